@@ -1,0 +1,1 @@
+//! The Kubernetes API server: one request path for every kind.

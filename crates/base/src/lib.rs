@@ -1,0 +1,10 @@
+//! The ground that every other crate stands on: time, ids, quantities and back-off.
+//! Nothing here does I/O, and nothing here knows Kubernetes' kinds.
+
+pub mod backoff;
+pub mod clock;
+pub mod ids;
+pub mod quantity;
+
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use quantity::Quantity;

@@ -1,0 +1,1 @@
+//! One pure module per controller and one runner.

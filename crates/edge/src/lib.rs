@@ -1,0 +1,1 @@
+//! DNS answers, and in time ingress, gateway and dashboard.

@@ -1,0 +1,205 @@
+//! What a kind is: one value of data and function pointers over the dynamic object.
+//! A custom resource definition becomes the same struct, built at run time.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::{ErrorList, GroupKind, GroupResource, GroupVersion, GroupVersionKind, Object};
+
+/// A text that is static for built-in kinds and owned for custom ones.
+pub type Text = Cow<'static, str>;
+/// A list that is static for built-in kinds and owned for custom ones.
+pub type List<T> = Cow<'static, [T]>;
+
+/// Whether objects live in a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// In a namespace.
+    Namespaced,
+    /// Cluster-wide.
+    Cluster,
+}
+
+/// A printed column of the server-side Table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// The heading, in upstream's spelling (`Up-to-date`).
+    pub name: Text,
+    /// `string`, `integer`, `number`, `boolean` or `date`.
+    pub kind: Text,
+    /// `name` for the first column, otherwise mostly empty.
+    pub format: Text,
+    /// What the column shows.
+    pub description: Text,
+    /// 0 is always shown, 1 with `-o wide`.
+    pub priority: i32,
+}
+
+/// A subresource that the kind serves, beside the object itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subresource {
+    /// `status`: its writes change nothing but status (and some metadata), other writes never change it.
+    Status,
+    /// `scale`: `autoscaling/v1.Scale`, mapped by paths such as `.spec.replicas`.
+    Scale {
+        /// Where the wanted number stands.
+        spec_replicas: Text,
+        /// Where the observed number stands.
+        status_replicas: Text,
+        /// Where the selector stands: a LabelSelector object, a map or a string.
+        selector: Text,
+    },
+    /// One that the API server answers by code of its own: `binding`, `eviction`, `log`, `exec`, `token`, `approval`, ...
+    Special {
+        /// The last path segment.
+        name: Text,
+        /// The kind that it takes and gives, `(group, version, kind)`.
+        kind: (Text, Text, Text),
+        /// Lower-case verbs: `create`, `get`, `update`, `patch`.
+        verbs: List<Text>,
+    },
+}
+
+impl Subresource {
+    /// The last path segment.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Status => "status",
+            Self::Scale { .. } => "scale",
+            Self::Special { name, .. } => name,
+        }
+    }
+}
+
+/// A field that field selectors may name, beside `metadata.name` and `metadata.namespace`.
+#[derive(Clone)]
+pub struct SelectableField {
+    /// `status.phase`
+    pub path: Text,
+    /// Reads its value as selectors compare it; `None` reads the string (or boolean, or number) at `path`.
+    pub read: Option<fn(&Object) -> String>,
+}
+
+/// What the write pipeline knows when it asks a kind for its rules.
+pub struct Context<'a> {
+    /// The kind itself, so that custom kinds can consult their schema.
+    pub def: &'a ResourceDef,
+    /// The subresource that is written, or empty.
+    pub subresource: &'a str,
+    /// Wall-clock time.
+    pub now: Timestamp,
+}
+
+/// What a delete without further options does to an object of the kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// The object goes at once unless finalizers hold it.
+    Immediate,
+    /// A Pod's way: `deletionTimestamp` and a grace period first, the node's agent confirms with grace 0.
+    GracefulPod,
+    /// A Namespace's way: `spec.finalizers` hold it until its content is gone.
+    Namespace,
+}
+
+/// One kind of object and all its rules.
+#[derive(Clone)]
+pub struct ResourceDef {
+    /// The API group; empty for the core group.
+    pub group: Text,
+    /// The version served, `v1`.
+    pub version: Text,
+    /// The plural resource name, `deployments`.
+    pub plural: Text,
+    /// The singular resource name, `deployment`.
+    pub singular: Text,
+    /// `Deployment`.
+    pub kind: Text,
+    /// `DeploymentList`; empty where there is no list.
+    pub list_kind: Text,
+    /// `deploy`.
+    pub short_names: List<Text>,
+    /// `all`.
+    pub categories: List<Text>,
+    /// Namespaced or not.
+    pub scope: Scope,
+    /// Lower-case verbs in upstream's (alphabetical) order.
+    pub verbs: List<Text>,
+    /// The definition's name in the schema table, `io.k8s.api.apps.v1.Deployment`.
+    pub schema: Text,
+    /// The OpenAPI v3 schema itself, for custom kinds.
+    pub inline_schema: Option<std::sync::Arc<Value>>,
+    /// The group and version that objects are stored in, where several versions share one storage.
+    pub storage: Option<(Text, Text)>,
+    /// False for reviews and the like, which are answered and never stored.
+    pub stored: bool,
+    /// Subresources.
+    pub subresources: List<Subresource>,
+    /// Field selectors.
+    pub selectable: List<SelectableField>,
+    /// Columns; empty means Name and Created At.
+    pub columns: List<Column>,
+    /// Whether spec changes raise `metadata.generation`.
+    pub has_generation: bool,
+    /// Whether an update may create the object (Leases, Events, ...).
+    pub create_on_update: bool,
+    /// Whether an update must carry a resourceVersion.
+    pub unconditional_update: bool,
+    /// How a delete goes.
+    pub deletion: Deletion,
+    /// Writes may be lost in a power cut (Leases, Events).
+    pub relaxed_durability: bool,
+    /// Checks `metadata.name`; gives upstream's texts of what is wrong.
+    pub name_rule: fn(name: &str, prefix: bool) -> Vec<String>,
+    /// Sets what the user left out.
+    pub default: fn(&mut Object),
+    /// Clears what a creation may not set (status).
+    pub prepare_create: fn(&Context, &mut Object),
+    /// Carries over what an update may not change (status, or all but status).
+    pub prepare_update: fn(&Context, new: &mut Object, old: &Object),
+    /// What is wrong with a new object.
+    pub validate: fn(&Context, &Object) -> ErrorList,
+    /// What is wrong with a changed object (beside what [`ResourceDef::validate`] says of it).
+    pub validate_update: fn(&Context, new: &Object, old: &Object) -> ErrorList,
+    /// Warnings to send with the answer to a write.
+    pub warnings: fn(&Object) -> Vec<String>,
+    /// The cells of an object's Table row, as many as there are columns.
+    pub row: fn(&ResourceDef, &Object, Timestamp) -> Vec<Value>,
+}
+
+impl ResourceDef {
+    /// `apps/v1`.
+    pub fn group_version(&self) -> GroupVersion {
+        GroupVersion::new(self.group.as_ref(), self.version.as_ref())
+    }
+
+    /// `deployments.apps`.
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(self.group.as_ref(), self.plural.as_ref())
+    }
+
+    /// `Deployment.apps`.
+    pub fn group_kind(&self) -> GroupKind {
+        GroupKind::new(self.group.as_ref(), self.kind.as_ref())
+    }
+
+    /// Group, version and kind.
+    pub fn gvk(&self) -> GroupVersionKind {
+        GroupVersionKind::new(self.group.as_ref(), self.version.as_ref(), self.kind.as_ref())
+    }
+
+    /// Whether objects live in a namespace.
+    pub fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    /// The subresource of that name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name() == name)
+    }
+
+    /// Whether there is a status subresource.
+    pub fn has_status(&self) -> bool {
+        self.subresource("status").is_some()
+    }
+}

@@ -1,0 +1,1 @@
+//! Pod network, service rules and network policy: planned purely, applied by small appliers.

@@ -1,0 +1,1 @@
+//! Snapshot, plugins, queue and one bind loop.
