@@ -1,1 +1,21 @@
-//! The client of the API, shared informers, work queue and events.
+//! The client of the API: requests over any [`Transport`] (in-process or HTTPS), shared informers,
+//! work queues and events. What a kind means is not known here; kinds come as `k8s-openapi` types or as
+//! a [`Resource`] chosen at run time.
+
+mod client;
+mod error;
+pub mod events;
+mod https;
+mod informer;
+mod queue;
+mod resource;
+mod transport;
+
+pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchEvent, WatchOptions, WatchStream};
+pub use error::Error;
+pub use events::Recorder;
+pub use https::HttpsTransport;
+pub use informer::{Change, Informer, Informers, ObjectKey, PartialObject};
+pub use queue::WorkQueue;
+pub use resource::{Kind, Resource};
+pub use transport::{Body, Transport, TransportError};

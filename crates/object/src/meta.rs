@@ -158,10 +158,7 @@ mod tests {
         object.default_at(&["spec", "replicas"], 1);
         object.default_at(&["spec", "paused"], false);
         object.default_at(&["spec", "strategy", "type"], "RollingUpdate");
-        assert_eq!(
-            object,
-            json!({"spec": {"replicas": 3, "paused": false, "strategy": {"type": "RollingUpdate"}}})
-        );
+        assert_eq!(object, json!({"spec": {"replicas": 3, "paused": false, "strategy": {"type": "RollingUpdate"}}}));
         assert_eq!(object.remove_at(&["spec", "replicas"]), Some(json!(3)));
     }
 }

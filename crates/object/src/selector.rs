@@ -71,7 +71,9 @@ impl LabelSelector {
             if !part.is_empty() {
                 requirements.push(parse_requirement(part)?);
             } else if !text.trim().is_empty() {
-                return Err(SelectorError(format!("unable to parse requirement: found '', expected: identifier in {text:?}")));
+                return Err(SelectorError(format!(
+                    "unable to parse requirement: found '', expected: identifier in {text:?}"
+                )));
             }
         }
         Ok(Self::of(requirements))
@@ -212,11 +214,14 @@ fn parse_requirement(text: &str) -> Result<Requirement, SelectorError> {
     } else if let Some(list) = rest.strip_prefix("in") {
         (Requirement::In, list)
     } else {
-        return Err(SelectorError(format!("unable to parse requirement: found {rest:?}, expected: in, notin, =, ==, !=, gt, lt")));
+        return Err(SelectorError(format!(
+            "unable to parse requirement: found {rest:?}, expected: in, notin, =, ==, !=, gt, lt"
+        )));
     };
-    let list = list.trim().strip_prefix('(').and_then(|list| list.strip_suffix(')')).ok_or_else(|| {
-        SelectorError(format!("unable to parse requirement: found {:?}, expected: '('", list.trim()))
-    })?;
+    let list =
+        list.trim().strip_prefix('(').and_then(|list| list.strip_suffix(')')).ok_or_else(|| {
+            SelectorError(format!("unable to parse requirement: found {:?}, expected: '('", list.trim()))
+        })?;
     Ok(make(key(name)?, list.split(',').map(|value| value.trim().to_owned()).collect()))
 }
 
@@ -306,9 +311,19 @@ mod tests {
     #[test]
     fn label_selectors_select() {
         let labels = json!({"app": "web", "tier": "b", "n": "5"});
-        for selector in
-            ["", "app=web", "app==web", "app!=db", "tier in (a, b)", "tier notin (c)", "x notin (a)", "app", "!x", "n>4", "app=web,tier=b"]
-        {
+        for selector in [
+            "",
+            "app=web",
+            "app==web",
+            "app!=db",
+            "tier in (a, b)",
+            "tier notin (c)",
+            "x notin (a)",
+            "app",
+            "!x",
+            "n>4",
+            "app=web,tier=b",
+        ] {
             check(selector, &labels, true);
         }
         for selector in ["app=db", "app!=web", "tier in (a)", "!app", "x", "n<5", "app=web,tier=c"] {

@@ -155,12 +155,8 @@ impl Status {
 
     /// 409 `Operation cannot be fulfilled on pods "x": why`.
     pub fn conflict(resource: &GroupResource, name: &str, why: impl fmt::Display) -> Self {
-        Self::failure(
-            409,
-            Reason::Conflict,
-            format!("Operation cannot be fulfilled on {resource} {name:?}: {why}"),
-        )
-        .with(about(resource, name))
+        Self::failure(409, Reason::Conflict, format!("Operation cannot be fulfilled on {resource} {name:?}: {why}"))
+            .with(about(resource, name))
     }
 
     /// The conflict that optimistic concurrency gives.
@@ -219,8 +215,7 @@ impl Status {
 
     /// 406.
     pub fn not_acceptable(supported: &[&str]) -> Self {
-        let message =
-            format!("only the following media types are accepted: {}", supported.join(", "));
+        let message = format!("only the following media types are accepted: {}", supported.join(", "));
         Self::failure(406, Reason::NotAcceptable, message)
     }
 
@@ -246,17 +241,14 @@ impl Status {
 
     /// 429 with a time to wait.
     pub fn too_many_requests(why: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::failure(429, Reason::TooManyRequests, why)
-            .with(Details { retry_after_seconds, ..Details::default() })
+        Self::failure(429, Reason::TooManyRequests, why).with(Details { retry_after_seconds, ..Details::default() })
     }
 
     /// 500 `Internal error occurred: why`.
     pub fn internal(why: impl fmt::Display) -> Self {
         let message = why.to_string();
-        let details = Details {
-            causes: vec![Cause { message: message.clone(), ..Cause::default() }],
-            ..Details::default()
-        };
+        let details =
+            Details { causes: vec![Cause { message: message.clone(), ..Cause::default() }], ..Details::default() };
         Self::failure(500, Reason::InternalError, format!("Internal error occurred: {message}")).with(details)
     }
 

@@ -1,0 +1,413 @@
+//! Shared informers: one list and watch per kind and process, one decoded `Arc` per object for all who read.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use skiff_base::backoff::Backoff;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::client::decode;
+use crate::{Client, Error, Kind, ListOptions, Resource, WatchOptions};
+
+/// The shortest and the longest pause before a broken watch is made again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+const JSON: &str = "application/json";
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// Namespace (empty for cluster-scoped kinds) and name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct ObjectKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// Builds a key.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object's metadata.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// What happened to an object in the cache.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// It came.
+    Added(Arc<K>),
+    /// It changed.
+    Updated {
+        /// What it was.
+        old: Arc<K>,
+        /// What it is.
+        new: Arc<K>,
+    },
+    /// It went; this is the last that was seen of it.
+    Deleted(Arc<K>),
+}
+
+impl<K> Change<K> {
+    /// The newest that is known of the object.
+    pub fn object(&self) -> &Arc<K> {
+        match self {
+            Self::Added(object) | Self::Updated { new: object, .. } | Self::Deleted(object) => object,
+        }
+    }
+}
+
+/// An object of which only the metadata is wanted.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartialObject {
+    /// The object's own version (or that of PartialObjectMetadata).
+    #[serde(default)]
+    pub api_version: String,
+    /// The object's own kind (or PartialObjectMetadata).
+    #[serde(default)]
+    pub kind: String,
+    /// The metadata.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+}
+
+type Handler<K> = Arc<dyn Fn(&Change<K>) + Send + Sync>;
+
+/// A cache of all objects of a kind (or of a selection), kept up to date by a watch. Cheap to clone.
+pub struct Informer<K> {
+    shared: Arc<Shared<K>>,
+}
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+struct Shared<K> {
+    objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
+    handlers: RwLock<Vec<Handler<K>>>,
+    synced: watch::Sender<bool>,
+    metadata: fn(&K) -> &ObjectMeta,
+    task: Mutex<Option<tokio::task::AbortHandle>>,
+}
+
+impl<K> Drop for Shared<K> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+/// What an informer reads.
+#[derive(Debug, Clone)]
+struct Scope {
+    resource: Resource,
+    namespace: String,
+    label_selector: String,
+    field_selector: String,
+    accept: &'static str,
+}
+
+impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
+    fn start(client: Client, scope: Scope, metadata: fn(&K) -> &ObjectMeta) -> Self {
+        let shared = Arc::new(Shared {
+            objects: RwLock::default(),
+            handlers: RwLock::default(),
+            synced: watch::Sender::new(false),
+            metadata,
+            task: Mutex::new(None),
+        });
+        // The task holds the cache weakly: when the last reader lets go, the watch ends.
+        let sink: Arc<dyn Sink> = Arc::new(WeakSink(Arc::downgrade(&shared)));
+        let task = tokio::spawn(reflect(client, scope, sink));
+        *shared.task.lock() = Some(task.abort_handle());
+        Self { shared }
+    }
+
+    /// One object.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.shared.objects.read().get(&ObjectKey::new(namespace, name)).cloned()
+    }
+
+    /// One object by key.
+    pub fn by_key(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.shared.objects.read().get(key).cloned()
+    }
+
+    /// All objects, ordered by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.shared.objects.read().values().cloned().collect()
+    }
+
+    /// All objects of a namespace, ordered by name.
+    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let objects = self.shared.objects.read();
+        let from = objects.range(ObjectKey::new(namespace, "")..);
+        from.take_while(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.shared.objects.read().len()
+    }
+
+    /// Whether there is no object.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `handler` for every object that is there now (as added) and for every change from now on.
+    /// Handlers run on the informer's task: they must be quick and must not wait, and are meant to add keys to a queue.
+    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        let handler: Handler<K> = Arc::new(handler);
+        // Registered under the write lock of the handlers, so that no change falls between the two steps.
+        let mut handlers = self.shared.handlers.write();
+        for object in self.list() {
+            handler(&Change::Added(object));
+        }
+        handlers.push(handler);
+    }
+
+    /// Waits until the first list is in the cache.
+    pub async fn synced(&self) {
+        let mut synced = self.shared.synced.subscribe();
+        // The sender lives in `self.shared`, which outlives this wait, so the wait cannot fail.
+        synced.wait_for(|synced| *synced).await.map(drop).unwrap_or_default();
+    }
+
+    /// Whether the first list is in the cache.
+    pub fn is_synced(&self) -> bool {
+        *self.shared.synced.borrow()
+    }
+}
+
+/// The reflector's view of a cache, without its type.
+trait Sink: Send + Sync {
+    /// Puts a whole list in place of what was there; false when nobody reads any more.
+    fn replace(&self, items: &[Box<RawValue>]) -> bool;
+    /// Applies one event; false when nobody reads any more.
+    fn apply(&self, kind: &str, object: &RawValue) -> bool;
+}
+
+struct WeakSink<K>(std::sync::Weak<Shared<K>>);
+
+impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
+    fn replace(&self, items: &[Box<RawValue>]) -> bool {
+        let Some(shared) = self.0.upgrade() else { return false };
+        let mut seen = HashSet::with_capacity(items.len());
+        for item in items {
+            if let Some(object) = shared.decode(item) {
+                seen.insert(ObjectKey::of((shared.metadata)(&object)));
+                shared.put(object);
+            }
+        }
+        let gone: Vec<_> = shared.objects.read().keys().filter(|key| !seen.contains(*key)).cloned().collect();
+        for key in gone {
+            shared.remove(&key, None);
+        }
+        shared.synced.send_replace(true);
+        true
+    }
+
+    fn apply(&self, kind: &str, object: &RawValue) -> bool {
+        let Some(shared) = self.0.upgrade() else { return false };
+        let Some(object) = shared.decode(object) else { return true };
+        match kind {
+            "ADDED" | "MODIFIED" => shared.put(object),
+            "DELETED" => {
+                let key = ObjectKey::of((shared.metadata)(&object));
+                shared.remove(&key, Some(Arc::new(object)));
+            }
+            other => tracing::warn!(kind = other, "watch event of unknown type"),
+        }
+        true
+    }
+}
+
+impl<K: DeserializeOwned> Shared<K> {
+    /// An object that cannot be decoded is said loudly; the server should never have let it in.
+    fn decode(&self, raw: &RawValue) -> Option<K> {
+        decode(std::any::type_name::<K>(), raw.get().as_bytes())
+            .map_err(|error| tracing::error!(%error, "object in the cluster cannot be read"))
+            .ok()
+    }
+
+    fn put(&self, object: K) {
+        let object = Arc::new(object);
+        let meta = (self.metadata)(&object);
+        let key = ObjectKey::of(meta);
+        let handlers = self.handlers.read();
+        let old = self.objects.write().insert(key, object.clone());
+        let change = match old {
+            Some(old) if (self.metadata)(&old).uid != meta.uid => {
+                // Deleted and made again while nobody looked: two objects, two changes.
+                handlers.iter().for_each(|handler| handler(&Change::Deleted(old.clone())));
+                Change::Added(object)
+            }
+            Some(old) if (self.metadata)(&old).resource_version == meta.resource_version => return,
+            Some(old) => Change::Updated { old, new: object },
+            None => Change::Added(object),
+        };
+        handlers.iter().for_each(|handler| handler(&change));
+    }
+
+    fn remove(&self, key: &ObjectKey, last: Option<Arc<K>>) {
+        let handlers = self.handlers.read();
+        let Some(old) = self.objects.write().remove(key) else { return };
+        let change = Change::Deleted(last.unwrap_or(old));
+        handlers.iter().for_each(|handler| handler(&change));
+    }
+}
+
+/// Lists and watches for ever, until the sink says that nobody reads any more.
+async fn reflect(client: Client, scope: Scope, sink: Arc<dyn Sink>) {
+    let start = Instant::now();
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut version = String::new();
+    loop {
+        let began = start.elapsed();
+        match follow(&client, &scope, &*sink, &mut version).await {
+            Ok(true) if start.elapsed() - began > RETRY.1 => backoff.reset(&()),
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) if error.is_expired() => version.clear(),
+            Err(error) => {
+                tracing::warn!(resource = %scope.resource.plural, %error, "list and watch broke off");
+            }
+        }
+        tokio::time::sleep(backoff.next(&(), start.elapsed())).await;
+    }
+}
+
+/// One list (where no version is known) and one watch; `Ok(false)` when nobody reads any more.
+async fn follow(client: &Client, scope: &Scope, sink: &dyn Sink, version: &mut String) -> Result<bool, Error> {
+    if version.is_empty() {
+        let options = ListOptions {
+            label_selector: scope.label_selector.clone(),
+            field_selector: scope.field_selector.clone(),
+            ..ListOptions::default()
+        };
+        let list = client.list_raw(&scope.resource, &scope.namespace, &options, scope.accept).await?;
+        if !sink.replace(&list.items) {
+            return Ok(false);
+        }
+        *version = list.metadata.resource_version.unwrap_or_default();
+    }
+    let options = WatchOptions {
+        label_selector: scope.label_selector.clone(),
+        field_selector: scope.field_selector.clone(),
+        resource_version: version.clone(),
+    };
+    let mut events = client.watch(&scope.resource, &scope.namespace, &options, scope.accept).await?;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        if event.kind == "ERROR" {
+            let status = decode(&scope.resource.plural, event.object.get().as_bytes())?;
+            return Err(Error::Api(Box::new(status)));
+        }
+        if event.kind != "BOOKMARK" && !sink.apply(&event.kind, &event.object) {
+            return Ok(false);
+        }
+        if let Some(seen) = version_of(&event.object) {
+            *version = seen;
+        }
+    }
+    Ok(true)
+}
+
+fn version_of(object: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        resource_version: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Head {
+        metadata: Version,
+    }
+    decode::<Head>("metadata", object.get().as_bytes()).ok()?.metadata.resource_version
+}
+
+/// The informers of one process: each kind is listed, watched and decoded once, however many read it.
+#[derive(Clone)]
+pub struct Informers {
+    client: Client,
+    started: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send>>>>,
+    partial: Arc<Mutex<HashMap<Resource, Informer<PartialObject>>>>,
+}
+
+impl Informers {
+    /// Informers that read with the rights of `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client, started: Arc::default(), partial: Arc::default() }
+    }
+
+    /// The informer of a kind, started at the first call.
+    pub fn of<K: Kind>(&self) -> Informer<K> {
+        let mut started = self.started.lock();
+        let entry = started.entry(TypeId::of::<K>()).or_insert_with(|| {
+            let scope = Scope::of(K::resource(), JSON);
+            Box::new(Informer::<K>::start(self.client.clone(), scope, |object| object.metadata()))
+        });
+        entry.downcast_ref::<Informer<K>>().expect("the entry was made for this type").clone()
+    }
+
+    /// A private informer for a selection, such as the Pods of one node; it ends when the last clone is dropped.
+    pub fn selected<K: Kind>(&self, namespace: &str, label_selector: &str, field_selector: &str) -> Informer<K> {
+        let scope = Scope {
+            namespace: namespace.to_owned(),
+            label_selector: label_selector.to_owned(),
+            field_selector: field_selector.to_owned(),
+            ..Scope::of(K::resource(), JSON)
+        };
+        Informer::start(self.client.clone(), scope, |object: &K| object.metadata())
+    }
+
+    /// The metadata of all objects of a resource that is known only at run time.
+    pub fn metadata(&self, resource: &Resource) -> Informer<PartialObject> {
+        let mut partial = self.partial.lock();
+        let entry = partial.entry(resource.clone()).or_insert_with(|| {
+            let scope = Scope::of(resource.clone(), METADATA);
+            Informer::start(self.client.clone(), scope, |object: &PartialObject| &object.metadata)
+        });
+        entry.clone()
+    }
+
+    /// Stops sharing the metadata of a resource that is no longer served.
+    pub fn forget_metadata(&self, resource: &Resource) {
+        self.partial.lock().remove(resource);
+    }
+}
+
+impl Scope {
+    fn of(resource: Resource, accept: &'static str) -> Self {
+        Self {
+            resource,
+            namespace: String::new(),
+            label_selector: String::new(),
+            field_selector: String::new(),
+            accept,
+        }
+    }
+}
