@@ -143,7 +143,7 @@ pub struct ResourceDef {
     pub has_generation: bool,
     /// Whether an update may create the object (Leases, Events, ...).
     pub create_on_update: bool,
-    /// Whether an update must carry a resourceVersion.
+    /// Whether an update without a resourceVersion is accepted (and overwrites whatever is there).
     pub unconditional_update: bool,
     /// How a delete goes.
     pub deletion: Deletion,
@@ -185,7 +185,11 @@ impl ResourceDef {
 
     /// Group, version and kind.
     pub fn gvk(&self) -> GroupVersionKind {
-        GroupVersionKind::new(self.group.as_ref(), self.version.as_ref(), self.kind.as_ref())
+        GroupVersionKind::new(
+            self.group.as_ref(),
+            self.version.as_ref(),
+            self.kind.as_ref(),
+        )
     }
 
     /// Whether objects live in a namespace.
@@ -195,7 +199,9 @@ impl ResourceDef {
 
     /// The subresource of that name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
-        self.subresources.iter().find(|subresource| subresource.name() == name)
+        self.subresources
+            .iter()
+            .find(|subresource| subresource.name() == name)
     }
 
     /// Whether there is a status subresource.

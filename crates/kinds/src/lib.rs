@@ -2,11 +2,10 @@
 //! [`builtin`] is the only registration, and everything else (paths, discovery, OpenAPI, Tables, RBAC names,
 //! strict decoding, patches) derives from it. Nothing here awaits, and nothing here does I/O.
 
+pub mod base;
+pub mod catalogue;
 pub mod def;
+pub mod kinds;
 
+pub use catalogue::{builtin, by_kind, by_resource, subresource_kinds};
 pub use def::{Column, ResourceDef, Scope, Subresource};
-
-/// Every built-in kind.
-pub fn builtin() -> &'static [&'static ResourceDef] {
-    &[]
-}

@@ -1,0 +1,17 @@
+//! `v1` Event: something that happened to an object.
+
+use crate::base::{BASE, text, texts};
+use crate::def::ResourceDef;
+
+/// `events`.
+pub static DEF: ResourceDef = ResourceDef {
+    plural: text("events"),
+    singular: text("event"),
+    kind: text("Event"),
+    list_kind: text("EventList"),
+    short_names: texts!["ev"],
+    schema: text("io.k8s.api.core.v1.Event"),
+    create_on_update: true,
+    relaxed_durability: true,
+    ..BASE
+};

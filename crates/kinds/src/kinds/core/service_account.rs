@@ -1,0 +1,20 @@
+//! `v1` ServiceAccount: an identity for Pods.
+
+use crate::base::{BASE, list, special, text, texts};
+use crate::def::ResourceDef;
+
+/// `serviceaccounts`.
+pub static DEF: ResourceDef = ResourceDef {
+    plural: text("serviceaccounts"),
+    singular: text("serviceaccount"),
+    kind: text("ServiceAccount"),
+    list_kind: text("ServiceAccountList"),
+    short_names: texts!["sa"],
+    schema: text("io.k8s.api.core.v1.ServiceAccount"),
+    subresources: list![special(
+        "token",
+        ("authentication.k8s.io", "v1", "TokenRequest"),
+        texts!["create"]
+    )],
+    ..BASE
+};

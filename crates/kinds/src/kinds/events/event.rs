@@ -1,0 +1,19 @@
+//! `events.k8s.io/v1` Event: something that happened to an object.
+
+use crate::base::{BASE, text, texts};
+use crate::def::ResourceDef;
+
+/// `events`.
+pub static DEF: ResourceDef = ResourceDef {
+    group: text("events.k8s.io"),
+    plural: text("events"),
+    singular: text("event"),
+    kind: text("Event"),
+    list_kind: text("EventList"),
+    short_names: texts!["ev"],
+    schema: text("io.k8s.api.events.v1.Event"),
+    storage: Some((text(""), text("v1"))),
+    create_on_update: true,
+    relaxed_durability: true,
+    ..BASE
+};

@@ -1,0 +1,17 @@
+//! `resource.k8s.io/v1` DeviceClass: a choice of devices.
+
+use crate::base::{BASE, text};
+use crate::def::{ResourceDef, Scope};
+
+/// `deviceclasses`.
+pub static DEF: ResourceDef = ResourceDef {
+    group: text("resource.k8s.io"),
+    plural: text("deviceclasses"),
+    singular: text("deviceclass"),
+    kind: text("DeviceClass"),
+    list_kind: text("DeviceClassList"),
+    scope: Scope::Cluster,
+    schema: text("io.k8s.api.resource.v1.DeviceClass"),
+    has_generation: true,
+    ..BASE
+};
