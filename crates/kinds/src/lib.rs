@@ -3,6 +3,7 @@
 //! strict decoding, patches) derives from it. Nothing here awaits, and nothing here does I/O.
 
 pub mod base;
+pub mod bootstrap;
 pub mod catalogue;
 pub mod def;
 pub mod kinds;

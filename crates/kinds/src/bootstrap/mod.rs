@@ -1,0 +1,344 @@
+//! The objects that a new cluster starts with: the default roles and their bindings, and the two system
+//! priority classes. Tables of our own, unfolded into objects when the API server asks for them.
+
+mod cluster_roles;
+mod controller_roles;
+mod namespaced;
+
+use serde_json::{Value, json};
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// A role: a ClusterRole where it names no namespace.
+struct Role {
+    name: &'static str,
+    namespace: &'static str,
+    /// The aggregated role (`admin`, `edit`, `view`) that this one's rules become part of.
+    feeds: &'static str,
+    /// The aggregation that makes up this role's rules.
+    collects: &'static str,
+    rules: &'static [Rule],
+}
+
+const NO_ROLE: Role = Role {
+    name: "",
+    namespace: "",
+    feeds: "",
+    collects: "",
+    rules: &[],
+};
+
+/// What may be done; each field is a list of words with spaces between, `core` being the core group.
+struct Rule {
+    groups: &'static str,
+    resources: &'static str,
+    verbs: &'static str,
+    names: &'static str,
+    urls: &'static str,
+}
+
+const fn on(groups: &'static str, resources: &'static str, verbs: &'static str) -> Rule {
+    Rule {
+        groups,
+        resources,
+        verbs,
+        names: "",
+        urls: "",
+    }
+}
+
+const fn urls(urls: &'static str, verbs: &'static str) -> Rule {
+    Rule {
+        groups: "",
+        resources: "",
+        verbs,
+        names: "",
+        urls,
+    }
+}
+
+impl Rule {
+    const fn named(mut self, names: &'static str) -> Self {
+        self.names = names;
+        self
+    }
+
+    fn object(&self) -> Value {
+        if !self.urls.is_empty() {
+            return json!({"nonResourceURLs": words(self.urls), "verbs": words(self.verbs)});
+        }
+        let mut rule = json!({"apiGroups": words(self.groups), "resources": words(self.resources), "verbs": words(self.verbs)});
+        if !self.names.is_empty() {
+            rule["resourceNames"] = json!(words(self.names));
+        }
+        rule
+    }
+}
+
+fn words(list: &'static str) -> Vec<&'static str> {
+    list.split(' ')
+        .map(|word| if word == "core" { "" } else { word })
+        .collect()
+}
+
+/// A binding to a role of the same kind: of the cluster where it names no namespace.
+struct Binding {
+    name: &'static str,
+    namespace: &'static str,
+    role: &'static str,
+    subjects: &'static [Subject],
+}
+
+enum Subject {
+    User(&'static str),
+    Group(&'static str),
+    ServiceAccount {
+        namespace: &'static str,
+        name: &'static str,
+    },
+}
+
+const fn user(name: &'static str) -> Subject {
+    Subject::User(name)
+}
+
+const fn group(name: &'static str) -> Subject {
+    Subject::Group(name)
+}
+
+const fn account(namespace: &'static str, name: &'static str) -> Subject {
+    Subject::ServiceAccount { namespace, name }
+}
+
+impl Subject {
+    fn object(&self) -> Value {
+        match self {
+            Self::User(name) => json!({"apiGroup": RBAC, "kind": "User", "name": name}),
+            Self::Group(name) => json!({"apiGroup": RBAC, "kind": "Group", "name": name}),
+            Self::ServiceAccount { namespace, name } => {
+                json!({"kind": "ServiceAccount", "name": name, "namespace": namespace})
+            }
+        }
+    }
+}
+
+/// The default ClusterRoles, Roles and their bindings. The rules of the aggregated roles (`admin`, `edit`, `view`)
+/// are filled in as the aggregating controller would do it, so that they hold from the first request on.
+pub fn rbac_objects() -> Vec<Object> {
+    use cluster_roles::CLUSTER_ROLES;
+    use controller_roles::CONTROLLER_ROLES;
+
+    let roles = CLUSTER_ROLES
+        .iter()
+        .chain(CONTROLLER_ROLES)
+        .chain(namespaced::ROLES);
+    let mut objects: Vec<_> = roles.map(|role| role_object(role, CLUSTER_ROLES)).collect();
+    objects.extend(namespaced::BINDINGS.iter().map(binding_object));
+    objects.extend(CONTROLLER_ROLES.iter().map(|role| {
+        let controller = role
+            .name
+            .strip_prefix("system:controller:")
+            .unwrap_or(role.name);
+        binding_object_of(
+            role.name,
+            "",
+            role.name,
+            &[account("kube-system", controller)],
+        )
+    }));
+    objects
+}
+
+fn metadata(name: &str, namespace: &str) -> Value {
+    let mut metadata = json!({
+        "name": name,
+        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
+    });
+    if !namespace.is_empty() {
+        metadata["namespace"] = namespace.into();
+    }
+    metadata
+}
+
+fn role_object(role: &Role, all: &[Role]) -> Object {
+    let kind = if role.namespace.is_empty() {
+        "ClusterRole"
+    } else {
+        "Role"
+    };
+    let mut object = json!({
+        "apiVersion": format!("{RBAC}/v1"),
+        "kind": kind,
+        "metadata": metadata(role.name, role.namespace),
+        "rules": collected_rules(role, all),
+    });
+    let label = |target: &str| format!("{RBAC}/aggregate-to-{target}");
+    if !role.feeds.is_empty() {
+        object.set_at(&["metadata", "labels", &label(role.feeds)], "true");
+    }
+    if !role.collects.is_empty() {
+        object["aggregationRule"] =
+            json!({"clusterRoleSelectors": [{"matchLabels": {label(role.collects): "true"}}]});
+    }
+    object
+}
+
+/// The role's own rules, or for an aggregated role those of all that feed it, each once.
+fn collected_rules(role: &Role, all: &[Role]) -> Vec<Value> {
+    if role.collects.is_empty() {
+        return role.rules.iter().map(Rule::object).collect();
+    }
+    let mut rules = Vec::new();
+    for feeder in all.iter().filter(|feeder| feeder.feeds == role.collects) {
+        for rule in collected_rules(feeder, all) {
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+    }
+    rules
+}
+
+fn binding_object(binding: &Binding) -> Object {
+    binding_object_of(
+        binding.name,
+        binding.namespace,
+        binding.role,
+        binding.subjects,
+    )
+}
+
+fn binding_object_of(name: &str, namespace: &str, role: &str, subjects: &[Subject]) -> Object {
+    let (kind, role_kind) = if namespace.is_empty() {
+        ("ClusterRoleBinding", "ClusterRole")
+    } else {
+        ("RoleBinding", "Role")
+    };
+    let mut object = json!({
+        "apiVersion": format!("{RBAC}/v1"),
+        "kind": kind,
+        "metadata": metadata(name, namespace),
+        "roleRef": {"apiGroup": RBAC, "kind": role_kind, "name": role},
+    });
+    if !subjects.is_empty() {
+        object["subjects"] = subjects.iter().map(Subject::object).collect();
+    }
+    object
+}
+
+/// The priority classes of the parts that a cluster and a node cannot do without.
+/// See <https://kubernetes.io/docs/tasks/administer-cluster/guaranteed-scheduling-critical-addon-pods/>.
+pub fn priority_classes() -> Vec<Object> {
+    let class = |name: &str, value: i64, description: &str| {
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "preemptionPolicy": "PreemptLowerPriority",
+            "description": description,
+        })
+    };
+    vec![
+        class(
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        class(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(kind: &str, namespace: &str, name: &str, expected: Expect) {
+        let objects = rbac_objects();
+        let found: Vec<_> = objects
+            .iter()
+            .filter(|o| {
+                o.str_at(&["kind"]) == kind && o.namespace() == namespace && o.name() == name
+            })
+            .collect();
+        assert_eq!(found.len(), 1, "{kind} {namespace}/{name}");
+        expected.assert_eq(&serde_json::to_string(found[0]).expect("a tree can be written"));
+    }
+
+    #[test]
+    fn roles_and_bindings_are_unfolded() {
+        check(
+            "ClusterRole",
+            "",
+            "cluster-admin",
+            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"cluster-admin"},"rules":[{"apiGroups":["*"],"resources":["*"],"verbs":["*"]},{"nonResourceURLs":["*"],"verbs":["*"]}]}"#]],
+        );
+        check("ClusterRole", "", "system:kube-dns", expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system:kube-dns"},"rules":[{"apiGroups":[""],"resources":["endpoints","services"],"verbs":["list","watch"]}]}"#]]);
+        check(
+            "Role",
+            "kube-system",
+            "extension-apiserver-authentication-reader",
+            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"extension-apiserver-authentication-reader","namespace":"kube-system"},"rules":[{"apiGroups":[""],"resourceNames":["extension-apiserver-authentication"],"resources":["configmaps"],"verbs":["get","list","watch"]}]}"#]],
+        );
+        check(
+            "ClusterRoleBinding",
+            "",
+            "system:controller:job-controller",
+            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system:controller:job-controller"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"system:controller:job-controller"},"subjects":[{"kind":"ServiceAccount","name":"job-controller","namespace":"kube-system"}]}"#]],
+        );
+        check(
+            "RoleBinding",
+            "kube-system",
+            "system::leader-locking-kube-scheduler",
+            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system::leader-locking-kube-scheduler","namespace":"kube-system"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"system::leader-locking-kube-scheduler"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"system:kube-scheduler"},{"kind":"ServiceAccount","name":"kube-scheduler","namespace":"kube-system"}]}"#]],
+        );
+    }
+
+    #[test]
+    fn aggregated_roles_hold_the_rules_of_their_feeders() {
+        let objects = rbac_objects();
+        let rules = |name: &str| {
+            let role = objects
+                .iter()
+                .find(|o| o.str_at(&["kind"]) == "ClusterRole" && o.name() == name);
+            role.expect(name).list_at(&["rules"]).to_vec()
+        };
+        let (view, edit, admin) = (rules("view"), rules("edit"), rules("admin"));
+        assert!(!view.is_empty());
+        assert!(
+            view.iter().all(|rule| edit.contains(rule)),
+            "edit can all that view can"
+        );
+        assert!(
+            edit.iter().all(|rule| admin.contains(rule)),
+            "admin can all that edit can"
+        );
+    }
+
+    #[test]
+    fn names_are_unique_and_bindings_find_their_roles() {
+        let objects = rbac_objects();
+        let key = |o: &Object| format!("{} {}/{}", o.str_at(&["kind"]), o.namespace(), o.name());
+        let keys: std::collections::BTreeSet<_> = objects.iter().map(key).collect();
+        assert_eq!(keys.len(), objects.len());
+        for binding in objects.iter().filter(|o| o.at(&["roleRef"]).is_some()) {
+            let (kind, name) = (
+                binding.str_at(&["roleRef", "kind"]),
+                binding.str_at(&["roleRef", "name"]),
+            );
+            assert!(
+                keys.contains(&format!("{kind} {}/{name}", binding.namespace())),
+                "{kind} {name}"
+            );
+        }
+    }
+}
