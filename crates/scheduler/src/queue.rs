@@ -1,0 +1,244 @@
+//! Pods that wait for a node: those to be tried now, those backing off, those that wait for the cluster to change,
+//! and those held by gates. Pure; time comes as an argument.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::pod::PodInfo;
+
+/// The back-off after the first failed try.
+const BACKOFF_INITIAL: Duration = Duration::from_secs(1);
+/// The longest back-off.
+const BACKOFF_CAP: Duration = Duration::from_secs(10);
+/// A pod for which no event was right is tried again after this long all the same.
+const UNSCHEDULABLE_CAP: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Active,
+    Backoff(Duration),
+    Unschedulable { flush_at: Duration, ready_at: Duration, rejected_by: Vec<&'static str> },
+    Gated,
+    InFlight,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pod: Arc<PodInfo>,
+    since: Duration,
+    attempts: u32,
+    place: Place,
+}
+
+/// Higher priority first, then whoever waits longer.
+type Rank = (Reverse<i32>, Duration, String);
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: HashMap<String, Entry>,
+    active: BTreeSet<Rank>,
+    timers: BTreeSet<(Duration, String)>,
+}
+
+impl Queue {
+    /// Adds a pod that came or changed; a change of spec, labels or gates makes it worth a new try.
+    pub fn set(&mut self, pod: Arc<PodInfo>, now: Duration) {
+        let uid = pod.uid.clone();
+        let Some(entry) = self.entries.get_mut(&uid) else {
+            let place = if pod.is_gated() { Place::Gated } else { Place::Active };
+            self.entries.insert(uid.clone(), Entry { pod, since: now, attempts: 0, place: Place::Gated });
+            return self.put(&uid, place);
+        };
+        let changed = entry.pod.pod.spec != pod.pod.spec || entry.pod.labels() != pod.labels();
+        let place = match &entry.place {
+            Place::Gated if !pod.is_gated() => Some(Place::Active),
+            Place::Unschedulable { ready_at, .. } if changed => Some(backoff_or_active(*ready_at, now)),
+            // A changed priority changes the rank.
+            Place::Active => Some(Place::Active),
+            _ => None,
+        };
+        self.unrank(&uid);
+        if let Some(entry) = self.entries.get_mut(&uid) {
+            entry.pod = pod;
+        }
+        match place {
+            Some(place) => self.put(&uid, place),
+            None => self.rank(&uid),
+        }
+    }
+
+    /// A pod is gone, or has its node.
+    pub fn remove(&mut self, uid: &str) {
+        self.unrank(uid);
+        self.entries.remove(uid);
+    }
+
+    /// Takes the first pod that is to be tried now; it stays known as in flight.
+    pub fn pop(&mut self, now: Duration) -> Option<Arc<PodInfo>> {
+        self.advance(now);
+        let (_, _, uid) = self.active.first()?.clone();
+        self.put(&uid, Place::InFlight);
+        let entry = self.entries.get_mut(&uid)?;
+        entry.attempts += 1;
+        Some(entry.pod.clone())
+    }
+
+    /// When [`Queue::pop`] is next worth a call though nothing happens.
+    pub fn next_timer(&self) -> Option<Duration> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// No node could take the pod: it waits for an event that one of these plugins cares for.
+    pub fn unschedulable(&mut self, uid: &str, rejected_by: Vec<&'static str>, now: Duration) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let ready_at = now + backoff(entry.attempts);
+        self.put(uid, Place::Unschedulable { flush_at: now + UNSCHEDULABLE_CAP, ready_at, rejected_by });
+    }
+
+    /// The try failed for reasons outside the scheduler: it is repeated after the back-off.
+    pub fn failed(&mut self, uid: &str, now: Duration) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        if entry.place == Place::InFlight {
+            let until = now + backoff(entry.attempts);
+            self.put(uid, Place::Backoff(until));
+        }
+    }
+
+    /// Tries again the pods for which `is_right` says so, given the plugins that turned them down.
+    pub fn wake(&mut self, now: Duration, is_right: impl Fn(&PodInfo, &[&'static str]) -> bool) {
+        let mut woken = Vec::new();
+        for (uid, entry) in &self.entries {
+            if let Place::Unschedulable { ready_at, rejected_by, .. } = &entry.place {
+                if is_right(&entry.pod, rejected_by) {
+                    woken.push((uid.clone(), backoff_or_active(*ready_at, now)));
+                }
+            }
+        }
+        for (uid, place) in woken {
+            self.put(&uid, place);
+        }
+    }
+
+    fn advance(&mut self, now: Duration) {
+        while let Some((at, uid)) = self.timers.first().cloned() {
+            if at > now {
+                return;
+            }
+            self.put(&uid, Place::Active);
+        }
+    }
+
+    fn put(&mut self, uid: &str, place: Place) {
+        self.unrank(uid);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.place = place;
+        }
+        self.rank(uid);
+    }
+
+    fn rank(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        match entry.place {
+            Place::Active => {
+                self.active.insert(rank(entry));
+            }
+            Place::Backoff(at) | Place::Unschedulable { flush_at: at, .. } => {
+                self.timers.insert((at, uid.to_owned()));
+            }
+            Place::Gated | Place::InFlight => {}
+        }
+    }
+
+    fn unrank(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        match entry.place {
+            Place::Active => {
+                self.active.remove(&rank(entry));
+            }
+            Place::Backoff(at) | Place::Unschedulable { flush_at: at, .. } => {
+                self.timers.remove(&(at, uid.to_owned()));
+            }
+            Place::Gated | Place::InFlight => {}
+        }
+    }
+}
+
+fn rank(entry: &Entry) -> Rank {
+    (Reverse(entry.pod.priority), entry.since, entry.pod.uid.clone())
+}
+
+fn backoff(attempts: u32) -> Duration {
+    BACKOFF_INITIAL.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(BACKOFF_CAP)
+}
+
+fn backoff_or_active(ready_at: Duration, now: Duration) -> Place {
+    if ready_at > now { Place::Backoff(ready_at) } else { Place::Active }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pod;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn queued(names: &[(&str, i32)]) -> Queue {
+        let mut queue = Queue::default();
+        for (at, (name, priority)) in names.iter().enumerate() {
+            queue.set(pod(&format!("{{name: {name}, priority: {priority}}}")), SECOND * at as u32);
+        }
+        queue
+    }
+
+    fn popped(queue: &mut Queue, now: Duration) -> Vec<String> {
+        std::iter::from_fn(|| queue.pop(now)).map(|pod| pod.name().to_owned()).collect()
+    }
+
+    #[test]
+    fn priority_goes_first_then_age() {
+        let mut queue = queued(&[("a", 0), ("b", 5), ("c", 0)]);
+        assert_eq!(popped(&mut queue, SECOND * 9), ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn an_unschedulable_pod_waits_for_the_right_event_and_its_back_off() {
+        let mut queue = queued(&[("a", 0)]);
+        assert_eq!(popped(&mut queue, SECOND), ["a"]);
+        queue.unschedulable("a", vec!["NodeResourcesFit"], SECOND);
+        queue.wake(SECOND, |_, plugins| plugins.contains(&"NodePorts"));
+        assert_eq!(queue.next_timer(), Some(SECOND * 301));
+        queue.wake(SECOND, |_, plugins| plugins.contains(&"NodeResourcesFit"));
+        assert_eq!(queue.next_timer(), Some(SECOND * 2));
+        assert!(popped(&mut queue, SECOND).is_empty());
+        assert_eq!(popped(&mut queue, SECOND * 2), ["a"]);
+        queue.unschedulable("a", Vec::new(), SECOND * 2);
+        queue.wake(SECOND * 9, |_, _| true);
+        assert_eq!(popped(&mut queue, SECOND * 9), ["a"], "its back-off is over");
+    }
+
+    #[test]
+    fn gates_hold_a_pod_until_they_are_lifted() {
+        let mut queue = Queue::default();
+        queue.set(pod("{name: a, gates: [x]}"), SECOND);
+        assert!(popped(&mut queue, SECOND).is_empty());
+        queue.set(pod("{name: a}"), SECOND);
+        assert_eq!(popped(&mut queue, SECOND), ["a"]);
+        queue.remove("a");
+        assert!(queue.entries.is_empty());
+    }
+
+    #[test]
+    fn failed_binds_back_off_longer_each_time() {
+        let mut queue = queued(&[("a", 0)]);
+        let mut now = SECOND;
+        for wait in [1, 2, 4, 8, 10, 10] {
+            assert_eq!(popped(&mut queue, now), ["a"]);
+            queue.failed("a", now);
+            assert_eq!(queue.next_timer(), Some(now + SECOND * wait));
+            now += SECOND * wait;
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The scheduler at work: informers feed snapshot and queue, one loop decides, several bindings are under way at once.
+//! The loop makes no choice of its own; it does what [`Core::step`] says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
+use parking_lot::Mutex;
+use serde_json::json;
+use skiff_base::clock::{SharedClock, rfc3339};
+use skiff_client::{Change, Client, Informers, Kind, Patch, Recorder};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::core::{Core, Step};
+use crate::pod::PodInfo;
+
+/// Bindings under way at once; more would only queue up in the API server.
+const BINDS_IN_FLIGHT: usize = 64;
+
+/// What can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which pods are meant: those with this `spec.schedulerName`.
+    pub scheduler_name: String,
+    /// Breaks ties between equally good nodes.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { scheduler_name: "default-scheduler".to_owned(), seed: 1 }
+    }
+}
+
+/// The scheduler.
+pub struct Scheduler;
+
+/// A running scheduler; it ends when this is dropped.
+pub struct Handle {
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Decides nothing more; bindings under way are completed by the server or forgotten.
+    pub async fn shutdown(mut self) {
+        self.task.abort();
+        // An aborted task ends with an error by design; a panic has been reported by the runtime already.
+        drop((&mut self.task).await);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Shared {
+    core: Mutex<Core>,
+    wake: Notify,
+    client: Client,
+    clock: SharedClock,
+    recorder: Recorder,
+}
+
+impl Scheduler {
+    /// Starts scheduling with the rights of `client`, reading through `informers`.
+    pub fn start(client: Client, informers: &Informers, clock: SharedClock, config: Config) -> Handle {
+        let recorder = Recorder::start(client.clone(), clock.clone(), &config.scheduler_name, "");
+        let core = Mutex::new(Core::new(config.scheduler_name, config.seed));
+        let shared = Arc::new(Shared { core, wake: Notify::new(), client, clock, recorder });
+        Handle { task: tokio::spawn(run(shared, informers.clone())) }
+    }
+}
+
+async fn run(shared: Arc<Shared>, informers: Informers) {
+    let (namespaces, nodes, pods) = (informers.of::<Namespace>(), informers.of::<Node>(), informers.of::<Pod>());
+    feed(&shared, &namespaces, Core::namespace_changed);
+    feed(&shared, &nodes, Core::node_changed);
+    // Pods are read only when the nodes are known, lest the first ones are found unschedulable for want of a node.
+    nodes.synced().await;
+    namespaces.synced().await;
+    feed(&shared, &pods, Core::pod_changed);
+    pods.synced().await;
+    decide_for_ever(&shared).await;
+}
+
+fn feed<K: Kind>(
+    shared: &Arc<Shared>,
+    informer: &skiff_client::Informer<K>,
+    apply: fn(&mut Core, &Change<K>, Duration) -> bool,
+) {
+    // The informers outlive the scheduler, so the handler must not keep it alive.
+    let shared = Arc::downgrade(shared);
+    informer.on_change(move |change| {
+        let Some(shared) = shared.upgrade() else { return };
+        let now = shared.clock.monotonic();
+        if apply(&mut shared.core.lock(), change, now) {
+            shared.wake.notify_one();
+        }
+    });
+}
+
+async fn decide_for_ever(shared: &Arc<Shared>) {
+    let permits = Arc::new(Semaphore::new(BINDS_IN_FLIGHT));
+    loop {
+        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let now = shared.clock.monotonic();
+        let step = shared.core.lock().step(now);
+        match step {
+            Step::Bind { pod, node } => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    bind(&shared, &pod, &node).await;
+                    drop(permit);
+                });
+            }
+            Step::Unschedulable { pod, message, victims, nominated } => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    report(&shared, &pod, &message, nominated.as_deref()).await;
+                    for victim in victims {
+                        evict(&shared, &pod, &victim).await;
+                    }
+                    drop(permit);
+                });
+            }
+            Step::Idle { until } => wait(shared, now, until).await,
+        }
+    }
+}
+
+async fn wait(shared: &Shared, now: Duration, until: Option<Duration>) {
+    match until {
+        Some(until) => {
+            tokio::select! {
+                () = shared.wake.notified() => {}
+                () = tokio::time::sleep(until.saturating_sub(now)) => {}
+            }
+        }
+        None => shared.wake.notified().await,
+    }
+}
+
+async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {
+    let binding = Binding {
+        metadata: ObjectMeta {
+            name: Some(pod.name().to_owned()),
+            namespace: Some(pod.namespace().to_owned()),
+            uid: Some(pod.uid.clone()),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(node.to_owned()),
+            ..ObjectReference::default()
+        },
+    };
+    let path = Pod::resource().object_path(pod.namespace(), pod.name(), "binding");
+    match shared.client.send_json::<Status>(http::Method::POST, &path, &binding).await {
+        Ok(_) => {
+            let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
+            shared.recorder.normal(&*pod.pod, "Scheduled", text);
+        }
+        Err(error) => {
+            tracing::debug!(pod = pod.name(), node, %error, "binding failed");
+            shared.core.lock().bind_failed(&pod.uid, shared.clock.monotonic());
+            shared.wake.notify_one();
+            if !error.is_not_found() && !error.is_conflict() {
+                let text = format!("binding rejected: {error}");
+                shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
+            }
+        }
+    }
+}
+
+/// Tells why the pod waits, as event and as condition; the latter only where it says something new.
+async fn report(shared: &Shared, pod: &PodInfo, message: &str, nominated: Option<&str>) {
+    shared.recorder.warning(&*pod.pod, "FailedScheduling", message);
+    let conditions = pod.pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let old = conditions.into_iter().flatten().find(|condition| condition.type_ == "PodScheduled");
+    let says = |c: &&k8s_openapi::api::core::v1::PodCondition| {
+        c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
+    };
+    if nominated.is_none() && old.filter(says).is_some_and(|condition| condition.message.as_deref() == Some(message)) {
+        return;
+    }
+    let since = old.filter(says).and_then(|condition| condition.last_transition_time.clone());
+    let condition = json!({
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "lastTransitionTime": rfc3339(since.map_or_else(|| shared.clock.now(), |since| since.0)),
+        "observedGeneration": pod.pod.metadata.generation, "lastProbeTime": null,
+    });
+    let mut status = json!({"conditions": [condition]});
+    if let Some(node) = nominated {
+        status["nominatedNodeName"] = json!(node);
+    }
+    let patch = Patch::Strategic(json!({"status": status}));
+    match shared.client.patch::<Pod>(pod.namespace(), pod.name(), "status", &patch).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => {}
+        Err(error) => tracing::warn!(pod = pod.name(), %error, "condition PodScheduled not written"),
+    }
+}
+
+/// Deletes a pod to make room, after having said so in its conditions.
+async fn evict(shared: &Shared, preemptor: &PodInfo, victim: &PodInfo) {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "lastTransitionTime": rfc3339(shared.clock.now()),
+    });
+    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+    let options = skiff_client::DeleteOptions::of_uid(victim.uid.clone());
+    let done = async {
+        shared.client.patch::<Pod>(victim.namespace(), victim.name(), "status", &patch).await?;
+        shared.client.delete::<Pod>(victim.namespace(), victim.name(), &options).await
+    };
+    match done.await {
+        Ok(()) => {
+            let text = format!("Preempted by pod {} on node {}", preemptor.uid, victim.node_name());
+            shared.recorder.normal(&*victim.pod, "Preempted", text);
+        }
+        Err(error) if error.is_not_found() => {}
+        Err(error) => tracing::warn!(pod = victim.name(), %error, "pod not preempted"),
+    }
+}
