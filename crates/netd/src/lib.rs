@@ -1,1 +1,13 @@
 //! Pod network, service rules and network policy: planned purely, applied by small appliers.
+//! Everything is said to the kernel by netlink; no other program is ever started.
+
+mod model;
+pub mod netlink;
+pub mod pods;
+mod prefix;
+#[cfg(test)]
+mod testing;
+
+pub use model::{HostPort, HostPortError, Transport};
+pub use pods::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};
+pub use prefix::{Prefix, PrefixError};

@@ -1,0 +1,283 @@
+//! The link, address and route messages that a pod network needs, each as one function that adds to a batch.
+//! What is made when, and why, is decided in [`super::network`].
+
+use std::net::Ipv4Addr;
+
+use crate::netlink::{Attributes, Batch, Namespace, NetlinkError, Socket, attribute};
+use crate::prefix::Prefix;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+
+const REQUEST: u16 = 0x1 | 0x4; // with an answer, also when all went well
+const CREATE: u16 = REQUEST | 0x400 | 0x200; // fails where the thing exists
+const REPLACE: u16 = REQUEST | 0x400 | 0x100;
+const DUMP: u16 = 0x1 | 0x300;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_MODE_NONE: u8 = 1;
+const IFLA_BR_FORWARD_DELAY: u16 = 1;
+const IFLA_BR_STP_STATE: u16 = 5;
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+const VETH_INFO_PEER: u16 = 1;
+const AF_INET: u8 = 2;
+const AF_INET6: u16 = 10;
+const IFF_UP: u32 = 1;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RT_TABLE_MAIN: u8 = 254;
+/// "Set by an administrator": routing daemons leave such routes alone.
+const RTPROT_STATIC: u8 = 4;
+const RTN_UNICAST: u8 = 1;
+const RTN_BLACKHOLE: u8 = 6;
+
+/// A hardware address.
+pub(crate) type Mac = [u8; 6];
+
+/// A locally administered hardware address made from an IP address, so that an address that is used again by
+/// another pod never meets a stale neighbour entry.
+pub(crate) fn mac_of(address: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+/// A link as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) master: Option<u32>,
+}
+
+/// A new pair of virtual interfaces, one end here on the bridge, the other already inside the pod.
+pub(crate) struct VethPair<'a> {
+    pub(crate) host_name: &'a str,
+    pub(crate) pod_name: &'a str,
+    pub(crate) pod_mac: Mac,
+    pub(crate) pod_namespace: &'a Namespace,
+    pub(crate) master: Option<u32>,
+    pub(crate) mtu: u32,
+}
+
+pub(crate) fn add_veth(batch: &mut Batch, pair: &VethPair<'_>) {
+    let label = format!("make the interface pair {}", pair.host_name);
+    let mut message = batch.message(label, RTM_NEWLINK, CREATE, &link_header(0, 0));
+    message.put_text(IFLA_IFNAME, pair.host_name).put_u32(IFLA_MTU, pair.mtu);
+    if let Some(master) = pair.master {
+        message.put_u32(IFLA_MASTER, master);
+    }
+    message.nest(IFLA_LINKINFO, |info| {
+        info.put(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
+            data.nest(VETH_INFO_PEER, |peer| {
+                // The kernel refuses to switch the far end on before the pair is complete.
+                peer.raw(&link_header(0, 0))
+                    .put_text(IFLA_IFNAME, pair.pod_name)
+                    .put(IFLA_ADDRESS, &pair.pod_mac)
+                    .put_u32(IFLA_MTU, pair.mtu)
+                    .put_u32(IFLA_NET_NS_FD, pair.pod_namespace.descriptor());
+            });
+        });
+    });
+    drop(message);
+    up_without_ipv6(batch, pair.host_name);
+}
+
+pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: Mac, mtu: u32) {
+    let mut message = batch.message(format!("make the bridge {name}"), RTM_NEWLINK, CREATE, &link_header(0, 0));
+    // A bridge without an address of its own takes the lowest of its ports', and changes it under the pods' feet.
+    message.put_text(IFLA_IFNAME, name).put(IFLA_ADDRESS, &mac).put_u32(IFLA_MTU, mtu);
+    message.nest(IFLA_LINKINFO, |info| {
+        info.put(IFLA_INFO_KIND, b"bridge").nest(IFLA_INFO_DATA, |data| {
+            data.put_u32(IFLA_BR_FORWARD_DELAY, 0).put_u32(IFLA_BR_STP_STATE, 0).put(IFLA_BR_MCAST_SNOOPING, &[0]);
+        });
+    });
+    drop(message);
+    up_without_ipv6(batch, name);
+}
+
+/// Link-local IPv6 addresses on ports would only make each pod's start wake all the others with multicast.
+/// The kernel takes the setting only for a link that exists, and it must be there before the link is up.
+pub(crate) fn up_without_ipv6(batch: &mut Batch, name: &str) {
+    batch.message(format!("set up {name}"), RTM_NEWLINK, REQUEST, &link_header(0, 0)).put_text(IFLA_IFNAME, name).nest(
+        IFLA_AF_SPEC,
+        |families| {
+            families.nest(AF_INET6, |inet6| {
+                inet6.put(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_MODE_NONE]);
+            });
+        },
+    );
+    batch
+        .message(format!("switch {name} on"), RTM_NEWLINK, REQUEST, &link_header(0, IFF_UP))
+        .put_text(IFLA_IFNAME, name);
+}
+
+pub(crate) fn delete_link(batch: &mut Batch, name: &str) {
+    batch
+        .message(format!("delete the interface {name}"), RTM_DELLINK, REQUEST, &link_header(0, 0))
+        .put_text(IFLA_IFNAME, name);
+}
+
+pub(crate) fn link_up(batch: &mut Batch, index: u32, name: &str) {
+    let _message = batch.message(format!("switch {name} on"), RTM_NEWLINK, REQUEST, &link_header(index, IFF_UP));
+}
+
+pub(crate) fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr, prefix_bits: u8) {
+    let mut header = vec![AF_INET, prefix_bits, 0, RT_SCOPE_UNIVERSE];
+    header.extend_from_slice(&index.to_ne_bytes());
+    batch
+        .message(format!("add the address {address}/{prefix_bits}"), RTM_NEWADDR, REPLACE, &header)
+        .put(IFA_LOCAL, &address.octets())
+        .put(IFA_ADDRESS, &address.octets());
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// Straight onto a link; a source address may be preferred.
+    Link { index: u32, source: Option<Ipv4Addr> },
+    /// To a gateway.
+    Gateway { index: u32, gateway: Ipv4Addr },
+    /// Nowhere, without a word.
+    Blackhole,
+}
+
+pub(crate) fn add_route(batch: &mut Batch, to: Prefix, via: Via, metric: u32) {
+    let (scope, kind) = match via {
+        Via::Link { .. } => (RT_SCOPE_LINK, RTN_UNICAST),
+        Via::Gateway { .. } => (RT_SCOPE_UNIVERSE, RTN_UNICAST),
+        Via::Blackhole => (RT_SCOPE_UNIVERSE, RTN_BLACKHOLE),
+    };
+    let header = route_header(to, scope, kind);
+    let mut message = batch.message(format!("add the route to {to}"), RTM_NEWROUTE, REPLACE, &header);
+    if to.bits() > 0 {
+        message.put(RTA_DST, &to.octets());
+    }
+    if metric > 0 {
+        message.put_u32(RTA_PRIORITY, metric);
+    }
+    match via {
+        Via::Link { index, source } => {
+            message.put_u32(RTA_OIF, index);
+            if let Some(source) = source {
+                message.put(RTA_PREFSRC, &source.octets());
+            }
+        }
+        Via::Gateway { index, gateway } => {
+            message.put_u32(RTA_OIF, index).put(RTA_GATEWAY, &gateway.octets());
+        }
+        Via::Blackhole => {}
+    }
+}
+
+pub(crate) fn delete_blackhole(batch: &mut Batch, to: Prefix, metric: u32) {
+    let header = route_header(to, RT_SCOPE_UNIVERSE, RTN_BLACKHOLE);
+    batch
+        .message(format!("delete the route to {to}"), RTM_DELROUTE, REQUEST, &header)
+        .put(RTA_DST, &to.octets())
+        .put_u32(RTA_PRIORITY, metric);
+}
+
+/// All links of the socket's namespace.
+pub(crate) fn links(socket: &Socket) -> Result<Vec<Link>, NetlinkError> {
+    let mut batch = Batch::new();
+    drop(batch.message("list the interfaces", RTM_GETLINK, DUMP, &link_header(0, 0)));
+    let mut found = Vec::new();
+    socket.query(&batch, |kind, payload| {
+        if kind == RTM_NEWLINK {
+            found.extend(read_link(payload));
+        }
+    })?;
+    Ok(found)
+}
+
+/// The link of this name in the socket's namespace.
+pub(crate) fn find_link(socket: &Socket, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let mut batch = Batch::new();
+    batch
+        .message(format!("look up the interface {name}"), RTM_GETLINK, 0x1, &link_header(0, 0))
+        .put_text(IFLA_IFNAME, name);
+    let mut found = None;
+    match socket.query(&batch, |_, payload| found = read_link(payload)) {
+        Ok(()) => Ok(found),
+        Err(error) if error.errno() == Some(nix::errno::Errno::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_link(payload: &[u8]) -> Option<Link> {
+    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+    let attributes = payload.get(16..)?;
+    let name = attribute(attributes, IFLA_IFNAME)?;
+    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+    let master = attribute(attributes, IFLA_MASTER).and_then(|value| Some(u32::from_ne_bytes(value.try_into().ok()?)));
+    Some(Link { index, name, master })
+}
+
+/// `struct ifinfomsg` with these flags to be set.
+fn link_header(index: u32, flags: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&flags.to_ne_bytes());
+    header
+}
+
+/// `struct rtmsg` for a route to `to`.
+fn route_header(to: Prefix, scope: u8, kind: u8) -> [u8; 12] {
+    [AF_INET, to.bits(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0]
+}
+
+/// The largest packet of the link that the default route leads to; `None` without a default route.
+pub(crate) fn uplink_mtu(socket: &Socket) -> Result<Option<u32>, NetlinkError> {
+    let mut batch = Batch::new();
+    let header = route_header(Prefix::ALL, 0, 0);
+    drop(batch.message("list the routes", RTM_GETROUTE, DUMP, &header));
+    let mut uplink = None;
+    socket.query(&batch, |kind, payload| {
+        if kind == RTM_NEWROUTE && uplink.is_none() {
+            uplink = read_default_route(payload);
+        }
+    })?;
+    let Some(index) = uplink else { return Ok(None) };
+    let mut batch = Batch::new();
+    drop(batch.message("look up the uplink", RTM_GETLINK, 0x1, &link_header(index, 0)));
+    let mut mtu = None;
+    socket.query(&batch, |_, payload| {
+        let value = payload.get(16..).and_then(|attributes| attribute(attributes, IFLA_MTU));
+        mtu = value.and_then(|value| Some(u32::from_ne_bytes(value.try_into().ok()?)));
+    })?;
+    Ok(mtu)
+}
+
+/// The link that this route leads to, if it is an IPv4 default route of the main table.
+fn read_default_route(payload: &[u8]) -> Option<u32> {
+    let header = payload.get(..12)?;
+    if header[0] != AF_INET || header[1] != 0 || header[4] != RT_TABLE_MAIN || header[7] != RTN_UNICAST {
+        return None;
+    }
+    let link = attribute(payload.get(12..)?, RTA_OIF)?;
+    Some(u32::from_ne_bytes(link.try_into().ok()?))
+}

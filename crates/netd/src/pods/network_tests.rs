@@ -1,0 +1,155 @@
+//! Real packets through a real pod network, in network namespaces that the tests make for themselves.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::*;
+use crate::testing::{OtherNamespace, TempFolder, in_own_namespace};
+
+fn config(folder: &TempFolder) -> PodNetworkConfig {
+    PodNetworkConfig {
+        state_folder: folder.path().join("pods"),
+        bridge: "skiff0".into(),
+        node_range: "10.244.0.0/24".parse().expect("a range"),
+        pod_range: "10.244.0.0/16".parse().expect("a range"),
+        virtual_ranges: vec!["10.96.0.0/12".parse().expect("a range")],
+        local_addresses: vec!["10.96.0.10".parse().expect("an address")],
+        mtu: None,
+    }
+}
+
+/// What a client that connects from the current namespace is told: the address that it is seen with.
+fn ask(server: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Answers one client in the current namespace with the client's own address.
+fn answer_one(listener: TcpListener) {
+    let (mut stream, peer) = listener.accept().expect("a client comes");
+    stream.write_all(peer.ip().to_string().as_bytes()).expect("it listens");
+}
+
+fn talk(from: &OtherNamespace, to: &OtherNamespace, address: IpAddr) -> String {
+    let listener = to.run(|| TcpListener::bind((address, 8080)).expect("the pod has its address"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| answer_one(listener));
+        from.run(|| ask((address, 8080).into())).expect("an answer")
+    })
+}
+
+#[test]
+fn pods_reach_each_other_the_host_and_themselves() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let network = PodNetwork::open(config(&folder)).expect("opens");
+        let (a, b) = (OtherNamespace::new(), OtherNamespace::new());
+        let a_address = network.setup("a", a.path(), &[]).expect("is set up")[0];
+        let b_address = network.setup("b", b.path(), &[]).expect("is set up")[0];
+        assert_eq!((a_address.to_string(), b_address.to_string()), ("10.244.0.2".into(), "10.244.0.3".into()));
+        assert_eq!(talk(&a, &b, b_address), "10.244.0.2");
+        assert_eq!(talk(&b, &b, b_address), "10.244.0.3");
+
+        let listener = b.run(|| TcpListener::bind((b_address, 9090)).expect("the pod has its address"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer_one(listener));
+            assert_eq!(ask((b_address, 9090).into()).expect("the host reaches a pod"), "10.244.0.1");
+        });
+
+        let listener = TcpListener::bind("10.96.0.10:53").expect("the host has the local address");
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer_one(listener));
+            let answer = a.run(|| ask("10.96.0.10:53".parse().expect("an address")));
+            assert_eq!(answer.expect("a pod reaches the host"), "10.244.0.2");
+        });
+    });
+}
+
+#[test]
+fn an_interface_is_made_anew_after_a_restart_and_taken_down_without_a_trace() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let a = OtherNamespace::new();
+        let network = PodNetwork::open(config(&folder)).expect("opens");
+        let first = network.setup("a", a.path(), &[]).expect("is set up");
+        drop(network);
+
+        let network = PodNetwork::open(config(&folder)).expect("takes over");
+        assert_eq!(network.addresses("a"), first);
+        assert_eq!(network.setup("a", a.path(), &[]).expect("is set up again"), first);
+        network.retain(|_| false).expect("tears down");
+        assert_eq!(network.addresses("a"), Vec::<IpAddr>::new());
+        network.teardown("a").expect("twice is no error");
+        let gone = a.run(|| {
+            let socket = Socket::open(Protocol::Route).expect("opens");
+            link::find_link(&socket, POD_INTERFACE).expect("answers")
+        });
+        assert_eq!(gone, None);
+
+        network.setup("b", a.path(), &[]).expect("is set up");
+        PodNetwork::clean_up_everything(network.config()).expect("cleans up");
+        let socket = Socket::open(Protocol::Route).expect("opens");
+        let left: Vec<String> = link::links(&socket).expect("lists").into_iter().map(|link| link.name).collect();
+        assert!(left.iter().all(|name| !name.starts_with("pod") && name != "skiff0"), "{left:?}");
+        assert_eq!(std::fs::read_to_string("/proc/thread-self/net/route").expect("reads").lines().count(), 1);
+        PodNetwork::clean_up_everything(network.config()).expect("twice is no error");
+    });
+}
+
+#[test]
+fn host_ports_are_announced_and_never_given_twice() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let network = PodNetwork::open(config(&folder)).expect("opens");
+        let (a, b) = (OtherNamespace::new(), OtherNamespace::new());
+        let port: HostPort = "tcp 0.0.0.0 8080 80".parse().expect("a host port");
+        network.setup("a", a.path(), &[port]).expect("is set up");
+        let announced = network.host_ports().borrow().clone();
+        assert_eq!(announced, [HostPortMapping { port, pod: "10.244.0.2".parse().expect("an address") }]);
+        let refused = network.setup("b", b.path(), &["tcp 192.0.2.1 8080 80".parse().expect("a host port")]);
+        let message = refused.expect_err("it overlaps").to_string();
+        assert_eq!(message, "pod network: host port tcp 192.0.2.1 8080 80 is in use by sandbox a");
+        network.teardown("a").expect("tears down");
+        assert!(network.host_ports().borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_namespace_that_is_not_there_leaves_no_lease() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let network = PodNetwork::open(config(&folder)).expect("opens");
+        let error = network.setup("a", Path::new("/nowhere/net"), &[]).expect_err("there is none");
+        assert!(
+            error.to_string().starts_with("pod network: cannot enter the network namespace /nowhere/net"),
+            "{error}"
+        );
+        assert!(network.addresses("a").is_empty());
+    });
+}
+
+/// Prints what one pod network costs; the bound is wide because machines that run tests are busy.
+#[test]
+fn a_pod_network_takes_milliseconds() {
+    const PODS: usize = 20;
+    let folder = TempFolder::new();
+    let clock = skiff_base::SystemClock::new();
+    in_own_namespace(|| {
+        use skiff_base::Clock;
+        let network = PodNetwork::open(config(&folder)).expect("opens");
+        let pods: Vec<_> = (0..PODS).map(|_| OtherNamespace::new()).collect();
+        let mut times: Vec<Duration> = Vec::new();
+        for (number, pod) in pods.iter().enumerate() {
+            let before = clock.monotonic();
+            network.setup(&number.to_string(), pod.path(), &[]).expect("is set up");
+            times.push(clock.monotonic() - before);
+        }
+        times.sort();
+        println!("pod network: median {:?}, worst {:?}", times[PODS / 2], times[PODS - 1]);
+        assert!(times[PODS / 2] < Duration::from_millis(100), "{times:?}");
+    });
+}
