@@ -45,24 +45,12 @@ pub const fn special(
     (group, version, kind): (&'static str, &'static str, &'static str),
     verbs: List<Text>,
 ) -> Subresource {
-    Subresource::Special {
-        name: text(name),
-        kind: (text(group), text(version), text(kind)),
-        verbs,
-    }
+    Subresource::Special { name: text(name), kind: (text(group), text(version), text(kind)), verbs }
 }
 
 /// The verbs of a kind that is stored.
-const STORED_VERBS: List<Text> = texts![
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch"
-];
+const STORED_VERBS: List<Text> =
+    texts!["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// A namespaced, stored `v1` kind of the core group that goes at once when it is deleted and has no rules of its own.
 ///
@@ -126,8 +114,5 @@ pub fn no_warnings(_: &Object) -> Vec<String> {
 
 /// The cells Name and Created At, which a kind without columns of its own has.
 pub fn plain_row(_: &ResourceDef, object: &Object, _: Timestamp) -> Vec<Value> {
-    vec![
-        json!(object.name()),
-        json!(object.str_at(&["metadata", "creationTimestamp"])),
-    ]
+    vec![json!(object.name()), json!(object.str_at(&["metadata", "creationTimestamp"]))]
 }

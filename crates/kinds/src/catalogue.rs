@@ -17,16 +17,14 @@ pub fn subresource_kinds() -> &'static [&'static ResourceDef] {
 
 /// The kind served under a group, version and plural resource name.
 pub fn by_resource(resource: &GroupVersionResource) -> Option<&'static ResourceDef> {
-    builtin().iter().copied().find(|def| {
-        def.plural == resource.resource
-            && def.version == resource.version
-            && def.group == resource.group
-    })
+    builtin()
+        .iter()
+        .copied()
+        .find(|def| def.plural == resource.resource && def.version == resource.version && def.group == resource.group)
 }
 
 /// The kind of that group, version and name, also one without a resource of its own.
 pub fn by_kind(kind: &GroupVersionKind) -> Option<&'static ResourceDef> {
     let all = builtin().iter().chain(subresource_kinds()).copied();
-    all.into_iter()
-        .find(|def| def.kind == kind.kind && def.version == kind.version && def.group == kind.group)
+    all.into_iter().find(|def| def.kind == kind.kind && def.version == kind.version && def.group == kind.group)
 }

@@ -185,11 +185,7 @@ impl ResourceDef {
 
     /// Group, version and kind.
     pub fn gvk(&self) -> GroupVersionKind {
-        GroupVersionKind::new(
-            self.group.as_ref(),
-            self.version.as_ref(),
-            self.kind.as_ref(),
-        )
+        GroupVersionKind::new(self.group.as_ref(), self.version.as_ref(), self.kind.as_ref())
     }
 
     /// Whether objects live in a namespace.
@@ -199,9 +195,7 @@ impl ResourceDef {
 
     /// The subresource of that name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
-        self.subresources
-            .iter()
-            .find(|subresource| subresource.name() == name)
+        self.subresources.iter().find(|subresource| subresource.name() == name)
     }
 
     /// Whether there is a status subresource.

@@ -5,8 +5,11 @@
 pub mod base;
 pub mod bootstrap;
 pub mod catalogue;
+pub mod decode;
 pub mod def;
 pub mod kinds;
+pub mod scalar;
+pub mod schema;
 
 pub use catalogue::{builtin, by_kind, by_resource, subresource_kinds};
 pub use def::{Column, ResourceDef, Scope, Subresource};

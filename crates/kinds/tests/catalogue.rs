@@ -10,19 +10,11 @@ use skiff_object::{GroupVersion, GroupVersionResource};
 const FACTS: &str = include_str!("facts/resources.txt");
 
 fn joined(texts: &[Text]) -> String {
-    if texts.is_empty() {
-        "-".to_owned()
-    } else {
-        texts.join(",")
-    }
+    if texts.is_empty() { "-".to_owned() } else { texts.join(",") }
 }
 
 fn describe(def: &ResourceDef) -> String {
-    let scope = if def.scope == Scope::Cluster {
-        "Cluster"
-    } else {
-        "Namespaced"
-    };
+    let scope = if def.scope == Scope::Cluster { "Cluster" } else { "Namespaced" };
     let mut out = format!(
         "{} {} {} {} {scope} {} {} {}\n",
         def.group_version(),
@@ -35,28 +27,17 @@ fn describe(def: &ResourceDef) -> String {
     );
     for subresource in def.subresources.iter() {
         let (version, kind, verbs) = match subresource {
-            Subresource::Status => (
-                def.group_version().to_string(),
-                def.kind.to_string(),
-                "get,patch,update".to_owned(),
-            ),
-            Subresource::Scale { .. } => (
-                "autoscaling/v1".to_owned(),
-                "Scale".to_owned(),
-                "get,patch,update".to_owned(),
-            ),
-            Subresource::Special {
-                kind: (group, version, kind),
-                verbs,
-                ..
-            } => (
-                GroupVersion::new(group.as_ref(), version.as_ref()).to_string(),
-                kind.to_string(),
-                joined(verbs),
-            ),
+            Subresource::Status => {
+                (def.group_version().to_string(), def.kind.to_string(), "get,patch,update".to_owned())
+            }
+            Subresource::Scale { .. } => {
+                ("autoscaling/v1".to_owned(), "Scale".to_owned(), "get,patch,update".to_owned())
+            }
+            Subresource::Special { kind: (group, version, kind), verbs, .. } => {
+                (GroupVersion::new(group.as_ref(), version.as_ref()).to_string(), kind.to_string(), joined(verbs))
+            }
         };
-        writeln!(out, "  /{} {version} {kind} {verbs}", subresource.name())
-            .expect("a String takes all text");
+        writeln!(out, "  /{} {version} {kind} {verbs}", subresource.name()).expect("a String takes all text");
     }
     out
 }
@@ -74,20 +55,9 @@ fn the_catalogue_is_upstreams() {
 fn every_kind_is_found_by_resource_and_by_kind() {
     let mut seen = HashSet::new();
     for def in builtin() {
-        assert!(
-            seen.insert((def.group_version(), def.plural.clone())),
-            "{} is registered twice",
-            def.plural
-        );
-        let resource = GroupVersionResource::new(
-            def.group.as_ref(),
-            def.version.as_ref(),
-            def.plural.as_ref(),
-        );
-        assert!(std::ptr::eq(
-            by_resource(&resource).expect("registered"),
-            *def
-        ));
+        assert!(seen.insert((def.group_version(), def.plural.clone())), "{} is registered twice", def.plural);
+        let resource = GroupVersionResource::new(def.group.as_ref(), def.version.as_ref(), def.plural.as_ref());
+        assert!(std::ptr::eq(by_resource(&resource).expect("registered"), *def));
         assert_eq!(by_kind(&def.gvk()).expect("registered").plural, def.plural);
     }
 }

@@ -16,11 +16,7 @@ impl FieldPath {
 
     /// The field `name` below this path.
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() {
-            Self(name.to_owned())
-        } else {
-            Self(format!("{}.{name}", self.0))
-        }
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
     }
 
     /// The list item at `index`.
@@ -114,18 +110,8 @@ pub struct FieldError {
 pub type ErrorList = Vec<FieldError>;
 
 impl FieldError {
-    fn new(
-        kind: ErrorKind,
-        path: &FieldPath,
-        value: Option<Value>,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self {
-            kind,
-            path: path.clone(),
-            value,
-            detail: detail.into(),
-        }
+    fn new(kind: ErrorKind, path: &FieldPath, value: Option<Value>, detail: impl Into<String>) -> Self {
+        Self { kind, path: path.clone(), value, detail: detail.into() }
     }
 
     /// `path: Required value: detail`.
@@ -141,11 +127,7 @@ impl FieldError {
     /// `path: Unsupported value: "x": supported values: "a", "b"`.
     pub fn not_supported(path: &FieldPath, value: impl Into<Value>, supported: &[&str]) -> Self {
         let quoted: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();
-        let detail = if quoted.is_empty() {
-            String::new()
-        } else {
-            format!("supported values: {}", quoted.join(", "))
-        };
+        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
         Self::new(ErrorKind::NotSupported, path, Some(value.into()), detail)
     }
 
@@ -166,20 +148,12 @@ impl FieldError {
 
     /// `path: Too long: may not be more than N bytes`.
     pub fn too_long(path: &FieldPath, limit_bytes: usize) -> Self {
-        Self::new(
-            ErrorKind::TooLong,
-            path,
-            None,
-            format!("may not be more than {limit_bytes} bytes"),
-        )
+        Self::new(ErrorKind::TooLong, path, None, format!("may not be more than {limit_bytes} bytes"))
     }
 
     /// `path: Too many: N: must have at most M items`.
     pub fn too_many(path: &FieldPath, actual: usize, limit: usize) -> Self {
-        let detail = format!(
-            "must have at most {limit} {}",
-            if limit == 1 { "item" } else { "items" }
-        );
+        let detail = format!("must have at most {limit} {}", if limit == 1 { "item" } else { "items" });
         Self::new(ErrorKind::TooMany, path, Some(actual.into()), detail)
     }
 
@@ -215,25 +189,14 @@ mod tests {
 
     #[test]
     fn errors_read_as_upstream_words_them() {
-        let path = FieldPath::new("spec")
-            .child("containers")
-            .index(0)
-            .child("imagePullPolicy");
-        let error =
-            FieldError::not_supported(&path, "Sometimes", &["Always", "IfNotPresent", "Never"]);
+        let path = FieldPath::new("spec").child("containers").index(0).child("imagePullPolicy");
+        let error = FieldError::not_supported(&path, "Sometimes", &["Always", "IfNotPresent", "Never"]);
         assert_eq!(
             error.to_string(),
             r#"spec.containers[0].imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never""#
         );
-        let error = FieldError::invalid(
-            &FieldPath::new("spec.replicas"),
-            -1,
-            "must be greater than or equal to 0",
-        );
-        assert_eq!(
-            error.to_string(),
-            "spec.replicas: Invalid value: -1: must be greater than or equal to 0"
-        );
+        let error = FieldError::invalid(&FieldPath::new("spec.replicas"), -1, "must be greater than or equal to 0");
+        assert_eq!(error.to_string(), "spec.replicas: Invalid value: -1: must be greater than or equal to 0");
         assert_eq!(FieldError::required(&path, "").body(), "Required value");
     }
 }

@@ -60,11 +60,7 @@ impl GroupVersionKind {
     /// The kind that an object says it is, from its `apiVersion` and `kind`.
     pub fn of(object: &crate::Object) -> Option<Self> {
         let version = GroupVersion::parse(object.get("apiVersion")?.as_str()?)?;
-        Some(Self::new(
-            version.group,
-            version.version,
-            object.get("kind")?.as_str()?,
-        ))
+        Some(Self::new(version.group, version.version, object.get("kind")?.as_str()?))
     }
 
     /// The `apiVersion` that objects of this kind carry.
@@ -83,11 +79,7 @@ impl fmt::Display for GroupVersion {
 }
 
 fn dotted(f: &mut fmt::Formatter<'_>, name: &str, group: &str) -> fmt::Result {
-    if group.is_empty() {
-        f.write_str(name)
-    } else {
-        write!(f, "{name}.{group}")
-    }
+    if group.is_empty() { f.write_str(name) } else { write!(f, "{name}.{group}") }
 }
 
 impl fmt::Display for GroupKind {

@@ -6,8 +6,10 @@ pub mod field;
 pub mod gvk;
 pub mod meta;
 pub mod names;
+pub mod node;
 pub mod selector;
 pub mod status;
+pub mod yaml;
 
 /// The tree that every object is while its kind does not matter.
 pub type Object = serde_json::Value;

@@ -68,18 +68,13 @@ pub trait Meta {
     }
     /// `metadata.finalizers`.
     fn finalizers(&self) -> Vec<&str> {
-        self.list_at(&["metadata", "finalizers"])
-            .iter()
-            .filter_map(Value::as_str)
-            .collect()
+        self.list_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str).collect()
     }
 }
 
 fn string_map(map: Option<&Map>) -> BTreeMap<String, String> {
     let pairs = map.into_iter().flatten();
-    pairs
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect()
+    pairs.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 impl Meta for Object {
@@ -100,9 +95,7 @@ impl Meta for Object {
     }
 
     fn list_at(&self, path: &[&str]) -> &[Value] {
-        self.at(path)
-            .and_then(Value::as_array)
-            .map_or(&[], Vec::as_slice)
+        self.at(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
     fn map_at(&self, path: &[&str]) -> Option<&Map> {
@@ -111,15 +104,12 @@ impl Meta for Object {
 
     fn set_at(&mut self, path: &[&str], value: impl Into<Value>) {
         let (last, parents) = path.split_last().expect("a path names at least one field");
-        self.map_mut(parents)
-            .insert((*last).to_owned(), value.into());
+        self.map_mut(parents).insert((*last).to_owned(), value.into());
     }
 
     fn remove_at(&mut self, path: &[&str]) -> Option<Value> {
         let (last, parents) = path.split_last().expect("a path names at least one field");
-        let parent = parents
-            .iter()
-            .try_fold(self, |node, field| node.get_mut(*field))?;
+        let parent = parents.iter().try_fold(self, |node, field| node.get_mut(*field))?;
         parent.as_object_mut()?.remove(*last)
     }
 

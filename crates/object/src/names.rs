@@ -12,7 +12,8 @@ const PORT_NAME_LIMIT_BYTES: usize = 15;
 const LABEL_PATTERN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const LABEL_1035_PATTERN: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const KEY_PATTERN: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
-const KEY_WORDS: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const KEY_WORDS: &str =
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
 /// `must be no more than N bytes`.
 pub fn too_long(limit_bytes: usize) -> String {
@@ -24,14 +25,8 @@ pub fn mismatch(words: &str, pattern: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
         return format!("{words} (regex used for validation is '{pattern}')");
     }
-    let examples: Vec<_> = examples
-        .iter()
-        .map(|example| format!("'{example}', "))
-        .collect();
-    format!(
-        "{words} (e.g. {}regex used for validation is '{pattern}')",
-        examples.join(" or ")
-    )
+    let examples: Vec<_> = examples.iter().map(|example| format!("'{example}', ")).collect();
+    format!("{words} (e.g. {}regex used for validation is '{pattern}')", examples.join(" or "))
 }
 
 fn lower(byte: u8) -> bool {
@@ -60,11 +55,7 @@ fn key_shaped(value: &str) -> bool {
 }
 
 fn length_fault(value: &str, limit_bytes: usize) -> Vec<String> {
-    if value.len() > limit_bytes {
-        vec![too_long(limit_bytes)]
-    } else {
-        Vec::new()
-    }
+    if value.len() > limit_bytes { vec![too_long(limit_bytes)] } else { Vec::new() }
 }
 
 /// A DNS label as of RFC 1123.
@@ -101,10 +92,7 @@ pub fn check_dns_subdomain(value: &str) -> Vec<String> {
 /// A subdomain whose first label is `*`, as Ingress hosts may be.
 pub fn check_wildcard_dns_subdomain(value: &str) -> Vec<String> {
     let mut faults = length_fault(value, SUBDOMAIN_LIMIT_BYTES);
-    if !value
-        .strip_prefix("*.")
-        .is_some_and(|rest| rest.split('.').all(label_shaped))
-    {
+    if !value.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(label_shaped)) {
         faults.push(mismatch(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
             &format!("\\*\\.{LABEL_PATTERN}(\\.{LABEL_PATTERN})*"),
@@ -142,11 +130,7 @@ pub fn check_label_key(value: &str) -> Vec<String> {
             name
         }
         Some((prefix, name)) => {
-            faults.extend(
-                check_dns_subdomain(prefix)
-                    .into_iter()
-                    .map(|fault| format!("prefix part {fault}")),
-            );
+            faults.extend(check_dns_subdomain(prefix).into_iter().map(|fault| format!("prefix part {fault}")));
             name
         }
     };
@@ -166,10 +150,7 @@ pub fn check_label_value(value: &str) -> Vec<String> {
     let mut faults = length_fault(value, LABEL_LIMIT_BYTES);
     if !value.is_empty() && !key_shaped(value) {
         faults.push(mismatch(
-            &format!(
-                "a valid label must be an empty string or consist of {}",
-                &KEY_WORDS["must consist of ".len()..]
-            ),
+            &format!("a valid label must be an empty string or consist of {}", &KEY_WORDS["must consist of ".len()..]),
             &format!("({KEY_PATTERN})?"),
             &["MyValue", "my_value", "12345"],
         ));
@@ -190,9 +171,7 @@ pub fn check_path_segment(value: &str) -> Vec<String> {
 pub fn check_port_name(value: &str) -> Vec<String> {
     let mut faults = length_fault(value, PORT_NAME_LIMIT_BYTES);
     if value.is_empty() || !value.bytes().all(|byte| lower(byte) || byte == b'-') {
-        faults.push(
-            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
-        );
+        faults.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !value.contains(|letter: char| letter.is_ascii_lowercase()) {
         faults.push("must contain at least one letter (a-z)".to_owned());
@@ -208,11 +187,7 @@ pub fn check_port_name(value: &str) -> Vec<String> {
 
 /// A port's number.
 pub fn check_port_number(value: i64) -> Vec<String> {
-    if (1..=65535).contains(&value) {
-        Vec::new()
-    } else {
-        vec![between(1, 65535)]
-    }
+    if (1..=65535).contains(&value) { Vec::new() } else { vec![between(1, 65535)] }
 }
 
 /// `must be between A and B, inclusive`.
@@ -232,11 +207,7 @@ pub fn check_percent(value: &str) -> Vec<String> {
 
 /// The name of an HTTP header.
 pub fn check_http_header_name(value: &str) -> Vec<String> {
-    if !value.is_empty()
-        && value
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    {
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return Vec::new();
     }
     let words = "a valid HTTP header must consist of alphanumeric characters or '-'";
@@ -248,10 +219,7 @@ pub fn check_env_var_name(value: &str) -> Vec<String> {
     if value.is_empty() {
         return vec!["environment variable name must be non-empty".to_owned()];
     }
-    if value
-        .bytes()
-        .all(|byte| matches!(byte, b' '..=b'~') && byte != b'=')
-    {
+    if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=') {
         return Vec::new();
     }
     vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()]
@@ -260,10 +228,7 @@ pub fn check_env_var_name(value: &str) -> Vec<String> {
 /// A key of a ConfigMap or a Secret, which becomes a file's name.
 pub fn check_config_key(value: &str) -> Vec<String> {
     let mut faults = length_fault(value, SUBDOMAIN_LIMIT_BYTES);
-    if value.is_empty()
-        || !value
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
     {
         faults.push(mismatch(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
@@ -310,11 +275,7 @@ pub fn dns_1035_label(name: &str, prefix: bool) -> Vec<String> {
 /// The rule of kinds whose names need only fit into a URL's path, such as roles.
 pub fn path_segment(name: &str, prefix: bool) -> Vec<String> {
     let faults = check_path_segment(name);
-    if prefix && matches!(name, "." | "..") {
-        Vec::new()
-    } else {
-        faults
-    }
+    if prefix && matches!(name, "." | "..") { Vec::new() } else { faults }
 }
 
 #[cfg(test)]
@@ -327,10 +288,7 @@ mod tests {
         for value in good {
             assert_eq!(checker(value), Vec::<String>::new(), "{value:?} is fine");
         }
-        let texts: Vec<_> = bad
-            .iter()
-            .map(|value| format!("{value}: {}\n", checker(value).join("; ")))
-            .collect();
+        let texts: Vec<_> = bad.iter().map(|value| format!("{value}: {}\n", checker(value).join("; "))).collect();
         faults.assert_eq(&texts.concat());
     }
 

@@ -98,8 +98,5 @@ pub(crate) static ALL: &[&ResourceDef] = &[
 ];
 
 /// Kinds without a resource of their own.
-pub(crate) static SUBRESOURCES: &[&ResourceDef] = &[
-    &subresources::scale::DEF,
-    &subresources::eviction::DEF,
-    &subresources::token_request::DEF,
-];
+pub(crate) static SUBRESOURCES: &[&ResourceDef] =
+    &[&subresources::scale::DEF, &subresources::eviction::DEF, &subresources::token_request::DEF];

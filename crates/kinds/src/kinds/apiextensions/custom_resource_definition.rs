@@ -13,9 +13,7 @@ pub static DEF: ResourceDef = ResourceDef {
     short_names: texts!["crd", "crds"],
     categories: texts!["api-extensions"],
     scope: Scope::Cluster,
-    schema: text(
-        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
-    ),
+    schema: text("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition"),
     subresources: list![Subresource::Status],
     has_generation: true,
     unconditional_update: false,

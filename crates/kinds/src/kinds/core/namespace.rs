@@ -13,14 +13,9 @@ pub static DEF: ResourceDef = ResourceDef {
     list_kind: text("NamespaceList"),
     short_names: texts!["ns"],
     scope: Scope::Cluster,
-    verbs: texts![
-        "create", "delete", "get", "list", "patch", "update", "watch"
-    ],
+    verbs: texts!["create", "delete", "get", "list", "patch", "update", "watch"],
     schema: text("io.k8s.api.core.v1.Namespace"),
-    subresources: list![
-        special("finalize", ("", "v1", "Namespace"), texts!["update"]),
-        Subresource::Status,
-    ],
+    subresources: list![special("finalize", ("", "v1", "Namespace"), texts!["update"]), Subresource::Status,],
     deletion: Deletion::Namespace,
     name_rule: names::dns_label,
     ..BASE

@@ -13,11 +13,7 @@ pub static DEF: ResourceDef = ResourceDef {
     scope: Scope::Cluster,
     schema: text("io.k8s.api.core.v1.Node"),
     subresources: list![
-        special(
-            "proxy",
-            ("", "v1", "NodeProxyOptions"),
-            texts!["create", "delete", "get", "patch", "update"]
-        ),
+        special("proxy", ("", "v1", "NodeProxyOptions"), texts!["create", "delete", "get", "patch", "update"]),
         Subresource::Status,
     ],
     ..BASE

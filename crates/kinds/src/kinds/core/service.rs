@@ -15,11 +15,7 @@ pub static DEF: ResourceDef = ResourceDef {
     categories: texts!["all"],
     schema: text("io.k8s.api.core.v1.Service"),
     subresources: list![
-        special(
-            "proxy",
-            ("", "v1", "ServiceProxyOptions"),
-            texts!["create", "delete", "get", "patch", "update"]
-        ),
+        special("proxy", ("", "v1", "ServiceProxyOptions"), texts!["create", "delete", "get", "patch", "update"]),
         Subresource::Status,
     ],
     create_on_update: true,

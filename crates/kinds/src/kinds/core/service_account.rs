@@ -11,10 +11,6 @@ pub static DEF: ResourceDef = ResourceDef {
     list_kind: text("ServiceAccountList"),
     short_names: texts!["sa"],
     schema: text("io.k8s.api.core.v1.ServiceAccount"),
-    subresources: list![special(
-        "token",
-        ("authentication.k8s.io", "v1", "TokenRequest"),
-        texts!["create"]
-    )],
+    subresources: list![special("token", ("authentication.k8s.io", "v1", "TokenRequest"), texts!["create"])],
     ..BASE
 };

@@ -1,0 +1,424 @@
+//! From a request's body to an object: types are checked, unknown and doubled fields found, and the tree is brought
+//! into the one shape in which upstream writes it (nulls and empty values that mean nothing are left out, required
+//! parts are there, quantities and times are canonical).
+//! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation>.
+
+use serde_json::{Number, Value, json};
+use skiff_object::node::{Format, Node};
+use skiff_object::{GroupVersionKind, Map, Object, Status};
+
+use crate::def::ResourceDef;
+use crate::scalar;
+use crate::schema::{Definition, Field, Presence, Shape, Type, definition};
+
+/// How many unknown and doubled fields are told of in one answer.
+const STRICT_FAULTS_LIMIT: usize = 100;
+/// How much of a body that cannot be read is shown in the message.
+const SUMMARY_LIMIT_BYTES: usize = 30;
+
+/// What becomes of fields that are unknown or written twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldValidation {
+    /// They are dropped.
+    Ignore,
+    /// They are dropped, and the answer warns of each.
+    #[default]
+    Warn,
+    /// The request fails.
+    Strict,
+}
+
+impl FieldValidation {
+    /// Reads the query parameter `fieldValidation`; empty is the default.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "Warn" => Some(Self::Warn),
+            "Ignore" => Some(Self::Ignore),
+            "Strict" => Some(Self::Strict),
+            _ => None,
+        }
+    }
+}
+
+/// An object in upstream's shape, and what to warn of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The object.
+    pub object: Object,
+    /// One text per unknown or doubled field.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a request's body as an object of a kind.
+///
+/// # Errors
+/// 400, in upstream's words: the body is malformed, is of another kind, has a mistyped field, or (if `validation` is
+/// strict) an unknown or doubled one.
+pub fn decode(def: &ResourceDef, body: &[u8], format: Format, validation: FieldValidation) -> Result<Decoded, Status> {
+    let node = Node::parse(body, format).map_err(|error| {
+        let kind = &def.kind;
+        let summary = summary(body);
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {error} ({summary})"
+        ))
+    })?;
+    decode_node(def, node, validation)
+}
+
+/// Brings a tree (such as a patch's result) into an object of a kind.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_tree(def: &ResourceDef, tree: Object, validation: FieldValidation) -> Result<Decoded, Status> {
+    decode_node(def, tree.into(), validation)
+}
+
+fn decode_node(def: &ResourceDef, node: Node, validation: FieldValidation) -> Result<Decoded, Status> {
+    let actual = actual_kind(def, &node)?;
+    let cannot = |why: &str| {
+        let (kind, version, wanted) = (&actual.kind, &actual.version, &def.kind);
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}"))
+    };
+    if actual.kind != def.kind {
+        return Err(cannot(&format!("the kind does not match the expected kind {:?}", def.kind)));
+    }
+    let mut decoder = Decoder::default();
+    let mut object = decoder.object(def, node).map_err(|error| cannot(&error.0))?;
+    object.insert("apiVersion".to_owned(), json!(def.group_version().to_string()));
+    object.insert("kind".to_owned(), json!(def.kind));
+    match validation {
+        FieldValidation::Strict if !decoder.faults.is_empty() => {
+            Err(cannot(&format!("strict decoding error: {}", decoder.faults.join(", "))))
+        }
+        FieldValidation::Ignore => Ok(Decoded { object: Value::Object(object), warnings: Vec::new() }),
+        _ => Ok(Decoded { object: Value::Object(object), warnings: decoder.faults }),
+    }
+}
+
+/// Reads a value of a definition that is no kind of the catalogue, such as `DeleteOptions`; unknown fields are dropped.
+///
+/// # Errors
+/// The text says what is mistyped.
+pub fn decode_definition(definition: &'static Definition, node: Node) -> Result<Object, String> {
+    Decoder::default().definition(definition, node).map_err(|error| error.0)
+}
+
+/// Group, version and kind that the body states, completed by those of the path.
+fn actual_kind(def: &ResourceDef, node: &Node) -> Result<GroupVersionKind, Status> {
+    let unrecognized = |why: String| {
+        let kind = &def.kind;
+        Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why}"))
+    };
+    let text = |key: &str| match node.get(key) {
+        None | Some(Node::Null) => Ok(""),
+        Some(Node::Text(text)) => Ok(text.as_str()),
+        Some(other) => Err(unrecognized(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go struct field .{key} of type string",
+            word(other)
+        ))),
+    };
+    if !matches!(node, Node::Map(_)) {
+        let word = word(node);
+        return Err(unrecognized(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {word} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        )));
+    }
+    let (version, kind) = (text("apiVersion")?, text("kind")?);
+    let expected = def.group_version().to_string();
+    if !version.is_empty() && version != expected {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({expected})"
+        )));
+    }
+    let kind = if kind.is_empty() { def.kind.as_ref() } else { kind };
+    Ok(GroupVersionKind::new(def.group.as_ref(), def.version.as_ref(), kind))
+}
+
+fn summary(body: &[u8]) -> String {
+    let shown = &body[..body.len().min(SUMMARY_LIMIT_BYTES)];
+    let more = if body.len() > SUMMARY_LIMIT_BYTES { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
+        Some(_) => {
+            let hex: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{hex}{more}")
+        }
+    }
+}
+
+/// Go's word for a kind of JSON value.
+fn word(node: &Node) -> &'static str {
+    match node {
+        Node::Null => "null",
+        Node::Bool(_) => "bool",
+        Node::Number(_) => "number",
+        Node::Text(_) => "string",
+        Node::List(_) => "array",
+        Node::Map(_) => "object",
+    }
+}
+
+/// A value that has the wrong type; the text is Go's.
+struct Mistyped(String);
+
+/// Where the decoder stands, and what it found on the way.
+#[derive(Default)]
+struct Decoder {
+    /// Fields and indexes as strict faults show them: `spec`, `.containers`, `[0]`.
+    strict_path: Vec<String>,
+    /// Names of fields only, as type errors show them.
+    field_path: Vec<&'static str>,
+    /// The innermost struct.
+    owner: &'static str,
+    faults: Vec<String>,
+}
+
+impl Decoder {
+    fn object(&mut self, def: &ResourceDef, node: Node) -> Result<Map, Mistyped> {
+        let decoded = match definition(&def.schema) {
+            Some(definition) => self.definition(definition, node)?,
+            None => self.custom(node)?,
+        };
+        match decoded {
+            Value::Object(map) => Ok(map),
+            _ => Ok(Map::new()),
+        }
+    }
+
+    /// A kind that the table does not know: its metadata is typed, the rest is for its own schema to judge.
+    fn custom(&mut self, node: Node) -> Result<Value, Mistyped> {
+        let Node::Map(entries) = node else { return Ok(node.into_value()) };
+        let mut map = Map::new();
+        for (name, value) in entries {
+            if map.contains_key(&name) {
+                self.fault("duplicate field", &name);
+            }
+            let value = match definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
+                Some(metadata) if name == "metadata" => {
+                    self.strict_path.push("metadata".to_owned());
+                    self.field_path.push("metadata");
+                    let value = self.definition(metadata, value)?;
+                    self.strict_path.pop();
+                    self.field_path.pop();
+                    value
+                }
+                _ => value.into_value(),
+            };
+            map.insert(name, value);
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn fault(&mut self, what: &str, name: &str) {
+        let separator = if self.strict_path.is_empty() { "" } else { "." };
+        let text = format!("{what} \"{}{separator}{name}\"", self.strict_path.concat());
+        if self.faults.len() < STRICT_FAULTS_LIMIT && !self.faults.contains(&text) {
+            self.faults.push(text);
+        }
+    }
+
+    fn mistyped(&self, value: impl std::fmt::Display, go: &str) -> Mistyped {
+        if self.field_path.is_empty() {
+            return Mistyped(format!("json: cannot unmarshal {value} into Go value of type {go}"));
+        }
+        let (owner, path) = (self.owner, self.field_path.join("."));
+        Mistyped(format!("json: cannot unmarshal {value} into Go struct field {owner}.{path} of type {go}"))
+    }
+
+    fn definition(&mut self, definition: &'static Definition, node: Node) -> Result<Value, Mistyped> {
+        match definition.shape {
+            Shape::Struct => self.structure(definition, node),
+            Shape::Any | Shape::Raw => Ok(node.into_value()),
+            Shape::Quantity => match &node {
+                Node::Null => Ok(json!("0")),
+                Node::Text(text) => scalar::quantity(text).map(Value::String).map_err(Mistyped),
+                Node::Number(number) => scalar::quantity(&number.to_string()).map(Value::String).map_err(Mistyped),
+                // What upstream's parser makes of brackets and words.
+                _ => scalar::quantity("?").map(Value::String).map_err(Mistyped),
+            },
+            Shape::IntOrString => match node {
+                Node::Null => Ok(json!(0)),
+                Node::Text(text) => Ok(Value::String(text)),
+                Node::Number(number) => self.integer(number, i64::from(i32::MIN), i64::from(i32::MAX), "int32"),
+                other => Err(self.mistyped(word(&other), "int32")),
+            },
+            Shape::Time | Shape::MicroTime => match node {
+                Node::Null => Ok(Value::Null),
+                Node::Text(text) => {
+                    scalar::time(&text, definition.shape == Shape::MicroTime).map(Value::String).map_err(Mistyped)
+                }
+                other => Err(self.mistyped(word(&other), "string")),
+            },
+        }
+    }
+
+    fn structure(&mut self, definition: &'static Definition, node: Node) -> Result<Value, Mistyped> {
+        let entries = match node {
+            Node::Map(entries) => entries,
+            Node::Null => Vec::new(),
+            other => return Err(self.mistyped(word(&other), &definition.go_type())),
+        };
+        let outer = std::mem::replace(&mut self.owner, definition.short_name());
+        let mut seen = vec![false; definition.fields.len()];
+        let mut map = Map::new();
+        for (name, value) in entries {
+            let Ok(index) = definition.fields.binary_search_by(|field| field.name.cmp(name.as_str())) else {
+                self.fault("unknown field", &name);
+                continue;
+            };
+            let field = &definition.fields[index];
+            if std::mem::replace(&mut seen[index], true) {
+                self.fault("duplicate field", &name);
+            }
+            if value == Node::Null {
+                continue;
+            }
+            self.enter(field);
+            let value = self.value(&field.ty, field.go, value)?;
+            self.leave();
+            if field.presence == Presence::OmitEmpty && is_empty(&value) {
+                map.remove(field.name);
+            } else {
+                map.insert(name, value);
+            }
+        }
+        self.owner = outer;
+        complete(definition, &mut map);
+        Ok(Value::Object(map))
+    }
+
+    fn enter(&mut self, field: &Field) {
+        let separator = if self.strict_path.is_empty() { "" } else { "." };
+        self.strict_path.push(format!("{separator}{}", field.name));
+        self.field_path.push(field.name);
+    }
+
+    fn leave(&mut self) {
+        self.strict_path.pop();
+        self.field_path.pop();
+    }
+
+    fn value(&mut self, ty: &'static Type, go: Option<&'static str>, node: Node) -> Result<Value, Mistyped> {
+        let go_type = || go.map_or_else(|| go_type(ty), str::to_owned);
+        match (ty, node) {
+            (Type::Ref(_), node) => {
+                let definition = ty.definition().expect("a reference has a definition");
+                self.definition(definition, node)
+            }
+            (_, Node::Null) => Ok(zero(ty)),
+            (Type::String, Node::Text(text)) => Ok(Value::String(text)),
+            (Type::Bool, Node::Bool(value)) => Ok(Value::Bool(value)),
+            (Type::Int32, Node::Number(number)) => {
+                self.integer(number, i64::from(i32::MIN), i64::from(i32::MAX), &go_type())
+            }
+            (Type::Int64, Node::Number(number)) => self.integer(number, i64::MIN, i64::MAX, &go_type()),
+            (Type::Double, Node::Number(number)) => Ok(Value::Number(number)),
+            (Type::Bytes, Node::Text(text)) => scalar::base64(text).map(Value::String).map_err(Mistyped),
+            (Type::List(item), Node::List(items)) => self.list(item, go, items),
+            (Type::Map(value), Node::Map(entries)) => self.map(value, go, entries),
+            (_, other) => Err(self.mistyped(word(&other), &go_type())),
+        }
+    }
+
+    fn integer(&self, number: Number, low: i64, high: i64, go: &str) -> Result<Value, Mistyped> {
+        match number.as_i64() {
+            Some(value) if (low..=high).contains(&value) => Ok(Value::Number(number)),
+            _ => Err(self.mistyped(format!("number {number}"), go)),
+        }
+    }
+
+    fn list(&mut self, item: &'static Type, go: Option<&'static str>, items: Vec<Node>) -> Result<Value, Mistyped> {
+        let go = go.and_then(|go| go.strip_prefix("[]"));
+        let mut out = Vec::with_capacity(items.len());
+        for (index, node) in items.into_iter().enumerate() {
+            self.strict_path.push(format!("[{index}]"));
+            out.push(self.value(item, go, node)?);
+            self.strict_path.pop();
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn map(
+        &mut self,
+        value: &'static Type,
+        go: Option<&'static str>,
+        entries: Vec<(String, Node)>,
+    ) -> Result<Value, Mistyped> {
+        let go = go.and_then(|go| Some(go.strip_prefix("map[")?.split_once(']')?.1));
+        let mut map = Map::new();
+        for (key, node) in entries {
+            if map.contains_key(&key) {
+                self.fault("duplicate field", &key);
+            }
+            let separator = if self.strict_path.is_empty() { "" } else { "." };
+            self.strict_path.push(format!("{separator}{key}"));
+            let value = self.value(value, go, node)?;
+            self.strict_path.pop();
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+fn go_type(ty: &Type) -> String {
+    match ty {
+        Type::String => "string".to_owned(),
+        Type::Bytes => "[]uint8".to_owned(),
+        Type::Int32 => "int32".to_owned(),
+        Type::Int64 => "int64".to_owned(),
+        Type::Bool => "bool".to_owned(),
+        Type::Double => "float64".to_owned(),
+        Type::List(item) => format!("[]{}", go_type(item)),
+        Type::Map(value) => format!("map[string]{}", go_type(value)),
+        Type::Ref(_) => ty.definition().map_or_else(String::new, Definition::go_type),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+/// What upstream writes for a value that nobody set.
+fn zero(ty: &Type) -> Value {
+    match ty {
+        Type::String => json!(""),
+        Type::Int32 | Type::Int64 | Type::Double => json!(0),
+        Type::Bool => json!(false),
+        Type::Bytes | Type::List(_) | Type::Map(_) => Value::Null,
+        Type::Ref(_) => {
+            let definition = ty.definition().expect("a reference has a definition");
+            match definition.shape {
+                Shape::Struct => {
+                    let mut map = Map::new();
+                    complete(definition, &mut map);
+                    Value::Object(map)
+                }
+                Shape::Quantity => json!("0"),
+                Shape::IntOrString => json!(0),
+                Shape::Time | Shape::MicroTime | Shape::Raw | Shape::Any => Value::Null,
+            }
+        }
+    }
+}
+
+/// Adds the fields that upstream always writes.
+fn complete(definition: &'static Definition, map: &mut Map) {
+    for field in &definition.fields {
+        let missing = match field.presence {
+            Presence::Always => zero(&field.ty),
+            Presence::Nullable => Value::Null,
+            Presence::OmitEmpty | Presence::Pointer => continue,
+        };
+        if !map.contains_key(field.name) {
+            map.insert(field.name.to_owned(), missing);
+        }
+    }
+}
