@@ -1,10 +1,15 @@
 //! Revisions, transactions, watch and compaction, as etcd means them, over keys and bytes.
 //! No kind is known here; only the API server depends on this crate.
+//! The trait and its data stand in this file; each back end has a module of its own.
+
+pub mod embedded;
 
 use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::Stream;
+
+pub use embedded::{EmbeddedOptions, EmbeddedStore, HistoryLimits};
 
 /// A point in the store's history. Every transaction that changes something makes the next one; 0 is before all.
 pub type Revision = u64;
@@ -159,15 +164,26 @@ pub trait Store: Send + Sync + 'static {
     /// The present revision.
     async fn revision(&self) -> Result<Revision, StoreError>;
     /// One key.
-    async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<(Revision, Option<KeyValue>), StoreError>;
+    async fn get(
+        &self,
+        key: &[u8],
+        at: Option<Revision>,
+    ) -> Result<(Revision, Option<KeyValue>), StoreError>;
     /// Keys of a range in order, `limit` 0 for all.
-    async fn range(&self, range: &KeyRange, at: Option<Revision>, limit: usize) -> Result<RangeResult, StoreError>;
+    async fn range(
+        &self,
+        range: &KeyRange,
+        at: Option<Revision>,
+        limit: usize,
+    ) -> Result<RangeResult, StoreError>;
     /// Compares and changes.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
     /// All changes in the range after revision `after`, without gap or repeat.
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream, StoreError>;
     /// Forgets the history before `revision`; present values always stay.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+    /// Asks that every watch which is further than it has told says so soon, with a [`WatchItem::Progress`].
+    async fn request_progress(&self) -> Result<(), StoreError>;
 }
 
 impl KeyRange {
@@ -181,7 +197,10 @@ impl KeyRange {
                 break;
             }
         }
-        Self { start, end: end.into() }
+        Self {
+            start,
+            end: end.into(),
+        }
     }
 
     /// Whether a key lies in the range; an empty `end` means no upper bound.

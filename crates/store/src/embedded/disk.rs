@@ -1,0 +1,402 @@
+//! What lies on the disk, and how it is written and read: one log in `fjall`, ordered by revision.
+//!
+//! | key | value |
+//! |---|---|
+//! | revision (8 bytes, big end first), then the key | 1, create revision, value; or 0 where the key was removed |
+//! | revision 0, then a name | facts about the store: format, compacted revision, reserved revision, gaps |
+//!
+//! A value is written once. When history is forgotten, the records that nothing refers to are removed from the log.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fjall::compaction::Leveled;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::state::{Entry, State};
+use crate::{KeyValue, Revision, StoreError, WatchEvent};
+
+/// The version of the layout above.
+const FORMAT: u64 = 1;
+
+/// All values are read once, at the start; after that nothing reads, so that a block cache would be waste.
+const CACHE_BYTES: u64 = 256 * 1024;
+
+/// Small, because what is in it is in memory already; large enough for a burst of writes between two flushes.
+const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
+
+/// The size of a table file: small, so that forgotten records leave the folder soon.
+const TABLE_BYTES: u64 = 2 * 1024 * 1024;
+
+/// The least that the engine takes: journals beyond this are flushed and removed.
+const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Table files that are held open.
+const OPEN_FILES: usize = 16;
+
+const KEYSPACE: &str = "log";
+
+const TAG_REMOVED: u8 = 0;
+const TAG_VALUE: u8 = 1;
+
+/// A write to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// Writes a record.
+    Put(Vec<u8>, Vec<u8>),
+    /// Removes a record.
+    Remove(Vec<u8>),
+}
+
+/// Where the writer puts its batches; a seam, so that failing disks can be tested.
+pub(super) trait Disk: Send {
+    /// Writes all or nothing, and returns when it would survive a power cut.
+    fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError>;
+}
+
+/// The record that one event makes.
+pub(super) fn record(event: &WatchEvent) -> Operation {
+    let value = match &event.value {
+        None => vec![TAG_REMOVED],
+        Some(value) => {
+            let mut bytes = Vec::with_capacity(9 + value.value.len());
+            bytes.push(TAG_VALUE);
+            bytes.extend_from_slice(&value.create_revision.to_be_bytes());
+            bytes.extend_from_slice(&value.value);
+            bytes
+        }
+    };
+    Operation::Put(record_key(event.revision, &event.key), value)
+}
+
+/// The key of a record.
+pub(super) fn record_key(revision: Revision, key: &[u8]) -> Vec<u8> {
+    [&revision.to_be_bytes(), key].concat()
+}
+
+/// A fact about the store, beside the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fact {
+    /// The layout's version.
+    Format,
+    /// History up to here is forgotten.
+    Compacted,
+    /// Revisions up to here may have been shown without being on the disk.
+    Reserved,
+    /// Revisions from this one (to the value) may have been shown and lost.
+    Gap(Revision),
+}
+
+impl Fact {
+    fn key(self) -> Vec<u8> {
+        let name = match self {
+            Self::Format => "format".into(),
+            Self::Compacted => "compacted".into(),
+            Self::Reserved => "reserved".into(),
+            Self::Gap(first) => format!("gap/{first:020}"),
+        };
+        record_key(0, name.as_bytes())
+    }
+
+    fn parse(name: &[u8]) -> Option<Self> {
+        match name {
+            b"format" => Some(Self::Format),
+            b"compacted" => Some(Self::Compacted),
+            b"reserved" => Some(Self::Reserved),
+            _ => std::str::from_utf8(name)
+                .ok()?
+                .strip_prefix("gap/")?
+                .parse()
+                .ok()
+                .map(Self::Gap),
+        }
+    }
+
+    /// Writes the fact.
+    pub(super) fn put(self, value: u64) -> Operation {
+        Operation::Put(self.key(), value.to_be_bytes().to_vec())
+    }
+
+    /// Removes the fact.
+    pub(super) fn remove(self) -> Operation {
+        Operation::Remove(self.key())
+    }
+}
+
+/// The log on a real disk.
+pub(super) struct FjallDisk {
+    database: Database,
+    keyspace: Keyspace,
+    path: PathBuf,
+}
+
+/// A log that was opened, with what it holds.
+pub(super) struct Loaded {
+    pub(super) disk: FjallDisk,
+    pub(super) state: State,
+    /// The last revision that may have been shown without being on the disk.
+    pub(super) reserved: Revision,
+}
+
+impl FjallDisk {
+    /// Opens or makes the log in the folder `path`, and reads it; `at` is the age that what is read is given.
+    pub(super) fn open(path: &Path, at: Duration) -> Result<Loaded, StoreError> {
+        std::fs::create_dir_all(path)
+            .map_err(|error| io_error("creating the folder of", path, &error))?;
+        probe(path)?;
+        // The engine checks some of what it reads with assertions; a damaged file must be an error all the same.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let disk =
+                Self::open_engine(path).map_err(|error| describe("opening", path, &error))?;
+            disk.load(at)
+        }));
+        opened.unwrap_or_else(|_| Err(corrupt(path, "the engine cannot make sense of its files")))
+    }
+
+    fn open_engine(path: &Path) -> Result<Self, fjall::Error> {
+        let database = Database::builder(path)
+            .cache_size(CACHE_BYTES)
+            .max_cached_files(Some(OPEN_FILES))
+            .max_journaling_size(JOURNAL_BYTES)
+            .manual_journal_persist(true)
+            .worker_threads(1)
+            .open()?;
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .manual_journal_persist(true)
+                .max_memtable_size(MEMTABLE_BYTES)
+                .compaction_strategy(Arc::new(
+                    Leveled::default().with_table_target_size(TABLE_BYTES),
+                ))
+        };
+        let keyspace = database.keyspace(KEYSPACE, options)?;
+        Ok(Self {
+            database,
+            keyspace,
+            path: path.to_path_buf(),
+        })
+    }
+
+    fn load(self, at: Duration) -> Result<Loaded, StoreError> {
+        let mut loader = Loader {
+            path: &self.path,
+            facts: Facts::default(),
+            state: None,
+            entry: None,
+            at,
+        };
+        for item in self.keyspace.iter() {
+            let (key, value) = item
+                .into_inner()
+                .map_err(|error| describe("reading", &self.path, &error))?;
+            loader.add(&key, &value)?;
+        }
+        let (state, facts) = loader.finish()?;
+        let mut disk = self;
+        if facts.format.is_none() {
+            disk.write(vec![Fact::Format.put(FORMAT)])?;
+        }
+        Ok(Loaded {
+            disk,
+            state,
+            reserved: facts.reserved,
+        })
+    }
+}
+
+impl Disk for FjallDisk {
+    fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
+        let mut batch = self
+            .database
+            .batch()
+            .durability(Some(PersistMode::SyncData));
+        for operation in operations {
+            match operation {
+                Operation::Put(key, value) => batch.insert(&self.keyspace, key, value),
+                Operation::Remove(key) => batch.remove(&self.keyspace, key),
+            }
+        }
+        batch
+            .commit()
+            .map_err(|error| describe("writing to", &self.path, &error))
+    }
+}
+
+#[derive(Default)]
+struct Facts {
+    format: Option<u64>,
+    compacted: Revision,
+    reserved: Revision,
+    gaps: Vec<(Revision, Revision)>,
+}
+
+/// Builds the state from the log; the facts come first, because they stand under revision 0.
+struct Loader<'a> {
+    path: &'a Path,
+    facts: Facts,
+    state: Option<State>,
+    entry: Option<Entry>,
+    at: Duration,
+}
+
+impl Loader<'_> {
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let (revision, name) = key
+            .split_first_chunk::<8>()
+            .ok_or_else(|| corrupt(self.path, "a record without a revision"))?;
+        match u64::from_be_bytes(*revision) {
+            0 => self.add_fact(name, value),
+            revision => self.add_record(revision, name, value),
+        }
+    }
+
+    fn add_fact(&mut self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let value = value
+            .try_into()
+            .map(u64::from_be_bytes)
+            .map_err(|_| corrupt(self.path, "a fact that is no number"))?;
+        match Fact::parse(name) {
+            Some(Fact::Format) if value > FORMAT => {
+                let path = self.path.display();
+                return Err(StoreError::Unavailable(format!(
+                    "opening the store {path}: written by a newer version (format {value}, this one knows {FORMAT})"
+                )));
+            }
+            Some(Fact::Format) => self.facts.format = Some(value),
+            Some(Fact::Compacted) => self.facts.compacted = value,
+            Some(Fact::Reserved) => self.facts.reserved = value,
+            Some(Fact::Gap(first)) => self.facts.gaps.push((first, value)),
+            None => return Err(corrupt(self.path, "an unknown fact")),
+        }
+        Ok(())
+    }
+
+    fn add_record(
+        &mut self,
+        revision: Revision,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), StoreError> {
+        let key = Bytes::copy_from_slice(key);
+        let value = match value.split_first() {
+            Some((&TAG_REMOVED, [])) => None,
+            Some((&TAG_VALUE, rest)) if rest.len() >= 8 => {
+                let (created, value) = rest.split_at(8);
+                let create_revision = created
+                    .try_into()
+                    .map(u64::from_be_bytes)
+                    .expect("eight bytes were split off");
+                let value = Bytes::copy_from_slice(value);
+                Some(KeyValue {
+                    key: key.clone(),
+                    value,
+                    create_revision,
+                    mod_revision: revision,
+                })
+            }
+            _ => {
+                return Err(corrupt(
+                    self.path,
+                    "a record that is neither a value nor a removal",
+                ));
+            }
+        };
+        if self
+            .entry
+            .as_ref()
+            .is_some_and(|entry| entry.revision != revision)
+        {
+            self.flush();
+        }
+        let previous = self.state().value(&key).cloned();
+        let entry = self.entry.get_or_insert_with(|| Entry {
+            revision,
+            at: Duration::ZERO,
+            events: Vec::new(),
+        });
+        entry.events.push(WatchEvent {
+            revision,
+            key,
+            value,
+            previous,
+        });
+        Ok(())
+    }
+
+    fn state(&mut self) -> &mut State {
+        let facts = &self.facts;
+        self.state
+            .get_or_insert_with(|| State::new(facts.compacted, facts.gaps.clone()))
+    }
+
+    fn flush(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            let at = self.at;
+            self.state().apply(Entry { at, ..entry });
+        }
+    }
+
+    fn finish(mut self) -> Result<(State, Facts), StoreError> {
+        self.flush();
+        self.state();
+        let state = self
+            .state
+            .take()
+            .ok_or_else(|| corrupt(self.path, "no state"))?;
+        Ok((state, self.facts))
+    }
+}
+
+/// Writes to the folder before the engine does, for an error that says what is wrong.
+fn probe(path: &Path) -> Result<(), StoreError> {
+    let file = path.join(".writable");
+    std::fs::write(&file, b"").map_err(|error| io_error("writing to", path, &error))?;
+    std::fs::remove_file(&file).map_err(|error| io_error("writing to", path, &error))
+}
+
+fn io_error(operation: &str, path: &Path, error: &io::Error) -> StoreError {
+    let path = path.display();
+    let cure = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and start again"
+        }
+        io::ErrorKind::PermissionDenied => "; is it owned by another user?",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written to",
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+            "; it is corrupt: restore it from a backup, or remove it to start anew"
+        }
+        _ => "",
+    };
+    StoreError::Unavailable(format!("{operation} the store {path}: {error}{cure}"))
+}
+
+fn corrupt(path: &Path, what: &str) -> StoreError {
+    let path = path.display();
+    StoreError::Unavailable(format!(
+        "opening the store {path}: it is corrupt ({what}); restore it from a backup, or remove it to start anew"
+    ))
+}
+
+fn describe(operation: &str, path: &Path, error: &fjall::Error) -> StoreError {
+    match error {
+        fjall::Error::Locked => {
+            let path = path.display();
+            StoreError::Unavailable(format!(
+                "{operation} the store {path}: it is in use by another process"
+            ))
+        }
+        fjall::Error::Io(error) => io_error(operation, path, error),
+        fjall::Error::Storage(fjall::LsmError::Io(error)) => io_error(operation, path, error),
+        fjall::Error::Poisoned => {
+            let path = path.display();
+            StoreError::Unavailable(format!(
+                "{operation} the store {path}: an earlier write failed; start again"
+            ))
+        }
+        error => corrupt(path, &format!("{error:?}")),
+    }
+}

@@ -1,0 +1,138 @@
+//! The writer on a disk that fails, on a clock that stands still.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use skiff_base::Timestamp;
+use skiff_base::clock::ManualClock;
+
+use super::disk::Operation;
+use super::*;
+use crate::{Durability, WatchItem};
+
+/// A disk that remembers its batches, and fails when it is told to.
+#[derive(Clone, Default)]
+struct FakeDisk {
+    batches: Arc<Mutex<Vec<Vec<Operation>>>>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Disk for FakeDisk {
+    fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable(
+                "writing to the store /x: No space left on device (os error 28)".into(),
+            ));
+        }
+        self.batches.lock().push(operations);
+        Ok(())
+    }
+}
+
+fn start(disk: &FakeDisk) -> (Arc<EmbeddedStore>, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH));
+    // A still clock never reaches the deadline of what is postponed: it is written with the next durable commit only.
+    let options = EmbeddedOptions {
+        clock: clock.clone(),
+        relaxed_delay: Duration::from_secs(3600),
+        ..EmbeddedOptions::default()
+    };
+    let store = EmbeddedStore::start(disk.clone(), State::new(0, Vec::new()), 0, options).unwrap();
+    (store, clock)
+}
+
+async fn put(
+    store: &EmbeddedStore,
+    key: &'static str,
+    durability: Durability,
+) -> Result<Outcome, StoreError> {
+    let change = Change::Put {
+        key: Bytes::from_static(key.as_bytes()),
+        value: Bytes::from_static(b"1"),
+    };
+    store
+        .commit(Transaction {
+            changes: vec![change],
+            durability,
+            ..Transaction::default()
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_commits_and_nothing_else() {
+    let disk = FakeDisk::default();
+    let (store, _clock) = start(&disk);
+    let mut watch = store.watch(KeyRange::prefix(""), 1).await.unwrap();
+    put(&store, "a", Durability::Durable).await.unwrap();
+    disk.broken.store(true, Ordering::Relaxed);
+    let message = "writing to the store /x: No space left on device (os error 28)";
+    assert_eq!(
+        put(&store, "b", Durability::Durable)
+            .await
+            .unwrap_err()
+            .to_string(),
+        message
+    );
+    disk.broken.store(false, Ordering::Relaxed);
+    assert_eq!(
+        put(&store, "c", Durability::Relaxed)
+            .await
+            .unwrap_err()
+            .to_string(),
+        message,
+        "what the disk holds is not known"
+    );
+    let all = store.range(&KeyRange::prefix(""), None, 0).await.unwrap();
+    assert_eq!(
+        (all.items.len(), all.revision),
+        (1, 2),
+        "what failed is not seen"
+    );
+    assert!(
+        matches!(watch.next().await, Some(Ok(WatchItem::Events(events))) if events[0].key == "a")
+    );
+    store.close();
+    assert_eq!(disk.batches.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn relaxed_commits_wait_for_the_next_durable_one() {
+    let disk = FakeDisk::default();
+    let (store, _clock) = start(&disk);
+    put(&store, "a", Durability::Relaxed).await.unwrap();
+    assert_eq!(
+        disk.batches.lock().len(),
+        1,
+        "the first one reserves revisions"
+    );
+    for key in ["a", "b", "c"] {
+        put(&store, key, Durability::Relaxed).await.unwrap();
+    }
+    assert_eq!(store.revision().await.unwrap(), 5, "they are seen at once");
+    assert_eq!(disk.batches.lock().len(), 1);
+    put(&store, "d", Durability::Durable).await.unwrap();
+    assert_eq!(
+        disk.batches.lock()[1].len(),
+        4,
+        "they are written in their order, with the durable one"
+    );
+    store.close();
+    assert_eq!(
+        disk.batches.lock()[2],
+        [Fact::Reserved.put(6)],
+        "a clean end gives the reserved revisions back"
+    );
+}
+
+#[tokio::test]
+async fn an_idle_store_writes_nothing() {
+    let disk = FakeDisk::default();
+    let (store, clock) = start(&disk);
+    put(&store, "a", Durability::Durable).await.unwrap();
+    clock.advance(Duration::from_secs(100_000));
+    store.request_progress().await.unwrap();
+    store.close();
+    assert_eq!(disk.batches.lock().len(), 1);
+}
