@@ -1,1 +1,32 @@
-fn main() {}
+//! Everything a contributor runs: `cargo xtask test`, `bench`, `tidy`.
+
+mod bench;
+mod needs;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask test [LAYER | FILTER]   install what the tests need, run them, sum them up; layers: pure, node
+cargo xtask bench [NAME]            measure; names: store, up, idle, pods, memory
+cargo xtask tidy                    format, lints, dependency edges, file sizes";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
+    let outcome = match arguments.first().map(String::as_str) {
+        Some("test") => test::run(&rest),
+        Some("bench") => bench::run(&rest),
+        Some("tidy") => tidy::run(),
+        _ => Err(USAGE.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

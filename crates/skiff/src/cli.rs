@@ -1,0 +1,177 @@
+//! The command line: what can be typed, and nothing of what it does.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::paths::DEFAULT_DATA_DIR;
+
+/// A complete Kubernetes in one light binary.
+#[derive(Debug, Parser)]
+#[command(name = "skiff", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which node a command is about.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The folder that holds all state
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR, env = "SKIFF_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// A node kept apart from the machine: in namespaces of its own, with no route to the outside
+    #[arg(long, value_name = "NAME", value_parser = isolated_name)]
+    pub isolated: Option<String>,
+}
+
+/// Names become parts of interface, cgroup and folder names.
+fn isolated_name(name: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > 40 || !name.chars().all(legal) || name.starts_with('-') || name.ends_with('-') {
+        return Err(
+            "a name is 1 to 40 lower-case letters, digits and '-', and starts and ends with a letter or digit".into()
+        );
+    }
+    Ok(name.to_owned())
+}
+
+/// How a node is set up; kept from its first start where it concerns stored objects.
+#[derive(Debug, Clone, Args)]
+pub struct NodeOptions {
+    /// The name of the Node object [default: the host name, or the isolated node's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The address of the node [default: the one that outgoing connections have]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<std::net::IpAddr>,
+    /// The port of the API server [default: 6443, or a free one for an isolated node]
+    #[arg(long, value_name = "PORT")]
+    pub api_port: Option<u16>,
+    /// A further name or address for the API server's certificate; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub tls_san: Vec<String>,
+    /// A registry that is reached without TLS, beside those on this machine; can be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub insecure_registry: Vec<String>,
+    /// Seconds to wait for the node to be Ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub wait: u64,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the node, control plane and all, and wait until it is Ready
+    Up {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        node: NodeOptions,
+    },
+    /// Stop the node and its containers; its state stays
+    Down(Target),
+    /// Stop the node and remove everything it left on this machine
+    Delete(Target),
+    /// Show processes, memory and readiness
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// The form of the answer
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Print the administrator's kubeconfig
+    Kubeconfig(Target),
+    /// Work with the node's images
+    Image {
+        /// What to do.
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Show what this machine lacks, and how to get it
+    Check,
+    /// Print what the server says
+    Logs {
+        #[command(flatten)]
+        target: Target,
+        /// Go on printing as more is said
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Run the server in the foreground
+    Server {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        node: NodeOptions,
+        /// This process stands inside the isolated node already
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
+    #[command(hide = true)]
+    #[expect(missing_docs, reason = "not for people")]
+    KeeperParent { root: PathBuf },
+    #[command(hide = true)]
+    #[expect(missing_docs, reason = "not for people")]
+    Keeper { root: PathBuf },
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Import a tar made by docker save, or of the OCI layout
+    Import {
+        #[command(flatten)]
+        target: Target,
+        /// The file
+        file: PathBuf,
+    },
+    /// Pull an image from its registry
+    Pull {
+        #[command(flatten)]
+        target: Target,
+        /// The image, such as localhost:5000/hello:v1
+        image: String,
+    },
+    /// List the images
+    #[command(visible_alias = "ls")]
+    List(Target),
+    /// Remove an image
+    Rm {
+        #[command(flatten)]
+        target: Target,
+        /// The image, by name or digest
+        image: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_that_no_interface_could_have_are_refused() {
+        assert!(isolated_name("demo-1").is_ok());
+        for bad in ["", "Demo", "-a", "a/b", &"x".repeat(41)] {
+            assert!(isolated_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! What the commands do, seen from outside the server: starting it, ending it, asking it.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use http::Method;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::check;
+use crate::cli::{ImageCommand, NodeOptions, Output, Target};
+use crate::control::{self, ControlError};
+use crate::isolation::{self, Link, MAX_LINKS};
+use crate::kubeconfig;
+use crate::paths::{NodeFacts, Paths, named};
+use crate::process::{Process, descendants};
+
+/// The port of the API server unless another is asked for.
+const API_PORT: u16 = 6443;
+/// How often a starting server's socket is looked for.
+const START_POLL: Duration = Duration::from_millis(5);
+/// A stopping server and its containers have this long: the grace of a Pod and a little more.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why a command failed, for people.
+pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
+type Outcome<T = ()> = Result<T, CommandError>;
+
+fn paths(target: &Target) -> Paths {
+    Paths::new(&target.data_dir, target.isolated.as_deref())
+}
+
+/// The name of the node's kubeconfig context.
+pub fn context_name(paths: &Paths) -> String {
+    paths.isolated.as_ref().map_or_else(|| "skiff".to_owned(), |name| format!("skiff-{name}"))
+}
+
+/// `skiff up`.
+///
+/// # Errors
+/// The machine lacks something, or the server did not start.
+pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
+    let findings = check::judge(&check::Machine::observe(&target.data_dir));
+    if let Some(obstacle) = check::obstacle(&findings) {
+        return Err(format!("this machine cannot run a node:\n{obstacle}").into());
+    }
+    let paths = paths(target);
+    paths.create()?;
+    let facts = decide_facts(&paths, target, options)?;
+    if Process::read(&paths.server_pid())?.is_none() {
+        start_server(&paths, target, options)?;
+    }
+    let status = wait_ready(&paths, Duration::from_secs(options.wait))?;
+    if paths.isolated.is_none() {
+        if let Some(file) = kubeconfig::users_file() {
+            let text = fs::read_to_string(paths.kubeconfig())?;
+            let config: Value = serde_saphyr::from_str(&text)?;
+            kubeconfig::merge_into(&file, &config)?;
+        }
+    }
+    print_next_steps(&paths, &facts, &status)
+}
+
+/// What the node decided at its first start, or decides now.
+fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcome<NodeFacts> {
+    if let Some(mut facts) = NodeFacts::load(paths)? {
+        if let Some(port) = options.api_port {
+            facts.api_port = port;
+            facts.save(paths)?;
+        }
+        return Ok(facts);
+    }
+    let node_name = match (&options.node_name, &paths.isolated) {
+        (Some(name), _) | (None, Some(name)) => name.clone(),
+        (None, None) => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+    };
+    let (api_port, link) = match &paths.isolated {
+        Some(_) => (options.api_port.map_or_else(free_port, Ok)?, free_link(&target.data_dir)?),
+        None => (options.api_port.unwrap_or(API_PORT), 0),
+    };
+    let facts = NodeFacts { node_name, api_port, link };
+    facts.save(paths)?;
+    Ok(facts)
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The lowest link number that no isolated node of this data folder has and no interface of this machine.
+fn free_link(data_dir: &Path) -> Outcome<u8> {
+    let mut taken = Vec::new();
+    for name in isolation::list(data_dir)? {
+        taken.extend(NodeFacts::load(&Paths::new(data_dir, Some(&name)))?.map(|facts| facts.link));
+    }
+    let free = |number: &u8| {
+        let interface = Path::new("/sys/class/net").join(Link::new(*number).host_interface());
+        !taken.contains(number) && !interface.exists()
+    };
+    (1..=MAX_LINKS).find(free).ok_or_else(|| format!("there are {MAX_LINKS} isolated nodes already").into())
+}
+
+/// The arguments that start the server for the same node with the same options.
+pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
+    let mut arguments = vec!["server".to_owned(), "--data-dir".to_owned(), target.data_dir.display().to_string()];
+    let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    if let Some(name) = &target.isolated {
+        flag("--isolated", name.clone());
+    }
+    if let Some(name) = &options.node_name {
+        flag("--node-name", name.clone());
+    }
+    if let Some(ip) = options.node_ip {
+        flag("--node-ip", ip.to_string());
+    }
+    options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
+    options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
+    arguments
+}
+
+fn start_server(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcome {
+    let mut log = File::options().create(true).append(true).read(true).open(paths.log())?;
+    let from = log.seek(SeekFrom::End(0))?;
+    // A socket of the last run would be taken for this one's.
+    match fs::remove_file(paths.control_socket()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(named(&paths.control_socket(), "remove", error).into());
+        }
+        _ => {}
+    }
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(server_arguments(target, options))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .spawn()?;
+    loop {
+        if paths.control_socket().exists() {
+            return Ok(());
+        }
+        // An isolated node's first process ends well once the real one runs inside.
+        let ended = child.try_wait()?.filter(|status| !status.success());
+        let gone = paths.isolated.is_some() && child.try_wait()?.is_some() && Process::read(&paths.server_pid())?.is_none();
+        if ended.is_some() || (gone && !paths.control_socket().exists()) {
+            return Err(last_words(&mut log, from, paths)?.into());
+        }
+        std::thread::sleep(START_POLL);
+    }
+}
+
+/// What the server said before it ended.
+fn last_words(log: &mut File, from: u64, paths: &Paths) -> io::Result<String> {
+    let mut said = String::new();
+    log.seek(SeekFrom::Start(from))?;
+    log.read_to_string(&mut said)?;
+    let errors: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("skiff: ")).collect();
+    if errors.is_empty() {
+        return Ok(format!("the server ended; {} says more", paths.log().display()));
+    }
+    Ok(errors.join("\n"))
+}
+
+fn wait_ready(paths: &Paths, limit: Duration) -> Outcome<Value> {
+    let runtime = small_runtime()?;
+    runtime.block_on(async {
+        let socket = paths.control_socket();
+        let body = json!({ "limit_seconds": limit.as_secs() });
+        loop {
+            match control::call(&socket, Method::GET, "/ready", &body).await {
+                Err(ControlError::NotRunning(_)) if Process::read(&paths.server_pid())?.is_some() => {
+                    tokio::time::sleep(START_POLL).await;
+                }
+                Err(ControlError::NotRunning(_) | ControlError::Broken(_)) => {
+                    let mut log = File::open(paths.log())?;
+                    return Err(last_words(&mut log, 0, paths)?.into());
+                }
+                answer => return Ok(answer?),
+            }
+        }
+    })
+}
+
+fn small_runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn ask(paths: &Paths, method: Method, command: &str, body: &Value) -> Outcome<Value> {
+    Ok(small_runtime()?.block_on(control::call(&paths.control_socket(), method, command, body))?)
+}
+
+fn print_next_steps(paths: &Paths, facts: &NodeFacts, status: &Value) -> Outcome {
+    let mut out = io::stdout().lock();
+    writeln!(out, "Node {} is Ready ({}).", facts.node_name, status["version"].as_str().unwrap_or("unknown version"))?;
+    match &paths.isolated {
+        None => {
+            writeln!(out, "kubectl uses the context \"skiff\" from now on. Try:")?;
+            writeln!(out, "  kubectl get nodes")?;
+            writeln!(out, "  kubectl create deployment hello --image=IMAGE")?;
+            writeln!(out, "  skiff status")?;
+        }
+        Some(name) => {
+            writeln!(out, "It is kept apart from this machine's network. Try:")?;
+            writeln!(out, "  export KUBECONFIG={}", paths.kubeconfig().display())?;
+            writeln!(out, "  kubectl get nodes")?;
+            writeln!(out, "  skiff status --isolated {name}")?;
+        }
+    }
+    Ok(())
+}
+
+/// `skiff down`.
+///
+/// # Errors
+/// Something does not stop.
+pub fn down(target: &Target) -> Outcome {
+    let paths = paths(target);
+    if !stop(&paths)? {
+        println!("skiff is not running");
+    }
+    Ok(())
+}
+
+/// Stops server and containers; says whether anything ran.
+fn stop(paths: &Paths) -> Outcome<bool> {
+    let mut ran = false;
+    if let Some(server) = Process::read(&paths.server_pid())? {
+        ran = true;
+        match ask(paths, Method::POST, "/down", &Value::Null) {
+            Ok(_) => {}
+            Err(error) => {
+                eprintln!("skiff: {error}; ending it by signal");
+                server.signal(Signal::SIGTERM)?;
+            }
+        }
+        if !server.wait_gone(STOP_LIMIT) {
+            server.signal(Signal::SIGKILL)?;
+        }
+    }
+    if let Some(keeper) = Process::read(&paths.keeper_pid())? {
+        ran = true;
+        keeper.signal(Signal::SIGKILL)?;
+        if !keeper.wait_gone(STOP_LIMIT) {
+            return Err(format!("process {} does not end", keeper.pid).into());
+        }
+    }
+    crate::node::remove_leftovers(paths)?;
+    if let Some(facts) = NodeFacts::load(paths)?.filter(|facts| facts.link > 0) {
+        small_runtime()?.block_on(isolation::remove_link(Link::new(facts.link)))?;
+    }
+    Ok(ran)
+}
+
+/// `skiff delete`.
+///
+/// # Errors
+/// Something does not stop or cannot be removed.
+pub fn delete(target: &Target) -> Outcome {
+    let paths = paths(target);
+    stop(&paths)?;
+    crate::node::remove_everything(&paths)?;
+    match fs::remove_dir_all(&paths.root) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(&paths.root, "remove", error).into()),
+        _ => {}
+    }
+    if let (None, Some(file)) = (&paths.isolated, kubeconfig::users_file()) {
+        kubeconfig::remove_from(&file, &context_name(&paths))?;
+    }
+    Ok(())
+}
+
+/// `skiff status`.
+///
+/// # Errors
+/// The server answers nonsense, or the output is closed.
+pub fn status(target: &Target, output: Output) -> Outcome {
+    let paths = paths(target);
+    let status = observe_status(&paths)?;
+    let mut out = io::stdout().lock();
+    if output == Output::Json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+    } else {
+        write!(out, "{}", render_status(&status))?;
+    }
+    if status["ready"] == true { Ok(()) } else { Err("the node is not Ready".into()) }
+}
+
+fn observe_status(paths: &Paths) -> Outcome<Value> {
+    let Some(server) = Process::read(&paths.server_pid())? else {
+        return Ok(json!({"running": false, "ready": false, "processes": [], "memory_bytes": 0}));
+    };
+    let mut status = ask(paths, Method::GET, "/status", &Value::Null)?;
+    let roots = [Some(server), Process::read(&paths.keeper_pid())?];
+    let mut pids: Vec<i32> = roots.iter().flatten().flat_map(|root| descendants(root.pid)).collect();
+    pids.extend(crate::node::shim_pids(paths));
+    pids.sort_unstable();
+    pids.dedup();
+    let mut processes = Vec::new();
+    for process in pids.into_iter().filter_map(Process::of) {
+        let executable = fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+        // Containers' own processes are the user's, not the node's.
+        if executable.file_name() != std::env::current_exe()?.file_name() {
+            continue;
+        }
+        let command = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        let role = role_of(&command);
+        processes.push(json!({"pid": process.pid, "role": role, "memory_bytes": process.pss_bytes().unwrap_or(0)}));
+    }
+    let total: u64 = processes.iter().filter_map(|process| process["memory_bytes"].as_u64()).sum();
+    status["running"] = true.into();
+    status["processes"] = processes.into();
+    status["memory_bytes"] = total.into();
+    Ok(status)
+}
+
+fn role_of(command_line: &[u8]) -> &'static str {
+    let words: Vec<_> = command_line.split(|byte| *byte == 0).collect();
+    let has = |word: &str| words.iter().any(|other| other.ends_with(word.as_bytes()));
+    if has("keeper") {
+        "keeper"
+    } else if has("server") {
+        "server"
+    } else {
+        "shim"
+    }
+}
+
+fn render_status(status: &Value) -> String {
+    if status["running"] != true {
+        return "skiff is not running\n".to_owned();
+    }
+    let text = |field: &str| status[field].as_str().unwrap_or("-").to_owned();
+    let mut lines = vec![
+        format!("Node:     {} ({})", text("node"), if status["ready"] == true { "Ready" } else { "NotReady" }),
+        format!("Version:  {}", text("version")),
+        format!("API:      {}", text("api")),
+        format!("Memory:   {:.1} MiB", status["memory_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 20)),
+        String::new(),
+        format!("{:>8}  {:<8} {:>10}", "PID", "ROLE", "MEMORY"),
+    ];
+    for process in status["processes"].as_array().into_iter().flatten() {
+        let kib = process["memory_bytes"].as_u64().unwrap_or(0) / 1024;
+        lines.push(format!("{:>8}  {:<8} {:>6} KiB", process["pid"], process["role"].as_str().unwrap_or("-"), kib));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// `skiff kubeconfig`.
+///
+/// # Errors
+/// The node was never started.
+pub fn print_kubeconfig(target: &Target) -> Outcome {
+    let path = paths(target).kubeconfig();
+    let text = fs::read_to_string(&path).map_err(|error| named(&path, "read", error))?;
+    print!("{text}");
+    Ok(())
+}
+
+/// `skiff image ...`.
+///
+/// # Errors
+/// The server does not run, or the image is not what it should be.
+pub fn image(command: &ImageCommand) -> Outcome {
+    match command {
+        ImageCommand::Import { target, file } => {
+            let file = fs::canonicalize(file).map_err(|error| named(file, "open", error))?;
+            let answer = ask(&paths(target), Method::POST, "/images/import", &json!({ "file": file }))?;
+            for name in answer["images"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                println!("imported {name}");
+            }
+        }
+        ImageCommand::Pull { target, image } => {
+            let answer = ask(&paths(target), Method::POST, "/images/pull", &json!({ "image": image }))?;
+            println!("{}", answer["image"].as_str().unwrap_or(image));
+        }
+        ImageCommand::List(target) => {
+            let answer = ask(&paths(target), Method::GET, "/images", &Value::Null)?;
+            print!("{}", render_images(&answer));
+        }
+        ImageCommand::Rm { target, image } => {
+            ask(&paths(target), Method::POST, "/images/remove", &json!({ "image": image }))?;
+            println!("removed {image}");
+        }
+    }
+    Ok(())
+}
+
+fn render_images(answer: &Value) -> String {
+    let mut text = format!("{:<50} {:<14} {:>10}\n", "IMAGE", "ID", "SIZE");
+    for image in answer["images"].as_array().into_iter().flatten() {
+        let id = image["id"].as_str().unwrap_or_default().trim_start_matches("sha256:");
+        let mib = image["size_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 20);
+        text.push_str(&format!("{:<50} {:<14} {:>6.1} MiB\n", image["name"].as_str().unwrap_or("<none>"), id.get(..12).unwrap_or(id), mib));
+    }
+    text
+}
+
+/// `skiff check`.
+///
+/// # Errors
+/// Something that is required is not there.
+pub fn check() -> Outcome {
+    let findings = check::judge(&check::Machine::observe(Path::new(crate::paths::DEFAULT_DATA_DIR)));
+    print!("{}", check::render(&findings));
+    match check::obstacle(&findings) {
+        Some(_) => Err("this machine cannot run a node yet".into()),
+        None => Ok(()),
+    }
+}
+
+/// `skiff logs`.
+///
+/// # Errors
+/// The node was never started, or the output is closed.
+pub fn logs(target: &Target, follow: bool) -> Outcome {
+    const POLL: Duration = Duration::from_millis(200);
+    let path = paths(target).log();
+    let mut log = File::open(&path).map_err(|error| named(&path, "read", error))?;
+    let mut out = io::stdout().lock();
+    loop {
+        io::copy(&mut log, &mut out)?;
+        out.flush()?;
+        if !follow {
+            return Ok(());
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_told_in_words() {
+        let status = json!({"running": true, "ready": true, "node": "n1", "version": "v1", "api": "https://127.0.0.1:6443",
+            "memory_bytes": 3 << 20, "processes": [{"pid": 7, "role": "server", "memory_bytes": 3 << 20}]});
+        let text = render_status(&status);
+        assert!(text.contains("n1 (Ready)") && text.contains("3.0 MiB") && text.contains("3072 KiB"), "{text}");
+        assert_eq!(render_status(&json!({"running": false})), "skiff is not running\n");
+    }
+
+    #[test]
+    fn roles_are_read_off_command_lines() {
+        assert_eq!(role_of(b"/usr/bin/skiff\0server\0--data-dir\0/x\0"), "server");
+        assert_eq!(role_of(b"skiff\0keeper\0/x\0"), "keeper");
+        assert_eq!(role_of(b"skiff-shim\0abc\0"), "shim");
+    }
+}

@@ -1,0 +1,297 @@
+//! Nodes kept apart from the machine: a network, mount, process, host-name and IPC namespace each, held open by a
+//! small first process (the keeper), and one link to the host with no route beyond it.
+//!
+//! The keeper outlives the server, so that containers run on while the server is away; ending the keeper ends all.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use futures_util::TryStreamExt;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, setsid};
+use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::paths::{Paths, named};
+use crate::process::Process;
+
+/// Link networks are 198.18.N.0/24: a range that is set aside for tests between devices (RFC 2544), so that it
+/// clashes with nothing real.
+const LINK_PREFIX: [u8; 2] = [198, 18];
+/// The most isolated nodes at a time.
+pub const MAX_LINKS: u8 = 250;
+/// The name of the link inside the node.
+const INNER_LINK: &str = "eth0";
+
+/// The addresses of an isolated node's link.
+#[derive(Debug, Clone, Copy)]
+pub struct Link(u8);
+
+impl Link {
+    /// The link network with this number, 1 to [`MAX_LINKS`].
+    pub fn new(number: u8) -> Self {
+        Self(number)
+    }
+
+    fn address(self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(LINK_PREFIX[0], LINK_PREFIX[1], self.0, last)
+    }
+
+    /// The host's end.
+    pub fn host(self) -> Ipv4Addr {
+        self.address(1)
+    }
+
+    /// The node's end: its InternalIP.
+    pub fn node(self) -> Ipv4Addr {
+        self.address(2)
+    }
+
+    /// The first and last address that load balancers may have.
+    pub fn load_balancers(self) -> (Ipv4Addr, Ipv4Addr) {
+        (self.address(16), self.address(254))
+    }
+
+    /// The name of the host's end.
+    pub fn host_interface(self) -> String {
+        format!("skiff-i{}", self.0)
+    }
+}
+
+/// The namespaces that an isolated node has for itself; the process namespace is entered by children only.
+fn namespaces() -> CloneFlags {
+    CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWPID
+}
+
+/// Starts the keeper of a node unless it runs already.
+///
+/// # Errors
+/// The kernel refuses the namespaces, or the keeper cannot be started.
+pub fn ensure_keeper(paths: &Paths) -> io::Result<Process> {
+    if let Some(keeper) = Process::read(&paths.keeper_pid())? {
+        return Ok(keeper);
+    }
+    let log = File::options().create(true).append(true).open(paths.log())?;
+    // A process of its own makes the namespaces, so that this one stays where it is.
+    let status = Command::new(std::env::current_exe()?)
+        .arg("keeper-parent")
+        .arg(&paths.root)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .status()?;
+    let keeper = Process::read(&paths.keeper_pid())?;
+    keeper.filter(|_| status.success()).ok_or_else(|| {
+        io::Error::other(format!(
+            "this kernel or container does not allow new namespaces (keeper: {status}); {} says more",
+            paths.log().display()
+        ))
+    })
+}
+
+/// The command `keeper-parent`: makes the namespaces, starts the keeper in them and ends.
+///
+/// # Errors
+/// As [`ensure_keeper`].
+pub fn keeper_parent(root: &std::path::Path) -> io::Result<()> {
+    let exe = std::env::current_exe()?;
+    unshare(namespaces()).map_err(|error| io::Error::other(format!("make namespaces: {error}")))?;
+    let child = Command::new(exe).arg("keeper").arg(root).stdin(Stdio::null()).spawn()?;
+    let process =
+        Process::of(child.id() as i32).ok_or_else(|| io::Error::other("the keeper ended as soon as it was started"))?;
+    process.write(&root.join("run/keeper.pid"))
+}
+
+/// The command `keeper`: the first process of the namespace. Gives it a `/proc` of its own and reaps what ends.
+///
+/// # Errors
+/// The mounts cannot be made.
+pub fn keeper() -> io::Result<()> {
+    let failed = |what: &str, error: nix::Error| io::Error::other(format!("{what}: {error}"));
+    setsid().map_err(|error| failed("start a session", error))?;
+    let private = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        .map_err(|error| failed("keep mounts apart", error))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(|error| failed("mount /proc", error))?;
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGHUP);
+    signals.thread_block().map_err(|error| failed("block signals", error))?;
+    loop {
+        while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+        }
+        if signals.wait().map_err(|error| failed("wait for signals", error))? == Signal::SIGTERM {
+            return Ok(());
+        }
+    }
+}
+
+/// Makes the link between the host and the keeper's network, unless it is there.
+///
+/// # Errors
+/// The kernel refuses the interface, its addresses or its route.
+pub async fn ensure_link(keeper: Process, link: Link) -> io::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
+    let failed = |what: &'static str| move |error: rtnetlink::Error| io::Error::other(format!("{what}: {error}"));
+    let name = link.host_interface();
+    if interface_index(&handle, &name).await.is_none() {
+        let request = LinkVeth::new(&name, &format!("{name}n")).build();
+        handle.link().add(request).execute().await.map_err(failed("make the link to the node"))?;
+        let inner = interface_index(&handle, &format!("{name}n")).await;
+        let inner = inner.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
+        let netns = File::open(format!("/proc/{}/ns/net", keeper.pid))?;
+        let moved = LinkUnspec::new_with_index(inner)
+            .name(INNER_LINK)
+            .setns_by_fd(std::os::fd::AsRawFd::as_raw_fd(&netns))
+            .build();
+        handle.link().set(moved).execute().await.map_err(failed("move the link into the node"))?;
+        let outer = interface_index(&handle, &name).await;
+        let outer = outer.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
+        let up = LinkUnspec::new_with_index(outer).up().build();
+        handle.link().set(up).execute().await.map_err(failed("bring the link up"))?;
+        let address = handle.address().add(outer, link.host().into(), 30);
+        address.execute().await.map_err(failed("give the link its address"))?;
+        let route =
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(link.address(0), 24).gateway(link.node()).build();
+        handle.route().add(route).execute().await.map_err(failed("route the node's addresses"))?;
+    }
+    driver.abort();
+    Ok(())
+}
+
+/// Gives the node's end of the link its address. Runs inside the node.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn configure_inner_link(link: Link) -> io::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
+    let failed = |what: &'static str| move |error: rtnetlink::Error| io::Error::other(format!("{what}: {error}"));
+    for name in ["lo", INNER_LINK] {
+        let index = interface_index(&handle, name).await;
+        let index = index.ok_or_else(|| io::Error::other(format!("the node has no interface {name}")))?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        handle.link().set(up).execute().await.map_err(failed("bring an interface up"))?;
+        if name == INNER_LINK {
+            let address = handle.address().add(index, link.node().into(), 30);
+            match address.replace().execute().await {
+                Ok(()) => {}
+                Err(error) => return Err(failed("give the node its address")(error)),
+            }
+        }
+    }
+    driver.abort();
+    Ok(())
+}
+
+/// Takes the link away; its routes go with it.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn remove_link(link: Link) -> io::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
+    if let Some(index) = interface_index(&handle, &link.host_interface()).await {
+        let removed = handle.link().del(index).execute().await;
+        removed.map_err(|error| io::Error::other(format!("remove the link to the node: {error}")))?;
+    }
+    driver.abort();
+    Ok(())
+}
+
+async fn interface_index(handle: &rtnetlink::Handle, name: &str) -> Option<u32> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    links.try_next().await.ok().flatten().map(|link| link.header.index)
+}
+
+/// Starts the rest of the server inside the keeper's namespaces. The listener was bound on the host and stays there;
+/// the new process finds it as its standard input. Must be called while this process has one thread only.
+///
+/// # Errors
+/// The namespaces cannot be entered, or the process cannot be started.
+pub fn spawn_inside(
+    keeper: Process,
+    listener: TcpListener,
+    arguments: &[String],
+    paths: &Paths,
+) -> io::Result<Process> {
+    let exe = std::env::current_exe()?;
+    let log = File::options().create(true).append(true).open(paths.log())?;
+    let open = |name: &str| {
+        let path = format!("/proc/{}/ns/{name}", keeper.pid);
+        File::open(&path).map_err(|error| named(path.as_ref(), "open", error))
+    };
+    // All are opened before the first is entered: afterwards /proc is another.
+    let spaces = [open("net")?, open("uts")?, open("ipc")?, open("pid")?, open("mnt")?];
+    let hosts_proc = File::open("/proc")?;
+    for space in &spaces {
+        setns(space.as_fd(), CloneFlags::empty())
+            .map_err(|error| io::Error::other(format!("enter the node's namespaces: {error}")))?;
+    }
+    let child = Command::new(exe)
+        .args(arguments)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    Process::of_in(&hosts_proc, child.id() as i32)
+        .ok_or_else(|| io::Error::other("the server ended as soon as it was started"))
+}
+
+/// The listener that [`spawn_inside`] handed over.
+///
+/// # Errors
+/// Standard input is no socket.
+pub fn inherited_listener() -> io::Result<TcpListener> {
+    let listener = TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    listener.local_addr()?;
+    Ok(listener)
+}
+
+/// The names of the isolated nodes below the data folder.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn list(data_dir: &std::path::Path) -> io::Result<Vec<String>> {
+    let folder = data_dir.join("isolated");
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(named(&folder, "read", error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_do_not_overlap() {
+        assert_eq!(Link::new(3).node().to_string(), "198.18.3.2");
+        assert_eq!(Link::new(3).load_balancers().1.to_string(), "198.18.3.254");
+        assert_ne!(Link::new(3).host_interface(), Link::new(4).host_interface());
+        assert!(Link::new(MAX_LINKS).host_interface().len() < 15, "the kernel allows 15 letters");
+    }
+}

@@ -1,0 +1,184 @@
+//! Where a node keeps its files, and the few facts of it that survive a restart.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The state of the machine's own node.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/skiff";
+
+/// The folders of one node.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// Everything of the node stands below this.
+    pub root: PathBuf,
+    /// The name of the isolated node; `None` for the machine's own.
+    pub isolated: Option<String>,
+}
+
+impl Paths {
+    /// The folders of the machine's own node, or of the isolated node `name`.
+    pub fn new(data_dir: &Path, isolated: Option<&str>) -> Self {
+        let root = match isolated {
+            Some(name) => data_dir.join("isolated").join(name),
+            None => data_dir.to_owned(),
+        };
+        Self { root, isolated: isolated.map(str::to_owned) }
+    }
+
+    /// A path below the node's folder.
+    pub fn join(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// The database of the API server.
+    pub fn store(&self) -> PathBuf {
+        self.join("store")
+    }
+
+    /// Certificates and keys.
+    pub fn pki(&self) -> PathBuf {
+        self.join("pki")
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.join("kubeconfig")
+    }
+
+    /// Where the running server listens for this program's other commands.
+    pub fn control_socket(&self) -> PathBuf {
+        self.join("run/control.sock")
+    }
+
+    /// The running server.
+    pub fn server_pid(&self) -> PathBuf {
+        self.join("run/server.pid")
+    }
+
+    /// The first process of the isolated node's process namespace.
+    pub fn keeper_pid(&self) -> PathBuf {
+        self.join("run/keeper.pid")
+    }
+
+    /// What the server says.
+    pub fn log(&self) -> PathBuf {
+        self.join("skiff.log")
+    }
+
+    /// Images, sandboxes and containers.
+    pub fn runtime(&self) -> PathBuf {
+        self.join("runtime")
+    }
+
+    /// Volumes and the like.
+    pub fn kubelet(&self) -> PathBuf {
+        self.join("kubelet")
+    }
+
+    /// The pod network's memory.
+    pub fn network(&self) -> PathBuf {
+        self.join("network")
+    }
+
+    /// The containers' logs: where log collectors look, except in isolation.
+    pub fn container_logs(&self) -> PathBuf {
+        if self.isolated.is_some() { self.join("log") } else { PathBuf::from("/var/log") }
+    }
+
+    /// The parent of all the node's cgroups.
+    pub fn cgroup_parent(&self) -> String {
+        match &self.isolated {
+            Some(name) => format!("/skiff-{name}"),
+            None => String::new(),
+        }
+    }
+
+    /// Makes the folders that everything else expects.
+    ///
+    /// # Errors
+    /// A folder cannot be made; the error names it.
+    pub fn create(&self) -> io::Result<()> {
+        for folder in [self.root.clone(), self.join("run"), self.pki()] {
+            fs::create_dir_all(&folder).map_err(|error| named(&folder, "create folder", error))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a node decides once and keeps: written when it is first started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// The name of the Node object.
+    pub node_name: String,
+    /// The port of the API server on the host's loopback.
+    pub api_port: u16,
+    /// Which of the link networks an isolated node has; 0 for the machine's own node.
+    pub link: u8,
+}
+
+impl NodeFacts {
+    /// Reads the facts of a node that was started before.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn load(paths: &Paths) -> io::Result<Option<Self>> {
+        let path = paths.join("node.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).map_err(|error| named(&path, "read", io::Error::other(error)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(named(&path, "read", error)),
+        }
+    }
+
+    /// Writes the facts.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, paths: &Paths) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        write_atomically(&paths.join("node.json"), &bytes, 0o644)
+    }
+}
+
+/// Writes a file so that it is there whole or not at all.
+///
+/// # Errors
+/// The file cannot be written; the error names it.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let staged = path.with_extension("new");
+    let write = || {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&staged)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&staged, path)
+    };
+    write().map_err(|error| named(path, "write", error))
+}
+
+/// The same error, saying what was done to which file.
+pub fn named(path: &Path, operation: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{operation} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn isolated_nodes_have_folders_of_their_own() {
+        let own = Paths::new(Path::new("/d"), None);
+        let other = Paths::new(Path::new("/d"), Some("a"));
+        assert_eq!(own.store(), Path::new("/d/store"));
+        assert_eq!(other.store(), Path::new("/d/isolated/a/store"));
+        assert_ne!(own.cgroup_parent(), other.cgroup_parent());
+        assert_eq!(own.container_logs(), Path::new("/var/log"));
+    }
+}

@@ -1,0 +1,216 @@
+//! The cluster's certificates: one authority that is kept, and leaf certificates that are made anew at every start,
+//! so that they never run out while somebody looks after the node.
+//! See <https://kubernetes.io/docs/setup/best-practices/certificates/>.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use skiff_base::Timestamp;
+
+use crate::paths::write_atomically;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The cluster's own authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate_pem: String,
+    now: Timestamp,
+}
+
+/// A certificate with its key, both in PEM.
+pub struct Leaf {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// The private key (PKCS #8).
+    pub key_pem: String,
+}
+
+/// What a leaf certificate is for.
+pub enum Purpose<'a> {
+    /// A client: the common name is the user, the organizations are the groups.
+    Client {
+        /// The groups.
+        groups: &'a [&'a str],
+    },
+    /// A server, reached under these names and addresses.
+    Server {
+        /// DNS names.
+        names: &'a [String],
+        /// Addresses.
+        addresses: &'a [IpAddr],
+    },
+}
+
+fn failed(what: &str, error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{what}: {error}"))
+}
+
+impl Authority {
+    /// Reads the authority from `folder`, or makes one there.
+    ///
+    /// # Errors
+    /// The files cannot be read or written, or are no certificate and key.
+    pub fn load_or_create(folder: &Path, now: Timestamp) -> io::Result<Self> {
+        let (certificate, key) = (folder.join("ca.crt"), folder.join("ca.key"));
+        if !certificate.exists() {
+            let (certificate_pem, key_pem) = new_authority(now)?;
+            write_atomically(&key, key_pem.as_bytes(), 0o600)?;
+            write_atomically(&certificate, certificate_pem.as_bytes(), 0o644)?;
+        }
+        let certificate_pem = read(&certificate)?;
+        let key_pair = KeyPair::from_pem(&read(&key)?).map_err(|error| failed("read ca.key", error))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&certificate_pem, key_pair).map_err(|error| failed("read ca.crt", error))?;
+        Ok(Self { issuer, certificate_pem, now })
+    }
+
+    /// The authority's certificate in PEM, as kubeconfigs and `kube-root-ca.crt` carry it.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The authority's certificate.
+    ///
+    /// # Errors
+    /// It is no PEM (it was checked when it was read).
+    pub fn certificate(&self) -> io::Result<CertificateDer<'static>> {
+        CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|error| failed("read ca.crt", error))
+    }
+
+    /// A store of trusted roots that holds this authority alone.
+    ///
+    /// # Errors
+    /// As [`Authority::certificate`].
+    pub fn roots(&self) -> io::Result<Arc<rustls::RootCertStore>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate()?).map_err(|error| failed("trust ca.crt", error))?;
+        Ok(Arc::new(roots))
+    }
+
+    /// Signs a new certificate.
+    ///
+    /// # Errors
+    /// A name is no DNS name.
+    pub fn issue(&self, common_name: &str, purpose: &Purpose<'_>) -> io::Result<Leaf> {
+        let mut params = CertificateParams::default();
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, common_name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, self.now, LEAF_VALIDITY)?;
+        match purpose {
+            Purpose::Client { groups } => {
+                groups.iter().for_each(|group| subject.push(DnType::OrganizationName, *group));
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }
+            Purpose::Server { names, addresses } => {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                for name in *names {
+                    let name =
+                        name.clone().try_into().map_err(|error| failed(&format!("server name {name:?}"), error))?;
+                    params.subject_alt_names.push(SanType::DnsName(name));
+                }
+                params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+            }
+        }
+        params.distinguished_name = subject;
+        let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed("sign a certificate", error))?;
+        Ok(Leaf { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+}
+
+impl Leaf {
+    /// The certificate chain and key as the TLS stack takes them.
+    ///
+    /// # Errors
+    /// They are no PEM.
+    pub fn der(&self) -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+        let certificate = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
+            .map_err(|error| failed("read certificate", error))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|error| failed("read key", error))?;
+        Ok((vec![certificate], key))
+    }
+}
+
+/// The key that signs service-account tokens, as PKCS #8 DER; made at the first start.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn service_account_key(folder: &Path) -> io::Result<Vec<u8>> {
+    let path: PathBuf = folder.join("sa.key");
+    if !path.exists() {
+        let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
+        write_atomically(&path, key.serialize_pem().as_bytes(), 0o600)?;
+    }
+    let key = KeyPair::from_pem(&read(&path)?).map_err(|error| failed("read sa.key", error))?;
+    Ok(key.serialize_der())
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path).map_err(|error| crate::paths::named(path, "read", error))
+}
+
+fn new_authority(now: Timestamp) -> io::Result<(String, String)> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
+    params.serial_number = Some(SerialNumber::from(u64::from(now.subsec_nanosecond().unsigned_abs()) + 1));
+    set_validity(&mut params, now, AUTHORITY_VALIDITY)?;
+    let key = KeyPair::generate().map_err(|error| failed("make the authority's key", error))?;
+    let certificate = params.self_signed(&key).map_err(|error| failed("sign the authority", error))?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// Valid from a day ago, so that a clock that is set back a little does no harm.
+fn set_validity(params: &mut CertificateParams, now: Timestamp, validity: Duration) -> io::Result<()> {
+    let date = |at: Timestamp| {
+        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
+        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
+    let shifted = |by: Duration, later: bool| {
+        let at = if later { now.checked_add(by) } else { now.checked_sub(by) };
+        at.map_err(|error| failed("the machine's clock", error))
+    };
+    params.not_before = date(shifted(DAY, false)?);
+    params.not_after = date(shifted(validity, true)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_is_signed_by_the_authority_that_is_kept() {
+        let folder = std::env::temp_dir().join(format!("skiff-pki-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a writable temporary folder");
+        let now = "2026-05-06T00:00:00Z".parse().expect("a time");
+        let first = Authority::load_or_create(&folder, now).expect("made");
+        let again = Authority::load_or_create(&folder, now).expect("read");
+        assert_eq!(first.certificate_pem(), again.certificate_pem());
+        let leaf = again.issue("jane", &Purpose::Client { groups: &["dev"] }).expect("issued");
+        let (chain, _) = leaf.der().expect("PEM");
+        let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).expect("DER");
+        assert_eq!(certificate.subject().to_string(), "CN=jane, O=dev");
+        assert_eq!(certificate.issuer().to_string(), "CN=kubernetes");
+        assert_eq!(service_account_key(&folder).expect("made"), service_account_key(&folder).expect("read"));
+        fs::remove_dir_all(&folder).expect("it was made above");
+    }
+}

@@ -1,0 +1,267 @@
+//! A node in isolation that lives as long as the value that stands for it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::image::{self, Image};
+
+/// How long anything may take that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a test looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A running node and the folder it lives in; both are gone when the value is dropped.
+pub struct Cluster {
+    /// The name of the isolated node.
+    pub name: String,
+    data: PathBuf,
+    registry: Option<Child>,
+}
+
+/// What a command printed.
+#[derive(Debug)]
+pub struct Answer {
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// The exit code.
+    pub code: i32,
+}
+
+impl Answer {
+    fn of(output: Output) -> Self {
+        Self {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or(-1),
+        }
+    }
+
+    /// Standard output of a command that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+/// The program under test: what `SKIFF_BIN` names.
+pub fn skiff_binary() -> PathBuf {
+    PathBuf::from(
+        std::env::var_os("SKIFF_BIN").expect("SKIFF_BIN names the program under test; cargo xtask test sets it"),
+    )
+}
+
+fn hello_binary() -> PathBuf {
+    PathBuf::from(
+        std::env::var_os("SKIFF_HELLO").expect("SKIFF_HELLO names the test program; cargo xtask test sets it"),
+    )
+}
+
+/// The test image at a version.
+pub fn hello_image(version: &str) -> Image {
+    image::hello(version, &hello_binary(), Path::new("/bin/busybox")).expect("busybox-static is installed")
+}
+
+impl Cluster {
+    /// Starts a node and imports `localhost:5000/hello:v1` and `:v2` into it.
+    pub fn up(purpose: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        let data = std::env::temp_dir().join(format!("skiff-e2e-{name}"));
+        std::fs::create_dir_all(&data).expect("a writable temporary folder");
+        let cluster = Self { name, data, registry: None };
+        cluster.skiff(&["up"]).ok();
+        for version in ["v1", "v2"] {
+            let file = cluster.data.join(format!("hello-{version}.tar"));
+            hello_image(version).save(&format!("localhost:5000/hello:{version}"), &file).expect("written");
+            cluster.skiff(&["image", "import", &file.display().to_string()]).ok();
+        }
+        cluster
+    }
+
+    /// Runs `skiff COMMAND` for this node.
+    pub fn skiff(&self, command: &[&str]) -> Answer {
+        let output = Command::new(skiff_binary())
+            .args(command)
+            .args(["--isolated", &self.name, "--data-dir"])
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .output();
+        Answer::of(output.expect("the program under test can be started"))
+    }
+
+    /// The node's administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data.join("isolated").join(&self.name).join("kubeconfig")
+    }
+
+    /// The folder for files that the test makes.
+    pub fn folder(&self) -> &Path {
+        &self.data
+    }
+
+    /// A kubectl command that is yet to be run.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.data).args(arguments);
+        command
+    }
+
+    /// Runs kubectl with the words of a line, split at spaces.
+    pub fn kubectl(&self, line: &str) -> Answer {
+        self.kubectl_args(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs kubectl with arguments that have spaces in them.
+    pub fn kubectl_args(&self, arguments: &[&str]) -> Answer {
+        let output = self.kubectl_command(arguments).stdin(Stdio::null()).output();
+        Answer::of(output.expect("kubectl is installed"))
+    }
+
+    /// Runs kubectl with a manifest on its standard input.
+    pub fn kubectl_with(&self, line: &str, input: &str) -> Answer {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let mut child = self
+            .kubectl_command(&words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl is installed");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("kubectl reads its input");
+        Answer::of(child.wait_with_output().expect("kubectl ends"))
+    }
+
+    /// An object, or a list of them, as JSON.
+    pub fn get(&self, line: &str) -> Value {
+        let text = self.kubectl(&format!("get {line} -o json")).ok();
+        serde_json::from_str(&text).expect("kubectl prints JSON")
+    }
+
+    /// Waits until all replicas of a Deployment are there.
+    pub fn rollout(&self, deployment: &str) {
+        self.kubectl(&format!("rollout status deployment/{deployment} --timeout=60s")).ok();
+    }
+
+    /// Runs a program inside the node's network.
+    pub fn inside(&self, program: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.keeper_pid())).args(program);
+        command
+    }
+
+    fn keeper_pid(&self) -> u32 {
+        self.pid_in("keeper.pid")
+    }
+
+    /// The server's process id on the host.
+    pub fn server_pid(&self) -> u32 {
+        self.pid_in("server.pid")
+    }
+
+    fn pid_in(&self, file: &str) -> u32 {
+        let path = self.data.join("isolated").join(&self.name).join("run").join(file);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("the file holds a process id")
+    }
+
+    /// Starts a registry at localhost:5000 of the node's network, with the test images in it.
+    pub fn start_registry(&mut self) {
+        let config = self.data.join("registry.yml");
+        let root = self.data.join("registry");
+        let text = format!(
+            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:5000\"}}\n",
+            root.display()
+        );
+        std::fs::write(&config, text).expect("written");
+        let mut command = self.inside(&["docker-registry", "serve"]);
+        command.arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.registry = Some(command.spawn().expect("docker-registry is installed"));
+        eventually("the registry answers", || self.curl(&["http://127.0.0.1:5000/v2/"]).code == 0);
+        for version in ["v1", "v2"] {
+            self.push(&hello_image(version), "hello", version);
+        }
+    }
+
+    fn curl(&self, arguments: &[&str]) -> Answer {
+        let mut command = self.inside(&["curl", "--silent", "--show-error", "--fail", "--max-time", "20"]);
+        Answer::of(command.args(arguments).output().expect("curl is installed"))
+    }
+
+    fn push(&self, image: &Image, repository: &str, tag: &str) {
+        let staged = self.data.join("push");
+        let base = format!("http://127.0.0.1:5000/v2/{repository}");
+        let file = format!("@{}", staged.display());
+        for digest in &image.parts {
+            std::fs::write(&staged, &image.blobs[digest]).expect("written");
+            let headers =
+                self.curl(&["-X", "POST", "-D", "-", "-o", "/dev/null", &format!("{base}/blobs/uploads/")]).ok();
+            let location = headers.lines().find_map(|line| line.strip_prefix("Location: ")).expect("a place to put it");
+            let place = format!("{}&digest={digest}", location.trim());
+            self.curl(&["-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", &file, &place])
+                .ok();
+        }
+        std::fs::write(&staged, &image.blobs[&image.manifest]).expect("written");
+        let media = "Content-Type: application/vnd.oci.image.manifest.v1+json";
+        self.curl(&["-X", "PUT", "-H", media, "--data-binary", &file, &format!("{base}/manifests/{tag}")]).ok();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut registry) = self.registry.take() {
+            registry
+                .kill()
+                .and_then(|()| registry.wait())
+                .map(drop)
+                .unwrap_or_else(|error| eprintln!("registry: {error}"));
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.kubectl("get events -A").stdout);
+            eprintln!("{}", self.kubectl("get pods -A -o wide").stdout);
+            let log = self.data.join("isolated").join(&self.name).join("skiff.log");
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+        let answer = self.skiff(&["delete"]);
+        if answer.code != 0 {
+            eprintln!("delete: {}", answer.stderr);
+        }
+        std::fs::remove_dir_all(&self.data).unwrap_or_else(|error| eprintln!("{}: {error}", self.data.display()));
+    }
+}
+
+/// Looks until `seen` says yes, and fails the test when it does not in time.
+#[track_caller]
+pub fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !seen() {
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// One request to a web server, on a connection of its own; the answer's body.
+///
+/// # Errors
+/// Nobody answers, or the answer is no success.
+pub fn http_get(address: &str, path: &str) -> std::io::Result<String> {
+    use std::io::Read;
+    const LIMIT: Duration = Duration::from_secs(5);
+    let address: std::net::SocketAddr = address.parse().map_err(std::io::Error::other)?;
+    let mut stream = std::net::TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("the answer broke off"))?;
+    if head.starts_with("HTTP/1.1 200") { Ok(body.to_owned()) } else { Err(std::io::Error::other(head.to_owned())) }
+}

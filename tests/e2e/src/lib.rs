@@ -1,0 +1,7 @@
+//! What the end-to-end tests stand on: a node in isolation that is gone when the test ends, images built from
+//! the test program and busybox, a registry inside the node's network, and kubectl.
+
+pub mod cluster;
+pub mod image;
+
+pub use cluster::{Answer, Cluster};

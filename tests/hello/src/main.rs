@@ -1,0 +1,143 @@
+//! The program inside the test images: a web server whose behaviour the tests can steer.
+//!
+//! `hello --port=8080` answers every path with its version and host name. `/healthz` and `/readyz` answer 200 until
+//! `/healthz/fail` or `/readyz/fail` was asked for (`/readyz/mend` mends it); `/exit/N` ends the program with code N;
+//! `/env/NAME` and `/file/PATH` show what the container sees; `/slow/MS` answers after a while.
+//! On SIGTERM it goes on answering until the connections it has are served, then ends with 0.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What the tests can change.
+struct State {
+    healthy: AtomicBool,
+    ready: AtomicBool,
+    open: AtomicUsize,
+    version: String,
+    host: String,
+}
+
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_sigterm(_: libc::c_int) {
+    ENDING.store(true, Ordering::SeqCst);
+}
+
+fn main() -> io::Result<()> {
+    let mut port = 8080;
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some(("--port", value)) => port = value.parse().map_err(io::Error::other)?,
+            _ => return Err(io::Error::other(format!("unknown argument {argument}"))),
+        }
+    }
+    catch_sigterm();
+    let state = Arc::new(State {
+        healthy: AtomicBool::new(true),
+        ready: AtomicBool::new(true),
+        open: AtomicUsize::new(0),
+        version: std::fs::read_to_string("/version").unwrap_or_else(|_| "v0".into()).trim().to_owned(),
+        host: std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned(),
+    });
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    println!("hello {} listening on {port}", state.version);
+    let serving = state.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let state = serving.clone();
+            state.open.fetch_add(1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                if let Err(error) = answer(&stream, &state) {
+                    eprintln!("connection: {error}");
+                }
+                state.open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    wait_for_the_end(&state);
+    println!("hello {} ends", state.version);
+    Ok(())
+}
+
+/// Waits for SIGTERM, then until the connections that are still coming in are served.
+fn wait_for_the_end(state: &State) {
+    const POLL: Duration = Duration::from_millis(50);
+    // Rules that still point here are changed within moments; until then new connections are served.
+    const LINGER: u32 = 20;
+    while !ENDING.load(Ordering::SeqCst) {
+        std::thread::sleep(POLL);
+    }
+    let mut quiet = 0;
+    while quiet < LINGER {
+        std::thread::sleep(POLL);
+        quiet = if state.open.load(Ordering::SeqCst) == 0 { quiet + 1 } else { 0 };
+    }
+}
+
+#[expect(unsafe_code, reason = "std has no way to catch a signal")]
+fn catch_sigterm() {
+    let handler: extern "C" fn(libc::c_int) = on_sigterm;
+    // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
+    unsafe { libc::signal(libc::SIGTERM, handler as libc::sighandler_t) };
+}
+
+fn answer(mut stream: &TcpStream, state: &State) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream.take(64 << 10));
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let path = line.split_whitespace().nth(1).unwrap_or("/").to_owned();
+    loop {
+        let mut header = String::new();
+        if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
+            break;
+        }
+    }
+    let (status, body) = respond(&path, state);
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    stream.flush()
+}
+
+fn respond(path: &str, state: &State) -> (&'static str, String) {
+    let flag =
+        |ok: bool| if ok { ("200 OK", "ok\n".to_owned()) } else { ("500 Internal Server Error", "failed\n".into()) };
+    let set = |flag: &AtomicBool, value: bool| {
+        flag.store(value, Ordering::SeqCst);
+        ("200 OK", "done\n".to_owned())
+    };
+    match path {
+        "/healthz" => flag(state.healthy.load(Ordering::SeqCst)),
+        "/readyz" => flag(state.ready.load(Ordering::SeqCst)),
+        "/healthz/fail" => set(&state.healthy, false),
+        "/readyz/fail" => set(&state.ready, false),
+        "/readyz/mend" => set(&state.ready, true),
+        _ => respond_with_argument(path, state),
+    }
+}
+
+fn respond_with_argument(path: &str, state: &State) -> (&'static str, String) {
+    if let Some(code) = path.strip_prefix("/exit/") {
+        std::process::exit(code.parse().unwrap_or(1));
+    }
+    if let Some(name) = path.strip_prefix("/env/") {
+        return ("200 OK", std::env::var(name).unwrap_or_default() + "\n");
+    }
+    if let Some(file) = path.strip_prefix("/file") {
+        return match std::fs::read_to_string(file) {
+            Ok(text) => ("200 OK", text),
+            Err(error) => ("404 Not Found", format!("{error}\n")),
+        };
+    }
+    if let Some(millis) = path.strip_prefix("/slow/") {
+        std::thread::sleep(Duration::from_millis(millis.parse().unwrap_or(0)));
+    }
+    ("200 OK", format!("hello {} from {}\n", state.version, state.host))
+}

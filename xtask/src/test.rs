@@ -1,0 +1,137 @@
+//! `cargo xtask test`: every layer of tests, cheapest first, stopping at the first that fails.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use crate::needs;
+use crate::shell::{self, cargo, output};
+
+/// What was counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs one layer, one test, or all.
+///
+/// # Errors
+/// A test failed, or something could not be built or installed.
+fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
+    needs::install()?;
+    println!("kubectl: {}", needs::kubectl_version());
+    let mut count = Count::default();
+    for layer in layers {
+        println!("== {layer} ==");
+        let outcome = match *layer {
+            "pure" => pure(filter, &mut count),
+            _ => node(filter, &mut count),
+        };
+        if let Err(error) = outcome {
+            println!("{} passed, {} failed", count.passed, count.failed.max(1));
+            return Err(format!("layer {layer} failed ({error}); the layers above it were not tried"));
+        }
+    }
+    println!("{} passed, {} failed", count.passed, count.failed);
+    Ok(())
+}
+
+/// `cargo xtask test [LAYER | FILTER]`.
+///
+/// # Errors
+/// As [`run_layers`].
+pub fn run(arguments: &[&str]) -> Result<(), String> {
+    match arguments {
+        [] => run_layers(&["pure", "node"], None),
+        [layer @ ("pure" | "node"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
+        [filter, ..] => run_layers(&["pure", "node"], Some(filter)),
+    }
+}
+
+/// Everything but whole nodes: decisions, codecs, and the parts that need root but no cluster.
+fn pure(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
+    counted(cargo(&["test", "--workspace", "--exclude", "skiff-e2e"]).args(filter), count)
+}
+
+/// Whole nodes in isolation, driven by kubectl.
+fn node(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
+    let binaries = build_binaries()?;
+    let mut tests = cargo(&["test", "--package", "skiff-e2e", "--no-fail-fast", "--"]);
+    tests.args(["--test-threads=1"]).args(filter);
+    tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
+    counted(&mut tests, count)
+}
+
+/// The programs that whole nodes are made of.
+pub struct Binaries {
+    /// The program under test, as it is shipped.
+    pub skiff: PathBuf,
+    /// The program inside the test images.
+    pub hello: PathBuf,
+}
+
+/// Builds the release binaries.
+///
+/// # Errors
+/// They do not build.
+pub fn build_binaries() -> Result<Binaries, String> {
+    shell::run(&mut cargo(&["build", "--release", "--package", "skiff", "--package", "skiff-hello"]))?;
+    let built = output(&mut cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "skiff",
+        "--package",
+        "skiff-hello",
+        "--message-format=json",
+        "--quiet",
+    ]))?;
+    let find = |name: &str| {
+        built
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|message| message["target"]["name"] == name)
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .ok_or_else(|| format!("cargo did not say where it put {name}"))
+    };
+    Ok(Binaries { skiff: find("skiff")?, hello: find("hello")? })
+}
+
+/// Runs a test command, passing on what it prints and adding up its results.
+fn counted(command: &mut std::process::Command, count: &mut Count) -> Result<(), String> {
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("{command:?}: {error}"))?;
+    let stdout = child.stdout.take().ok_or("the test runner has no output")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.map_err(|error| format!("read the test runner's output: {error}"))?;
+        println!("{line}");
+        add_up(&line, count);
+    }
+    let status = child.wait().map_err(|error| format!("{command:?}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(status.to_string()) }
+}
+
+/// Reads a line such as `test result: ok. 10 passed; 0 failed; ...`.
+fn add_up(line: &str, count: &mut Count) {
+    let Some(results) = line.strip_prefix("test result: ") else { return };
+    let number = |word: &str| {
+        let end = results.find(word)?;
+        results[..end].trim_end().rsplit(' ').next()?.parse::<u64>().ok()
+    };
+    count.passed += number("passed").unwrap_or(0);
+    count.failed += number("failed").unwrap_or(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up() {
+        let mut count = Count::default();
+        add_up("test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", &mut count);
+        add_up("test result: FAILED. 2 passed; 3 failed; 0 ignored", &mut count);
+        add_up("test x ... ok", &mut count);
+        assert_eq!(count, Count { passed: 12, failed: 3 });
+    }
+}
