@@ -7,6 +7,7 @@ pub mod gvk;
 pub mod meta;
 pub mod names;
 pub mod node;
+pub mod patch;
 pub mod selector;
 pub mod status;
 pub mod yaml;

@@ -5,33 +5,14 @@ use super::{NO_ROLE, Role, on, urls};
 
 /// ClusterRoles for people and parts, in the order of their names.
 pub(super) const CLUSTER_ROLES: &[Role] = &[
-    Role {
-        name: "admin",
-        collects: "admin",
-        rules: &[],
-        ..NO_ROLE
-    },
-    Role {
-        name: "cluster-admin",
-        rules: &[on("*", "*", "*"), urls("*", "*")],
-        ..NO_ROLE
-    },
-    Role {
-        name: "edit",
-        feeds: "admin",
-        collects: "edit",
-        rules: &[],
-        ..NO_ROLE
-    },
+    Role { name: "admin", collects: "admin", rules: &[], ..NO_ROLE },
+    Role { name: "cluster-admin", rules: &[on("*", "*", "*"), urls("*", "*")], ..NO_ROLE },
+    Role { name: "edit", feeds: "admin", collects: "edit", rules: &[], ..NO_ROLE },
     Role {
         name: "system:aggregate-to-admin",
         feeds: "admin",
         rules: &[
-            on(
-                "authorization.k8s.io",
-                "localsubjectaccessreviews",
-                "create",
-            ),
+            on("authorization.k8s.io", "localsubjectaccessreviews", "create"),
             on(
                 "rbac.authorization.k8s.io",
                 "rolebindings roles",
@@ -44,11 +25,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         name: "system:aggregate-to-edit",
         feeds: "edit",
         rules: &[
-            on(
-                "core",
-                "pods/attach pods/exec pods/portforward pods/proxy secrets services/proxy",
-                "get list watch",
-            ),
+            on("core", "pods/attach pods/exec pods/portforward pods/proxy secrets services/proxy", "get list watch"),
             on("core", "serviceaccounts", "impersonate"),
             on(
                 "core",
@@ -62,46 +39,22 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
                 "create delete deletecollection patch update",
             ),
             on("core", "serviceaccounts/token", "create"),
-            on(
-                "core events.k8s.io",
-                "events",
-                "create delete deletecollection patch update",
-            ),
+            on("core events.k8s.io", "events", "create delete deletecollection patch update"),
             on(
                 "apps",
                 "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale",
                 "create delete deletecollection patch update",
             ),
-            on(
-                "autoscaling",
-                "horizontalpodautoscalers",
-                "create delete deletecollection patch update",
-            ),
-            on(
-                "batch",
-                "cronjobs jobs",
-                "create delete deletecollection patch update",
-            ),
+            on("autoscaling", "horizontalpodautoscalers", "create delete deletecollection patch update"),
+            on("batch", "cronjobs jobs", "create delete deletecollection patch update"),
             on(
                 "extensions",
                 "daemonsets deployments deployments/rollback deployments/scale ingresses networkpolicies replicasets replicasets/scale replicationcontrollers/scale",
                 "create delete deletecollection patch update",
             ),
-            on(
-                "policy",
-                "poddisruptionbudgets",
-                "create delete deletecollection patch update",
-            ),
-            on(
-                "networking.k8s.io",
-                "ingresses networkpolicies",
-                "create delete deletecollection patch update",
-            ),
-            on(
-                "coordination.k8s.io",
-                "leases",
-                "create delete deletecollection get list patch update watch",
-            ),
+            on("policy", "poddisruptionbudgets", "create delete deletecollection patch update"),
+            on("networking.k8s.io", "ingresses networkpolicies", "create delete deletecollection patch update"),
+            on("coordination.k8s.io", "leases", "create delete deletecollection get list patch update watch"),
             on(
                 "resource.k8s.io",
                 "resourceclaims resourceclaimtemplates",
@@ -132,36 +85,16 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
                 "controllerrevisions daemonsets daemonsets/status deployments deployments/scale deployments/status replicasets replicasets/scale replicasets/status statefulsets statefulsets/scale statefulsets/status",
                 "get list watch",
             ),
-            on(
-                "autoscaling",
-                "horizontalpodautoscalers horizontalpodautoscalers/status",
-                "get list watch",
-            ),
-            on(
-                "batch",
-                "cronjobs cronjobs/status jobs jobs/status",
-                "get list watch",
-            ),
+            on("autoscaling", "horizontalpodautoscalers horizontalpodautoscalers/status", "get list watch"),
+            on("batch", "cronjobs cronjobs/status jobs jobs/status", "get list watch"),
             on(
                 "extensions",
                 "daemonsets daemonsets/status deployments deployments/scale deployments/status ingresses ingresses/status networkpolicies replicasets replicasets/scale replicasets/status replicationcontrollers/scale",
                 "get list watch",
             ),
-            on(
-                "policy",
-                "poddisruptionbudgets poddisruptionbudgets/status",
-                "get list watch",
-            ),
-            on(
-                "networking.k8s.io",
-                "ingresses ingresses/status networkpolicies",
-                "get list watch",
-            ),
-            on(
-                "resource.k8s.io",
-                "resourceclaims resourceclaims/status resourceclaimtemplates",
-                "get list watch",
-            ),
+            on("policy", "poddisruptionbudgets poddisruptionbudgets/status", "get list watch"),
+            on("networking.k8s.io", "ingresses ingresses/status networkpolicies", "get list watch"),
+            on("resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates", "get list watch"),
         ],
         ..NO_ROLE
     },
@@ -176,57 +109,39 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
     Role {
         name: "system:basic-user",
         rules: &[
-            on(
-                "authorization.k8s.io",
-                "selfsubjectaccessreviews selfsubjectrulesreviews",
-                "create",
-            ),
+            on("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create"),
             on("authentication.k8s.io", "selfsubjectreviews", "create"),
         ],
         ..NO_ROLE
     },
     Role {
         name: "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-        rules: &[on(
-            "certificates.k8s.io",
-            "certificatesigningrequests/nodeclient",
-            "create",
-        )],
+        rules: &[on("certificates.k8s.io", "certificatesigningrequests/nodeclient", "create")],
         ..NO_ROLE
     },
     Role {
         name: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
-        rules: &[on(
-            "certificates.k8s.io",
-            "certificatesigningrequests/selfnodeclient",
-            "create",
-        )],
+        rules: &[on("certificates.k8s.io", "certificatesigningrequests/selfnodeclient", "create")],
         ..NO_ROLE
     },
     Role {
         name: "system:certificates.k8s.io:kube-apiserver-client-approver",
-        rules: &[on("certificates.k8s.io", "signers", "approve")
-            .named("kubernetes.io/kube-apiserver-client")],
+        rules: &[on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/kube-apiserver-client")],
         ..NO_ROLE
     },
     Role {
         name: "system:certificates.k8s.io:kube-apiserver-client-kubelet-approver",
-        rules: &[on("certificates.k8s.io", "signers", "approve")
-            .named("kubernetes.io/kube-apiserver-client-kubelet")],
+        rules: &[on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/kube-apiserver-client-kubelet")],
         ..NO_ROLE
     },
     Role {
         name: "system:certificates.k8s.io:kubelet-serving-approver",
-        rules: &[
-            on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/kubelet-serving")
-        ],
+        rules: &[on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/kubelet-serving")],
         ..NO_ROLE
     },
     Role {
         name: "system:certificates.k8s.io:legacy-unknown-approver",
-        rules: &[
-            on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/legacy-unknown")
-        ],
+        rules: &[on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/legacy-unknown")],
         ..NO_ROLE
     },
     Role {
@@ -245,11 +160,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         ],
         ..NO_ROLE
     },
-    Role {
-        name: "system:kube-aggregator",
-        rules: &[on("core", "endpoints services", "get list watch")],
-        ..NO_ROLE
-    },
+    Role { name: "system:kube-aggregator", rules: &[on("core", "endpoints services", "get list watch")], ..NO_ROLE },
     Role {
         name: "system:kube-controller-manager",
         rules: &[
@@ -258,11 +169,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             on("coordination.k8s.io", "leases", "get update").named("kube-controller-manager"),
             on("core", "secrets serviceaccounts", "create"),
             on("core", "secrets", "delete"),
-            on(
-                "core",
-                "configmaps namespaces secrets serviceaccounts",
-                "get",
-            ),
+            on("core", "configmaps namespaces secrets serviceaccounts", "get"),
             on("core", "secrets serviceaccounts", "update"),
             on("authentication.k8s.io", "tokenreviews", "create"),
             on("authorization.k8s.io", "subjectaccessreviews", "create"),
@@ -271,22 +178,14 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         ],
         ..NO_ROLE
     },
-    Role {
-        name: "system:kube-dns",
-        rules: &[on("core", "endpoints services", "list watch")],
-        ..NO_ROLE
-    },
+    Role { name: "system:kube-dns", rules: &[on("core", "endpoints services", "list watch")], ..NO_ROLE },
     Role {
         name: "system:kube-scheduler",
         rules: &[
             on("core events.k8s.io", "events", "create patch update"),
             on("coordination.k8s.io", "leases", "create"),
             on("coordination.k8s.io", "leases", "get list update watch").named("kube-scheduler"),
-            on(
-                "coordination.k8s.io",
-                "leasecandidates",
-                "create delete deletecollection get list patch update watch",
-            ),
+            on("coordination.k8s.io", "leasecandidates", "create delete deletecollection get list patch update watch"),
             on("core", "nodes", "get list watch"),
             on("core", "pods", "delete get list watch"),
             on("core", "bindings pods/binding", "create"),
@@ -295,11 +194,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             on("apps extensions", "replicasets", "get list watch"),
             on("apps", "statefulsets", "get list watch"),
             on("policy", "poddisruptionbudgets", "get list watch"),
-            on(
-                "core",
-                "persistentvolumeclaims persistentvolumes",
-                "get list watch",
-            ),
+            on("core", "persistentvolumeclaims persistentvolumes", "get list watch"),
             on("authentication.k8s.io", "tokenreviews", "create"),
             on("authorization.k8s.io", "subjectaccessreviews", "create"),
             on("storage.k8s.io", "csinodes", "get list watch"),
@@ -308,16 +203,8 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             on("storage.k8s.io", "csidrivers", "get list watch"),
             on("storage.k8s.io", "csistoragecapacities", "get list watch"),
             on("resource.k8s.io", "deviceclasses", "get list watch"),
-            on(
-                "resource.k8s.io",
-                "resourceclaims",
-                "get list patch update watch",
-            ),
-            on(
-                "resource.k8s.io",
-                "resourceclaims/status",
-                "get list patch update watch",
-            ),
+            on("resource.k8s.io", "resourceclaims", "get list patch update watch"),
+            on("resource.k8s.io", "resourceclaims/status", "get list patch update watch"),
             on("core", "pods/finalizers", "update"),
             on("resource.k8s.io", "resourceslices", "get list watch"),
             on("resource.k8s.io", "resourceclaims", "create delete"),
@@ -330,11 +217,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         rules: &[
             on("core", "nodes", "get list watch"),
             on("core", "nodes", "proxy"),
-            on(
-                "core",
-                "nodes/log nodes/metrics nodes/proxy nodes/stats",
-                "*",
-            ),
+            on("core", "nodes/log nodes/metrics nodes/proxy nodes/stats", "*"),
             on("core", "nodes/configz nodes/healthz nodes/pods", "*"),
         ],
         ..NO_ROLE
@@ -342,10 +225,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
     Role {
         name: "system:monitoring",
         rules: &[
-            urls(
-                "/flagz /healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/* /statusz",
-                "get",
-            ),
+            urls("/flagz /healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/* /statusz", "get"),
             on("core", "nodes/metrics", "get"),
         ],
         ..NO_ROLE
@@ -354,11 +234,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         name: "system:node",
         rules: &[
             on("authentication.k8s.io", "tokenreviews", "create"),
-            on(
-                "authorization.k8s.io",
-                "localsubjectaccessreviews subjectaccessreviews",
-                "create",
-            ),
+            on("authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews", "create"),
             on("core", "services", "get list watch"),
             on("core", "nodes", "create get list watch"),
             on("core", "nodes/status", "patch update"),
@@ -371,25 +247,13 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             on("core", "configmaps secrets", "get list watch"),
             on("core", "persistentvolumeclaims persistentvolumes", "get"),
             on("core", "endpoints", "get"),
-            on(
-                "certificates.k8s.io",
-                "certificatesigningrequests",
-                "create get list watch",
-            ),
-            on(
-                "coordination.k8s.io",
-                "leases",
-                "create delete get patch update",
-            ),
+            on("certificates.k8s.io", "certificatesigningrequests", "create get list watch"),
+            on("coordination.k8s.io", "leases", "create delete get patch update"),
             on("storage.k8s.io", "volumeattachments", "get"),
             on("core", "serviceaccounts/token", "create"),
             on("core", "persistentvolumeclaims/status", "get patch update"),
             on("storage.k8s.io", "csidrivers", "get list watch"),
-            on(
-                "storage.k8s.io",
-                "csinodes",
-                "create delete get patch update",
-            ),
+            on("storage.k8s.io", "csinodes", "create delete get patch update"),
             on("node.k8s.io", "runtimeclasses", "get list watch"),
             on("resource.k8s.io", "resourceclaims", "get"),
             on("resource.k8s.io", "resourceslices", "deletecollection"),
@@ -399,11 +263,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
     },
     Role {
         name: "system:node-bootstrapper",
-        rules: &[on(
-            "certificates.k8s.io",
-            "certificatesigningrequests",
-            "create get list watch",
-        )],
+        rules: &[on("certificates.k8s.io", "certificatesigningrequests", "create get list watch")],
         ..NO_ROLE
     },
     Role {
@@ -455,19 +315,9 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         rules: &[
             on("core", "persistentvolumes", "get list patch update watch"),
             on("storage.k8s.io", "storageclasses", "get list watch"),
-            on(
-                "core",
-                "persistentvolumeclaims",
-                "get list patch update watch",
-            ),
+            on("core", "persistentvolumeclaims", "get list patch update watch"),
         ],
         ..NO_ROLE
     },
-    Role {
-        name: "view",
-        feeds: "edit",
-        collects: "view",
-        rules: &[],
-        ..NO_ROLE
-    },
+    Role { name: "view", feeds: "edit", collects: "view", rules: &[], ..NO_ROLE },
 ];

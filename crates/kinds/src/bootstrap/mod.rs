@@ -22,13 +22,7 @@ struct Role {
     rules: &'static [Rule],
 }
 
-const NO_ROLE: Role = Role {
-    name: "",
-    namespace: "",
-    feeds: "",
-    collects: "",
-    rules: &[],
-};
+const NO_ROLE: Role = Role { name: "", namespace: "", feeds: "", collects: "", rules: &[] };
 
 /// What may be done; each field is a list of words with spaces between, `core` being the core group.
 struct Rule {
@@ -40,23 +34,11 @@ struct Rule {
 }
 
 const fn on(groups: &'static str, resources: &'static str, verbs: &'static str) -> Rule {
-    Rule {
-        groups,
-        resources,
-        verbs,
-        names: "",
-        urls: "",
-    }
+    Rule { groups, resources, verbs, names: "", urls: "" }
 }
 
 const fn urls(urls: &'static str, verbs: &'static str) -> Rule {
-    Rule {
-        groups: "",
-        resources: "",
-        verbs,
-        names: "",
-        urls,
-    }
+    Rule { groups: "", resources: "", verbs, names: "", urls }
 }
 
 impl Rule {
@@ -69,7 +51,8 @@ impl Rule {
         if !self.urls.is_empty() {
             return json!({"nonResourceURLs": words(self.urls), "verbs": words(self.verbs)});
         }
-        let mut rule = json!({"apiGroups": words(self.groups), "resources": words(self.resources), "verbs": words(self.verbs)});
+        let mut rule =
+            json!({"apiGroups": words(self.groups), "resources": words(self.resources), "verbs": words(self.verbs)});
         if !self.names.is_empty() {
             rule["resourceNames"] = json!(words(self.names));
         }
@@ -78,9 +61,7 @@ impl Rule {
 }
 
 fn words(list: &'static str) -> Vec<&'static str> {
-    list.split(' ')
-        .map(|word| if word == "core" { "" } else { word })
-        .collect()
+    list.split(' ').map(|word| if word == "core" { "" } else { word }).collect()
 }
 
 /// A binding to a role of the same kind: of the cluster where it names no namespace.
@@ -94,10 +75,7 @@ struct Binding {
 enum Subject {
     User(&'static str),
     Group(&'static str),
-    ServiceAccount {
-        namespace: &'static str,
-        name: &'static str,
-    },
+    ServiceAccount { namespace: &'static str, name: &'static str },
 }
 
 const fn user(name: &'static str) -> Subject {
@@ -130,23 +108,12 @@ pub fn rbac_objects() -> Vec<Object> {
     use cluster_roles::CLUSTER_ROLES;
     use controller_roles::CONTROLLER_ROLES;
 
-    let roles = CLUSTER_ROLES
-        .iter()
-        .chain(CONTROLLER_ROLES)
-        .chain(namespaced::ROLES);
+    let roles = CLUSTER_ROLES.iter().chain(CONTROLLER_ROLES).chain(namespaced::ROLES);
     let mut objects: Vec<_> = roles.map(|role| role_object(role, CLUSTER_ROLES)).collect();
     objects.extend(namespaced::BINDINGS.iter().map(binding_object));
     objects.extend(CONTROLLER_ROLES.iter().map(|role| {
-        let controller = role
-            .name
-            .strip_prefix("system:controller:")
-            .unwrap_or(role.name);
-        binding_object_of(
-            role.name,
-            "",
-            role.name,
-            &[account("kube-system", controller)],
-        )
+        let controller = role.name.strip_prefix("system:controller:").unwrap_or(role.name);
+        binding_object_of(role.name, "", role.name, &[account("kube-system", controller)])
     }));
     objects
 }
@@ -164,11 +131,7 @@ fn metadata(name: &str, namespace: &str) -> Value {
 }
 
 fn role_object(role: &Role, all: &[Role]) -> Object {
-    let kind = if role.namespace.is_empty() {
-        "ClusterRole"
-    } else {
-        "Role"
-    };
+    let kind = if role.namespace.is_empty() { "ClusterRole" } else { "Role" };
     let mut object = json!({
         "apiVersion": format!("{RBAC}/v1"),
         "kind": kind,
@@ -180,8 +143,7 @@ fn role_object(role: &Role, all: &[Role]) -> Object {
         object.set_at(&["metadata", "labels", &label(role.feeds)], "true");
     }
     if !role.collects.is_empty() {
-        object["aggregationRule"] =
-            json!({"clusterRoleSelectors": [{"matchLabels": {label(role.collects): "true"}}]});
+        object["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {label(role.collects): "true"}}]});
     }
     object
 }
@@ -203,20 +165,12 @@ fn collected_rules(role: &Role, all: &[Role]) -> Vec<Value> {
 }
 
 fn binding_object(binding: &Binding) -> Object {
-    binding_object_of(
-        binding.name,
-        binding.namespace,
-        binding.role,
-        binding.subjects,
-    )
+    binding_object_of(binding.name, binding.namespace, binding.role, binding.subjects)
 }
 
 fn binding_object_of(name: &str, namespace: &str, role: &str, subjects: &[Subject]) -> Object {
-    let (kind, role_kind) = if namespace.is_empty() {
-        ("ClusterRoleBinding", "ClusterRole")
-    } else {
-        ("RoleBinding", "Role")
-    };
+    let (kind, role_kind) =
+        if namespace.is_empty() { ("ClusterRoleBinding", "ClusterRole") } else { ("RoleBinding", "Role") };
     let mut object = json!({
         "apiVersion": format!("{RBAC}/v1"),
         "kind": kind,
@@ -266,9 +220,7 @@ mod tests {
         let objects = rbac_objects();
         let found: Vec<_> = objects
             .iter()
-            .filter(|o| {
-                o.str_at(&["kind"]) == kind && o.namespace() == namespace && o.name() == name
-            })
+            .filter(|o| o.str_at(&["kind"]) == kind && o.namespace() == namespace && o.name() == name)
             .collect();
         assert_eq!(found.len(), 1, "{kind} {namespace}/{name}");
         expected.assert_eq(&serde_json::to_string(found[0]).expect("a tree can be written"));
@@ -280,26 +232,41 @@ mod tests {
             "ClusterRole",
             "",
             "cluster-admin",
-            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"cluster-admin"},"rules":[{"apiGroups":["*"],"resources":["*"],"verbs":["*"]},{"nonResourceURLs":["*"],"verbs":["*"]}]}"#]],
+            expect![[
+                r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"cluster-admin"},"rules":[{"apiGroups":["*"],"resources":["*"],"verbs":["*"]},{"nonResourceURLs":["*"],"verbs":["*"]}]}"#
+            ]],
         );
-        check("ClusterRole", "", "system:kube-dns", expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system:kube-dns"},"rules":[{"apiGroups":[""],"resources":["endpoints","services"],"verbs":["list","watch"]}]}"#]]);
+        check(
+            "ClusterRole",
+            "",
+            "system:kube-dns",
+            expect![[
+                r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system:kube-dns"},"rules":[{"apiGroups":[""],"resources":["endpoints","services"],"verbs":["list","watch"]}]}"#
+            ]],
+        );
         check(
             "Role",
             "kube-system",
             "extension-apiserver-authentication-reader",
-            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"extension-apiserver-authentication-reader","namespace":"kube-system"},"rules":[{"apiGroups":[""],"resourceNames":["extension-apiserver-authentication"],"resources":["configmaps"],"verbs":["get","list","watch"]}]}"#]],
+            expect![[
+                r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"extension-apiserver-authentication-reader","namespace":"kube-system"},"rules":[{"apiGroups":[""],"resourceNames":["extension-apiserver-authentication"],"resources":["configmaps"],"verbs":["get","list","watch"]}]}"#
+            ]],
         );
         check(
             "ClusterRoleBinding",
             "",
             "system:controller:job-controller",
-            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system:controller:job-controller"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"system:controller:job-controller"},"subjects":[{"kind":"ServiceAccount","name":"job-controller","namespace":"kube-system"}]}"#]],
+            expect![[
+                r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system:controller:job-controller"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"system:controller:job-controller"},"subjects":[{"kind":"ServiceAccount","name":"job-controller","namespace":"kube-system"}]}"#
+            ]],
         );
         check(
             "RoleBinding",
             "kube-system",
             "system::leader-locking-kube-scheduler",
-            expect![[r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system::leader-locking-kube-scheduler","namespace":"kube-system"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"system::leader-locking-kube-scheduler"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"system:kube-scheduler"},{"kind":"ServiceAccount","name":"kube-scheduler","namespace":"kube-system"}]}"#]],
+            expect![[
+                r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"annotations":{"rbac.authorization.kubernetes.io/autoupdate":"true"},"labels":{"kubernetes.io/bootstrapping":"rbac-defaults"},"name":"system::leader-locking-kube-scheduler","namespace":"kube-system"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"system::leader-locking-kube-scheduler"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"system:kube-scheduler"},{"kind":"ServiceAccount","name":"kube-scheduler","namespace":"kube-system"}]}"#
+            ]],
         );
     }
 
@@ -307,21 +274,13 @@ mod tests {
     fn aggregated_roles_hold_the_rules_of_their_feeders() {
         let objects = rbac_objects();
         let rules = |name: &str| {
-            let role = objects
-                .iter()
-                .find(|o| o.str_at(&["kind"]) == "ClusterRole" && o.name() == name);
+            let role = objects.iter().find(|o| o.str_at(&["kind"]) == "ClusterRole" && o.name() == name);
             role.expect(name).list_at(&["rules"]).to_vec()
         };
         let (view, edit, admin) = (rules("view"), rules("edit"), rules("admin"));
         assert!(!view.is_empty());
-        assert!(
-            view.iter().all(|rule| edit.contains(rule)),
-            "edit can all that view can"
-        );
-        assert!(
-            edit.iter().all(|rule| admin.contains(rule)),
-            "admin can all that edit can"
-        );
+        assert!(view.iter().all(|rule| edit.contains(rule)), "edit can all that view can");
+        assert!(edit.iter().all(|rule| admin.contains(rule)), "admin can all that edit can");
     }
 
     #[test]
@@ -331,14 +290,8 @@ mod tests {
         let keys: std::collections::BTreeSet<_> = objects.iter().map(key).collect();
         assert_eq!(keys.len(), objects.len());
         for binding in objects.iter().filter(|o| o.at(&["roleRef"]).is_some()) {
-            let (kind, name) = (
-                binding.str_at(&["roleRef", "kind"]),
-                binding.str_at(&["roleRef", "name"]),
-            );
-            assert!(
-                keys.contains(&format!("{kind} {}/{name}", binding.namespace())),
-                "{kind} {name}"
-            );
+            let (kind, name) = (binding.str_at(&["roleRef", "kind"]), binding.str_at(&["roleRef", "name"]));
+            assert!(keys.contains(&format!("{kind} {}/{name}", binding.namespace())), "{kind} {name}");
         }
     }
 }

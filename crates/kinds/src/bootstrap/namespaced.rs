@@ -17,25 +17,15 @@ pub(super) const ROLES: &[Role] = &[
     Role {
         name: "extension-apiserver-authentication-reader",
         namespace: "kube-system",
-        rules: &[
-            on("core", "configmaps", "get list watch").named("extension-apiserver-authentication")
-        ],
+        rules: &[on("core", "configmaps", "get list watch").named("extension-apiserver-authentication")],
         ..NO_ROLE
     },
     Role {
         name: "system::leader-locking-kube-controller-manager",
         namespace: "kube-system",
         rules: &[
-            on(
-                "coordination.k8s.io",
-                "leases",
-                "create get list update watch",
-            ),
-            on(
-                "coordination.k8s.io",
-                "leasecandidates",
-                "create get list update watch",
-            ),
+            on("coordination.k8s.io", "leases", "create get list update watch"),
+            on("coordination.k8s.io", "leasecandidates", "create get list update watch"),
         ],
         ..NO_ROLE
     },
@@ -43,16 +33,8 @@ pub(super) const ROLES: &[Role] = &[
         name: "system::leader-locking-kube-scheduler",
         namespace: "kube-system",
         rules: &[
-            on(
-                "coordination.k8s.io",
-                "leases",
-                "create get list update watch",
-            ),
-            on(
-                "coordination.k8s.io",
-                "leasecandidates",
-                "create get list update watch",
-            ),
+            on("coordination.k8s.io", "leases", "create get list update watch"),
+            on("coordination.k8s.io", "leasecandidates", "create get list update watch"),
         ],
         ..NO_ROLE
     },
@@ -81,12 +63,7 @@ pub(super) const ROLES: &[Role] = &[
 
 /// ClusterRoleBindings (without a namespace) and RoleBindings.
 pub(super) const BINDINGS: &[Binding] = &[
-    Binding {
-        name: "cluster-admin",
-        namespace: "",
-        role: "cluster-admin",
-        subjects: &[group("system:masters")],
-    },
+    Binding { name: "cluster-admin", namespace: "", role: "cluster-admin", subjects: &[group("system:masters")] },
     Binding {
         name: "system:basic-user",
         namespace: "",
@@ -123,12 +100,7 @@ pub(super) const BINDINGS: &[Binding] = &[
         role: "system:monitoring",
         subjects: &[group("system:monitoring")],
     },
-    Binding {
-        name: "system:node",
-        namespace: "",
-        role: "system:node",
-        subjects: &[],
-    },
+    Binding { name: "system:node", namespace: "", role: "system:node", subjects: &[] },
     Binding {
         name: "system:node-proxier",
         namespace: "",
@@ -139,10 +111,7 @@ pub(super) const BINDINGS: &[Binding] = &[
         name: "system:public-info-viewer",
         namespace: "",
         role: "system:public-info-viewer",
-        subjects: &[
-            group("system:authenticated"),
-            group("system:unauthenticated"),
-        ],
+        subjects: &[group("system:authenticated"), group("system:unauthenticated")],
     },
     Binding {
         name: "system:service-account-issuer-discovery",
@@ -166,10 +135,7 @@ pub(super) const BINDINGS: &[Binding] = &[
         name: "system::extension-apiserver-authentication-reader",
         namespace: "kube-system",
         role: "extension-apiserver-authentication-reader",
-        subjects: &[
-            user("system:kube-controller-manager"),
-            user("system:kube-scheduler"),
-        ],
+        subjects: &[user("system:kube-controller-manager"), user("system:kube-scheduler")],
     },
     Binding {
         name: "system::leader-locking-kube-controller-manager",
@@ -185,10 +151,7 @@ pub(super) const BINDINGS: &[Binding] = &[
         name: "system::leader-locking-kube-scheduler",
         namespace: "kube-system",
         role: "system::leader-locking-kube-scheduler",
-        subjects: &[
-            user("system:kube-scheduler"),
-            account("kube-system", "kube-scheduler"),
-        ],
+        subjects: &[user("system:kube-scheduler"), account("kube-system", "kube-scheduler")],
     },
     Binding {
         name: "system:controller:bootstrap-signer",

@@ -3,6 +3,7 @@
 //! descriptions are compressed, and nothing of them stays in memory.
 
 pub mod descriptions;
+mod merge;
 mod table;
 
 use serde_json::Value;
@@ -107,6 +108,8 @@ pub struct Field {
     pub atomic: bool,
     /// Strategic merge patch: lists are merged (by [`Field::merge_key`] or by value), not replaced.
     pub merge: bool,
+    /// Strategic merge patch: an object is replaced, not merged.
+    pub replace: bool,
     /// Strategic merge patch: keys that the patch does not name are dropped where it says so.
     pub retain_keys: bool,
     /// The key that tells list items apart in a strategic merge patch.

@@ -118,6 +118,7 @@ fn field(package: &str, line: &'static str) -> Field {
         list: None,
         atomic: false,
         merge: false,
+        replace: false,
         retain_keys: false,
         merge_key: None,
         go: None,
@@ -131,6 +132,7 @@ fn field(package: &str, line: &'static str) -> Field {
             Some(("map", how)) => field.atomic = how == "atomic",
             Some(("patch", how)) => {
                 field.merge = how.split(',').any(|strategy| strategy == "merge");
+                field.replace = how == "replace";
                 field.retain_keys = how.split(',').any(|strategy| strategy == "retainKeys");
             }
             Some(("key", key)) => field.merge_key = Some(key),
