@@ -8,6 +8,7 @@ use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, Object, names};
 
 use crate::def::{Context, Deletion, List, ResourceDef, Scope, Subresource, Text};
+use crate::rules;
 
 /// A static text.
 pub const fn text(value: &'static str) -> Text {
@@ -28,7 +29,16 @@ macro_rules! texts {
     };
 }
 
-pub(crate) use {list, texts};
+/// A static list of fields that field selectors may name.
+macro_rules! selectable {
+    ($($path:literal),* $(,)?) => {
+        ::std::borrow::Cow::Borrowed(const {
+            &[$($crate::def::SelectableField { path: $crate::base::text($path), read: None }),*]
+        })
+    };
+}
+
+pub(crate) use {list, selectable, texts};
 
 /// A `scale` subresource with the paths that all built-in kinds share.
 pub const fn scale(selector: &'static str) -> Subresource {
@@ -79,23 +89,14 @@ pub const BASE: ResourceDef = ResourceDef {
     deletion: Deletion::Immediate,
     relaxed_durability: false,
     name_rule: names::dns_subdomain,
-    default: no_defaults,
-    prepare_create: prepare_create_nothing,
-    prepare_update: prepare_update_nothing,
+    default: rules::tree::tidy,
+    prepare_create: rules::prepare::create,
+    prepare_update: rules::prepare::update,
     validate: valid,
     validate_update: valid_update,
     warnings: no_warnings,
     row: plain_row,
 };
-
-/// Sets nothing.
-pub fn no_defaults(_: &mut Object) {}
-
-/// Changes nothing.
-pub fn prepare_create_nothing(_: &Context, _: &mut Object) {}
-
-/// Changes nothing.
-pub fn prepare_update_nothing(_: &Context, _: &mut Object, _: &Object) {}
 
 /// Finds nothing wrong.
 pub fn valid(_: &Context, _: &Object) -> ErrorList {

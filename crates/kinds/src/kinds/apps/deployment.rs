@@ -1,7 +1,14 @@
 //! `apps/v1` Deployment: declares Pods and rolls changes out over ReplicaSets.
 
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, scale, text, texts};
 use crate::def::{ResourceDef, Subresource};
+use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
+use crate::rules::{pod_defaults, table, tree};
 
 /// `deployments`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +22,50 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.apps.v1.Deployment"),
     subresources: list![scale(".spec.selector"), Subresource::Status,],
     has_generation: true,
+    columns: list![
+        NAME,
+        column("Ready", "string", "The Pods that are ready, of those that are wanted."),
+        column("Up-to-date", "string", "The Pods that have the wanted template."),
+        column("Available", "string", "The Pods that have been ready for long enough."),
+        AGE,
+        CONTAINERS,
+        IMAGES,
+        SELECTOR,
+    ],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+const REVISION_HISTORY_LIMIT: i64 = 10;
+const PROGRESS_DEADLINE_SECONDS: i64 = 600;
+/// How far a rolling update may go beyond and below the wanted number.
+const ROLLING_UPDATE_SHARE: &str = "25%";
+
+fn defaults(object: &mut Object) {
+    tree::tidy(object);
+    pod_defaults::template(object, &["spec", "template"]);
+    object.default_at(&["spec", "replicas"], 1);
+    tree::default_text(object, &["spec", "strategy", "type"], "RollingUpdate");
+    if object.str_at(&["spec", "strategy", "type"]) == "RollingUpdate" {
+        object.default_at(&["spec", "strategy", "rollingUpdate", "maxUnavailable"], ROLLING_UPDATE_SHARE);
+        object.default_at(&["spec", "strategy", "rollingUpdate", "maxSurge"], ROLLING_UPDATE_SHARE);
+    }
+    object.default_at(&["spec", "revisionHistoryLimit"], REVISION_HISTORY_LIMIT);
+    object.default_at(&["spec", "progressDeadlineSeconds"], PROGRESS_DEADLINE_SECONDS);
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let status = |field: &str| table::number(object, &["status", field]);
+    let (names, images) = table::template_containers(object);
+    cells![
+        object.name(),
+        format!("{}/{}", status("readyReplicas"), table::number(object, &["spec", "replicas"])),
+        status("updatedReplicas"),
+        status("availableReplicas"),
+        table::age(object, now),
+        names,
+        images,
+        table::selector_text(object.at(&["spec", "selector"])),
+    ]
+}

@@ -1,7 +1,16 @@
 //! `v1` Node: a machine that runs Pods.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, special, text, texts};
-use crate::def::{ResourceDef, Scope, Subresource};
+use crate::def::{Context, ResourceDef, Scope, SelectableField, Subresource};
+use crate::rules::table::{AGE, NAME, cells, column, wide};
+use crate::rules::{prepare, table, tree};
 
 /// `nodes`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -16,5 +25,82 @@ pub static DEF: ResourceDef = ResourceDef {
         special("proxy", ("", "v1", "NodeProxyOptions"), texts!["create", "delete", "get", "patch", "update"]),
         Subresource::Status,
     ],
+    selectable: list![SelectableField { path: text("spec.unschedulable"), read: Some(unschedulable) }],
+    columns: list![
+        NAME,
+        column("Status", "string", "Whether the node is ready, and whether it takes new Pods."),
+        column("Roles", "string", "The roles of the node."),
+        AGE,
+        column("Version", "string", "The version of the node's agent."),
+        wide("Internal-IP", "string", "The address within the cluster."),
+        wide("External-IP", "string", "The address for others."),
+        wide("OS-Image", "string", "The operating system."),
+        wide("Kernel-Version", "string", "The version of the kernel."),
+        wide("Container-Runtime", "string", "What runs the containers, and its version."),
+    ],
+    default: defaults,
+    prepare_create: prepare_create,
+    row: row,
     ..BASE
 };
+
+/// Labels of this prefix give a node its roles.
+const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+/// An older label with the same meaning.
+const ROLE_LABEL: &str = "kubernetes.io/role";
+
+/// What can be allocated is all that is there, where the node's agent says nothing else.
+fn defaults(object: &mut Object) {
+    tree::tidy(object);
+    if let Some(capacity) = object.at(&["status", "capacity"]).cloned() {
+        object.default_at(&["status", "allocatable"], capacity);
+    }
+}
+
+/// A node registers itself with its status in one write.
+fn prepare_create(context: &Context, object: &mut Object) {
+    let status = object.get("status").cloned().unwrap_or_else(tree::empty);
+    prepare::create_with_status(context, object, status);
+}
+
+fn unschedulable(object: &Object) -> String {
+    object.bool_at(&["spec", "unschedulable"]).to_string()
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let info = |field: &'static str| table::text_or(object, &["status", "nodeInfo", field], table::UNKNOWN);
+    cells![
+        object.name(),
+        status(object),
+        roles(object),
+        table::age(object, now),
+        object.str_at(&["status", "nodeInfo", "kubeletVersion"]),
+        address(object, "InternalIP"),
+        address(object, "ExternalIP"),
+        info("osImage"),
+        info("kernelVersion"),
+        info("containerRuntimeVersion"),
+    ]
+}
+
+fn status(object: &Object) -> String {
+    let ready = match table::condition(object, "Ready").map(|condition| condition.str_at(&["status"])) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    if object.bool_at(&["spec", "unschedulable"]) { format!("{ready},SchedulingDisabled") } else { ready.to_owned() }
+}
+
+fn roles(object: &Object) -> String {
+    let labels = object.labels();
+    let named = labels.keys().filter_map(|key| key.strip_prefix(ROLE_PREFIX)).filter(|role| !role.is_empty());
+    let roles: BTreeSet<_> = named.chain(object.label(ROLE_LABEL).filter(|role| !role.is_empty())).collect();
+    if roles.is_empty() { table::NONE.to_owned() } else { roles.into_iter().collect::<Vec<_>>().join(",") }
+}
+
+fn address<'a>(object: &'a Object, kind: &str) -> &'a str {
+    let addresses = object.list_at(&["status", "addresses"]).iter();
+    let mut found = addresses.filter(|address| address.str_at(&["type"]) == kind);
+    found.next().map_or(table::NONE, |address| address.str_at(&["address"]))
+}

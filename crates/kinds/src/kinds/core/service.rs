@@ -1,9 +1,14 @@
 //! `v1` Service: a stable name and address for a set of Pods.
 
-use skiff_object::names;
+use serde_json::{Value, json};
+use skiff_base::Timestamp;
+use skiff_object::meta::Meta;
+use skiff_object::{Object, names};
 
-use crate::base::{BASE, list, special, text, texts};
-use crate::def::{ResourceDef, Subresource};
+use crate::base::{BASE, list, selectable, special, text, texts};
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::table::{AGE, NAME, SELECTOR, cells, column};
+use crate::rules::{prepare, table, tree};
 
 /// `services`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -20,5 +25,220 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     create_on_update: true,
     name_rule: names::dns_1035_label,
+    selectable: selectable!["spec.clusterIP", "spec.type"],
+    columns: list![
+        NAME,
+        column("Type", "string", "How the Service is reached."),
+        column("Cluster-IP", "string", "The address within the cluster."),
+        column("External-IP", "string", "The addresses for others."),
+        column("Port(s)", "string", "The ports, with those on the nodes."),
+        AGE,
+        SELECTOR,
+    ],
+    default: defaults,
+    prepare_create: prepare_create,
+    prepare_update: prepare_update,
+    row: row,
     ..BASE
 };
+
+/// How long a client stays with one endpoint, where that is asked for without a time.
+const AFFINITY_TIMEOUT_SECONDS: i64 = 3 * 60 * 60;
+
+fn defaults(object: &mut Object) {
+    tree::tidy(object);
+    let spec = tree::made_mut(object, &["spec"]);
+    tree::default_text(spec, &["type"], "ClusterIP");
+    tree::default_text(spec, &["sessionAffinity"], "None");
+    if spec.str_at(&["sessionAffinity"]) == "ClientIP" {
+        spec.default_at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"], AFFINITY_TIMEOUT_SECONDS);
+    }
+    for port in tree::items_mut(spec, &["ports"]) {
+        tree::default_text(port, &["protocol"], "TCP");
+        if is_unset(port.get("targetPort"))
+            && let Some(number) = port.get("port").cloned()
+        {
+            port.set_at(&["targetPort"], number);
+        }
+    }
+    traffic_defaults(spec);
+    family_defaults(spec);
+}
+
+fn is_unset(port: Option<&Value>) -> bool {
+    tree::is_blank(port) || port.and_then(Value::as_i64) == Some(0)
+}
+
+fn kind_of(spec: &Value) -> &str {
+    spec.str_at(&["type"])
+}
+
+fn traffic_defaults(spec: &mut Value) {
+    let kind = kind_of(spec).to_owned();
+    let reached_from_outside = matches!(kind.as_str(), "NodePort" | "LoadBalancer")
+        || kind == "ClusterIP" && !spec.list_at(&["externalIPs"]).is_empty();
+    if reached_from_outside {
+        tree::default_text(spec, &["externalTrafficPolicy"], "Cluster");
+    }
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer" | "ClusterIP") {
+        tree::default_text(spec, &["internalTrafficPolicy"], "Cluster");
+    }
+    if kind == "LoadBalancer" {
+        spec.default_at(&["allocateLoadBalancerNodePorts"], true);
+    }
+}
+
+/// A cluster of one family gives every Service that family; one without address and selector may have both.
+fn family_defaults(spec: &mut Value) {
+    if kind_of(spec) == "ExternalName" {
+        return;
+    }
+    let address = spec.str_at(&["clusterIP"]).to_owned();
+    if !address.is_empty() && tree::is_blank(spec.at(&["clusterIPs"])) {
+        spec.set_at(&["clusterIPs"], json!([address]));
+    }
+    let is_free = address == "None" && tree::is_blank(spec.at(&["selector"]));
+    tree::default_text(spec, &["ipFamilyPolicy"], if is_free { "RequireDualStack" } else { "SingleStack" });
+    if tree::is_blank(spec.at(&["ipFamilies"])) {
+        let family = if address.contains(':') { "IPv6" } else { "IPv4" };
+        let other = if family == "IPv4" { "IPv6" } else { "IPv4" };
+        let both = is_free && spec.str_at(&["ipFamilyPolicy"]) != "SingleStack";
+        spec.set_at(&["ipFamilies"], if both { json!([family, other]) } else { json!([family]) });
+    }
+}
+
+fn prepare_create(context: &Context, object: &mut Object) {
+    prepare::create_with_status(context, object, json!({"loadBalancer": {}}));
+}
+
+/// What was allocated stays where the update leaves it out, and what the new type has no use for goes.
+fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
+    prepare::update(context, new, old);
+    if context.subresource != "status" {
+        keep_allocations(new, old);
+        drop_unused_fields(new, old);
+        family_defaults(tree::made_mut(new, &["spec"]));
+    }
+    if kind_of_object(new) != "LoadBalancer" {
+        new.set_at(&["status", "loadBalancer"], tree::empty());
+    }
+}
+
+fn kind_of_object(object: &Object) -> &str {
+    object.str_at(&["spec", "type"])
+}
+
+fn has_cluster_ip(object: &Object) -> bool {
+    matches!(kind_of_object(object), "ClusterIP" | "NodePort" | "LoadBalancer")
+}
+
+fn has_node_ports(object: &Object) -> bool {
+    match kind_of_object(object) {
+        "NodePort" => true,
+        "LoadBalancer" => object.at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&Value::Bool(false)),
+        _ => false,
+    }
+}
+
+fn needs_health_check(object: &Object) -> bool {
+    kind_of_object(object) == "LoadBalancer" && object.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
+}
+
+fn keep_allocations(new: &mut Object, old: &Object) {
+    if has_cluster_ip(new) && has_cluster_ip(old) && tree::is_blank(new.at(&["spec", "clusterIP"])) {
+        tree::carry_over(new, old, &["spec", "clusterIP"]);
+        if tree::is_blank(new.at(&["spec", "clusterIPs"])) {
+            tree::carry_over(new, old, &["spec", "clusterIPs"]);
+        }
+    }
+    if has_node_ports(new) && has_node_ports(old) {
+        keep_node_ports(new, old);
+    }
+    if needs_health_check(new) && needs_health_check(old) && table::number(new, &["spec", "healthCheckNodePort"]) == 0 {
+        tree::carry_over(new, old, &["spec", "healthCheckNodePort"]);
+    }
+}
+
+/// A port is the same one when its number and protocol are.
+fn keep_node_ports(new: &mut Object, old: &Object) {
+    let key = |port: &Value| (port.int_at(&["port"]), port.str_at(&["protocol"]).to_owned());
+    let old_ports = old.list_at(&["spec", "ports"]);
+    let taken: Vec<_> = new.list_at(&["spec", "ports"]).iter().filter_map(|port| port.int_at(&["nodePort"])).collect();
+    for port in tree::items_mut(new, &["spec", "ports"]) {
+        let kept = old_ports.iter().find(|old| key(old) == key(port)).and_then(|old| old.int_at(&["nodePort"]));
+        if let Some(number) = kept.filter(|number| !taken.contains(number))
+            && table::number(port, &["nodePort"]) == 0
+        {
+            port.set_at(&["nodePort"], number);
+        }
+    }
+}
+
+fn drop_unused_fields(new: &mut Object, old: &Object) {
+    let same = |new: &Object, path: &[&str]| new.at(path) == old.at(path);
+    if has_cluster_ip(old) && !has_cluster_ip(new) {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if same(new, &["spec", field]) {
+                new.remove_at(&["spec", field]);
+            }
+        }
+    }
+    if has_node_ports(old) && !has_node_ports(new) {
+        let numbers = |object: &Object| {
+            let ports = object.list_at(&["spec", "ports"]).iter();
+            ports.map(|port| port.int_at(&["nodePort"])).collect::<Vec<_>>()
+        };
+        if numbers(new) == numbers(old) {
+            for port in tree::items_mut(new, &["spec", "ports"]) {
+                port.remove_at(&["nodePort"]);
+            }
+        }
+    }
+    let drop_unless = |new: &mut Object, fits: fn(&Object) -> bool, fields: &[&str]| {
+        for field in fields {
+            if fits(old) && !fits(new) && same(new, &["spec", field]) {
+                new.remove_at(&["spec", field]);
+            }
+        }
+    };
+    drop_unless(new, needs_health_check, &["healthCheckNodePort"]);
+    drop_unless(new, |o| kind_of_object(o) == "LoadBalancer", &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    drop_unless(new, |o| matches!(kind_of_object(o), "NodePort" | "LoadBalancer"), &["externalTrafficPolicy"]);
+    drop_unless(new, has_cluster_ip, &["internalTrafficPolicy"]);
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let address = object.list_at(&["spec", "clusterIPs"]).first().and_then(Value::as_str);
+    let ports = object.list_at(&["spec", "ports"]).iter().map(port_text).collect::<Vec<_>>();
+    cells![
+        object.name(),
+        kind_of_object(object),
+        address.unwrap_or(table::text_or(object, &["spec", "clusterIP"], table::NONE)),
+        external_address(object),
+        if ports.is_empty() { table::NONE.to_owned() } else { ports.join(",") },
+        table::age(object, now),
+        table::labels_text(object.at(&["spec", "selector"])),
+    ]
+}
+
+fn port_text(port: &Value) -> String {
+    let (number, protocol) = (table::number(port, &["port"]), port.str_at(&["protocol"]));
+    match table::number(port, &["nodePort"]) {
+        0 => format!("{number}/{protocol}"),
+        node_port => format!("{number}:{node_port}/{protocol}"),
+    }
+}
+
+fn external_address(object: &Object) -> String {
+    let own = object.list_at(&["spec", "externalIPs"]);
+    match kind_of_object(object) {
+        "ClusterIP" | "NodePort" => table::joined_or_none(own),
+        "LoadBalancer" => {
+            let given = table::load_balancer_addresses(object);
+            let all: Vec<_> = given.into_iter().chain(own.iter().filter_map(Value::as_str)).collect();
+            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+        }
+        "ExternalName" => object.str_at(&["spec", "externalName"]).to_owned(),
+        _ => table::UNKNOWN.to_owned(),
+    }
+}

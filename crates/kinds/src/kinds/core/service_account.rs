@@ -2,6 +2,8 @@
 
 use crate::base::{BASE, list, special, text, texts};
 use crate::def::ResourceDef;
+use crate::rules::table;
+use crate::rules::table::{AGE, NAME};
 
 /// `serviceaccounts`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -12,5 +14,7 @@ pub static DEF: ResourceDef = ResourceDef {
     short_names: texts!["sa"],
     schema: text("io.k8s.api.core.v1.ServiceAccount"),
     subresources: list![special("token", ("authentication.k8s.io", "v1", "TokenRequest"), texts!["create"])],
+    columns: list![NAME, AGE],
+    row: table::name_and_age,
     ..BASE
 };

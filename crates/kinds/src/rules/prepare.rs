@@ -1,0 +1,87 @@
+//! What every kind does before it is written: a creation starts without status, a write of the object keeps the
+//! status, a write of the status keeps the rest, and a change of the specification raises the generation.
+
+use serde_json::Value;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::def::Context;
+use crate::rules::tree::{carry_over, empty};
+
+/// The metadata that no write of the status changes; labels and annotations are free, as upstream has it.
+const KEPT_METADATA: &[&str] = &["generation", "deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences"];
+/// The metadata that a write of a custom object's status changes.
+const CUSTOM_STATUS_METADATA: &[&str] = &["resourceVersion", "managedFields"];
+
+/// Prepares a creation: no status yet, and the first generation.
+pub fn create(context: &Context, object: &mut Object) {
+    if context.def.has_status() {
+        object.set_at(&["status"], empty());
+    }
+    if context.def.has_generation {
+        object.set_at(&["metadata", "generation"], 1);
+    }
+}
+
+/// Prepares a creation that starts with a status of its own.
+pub fn create_with_status(context: &Context, object: &mut Object, status: Value) {
+    create(context, object);
+    object.set_at(&["status"], status);
+}
+
+/// Prepares an update of the object or of its status.
+pub fn update(context: &Context, new: &mut Object, old: &Object) {
+    if context.subresource == "status" {
+        return keep_all_but_status(new, old);
+    }
+    if context.def.has_status() {
+        carry_over(new, old, &["status"]);
+    }
+    raise_generation(context, new, old);
+}
+
+/// Prepares an update of a custom object or of its status, whose writes leave all metadata alone.
+pub fn update_custom(context: &Context, new: &mut Object, old: &Object) {
+    update(context, new, old);
+    if context.subresource == "status" {
+        let written = new.get("metadata").cloned().unwrap_or_else(empty);
+        carry_over(new, old, &["metadata"]);
+        for field in CUSTOM_STATUS_METADATA {
+            if let Some(value) = written.get(field) {
+                new.set_at(&["metadata", field], value.clone());
+            }
+        }
+    }
+}
+
+/// Makes a write of the status one that changes nothing else but labels, annotations and the like.
+pub fn keep_all_but_status(new: &mut Object, old: &Object) {
+    let mut written = std::mem::replace(new, old.clone());
+    for field in ["metadata", "status"] {
+        let value = written.get_mut(field).map(Value::take).unwrap_or_else(empty);
+        new.set_at(&[field], value);
+    }
+    for field in KEPT_METADATA {
+        carry_over(new, old, &["metadata", field]);
+    }
+}
+
+/// Gives the object the generation that follows where anything but metadata and status has changed,
+/// and when a deletion begins; otherwise the one that it had.
+pub fn raise_generation(context: &Context, new: &mut Object, old: &Object) {
+    if !context.def.has_generation {
+        return;
+    }
+    let begins_deletion = new.is_deleting() && !old.is_deleting();
+    let generation = old.generation() + i64::from(begins_deletion || is_respecified(new, old));
+    new.set_at(&["metadata", "generation"], generation);
+}
+
+fn is_respecified(new: &Object, old: &Object) -> bool {
+    let own = |object: &Object| {
+        let fields = object.as_object().into_iter().flatten();
+        let own = fields.filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status" | "kind" | "apiVersion"));
+        own.map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>()
+    };
+    own(new) != own(old)
+}
