@@ -89,7 +89,7 @@ pub const BASE: ResourceDef = ResourceDef {
     deletion: Deletion::Immediate,
     relaxed_durability: false,
     name_rule: names::dns_subdomain,
-    default: rules::tree::tidy,
+    default: no_defaults,
     prepare_create: rules::prepare::create,
     prepare_update: rules::prepare::update,
     validate: valid,
@@ -97,6 +97,9 @@ pub const BASE: ResourceDef = ResourceDef {
     warnings: no_warnings,
     row: plain_row,
 };
+
+/// Sets nothing.
+pub fn no_defaults(_: &mut Object) {}
 
 /// Finds nothing wrong.
 pub fn valid(_: &Context, _: &Object) -> ErrorList {

@@ -212,11 +212,23 @@ fn the_core_kinds() {
     check(
         "{apiVersion: v1, kind: Node, metadata: {name: a}, status: {capacity: {cpu: '2'}}}",
         expect![[r#"
-        apiVersion: "v1"
-        kind: "Node"
-        metadata.name: "a"
-        status.allocatable.cpu: "2"
-        status.capacity.cpu: "2"
-    "#]],
+            apiVersion: "v1"
+            kind: "Node"
+            metadata.name: "a"
+            spec: {}
+            status.allocatable.cpu: "2"
+            status.capacity.cpu: "2"
+            status.daemonEndpoints.kubeletEndpoint.Port: 0
+            status.nodeInfo.architecture: ""
+            status.nodeInfo.bootID: ""
+            status.nodeInfo.containerRuntimeVersion: ""
+            status.nodeInfo.kernelVersion: ""
+            status.nodeInfo.kubeProxyVersion: ""
+            status.nodeInfo.kubeletVersion: ""
+            status.nodeInfo.machineID: ""
+            status.nodeInfo.operatingSystem: ""
+            status.nodeInfo.osImage: ""
+            status.nodeInfo.systemUUID: ""
+        "#]],
     );
 }

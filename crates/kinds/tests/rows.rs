@@ -128,11 +128,11 @@ fn the_core_kinds() {
         expect!["n1 | Active | 3d"],
     );
     check(
-        "{apiVersion: v1, kind: ConfigMap, metadata: {name: n1}, data: {a: b}, binaryData: {c: ''}}",
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: n1}, data: {a: b}, binaryData: {c: Yg==}}",
         expect!["n1 | 2 | <unknown>"],
     );
     check(
-        "{apiVersion: v1, kind: Secret, metadata: {name: n1}, type: Opaque, data: {a: b}}",
+        "{apiVersion: v1, kind: Secret, metadata: {name: n1}, type: Opaque, data: {a: Yg==}}",
         expect!["n1 | Opaque | 1 | <unknown>"],
     );
 }

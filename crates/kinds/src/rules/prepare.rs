@@ -5,8 +5,10 @@ use serde_json::Value;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 
-use crate::def::Context;
+use crate::decode::decode_definition;
+use crate::def::{Context, ResourceDef};
 use crate::rules::tree::{carry_over, empty};
+use crate::schema::definition;
 
 /// The metadata that no write of the status changes; labels and annotations are free, as upstream has it.
 const KEPT_METADATA: &[&str] = &["generation", "deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences"];
@@ -16,11 +18,18 @@ const CUSTOM_STATUS_METADATA: &[&str] = &["resourceVersion", "managedFields"];
 /// Prepares a creation: no status yet, and the first generation.
 pub fn create(context: &Context, object: &mut Object) {
     if context.def.has_status() {
-        object.set_at(&["status"], empty());
+        object.set_at(&["status"], empty_status(context.def));
     }
     if context.def.has_generation {
         object.set_at(&["metadata", "generation"], 1);
     }
+}
+
+/// A status that says nothing: what upstream writes always (such as `replicas: 0`) is there.
+fn empty_status(def: &ResourceDef) -> Value {
+    let field = definition(&def.schema).and_then(|definition| definition.field("status"));
+    let status = field.and_then(|field| field.ty.definition());
+    status.and_then(|status| decode_definition(status, empty().into()).ok()).unwrap_or_else(empty)
 }
 
 /// Prepares a creation that starts with a status of its own.

@@ -45,24 +45,6 @@ pub fn default_fields<const N: usize>(object: &mut Value, defaults: [(&str, Valu
     }
 }
 
-/// Removes every null, as decoding into a typed object and encoding it again does. Clients write
-/// `creationTimestamp: null` and the like; to keep it would let equal objects differ.
-pub fn drop_nulls(node: &mut Value) {
-    match node {
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
-/// The defaulting of a kind that has no defaults of its own.
-pub fn tidy(object: &mut Object) {
-    drop_nulls(object);
-}
-
 /// Copies the node at `path` from `old` to `new`, or removes it where `old` has none.
 pub fn carry_over(new: &mut Object, old: &Object, path: &[&str]) {
     match old.at(path) {

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_kinds::by_kind;
+use skiff_kinds::decode::{FieldValidation, decode_tree};
 use skiff_kinds::def::{Context, ResourceDef};
 use skiff_object::{GroupVersionKind, Object};
 
@@ -16,9 +17,10 @@ pub fn now() -> Timestamp {
 
 /// The object that a YAML text describes, and its kind.
 pub fn object(yaml: &str) -> (&'static ResourceDef, Object) {
-    let object: Value = serde_saphyr::from_str(yaml).expect("valid YAML");
-    let kind = GroupVersionKind::of(&object).expect("apiVersion and kind");
-    (by_kind(&kind).expect("a known kind"), object)
+    let tree: Value = serde_saphyr::from_str(yaml).expect("valid YAML");
+    let kind = GroupVersionKind::of(&tree).expect("apiVersion and kind");
+    let def = by_kind(&kind).expect("a known kind");
+    (def, decode_tree(def, tree, FieldValidation::Strict).expect("known and well-typed fields").object)
 }
 
 /// What the kind makes of a new object: with defaults, and prepared.

@@ -43,7 +43,6 @@ const PROGRESS_DEADLINE_SECONDS: i64 = 600;
 const ROLLING_UPDATE_SHARE: &str = "25%";
 
 fn defaults(object: &mut Object) {
-    tree::tidy(object);
     pod_defaults::template(object, &["spec", "template"]);
     object.default_at(&["spec", "replicas"], 1);
     tree::default_text(object, &["spec", "strategy", "type"], "RollingUpdate");

@@ -1,14 +1,14 @@
 //! `apps/v1` ReplicaSet: keeps a number of Pods running.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 
 use crate::base::{BASE, list, scale, selectable, text, texts};
-use crate::def::{Context, ResourceDef, Subresource};
+use crate::def::{ResourceDef, Subresource};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, prepare, table, tree};
+use crate::rules::{pod_defaults, table};
 
 /// `replicasets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -34,19 +34,13 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
-    prepare_create: prepare_create,
     row: row,
     ..BASE
 };
 
 fn defaults(object: &mut Object) {
-    tree::tidy(object);
     pod_defaults::template(object, &["spec", "template"]);
     object.default_at(&["spec", "replicas"], 1);
-}
-
-fn prepare_create(context: &Context, object: &mut Object) {
-    prepare::create_with_status(context, object, json!({"replicas": 0}));
 }
 
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {

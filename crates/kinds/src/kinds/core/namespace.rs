@@ -38,7 +38,6 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 const FINALIZER: &str = "kubernetes";
 
 fn defaults(object: &mut Object) {
-    tree::tidy(object);
     let name = object.name().to_owned();
     if !name.is_empty() {
         object.set_at(&["metadata", "labels", NAME_LABEL], name);

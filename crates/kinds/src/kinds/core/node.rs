@@ -51,7 +51,6 @@ const ROLE_LABEL: &str = "kubernetes.io/role";
 
 /// What can be allocated is all that is there, where the node's agent says nothing else.
 fn defaults(object: &mut Object) {
-    tree::tidy(object);
     if let Some(capacity) = object.at(&["status", "capacity"]).cloned() {
         object.default_at(&["status", "allocatable"], capacity);
     }

@@ -82,7 +82,6 @@ fn pod_ips(object: &Object) -> String {
 }
 
 fn defaults(object: &mut Object) {
-    tree::tidy(object);
     pod_defaults::pod(tree::made_mut(object, &["spec"]));
 }
 

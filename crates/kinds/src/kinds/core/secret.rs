@@ -33,7 +33,6 @@ pub static DEF: ResourceDef = ResourceDef {
 
 /// `stringData` is a way of writing only: its texts become entries of `data`.
 fn defaults(object: &mut Object) {
-    tree::tidy(object);
     tree::default_text(object, &["type"], "Opaque");
     if let Some(Value::Object(texts)) = object.remove_at(&["stringData"]) {
         for (key, text) in texts {

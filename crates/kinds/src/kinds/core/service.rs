@@ -36,7 +36,6 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
-    prepare_create: prepare_create,
     prepare_update: prepare_update,
     row: row,
     ..BASE
@@ -46,7 +45,6 @@ pub static DEF: ResourceDef = ResourceDef {
 const AFFINITY_TIMEOUT_SECONDS: i64 = 3 * 60 * 60;
 
 fn defaults(object: &mut Object) {
-    tree::tidy(object);
     let spec = tree::made_mut(object, &["spec"]);
     tree::default_text(spec, &["type"], "ClusterIP");
     tree::default_text(spec, &["sessionAffinity"], "None");
@@ -105,10 +103,6 @@ fn family_defaults(spec: &mut Value) {
         let both = is_free && spec.str_at(&["ipFamilyPolicy"]) != "SingleStack";
         spec.set_at(&["ipFamilies"], if both { json!([family, other]) } else { json!([family]) });
     }
-}
-
-fn prepare_create(context: &Context, object: &mut Object) {
-    prepare::create_with_status(context, object, json!({"loadBalancer": {}}));
 }
 
 /// What was allocated stays where the update leaves it out, and what the new type has no use for goes.
