@@ -1,1 +1,30 @@
-//! The Kubernetes API server: one request path for every kind.
+//! The Kubernetes API server: one request path for every kind, from the catalogue of `skiff-kinds` to the store.
+//!
+//! A request is parsed into a `RequestInfo`, authenticated, authorized, and then read (module `read`) or written
+//! (module `write`, whose numbered steps are the only way into the store). No kind has a handler of its own; what few
+//! subresources need code are in `sub`, and call the same pipeline.
+
+pub mod admission;
+pub mod alloc;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+pub mod call;
+pub mod codec;
+pub mod config;
+mod convert;
+pub mod discovery;
+pub mod failure;
+pub mod http;
+mod read;
+mod serve;
+pub mod server;
+pub mod storage;
+mod sub;
+mod write;
+
+pub use call::UserInfo;
+pub use config::{Config, VersionInfo};
+pub use failure::Failure;
+pub use http::body::Body;
+pub use server::ApiServer;

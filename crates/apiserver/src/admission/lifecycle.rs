@@ -1,0 +1,49 @@
+//! Nothing is created in a namespace that does not exist or is on its way out, and some namespaces never go.
+
+use skiff_object::meta::Meta;
+use skiff_object::{GroupResource, Object, Status};
+
+use crate::admission::{Attributes, Operation};
+use crate::codec;
+use crate::failure::Result;
+use crate::storage::keys;
+
+/// Namespaces that cannot be deleted.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+/// Checks a write against the life of its namespace.
+pub async fn check(attributes: &Attributes<'_>) -> Result<()> {
+    let namespaces = GroupResource::new("", "namespaces");
+    let is_namespace = attributes.is("", "namespaces");
+    if is_namespace && attributes.operation == Operation::Delete && IMMORTAL.contains(&attributes.name) {
+        return Err(Status::forbidden(&namespaces, attributes.name, "this namespace may not be deleted").into());
+    }
+    let concerned = attributes.def.is_namespaced() && attributes.def.stored && attributes.operation == Operation::Create;
+    if !concerned {
+        return Ok(());
+    }
+    let namespace = find(attributes).await?.ok_or_else(|| Status::not_found(&namespaces, attributes.namespace))?;
+    let terminating = namespace.is_deleting() || namespace.str_at(&["status", "phase"]) == "Terminating";
+    if !terminating {
+        return Ok(());
+    }
+    let why = format!("unable to create new content in namespace {} because it is being terminated", attributes.namespace);
+    let mut status = Status::forbidden(&attributes.def.group_resource(), attributes.name, why);
+    status.details.get_or_insert_default().causes.push(skiff_object::status::Cause {
+        reason: "NamespaceTerminating".into(),
+        message: format!("namespace {} is being terminated", attributes.namespace),
+        field: "metadata.namespace".into(),
+    });
+    Err(status.into())
+}
+
+/// The namespace from the cache, or from the store where it may be too new for the cache.
+async fn find(attributes: &Attributes<'_>) -> Result<Option<Object>> {
+    let Some(cache) = attributes.server.catalogue.cache("", "namespaces") else { return Ok(None) };
+    if let Some(namespace) = cache.object("", attributes.namespace)? {
+        return Ok(Some(namespace));
+    }
+    let key = keys::object(&cache.prefix, "", attributes.namespace);
+    let (_, found) = attributes.server.store().get(&key, None).await?;
+    found.map(|pair| codec::decode_stored(&cache.def, &pair.value, pair.mod_revision)).transpose()
+}

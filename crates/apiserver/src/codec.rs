@@ -1,0 +1,132 @@
+//! How objects lie in the store, and how stored bytes become what is sent.
+//!
+//! A stored value is the object's JSON without `kind`, `apiVersion` and `metadata.resourceVersion`, and begins with
+//! `{"metadata":{`. So an answer, a list item or a watch event is a short head (kind, version, revision) followed by
+//! the stored bytes as they are: nothing is parsed to be sent.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::Value;
+use skiff_kinds::ResourceDef;
+use skiff_object::{Object, Status};
+
+use crate::failure::Result;
+
+/// How every stored value begins.
+const STORED_HEAD: &[u8] = b"{\"metadata\":{";
+
+/// Encodes an object for the store.
+pub fn encode_stored(object: &Object) -> Bytes {
+    let mut encoded = Vec::with_capacity(1024);
+    encoded.extend_from_slice(b"{\"metadata\":{");
+    let metadata = object.get("metadata").and_then(Value::as_object);
+    let fields = metadata.into_iter().flatten().filter(|(key, _)| *key != "resourceVersion");
+    for (index, (key, value)) in fields.enumerate() {
+        if index > 0 {
+            encoded.push(b',');
+        }
+        write_field(&mut encoded, key, value);
+    }
+    encoded.push(b'}');
+    for (key, value) in object.as_object().into_iter().flatten() {
+        if !matches!(key.as_str(), "metadata" | "kind" | "apiVersion") {
+            encoded.push(b',');
+            write_field(&mut encoded, key, value);
+        }
+    }
+    encoded.push(b'}');
+    encoded.into()
+}
+
+fn write_field(encoded: &mut Vec<u8>, key: &str, value: &Value) {
+    serde_json::to_writer(&mut *encoded, key).expect("a string can always be encoded");
+    encoded.push(b':');
+    serde_json::to_writer(encoded, value).expect("a tree can always be encoded");
+}
+
+/// Decodes a stored value to the tree that a client of `def` knows.
+pub fn decode_stored(def: &ResourceDef, stored: &[u8], revision: u64) -> Result<Object> {
+    let mut object: Object = serde_json::from_slice(stored).map_err(|error| {
+        Status::internal(format_args!("decoding a stored object of {}: {error}", def.group_resource()))
+    })?;
+    if let Some(map) = object.as_object_mut() {
+        map.insert("kind".into(), def.kind.as_ref().into());
+        map.insert("apiVersion".into(), def.group_version().to_string().into());
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".into(), revision.to_string().into());
+    }
+    Ok(object)
+}
+
+/// What stands before the revision in an object that is sent.
+#[derive(Debug, Clone)]
+pub struct Heads {
+    /// With kind and version, for single objects and watch events.
+    pub typed: Box<str>,
+    /// For list items; built-in kinds leave kind and version out there, as upstream does.
+    pub item: Box<str>,
+}
+
+impl Heads {
+    /// The heads of a kind.
+    pub fn of(def: &ResourceDef) -> Self {
+        let typed = format!(
+            "{{\"kind\":{:?},\"apiVersion\":{:?},\"metadata\":{{\"resourceVersion\":\"",
+            def.kind,
+            def.group_version().to_string()
+        );
+        let custom = def.inline_schema.is_some();
+        let item = if custom { typed.clone() } else { "{\"metadata\":{\"resourceVersion\":\"".to_owned() };
+        Self { typed: typed.into(), item: item.into() }
+    }
+}
+
+/// Appends a stored value as it is sent.
+pub fn write_sent(out: &mut BytesMut, head: &str, stored: &[u8], revision: u64) {
+    debug_assert!(stored.starts_with(STORED_HEAD));
+    out.put_slice(head.as_bytes());
+    out.put_slice(revision.to_string().as_bytes());
+    out.put_slice(b"\",");
+    out.put_slice(&stored[STORED_HEAD.len().min(stored.len())..]);
+}
+
+/// A stored value as it is sent.
+pub fn sent(head: &str, stored: &[u8], revision: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(head.len() + stored.len() + 16);
+    write_sent(&mut out, head, stored, revision);
+    out.freeze()
+}
+
+/// YAML of a tree. JSON is YAML, and what reads the one reads the other.
+pub fn to_yaml(object: &Object) -> String {
+    let mut text = serde_json::to_string_pretty(object).expect("a tree can always be encoded");
+    text.push('\n');
+    text
+}
+
+/// Reads YAML.
+pub fn from_yaml(text: &[u8]) -> Result<Object> {
+    serde_json::from_slice(text).map_err(|error| Status::bad_request(format!("yaml: {error}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use skiff_kinds::base::{BASE, text};
+
+    use super::*;
+
+    #[test]
+    fn stored_bytes_are_sent_as_they_are_behind_a_head() {
+        let def = ResourceDef { kind: text("ConfigMap"), plural: text("configmaps"), ..BASE };
+        let object = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "\"b\""},
+            "metadata": {"name": "x", "uid": "u", "resourceVersion": "3"}});
+        let stored = encode_stored(&object);
+        assert_eq!(stored, r#"{"metadata":{"name":"x","uid":"u"},"data":{"a":"\"b\""}}"#);
+        let bytes = sent(&Heads::of(&def).typed, &stored, 7);
+        let expected = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"x","uid":"u"},"data":{"a":"\"b\""}}"#;
+        assert_eq!(bytes, expected);
+        let decoded = decode_stored(&def, &stored, 7).expect("it was encoded just now");
+        assert_eq!(decoded, serde_json::from_str::<Object>(expected).expect("valid JSON"));
+    }
+}

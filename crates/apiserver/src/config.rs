@@ -1,0 +1,114 @@
+//! What the binary tells the server at its start.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde::Serialize;
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+use skiff_kinds::ResourceDef;
+use skiff_store::Store;
+
+use crate::call::UserInfo;
+
+/// What `/version` tells.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionInfo {
+    /// `1`.
+    pub major: String,
+    /// `36`.
+    pub minor: String,
+    /// `v1.36.0+skiff1`.
+    pub git_version: String,
+    /// The commit that was built.
+    pub git_commit: String,
+    /// `clean` or `dirty`.
+    pub git_tree_state: String,
+    /// When it was built, RFC 3339.
+    pub build_date: String,
+    /// The compiler (upstream's field is named for its own language).
+    pub go_version: String,
+    /// The compiler.
+    pub compiler: String,
+    /// `linux/amd64`.
+    pub platform: String,
+}
+
+impl VersionInfo {
+    /// API v1.36 by Skiff's version `skiff`.
+    pub fn skiff(skiff: &str) -> Self {
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Self {
+            major: "1".into(),
+            minor: "36".into(),
+            git_version: format!("v1.36.0+skiff-{skiff}"),
+            git_commit: String::new(),
+            git_tree_state: "clean".into(),
+            build_date: "1970-01-01T00:00:00Z".into(),
+            go_version: "none".into(),
+            compiler: "rustc".into(),
+            platform: format!("{}/{arch}", std::env::consts::OS),
+        }
+    }
+}
+
+/// How service-account tokens are signed and checked.
+#[derive(Clone)]
+pub struct ServiceAccountKeys {
+    /// An ECDSA P-256 key in PKCS#8 DER.
+    pub signing_key: Vec<u8>,
+    /// The issuer, `https://kubernetes.default.svc.cluster.local`.
+    pub issuer: String,
+}
+
+/// A range of IPv4 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    /// The first address.
+    pub base: Ipv4Addr,
+    /// How many bits are fixed.
+    pub bits: u8,
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}
+
+/// What the binary tells the server at its start.
+#[derive(Clone)]
+pub struct Config {
+    /// The storage.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: SharedClock,
+    /// UIDs and generated names.
+    pub ids: Arc<Ids>,
+    /// What `/version` tells.
+    pub version: VersionInfo,
+    /// The built-in kinds, `skiff_kinds::builtin()`.
+    pub kinds: Vec<&'static ResourceDef>,
+    /// Where cluster IPs come from.
+    pub service_cidr: Cidr,
+    /// Where node ports come from.
+    pub node_port_range: RangeInclusive<u16>,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Where the server is reached by others: the endpoint of the `kubernetes` Service.
+    pub advertise: SocketAddr,
+    /// Service-account tokens; without it none are issued or accepted.
+    pub service_accounts: Option<ServiceAccountKeys>,
+    /// How the server speaks TLS to the nodes' agents, with its client certificate.
+    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Whether requests are authorized at all.
+    pub authorization: bool,
+    /// Tokens that are known beforehand.
+    pub tokens: Vec<(String, UserInfo)>,
+}

@@ -1,0 +1,8 @@
+//! What the server knows of HTTP: bodies, content negotiation, request paths and queries, answers.
+//! Nothing here knows of storage or of any kind's rules.
+
+pub mod answer;
+pub mod body;
+pub mod negotiate;
+pub mod query;
+pub mod request;

@@ -1,0 +1,323 @@
+//! Lists: from the watch cache, or from the store at a named revision; whole or in pages.
+//! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use skiff_object::{Object, Status};
+use skiff_store::{KeyRange, StoreError};
+
+use crate::call::Call;
+use crate::codec;
+use crate::failure::Result;
+use crate::http::answer::{self, Answer};
+use crate::http::body;
+use crate::http::negotiate::{Media, Shape};
+use crate::read::{present, revision_of};
+use crate::server::ApiServer;
+use crate::storage::cache::Entry;
+use crate::storage::filter::Filter;
+
+/// Lists are sent in pieces of about this size.
+const PIECE_BYTES: usize = 64 * 1024;
+/// How many keys are read from the store at a time while a page is filled.
+const STORE_PAGE: usize = 1000;
+
+/// What a list request asks for.
+struct Wanted {
+    revision: Option<u64>,
+    exact: bool,
+    limit: usize,
+    from: Option<Continue>,
+}
+
+/// The opaque token that leads to a list's next page, laid out as upstream's.
+#[derive(Serialize, Deserialize)]
+struct Continue {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+/// A list, or a page of one.
+pub struct Page {
+    /// The objects.
+    pub entries: Vec<Arc<Entry>>,
+    /// The revision at which they stood so.
+    pub revision: u64,
+    /// The token for the next page, or empty.
+    pub next: String,
+    /// How many objects are left, where that is known.
+    pub remaining: Option<u64>,
+}
+
+/// Answers a list.
+pub async fn list(server: &ApiServer, call: &Call) -> Result<Answer> {
+    let filter = filter_of(call)?;
+    let page = page(server, call, &filter).await?;
+    render(call, page)
+}
+
+/// What a request's path and selectors select.
+pub fn filter_of(call: &Call) -> Result<Filter> {
+    let (query, served) = (&call.query, &call.served);
+    let namespace = call.info.namespace_of(&served.def);
+    let mut filter =
+        Filter::new(&served.cache.def, &served.def, namespace, query.text("labelSelector"), query.text("fieldSelector"))?;
+    if !call.info.name.is_empty() {
+        filter.name = Some(call.info.name.clone());
+    }
+    Ok(filter)
+}
+
+/// Finds the page that a request asks for.
+pub async fn page(server: &ApiServer, call: &Call, filter: &Filter) -> Result<Page> {
+    let wanted = wanted(call)?;
+    if let Some(from) = &wanted.from {
+        return stored_page(server, call, filter, from.rv as u64, &from.start, wanted.limit).await;
+    }
+    if let (true, Some(revision)) = (wanted.exact, wanted.revision) {
+        return stored_page(server, call, filter, revision, "", wanted.limit).await;
+    }
+    let reached = match wanted.revision {
+        None => server.hub.fresh().await?,
+        Some(revision) => server.hub.wait_for(revision).await?,
+    };
+    let (mut entries, revision) = call.served.cache.list(filter, reached);
+    let (mut next, mut remaining) = (String::new(), None);
+    if wanted.limit > 0 && entries.len() > wanted.limit {
+        remaining = filter.is_unselective().then_some((entries.len() - wanted.limit) as u64);
+        entries.truncate(wanted.limit);
+        next = token(call, revision, entries.last());
+    }
+    Ok(Page { entries, revision, next, remaining })
+}
+
+fn wanted(call: &Call) -> Result<Wanted> {
+    let query = &call.query;
+    let limit = match query.text("limit") {
+        "" => 0,
+        text => text
+            .parse::<i64>()
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?
+            .max(0) as usize,
+    };
+    let (revision, matching) = (revision_of(query.text("resourceVersion"))?, query.text("resourceVersionMatch"));
+    let refuse = |why: &str| Err(Status::bad_request(why).into());
+    match matching {
+        "" | "Exact" | "NotOlderThan" => {}
+        other => return refuse(&format!("resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"")),
+    }
+    if !matching.is_empty() && revision.is_none() {
+        return refuse("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided");
+    }
+    if matching == "Exact" && revision == Some(0) {
+        return refuse("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+    }
+    let from = match query.text("continue") {
+        "" => None,
+        token if revision.is_none_or(|revision| revision == 0) => Some(read_token(token)?),
+        _ => return refuse("specifying resource version is not allowed when using continue"),
+    };
+    // Without a match rule, a page at a named revision is exact: the behaviour from before there were rules.
+    let exact = matching == "Exact" || (matching.is_empty() && limit > 0 && revision.is_some_and(|revision| revision > 0));
+    Ok(Wanted { revision, exact, limit, from })
+}
+
+fn read_token(token: &str) -> Result<Continue> {
+    let decoded = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok();
+    let token = decoded.and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok());
+    token
+        .filter(|token| token.v == "meta.k8s.io/v1" && token.rv > 0)
+        .ok_or_else(|| Status::bad_request("continue key is not valid: illegal base64 data").into())
+}
+
+fn token(call: &Call, revision: u64, last: Option<&Arc<Entry>>) -> String {
+    let prefix = call.served.cache.prefix.len();
+    let last = last.map_or("", |entry| std::str::from_utf8(&entry.key[prefix..]).unwrap_or(""));
+    let token = Continue { v: "meta.k8s.io/v1".into(), rv: revision as i64, start: format!("{last}\0") };
+    URL_SAFE_NO_PAD.encode(answer::to_json(&token, false))
+}
+
+/// A page from the store's history.
+async fn stored_page(
+    server: &ApiServer,
+    call: &Call,
+    filter: &Filter,
+    revision: u64,
+    start: &str,
+    limit: usize,
+) -> Result<Page> {
+    let cache = &call.served.cache;
+    let scope = match &filter.namespace {
+        Some(namespace) => format!("{}{namespace}/", cache.prefix),
+        None => cache.prefix.clone(),
+    };
+    let mut range = KeyRange::prefix(scope);
+    if !start.is_empty() {
+        range.start = range.start.max(Bytes::from(format!("{}{start}", cache.prefix)));
+    }
+    let mut entries: Vec<Arc<Entry>> = Vec::new();
+    loop {
+        let chunk = if limit == 0 { STORE_PAGE } else { STORE_PAGE.min(limit - entries.len() + 1) };
+        let result = server.store().range(&range, Some(revision), chunk).await.map_err(page_error)?;
+        let more = result.remaining > 0;
+        if let Some(last) = result.items.last() {
+            range.start = [last.key.as_ref(), b"\0"].concat().into();
+        }
+        for (index, pair) in result.items.iter().enumerate() {
+            let entry = cache.entry(pair.clone());
+            if !filter.matches(&entry) {
+                continue;
+            }
+            if limit > 0 && entries.len() == limit {
+                let left = (result.items.len() - index) as u64 + result.remaining;
+                let remaining = filter.is_unselective().then_some(left);
+                let next = token(call, revision, entries.last());
+                return Ok(Page { entries, revision, next, remaining });
+            }
+            entries.push(entry);
+        }
+        if !more {
+            return Ok(Page { entries, revision, next: String::new(), remaining: None });
+        }
+    }
+}
+
+fn page_error(error: StoreError) -> crate::failure::Failure {
+    match error {
+        StoreError::Compacted { .. } => Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. \
+             You must start a new list without the continue parameter.",
+        )
+        .into(),
+        other => other.into(),
+    }
+}
+
+/// Writes a page in the shape that the client accepts.
+fn render(call: &Call, page: Page) -> Result<Answer> {
+    let whole = call.accepted.shape == Shape::Object && call.served.conversion.is_none();
+    if whole && call.accepted.media == Media::Json && !call.accepted.pretty {
+        return Ok(raw(call, page));
+    }
+    let tree = tree(call, &page)?;
+    Ok(answer::tree(200, &tree, &call.accepted))
+}
+
+fn tree(call: &Call, page: &Page) -> Result<Object> {
+    let (def, shape) = (&call.served.def, call.accepted.shape);
+    let decode = |entry: &Arc<Entry>| present::decode(&call.served, &entry.value, entry.revision);
+    let mut list = match shape {
+        Shape::Table(include) => {
+            let mut table = present::table_head(def, &page.revision.to_string());
+            let row = |entry| decode(entry).map(|object| present::row(def, &object, include, call.now));
+            table["rows"] = page.entries.iter().map(row).collect::<Result<Vec<_>>>()?.into();
+            table
+        }
+        Shape::Metadata => {
+            let items = page.entries.iter().map(|entry| decode(entry).map(|object| present::partial(&object)));
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                   "metadata": {"resourceVersion": page.revision.to_string()},
+                   "items": items.collect::<Result<Vec<_>>>()?})
+        }
+        Shape::Object => {
+            let items = page.entries.iter().map(decode).collect::<Result<Vec<_>>>()?;
+            json!({"kind": list_kind(call), "apiVersion": def.group_version().to_string(),
+                   "metadata": {"resourceVersion": page.revision.to_string()}, "items": items})
+        }
+    };
+    if !page.next.is_empty() {
+        list["metadata"]["continue"] = page.next.as_str().into();
+    }
+    if let Some(remaining) = page.remaining {
+        list["metadata"]["remainingItemCount"] = remaining.into();
+    }
+    Ok(list)
+}
+
+fn list_kind(call: &Call) -> String {
+    let def = &call.served.def;
+    if def.list_kind.is_empty() { format!("{}List", def.kind) } else { def.list_kind.to_string() }
+}
+
+/// The list as stored bytes behind one another, encoded while it is sent.
+fn raw(call: &Call, page: Page) -> Answer {
+    let mut head = format!(
+        "{{\"kind\":{:?},\"apiVersion\":{:?},\"metadata\":{{\"resourceVersion\":\"{}\"",
+        list_kind(call),
+        call.served.def.group_version().to_string(),
+        page.revision
+    );
+    if !page.next.is_empty() {
+        head.push_str(&format!(",\"continue\":\"{}\"", page.next));
+    }
+    if let Some(remaining) = page.remaining {
+        head.push_str(&format!(",\"remainingItemCount\":{remaining}"));
+    }
+    head.push_str("},\"items\":[");
+    let size: usize = page.entries.iter().map(|entry| entry.value.len() + 64).sum();
+    let mut pieces = Pieces { head, entries: page.entries, next: 0, item_head: call.served.heads.item.clone() };
+    if size <= PIECE_BYTES {
+        let whole: Vec<Bytes> = pieces.collect();
+        return answer::bytes(200, whole.concat(), "application/json", &call.accepted);
+    }
+    if call.accepted.gzip {
+        return gzipped(&mut pieces);
+    }
+    let mut answer = Answer::new(body::stream(futures_util::stream::iter(pieces.map(Ok))));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn gzipped(pieces: &mut Pieces) -> Answer {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for piece in pieces {
+        encoder.write_all(&piece).expect("writing to memory cannot fail");
+    }
+    let compressed = encoder.finish().expect("writing to memory cannot fail");
+    let mut answer = Answer::new(body::full(compressed));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    answer.headers_mut().insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    answer
+}
+
+/// A list's encoding, piece by piece.
+struct Pieces {
+    head: String,
+    entries: Vec<Arc<Entry>>,
+    next: usize,
+    item_head: Box<str>,
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.next > self.entries.len() {
+            return None;
+        }
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES.min(4096));
+        piece.put_slice(std::mem::take(&mut self.head).as_bytes());
+        while let Some(entry) = self.entries.get(self.next) {
+            if piece.len() >= PIECE_BYTES {
+                return Some(piece.freeze());
+            }
+            if self.next > 0 {
+                piece.put_u8(b',');
+            }
+            codec::write_sent(&mut piece, &self.item_head, &entry.value, entry.revision);
+            self.next += 1;
+        }
+        piece.put_slice(b"]}");
+        self.next = self.entries.len() + 1;
+        Some(piece.freeze())
+    }
+}

@@ -1,0 +1,222 @@
+//! Watches: what was there or had happened, then every change as it comes, with bookmarks, until the time is up.
+//! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use serde_json::{Value, json};
+use skiff_base::clock::SharedClock;
+use skiff_object::{GroupKind, Object, Status};
+use tokio::time::Sleep;
+
+use crate::call::Call;
+use crate::failure::{Failure, Result};
+use crate::http::answer::Answer;
+use crate::http::body::{self, BoxError};
+use crate::http::negotiate::Shape;
+use crate::read::{list, present, revision_of};
+use crate::server::ApiServer;
+use crate::storage::cache::{Event, Message, Start, Subscription};
+use crate::storage::catalogue::Served;
+
+/// A watch without a time limit of its own ends after this long, and at most twice as long, as upstream's.
+const MIN_TIMEOUT_SECONDS: u64 = 1800;
+/// Events that are there already are sent together up to about this size.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Answers a watch.
+pub async fn watch(server: &ApiServer, call: &Call) -> Result<Answer> {
+    let filter = list::filter_of(call)?;
+    let bookmarks = call.query.flag("allowWatchBookmarks");
+    let (start, initial_end) = start_of(call)?;
+    let reached = match (start, revision_of(call.query.text("resourceVersion"))?) {
+        (_, Some(revision)) => server.hub.wait_for(revision).await?,
+        (_, None) => server.hub.fresh().await?,
+    };
+    let timeout = match call.query.text("timeoutSeconds").parse::<u64>() {
+        Ok(seconds @ 1..) => Duration::from_secs(seconds),
+        _ => Duration::from_secs(MIN_TIMEOUT_SECONDS + server.ids().next_u64() % MIN_TIMEOUT_SECONDS),
+    };
+    let subscription = match call.served.cache.subscribe(start, filter, bookmarks, reached) {
+        Ok(subscription) => subscription,
+        Err(failure) if failure.0.code == 410 => return Ok(refused(call, reached)),
+        Err(failure) => return Err(failure),
+    };
+    let mut encoder = Encoder {
+        served: call.served.clone(),
+        shape: call.accepted.shape,
+        clock: server.clock().clone(),
+        columns_sent: false,
+    };
+    let after_initial = initial_end.then(|| encoder.bookmark(subscription.revision, true));
+    let feed = Feed { encoder, subscription, sent: 0, after_initial, deadline: Box::pin(tokio::time::sleep(timeout)) };
+    Ok(streaming(stream::unfold(feed, Feed::next)))
+}
+
+/// Where the watch begins, and whether a bookmark marks the end of what was there.
+fn start_of(call: &Call) -> Result<(Start, bool)> {
+    let query = &call.query;
+    let matching = query.text("resourceVersionMatch");
+    let revision = revision_of(query.text("resourceVersion"))?;
+    let initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+    if initial.is_some() != (matching == "NotOlderThan") || (initial.is_none() && !matching.is_empty()) {
+        return Err(list_options_invalid(initial.is_some(), matching));
+    }
+    Ok(match (initial, revision) {
+        (Some(true), _) => (Start::Everything, query.flag("allowWatchBookmarks")),
+        (Some(false), None | Some(0)) => (Start::Now, false),
+        (None, None | Some(0)) => (Start::Everything, false),
+        (_, Some(revision)) => (Start::After(revision), false),
+    })
+}
+
+fn list_options_invalid(initial: bool, matching: &str) -> Failure {
+    use skiff_object::{FieldError, FieldPath};
+    let path = FieldPath::new("resourceVersionMatch");
+    let error = if initial {
+        FieldError::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+    } else if matching == "NotOlderThan" || matching == "Exact" {
+        FieldError::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+    } else {
+        FieldError::not_supported(&path, matching, &["Exact", "NotOlderThan"])
+    };
+    Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", &vec![error]).into()
+}
+
+/// A watch from a forgotten revision is told so by an event, as upstream does.
+fn refused(call: &Call, reached: u64) -> Answer {
+    let asked = call.query.text("resourceVersion");
+    let status = Status::expired(format!("too old resource version: {asked} ({reached})"));
+    let event = json!({"type": "ERROR", "object": status});
+    let mut encoded = present::encode(&event).to_vec();
+    encoded.push(b'\n');
+    streaming(stream::iter([Ok(Bytes::from(encoded))]))
+}
+
+fn streaming(pieces: impl futures_util::Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Answer {
+    let mut answer = Answer::new(body::stream(pieces));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    answer
+}
+
+/// A watch under way.
+struct Feed {
+    encoder: Encoder,
+    subscription: Subscription,
+    /// How many of the initial events were sent.
+    sent: usize,
+    after_initial: Option<Bytes>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Feed {
+    async fn next(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
+        if let Some(piece) = self.next_initial() {
+            return Some((Ok(piece), self));
+        }
+        let message = tokio::select! {
+            biased;
+            message = self.subscription.queue.recv() => message?,
+            () = &mut self.deadline => return None,
+        };
+        let mut piece = self.encoder.message(&message);
+        if !self.subscription.queue.is_empty() {
+            let mut joined = BytesMut::from(piece.as_ref());
+            while joined.len() < PIECE_BYTES {
+                let Ok(message) = self.subscription.queue.try_recv() else { break };
+                joined.put_slice(&self.encoder.message(&message));
+            }
+            piece = joined.freeze();
+        }
+        Some((Ok(piece), self))
+    }
+
+    fn next_initial(&mut self) -> Option<Bytes> {
+        if self.sent < self.subscription.initial.len() {
+            let mut piece = BytesMut::new();
+            while piece.len() < PIECE_BYTES && self.sent < self.subscription.initial.len() {
+                piece.put_slice(&self.encoder.event(&self.subscription.initial[self.sent]));
+                self.sent += 1;
+            }
+            if self.sent == self.subscription.initial.len() {
+                // What was sent need not be kept for as long as the watch lasts.
+                self.subscription.initial = Vec::new();
+                self.sent = 0;
+            }
+            return Some(piece.freeze());
+        }
+        self.after_initial.take()
+    }
+}
+
+/// Writes events in the shape that the client accepts.
+struct Encoder {
+    served: Arc<Served>,
+    shape: Shape,
+    clock: SharedClock,
+    columns_sent: bool,
+}
+
+impl Encoder {
+    fn message(&mut self, message: &Message) -> Bytes {
+        match message {
+            Message::Event(event) => self.event(event),
+            Message::Bookmark(revision) => self.bookmark(*revision, false),
+        }
+    }
+
+    fn event(&mut self, event: &Event) -> Bytes {
+        if self.shape == Shape::Object && self.served.conversion.is_none() {
+            return event.frame(&self.served.heads);
+        }
+        match present::decode(&self.served, &event.entry.value, event.object_revision()) {
+            Ok(object) => line(event.happened.name(), self.shaped(object)),
+            Err(failure) => line("ERROR", json!(*failure.0)),
+        }
+    }
+
+    fn shaped(&mut self, object: Object) -> Value {
+        let Some(mut shaped) = present::shape(&self.served.def, &object, self.shape, self.clock.now()) else {
+            return object;
+        };
+        if matches!(self.shape, Shape::Table(_)) {
+            if self.columns_sent {
+                // The client knows the columns from the first event.
+                shaped["columnDefinitions"] = Value::Null;
+            }
+            self.columns_sent = true;
+        }
+        shaped
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (kind, version) = match self.shape {
+            Shape::Metadata => ("PartialObjectMetadata".to_owned(), "meta.k8s.io/v1".to_owned()),
+            _ => (self.served.def.kind.to_string(), self.served.def.group_version().to_string()),
+        };
+        let object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        if let Shape::Table(include) = self.shape {
+            let partial = present::partial(&object);
+            let shown = if include == crate::http::negotiate::Include::None { Value::Null } else { partial };
+            let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
+                "metadata": {"resourceVersion": revision.to_string()}, "rows": [{"cells": [], "object": shown}]});
+            return line("BOOKMARK", table);
+        }
+        line("BOOKMARK", object)
+    }
+}
+
+fn line(kind: &str, object: Value) -> Bytes {
+    let mut encoded = present::encode(&json!({"type": kind, "object": object})).to_vec();
+    encoded.push(b'\n');
+    encoded.into()
+}

@@ -1,0 +1,112 @@
+//! Serving the API on a listener: TLS with optional client certificates, HTTP/1.1 and HTTP/2.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::authn::PeerCertificates;
+use crate::http::body::Body;
+use crate::server::ApiServer;
+
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to send its request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many requests may be under way on one HTTP/2 connection, as upstream's.
+const MAX_STREAMS: u32 = 250;
+/// How long requests may go on after the server was told to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait after a connection could not be accepted (mostly: too many open files).
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+impl ApiServer {
+    /// Serves on a bound listener until `shutdown` is done, then lets the requests that are under way finish.
+    ///
+    /// # Errors
+    /// None at present; a listener that fails is tried again.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> io::Result<()> {
+        let acceptor = TlsAcceptor::from(tls);
+        let graceful = Arc::new(GracefulShutdown::new());
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut shutdown => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(connection(self.clone(), stream, acceptor.clone(), graceful.watcher()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+        drop(listener);
+        for cache in self.catalogue.snapshot().caches() {
+            cache.disconnect();
+        }
+        if let Ok(graceful) = Arc::try_unwrap(graceful)
+            && tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err()
+        {
+            tracing::debug!("some requests were still under way at the end");
+        }
+        Ok(())
+    }
+}
+
+async fn connection(
+    server: Arc<ApiServer>,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "setting TCP_NODELAY");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+        Err(_) => return tracing::debug!("TLS handshake timed out"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (server, certificates) = (server.clone(), certificates.clone());
+        async move {
+            let mut request = request.map(incoming);
+            // Identities come from the certificate or the headers here, never from a caller's extension.
+            request.extensions_mut().remove::<crate::UserInfo>();
+            if let Some(certificates) = certificates {
+                request.extensions_mut().insert(certificates);
+            }
+            Ok::<_, std::convert::Infallible>(server.handle(request).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(serving).await {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+fn incoming(body: hyper::body::Incoming) -> Body {
+    body.map_err(io::Error::other).boxed_unsync()
+}

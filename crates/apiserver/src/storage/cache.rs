@@ -1,0 +1,473 @@
+//! The watch cache of one resource: all its objects as stored bytes with the facts that selectors need, the latest
+//! changes, and the watchers. One change is encoded once for all watchers; a watcher that nothing concerns is not woken.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use serde_json::Value;
+use skiff_kinds::ResourceDef;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+use skiff_store::{KeyValue, Revision, WatchEvent};
+use tokio::sync::mpsc;
+
+use crate::codec::{self, Heads};
+use crate::failure::{Result, expired};
+use crate::storage::filter::Filter;
+use crate::storage::keys;
+
+/// How many changes of a resource are kept for watchers that come back.
+const HISTORY_CHANGES: usize = 1024;
+/// How many bytes of replaced objects these may hold.
+const HISTORY_BYTES: usize = 4 * 1024 * 1024;
+/// How many events may wait for a watcher before it is dropped as too slow.
+const WATCHER_QUEUE: usize = 1024;
+
+/// One object, as stored.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its key in the store.
+    pub key: Bytes,
+    /// The revision of its last change.
+    pub revision: Revision,
+    /// The stored bytes, shared with the store.
+    pub value: Bytes,
+    namespace_start: u32,
+    name_start: u32,
+    labels: Labels,
+    fields: Box<[Box<str>]>,
+}
+
+type Labels = Box<[(Box<str>, Box<str>)]>;
+
+impl Entry {
+    /// What the cache keeps of a stored object.
+    pub fn new(def: &ResourceDef, prefix_length: usize, pair: KeyValue) -> Self {
+        let path = &pair.key[prefix_length..];
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let name_start = prefix_length + slash.map_or(0, |slash| slash + 1);
+        let (labels, fields) = extract(def, &pair.value);
+        Self {
+            key: pair.key,
+            revision: pair.mod_revision,
+            value: pair.value,
+            namespace_start: prefix_length as u32,
+            name_start: name_start as u32,
+            labels,
+            fields,
+        }
+    }
+
+    fn text(&self, from: usize, to: usize) -> &str {
+        std::str::from_utf8(&self.key[from..to]).unwrap_or("")
+    }
+
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
+        self.text(self.name_start as usize, self.key.len())
+    }
+
+    /// `metadata.namespace`, or empty.
+    pub fn namespace(&self) -> &str {
+        let end = self.name_start.saturating_sub(1).max(self.namespace_start);
+        self.text(self.namespace_start as usize, end as usize)
+    }
+
+    /// A label's value.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(name, _)| **name == *key).map(|(_, value)| value.as_ref())
+    }
+
+    /// The value of the kind's selectable field at `index`.
+    pub fn field(&self, index: usize) -> &str {
+        self.fields.get(index).map_or("", |value| value)
+    }
+}
+
+/// What is read of an object whose kind has no selectable fields.
+#[derive(serde::Deserialize, Default)]
+struct Peek {
+    #[serde(default)]
+    metadata: PeekMetadata,
+}
+
+#[derive(serde::Deserialize, Default)]
+struct PeekMetadata {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+fn extract(def: &ResourceDef, value: &[u8]) -> (Labels, Box<[Box<str>]>) {
+    let boxed = |labels: BTreeMap<String, String>| labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+    if def.selectable.is_empty() {
+        let peek: Peek = serde_json::from_slice(value).unwrap_or_default();
+        return (boxed(peek.metadata.labels), Box::default());
+    }
+    let object: Object = serde_json::from_slice(value).unwrap_or_default();
+    let fields = def.selectable.iter().map(|field| match field.read {
+        Some(read) => read(&object).into(),
+        None => text_at(&object, &field.path).into(),
+    });
+    (boxed(object.labels()), fields.collect())
+}
+
+/// The scalar at a dotted path, as selectors compare it.
+pub fn text_at(object: &Object, path: &str) -> String {
+    let node = path.trim_start_matches('.').split('.').try_fold(object, |node, field| node.get(field));
+    match node {
+        Some(Value::String(text)) => text.clone(),
+        Some(node @ (Value::Bool(_) | Value::Number(_))) => node.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// A change of one object.
+#[derive(Debug)]
+pub struct Change {
+    /// The revision that made it.
+    pub revision: Revision,
+    /// The object now, or `None` where it was deleted.
+    pub now: Option<Arc<Entry>>,
+    /// The object before, or `None` where it was created.
+    pub before: Option<Arc<Entry>>,
+}
+
+/// What a watcher is told of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// The object came, or came to be selected.
+    Added,
+    /// The object changed.
+    Modified,
+    /// The object went, or ceased to be selected.
+    Deleted,
+}
+
+impl Happened {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+impl Change {
+    /// What a watcher with this filter is told, and of which state of the object.
+    pub fn seen_by(&self, filter: &Filter) -> Option<(Happened, &Arc<Entry>)> {
+        let now = self.now.as_ref().filter(|entry| filter.matches(entry));
+        let before = self.before.as_ref().filter(|entry| filter.matches(entry));
+        match (before, now) {
+            (None, Some(now)) => Some((Happened::Added, now)),
+            (Some(_), Some(now)) => Some((Happened::Modified, now)),
+            (Some(before), None) => Some((Happened::Deleted, before)),
+            (None, None) => None,
+        }
+    }
+}
+
+/// What a watcher is told, with its encoding, which all watchers share while it is under way.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// What happened.
+    pub happened: Happened,
+    /// To which state of the object.
+    pub entry: Arc<Entry>,
+    /// The revision that did it.
+    pub revision: Revision,
+    frames: Arc<[OnceLock<Bytes>; 3]>,
+}
+
+impl Event {
+    /// What a watcher with this filter is told of a change.
+    pub fn of(change: &Change, filter: &Filter) -> Option<Self> {
+        Self::sharing(change, filter, &Arc::default())
+    }
+
+    fn sharing(change: &Change, filter: &Filter, frames: &Arc<[OnceLock<Bytes>; 3]>) -> Option<Self> {
+        let (happened, entry) = change.seen_by(filter)?;
+        Some(Self { happened, entry: entry.clone(), revision: change.revision, frames: frames.clone() })
+    }
+
+    /// The revision that the object is sent with: a deleted one carries the revision that deleted it.
+    pub fn object_revision(&self) -> Revision {
+        if self.happened == Happened::Deleted { self.revision } else { self.entry.revision }
+    }
+
+    /// The whole object's watch event, encoded at most once.
+    pub fn frame(&self, heads: &Heads) -> Bytes {
+        let encode = || {
+            let mut out = BytesMut::with_capacity(self.entry.value.len() + heads.typed.len() + 64);
+            out.put_slice(b"{\"type\":\"");
+            out.put_slice(self.happened.name().as_bytes());
+            out.put_slice(b"\",\"object\":");
+            codec::write_sent(&mut out, &heads.typed, &self.entry.value, self.object_revision());
+            out.put_slice(b"}\n");
+            out.freeze()
+        };
+        self.frames[self.happened as usize].get_or_init(encode).clone()
+    }
+}
+
+/// What a watcher receives.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// A change that concerns it.
+    Event(Event),
+    /// Nothing else happened up to this revision.
+    Bookmark(Revision),
+}
+
+struct Watcher {
+    filter: Filter,
+    bookmarks: bool,
+    queue: mpsc::Sender<Message>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<Bytes, Arc<Entry>>,
+    history: VecDeque<Arc<Change>>,
+    history_bytes: usize,
+    /// All changes after this revision are in the history.
+    complete_after: Revision,
+    /// The revision that the content stems from, or was filled at.
+    applied: Revision,
+    /// The revision of the last change.
+    changed: Revision,
+    watchers: HashMap<u64, Watcher>,
+    next_watcher: u64,
+}
+
+/// The watch cache of one resource.
+pub struct ResourceCache {
+    /// The kind as it is stored.
+    pub def: Arc<ResourceDef>,
+    /// The prefix of its keys.
+    pub prefix: String,
+    state: Mutex<State>,
+}
+
+/// A watcher's end: unregisters itself when it is dropped.
+pub struct Subscription {
+    /// What had happened, or stood there, when the watch began.
+    pub initial: Vec<Event>,
+    /// The revision that the initial part leads to.
+    pub revision: Revision,
+    /// What happens from then on; ends when the watcher was too slow.
+    pub queue: mpsc::Receiver<Message>,
+    id: u64,
+    cache: Arc<ResourceCache>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.cache.state.lock().watchers.remove(&self.id);
+    }
+}
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With all that is there.
+    Everything,
+    /// With what happens from now on.
+    Now,
+    /// With what happened after this revision.
+    After(Revision),
+}
+
+impl ResourceCache {
+    /// An empty cache; [`ResourceCache::load`] fills it.
+    pub fn new(def: Arc<ResourceDef>) -> Self {
+        let prefix = keys::prefix(keys::storage_group(&def), &def.plural);
+        Self { def, prefix, state: Mutex::default() }
+    }
+
+    /// What the cache keeps of a stored object.
+    pub fn entry(&self, pair: KeyValue) -> Arc<Entry> {
+        Arc::new(Entry::new(&self.def, self.prefix.len(), pair))
+    }
+
+    /// Replaces the content by what the store holds at `revision`; watchers must begin anew.
+    pub fn load(&self, items: Vec<KeyValue>, revision: Revision) {
+        let entries = items.into_iter().map(|pair| (pair.key.clone(), self.entry(pair))).collect();
+        let mut state = self.state.lock();
+        let next_watcher = state.next_watcher;
+        *state = State {
+            entries,
+            complete_after: revision,
+            applied: revision,
+            changed: revision,
+            next_watcher,
+            ..State::default()
+        };
+    }
+
+    /// Takes over the changes of one revision and tells the watchers.
+    pub fn apply(&self, events: Vec<WatchEvent>, revision: Revision) {
+        let mut state = self.state.lock();
+        if revision <= state.applied {
+            return;
+        }
+        state.applied = revision;
+        for event in events {
+            let now = event.value.map(|pair| self.entry(pair));
+            let before = match &now {
+                Some(entry) => state.entries.insert(event.key, entry.clone()),
+                None => state.entries.remove(&event.key),
+            };
+            if before.is_none() && now.is_none() {
+                continue;
+            }
+            state.changed = revision;
+            let change = Arc::new(Change { revision, now, before });
+            state.tell(&change);
+            state.remember(change);
+        }
+    }
+
+    /// Lets watchers that want bookmarks know how far the world is.
+    pub fn bookmark(&self, reached: Revision) {
+        self.state.lock().watchers.retain(|_, watcher| {
+            if !watcher.bookmarks {
+                return true;
+            }
+            // A full queue will bring its reader newer news than this; only a closed one ends the watch.
+            let sent = watcher.queue.try_send(Message::Bookmark(reached));
+            !matches!(sent, Err(mpsc::error::TrySendError::Closed(_)))
+        });
+    }
+
+    /// Ends all watches, so that their clients come back and find the new state of things.
+    pub fn disconnect(&self) {
+        self.state.lock().watchers.clear();
+    }
+
+    /// The revision of the last change.
+    pub fn changed(&self) -> Revision {
+        self.state.lock().changed
+    }
+
+    /// How many watchers there are.
+    pub fn watcher_count(&self) -> usize {
+        self.state.lock().watchers.len()
+    }
+
+    /// How many objects there are.
+    pub fn object_count(&self) -> usize {
+        self.state.lock().entries.len()
+    }
+
+    /// One object.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        let key = keys::object(&self.prefix, namespace, name);
+        self.state.lock().entries.get(&key).cloned()
+    }
+
+    /// One object, decoded; what cannot be decoded is an error, never an absence.
+    pub fn object(&self, namespace: &str, name: &str) -> Result<Option<Object>> {
+        self.get(namespace, name).map(|entry| self.decode(&entry)).transpose()
+    }
+
+    /// Decodes an object to the kind that is stored.
+    pub fn decode(&self, entry: &Entry) -> Result<Object> {
+        codec::decode_stored(&self.def, &entry.value, entry.revision)
+    }
+
+    /// Everything that is selected, in the order of keys.
+    pub fn select(&self, filter: &Filter) -> Vec<Arc<Entry>> {
+        self.state.lock().select(&self.prefix, filter)
+    }
+
+    /// Everything that is selected with the revision at which it stood so; `reached` as in [`ResourceCache::subscribe`].
+    pub fn list(&self, filter: &Filter, reached: Revision) -> (Vec<Arc<Entry>>, Revision) {
+        let state = self.state.lock();
+        (state.select(&self.prefix, filter), state.applied.max(reached))
+    }
+
+    /// Everything that is selected, decoded.
+    pub fn objects(&self, filter: &Filter) -> Result<Vec<Object>> {
+        self.select(filter).iter().map(|entry| self.decode(entry)).collect()
+    }
+
+    /// Begins a watch. `reached` is the revision up to which all caches are known to be.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        start: Start,
+        filter: Filter,
+        bookmarks: bool,
+        reached: Revision,
+    ) -> Result<Subscription> {
+        let (sender, queue) = mpsc::channel(WATCHER_QUEUE);
+        let mut state = self.state.lock();
+        let initial = match start {
+            Start::Now => Vec::new(),
+            Start::Everything => {
+                let there = state.select(&self.prefix, &filter).into_iter();
+                let added = there.map(|entry| Change { revision: entry.revision, now: Some(entry), before: None });
+                added.filter_map(|change| Event::of(&change, &filter)).collect()
+            }
+            Start::After(revision) if revision < state.complete_after => return Err(expired()),
+            Start::After(revision) => {
+                let first = state.history.partition_point(|change| change.revision <= revision);
+                state.history.range(first..).filter_map(|change| Event::of(change, &filter)).collect()
+            }
+        };
+        let id = state.next_watcher;
+        state.next_watcher += 1;
+        state.watchers.insert(id, Watcher { filter, bookmarks, queue: sender });
+        let revision = state.applied.max(reached);
+        Ok(Subscription { initial, revision, queue, id, cache: self.clone() })
+    }
+}
+
+impl State {
+    fn select(&self, prefix: &str, filter: &Filter) -> Vec<Arc<Entry>> {
+        let start = match &filter.namespace {
+            Some(namespace) => format!("{prefix}{namespace}/"),
+            None => prefix.to_owned(),
+        };
+        if let (Some(namespace), Some(name)) = (&filter.namespace, &filter.name) {
+            let found = self.entries.get(&keys::object(prefix, namespace, name));
+            return found.filter(|entry| filter.matches(entry)).cloned().into_iter().collect();
+        }
+        let within = self.entries.range(Bytes::copy_from_slice(start.as_bytes())..);
+        let within = within.take_while(|(key, _)| key.starts_with(start.as_bytes())).map(|(_, entry)| entry);
+        if filter.is_unselective() {
+            return within.cloned().collect();
+        }
+        within.filter(|entry| filter.matches(entry)).cloned().collect()
+    }
+
+    fn remember(&mut self, change: Arc<Change>) {
+        self.history_bytes += weight(&change);
+        self.history.push_back(change);
+        while self.history.len() > HISTORY_CHANGES || self.history_bytes > HISTORY_BYTES {
+            let Some(oldest) = self.history.pop_front() else { break };
+            self.history_bytes -= weight(&oldest);
+            self.complete_after = oldest.revision;
+        }
+    }
+
+    fn tell(&mut self, change: &Change) {
+        if self.watchers.is_empty() {
+            return;
+        }
+        let frames = Arc::default();
+        self.watchers.retain(|_, watcher| {
+            let Some(event) = Event::sharing(change, &watcher.filter, &frames) else { return true };
+            // A watcher that does not keep up is dropped: its client comes back from where it was.
+            watcher.queue.try_send(Message::Event(event)).is_ok()
+        });
+    }
+}
+
+/// What a remembered change keeps alive that would be gone otherwise.
+fn weight(change: &Change) -> usize {
+    change.before.as_ref().map_or(0, |entry| entry.value.len())
+}

@@ -1,0 +1,86 @@
+//! Which objects a list or a watch selects, decided on the few facts that the watch cache extracts.
+
+use skiff_kinds::ResourceDef;
+use skiff_object::{FieldSelector, LabelSelector, Status};
+
+use crate::failure::Result;
+use crate::storage::cache::Entry;
+
+/// A field that a selector names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Name,
+    Namespace,
+    /// The kind's selectable field at this place.
+    Selectable(usize),
+}
+
+/// What is selected.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only this namespace; `None` for all.
+    pub namespace: Option<String>,
+    /// Only this name.
+    pub name: Option<String>,
+    labels: LabelSelector,
+    fields: Vec<(Field, String, bool)>,
+}
+
+impl Filter {
+    /// Everything in a namespace; in all of them where it is empty.
+    pub fn namespace(namespace: &str) -> Self {
+        Self { namespace: (!namespace.is_empty()).then(|| namespace.to_owned()), ..Self::default() }
+    }
+
+    /// A filter from a request's selectors. `stored` is the kind whose selectable fields the cache has extracted.
+    pub fn new(stored: &ResourceDef, served: &ResourceDef, namespace: &str, labels: &str, fields: &str) -> Result<Self> {
+        let labels = LabelSelector::parse(labels).map_err(|error| Status::bad_request(error.to_string()))?;
+        let parsed = FieldSelector::parse(fields).map_err(|error| Status::bad_request(error.to_string()))?;
+        let mut filter = Self { labels, ..Self::namespace(namespace) };
+        for (path, value, equal) in parsed.terms {
+            let field = match path.as_str() {
+                "metadata.name" => Field::Name,
+                "metadata.namespace" => Field::Namespace,
+                _ => selectable(stored, served, &path)?,
+            };
+            if field == Field::Name && equal && filter.name.is_none() {
+                filter.name = Some(value.clone());
+            }
+            if field == Field::Namespace && equal && filter.namespace.is_none() && served.is_namespaced() {
+                filter.namespace = Some(value.clone());
+            }
+            filter.fields.push((field, value, equal));
+        }
+        Ok(filter)
+    }
+
+    /// Whether everything (of the namespace) is selected.
+    pub fn is_unselective(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_empty() && self.name.is_none()
+    }
+
+    /// Whether an object is selected.
+    pub fn matches(&self, entry: &Entry) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| namespace == entry.namespace())
+            && self.name.as_ref().is_none_or(|name| name == entry.name())
+            && self.labels.matches(|key| entry.label(key))
+            && self.fields.iter().all(|(field, value, equal)| {
+                let actual = match field {
+                    Field::Name => entry.name(),
+                    Field::Namespace => entry.namespace(),
+                    Field::Selectable(index) => entry.field(*index),
+                };
+                (actual == value) == *equal
+            })
+    }
+}
+
+fn selectable(stored: &ResourceDef, served: &ResourceDef, path: &str) -> Result<Field> {
+    let position = |def: &ResourceDef| def.selectable.iter().position(|field| field.path == path);
+    // Where two groups share a storage their selectable fields stand in the same order under other names.
+    let renamed = || position(served).filter(|_| stored.selectable.len() == served.selectable.len());
+    match position(stored).or_else(renamed) {
+        Some(index) => Ok(Field::Selectable(index)),
+        None => Err(Status::bad_request(format!("field label not supported: {path}")).into()),
+    }
+}

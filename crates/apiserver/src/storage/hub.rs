@@ -1,0 +1,146 @@
+//! Follows the store: one watch over everything feeds the caches of all resources, and tells how far they are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use skiff_store::{KeyRange, KeyValue, Revision, Store, StoreError, WatchEvent, WatchItem, WatchStream};
+use tokio::sync::{Mutex, watch};
+
+use crate::failure::{Result, too_large_revision};
+use crate::storage::cache::ResourceCache;
+use crate::storage::catalogue::Catalogue;
+use crate::storage::keys;
+
+/// How long a request waits for a revision that the caches have not reached.
+const FRESHNESS_WAIT: Duration = Duration::from_secs(3);
+/// How long to wait before the store is asked again after it failed.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The caches' tie to the store.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    catalogue: Arc<Catalogue>,
+    applied: watch::Sender<Revision>,
+    /// Held while caches change, so that a new resource's cache misses nothing.
+    changing: Mutex<()>,
+}
+
+impl Hub {
+    /// Fills all caches, and gives the stream that keeps them up to date.
+    pub async fn start(store: Arc<dyn Store>, catalogue: Arc<Catalogue>) -> Result<(Arc<Self>, WatchStream)> {
+        let hub = Arc::new(Self { store, catalogue, applied: watch::Sender::new(0), changing: Mutex::new(()) });
+        let stream = hub.fill().await?;
+        Ok((hub, stream))
+    }
+
+    async fn fill(&self) -> Result<WatchStream, StoreError> {
+        let _changing = self.changing.lock().await;
+        let everything = KeyRange::prefix(keys::ROOT);
+        let content = self.store.range(&everything, None, 0).await?;
+        let mut parts: BTreeMap<String, Vec<KeyValue>> = BTreeMap::new();
+        for pair in content.items {
+            if let Some(part) = keys::resource_part(&pair.key).map(str::to_owned) {
+                parts.entry(part).or_default().push(pair);
+            }
+        }
+        for cache in self.catalogue.snapshot().caches() {
+            cache.load(parts.remove(&cache.prefix).unwrap_or_default(), content.revision);
+        }
+        self.applied.send_replace(content.revision);
+        self.store.watch(everything, content.revision).await
+    }
+
+    /// Follows the store until the future is dropped; where the watch breaks, the caches are filled anew.
+    pub async fn run(self: Arc<Self>, mut stream: WatchStream) {
+        loop {
+            while let Some(item) = stream.next().await {
+                match item {
+                    Ok(WatchItem::Events(events)) => self.apply(events).await,
+                    Ok(WatchItem::Progress(revision)) => self.reach(revision),
+                    Err(error) => {
+                        tracing::warn!(%error, "the watch of the store broke; the caches are filled anew");
+                        break;
+                    }
+                }
+            }
+            stream = loop {
+                match self.fill().await {
+                    Ok(stream) => break stream,
+                    Err(error) => tracing::error!(%error, "the store cannot be read"),
+                }
+                tokio::time::sleep(RETRY).await;
+            };
+        }
+    }
+
+    async fn apply(&self, events: Vec<WatchEvent>) {
+        let Some(revision) = events.first().map(|event| event.revision) else { return };
+        let _changing = self.changing.lock().await;
+        let snapshot = self.catalogue.snapshot();
+        let mut parts: BTreeMap<String, Vec<WatchEvent>> = BTreeMap::new();
+        for event in events {
+            if let Some(part) = keys::resource_part(&event.key).map(str::to_owned) {
+                parts.entry(part).or_default().push(event);
+            }
+        }
+        for (part, events) in parts {
+            if let Some(cache) = snapshot.cache(&part) {
+                cache.apply(events, revision);
+            }
+        }
+        self.reach(revision);
+    }
+
+    fn reach(&self, revision: Revision) {
+        self.applied.send_if_modified(|applied| {
+            let newer = revision > *applied;
+            *applied = revision.max(*applied);
+            newer
+        });
+    }
+
+    /// Fills the cache of a resource that is served from now on.
+    pub async fn fill_cache(&self, cache: &ResourceCache) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        let range = KeyRange::prefix(Bytes::copy_from_slice(cache.prefix.as_bytes()));
+        let content = self.store.range(&range, None, 0).await?;
+        // What the watch still brings at or below this revision is known already, and skipped.
+        cache.load(content.items, content.revision);
+        Ok(())
+    }
+
+    /// The revision that all caches have reached.
+    pub fn reached(&self) -> Revision {
+        *self.applied.borrow()
+    }
+
+    /// Waits until the caches show every write that was acknowledged before this call.
+    pub async fn fresh(&self) -> Result<Revision> {
+        let revision = self.store.revision().await?;
+        self.wait_for(revision).await
+    }
+
+    /// Waits until the caches have reached a revision; 504 where that takes too long.
+    pub async fn wait_for(&self, revision: Revision) -> Result<Revision> {
+        if self.reached() >= revision {
+            return Ok(self.reached());
+        }
+        let mut applied = self.applied.subscribe();
+        let reached = applied.wait_for(|applied| *applied >= revision);
+        match tokio::time::timeout(FRESHNESS_WAIT, reached).await {
+            Ok(Ok(reached)) => Ok(*reached),
+            _ => Err(too_large_revision(revision, self.reached())),
+        }
+    }
+
+    /// Sends bookmarks to all watchers that want them.
+    pub fn bookmark(&self) {
+        let reached = self.reached();
+        for cache in self.catalogue.snapshot().caches() {
+            cache.bookmark(reached);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The one write pipeline, the same for every kind:
+//!
+//! 1. authenticate and 2. authorize (the server does both before it comes here);
+//! 3. decode the body and check its fields; 4. apply the patch, where it is one;
+//! 5. default; 6. mutate (admission); 7. prepare; 8. validate; 9. validate (admission);
+//! 10. allocate; 11. stop here on a dry run; 12. compare and swap, again for patches; 13. encode.
+
+pub mod create;
+pub mod decode;
+pub mod delete;
+pub mod metadata;
+pub mod patch;
+pub mod update;
+
+use bytes::Bytes;
+use skiff_kinds::def::Context;
+use skiff_object::meta::Meta;
+use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
+use skiff_store::{Change, Compare, Durability, Outcome, Transaction};
+
+use crate::admission::{self, Attributes, Operation};
+use crate::call::Call;
+use crate::codec;
+use crate::failure::Result;
+use crate::http::answer::Answer;
+use crate::read::present;
+use crate::server::ApiServer;
+use crate::storage::catalogue::Served;
+
+/// What a write's query string asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Nothing is stored.
+    pub dry_run: bool,
+    /// `Strict`, `Warn` or `Ignore`.
+    pub field_validation: FieldValidation,
+    /// Who manages the fields that are written.
+    pub field_manager: String,
+    /// Whether an apply takes fields from other managers.
+    pub force: bool,
+}
+
+/// What happens to fields that the kind does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldValidation {
+    /// They are an error.
+    Strict,
+    /// They give a warning.
+    #[default]
+    Warn,
+    /// They are dropped.
+    Ignore,
+}
+
+impl Options {
+    /// Reads a write's query string.
+    pub fn of(call: &Call) -> Result<Self> {
+        let (query, mut errors) = (&call.query, Vec::new());
+        let dry_run = query.all("dryRun").any(|value| !value.is_empty());
+        if let Some(other) = query.all("dryRun").find(|value| !matches!(*value, "All" | "")) {
+            errors.push(FieldError::not_supported(&FieldPath::new("dryRun"), other, &["All"]));
+        }
+        let field_validation = match query.text("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Strict" => FieldValidation::Strict,
+            "Ignore" => FieldValidation::Ignore,
+            other => {
+                let path = FieldPath::new("fieldValidation");
+                errors.push(FieldError::not_supported(&path, other, &["Ignore", "Strict", "Warn"]));
+                FieldValidation::Warn
+            }
+        };
+        if !errors.is_empty() {
+            let kind = match call.info.verb.as_str() {
+                "create" => "CreateOptions",
+                "patch" => "PatchOptions",
+                "delete" | "deletecollection" => "DeleteOptions",
+                _ => "UpdateOptions",
+            };
+            return Err(Status::invalid(&GroupKind::new("meta.k8s.io", kind), "", &errors).into());
+        }
+        let field_manager = query.text("fieldManager").to_owned();
+        Ok(Self { dry_run, field_validation, field_manager, force: query.flag("force") })
+    }
+}
+
+/// What became of a write.
+pub struct Written {
+    /// The object as it is stored now (or would be).
+    pub stored: Bytes,
+    /// The revision of its last change.
+    pub revision: u64,
+    /// Whether the write made the object.
+    pub created: bool,
+}
+
+impl Written {
+    /// The answer to the client.
+    pub fn answer(&self, call: &Call) -> Result<Answer> {
+        present::stored(call, if self.created { 201 } else { 200 }, &self.stored, self.revision)
+    }
+
+    /// The object as clients of the kind know it.
+    pub fn object(&self, served: &Served) -> Result<Object> {
+        present::decode(served, &self.stored, self.revision)
+    }
+}
+
+/// One object that is written, and through which door.
+#[derive(Clone)]
+pub struct Target<'a> {
+    /// The server.
+    pub server: &'a ApiServer,
+    /// The request.
+    pub call: &'a Call,
+    /// The kind.
+    pub served: &'a Served,
+    /// The namespace; empty for what is cluster-wide.
+    pub namespace: String,
+    /// The name; empty while it is yet to be generated.
+    pub name: String,
+    /// The subresource, or empty.
+    pub subresource: String,
+    /// What the query asks for.
+    pub options: Options,
+}
+
+impl<'a> Target<'a> {
+    /// The object that the request's path names.
+    pub fn of(server: &'a ApiServer, call: &'a Call) -> Result<Self> {
+        Ok(Self {
+            server,
+            call,
+            served: &call.served,
+            namespace: call.info.namespace_of(&call.served.def).to_owned(),
+            name: call.info.name.clone(),
+            subresource: call.info.subresource.clone(),
+            options: Options::of(call)?,
+        })
+    }
+
+    /// What the kind's rules are told.
+    pub fn context(&self) -> Context<'_> {
+        Context { def: &self.served.def, subresource: &self.subresource, now: self.call.now }
+    }
+
+    /// The object's key in the store.
+    pub fn key(&self) -> Bytes {
+        crate::storage::keys::object(&self.served.cache.prefix, &self.namespace, &self.name)
+    }
+
+    /// Whether the change comes as a patch, which is made anew when the object moved.
+    pub fn is_patch(&self) -> bool {
+        self.call.info.verb == "patch"
+    }
+
+    /// 404.
+    pub fn not_found(&self) -> Status {
+        Status::not_found(&self.served.def.group_resource(), &self.name)
+    }
+
+    fn attributes(&self, operation: Operation) -> Attributes<'_> {
+        Attributes {
+            server: self.server,
+            call: self.call,
+            def: &self.served.def,
+            operation,
+            namespace: &self.namespace,
+            name: &self.name,
+            subresource: &self.subresource,
+            dry_run: self.options.dry_run,
+        }
+    }
+
+    /// Step 6.
+    async fn mutate(&self, operation: Operation, object: &mut Object, old: Option<&Object>) -> Result<()> {
+        admission::mutate(&self.attributes(operation), object, old).await
+    }
+
+    /// Step 9.
+    async fn admit(&self, operation: Operation, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
+        admission::validate(&self.attributes(operation), object, old).await
+    }
+
+    /// Encodes for the store, in the shape of the kind that is stored.
+    fn encode(&self, object: &Object) -> Bytes {
+        let Some(conversion) = self.served.conversion else { return codec::encode_stored(object) };
+        let mut object = object.clone();
+        (conversion.to_storage)(&mut object);
+        codec::encode_stored(&object)
+    }
+
+    /// Step 12: writes (or removes, where `value` is `None`) if the key is still as it was at `expected`.
+    async fn commit(&self, expected: u64, value: Option<Bytes>) -> Result<Outcome> {
+        let key = self.key();
+        let change = match value {
+            Some(value) => Change::Put { key: key.clone(), value },
+            None => Change::Delete { key: key.clone() },
+        };
+        let relaxed = self.served.cache.def.relaxed_durability;
+        let transaction = Transaction {
+            compares: vec![Compare { key, mod_revision: expected }],
+            changes: vec![change],
+            durability: if relaxed { Durability::Relaxed } else { Durability::Durable },
+        };
+        Ok(self.server.store().commit(transaction).await?)
+    }
+
+    /// The kind's own warnings about what was written.
+    fn warn(&self, object: &Object) {
+        for warning in (self.served.def.warnings)(object) {
+            self.call.warn(warning);
+        }
+    }
+
+    /// 422 where anything is wrong.
+    fn refuse(&self, object: &Object, errors: Vec<FieldError>) -> Result<()> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let name = if object.name().is_empty() { object.str_at(&["metadata", "generateName"]) } else { object.name() };
+        Err(Status::invalid(&self.served.def.group_kind(), name, &errors).into())
+    }
+}

@@ -1,0 +1,156 @@
+//! Changing an object that is there: the loop that updates, patches and subresources share.
+
+use skiff_object::meta::Meta;
+use skiff_object::{FieldError, FieldPath, Object, Reason, Status};
+use skiff_store::{KeyValue, Outcome};
+
+use crate::admission::Operation;
+use crate::call::Call;
+use crate::failure::{Failure, Result};
+use crate::http::answer::Answer;
+use crate::read::present;
+use crate::server::ApiServer;
+use crate::write::{Target, Written, create, decode, metadata};
+
+/// How often a change without a resourceVersion of its own is tried against a moving object.
+const TRIES: usize = 5;
+
+/// Answers an update.
+pub async fn update(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
+    let target = Target::of(server, call)?;
+    let mut object = decode::checked(&target, body)?;
+    metadata::settle_namespace(&call.served.def, &mut object, &target.namespace)?;
+    check_name(&object, &target.name)?;
+    if call.served.def.create_on_update && call.info.subresource.is_empty() {
+        let (_, there) = server.store().get(&target.key(), None).await?;
+        if there.is_none() {
+            return create_instead(server, target, object).await;
+        }
+    }
+    let unconditional = call.served.def.unconditional_update;
+    let must_have_revision = object.resource_version().is_empty() && !unconditional;
+    if must_have_revision {
+        let error = FieldError::invalid(&FieldPath::new("metadata.resourceVersion"), 0, "must be specified for an update");
+        return Err(Status::invalid(&call.served.def.group_kind(), &target.name, &vec![error]).into());
+    }
+    change(&target, |_| Ok(object.clone())).await?.answer(call)
+}
+
+/// Some kinds may be created by an update; that asks for the right to create.
+async fn create_instead(server: &ApiServer, target: Target<'_>, mut object: Object) -> Result<Answer> {
+    let call = target.call;
+    let mut info = call.info.clone();
+    info.verb = "create".into();
+    server.authorize(&call.user, &info).await?;
+    if !object.uid().is_empty() {
+        return Err(target.not_found().into());
+    }
+    object.remove_at(&["metadata", "resourceVersion"]);
+    create::object_of(target, object).await?.answer(call)
+}
+
+fn check_name(object: &Object, name: &str) -> Result<()> {
+    let own = object.name();
+    if own.is_empty() {
+        return Err(Status::bad_request("name must be provided").into());
+    }
+    if own != name {
+        let text = format!("the name of the object ({own}) does not match the name on the URL ({name})");
+        return Err(Status::bad_request(text).into());
+    }
+    Ok(())
+}
+
+/// Changes the target: `make` gives the object as it is wanted from the one that is there.
+/// Where somebody else was faster, it is asked again, unless the wanted object names its resourceVersion.
+pub async fn change(target: &Target<'_>, mut make: impl FnMut(&Object) -> Result<Object>) -> Result<Written> {
+    for attempt in 1.. {
+        let (_, found) = target.server.store().get(&target.key(), None).await?;
+        let current = found.ok_or_else(|| target.not_found())?;
+        let old = present::decode(target.served, &current.value, current.mod_revision)?;
+        let new = make(&old)?;
+        let named_revision = revision_named(target, &new, &old)?;
+        match attempt_change(target, new, &old, &current).await? {
+            Some(written) => return Ok(written),
+            None if named_revision || attempt >= TRIES => break,
+            None => {}
+        }
+    }
+    Err(Status::modified(&target.served.def.group_resource(), &target.name).into())
+}
+
+/// Checks optimistic concurrency; tells whether the wanted object insists on the revision that it was made from.
+fn revision_named(target: &Target<'_>, new: &Object, old: &Object) -> Result<bool> {
+    let resource = target.served.def.group_resource();
+    let wanted = new.resource_version();
+    if !wanted.is_empty() && wanted != "0" && wanted != old.resource_version() {
+        return Err(Status::modified(&resource, &target.name).into());
+    }
+    if !new.uid().is_empty() && new.uid() != old.uid() {
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            String::from_utf8_lossy(&target.key()),
+            new.uid(),
+            old.uid()
+        );
+        return Err(Status::conflict(&resource, &target.name, why).into());
+    }
+    Ok(!wanted.is_empty() && !target.is_patch())
+}
+
+/// One round of steps 5 to 12; `None` where the object moved meanwhile.
+async fn attempt_change(
+    target: &Target<'_>,
+    mut new: Object,
+    old: &Object,
+    current: &KeyValue,
+) -> Result<Option<Written>> {
+    let def = &target.served.def;
+    decode::check_kind(def, &mut new)?;
+    metadata::settle_namespace(def, &mut new, &target.namespace)?;
+    (def.default)(&mut new);
+    target.mutate(Operation::Update, &mut new, Some(old)).await?;
+    metadata::prepare_update(&mut new, old);
+    (def.prepare_update)(&target.context(), &mut new, old);
+    metadata::raise_generation(def, &mut new, old);
+    new.set_at(&["metadata", "resourceVersion"], old.resource_version());
+    let mut errors = metadata::validate(def, &new);
+    errors.extend(metadata::validate_update(&new, old));
+    errors.extend((def.validate)(&target.context(), &new));
+    errors.extend((def.validate_update)(&target.context(), &new, old));
+    target.refuse(&new, errors)?;
+    target.admit(Operation::Update, Some(&new), Some(old)).await?;
+    target.warn(&new);
+    let reservation = target.server.allocators.begin(target, &mut new, Some(old))?;
+    let stored = target.encode(&new);
+    let revision = current.mod_revision;
+    if target.options.dry_run || stored == current.value {
+        return Ok(Some(Written { stored, revision, created: false }));
+    }
+    let gone = is_released(def, &new, old);
+    let value = (!gone).then(|| stored.clone());
+    match target.commit(revision, value).await? {
+        Outcome::Committed(revision) => {
+            reservation.commit();
+            if gone {
+                target.server.allocators.release(target, &new);
+            }
+            Ok(Some(Written { stored, revision, created: false }))
+        }
+        Outcome::Failed { .. } => Ok(None),
+    }
+}
+
+/// Whether a change took the last finalizer from an object that waits to be deleted.
+fn is_released(def: &skiff_kinds::ResourceDef, new: &Object, old: &Object) -> bool {
+    let grace = old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
+    let held_by_spec = def.deletion == skiff_kinds::def::Deletion::Namespace
+        && !new.list_at(&["spec", "finalizers"]).is_empty();
+    old.is_deleting() && grace == 0 && new.finalizers().is_empty() && !held_by_spec
+}
+
+/// Whether a failure says that a patch should be tried on a newer object.
+pub fn is_conflict(failure: &Failure) -> bool {
+    failure.0.reason == Reason::Conflict
+}
