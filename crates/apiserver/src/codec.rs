@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
 use skiff_kinds::ResourceDef;
-use skiff_object::{Object, Status};
+use skiff_object::{Object, Status, yaml};
 
 use crate::failure::Result;
 
@@ -97,16 +97,14 @@ pub fn sent(head: &str, stored: &[u8], revision: u64) -> Bytes {
     out.freeze()
 }
 
-/// YAML of a tree. JSON is YAML, and what reads the one reads the other.
+/// YAML of a tree.
 pub fn to_yaml(object: &Object) -> String {
-    let mut text = serde_json::to_string_pretty(object).expect("a tree can always be encoded");
-    text.push('\n');
-    text
+    yaml::write(object).expect("a tree can always be written")
 }
 
 /// Reads YAML.
 pub fn from_yaml(text: &[u8]) -> Result<Object> {
-    serde_json::from_slice(text).map_err(|error| Status::bad_request(format!("yaml: {error}")).into())
+    yaml::parse(text).map(|node| node.into_value()).map_err(|error| Status::bad_request(error).into())
 }
 
 #[cfg(test)]

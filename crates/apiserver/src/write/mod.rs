@@ -13,6 +13,7 @@ pub mod patch;
 pub mod update;
 
 use bytes::Bytes;
+use skiff_kinds::decode::FieldValidation;
 use skiff_kinds::def::Context;
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
@@ -32,24 +33,12 @@ use crate::storage::catalogue::Served;
 pub struct Options {
     /// Nothing is stored.
     pub dry_run: bool,
-    /// `Strict`, `Warn` or `Ignore`.
+    /// What becomes of unknown fields.
     pub field_validation: FieldValidation,
     /// Who manages the fields that are written.
     pub field_manager: String,
     /// Whether an apply takes fields from other managers.
     pub force: bool,
-}
-
-/// What happens to fields that the kind does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FieldValidation {
-    /// They are an error.
-    Strict,
-    /// They give a warning.
-    #[default]
-    Warn,
-    /// They are dropped.
-    Ignore,
 }
 
 impl Options {
@@ -60,16 +49,12 @@ impl Options {
         if let Some(other) = query.all("dryRun").find(|value| !matches!(*value, "All" | "")) {
             errors.push(FieldError::not_supported(&FieldPath::new("dryRun"), other, &["All"]));
         }
-        let field_validation = match query.text("fieldValidation") {
-            "" | "Warn" => FieldValidation::Warn,
-            "Strict" => FieldValidation::Strict,
-            "Ignore" => FieldValidation::Ignore,
-            other => {
-                let path = FieldPath::new("fieldValidation");
-                errors.push(FieldError::not_supported(&path, other, &["Ignore", "Strict", "Warn"]));
-                FieldValidation::Warn
-            }
-        };
+        let given = query.text("fieldValidation");
+        let field_validation = FieldValidation::parse(given).unwrap_or_else(|| {
+            let path = FieldPath::new("fieldValidation");
+            errors.push(FieldError::not_supported(&path, given, &["Ignore", "Strict", "Warn"]));
+            FieldValidation::default()
+        });
         if !errors.is_empty() {
             let kind = match call.info.verb.as_str() {
                 "create" => "CreateOptions",

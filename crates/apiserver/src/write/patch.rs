@@ -26,11 +26,7 @@ pub async fn patch(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answe
     let custom = call.served.def.inline_schema.is_some();
     let schema = (!custom).then_some(call.served.def.schema.as_ref());
     let written = update::change(&target, |old| {
-        let mut new = patched_tree(kind, &patch, old, schema)?;
-        if !custom {
-            decode::prune_nulls(&mut new);
-        }
-        Ok(new)
+        decode::recheck(&target, patched_tree(kind, &patch, old, schema)?)
     });
     written.await?.answer(call)
 }

@@ -1,12 +1,12 @@
 //! Changing an object that is there: the loop that updates, patches and subresources share.
 
 use skiff_object::meta::Meta;
-use skiff_object::{FieldError, FieldPath, Object, Reason, Status};
+use skiff_object::{FieldError, FieldPath, Object, Status};
 use skiff_store::{KeyValue, Outcome};
 
 use crate::admission::Operation;
 use crate::call::Call;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::read::present;
 use crate::server::ApiServer;
@@ -107,7 +107,6 @@ async fn attempt_change(
     current: &KeyValue,
 ) -> Result<Option<Written>> {
     let def = &target.served.def;
-    decode::check_kind(def, &mut new)?;
     metadata::settle_namespace(def, &mut new, &target.namespace)?;
     (def.default)(&mut new);
     target.mutate(Operation::Update, &mut new, Some(old)).await?;
@@ -148,9 +147,4 @@ fn is_released(def: &skiff_kinds::ResourceDef, new: &Object, old: &Object) -> bo
     let held_by_spec = def.deletion == skiff_kinds::def::Deletion::Namespace
         && !new.list_at(&["spec", "finalizers"]).is_empty();
     old.is_deleting() && grace == 0 && new.finalizers().is_empty() && !held_by_spec
-}
-
-/// Whether a failure says that a patch should be tried on a newer object.
-pub fn is_conflict(failure: &Failure) -> bool {
-    failure.0.reason == Reason::Conflict
 }

@@ -1,0 +1,111 @@
+//! The life of objects through the API: created, read, listed, changed, watched, deleted.
+
+mod support;
+
+use expect_test::{Expect, expect};
+use support::{Cluster, Watch};
+
+async fn check(cluster: &Cluster, request: &str, expected: Expect) {
+    expected.assert_eq(&cluster.answer(request).await);
+}
+
+async fn outcome(cluster: &Cluster, request: &str, expected: &str) {
+    assert_eq!(cluster.outcome(request).await, expected, "{request}");
+}
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn config_map(name: &str, data: &str) -> String {
+    format!(r#"{{"metadata":{{"name":"{name}","labels":{{"app":"{data}"}}}},"data":{{"key":"{data}"}}}}"#)
+}
+
+#[tokio::test]
+async fn an_object_is_created_read_changed_and_deleted() {
+    let cluster = Cluster::new().await;
+    check(
+        &cluster,
+        &format!("POST {CONFIG_MAPS}\n\n{}", config_map("a", "x")),
+        expect![[r#""#]],
+    )
+    .await;
+    outcome(&cluster, &format!("POST {CONFIG_MAPS}\n\n{}", config_map("a", "x")), r#"409 configmaps "a" already exists"#).await;
+    outcome(&cluster, "GET /api/v1/namespaces/default/configmaps/b", r#"404 configmaps "b" not found"#).await;
+    outcome(&cluster, "POST /api/v1/namespaces/nope/configmaps\n\n{\"metadata\":{\"name\":\"a\"}}", r#"404 namespaces "nope" not found"#).await;
+    check(&cluster, &format!("PUT {CONFIG_MAPS}/a\n\n{}", config_map("a", "y")), expect![[r#""#]]).await;
+    let stale = r#"{"metadata":{"name":"a","resourceVersion":"1"}}"#;
+    outcome(
+        &cluster,
+        &format!("PUT {CONFIG_MAPS}/a\n\n{stale}"),
+        r#"409 Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again"#,
+    )
+    .await;
+    check(&cluster, &format!("DELETE {CONFIG_MAPS}/a"), expect![[r#""#]]).await;
+    outcome(&cluster, &format!("GET {CONFIG_MAPS}/a"), r#"404 configmaps "a" not found"#).await;
+}
+
+#[tokio::test]
+async fn lists_select_and_page() {
+    let cluster = Cluster::new().await;
+    for (name, data) in [("a", "x"), ("b", "y"), ("c", "x")] {
+        cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{}", config_map(name, data))).await;
+    }
+    let names = |list: &serde_json::Value| -> String {
+        let items = list["items"].as_array().expect("a list").iter();
+        items.map(|item| item["metadata"]["name"].as_str().expect("a name")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&cluster.tree(&format!("GET {CONFIG_MAPS}")).await), "a b c");
+    assert_eq!(names(&cluster.tree("GET /api/v1/configmaps").await), "a b c");
+    assert_eq!(names(&cluster.tree(&format!("GET {CONFIG_MAPS}?labelSelector=app%3Dx")).await), "a c");
+    assert_eq!(names(&cluster.tree(&format!("GET {CONFIG_MAPS}?fieldSelector=metadata.name%3Db")).await), "b");
+    outcome(&cluster, &format!("GET {CONFIG_MAPS}?fieldSelector=x%3Db"), "400 field label not supported: x").await;
+    let first = cluster.tree(&format!("GET {CONFIG_MAPS}?limit=2")).await;
+    assert_eq!(names(&first), "a b");
+    assert_eq!(first["metadata"]["remainingItemCount"], 1);
+    cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{}", config_map("bb", "z"))).await;
+    let token = first["metadata"]["continue"].as_str().expect("a token");
+    let second = cluster.tree(&format!("GET {CONFIG_MAPS}?limit=2&continue={token}")).await;
+    assert_eq!(names(&second), "c");
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let revision = first["metadata"]["resourceVersion"].as_str().expect("a revision");
+    let exact = format!("GET {CONFIG_MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact");
+    assert_eq!(names(&cluster.tree(&exact).await), "a b c");
+}
+
+#[tokio::test]
+async fn watches_follow_the_selector() {
+    let cluster = Cluster::new().await;
+    cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{}", config_map("a", "x"))).await;
+    let mut all = Watch::open(&cluster, &format!("GET {CONFIG_MAPS}?watch=true")).await;
+    let mut selected = Watch::open(&cluster, &format!("GET {CONFIG_MAPS}?watch=1&labelSelector=app%3Dy")).await;
+    assert_eq!(all.short().await, "ADDED a");
+    cluster.tree(&format!("PUT {CONFIG_MAPS}/a\n\n{}", config_map("a", "y"))).await;
+    assert_eq!(all.short().await, "MODIFIED a");
+    assert_eq!(selected.short().await, "ADDED a");
+    cluster.tree(&format!("PUT {CONFIG_MAPS}/a\n\n{}", config_map("a", "z"))).await;
+    assert_eq!(all.short().await, "MODIFIED a");
+    let events = selected.next().await;
+    assert_eq!(events[0]["type"], "DELETED");
+    assert_eq!(events[0]["object"]["data"]["key"], "y");
+    cluster.tree(&format!("DELETE {CONFIG_MAPS}/a")).await;
+    let gone = all.next().await;
+    assert_eq!(gone[0]["type"], "DELETED");
+    assert!(gone[0]["object"]["metadata"]["resourceVersion"].as_str() > events[0]["object"]["metadata"]["resourceVersion"].as_str());
+}
+
+#[tokio::test]
+async fn a_watch_resumes_from_a_revision_and_sends_initial_events_when_asked() {
+    let cluster = Cluster::new().await;
+    let a = cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{}", config_map("a", "x"))).await;
+    let revision = a["metadata"]["resourceVersion"].as_str().expect("a revision");
+    cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{}", config_map("b", "x"))).await;
+    let mut resumed = Watch::open(&cluster, &format!("GET {CONFIG_MAPS}?watch=true&resourceVersion={revision}")).await;
+    assert_eq!(resumed.short().await, "ADDED b");
+    let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut listing = Watch::open(&cluster, &format!("GET {CONFIG_MAPS}?watch=true&{initial}")).await;
+    assert_eq!(listing.short().await, "ADDED a, ADDED b");
+    let end = listing.next().await;
+    assert_eq!(end[0]["type"], "BOOKMARK");
+    assert_eq!(end[0]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    let mut old = Watch::open(&cluster, "GET /api/v1/namespaces?watch=true&resourceVersion=0").await;
+    assert_eq!(old.short().await, "ADDED default, ADDED kube-node-lease, ADDED kube-public, ADDED kube-system");
+}
