@@ -28,8 +28,11 @@ pub struct UserInfo {
 impl UserInfo {
     /// An identity of a name and groups; `system:authenticated` is added.
     pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
-        let mut user =
-            Self { name: name.into(), groups: groups.iter().map(|group| (*group).to_owned()).collect(), ..Self::default() };
+        let mut user = Self {
+            name: name.into(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            ..Self::default()
+        };
         user.authenticated();
         user
     }

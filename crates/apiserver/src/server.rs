@@ -128,9 +128,9 @@ impl ApiServer {
         let result = if long {
             routed.await
         } else {
-            tokio::time::timeout(REQUEST_TIMEOUT, routed).await.unwrap_or_else(|_| {
-                Err(Status::timeout("request did not complete within the allotted timeout").into())
-            })
+            tokio::time::timeout(REQUEST_TIMEOUT, routed)
+                .await
+                .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout").into()))
         };
         result.unwrap_or_else(|failure| answer::failure(failure, &plain))
     }

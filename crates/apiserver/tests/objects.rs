@@ -25,13 +25,66 @@ async fn an_object_is_created_read_changed_and_deleted() {
     check(
         &cluster,
         &format!("POST {CONFIG_MAPS}\n\n{}", config_map("a", "x")),
-        expect![[r#""#]],
+        expect![[r#"
+            201
+            {
+              "apiVersion": "v1",
+              "data": {
+                "key": "x"
+              },
+              "kind": "ConfigMap",
+              "metadata": {
+                "creationTimestamp": "2026-01-02T03:04:05Z",
+                "labels": {
+                  "app": "x"
+                },
+                "name": "a",
+                "namespace": "default",
+                "resourceVersion": "2",
+                "uid": "491718de-357e-4da8-8b43-5c8e74616796"
+              }
+            }
+        "#]],
     )
     .await;
-    outcome(&cluster, &format!("POST {CONFIG_MAPS}\n\n{}", config_map("a", "x")), r#"409 configmaps "a" already exists"#).await;
+    outcome(
+        &cluster,
+        &format!("POST {CONFIG_MAPS}\n\n{}", config_map("a", "x")),
+        r#"409 configmaps "a" already exists"#,
+    )
+    .await;
     outcome(&cluster, "GET /api/v1/namespaces/default/configmaps/b", r#"404 configmaps "b" not found"#).await;
-    outcome(&cluster, "POST /api/v1/namespaces/nope/configmaps\n\n{\"metadata\":{\"name\":\"a\"}}", r#"404 namespaces "nope" not found"#).await;
-    check(&cluster, &format!("PUT {CONFIG_MAPS}/a\n\n{}", config_map("a", "y")), expect![[r#""#]]).await;
+    outcome(
+        &cluster,
+        "POST /api/v1/namespaces/nope/configmaps\n\n{\"metadata\":{\"name\":\"a\"}}",
+        r#"404 namespaces "nope" not found"#,
+    )
+    .await;
+    check(
+        &cluster,
+        &format!("PUT {CONFIG_MAPS}/a\n\n{}", config_map("a", "y")),
+        expect![[r#"
+        200
+        {
+          "apiVersion": "v1",
+          "data": {
+            "key": "y"
+          },
+          "kind": "ConfigMap",
+          "metadata": {
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "labels": {
+              "app": "y"
+            },
+            "name": "a",
+            "namespace": "default",
+            "resourceVersion": "3",
+            "uid": "491718de-357e-4da8-8b43-5c8e74616796"
+          }
+        }
+    "#]],
+    )
+    .await;
     let stale = r#"{"metadata":{"name":"a","resourceVersion":"1"}}"#;
     outcome(
         &cluster,
@@ -39,7 +92,26 @@ async fn an_object_is_created_read_changed_and_deleted() {
         r#"409 Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again"#,
     )
     .await;
-    check(&cluster, &format!("DELETE {CONFIG_MAPS}/a"), expect![[r#""#]]).await;
+    check(
+        &cluster,
+        &format!("DELETE {CONFIG_MAPS}/a"),
+        expect![[r#"
+        200
+        {
+          "apiVersion": "v1",
+          "code": 0,
+          "details": {
+            "kind": "configmaps",
+            "name": "a",
+            "uid": "491718de-357e-4da8-8b43-5c8e74616796"
+          },
+          "kind": "Status",
+          "metadata": {},
+          "status": "Success"
+        }
+    "#]],
+    )
+    .await;
     outcome(&cluster, &format!("GET {CONFIG_MAPS}/a"), r#"404 configmaps "a" not found"#).await;
 }
 
@@ -89,7 +161,10 @@ async fn watches_follow_the_selector() {
     cluster.tree(&format!("DELETE {CONFIG_MAPS}/a")).await;
     let gone = all.next().await;
     assert_eq!(gone[0]["type"], "DELETED");
-    assert!(gone[0]["object"]["metadata"]["resourceVersion"].as_str() > events[0]["object"]["metadata"]["resourceVersion"].as_str());
+    assert!(
+        gone[0]["object"]["metadata"]["resourceVersion"].as_str()
+            > events[0]["object"]["metadata"]["resourceVersion"].as_str()
+    );
 }
 
 #[tokio::test]

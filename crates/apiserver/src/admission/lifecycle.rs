@@ -18,7 +18,8 @@ pub async fn check(attributes: &Attributes<'_>) -> Result<()> {
     if is_namespace && attributes.operation == Operation::Delete && IMMORTAL.contains(&attributes.name) {
         return Err(Status::forbidden(&namespaces, attributes.name, "this namespace may not be deleted").into());
     }
-    let concerned = attributes.def.is_namespaced() && attributes.def.stored && attributes.operation == Operation::Create;
+    let concerned =
+        attributes.def.is_namespaced() && attributes.def.stored && attributes.operation == Operation::Create;
     if !concerned {
         return Ok(());
     }
@@ -27,7 +28,8 @@ pub async fn check(attributes: &Attributes<'_>) -> Result<()> {
     if !terminating {
         return Ok(());
     }
-    let why = format!("unable to create new content in namespace {} because it is being terminated", attributes.namespace);
+    let why =
+        format!("unable to create new content in namespace {} because it is being terminated", attributes.namespace);
     let mut status = Status::forbidden(&attributes.def.group_resource(), attributes.name, why);
     status.details.get_or_insert_default().causes.push(skiff_object::status::Cause {
         reason: "NamespaceTerminating".into(),

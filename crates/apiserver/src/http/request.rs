@@ -107,8 +107,7 @@ impl RequestInfo {
 
     /// Whether the request may run for long: watches and tunnels.
     pub fn is_long_running(&self) -> bool {
-        self.verb == "watch"
-            || matches!(self.subresource.as_str(), "exec" | "attach" | "log" | "portforward" | "proxy")
+        self.verb == "watch" || matches!(self.subresource.as_str(), "exec" | "attach" | "log" | "portforward" | "proxy")
     }
 }
 
@@ -180,7 +179,11 @@ mod tests {
         check(get.clone(), "/api/v1/namespaces/a/pods?watch=true", "watch /v1 pods ns=a name= rest=");
         check(get.clone(), "/api/v1/watch/namespaces/a/pods", "watch /v1 pods ns=a name= rest=");
         check(get.clone(), "/api/v1/watch/namespaces/a/pods/b", "watch /v1 pods ns=a name=b rest=");
-        check(get.clone(), "/apis/apps/v1/namespaces/a/deployments/b/scale", "get apps/v1 deployments/scale ns=a name=b rest=");
+        check(
+            get.clone(),
+            "/apis/apps/v1/namespaces/a/deployments/b/scale",
+            "get apps/v1 deployments/scale ns=a name=b rest=",
+        );
         check(
             get,
             "/api/v1/namespaces/a/services/b:80/proxy/x/y%20z",

@@ -67,8 +67,13 @@ pub async fn list(server: &ApiServer, call: &Call) -> Result<Answer> {
 pub fn filter_of(call: &Call) -> Result<Filter> {
     let (query, served) = (&call.query, &call.served);
     let namespace = call.info.namespace_of(&served.def);
-    let mut filter =
-        Filter::new(&served.cache.def, &served.def, namespace, query.text("labelSelector"), query.text("fieldSelector"))?;
+    let mut filter = Filter::new(
+        &served.cache.def,
+        &served.def,
+        namespace,
+        query.text("labelSelector"),
+        query.text("fieldSelector"),
+    )?;
     if !call.info.name.is_empty() {
         filter.name = Some(call.info.name.clone());
     }
@@ -111,13 +116,21 @@ fn wanted(call: &Call) -> Result<Wanted> {
     let refuse = |why: &str| Err(Status::bad_request(why).into());
     match matching {
         "" | "Exact" | "NotOlderThan" => {}
-        other => return refuse(&format!("resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"")),
+        other => {
+            return refuse(&format!(
+                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+            ));
+        }
     }
     if !matching.is_empty() && revision.is_none() {
-        return refuse("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided");
+        return refuse(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        );
     }
     if matching == "Exact" && revision == Some(0) {
-        return refuse("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        return refuse(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        );
     }
     let from = match query.text("continue") {
         "" => None,
@@ -125,7 +138,8 @@ fn wanted(call: &Call) -> Result<Wanted> {
         _ => return refuse("specifying resource version is not allowed when using continue"),
     };
     // Without a match rule, a page at a named revision is exact: the behaviour from before there were rules.
-    let exact = matching == "Exact" || (matching.is_empty() && limit > 0 && revision.is_some_and(|revision| revision > 0));
+    let exact =
+        matching == "Exact" || (matching.is_empty() && limit > 0 && revision.is_some_and(|revision| revision > 0));
     Ok(Wanted { revision, exact, limit, from })
 }
 

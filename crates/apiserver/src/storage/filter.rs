@@ -33,7 +33,13 @@ impl Filter {
     }
 
     /// A filter from a request's selectors. `stored` is the kind whose selectable fields the cache has extracted.
-    pub fn new(stored: &ResourceDef, served: &ResourceDef, namespace: &str, labels: &str, fields: &str) -> Result<Self> {
+    pub fn new(
+        stored: &ResourceDef,
+        served: &ResourceDef,
+        namespace: &str,
+        labels: &str,
+        fields: &str,
+    ) -> Result<Self> {
         let labels = LabelSelector::parse(labels).map_err(|error| Status::bad_request(error.to_string()))?;
         let parsed = FieldSelector::parse(fields).map_err(|error| Status::bad_request(error.to_string()))?;
         let mut filter = Self { labels, ..Self::namespace(namespace) };

@@ -129,6 +129,8 @@ impl Hub {
             return Ok(self.reached());
         }
         let mut applied = self.applied.subscribe();
+        // Where the revision was made by keys that are not ours, no event would tell of it.
+        self.store.request_progress().await?;
         let reached = applied.wait_for(|applied| *applied >= revision);
         match tokio::time::timeout(FRESHNESS_WAIT, reached).await {
             Ok(Ok(reached)) => Ok(*reached),

@@ -72,9 +72,10 @@ impl DeleteOptions {
             return Err(Status::bad_request(text).into());
         }
         let grace = given.int_at(&["gracePeriodSeconds"]).or_else(|| query.text("gracePeriodSeconds").parse().ok());
-        let orphan = given.at(&["orphanDependents"]).and_then(Value::as_bool).or_else(|| {
-            query.get("orphanDependents").map(|_| query.flag("orphanDependents"))
-        });
+        let orphan = given
+            .at(&["orphanDependents"])
+            .and_then(Value::as_bool)
+            .or_else(|| query.get("orphanDependents").map(|_| query.flag("orphanDependents")));
         let policy = match given.str_at(&["propagationPolicy"]) {
             "" => query.text("propagationPolicy"),
             policy => policy,
@@ -191,9 +192,7 @@ fn check_preconditions(target: &Target<'_>, options: &DeleteOptions, old: &Objec
         if wanted == actual {
             return Ok(());
         }
-        let why = format!(
-            "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}"
-        );
+        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}");
         Err(Status::conflict(&target.served.def.group_resource(), &target.name, why).into())
     };
     check(&options.uid, old.uid(), "UID")?;
@@ -221,8 +220,12 @@ pub fn plan(def: &ResourceDef, options: &DeleteOptions, old: &Object, now: Times
 /// The finalizers that stand for a propagation policy; without one, what the object has stays.
 fn set_finalizers(object: &mut Object, policy: Option<Policy>) {
     let Some(policy) = policy else { return };
-    let mut finalizers: Vec<String> =
-        object.finalizers().into_iter().filter(|name| *name != ORPHAN && *name != FOREGROUND).map(str::to_owned).collect();
+    let mut finalizers: Vec<String> = object
+        .finalizers()
+        .into_iter()
+        .filter(|name| *name != ORPHAN && *name != FOREGROUND)
+        .map(str::to_owned)
+        .collect();
     match policy {
         Policy::Background => {}
         Policy::Foreground => finalizers.push(FOREGROUND.into()),

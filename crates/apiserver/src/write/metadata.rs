@@ -32,7 +32,11 @@ pub fn settle_namespace(def: &ResourceDef, object: &mut Object, namespace: &str)
         let text = format!(
             "the namespace of the provided object does not match the namespace sent on the request ({own} != {namespace})"
         );
-        let text = if namespace.is_empty() { text } else { "the namespace of the provided object does not match the namespace sent on the request".to_owned() };
+        let text = if namespace.is_empty() {
+            text
+        } else {
+            "the namespace of the provided object does not match the namespace sent on the request".to_owned()
+        };
         return Err(Status::bad_request(text).into());
     }
     Ok(())
@@ -113,7 +117,11 @@ pub fn validate(def: &ResourceDef, object: &Object) -> ErrorList {
         }
     }
     if object.generation() < 0 {
-        errors.push(FieldError::invalid(&path.child("generation"), object.generation(), "must be greater than or equal to 0"));
+        errors.push(FieldError::invalid(
+            &path.child("generation"),
+            object.generation(),
+            "must be greater than or equal to 0",
+        ));
     }
     validate_labels(object, &path.child("labels"), &mut errors);
     validate_annotations(object, &path.child("annotations"), &mut errors);

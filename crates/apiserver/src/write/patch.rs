@@ -25,9 +25,7 @@ pub async fn patch(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answe
     let kind = content_type(&call.headers);
     let custom = call.served.def.inline_schema.is_some();
     let schema = (!custom).then_some(call.served.def.schema.as_ref());
-    let written = update::change(&target, |old| {
-        decode::recheck(&target, patched_tree(kind, &patch, old, schema)?)
-    });
+    let written = update::change(&target, |old| decode::recheck(&target, patched_tree(kind, &patch, old, schema)?));
     written.await?.answer(call)
 }
 

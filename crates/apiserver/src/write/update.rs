@@ -30,7 +30,8 @@ pub async fn update(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let unconditional = call.served.def.unconditional_update;
     let must_have_revision = object.resource_version().is_empty() && !unconditional;
     if must_have_revision {
-        let error = FieldError::invalid(&FieldPath::new("metadata.resourceVersion"), 0, "must be specified for an update");
+        let error =
+            FieldError::invalid(&FieldPath::new("metadata.resourceVersion"), 0, "must be specified for an update");
         return Err(Status::invalid(&call.served.def.group_kind(), &target.name, &vec![error]).into());
     }
     change(&target, |_| Ok(object.clone())).await?.answer(call)
@@ -144,7 +145,7 @@ async fn attempt_change(
 /// Whether a change took the last finalizer from an object that waits to be deleted.
 fn is_released(def: &skiff_kinds::ResourceDef, new: &Object, old: &Object) -> bool {
     let grace = old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
-    let held_by_spec = def.deletion == skiff_kinds::def::Deletion::Namespace
-        && !new.list_at(&["spec", "finalizers"]).is_empty();
+    let held_by_spec =
+        def.deletion == skiff_kinds::def::Deletion::Namespace && !new.list_at(&["spec", "finalizers"]).is_empty();
     old.is_deleting() && grace == 0 && new.finalizers().is_empty() && !held_by_spec
 }

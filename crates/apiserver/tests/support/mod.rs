@@ -66,7 +66,8 @@ impl Store for MemoryStore {
         let now = state.revision;
         let current: Vec<_> = transaction.compares.iter().map(|compare| state.at(&compare.key, now)).collect();
         let revision_of = |found: &Option<KeyValue>| found.as_ref().map_or(0, |pair| pair.mod_revision);
-        if current.iter().zip(&transaction.compares).any(|(found, compare)| revision_of(found) != compare.mod_revision) {
+        if current.iter().zip(&transaction.compares).any(|(found, compare)| revision_of(found) != compare.mod_revision)
+        {
             return Ok(Outcome::Failed { revision: now, current });
         }
         let (revision, mut events) = (now + 1, Vec::new());
@@ -77,7 +78,8 @@ impl Store for MemoryStore {
             };
             let previous = state.at(&key, now);
             let create_revision = previous.as_ref().map_or(revision, |pair| pair.create_revision);
-            let value = value.map(|value| KeyValue { key: key.clone(), value, create_revision, mod_revision: revision });
+            let value =
+                value.map(|value| KeyValue { key: key.clone(), value, create_revision, mod_revision: revision });
             state.keys.entry(key.clone()).or_default().push((revision, value.clone()));
             events.push(WatchEvent { revision, key, value, previous });
         }
@@ -96,6 +98,10 @@ impl Store for MemoryStore {
         state.watchers.push((range, sender));
         let next = |mut receiver: mpsc::UnboundedReceiver<_>| async move { Some((receiver.recv().await?, receiver)) };
         Ok(Box::pin(futures_util::stream::unfold(receiver, next)))
+    }
+
+    async fn request_progress(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn compact(&self, _revision: Revision) -> Result<(), StoreError> {
@@ -148,7 +154,8 @@ impl Cluster {
         let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
         let mut lines = head.lines().map(str::trim);
         let (method, target) = lines.next().and_then(|line| line.split_once(' ')).expect("METHOD target");
-        let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).expect("a method")).uri(target);
+        let mut request =
+            Request::builder().method(Method::from_bytes(method.as_bytes()).expect("a method")).uri(target);
         let mut user = self.user.clone();
         for line in lines {
             let (name, value) = line.split_once(": ").expect("Name: value");
