@@ -41,7 +41,8 @@ impl Machine {
     pub fn observe(data_dir: &Path) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let release = read("/proc/sys/kernel/osrelease");
-        let modules = ["modules.builtin", "modules.dep"].map(|file| read(&format!("/lib/modules/{}/{file}", release.trim())));
+        let modules =
+            ["modules.builtin", "modules.dep"].map(|file| read(&format!("/lib/modules/{}/{file}", release.trim())));
         let symbols = read("/proc/kallsyms");
         Self {
             uid: nix::unistd::geteuid().as_raw(),
@@ -68,7 +69,10 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
 
 fn find_program(name: &str) -> Option<String> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file()).map(|f| f.display().to_string())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .map(|f| f.display().to_string())
 }
 
 /// Decides what a machine lacks.
@@ -80,8 +84,10 @@ pub fn judge(machine: &Machine) -> Vec<Finding> {
     };
     let cgroups = match &machine.cgroup_v2 {
         Some(controllers) => {
-            let missing: Vec<_> =
-                ["cpu", "memory", "pids"].into_iter().filter(|c| !controllers.split_whitespace().any(|x| x == *c)).collect();
+            let missing: Vec<_> = ["cpu", "memory", "pids"]
+                .into_iter()
+                .filter(|c| !controllers.split_whitespace().any(|x| x == *c))
+                .collect();
             if missing.is_empty() {
                 Ok("v2".to_owned())
             } else {
@@ -92,7 +98,11 @@ pub fn judge(machine: &Machine) -> Vec<Finding> {
         None => Err("mount them: mount -t cgroup2 none /sys/fs/cgroup".to_owned()),
     };
     vec![
-        finding("root", true, if machine.uid == 0 { Ok("yes".into()) } else { Err("run skiff as root, with sudo".into()) }),
+        finding(
+            "root",
+            true,
+            if machine.uid == 0 { Ok("yes".into()) } else { Err("run skiff as root, with sudo".into()) },
+        ),
         finding(
             "overlay file system",
             true,
@@ -106,9 +116,16 @@ pub fn judge(machine: &Machine) -> Vec<Finding> {
         finding(
             "nftables",
             true,
-            kernel(&["nf_tables.ko", "nf_tables_newtable", "nf_tables "], "load it: modprobe nf_tables (CONFIG_NF_TABLES)"),
+            kernel(
+                &["nf_tables.ko", "nf_tables_newtable", "nf_tables "],
+                "load it: modprobe nf_tables (CONFIG_NF_TABLES)",
+            ),
         ),
-        finding("bridge", true, kernel(&["/bridge.ko", "br_add_bridge", "bridge "], "load it: modprobe bridge (CONFIG_BRIDGE)")),
+        finding(
+            "bridge",
+            true,
+            kernel(&["/bridge.ko", "br_add_bridge", "bridge "], "load it: modprobe bridge (CONFIG_BRIDGE)"),
+        ),
         finding("veth", true, kernel(&["/veth.ko", "veth_newlink", "veth "], "load it: modprobe veth (CONFIG_VETH)")),
         finding(
             "free disk space",

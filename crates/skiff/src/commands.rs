@@ -145,7 +145,8 @@ fn start_server(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
         }
         // An isolated node's first process ends well once the real one runs inside.
         let ended = child.try_wait()?.filter(|status| !status.success());
-        let gone = paths.isolated.is_some() && child.try_wait()?.is_some() && Process::read(&paths.server_pid())?.is_none();
+        let gone =
+            paths.isolated.is_some() && child.try_wait()?.is_some() && Process::read(&paths.server_pid())?.is_none();
         if ended.is_some() || (gone && !paths.control_socket().exists()) {
             return Err(last_words(&mut log, from, paths)?.into());
         }
@@ -394,7 +395,12 @@ fn render_images(answer: &Value) -> String {
     for image in answer["images"].as_array().into_iter().flatten() {
         let id = image["id"].as_str().unwrap_or_default().trim_start_matches("sha256:");
         let mib = image["size_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 20);
-        text.push_str(&format!("{:<50} {:<14} {:>6.1} MiB\n", image["name"].as_str().unwrap_or("<none>"), id.get(..12).unwrap_or(id), mib));
+        text.push_str(&format!(
+            "{:<50} {:<14} {:>6.1} MiB\n",
+            image["name"].as_str().unwrap_or("<none>"),
+            id.get(..12).unwrap_or(id),
+            mib
+        ));
     }
     text
 }

@@ -1,11 +1,43 @@
 //! The binary: commands, certificates, wiring and supervision. What the parts do is their crates' business.
 
+mod check;
 mod cli;
+mod commands;
 mod control;
+mod inprocess;
 mod isolation;
 mod kubeconfig;
+mod node;
 mod paths;
 mod pki;
 mod process;
+mod server;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up { target, node } => commands::up(&target, &node),
+        Command::Down(target) => commands::down(&target),
+        Command::Delete(target) => commands::delete(&target),
+        Command::Status { target, output } => commands::status(&target, output),
+        Command::Kubeconfig(target) => commands::print_kubeconfig(&target),
+        Command::Image { command } => commands::image(&command),
+        Command::Check => commands::check(),
+        Command::Logs { target, follow } => commands::logs(&target, follow),
+        Command::Server { target, node, inside } => server::run(&target, &node, inside),
+        Command::KeeperParent { root } => isolation::keeper_parent(&root).map_err(Into::into),
+        Command::Keeper { .. } => isolation::keeper().map_err(Into::into),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skiff: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! One node, all parts in this process: what is started, in which order, with which identity, and how it ends.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use k8s_openapi::api::core::v1::Node;
+use serde_json::{Value, json};
+use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
+use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+use skiff_base::{Clock, SystemClock};
+use skiff_client::{Informer, Informers};
+use skiff_scheduler::Scheduler;
+use skiff_store::{EmbeddedOptions, EmbeddedStore, Store};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::cli::NodeOptions;
+use crate::commands::{CommandError, context_name};
+use crate::control::{self, Control};
+use crate::inprocess;
+use crate::isolation::{self, Link};
+use crate::kubeconfig;
+use crate::paths::{NodeFacts, Paths, write_atomically};
+use crate::pki::{Authority, Leaf, Purpose, service_account_key};
+use crate::server::bind;
+
+/// The version of the Kubernetes API that is served.
+pub const KUBERNETES_VERSION: &str = "v1.36.2+skiff";
+const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
+/// The first address of the service range: the API server's.
+const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The API server's port inside an isolated node, where nobody else has any.
+const INNER_API_PORT: u16 = 6443;
+
+/// What every part is told of the node.
+struct Setting {
+    paths: Paths,
+    facts: NodeFacts,
+    options: NodeOptions,
+    clock: SharedClock,
+    ids: Arc<Ids>,
+    authority: Authority,
+    address: IpAddr,
+    api_port: u16,
+}
+
+/// Runs the node until it is told to end.
+///
+/// # Errors
+/// A part does not start; the error says which and why.
+pub async fn run(
+    paths: Paths,
+    facts: NodeFacts,
+    options: NodeOptions,
+    hosts_listener: Option<TcpListener>,
+) -> Result<(), CommandError> {
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| "the TLS stack was set up twice")?;
+    if facts.link > 0 {
+        isolation::configure_inner_link(Link::new(facts.link)).await?;
+    }
+    let clock = SystemClock::shared();
+    let setting = Setting {
+        address: node_address(&facts, &options)?,
+        api_port: if facts.link > 0 { INNER_API_PORT } else { facts.api_port },
+        authority: Authority::load_or_create(&paths.pki(), clock.now())?,
+        ids: Arc::new(Ids::random()),
+        clock,
+        paths,
+        facts,
+        options,
+    };
+    let mut listeners = vec![bind(("0.0.0.0", setting.api_port))?];
+    listeners.extend(hosts_listener);
+    let store = open_store(&setting).await?;
+    let server = start_api_server(&setting, store).await?;
+    let stop = watch::Sender::new(false);
+    serve_api(&setting, &server, listeners, &stop)?;
+    write_kubeconfig(&setting)?;
+    let informers =
+        Informers::new(inprocess::client(&server, "system:apiserver", &["system:masters"], "skiff-informers"));
+    let scheduler_client = inprocess::client(&server, "system:kube-scheduler", &[], "kube-scheduler");
+    let scheduler =
+        Scheduler::start(scheduler_client, &informers, setting.clock.clone(), skiff_scheduler::Config::default());
+    let command = Arc::new(NodeControl {
+        node: informers.of::<Node>(),
+        node_name: setting.facts.node_name.clone(),
+        api: format!("https://127.0.0.1:{}", setting.facts.api_port),
+        end: stop.clone(),
+    });
+    control::serve(&setting.paths.control_socket(), command)?;
+    tracing::info!(node = %setting.facts.node_name, address = %setting.address, "the control plane is up");
+    wait_for_end(&stop).await?;
+    tracing::info!("ending");
+    drop(scheduler);
+    server.stop();
+    Ok(())
+}
+
+/// The node's own address: given, the link's, or the one that outgoing connections have.
+fn node_address(facts: &NodeFacts, options: &NodeOptions) -> Result<IpAddr, CommandError> {
+    if let Some(address) = options.node_ip {
+        return Ok(address);
+    }
+    if facts.link > 0 {
+        return Ok(Link::new(facts.link).node().into());
+    }
+    // Connecting a datagram socket sends nothing; it only makes the kernel choose a source address.
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let chosen = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
+    Ok(chosen.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
+}
+
+async fn open_store(setting: &Setting) -> Result<Arc<dyn Store>, CommandError> {
+    let (path, clock) = (setting.paths.store(), setting.clock.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        EmbeddedStore::open(path, EmbeddedOptions { clock, ..EmbeddedOptions::default() })
+    });
+    Ok(opened.await??)
+}
+
+async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, CommandError> {
+    let config = ApiConfig {
+        store,
+        clock: setting.clock.clone(),
+        ids: setting.ids.clone(),
+        version: VersionInfo {
+            git_version: KUBERNETES_VERSION.to_owned(),
+            ..VersionInfo::skiff(env!("CARGO_PKG_VERSION"))
+        },
+        kinds: skiff_kinds::builtin().to_vec(),
+        service_cidr: Cidr { base: SERVICE_RANGE.0, bits: SERVICE_RANGE.1 },
+        node_port_range: NODE_PORTS,
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        advertise: SocketAddr::new(setting.address, setting.api_port),
+        service_accounts: Some(ServiceAccountKeys {
+            signing_key: service_account_key(&setting.paths.pki())?,
+            issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
+        }),
+        kubelet_tls: Some(Arc::new(kubelet_client_tls(setting)?)),
+        authorization: true,
+        tokens: Vec::new(),
+    };
+    Ok(ApiServer::new(config).await.map_err(|failure| failure.to_string())?)
+}
+
+/// How the API server speaks to nodes' agents: trusting the cluster's authority, with a certificate of its own.
+fn kubelet_client_tls(setting: &Setting) -> io::Result<rustls::ClientConfig> {
+    let leaf =
+        setting.authority.issue("kube-apiserver-kubelet-client", &Purpose::Client { groups: &["system:masters"] })?;
+    let (chain, key) = leaf.der()?;
+    rustls::ClientConfig::builder()
+        .with_root_certificates(setting.authority.roots()?)
+        .with_client_auth_cert(chain, key)
+        .map_err(io::Error::other)
+}
+
+/// A server's TLS: its certificate, and client certificates that are welcome but not required.
+fn server_tls(setting: &Setting, leaf: &Leaf) -> io::Result<rustls::ServerConfig> {
+    let verifier = rustls::server::WebPkiClientVerifier::builder(setting.authority.roots()?)
+        .allow_unauthenticated()
+        .build()
+        .map_err(io::Error::other)?;
+    let (chain, key) = leaf.der()?;
+    rustls::ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(io::Error::other)
+}
+
+/// Every name and address that people reach the API server by.
+fn api_names(setting: &Setting) -> (Vec<String>, Vec<IpAddr>) {
+    let mut names: Vec<String> =
+        ["localhost", "host.docker.internal", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+    names.push(format!("kubernetes.default.svc.{CLUSTER_DOMAIN}"));
+    let mut addresses = vec![
+        Ipv4Addr::LOCALHOST.into(),
+        std::net::Ipv6Addr::LOCALHOST.into(),
+        KUBERNETES_SERVICE.into(),
+        setting.address,
+    ];
+    if setting.facts.link > 0 {
+        addresses.push(Link::new(setting.facts.link).host().into());
+    }
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    let given =
+        host.into_iter().chain([setting.facts.node_name.clone()]).chain(setting.options.tls_san.iter().cloned());
+    for name in given {
+        match name.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => names.push(name),
+        }
+    }
+    (names, addresses)
+}
+
+fn serve_api(
+    setting: &Setting,
+    server: &Arc<ApiServer>,
+    listeners: Vec<TcpListener>,
+    stop: &watch::Sender<bool>,
+) -> Result<(), CommandError> {
+    let (names, addresses) = api_names(setting);
+    let leaf = setting.authority.issue("kube-apiserver", &Purpose::Server { names: &names, addresses: &addresses })?;
+    let mut tls = server_tls(setting, &leaf)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let tls = Arc::new(tls);
+    for listener in listeners {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (server, tls, mut stop) = (server.clone(), tls.clone(), stop.subscribe());
+        tokio::spawn(async move {
+            // The sender's end is an end too.
+            let ended = async move { stop.wait_for(|stop| *stop).await.map(drop).unwrap_or_default() };
+            if let Err(error) = server.serve(listener, tls, ended).await {
+                tracing::error!(%error, "the API server's listener");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn write_kubeconfig(setting: &Setting) -> Result<(), CommandError> {
+    let admin = setting.authority.issue("kubernetes-admin", &Purpose::Client { groups: &["system:masters"] })?;
+    let server = format!("https://127.0.0.1:{}", setting.facts.api_port);
+    let name = context_name(&setting.paths);
+    let config = kubeconfig::render(&name, &server, setting.authority.certificate_pem(), &admin);
+    write_atomically(&setting.paths.kubeconfig(), kubeconfig::to_yaml(&config)?.as_bytes(), 0o600)?;
+    Ok(())
+}
+
+/// Waits for SIGTERM, SIGINT, or a command on the control socket.
+async fn wait_for_end(stop: &watch::Sender<bool>) -> Result<(), CommandError> {
+    let mut asked = stop.subscribe();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = asked.wait_for(|stop| *stop) => {}
+    }
+    stop.send_replace(true);
+    Ok(())
+}
+
+/// What the node's other commands can ask of it.
+struct NodeControl {
+    node: Informer<Node>,
+    node_name: String,
+    api: String,
+    end: watch::Sender<bool>,
+}
+
+#[async_trait::async_trait]
+impl Control for NodeControl {
+    async fn command(&self, method: &Method, path: &str, body: Value) -> Result<Value, String> {
+        match (method, path) {
+            (&Method::GET, "/ready") => {
+                self.wait_ready(Duration::from_secs(body["limit_seconds"].as_u64().unwrap_or(60))).await
+            }
+            (&Method::GET, "/status") => Ok(self.status()),
+            (&Method::POST, "/down") => {
+                self.end.send_replace(true);
+                Ok(json!({}))
+            }
+            _ => Err(format!("unknown command {method} {path}")),
+        }
+    }
+}
+
+impl NodeControl {
+    fn is_ready(&self) -> bool {
+        let node = self.node.get("", &self.node_name);
+        let conditions = node.and_then(|node| node.status.as_ref()?.conditions.clone()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
+    fn status(&self) -> Value {
+        json!({"node": self.node_name, "ready": self.is_ready(), "version": KUBERNETES_VERSION, "api": self.api})
+    }
+
+    async fn wait_ready(&self, limit: Duration) -> Result<Value, String> {
+        let changed = Arc::new(tokio::sync::Notify::new());
+        let wake = changed.clone();
+        self.node.on_change(move |_| wake.notify_one());
+        let ready = async {
+            while !self.is_ready() {
+                changed.notified().await;
+            }
+        };
+        let waited = tokio::time::timeout(limit, ready).await;
+        waited.map_err(|_| {
+            format!("the node {} is not Ready after {} s; see skiff logs", self.node_name, limit.as_secs())
+        })?;
+        Ok(self.status())
+    }
+}
+
+/// Ends what a server that was killed left running.
+///
+/// # Errors
+/// Something does not end.
+pub fn remove_leftovers(_paths: &Paths) -> Result<(), CommandError> {
+    Ok(())
+}
+
+/// Removes what the node left on the machine beside its folder.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove_everything(_paths: &Paths) -> Result<(), CommandError> {
+    Ok(())
+}
+
+/// The processes that keep containers while no server runs.
+pub fn shim_pids(_paths: &Paths) -> Vec<i32> {
+    Vec::new()
+}

@@ -1,0 +1,74 @@
+//! The command `server`: where the node's process starts, and how an isolated one gets into its namespaces.
+
+use std::io;
+use std::net::TcpListener;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{NodeOptions, Target};
+use crate::commands::{CommandError, server_arguments};
+use crate::isolation::{self, Link};
+use crate::node;
+use crate::paths::{NodeFacts, Paths};
+use crate::process::Process;
+
+/// More threads would only cost memory: the work is short and waits mostly.
+const WORKER_THREADS: usize = 2;
+
+/// Runs the server until it is told to end.
+///
+/// # Errors
+/// A port is in use, a file cannot be read, or a part does not start.
+pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), CommandError> {
+    let paths = Paths::new(&target.data_dir, target.isolated.as_deref());
+    paths.create()?;
+    let facts = NodeFacts::load(&paths)?.ok_or("this node was never set up; start it with skiff up")?;
+    if paths.isolated.is_some() && !inside {
+        return enter(target, options, &paths, &facts);
+    }
+    let hosts_listener = if inside { Some(isolation::inherited_listener()?) } else { None };
+    if !inside {
+        // A session of its own, so that the terminal's end is not the node's. It fails where there is one already.
+        nix::unistd::setsid().map(drop).unwrap_or_default();
+        let me = Process::of(std::process::id() as i32).ok_or("this process is not in /proc")?;
+        me.write(&paths.server_pid())?;
+    }
+    let filter = EnvFilter::try_from_env("SKIFF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
+    let outcome = runtime.block_on(node::run(paths, facts, options.clone(), hosts_listener));
+    // Blocking work that is still under way, such as a download, must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The isolated node's first stage: binds the host's port, makes the namespaces and the link, and starts the second
+/// stage inside.
+fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: &NodeFacts) -> Result<(), CommandError> {
+    nix::unistd::setsid().map(drop).unwrap_or_default();
+    let listener = bind(("127.0.0.1", facts.api_port))?;
+    let keeper = isolation::ensure_keeper(paths)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(isolation::ensure_link(keeper, Link::new(facts.link)))?;
+    drop(runtime);
+    let mut arguments = server_arguments(target, options);
+    arguments.push("--inside".to_owned());
+    let server = isolation::spawn_inside(keeper, listener, &arguments, paths)?;
+    server.write(&paths.server_pid())?;
+    Ok(())
+}
+
+/// Binds a port, or says what to do about it.
+///
+/// # Errors
+/// The port is in use, or cannot be had.
+pub fn bind(address: (&str, u16)) -> Result<TcpListener, CommandError> {
+    TcpListener::bind(address).map_err(|error| {
+        let advice = if error.kind() == io::ErrorKind::AddrInUse {
+            "; another program uses it: end that one, or choose another port with --api-port"
+        } else {
+            ""
+        };
+        format!("listen on {}:{}: {error}{advice}", address.0, address.1).into()
+    })
+}
