@@ -1,1 +1,3 @@
 //! The embedded container runtime: images, snapshots, sandboxes, containers and their shim.
+
+pub mod streaming;

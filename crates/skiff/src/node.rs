@@ -147,7 +147,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         authorization: true,
         tokens: Vec::new(),
     };
-    Ok(ApiServer::new(config).await.map_err(|failure| failure.to_string())?)
+    Ok(ApiServer::new(config).await.map_err(|failure| failure.0.message)?)
 }
 
 /// How the API server speaks to nodes' agents: trusting the cluster's authority, with a certificate of its own.
