@@ -321,16 +321,14 @@ async fn forward(backend: &dyn StreamBackend, sandbox: &str, connection: Forward
         Ok::<_, io::Error>(())
     };
     // Once the pod has said all, the rest of what the caller says has nobody to read it.
-    let mut inward = std::pin::pin!(inward);
-    let mut outward = std::pin::pin!(outward);
-    let mut said = false;
-    let outcome = loop {
+    let outcome = {
+        let (mut inward, mut outward) = (std::pin::pin!(inward), std::pin::pin!(outward));
         tokio::select! {
-            outcome = &mut outward => break outcome,
-            inward_ended = &mut inward, if !said => {
-                inward_ended?;
-                said = true;
-            }
+            outcome = &mut outward => outcome,
+            inward_ended = &mut inward => match inward_ended {
+                Ok(()) => outward.await,
+                Err(error) => Err(error),
+            },
         }
     };
     output.end().await.map_err(gone)?;
