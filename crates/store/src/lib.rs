@@ -164,18 +164,9 @@ pub trait Store: Send + Sync + 'static {
     /// The present revision.
     async fn revision(&self) -> Result<Revision, StoreError>;
     /// One key.
-    async fn get(
-        &self,
-        key: &[u8],
-        at: Option<Revision>,
-    ) -> Result<(Revision, Option<KeyValue>), StoreError>;
+    async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<(Revision, Option<KeyValue>), StoreError>;
     /// Keys of a range in order, `limit` 0 for all.
-    async fn range(
-        &self,
-        range: &KeyRange,
-        at: Option<Revision>,
-        limit: usize,
-    ) -> Result<RangeResult, StoreError>;
+    async fn range(&self, range: &KeyRange, at: Option<Revision>, limit: usize) -> Result<RangeResult, StoreError>;
     /// Compares and changes.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
     /// All changes in the range after revision `after`, without gap or repeat.
@@ -197,10 +188,7 @@ impl KeyRange {
                 break;
             }
         }
-        Self {
-            start,
-            end: end.into(),
-        }
+        Self { start, end: end.into() }
     }
 
     /// Whether a key lies in the range; an empty `end` means no upper bound.

@@ -1,4 +1,5 @@
 //! The embedded store passes the suite, and behaves at its own edges: limits, restarts, folders that cannot be used.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod suite;
 
@@ -6,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skiff_store::{
-    Durability, EmbeddedOptions, EmbeddedStore, HistoryLimits, KeyRange, Store, StoreError,
-    Transaction,
+    Durability, EmbeddedOptions, EmbeddedStore, HistoryLimits, KeyRange, Store, StoreError, Transaction,
 };
 use suite::{Folder, commit, delete, event, listed, put};
 
@@ -18,9 +18,7 @@ fn open(folder: &Folder) -> Arc<EmbeddedStore> {
 fn refused(path: &std::path::Path) -> String {
     match EmbeddedStore::open(path, EmbeddedOptions::default()) {
         Ok(_) => panic!("{} could be opened", path.display()),
-        Err(error) => error
-            .to_string()
-            .replace(&path.display().to_string(), "FOLDER"),
+        Err(error) => error.to_string().replace(&path.display().to_string(), "FOLDER"),
     }
 }
 
@@ -30,11 +28,8 @@ async fn the_embedded_store_is_a_store() {
     let next = std::sync::atomic::AtomicU32::new(0);
     let make = async || -> Arc<dyn Store> {
         let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let store: Arc<dyn Store> = EmbeddedStore::open(
-            root.path().join(number.to_string()),
-            EmbeddedOptions::default(),
-        )
-        .unwrap();
+        let store: Arc<dyn Store> =
+            EmbeddedStore::open(root.path().join(number.to_string()), EmbeddedOptions::default()).unwrap();
         store
     };
     suite::run(make).await;
@@ -47,51 +42,22 @@ async fn a_restart_changes_nothing() {
     let start = store.revision().await.unwrap();
     let first = commit(&*store, vec![put("a", "1"), put("b", "1")]).await;
     commit(&*store, vec![delete("b")]).await;
-    let relaxed = Transaction {
-        changes: vec![put("a", "2")],
-        durability: Durability::Relaxed,
-        ..Transaction::default()
-    };
+    let relaxed =
+        Transaction { changes: vec![put("a", "2")], durability: Durability::Relaxed, ..Transaction::default() };
     store.commit(relaxed).await.unwrap();
-    let before = (
-        listed(&*store, "", None, 0).await,
-        listed(&*store, "", Some(first), 0).await,
-    );
+    let before = (listed(&*store, "", None, 0).await, listed(&*store, "", Some(first), 0).await);
     let mut watch = store.watch(KeyRange::prefix(""), start).await.unwrap();
-    let seen = [
-        event(&mut watch).await,
-        event(&mut watch).await,
-        event(&mut watch).await,
-    ];
+    let seen = [event(&mut watch).await, event(&mut watch).await, event(&mut watch).await];
     store.close();
     assert_eq!(event(&mut watch).await, "watch: the store is closed");
     assert_eq!(listed(&*store, "", None, 0).await, before.0, "reads go on");
-    let late = store
-        .commit(Transaction {
-            changes: vec![put("a", "3")],
-            ..Transaction::default()
-        })
-        .await
-        .unwrap_err();
+    let late = store.commit(Transaction { changes: vec![put("a", "3")], ..Transaction::default() }).await.unwrap_err();
     assert_eq!(late.to_string(), "commit: the store is closed");
     drop(store);
     let store = open(&folder);
-    assert_eq!(
-        (
-            listed(&*store, "", None, 0).await,
-            listed(&*store, "", Some(first), 0).await
-        ),
-        before
-    );
+    assert_eq!((listed(&*store, "", None, 0).await, listed(&*store, "", Some(first), 0).await), before);
     let mut watch = store.watch(KeyRange::prefix(""), start).await.unwrap();
-    assert_eq!(
-        [
-            event(&mut watch).await,
-            event(&mut watch).await,
-            event(&mut watch).await
-        ],
-        seen
-    );
+    assert_eq!([event(&mut watch).await, event(&mut watch).await, event(&mut watch).await], seen);
 }
 
 #[tokio::test]
@@ -108,15 +74,9 @@ async fn a_removal_that_is_compacted_does_not_turn_the_revision_back() {
 #[tokio::test]
 async fn history_is_bounded_and_slow_watches_are_told() {
     let folder = Folder::new("bounded");
-    let history = HistoryLimits {
-        revisions: 100,
-        ..HistoryLimits::default()
-    };
-    let options = EmbeddedOptions {
-        history,
-        progress_interval: Duration::from_secs(3600),
-        ..EmbeddedOptions::default()
-    };
+    let history = HistoryLimits { revisions: 100, ..HistoryLimits::default() };
+    let options =
+        EmbeddedOptions { history, progress_interval: Duration::from_secs(3600), ..EmbeddedOptions::default() };
     let store = EmbeddedStore::open(folder.path(), options.clone()).unwrap();
     let start = store.revision().await.unwrap();
     let mut slow = store.watch(KeyRange::prefix("loud"), start).await.unwrap();
@@ -125,26 +85,15 @@ async fn history_is_bounded_and_slow_watches_are_told() {
     for number in 0..500 {
         last = commit(&*store, vec![put("loud", &number.to_string())]).await;
     }
-    assert_eq!(
-        event(&mut slow).await,
-        "watcher fell behind and was dropped"
-    );
+    assert_eq!(event(&mut slow).await, "watcher fell behind and was dropped");
     let next = commit(&*store, vec![put("quiet", "1")]).await;
     assert_eq!(
         event(&mut quiet).await,
         format!("{next}: - -> quiet=1@{next}:{next}"),
         "nothing of its own was forgotten"
     );
-    assert!(matches!(
-        store.watch(KeyRange::prefix("loud"), start).await,
-        Err(StoreError::Compacted { .. })
-    ));
-    assert!(
-        store
-            .watch(KeyRange::prefix("loud"), last - 90)
-            .await
-            .is_ok()
-    );
+    assert!(matches!(store.watch(KeyRange::prefix("loud"), start).await, Err(StoreError::Compacted { .. })));
+    assert!(store.watch(KeyRange::prefix("loud"), last - 90).await.is_ok());
     assert_eq!(store.watches(), 2);
     drop(store);
     let store = EmbeddedStore::open(folder.path(), options).unwrap();
@@ -157,22 +106,10 @@ async fn impossible_keys_are_refused() {
     let folder = Folder::new("keys");
     let store = open(&folder);
     for (changes, message) in [
-        (
-            vec![put("", "1")],
-            "commit: a key has 0 bytes, 1 to 32768 are possible",
-        ),
-        (
-            vec![put("a", "1"), delete("a")],
-            "commit: the key a is changed twice in one transaction",
-        ),
+        (vec![put("", "1")], "commit: a key has 0 bytes, 1 to 32768 are possible"),
+        (vec![put("a", "1"), delete("a")], "commit: the key a is changed twice in one transaction"),
     ] {
-        let error = store
-            .commit(Transaction {
-                changes,
-                ..Transaction::default()
-            })
-            .await
-            .unwrap_err();
+        let error = store.commit(Transaction { changes, ..Transaction::default() }).await.unwrap_err();
         assert_eq!(error.to_string(), message);
     }
 }
@@ -181,25 +118,15 @@ async fn impossible_keys_are_refused() {
 fn folders_that_cannot_be_used_are_named() {
     let folder = Folder::new("bad");
     let held = open(&folder);
-    assert_eq!(
-        refused(folder.path()),
-        "opening the store FOLDER: it is in use by another process"
-    );
+    assert_eq!(refused(folder.path()), "opening the store FOLDER: it is in use by another process");
     drop(held);
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    assert_eq!(
-        refused(&file),
-        "creating the folder of the store FOLDER: File exists (os error 17)"
-    );
+    assert_eq!(refused(&file), "creating the folder of the store FOLDER: File exists (os error 17)");
     let inside = file.join("inside");
-    assert_eq!(
-        refused(&inside),
-        "creating the folder of the store FOLDER: Not a directory (os error 20)"
-    );
+    assert_eq!(refused(&inside), "creating the folder of the store FOLDER: Not a directory (os error 20)");
     assert!(
-        refused(std::path::Path::new("/proc/skiff-store"))
-            .starts_with("creating the folder of the store FOLDER: ")
+        refused(std::path::Path::new("/proc/skiff-store")).starts_with("creating the folder of the store FOLDER: ")
     );
 }
 
@@ -211,8 +138,5 @@ async fn a_damaged_log_is_an_error() {
     drop(store);
     std::fs::write(folder.path().join("version"), "what?").unwrap();
     let message = refused(folder.path());
-    assert!(
-        message.contains("it is corrupt") && message.contains("restore it from a backup"),
-        "{message}"
-    );
+    assert!(message.contains("it is corrupt") && message.contains("restore it from a backup"), "{message}");
 }

@@ -1,10 +1,8 @@
 //! Nothing acknowledged is lost when the process dies: this binary runs itself as a child that writes and tells what was
 //! acknowledged and what a watch saw, kills it at a random moment, opens the store again and compares.
 //! `SKIFF_CRASH_ROUNDS` sets the number of rounds, `SKIFF_CRASH_SEED` the seed that a failure has printed.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the test starts itself as a child and kills it"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::disallowed_methods, reason = "the test starts itself as a child and kills it")]
 
 mod suite;
 
@@ -17,8 +15,8 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use skiff_base::ids::Ids;
 use skiff_store::{
-    Change, Durability, EmbeddedOptions, EmbeddedStore, HistoryLimits, KeyRange, Outcome, Store,
-    StoreError, Transaction,
+    Change, Durability, EmbeddedOptions, EmbeddedStore, HistoryLimits, KeyRange, Outcome, Store, StoreError,
+    Transaction,
 };
 use skiff_store::{WatchEvent, WatchItem};
 use suite::{Folder, bytes};
@@ -32,11 +30,7 @@ const KEYS: u64 = 40;
 const LINES: u64 = 600;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     match std::env::var(FOLDER) {
         Ok(folder) => runtime.block_on(child(Path::new(&folder))),
         Err(_) => runtime.block_on(rounds()),
@@ -46,21 +40,13 @@ fn main() {
 fn options(seed: u64) -> EmbeddedOptions {
     // Every other round forgets history while it writes.
     let revisions = if seed.is_multiple_of(2) { 200 } else { 100_000 };
-    EmbeddedOptions {
-        history: HistoryLimits {
-            revisions,
-            ..HistoryLimits::default()
-        },
-        ..EmbeddedOptions::default()
-    }
+    EmbeddedOptions { history: HistoryLimits { revisions, ..HistoryLimits::default() }, ..EmbeddedOptions::default() }
 }
 
 /// Says one thing to the parent, in one write.
 fn say(line: String) {
     let mut out = std::io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes())
-        .and_then(|()| out.flush())
-        .expect("the parent listens");
+    out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).expect("the parent listens");
 }
 
 async fn child(folder: &Path) {
@@ -75,19 +61,11 @@ async fn child(folder: &Path) {
             let WatchItem::Events(events) = item else {
                 continue;
             };
-            say(format!(
-                "seen {}",
-                events.iter().map(told).collect::<Vec<_>>().join(" ")
-            ));
+            say(format!("seen {}", events.iter().map(told).collect::<Vec<_>>().join(" ")));
         }
     });
-    let writers = (0..WRITERS).map(|writer| {
-        tokio::spawn(write(
-            store.clone(),
-            Ids::seeded(seed ^ (writer << 32)),
-            writer,
-        ))
-    });
+    let writers =
+        (0..WRITERS).map(|writer| tokio::spawn(write(store.clone(), Ids::seeded(seed ^ (writer << 32)), writer)));
     futures_util::future::join_all(writers).await;
     watching.await.unwrap();
 }
@@ -96,64 +74,31 @@ async fn write(store: Arc<EmbeddedStore>, ids: Ids, writer: u64) {
     for number in 0.. {
         // No two writers share a key, so that each knows what it wrote last.
         let key = format!("k{}", ids.next_u64() % KEYS * WRITERS + writer);
-        let value = format!(
-            "{writer}/{number}/{}",
-            "x".repeat((ids.next_u64() % 2000) as usize)
-        );
+        let value = format!("{writer}/{number}/{}", "x".repeat((ids.next_u64() % 2000) as usize));
         let delete = ids.next_u64().is_multiple_of(8);
         let relaxed = ids.next_u64().is_multiple_of(4);
         let change = if delete {
             Change::Delete { key: bytes(&key) }
         } else {
-            Change::Put {
-                key: bytes(&key),
-                value: bytes(&value),
-            }
+            Change::Put { key: bytes(&key), value: bytes(&value) }
         };
-        let durability = if relaxed {
-            Durability::Relaxed
-        } else {
-            Durability::Durable
-        };
-        let outcome = store
-            .commit(Transaction {
-                changes: vec![change],
-                durability,
-                ..Transaction::default()
-            })
-            .await
-            .unwrap();
-        let Outcome::Committed(revision) = outcome else {
-            panic!("no comparison was asked for")
-        };
+        let durability = if relaxed { Durability::Relaxed } else { Durability::Durable };
+        let outcome =
+            store.commit(Transaction { changes: vec![change], durability, ..Transaction::default() }).await.unwrap();
+        let Outcome::Committed(revision) = outcome else { panic!("no comparison was asked for") };
         let value = if delete { "-" } else { &value };
-        say(format!(
-            "{} {revision} {key} {}",
-            if relaxed { "relaxed" } else { "durable" },
-            digest(value)
-        ));
+        say(format!("{} {revision} {key} {}", if relaxed { "relaxed" } else { "durable" }, digest(value)));
     }
 }
 
 /// A value, short.
 fn digest(value: &str) -> String {
-    format!(
-        "{}:{}",
-        value.split("/x").next().unwrap_or_default(),
-        value.len()
-    )
+    format!("{}:{}", value.split("/x").next().unwrap_or_default(), value.len())
 }
 
 fn told(event: &WatchEvent) -> String {
-    let value = event.value.as_ref().map_or("-".into(), |value| {
-        String::from_utf8(value.value.to_vec()).unwrap()
-    });
-    format!(
-        "{}={}={}",
-        event.revision,
-        String::from_utf8_lossy(&event.key),
-        digest(&value)
-    )
+    let value = event.value.as_ref().map_or("-".into(), |value| String::from_utf8(value.value.to_vec()).unwrap());
+    format!("{}={}={}", event.revision, String::from_utf8_lossy(&event.key), digest(&value))
 }
 
 /// What a child told before it died.
@@ -168,24 +113,14 @@ struct Told {
 impl Told {
     fn hear(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
-        let write = || {
-            (
-                words[1].parse().unwrap(),
-                words[2].to_owned(),
-                words[3].to_owned(),
-            )
-        };
+        let write = || (words[1].parse().unwrap(), words[2].to_owned(), words[3].to_owned());
         match words[0] {
             "open" => self.start = words[1].parse().unwrap(),
             "durable" => self.durable.push(write()),
             "relaxed" => self.relaxed.push(write()),
             "seen" => self.seen.extend(words[1..].iter().map(|event| {
                 let parts: Vec<&str> = event.splitn(3, '=').collect();
-                (
-                    parts[0].parse().unwrap(),
-                    parts[1].to_owned(),
-                    parts[2].to_owned(),
-                )
+                (parts[0].parse().unwrap(), parts[1].to_owned(), parts[2].to_owned())
             })),
             other => panic!("the child said {other}"),
         }
@@ -193,20 +128,14 @@ impl Told {
 
     fn highest(&self) -> u64 {
         let all = self.durable.iter().chain(&self.relaxed).chain(&self.seen);
-        all.map(|(revision, ..)| *revision)
-            .max()
-            .unwrap_or(0)
-            .max(self.start)
+        all.map(|(revision, ..)| *revision).max().unwrap_or(0).max(self.start)
     }
 }
 
 async fn rounds() {
-    let rounds: u64 =
-        std::env::var(ROUNDS).map_or(100, |rounds| rounds.parse().expect("a number of rounds"));
-    let seed: u64 = std::env::var(SEED).map_or_else(
-        |_| Ids::random().next_u64() >> 1,
-        |seed| seed.parse().expect("a seed"),
-    );
+    let rounds: u64 = std::env::var(ROUNDS).map_or(100, |rounds| rounds.parse().expect("a number of rounds"));
+    let seed: u64 =
+        std::env::var(SEED).map_or_else(|_| Ids::random().next_u64() >> 1, |seed| seed.parse().expect("a seed"));
     println!("{rounds} rounds with {SEED}={seed}");
     let folder = Folder::new("crash");
     let ids = Ids::seeded(seed);
@@ -214,14 +143,12 @@ async fn rounds() {
     let (mut writes, mut leaps) = (0, 0);
     for round in 0..rounds {
         let told = run_child(folder.path(), ids.next_u64() >> 1, ids.next_u64() % LINES);
-        let store = EmbeddedStore::open(folder.path(), options(1))
-            .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let store =
+            EmbeddedStore::open(folder.path(), options(1)).unwrap_or_else(|error| panic!("round {round}: {error}"));
         writes += told.durable.len();
         leaps += u64::from(check(round, &store, &told, &mut state).await);
     }
-    println!(
-        "ok: {writes} acknowledged writes, all there; {leaps} times lost relaxed writes were marked as such"
-    );
+    println!("ok: {writes} acknowledged writes, all there; {leaps} times lost relaxed writes were marked as such");
 }
 
 fn run_child(folder: &Path, seed: u64, lines: u64) -> Told {
@@ -248,10 +175,7 @@ fn run_child(folder: &Path, seed: u64, lines: u64) -> Told {
         heard += 1;
     }
     child.wait().unwrap();
-    assert!(
-        heard >= lines,
-        "the child ended by itself after {heard} lines"
-    );
+    assert!(heard >= lines, "the child ended by itself after {heard} lines");
     told
 }
 
@@ -260,19 +184,13 @@ type State = BTreeMap<String, (u64, String)>;
 /// Compares the store with what the child told; says whether revisions were lost that had been shown.
 async fn check(round: u64, store: &Arc<EmbeddedStore>, told: &Told, state: &mut State) -> bool {
     let revision = store.revision().await.unwrap();
-    assert!(
-        revision >= told.highest(),
-        "round {round}: the revision went back from {} to {revision}",
-        told.highest()
-    );
+    assert!(revision >= told.highest(), "round {round}: the revision went back from {} to {revision}", told.highest());
     let now = present(store).await;
     for (revision, key, value) in &told.durable {
         let found = at(store, key, *revision).await;
         // Where that revision is compacted, the key is as it was then, or was written since.
         let newer = now.get(key).map_or(u64::MAX, |(revision, _)| *revision);
-        let kept = found
-            .as_ref()
-            .map_or(newer >= *revision, |found| found == value);
+        let kept = found.as_ref().map_or(newer >= *revision, |found| found == value);
         assert!(
             kept,
             "round {round}: {key}={value} was acknowledged at {revision}, found {found:?} and now {:?}",
@@ -294,41 +212,23 @@ async fn check(round: u64, store: &Arc<EmbeddedStore>, told: &Told, state: &mut 
 async fn present(store: &Arc<EmbeddedStore>) -> State {
     let all = store.range(&KeyRange::prefix("k"), None, 0).await.unwrap();
     let text = |bytes: &bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-    all.items
-        .iter()
-        .map(|item| {
-            (
-                text(&item.key),
-                (item.mod_revision, digest(&text(&item.value))),
-            )
-        })
-        .collect()
+    all.items.iter().map(|item| (text(&item.key), (item.mod_revision, digest(&text(&item.value))))).collect()
 }
 
 /// What a key was at a revision; `None` where that cannot be told any more.
 async fn at(store: &Arc<EmbeddedStore>, key: &str, revision: u64) -> Option<String> {
     match store.get(key.as_bytes(), Some(revision)).await {
-        Ok((_, value)) => Some(value.map_or_else(
-            || digest("-"),
-            |value| digest(std::str::from_utf8(&value.value).unwrap()),
-        )),
+        Ok((_, value)) => {
+            Some(value.map_or_else(|| digest("-"), |value| digest(std::str::from_utf8(&value.value).unwrap())))
+        }
         Err(StoreError::Compacted { .. }) => None,
         Err(error) => panic!("{error}"),
     }
 }
 
 /// A watch goes on where the child's ended: with what the child saw, it shows every change once, in order.
-async fn resume(
-    round: u64,
-    store: &Arc<EmbeddedStore>,
-    told: &Told,
-    before: &State,
-    now: &State,
-) -> bool {
-    let last_seen = told
-        .seen
-        .last()
-        .map_or(told.start, |(revision, ..)| *revision);
+async fn resume(round: u64, store: &Arc<EmbeddedStore>, told: &Told, before: &State, now: &State) -> bool {
+    let last_seen = told.seen.last().map_or(told.start, |(revision, ..)| *revision);
     if told.start == 0 {
         return false;
     }
@@ -342,12 +242,7 @@ async fn resume(
     let end = store.revision().await.unwrap();
     let mut shown = last_seen;
     while shown < end {
-        match tokio::time::timeout(suite::PATIENCE, watch.next())
-            .await
-            .expect("the watch goes on")
-            .unwrap()
-            .unwrap()
-        {
+        match tokio::time::timeout(suite::PATIENCE, watch.next()).await.expect("the watch goes on").unwrap().unwrap() {
             WatchItem::Progress(at) => shown = at,
             WatchItem::Events(events) => changes.extend(events.iter().map(|event| {
                 shown = event.revision;
@@ -359,10 +254,7 @@ async fn resume(
     let mut replayed = before.clone();
     let mut last = told.start;
     for (revision, key, value) in changes {
-        assert!(
-            revision > last,
-            "round {round}: revision {revision} came after {last}"
-        );
+        assert!(revision > last, "round {round}: revision {revision} came after {last}");
         last = revision;
         if value == digest("-") {
             replayed.remove(&key);
@@ -370,10 +262,7 @@ async fn resume(
             replayed.insert(key, (revision, value));
         }
     }
-    assert_eq!(
-        &replayed, now,
-        "round {round}: the resumed watch left something out"
-    );
+    assert_eq!(&replayed, now, "round {round}: the resumed watch left something out");
     false
 }
 

@@ -107,12 +107,7 @@ impl Fact {
             b"format" => Some(Self::Format),
             b"compacted" => Some(Self::Compacted),
             b"reserved" => Some(Self::Reserved),
-            _ => std::str::from_utf8(name)
-                .ok()?
-                .strip_prefix("gap/")?
-                .parse()
-                .ok()
-                .map(Self::Gap),
+            _ => std::str::from_utf8(name).ok()?.strip_prefix("gap/")?.parse().ok().map(Self::Gap),
         }
     }
 
@@ -145,13 +140,11 @@ pub(super) struct Loaded {
 impl FjallDisk {
     /// Opens or makes the log in the folder `path`, and reads it; `at` is the age that what is read is given.
     pub(super) fn open(path: &Path, at: Duration) -> Result<Loaded, StoreError> {
-        std::fs::create_dir_all(path)
-            .map_err(|error| io_error("creating the folder of", path, &error))?;
+        std::fs::create_dir_all(path).map_err(|error| io_error("creating the folder of", path, &error))?;
         probe(path)?;
         // The engine checks some of what it reads with assertions; a damaged file must be an error all the same.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let disk =
-                Self::open_engine(path).map_err(|error| describe("opening", path, &error))?;
+            let disk = Self::open_engine(path).map_err(|error| describe("opening", path, &error))?;
             disk.load(at)
         }));
         opened.unwrap_or_else(|_| Err(corrupt(path, "the engine cannot make sense of its files")))
@@ -169,30 +162,16 @@ impl FjallDisk {
             KeyspaceCreateOptions::default()
                 .manual_journal_persist(true)
                 .max_memtable_size(MEMTABLE_BYTES)
-                .compaction_strategy(Arc::new(
-                    Leveled::default().with_table_target_size(TABLE_BYTES),
-                ))
+                .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
         };
         let keyspace = database.keyspace(KEYSPACE, options)?;
-        Ok(Self {
-            database,
-            keyspace,
-            path: path.to_path_buf(),
-        })
+        Ok(Self { database, keyspace, path: path.to_path_buf() })
     }
 
     fn load(self, at: Duration) -> Result<Loaded, StoreError> {
-        let mut loader = Loader {
-            path: &self.path,
-            facts: Facts::default(),
-            state: None,
-            entry: None,
-            at,
-        };
+        let mut loader = Loader { path: &self.path, facts: Facts::default(), state: None, entry: None, at };
         for item in self.keyspace.iter() {
-            let (key, value) = item
-                .into_inner()
-                .map_err(|error| describe("reading", &self.path, &error))?;
+            let (key, value) = item.into_inner().map_err(|error| describe("reading", &self.path, &error))?;
             loader.add(&key, &value)?;
         }
         let (state, facts) = loader.finish()?;
@@ -200,29 +179,20 @@ impl FjallDisk {
         if facts.format.is_none() {
             disk.write(vec![Fact::Format.put(FORMAT)])?;
         }
-        Ok(Loaded {
-            disk,
-            state,
-            reserved: facts.reserved,
-        })
+        Ok(Loaded { disk, state, reserved: facts.reserved })
     }
 }
 
 impl Disk for FjallDisk {
     fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
-        let mut batch = self
-            .database
-            .batch()
-            .durability(Some(PersistMode::SyncData));
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         for operation in operations {
             match operation {
                 Operation::Put(key, value) => batch.insert(&self.keyspace, key, value),
                 Operation::Remove(key) => batch.remove(&self.keyspace, key),
             }
         }
-        batch
-            .commit()
-            .map_err(|error| describe("writing to", &self.path, &error))
+        batch.commit().map_err(|error| describe("writing to", &self.path, &error))
     }
 }
 
@@ -245,9 +215,8 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let (revision, name) = key
-            .split_first_chunk::<8>()
-            .ok_or_else(|| corrupt(self.path, "a record without a revision"))?;
+        let (revision, name) =
+            key.split_first_chunk::<8>().ok_or_else(|| corrupt(self.path, "a record without a revision"))?;
         match u64::from_be_bytes(*revision) {
             0 => self.add_fact(name, value),
             revision => self.add_record(revision, name, value),
@@ -255,10 +224,8 @@ impl Loader<'_> {
     }
 
     fn add_fact(&mut self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let value = value
-            .try_into()
-            .map(u64::from_be_bytes)
-            .map_err(|_| corrupt(self.path, "a fact that is no number"))?;
+        let value =
+            value.try_into().map(u64::from_be_bytes).map_err(|_| corrupt(self.path, "a fact that is no number"))?;
         match Fact::parse(name) {
             Some(Fact::Format) if value > FORMAT => {
                 let path = self.path.display();
@@ -275,62 +242,32 @@ impl Loader<'_> {
         Ok(())
     }
 
-    fn add_record(
-        &mut self,
-        revision: Revision,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), StoreError> {
+    fn add_record(&mut self, revision: Revision, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         let key = Bytes::copy_from_slice(key);
         let value = match value.split_first() {
             Some((&TAG_REMOVED, [])) => None,
             Some((&TAG_VALUE, rest)) if rest.len() >= 8 => {
                 let (created, value) = rest.split_at(8);
-                let create_revision = created
-                    .try_into()
-                    .map(u64::from_be_bytes)
-                    .expect("eight bytes were split off");
+                let create_revision = created.try_into().map(u64::from_be_bytes).expect("eight bytes were split off");
                 let value = Bytes::copy_from_slice(value);
-                Some(KeyValue {
-                    key: key.clone(),
-                    value,
-                    create_revision,
-                    mod_revision: revision,
-                })
+                Some(KeyValue { key: key.clone(), value, create_revision, mod_revision: revision })
             }
             _ => {
-                return Err(corrupt(
-                    self.path,
-                    "a record that is neither a value nor a removal",
-                ));
+                return Err(corrupt(self.path, "a record that is neither a value nor a removal"));
             }
         };
-        if self
-            .entry
-            .as_ref()
-            .is_some_and(|entry| entry.revision != revision)
-        {
+        if self.entry.as_ref().is_some_and(|entry| entry.revision != revision) {
             self.flush();
         }
         let previous = self.state().value(&key).cloned();
-        let entry = self.entry.get_or_insert_with(|| Entry {
-            revision,
-            at: Duration::ZERO,
-            events: Vec::new(),
-        });
-        entry.events.push(WatchEvent {
-            revision,
-            key,
-            value,
-            previous,
-        });
+        let entry = self.entry.get_or_insert_with(|| Entry { revision, at: Duration::ZERO, events: Vec::new() });
+        entry.events.push(WatchEvent { revision, key, value, previous });
         Ok(())
     }
 
     fn state(&mut self) -> &mut State {
         let facts = &self.facts;
-        self.state
-            .get_or_insert_with(|| State::new(facts.compacted, facts.gaps.clone()))
+        self.state.get_or_insert_with(|| State::new(facts.compacted, facts.gaps.clone()))
     }
 
     fn flush(&mut self) {
@@ -343,10 +280,7 @@ impl Loader<'_> {
     fn finish(mut self) -> Result<(State, Facts), StoreError> {
         self.flush();
         self.state();
-        let state = self
-            .state
-            .take()
-            .ok_or_else(|| corrupt(self.path, "no state"))?;
+        let state = self.state.take().ok_or_else(|| corrupt(self.path, "no state"))?;
         Ok((state, self.facts))
     }
 }
@@ -361,9 +295,7 @@ fn probe(path: &Path) -> Result<(), StoreError> {
 fn io_error(operation: &str, path: &Path, error: &io::Error) -> StoreError {
     let path = path.display();
     let cure = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space and start again"
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space and start again",
         io::ErrorKind::PermissionDenied => "; is it owned by another user?",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written to",
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
@@ -385,17 +317,13 @@ fn describe(operation: &str, path: &Path, error: &fjall::Error) -> StoreError {
     match error {
         fjall::Error::Locked => {
             let path = path.display();
-            StoreError::Unavailable(format!(
-                "{operation} the store {path}: it is in use by another process"
-            ))
+            StoreError::Unavailable(format!("{operation} the store {path}: it is in use by another process"))
         }
         fjall::Error::Io(error) => io_error(operation, path, error),
         fjall::Error::Storage(fjall::LsmError::Io(error)) => io_error(operation, path, error),
         fjall::Error::Poisoned => {
             let path = path.display();
-            StoreError::Unavailable(format!(
-                "{operation} the store {path}: an earlier write failed; start again"
-            ))
+            StoreError::Unavailable(format!("{operation} the store {path}: an earlier write failed; start again"))
         }
         error => corrupt(path, &format!("{error:?}")),
     }

@@ -21,10 +21,7 @@ use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::{
-    Change, KeyRange, KeyValue, Outcome, RangeResult, Revision, Store, StoreError, Transaction,
-    WatchStream,
-};
+use crate::{Change, KeyRange, KeyValue, Outcome, RangeResult, Revision, Store, StoreError, Transaction, WatchStream};
 use disk::{Disk, Fact, FjallDisk};
 use state::State;
 use watch::Watchers;
@@ -50,11 +47,7 @@ pub struct HistoryLimits {
 impl Default for HistoryLimits {
     /// Upstream's API server compacts etcd every five minutes, so that its clients can count on five to ten.
     fn default() -> Self {
-        Self {
-            revisions: 20_000,
-            bytes: 16 * 1024 * 1024,
-            age: Duration::from_secs(600),
-        }
+        Self { revisions: 20_000, bytes: 16 * 1024 * 1024, age: Duration::from_secs(600) }
     }
 }
 
@@ -126,15 +119,9 @@ impl EmbeddedStore {
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
-            .map_err(|error| {
-                StoreError::Unavailable(format!("starting the store's writer: {error}"))
-            })?;
+            .map_err(|error| StoreError::Unavailable(format!("starting the store's writer: {error}")))?;
         let places = Arc::new(Semaphore::new(WAITING_COMMITS));
-        Ok(Arc::new(Self {
-            shared,
-            places,
-            writer: Mutex::new(Some(thread)),
-        }))
+        Ok(Arc::new(Self { shared, places, writer: Mutex::new(Some(thread)) }))
     }
 
     /// Finishes the commits that wait, writes what was postponed and lets go of the folder. Reads go on; watches end.
@@ -178,21 +165,12 @@ impl Store for EmbeddedStore {
         Ok(self.shared.state.read().revision())
     }
 
-    async fn get(
-        &self,
-        key: &[u8],
-        at: Option<Revision>,
-    ) -> Result<(Revision, Option<KeyValue>), StoreError> {
+    async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<(Revision, Option<KeyValue>), StoreError> {
         let state = self.shared.state.read();
         Ok((at.unwrap_or(state.revision()), state.get(key, at)?))
     }
 
-    async fn range(
-        &self,
-        range: &KeyRange,
-        at: Option<Revision>,
-        limit: usize,
-    ) -> Result<RangeResult, StoreError> {
+    async fn range(&self, range: &KeyRange, at: Option<Revision>, limit: usize) -> Result<RangeResult, StoreError> {
         self.shared.state.read().range(range, at, limit)
     }
 
@@ -201,16 +179,7 @@ impl Store for EmbeddedStore {
         let closed = |_| StoreError::Unavailable("commit: the store is closed".into());
         let permit = self.places.clone().acquire_owned().await.map_err(closed)?;
         let (reply, answer) = oneshot::channel();
-        self.ask(
-            Request::Commit {
-                transaction,
-                reply,
-                permit,
-            },
-            answer,
-            "commit",
-        )
-        .await
+        self.ask(Request::Commit { transaction, reply, permit }, answer, "commit").await
     }
 
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream, StoreError> {
@@ -219,8 +188,7 @@ impl Store for EmbeddedStore {
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Compact { revision, reply }, answer, "compact")
-            .await
+        self.ask(Request::Compact { revision, reply }, answer, "compact").await
     }
 
     async fn request_progress(&self) -> Result<(), StoreError> {
@@ -241,9 +209,7 @@ fn check_keys(transaction: &Transaction) -> Result<(), StoreError> {
         }
         if !seen.insert(key) {
             let key = String::from_utf8_lossy(key);
-            return Err(StoreError::Unavailable(format!(
-                "commit: the key {key} is changed twice in one transaction"
-            )));
+            return Err(StoreError::Unavailable(format!("commit: the key {key} is changed twice in one transaction")));
         }
     }
     Ok(())

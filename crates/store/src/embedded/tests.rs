@@ -42,22 +42,9 @@ fn start(disk: &FakeDisk) -> (Arc<EmbeddedStore>, Arc<ManualClock>) {
     (store, clock)
 }
 
-async fn put(
-    store: &EmbeddedStore,
-    key: &'static str,
-    durability: Durability,
-) -> Result<Outcome, StoreError> {
-    let change = Change::Put {
-        key: Bytes::from_static(key.as_bytes()),
-        value: Bytes::from_static(b"1"),
-    };
-    store
-        .commit(Transaction {
-            changes: vec![change],
-            durability,
-            ..Transaction::default()
-        })
-        .await
+async fn put(store: &EmbeddedStore, key: &'static str, durability: Durability) -> Result<Outcome, StoreError> {
+    let change = Change::Put { key: Bytes::from_static(key.as_bytes()), value: Bytes::from_static(b"1") };
+    store.commit(Transaction { changes: vec![change], durability, ..Transaction::default() }).await
 }
 
 #[tokio::test]
@@ -68,31 +55,16 @@ async fn a_full_disk_stops_commits_and_nothing_else() {
     put(&store, "a", Durability::Durable).await.unwrap();
     disk.broken.store(true, Ordering::Relaxed);
     let message = "writing to the store /x: No space left on device (os error 28)";
-    assert_eq!(
-        put(&store, "b", Durability::Durable)
-            .await
-            .unwrap_err()
-            .to_string(),
-        message
-    );
+    assert_eq!(put(&store, "b", Durability::Durable).await.unwrap_err().to_string(), message);
     disk.broken.store(false, Ordering::Relaxed);
     assert_eq!(
-        put(&store, "c", Durability::Relaxed)
-            .await
-            .unwrap_err()
-            .to_string(),
+        put(&store, "c", Durability::Relaxed).await.unwrap_err().to_string(),
         message,
         "what the disk holds is not known"
     );
     let all = store.range(&KeyRange::prefix(""), None, 0).await.unwrap();
-    assert_eq!(
-        (all.items.len(), all.revision),
-        (1, 2),
-        "what failed is not seen"
-    );
-    assert!(
-        matches!(watch.next().await, Some(Ok(WatchItem::Events(events))) if events[0].key == "a")
-    );
+    assert_eq!((all.items.len(), all.revision), (1, 2), "what failed is not seen");
+    assert!(matches!(watch.next().await, Some(Ok(WatchItem::Events(events))) if events[0].key == "a"));
     store.close();
     assert_eq!(disk.batches.lock().len(), 1);
 }
@@ -102,28 +74,16 @@ async fn relaxed_commits_wait_for_the_next_durable_one() {
     let disk = FakeDisk::default();
     let (store, _clock) = start(&disk);
     put(&store, "a", Durability::Relaxed).await.unwrap();
-    assert_eq!(
-        disk.batches.lock().len(),
-        1,
-        "the first one reserves revisions"
-    );
+    assert_eq!(disk.batches.lock().len(), 1, "the first one reserves revisions");
     for key in ["a", "b", "c"] {
         put(&store, key, Durability::Relaxed).await.unwrap();
     }
     assert_eq!(store.revision().await.unwrap(), 5, "they are seen at once");
     assert_eq!(disk.batches.lock().len(), 1);
     put(&store, "d", Durability::Durable).await.unwrap();
-    assert_eq!(
-        disk.batches.lock()[1].len(),
-        4,
-        "they are written in their order, with the durable one"
-    );
+    assert_eq!(disk.batches.lock()[1].len(), 4, "they are written in their order, with the durable one");
     store.close();
-    assert_eq!(
-        disk.batches.lock()[2],
-        [Fact::Reserved.put(6)],
-        "a clean end gives the reserved revisions back"
-    );
+    assert_eq!(disk.batches.lock()[2], [Fact::Reserved.put(6)], "a clean end gives the reserved revisions back");
 }
 
 #[tokio::test]

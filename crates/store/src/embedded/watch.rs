@@ -27,10 +27,7 @@ struct Slot {
 
 impl Slot {
     fn touched_by(&self, entry: &Entry) -> bool {
-        entry
-            .events
-            .iter()
-            .any(|event| self.range.contains(&event.key))
+        entry.events.iter().any(|event| self.range.contains(&event.key))
     }
 }
 
@@ -56,11 +53,7 @@ impl Watchers {
 
     /// How many watches are open.
     pub(super) fn count(&self) -> usize {
-        self.slots
-            .lock()
-            .iter()
-            .filter(|slot| slot.strong_count() > 0)
-            .count()
+        self.slots.lock().iter().filter(|slot| slot.strong_count() > 0).count()
     }
 
     /// Wakes the watches that a new entry concerns; says whether there are others.
@@ -91,10 +84,7 @@ impl Watchers {
             if cursor >= compacted {
                 continue;
             }
-            if forgotten
-                .iter()
-                .any(|entry| entry.revision > cursor && slot.touched_by(entry))
-            {
+            if forgotten.iter().any(|entry| entry.revision > cursor && slot.touched_by(entry)) {
                 slot.lagged.store(true, Ordering::Relaxed);
                 slot.wake.notify_one();
             } else {
@@ -115,30 +105,17 @@ struct Reader {
 }
 
 /// Opens a watch of the changes after `after`.
-pub(super) fn open(
-    shared: &Arc<Shared>,
-    range: KeyRange,
-    after: Revision,
-) -> Result<WatchStream, StoreError> {
+pub(super) fn open(shared: &Arc<Shared>, range: KeyRange, after: Revision) -> Result<WatchStream, StoreError> {
     let slot = {
         let state = shared.state.read();
         state.check(after)?;
         shared.watchers.open(range, after)
     };
-    let reader = Reader {
-        shared: shared.clone(),
-        slot,
-        items: VecDeque::new(),
-        told: after,
-        ended: false,
-    };
-    Ok(Box::pin(futures_util::stream::unfold(
-        reader,
-        |mut reader| async move {
-            let item = reader.next().await?;
-            Some((item, reader))
-        },
-    )))
+    let reader = Reader { shared: shared.clone(), slot, items: VecDeque::new(), told: after, ended: false };
+    Ok(Box::pin(futures_util::stream::unfold(reader, |mut reader| async move {
+        let item = reader.next().await?;
+        Some((item, reader))
+    })))
 }
 
 impl Reader {
@@ -161,9 +138,7 @@ impl Reader {
             }
             if closed {
                 self.ended = true;
-                return Some(Err(StoreError::Unavailable(
-                    "watch: the store is closed".into(),
-                )));
+                return Some(Err(StoreError::Unavailable("watch: the store is closed".into())));
             }
             self.slot.wake.notified().await;
         }

@@ -33,10 +33,7 @@ pub(super) enum Request {
         permit: OwnedSemaphorePermit,
     },
     /// Forget history.
-    Compact {
-        revision: Revision,
-        reply: oneshot::Sender<Result<(), StoreError>>,
-    },
+    Compact { revision: Revision, reply: oneshot::Sender<Result<(), StoreError>> },
 }
 
 impl Request {
@@ -123,11 +120,7 @@ fn take_batch(requests: &mut VecDeque<Request>) -> Vec<Request> {
 }
 
 /// A decided request, and whom to tell once it holds.
-type Answer = (
-    oneshot::Sender<Result<Outcome, StoreError>>,
-    Outcome,
-    OwnedSemaphorePermit,
-);
+type Answer = (oneshot::Sender<Result<Outcome, StoreError>>, Outcome, OwnedSemaphorePermit);
 
 /// The state of the writing thread.
 pub(super) struct Writer<D> {
@@ -145,12 +138,7 @@ pub(super) struct Writer<D> {
 }
 
 impl<D: Disk> Writer<D> {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        options: EmbeddedOptions,
-        disk: D,
-        reserved: Revision,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, options: EmbeddedOptions, disk: D, reserved: Revision) -> Self {
         Self {
             shared,
             options,
@@ -167,10 +155,7 @@ impl<D: Disk> Writer<D> {
     /// Works until the store is closed.
     pub(super) fn run(mut self) {
         loop {
-            let deadline = [self.pending_deadline, self.progress_deadline]
-                .into_iter()
-                .flatten()
-                .min();
+            let deadline = [self.pending_deadline, self.progress_deadline].into_iter().flatten().min();
             match self.shared.queue.next(deadline, &self.options.clock) {
                 Work::Requests(requests) => self.process(requests),
                 Work::Deadline => self.meet_deadlines(),
@@ -182,17 +167,11 @@ impl<D: Disk> Writer<D> {
 
     fn meet_deadlines(&mut self) {
         let now = self.options.clock.monotonic();
-        if self
-            .pending_deadline
-            .is_some_and(|deadline| deadline <= now)
-        {
+        if self.pending_deadline.is_some_and(|deadline| deadline <= now) {
             // A failure has been logged, and is the answer to every later commit.
             self.flush(Vec::new()).unwrap_or_default();
         }
-        if self
-            .progress_deadline
-            .is_some_and(|deadline| deadline <= now)
-        {
+        if self.progress_deadline.is_some_and(|deadline| deadline <= now) {
             self.tell_progress(now);
         }
     }
@@ -203,11 +182,7 @@ impl<D: Disk> Writer<D> {
         for request in requests {
             match request {
                 Request::Compact { revision, reply } => compactions.push((revision, reply)),
-                Request::Commit {
-                    transaction,
-                    reply,
-                    permit,
-                } => {
+                Request::Commit { transaction, reply, permit } => {
                     let outcome = batch.decide(transaction, &self.shared);
                     batch.answers.push((reply, outcome, permit));
                 }
@@ -222,22 +197,12 @@ impl<D: Disk> Writer<D> {
     }
 
     fn commit(&mut self, batch: Batch) {
-        let Batch {
-            entries,
-            answers,
-            durable,
-            revision,
-            ..
-        } = batch;
+        let Batch { entries, answers, durable, revision, .. } = batch;
         if !entries.is_empty() {
             if let Some(error) = &self.failed {
                 return refuse(answers, error);
             }
-            let records: Vec<Operation> = entries
-                .iter()
-                .flat_map(|entry| &entry.events)
-                .map(record)
-                .collect();
+            let records: Vec<Operation> = entries.iter().flat_map(|entry| &entry.events).map(record).collect();
             let relaxed = entries.len() as u64 > durable;
             if durable > 0 || revision > self.reserved {
                 if relaxed && revision + RESERVE_REVISIONS / 2 > self.reserved {
@@ -265,8 +230,7 @@ impl<D: Disk> Writer<D> {
     fn postpone(&mut self, operations: Vec<Operation>) {
         self.pending.extend(operations);
         if self.pending_deadline.is_none() && !self.pending.is_empty() {
-            self.pending_deadline =
-                Some(self.options.clock.monotonic() + self.options.relaxed_delay);
+            self.pending_deadline = Some(self.options.clock.monotonic() + self.options.relaxed_delay);
         }
     }
 
@@ -302,10 +266,7 @@ impl<D: Disk> Writer<D> {
         let others = {
             let state = self.shared.state.read();
             let touched = |range: &crate::KeyRange| {
-                state
-                    .entries_after(first)
-                    .flat_map(|entry| &entry.events)
-                    .any(|event| range.contains(&event.key))
+                state.entries_after(first).flat_map(|entry| &entry.events).any(|event| range.contains(&event.key))
             };
             watchers.wake_touched(touched)
         };
@@ -332,9 +293,7 @@ impl<D: Disk> Writer<D> {
         let checked = {
             let state = self.shared.state.read();
             if revision <= state.compacted() {
-                Err(StoreError::Compacted {
-                    oldest: state.compacted(),
-                })
+                Err(StoreError::Compacted { oldest: state.compacted() })
             } else {
                 state.check(revision)
             }
@@ -353,9 +312,7 @@ impl<D: Disk> Writer<D> {
         };
         let mut operations = vec![Fact::Compacted.put(target)];
         operations.extend(
-            garbage(&forgotten)
-                .into_iter()
-                .map(|(revision, key)| Operation::Remove(record_key(revision, &key))),
+            garbage(&forgotten).into_iter().map(|(revision, key)| Operation::Remove(record_key(revision, &key))),
         );
         let closed = gaps_before.into_iter().filter(|gap| !gaps.contains(gap));
         operations.extend(closed.map(|(first, _)| Fact::Gap(first).remove()));
@@ -386,31 +343,18 @@ struct Batch {
 
 impl Batch {
     fn new(revision: Revision) -> Self {
-        Self {
-            overlay: Overlay::default(),
-            entries: Vec::new(),
-            answers: Vec::new(),
-            durable: 0,
-            revision,
-        }
+        Self { overlay: Overlay::default(), entries: Vec::new(), answers: Vec::new(), durable: 0, revision }
     }
 
     fn decide(&mut self, transaction: Transaction, shared: &Shared) -> Outcome {
         let durability = transaction.durability;
         let revision = self.revision + 1;
-        let decision = shared
-            .state
-            .read()
-            .decide(transaction, &self.overlay, revision);
+        let decision = shared.state.read().decide(transaction, &self.overlay, revision);
         match decision {
             Decision::Nothing(outcome) => outcome,
             Decision::Change(events) => {
                 self.overlay.add(&events);
-                self.entries.push(Entry {
-                    revision,
-                    at: Duration::ZERO,
-                    events,
-                });
+                self.entries.push(Entry { revision, at: Duration::ZERO, events });
                 self.durable += u64::from(durability == Durability::Durable);
                 self.revision = revision;
                 Outcome::Committed(revision)
