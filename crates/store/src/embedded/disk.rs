@@ -11,6 +11,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +35,10 @@ const TABLE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// The least that the engine takes: journals beyond this are flushed and removed.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The engine keeps the marks of removed records, and what they removed, until a merge of all tables. One is made when
+/// this much, or twice what the last one left, has been written since.
+const MERGE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Table files that are held open.
 const OPEN_FILES: usize = 16;
@@ -127,6 +132,9 @@ pub(super) struct FjallDisk {
     database: Database,
     keyspace: Keyspace,
     path: PathBuf,
+    written_bytes: u64,
+    merge_at_bytes: u64,
+    merge: Option<JoinHandle<()>>,
 }
 
 /// A log that was opened, with what it holds.
@@ -165,7 +173,8 @@ impl FjallDisk {
                 .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
         };
         let keyspace = database.keyspace(KEYSPACE, options)?;
-        Ok(Self { database, keyspace, path: path.to_path_buf() })
+        let merge_at_bytes = merge_threshold(&keyspace);
+        Ok(Self { database, keyspace, path: path.to_path_buf(), written_bytes: 0, merge_at_bytes, merge: None })
     }
 
     fn load(self, at: Duration) -> Result<Loaded, StoreError> {
@@ -183,16 +192,70 @@ impl FjallDisk {
     }
 }
 
+impl FjallDisk {
+    /// Merges all tables on a thread of its own, where enough has been written; the writer goes on meanwhile.
+    fn maintain(&mut self) {
+        if self.merge.as_ref().is_some_and(|merge| !merge.is_finished()) {
+            return;
+        }
+        if let Some(finished) = self.merge.take() {
+            join(finished);
+            self.merge_at_bytes = merge_threshold(&self.keyspace);
+        }
+        if self.written_bytes < self.merge_at_bytes {
+            return;
+        }
+        self.written_bytes = 0;
+        let keyspace = self.keyspace.clone();
+        let merge = move || {
+            if let Err(error) = keyspace.major_compact() {
+                tracing::warn!(%error, "the store's tables could not be merged");
+            }
+        };
+        match std::thread::Builder::new().name("store-merge".into()).spawn(merge) {
+            Ok(thread) => self.merge = Some(thread),
+            Err(error) => tracing::warn!(%error, "the store's tables could not be merged"),
+        }
+    }
+}
+
+fn merge_threshold(keyspace: &Keyspace) -> u64 {
+    MERGE_BYTES.max(2 * keyspace.disk_space())
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("merging the store's tables panicked");
+    }
+}
+
+impl Drop for FjallDisk {
+    /// Nothing holds the folder any more when the store is closed.
+    fn drop(&mut self) {
+        if let Some(merge) = self.merge.take() {
+            join(merge);
+        }
+    }
+}
+
 impl Disk for FjallDisk {
     fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         for operation in operations {
             match operation {
-                Operation::Put(key, value) => batch.insert(&self.keyspace, key, value),
-                Operation::Remove(key) => batch.remove(&self.keyspace, key),
+                Operation::Put(key, value) => {
+                    self.written_bytes += (key.len() + value.len()) as u64;
+                    batch.insert(&self.keyspace, key, value);
+                }
+                Operation::Remove(key) => {
+                    self.written_bytes += key.len() as u64;
+                    batch.remove(&self.keyspace, key);
+                }
             }
         }
-        batch.commit().map_err(|error| describe("writing to", &self.path, &error))
+        batch.commit().map_err(|error| describe("writing to", &self.path, &error))?;
+        self.maintain();
+        Ok(())
     }
 }
 
