@@ -5,6 +5,7 @@ mod model;
 pub mod netlink;
 pub mod pods;
 mod prefix;
+pub mod rules;
 #[cfg(test)]
 mod testing;
 

@@ -1,0 +1,121 @@
+//! From the API's Services and EndpointSlices to what the rules need of them.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+
+use super::language::Endpoint;
+use super::service::{Backend, Service, ServicePort};
+use crate::model::Transport;
+
+/// Services with this label are somebody else's to serve.
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// How long a client stays with its endpoint if the Service does not say.
+const DEFAULT_AFFINITY_SECONDS: i32 = 10800;
+
+/// The Service, if it has an IPv4 cluster address of its own that is ours to serve.
+pub fn service(object: &core::Service) -> Option<Service> {
+    let spec = object.spec.as_ref()?;
+    let is_foreign = object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL));
+    if is_foreign || spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let addresses = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    let cluster_address = addresses.filter_map(|address| address.parse().ok()).next()?;
+    let name = format!("{}/{}", object.metadata.namespace.as_deref()?, object.metadata.name.as_deref()?);
+    let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    Some(Service {
+        name,
+        cluster_address,
+        external_addresses: addresses_of(spec.external_ips.iter().flatten()),
+        balancer_addresses: if is_balanced { balancer_addresses(object) } else { Vec::new() },
+        balancer_sources: ranges(spec.load_balancer_source_ranges.iter().flatten()),
+        ports: spec.ports.iter().flatten().filter_map(port).collect(),
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        affinity: affinity(spec),
+    })
+}
+
+/// What is behind a Service, from all of its slices, as this node sees it.
+pub fn backends<'a>(slices: impl IntoIterator<Item = &'a discovery::EndpointSlice>, node: &str) -> Vec<Backend> {
+    let ipv4 = slices.into_iter().filter(|slice| slice.address_type == "IPv4");
+    let mut found: Vec<Backend> = ipv4.flat_map(|slice| backends_of_slice(slice, node)).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The name of the Service that a slice belongs to.
+pub fn service_of(slice: &discovery::EndpointSlice) -> Option<&str> {
+    Some(slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?.as_str())
+}
+
+fn backends_of_slice(slice: &discovery::EndpointSlice, node: &str) -> Vec<Backend> {
+    let mut found = Vec::new();
+    for port in slice.ports.iter().flatten() {
+        let (Some(number), Some(transport)) = (port_number(port.port), Transport::from_api(port.protocol.as_deref()))
+        else {
+            continue;
+        };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let conditions = endpoint.conditions.as_ref();
+            // What is not said counts as ready, serving and not terminating.
+            let is_ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+            let is_serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(is_ready);
+            let is_terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
+            // All addresses of an endpoint are the same endpoint; upstream uses the first, and so do we.
+            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) else { continue };
+            found.push(Backend {
+                port_name: port.name.clone().unwrap_or_default(),
+                transport,
+                endpoint: Endpoint { address, port: number },
+                is_ready,
+                is_serving_to_the_end: is_serving && is_terminating,
+                is_local: endpoint.node_name.as_deref() == Some(node),
+            });
+        }
+    }
+    found
+}
+
+fn port(port: &core::ServicePort) -> Option<ServicePort> {
+    Some(ServicePort {
+        name: port.name.clone().unwrap_or_default(),
+        transport: Transport::from_api(port.protocol.as_deref())?,
+        port: port_number(Some(port.port))?,
+        node_port: port_number(port.node_port),
+    })
+}
+
+fn port_number(number: Option<i32>) -> Option<u16> {
+    number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
+}
+
+/// Addresses that are to be redirected on the node already; those with mode `Proxy` must pass the balancer itself.
+fn balancer_addresses(object: &core::Service) -> Vec<Ipv4Addr> {
+    let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    let direct = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
+    addresses_of(direct.filter_map(|ingress| ingress.ip.as_ref()))
+}
+
+/// The IPv4 ones; those of the other family are no business of these rules.
+fn addresses_of<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
+    texts.filter_map(|text| text.parse().ok()).collect()
+}
+
+fn ranges<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<crate::prefix::Prefix> {
+    texts.filter_map(|text| text.trim().parse().ok()).collect()
+}
+
+fn affinity(spec: &core::ServiceSpec) -> Option<Duration> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|client_ip| client_ip.timeout_seconds).unwrap_or(DEFAULT_AFFINITY_SECONDS);
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or_default().max(1)))
+}

@@ -1,0 +1,328 @@
+//! The small part of nftables' language that our rules are written in, and its text form for people and golden tests.
+//! What the words mean to the kernel is in [`super::encode`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::model::Transport;
+use crate::prefix::Prefix;
+
+/// The bit of a packet's mark that says: masquerade me on the way out. The same bit as upstream's.
+pub const MASQUERADE_MARK: u32 = 0x4000;
+
+/// Where a packet is sent in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port.
+    pub port: u16,
+}
+
+/// Where a base chain sits on a packet's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// On arrival.
+    Prerouting,
+    /// To this machine.
+    Input,
+    /// Through this machine.
+    Forward,
+    /// From this machine.
+    Output,
+    /// On departure.
+    Postrouting,
+}
+
+/// What makes a chain a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// Where it sits.
+    pub hook: Hook,
+    /// Whether it translates addresses; otherwise it filters.
+    pub translates: bool,
+    /// Its place among others at the same hook.
+    pub priority: i32,
+}
+
+/// What the keys of a set or map are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KeyType {
+    /// Destination address, protocol and port.
+    AddressPort,
+    /// Protocol and destination port.
+    Port,
+    /// A random number.
+    Number,
+    /// Source and destination address.
+    Pair,
+    /// Source address.
+    Source,
+}
+
+/// A key of a set or map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// Of [`KeyType::AddressPort`].
+    AddressPort(Ipv4Addr, Transport, u16),
+    /// Of [`KeyType::Port`].
+    Port(Transport, u16),
+    /// Of [`KeyType::Number`].
+    Number(u32),
+    /// Of [`KeyType::Pair`].
+    Pair(Ipv4Addr, Ipv4Addr),
+}
+
+/// What a map gives for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    /// Nothing: it is a set.
+    Nothing,
+    /// What is done with the packet.
+    Verdict,
+    /// Where it is sent.
+    Endpoint,
+}
+
+/// A value in a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Of [`ValueType::Nothing`].
+    Nothing,
+    /// Of [`ValueType::Verdict`].
+    Verdict(Verdict),
+    /// Of [`ValueType::Endpoint`].
+    Endpoint(Endpoint),
+}
+
+/// What is done with a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on in that chain, and does not come back.
+    Goto(String),
+    /// It goes on in that chain, and comes back.
+    Jump(String),
+    /// It vanishes.
+    Drop,
+}
+
+/// The shape of a set or map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetKind {
+    /// What is looked up.
+    pub key: KeyType,
+    /// What is found.
+    pub value: ValueType,
+    /// Packets add elements, which are forgotten when unused for so long.
+    pub timeout: Option<Duration>,
+}
+
+impl SetKind {
+    /// A map whose elements only we write.
+    pub const fn fixed(key: KeyType, value: ValueType) -> Self {
+        Self { key, value, timeout: None }
+    }
+}
+
+/// A set or map with what we put into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// Its shape.
+    pub kind: SetKind,
+    /// Its elements; always empty where packets add them.
+    pub elements: BTreeMap<Key, Value>,
+}
+
+/// One step of a rule: a condition or an action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// The source lies in the range (or does not).
+    Source(Is, Prefix),
+    /// The destination lies in the range (or does not).
+    Destination(Is, Prefix),
+    /// The source is (not) an address of this machine.
+    SourceLocal(Is),
+    /// The destination is (not) an address of this machine.
+    DestinationLocal(Is),
+    /// The packet begins a connection.
+    NewConnection,
+    /// The packet came in by this interface.
+    From(String),
+    /// The packet leaves by this interface.
+    To(String),
+    /// It is of this protocol (or is not).
+    Protocol(Is, Transport),
+    /// The mark for masquerading is set.
+    Marked,
+    /// Its key is in this set.
+    In(KeyType, String),
+    /// What this map says about its key is done with it.
+    Dispatch(KeyType, String),
+    /// One of so many chains of this map, by chance.
+    DispatchRandom(u32, String),
+    /// It is sent where this map says for its key.
+    Translate(KeyType, String),
+    /// It is sent to one of so many endpoints of this map, by chance.
+    TranslateRandom(u32, String),
+    /// It is sent there.
+    TranslateTo(Endpoint),
+    /// Its source is remembered in this set.
+    Remember(String, Duration),
+    /// It will be masqueraded.
+    Mark,
+    /// The mark is taken off.
+    Unmark,
+    /// It leaves with the address of the interface that it leaves by.
+    Masquerade,
+    /// It is refused: TCP by a reset, the rest by an ICMP message.
+    Reject(Refusal),
+    /// This is done with it.
+    Do(Verdict),
+}
+
+/// Whether a condition is meant or its opposite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Is {
+    /// It holds.
+    In,
+    /// It does not hold.
+    NotIn,
+}
+
+/// How a packet is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// By a TCP reset.
+    Reset,
+    /// By the ICMP message "port unreachable".
+    PortUnreachable,
+}
+
+/// A rule: its steps, of which the first condition that fails ends it.
+pub type Rule = Vec<Statement>;
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} . {}", self.address, self.port)
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        })
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.translates { "nat" } else { "filter" };
+        write!(f, "type {kind} hook {} priority {};", self.hook, self.priority)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddressPort(address, transport, port) => write!(f, "{address} . {transport} . {port}"),
+            Self::Port(transport, port) => write!(f, "{transport} . {port}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Pair(source, destination) => write!(f, "{source} . {destination}"),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Verdict(verdict) => write!(f, " : {verdict}"),
+            Self::Endpoint(endpoint) => write!(f, " : {endpoint}"),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Drop => f.write_str("drop"),
+        }
+    }
+}
+
+impl fmt::Display for SetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = match self.key {
+            KeyType::AddressPort => "ipv4_addr . inet_proto . inet_service",
+            KeyType::Port => "inet_proto . inet_service",
+            KeyType::Number => "mark",
+            KeyType::Pair => "ipv4_addr . ipv4_addr",
+            KeyType::Source => "ipv4_addr",
+        };
+        let value = match self.value {
+            ValueType::Nothing => "",
+            ValueType::Verdict => " : verdict",
+            ValueType::Endpoint => " : ipv4_addr . inet_service",
+        };
+        write!(f, "type {key}{value}")?;
+        match self.timeout {
+            Some(timeout) => write!(f, "; flags dynamic,timeout; timeout {}s", timeout.as_secs()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The expression that makes a key of this type out of a packet.
+fn expression(key: KeyType) -> &'static str {
+    match key {
+        KeyType::AddressPort => "ip daddr . meta l4proto . th dport",
+        KeyType::Port => "meta l4proto . th dport",
+        KeyType::Number => "numgen random",
+        KeyType::Pair => "ip saddr . ip daddr",
+        KeyType::Source => "ip saddr",
+    }
+}
+
+impl fmt::Display for Is {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::In { "" } else { "!= " })
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(is, range) => write!(f, "ip saddr {is}{range}"),
+            Self::Destination(is, range) => write!(f, "ip daddr {is}{range}"),
+            Self::SourceLocal(is) => write!(f, "fib saddr type {is}local"),
+            Self::DestinationLocal(is) => write!(f, "fib daddr type {is}local"),
+            Self::NewConnection => f.write_str("ct state new"),
+            Self::From(interface) => write!(f, "iifname \"{interface}\""),
+            Self::To(interface) => write!(f, "oifname \"{interface}\""),
+            Self::Protocol(is, transport) => write!(f, "meta l4proto {is}{transport}"),
+            Self::Marked => write!(f, "meta mark & {MASQUERADE_MARK:#x} != 0"),
+            Self::In(key, set) => write!(f, "{} @{set}", expression(*key)),
+            Self::Dispatch(key, map) => write!(f, "{} vmap @{map}", expression(*key)),
+            Self::DispatchRandom(modulus, map) => write!(f, "numgen random mod {modulus} vmap @{map}"),
+            Self::Translate(key, map) => write!(f, "dnat to {} map @{map}", expression(*key)),
+            Self::TranslateRandom(modulus, map) => write!(f, "dnat to numgen random mod {modulus} map @{map}"),
+            Self::TranslateTo(Endpoint { address, port }) => write!(f, "dnat to {address}:{port}"),
+            Self::Remember(set, timeout) => write!(f, "update @{set} {{ ip saddr timeout {}s }}", timeout.as_secs()),
+            Self::Mark => write!(f, "meta mark set meta mark | {MASQUERADE_MARK:#x}"),
+            Self::Unmark => write!(f, "meta mark set meta mark & ~{MASQUERADE_MARK:#x}"),
+            Self::Masquerade => f.write_str("masquerade fully-random"),
+            Self::Reject(Refusal::Reset) => f.write_str("reject with tcp reset"),
+            Self::Reject(Refusal::PortUnreachable) => f.write_str("reject with icmp port-unreachable"),
+            Self::Do(verdict) => write!(f, "{verdict}"),
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The rules of this node: planned from Services, endpoints and host ports, changed element by element in the kernel.
+
+pub mod api;
+mod encode;
+mod frame;
+pub mod kernel;
+mod language;
+mod ruleset;
+pub mod service;
+#[cfg(test)]
+mod tests;
+
+pub use encode::TABLE;
+pub use frame::{Frame, REJECT_CHAIN, Shared};
+pub use language::{
+    Base, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, Set, SetKind, Statement, Value, ValueType,
+    Verdict,
+};
+pub use ruleset::{Change, Fragment, Ruleset, Transaction};

@@ -1,0 +1,339 @@
+//! The rules as a whole: a fixed frame, and one fragment for each owner (a Service, a pod with host ports).
+//! Replacing fragments yields the transaction that brings the kernel from the old rules to the new ones.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use super::frame::{Frame, Shared};
+use super::language::{Base, Key, Rule, Set, SetKind, Value};
+
+/// What one owner adds to the rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Chains of its own. Their names contain its own name, so no two owners' can meet.
+    pub chains: BTreeMap<String, Vec<Rule>>,
+    /// Sets and maps of its own.
+    pub sets: BTreeMap<String, Set>,
+    /// Elements of the maps that all owners share.
+    pub shared: BTreeMap<(Shared, Key), Value>,
+}
+
+impl Fragment {
+    /// Whether it adds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.sets.is_empty() && self.shared.is_empty()
+    }
+}
+
+/// One change to the kernel's rules. The order of the variants is the order in which changes are possible:
+/// what is referred to must be there first, and what is to go must not be referred to any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A new set or map.
+    AddSet(String, SetKind),
+    /// A new chain.
+    AddChain(String, Option<Base>),
+    /// All rules of the chain go.
+    Flush(String),
+    /// These elements go.
+    DeleteElements(String, Vec<Key>),
+    /// These elements come.
+    AddElements(String, Vec<(Key, Value)>),
+    /// These rules are added to the chain's end.
+    AddRules(String, Vec<Rule>),
+    /// The chain goes.
+    DeleteChain(String),
+    /// The set or map goes.
+    DeleteSet(String),
+}
+
+impl Change {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::AddSet(..) => 0,
+            Self::AddChain(..) => 1,
+            Self::Flush(_) => 2,
+            Self::DeleteElements(..) => 3,
+            Self::AddElements(..) => 4,
+            Self::AddRules(..) => 5,
+            Self::DeleteChain(_) => 6,
+            Self::DeleteSet(_) => 7,
+        }
+    }
+}
+
+/// Changes that take effect together, in an order that the kernel accepts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    changes: Vec<Change>,
+}
+
+impl Transaction {
+    fn of(mut changes: Vec<Change>) -> Self {
+        changes.sort_by_key(Change::rank);
+        Self { changes }
+    }
+
+    /// The changes, in order.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// All rules of this node.
+#[derive(Debug, Clone)]
+pub struct Ruleset {
+    frame: Frame,
+    fragments: BTreeMap<String, Fragment>,
+    /// Who wants which element of a shared map. The first owner by name gets it, if several do.
+    claims: HashMap<(Shared, Key), BTreeMap<String, Value>>,
+}
+
+impl Ruleset {
+    /// The frame alone.
+    pub fn new(frame: Frame) -> Self {
+        Self { frame, fragments: BTreeMap::new(), claims: HashMap::new() }
+    }
+
+    /// What an owner adds at the moment.
+    pub fn fragment(&self, owner: &str) -> Option<&Fragment> {
+        self.fragments.get(owner)
+    }
+
+    /// The names of all owners.
+    pub fn owners(&self) -> impl Iterator<Item = &str> {
+        self.fragments.keys().map(String::as_str)
+    }
+
+    /// Puts fragments in place of the owners' old ones (an empty one removes the owner) and says what that changes.
+    pub fn replace(&mut self, fragments: impl IntoIterator<Item = (String, Fragment)>) -> Transaction {
+        let mut changes = Vec::new();
+        let mut touched: BTreeMap<(Shared, Key), Option<Value>> = BTreeMap::new();
+        for (owner, new) in fragments {
+            let old = self.fragments.remove(&owner).unwrap_or_default();
+            if old != new {
+                diff_chains(&old.chains, &new.chains, &mut changes);
+                diff_sets(&old.sets, &new.sets, &mut changes);
+                self.claim(&owner, &old, &new, &mut touched);
+            }
+            if !new.is_empty() {
+                self.fragments.insert(owner, new);
+            }
+        }
+        self.diff_shared(&touched, &mut changes);
+        Transaction::of(changes)
+    }
+
+    /// What makes all of it out of nothing.
+    pub fn creation(&self) -> Transaction {
+        let mut changes = Vec::new();
+        for (name, base, rules) in self.frame.chains() {
+            changes.push(Change::AddChain(name.to_owned(), base));
+            changes.push(Change::AddRules(name.to_owned(), rules));
+        }
+        for shared in Shared::ALL {
+            changes.push(Change::AddSet(shared.name().to_owned(), shared.kind()));
+            changes.push(Change::AddElements(shared.name().to_owned(), self.shared_elements(shared)));
+        }
+        for fragment in self.fragments.values() {
+            diff_chains(&BTreeMap::new(), &fragment.chains, &mut changes);
+            diff_sets(&BTreeMap::new(), &fragment.sets, &mut changes);
+        }
+        changes.retain(|change| !matches!(change, Change::AddElements(_, elements) if elements.is_empty()));
+        Transaction::of(changes)
+    }
+
+    /// The fixed frame.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The element of a shared map that is in effect.
+    pub fn shared(&self, map: Shared, key: &Key) -> Option<&Value> {
+        self.effective(&(map, *key))
+    }
+
+    /// Every owner's part.
+    pub fn fragments(&self) -> impl Iterator<Item = &Fragment> {
+        self.fragments.values()
+    }
+
+    fn effective(&self, place: &(Shared, Key)) -> Option<&Value> {
+        self.claims.get(place)?.values().next()
+    }
+
+    fn shared_elements(&self, shared: Shared) -> Vec<(Key, Value)> {
+        let places = self.claims.iter().filter(|((of, _), _)| *of == shared);
+        let mut elements: Vec<(Key, Value)> =
+            places.filter_map(|((_, key), claims)| Some((*key, claims.values().next()?.clone()))).collect();
+        elements.sort_by_key(|(key, _)| *key);
+        elements
+    }
+
+    /// Records what the owner wants instead of what it wanted, and what was in effect before at each place that this touches.
+    fn claim(
+        &mut self,
+        owner: &str,
+        old: &Fragment,
+        new: &Fragment,
+        touched: &mut BTreeMap<(Shared, Key), Option<Value>>,
+    ) {
+        let places: BTreeSet<_> = old.shared.keys().chain(new.shared.keys()).copied().collect();
+        for place in places {
+            if old.shared.get(&place) == new.shared.get(&place) {
+                continue;
+            }
+            if !touched.contains_key(&place) {
+                touched.insert(place, self.effective(&place).cloned());
+            }
+            let claims = self.claims.entry(place).or_default();
+            match new.shared.get(&place) {
+                Some(value) => {
+                    claims.insert(owner.to_owned(), value.clone());
+                }
+                None => {
+                    claims.remove(owner);
+                }
+            }
+            if claims.is_empty() {
+                self.claims.remove(&place);
+            }
+        }
+    }
+
+    fn diff_shared(&self, touched: &BTreeMap<(Shared, Key), Option<Value>>, changes: &mut Vec<Change>) {
+        for shared in Shared::ALL {
+            let mut gone = Vec::new();
+            let mut come = Vec::new();
+            for ((of, key), before) in touched {
+                let after = self.effective(&(*of, *key));
+                if *of != shared || before.as_ref() == after {
+                    continue;
+                }
+                gone.extend(before.is_some().then_some(*key));
+                come.extend(after.map(|value| (*key, value.clone())));
+            }
+            push_elements(shared.name(), gone, come, changes);
+        }
+    }
+}
+
+fn diff_chains(old: &BTreeMap<String, Vec<Rule>>, new: &BTreeMap<String, Vec<Rule>>, changes: &mut Vec<Change>) {
+    for (name, rules) in new {
+        match old.get(name) {
+            Some(before) if before == rules => continue,
+            Some(_) => changes.push(Change::Flush(name.clone())),
+            None => changes.push(Change::AddChain(name.clone(), None)),
+        }
+        changes.push(Change::AddRules(name.clone(), rules.clone()));
+    }
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        changes.push(Change::Flush(name.clone()));
+        changes.push(Change::DeleteChain(name.clone()));
+    }
+}
+
+fn diff_sets(old: &BTreeMap<String, Set>, new: &BTreeMap<String, Set>, changes: &mut Vec<Change>) {
+    let nothing = BTreeMap::new();
+    for (name, set) in new {
+        // A set's kind never changes under one name: the name says what it is for, and its timeout.
+        let before = old.get(name).map_or(&nothing, |set| &set.elements);
+        if !old.contains_key(name) {
+            changes.push(Change::AddSet(name.clone(), set.kind));
+        }
+        let gone = before.iter().filter(|(key, value)| set.elements.get(key) != Some(value)).map(|(key, _)| *key);
+        let come = set.elements.iter().filter(|(key, value)| before.get(key) != Some(value));
+        push_elements(name, gone.collect(), come.map(|(key, value)| (*key, value.clone())).collect(), changes);
+    }
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        changes.push(Change::DeleteSet(name.clone()));
+    }
+}
+
+fn push_elements(set: &str, gone: Vec<Key>, come: Vec<(Key, Value)>, changes: &mut Vec<Change>) {
+    if !gone.is_empty() {
+        changes.push(Change::DeleteElements(set.to_owned(), gone));
+    }
+    if !come.is_empty() {
+        changes.push(Change::AddElements(set.to_owned(), come));
+    }
+}
+
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for shared in Shared::ALL {
+            let elements = self.shared_elements(shared);
+            write_set(f, shared.name(), shared.kind(), elements.iter().map(|(key, value)| (key, value)))?;
+        }
+        for (name, base, rules) in self.frame.chains() {
+            write_chain(f, name, base, &rules)?;
+        }
+        for fragment in self.fragments.values() {
+            for (name, set) in &fragment.sets {
+                write_set(f, name, set.kind, set.elements.iter())?;
+            }
+            for (name, rules) in &fragment.chains {
+                write_chain(f, name, None, rules)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_set<'a>(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    kind: SetKind,
+    elements: impl Iterator<Item = (&'a Key, &'a Value)>,
+) -> fmt::Result {
+    writeln!(f, "set {name} {{ {kind}")?;
+    for (key, value) in elements {
+        writeln!(f, "  {key}{value}")?;
+    }
+    writeln!(f, "}}")
+}
+
+fn write_chain(f: &mut fmt::Formatter<'_>, name: &str, base: Option<Base>, rules: &[Rule]) -> fmt::Result {
+    writeln!(f, "chain {name} {{")?;
+    if let Some(base) = base {
+        writeln!(f, "  {base}")?;
+    }
+    for rule in rules {
+        let steps: Vec<String> = rule.iter().map(ToString::to_string).collect();
+        writeln!(f, "  {}", steps.join(" "))?;
+    }
+    writeln!(f, "}}")
+}
+
+impl fmt::Display for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for change in &self.changes {
+            match change {
+                Change::AddSet(name, kind) => writeln!(f, "add set {name} {{ {kind} }}")?,
+                Change::AddChain(name, Some(base)) => writeln!(f, "add chain {name} {{ {base} }}")?,
+                Change::AddChain(name, None) => writeln!(f, "add chain {name}")?,
+                Change::Flush(name) => writeln!(f, "flush chain {name}")?,
+                Change::DeleteChain(name) => writeln!(f, "delete chain {name}")?,
+                Change::DeleteSet(name) => writeln!(f, "delete set {name}")?,
+                Change::DeleteElements(set, keys) => {
+                    keys.iter().try_for_each(|key| writeln!(f, "delete element {set} {{ {key} }}"))?;
+                }
+                Change::AddElements(set, elements) => {
+                    elements.iter().try_for_each(|(key, value)| writeln!(f, "add element {set} {{ {key}{value} }}"))?;
+                }
+                Change::AddRules(chain, rules) => {
+                    for rule in rules {
+                        let steps: Vec<String> = rule.iter().map(ToString::to_string).collect();
+                        writeln!(f, "add rule {chain} {}", steps.join(" "))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

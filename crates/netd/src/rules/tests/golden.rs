@@ -1,0 +1,182 @@
+//! The rules and their changes as text.
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn check_change(before: &[String], after: &[String], expected: Expect) {
+    let mut ruleset = ruleset(&objects(before));
+    let transaction = apply(&mut ruleset, &objects(after));
+    expected.assert_eq(&transaction.to_string());
+    let fresh = super::ruleset(&objects(after));
+    assert_eq!(apply(&mut ruleset, &objects(after)), Transaction::default(), "the same again changes nothing");
+    assert_eq!(fresh.owners().collect::<Vec<_>>(), ruleset.owners().collect::<Vec<_>>());
+}
+
+fn web(endpoints: &[&str]) -> Vec<String> {
+    vec![
+        service_yaml("web", "type: NodePort\nclusterIP: 10.96.1.1\nports: [{port: 80, nodePort: 30080}]"),
+        slice_yaml("web", "{port: 8080}", endpoints),
+    ]
+}
+
+#[test]
+fn the_whole_of_a_small_cluster() {
+    expect![[r#"
+        set service-addresses { type ipv4_addr . inet_proto . inet_service : verdict
+          10.96.1.1 . tcp . 80 : goto cluster/default/web/tcp
+        }
+        set node-ports { type inet_proto . inet_service : verdict
+          tcp . 30080 : goto outside/default/web/tcp
+        }
+        set empty-addresses { type ipv4_addr . inet_proto . inet_service : verdict
+        }
+        set empty-node-ports { type inet_proto . inet_service : verdict
+        }
+        set hairpins { type ipv4_addr . ipv4_addr
+          10.244.0.5 . 10.244.0.5
+        }
+        set host-ports-at { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+        }
+        set host-ports { type inet_proto . inet_service : ipv4_addr . inet_service
+        }
+        chain guard {
+          type filter hook prerouting priority -300;
+          iifname "skiff0" ip daddr 127.0.0.0/8 drop
+        }
+        chain filter-input {
+          type filter hook input priority 0;
+          ct state new jump refusals
+        }
+        chain filter-forward {
+          type filter hook forward priority 0;
+          ct state new jump refusals
+        }
+        chain filter-output {
+          type filter hook output priority 0;
+          ct state new jump refusals
+        }
+        chain nat-prerouting {
+          type nat hook prerouting priority -100;
+          jump services
+        }
+        chain nat-output {
+          type nat hook output priority -100;
+          jump services
+        }
+        chain nat-postrouting {
+          type nat hook postrouting priority 100;
+          ip saddr . ip daddr @hairpins masquerade fully-random
+          meta mark & 0x4000 != 0 meta mark set meta mark & ~0x4000 masquerade fully-random
+          oifname "skiff0" ip saddr 127.0.0.0/8 masquerade fully-random
+          ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+        }
+        chain services {
+          ip daddr 10.96.0.0/12 ip saddr != 10.244.0.0/16 meta mark set meta mark | 0x4000
+          ip daddr . meta l4proto . th dport vmap @service-addresses
+          ip daddr != 10.96.0.0/12 fib daddr type local meta l4proto . th dport vmap @node-ports
+          dnat to ip daddr . meta l4proto . th dport map @host-ports-at
+          ip daddr != 10.96.0.0/12 fib daddr type local dnat to meta l4proto . th dport map @host-ports
+        }
+        chain refusals {
+          ip daddr . meta l4proto . th dport vmap @empty-addresses
+          ip daddr != 10.96.0.0/12 fib daddr type local meta l4proto . th dport vmap @empty-node-ports
+          ip daddr 10.96.0.0/12 fib daddr type != local goto reject
+          ip daddr 203.0.113.0/24 fib daddr type != local goto reject
+        }
+        chain reject {
+          meta l4proto tcp reject with tcp reset
+          reject with icmp port-unreachable
+        }
+        set endpoints/default/web/tcp { type mark : ipv4_addr . inet_service
+          0 : 10.244.0.5 . 8080
+          1 : 10.244.1.6 . 8080
+        }
+        chain cluster/default/web/tcp {
+          dnat to numgen random mod 2 map @endpoints/default/web/tcp
+          dnat to numgen random mod 1 map @endpoints/default/web/tcp
+        }
+        chain outside/default/web/tcp {
+          meta mark set meta mark | 0x4000
+          goto cluster/default/web/tcp
+        }
+    "#]].assert_eq(&ruleset(&objects(&web(&["10.244.0.5", "10.244.1.6 node-2"]))).to_string());
+}
+
+#[test]
+fn a_new_service() {
+    check_change(&web(&[]), &[web(&[]), vec![service_yaml("new", "clusterIP: 10.96.1.2\nports: [{port: 80}]")]].concat(), expect![[r#"
+        add element empty-addresses { 10.96.1.2 . tcp . 80 : goto reject }
+    "#]]);
+}
+
+#[test]
+fn one_endpoint_instead_of_another_changes_one_element() {
+    check_change(
+        &web(&["10.244.1.5 n", "10.244.1.6 n", "10.244.1.7 n"]),
+        &web(&["10.244.1.5 n", "10.244.1.7 n", "10.244.1.8 n"]),
+        expect![[r#"
+            delete element endpoints/default/web/tcp { 1 }
+            add element endpoints/default/web/tcp { 1 : 10.244.1.8 . 8080 }
+        "#]],
+    );
+}
+
+#[test]
+fn one_endpoint_less_moves_one_element() {
+    check_change(
+        &web(&["10.244.1.5 n", "10.244.1.6 n", "10.244.1.7 n"]),
+        &web(&["10.244.1.6 n", "10.244.1.7 n"]),
+        expect![[r#"
+            flush chain cluster/default/web/tcp
+            delete element endpoints/default/web/tcp { 0 }
+            delete element endpoints/default/web/tcp { 2 }
+            add element endpoints/default/web/tcp { 0 : 10.244.1.7 . 8080 }
+            add rule cluster/default/web/tcp dnat to numgen random mod 2 map @endpoints/default/web/tcp
+            add rule cluster/default/web/tcp dnat to numgen random mod 1 map @endpoints/default/web/tcp
+        "#]],
+    );
+}
+
+#[test]
+fn the_last_endpoint_goes() {
+    check_change(&web(&["10.244.0.5"]), &web(&[]), expect![[r#"
+        flush chain cluster/default/web/tcp
+        flush chain outside/default/web/tcp
+        delete element service-addresses { 10.96.1.1 . tcp . 80 }
+        delete element node-ports { tcp . 30080 }
+        delete element hairpins { 10.244.0.5 . 10.244.0.5 }
+        add element empty-addresses { 10.96.1.1 . tcp . 80 : goto reject }
+        add element empty-node-ports { tcp . 30080 : goto reject }
+        delete chain cluster/default/web/tcp
+        delete chain outside/default/web/tcp
+        delete set endpoints/default/web/tcp
+    "#]]);
+}
+
+#[test]
+fn a_service_goes_without_a_trace() {
+    check_change(&web(&["10.244.0.5"]), &[], expect![[r#"
+        flush chain cluster/default/web/tcp
+        flush chain outside/default/web/tcp
+        delete element service-addresses { 10.96.1.1 . tcp . 80 }
+        delete element node-ports { tcp . 30080 }
+        delete element hairpins { 10.244.0.5 . 10.244.0.5 }
+        delete chain cluster/default/web/tcp
+        delete chain outside/default/web/tcp
+        delete set endpoints/default/web/tcp
+    "#]]);
+}
+
+#[test]
+fn services_that_are_not_ours_to_serve() {
+    let foreign = service_yaml("other", "clusterIP: 10.96.1.2\nports: [{port: 80}]")
+        .replace("namespace: default", "namespace: default, labels: {service.kubernetes.io/service-proxy-name: other}");
+    let parts = [
+        service_yaml("headless", "clusterIP: None\nports: [{port: 80}]"),
+        service_yaml("named", "type: ExternalName\nexternalName: example.com"),
+        service_yaml("six", "clusterIP: fd00::1\nports: [{port: 80}]"),
+        foreign,
+    ];
+    assert_eq!(ruleset(&objects(&parts)).owners().count(), 0);
+}

@@ -1,0 +1,209 @@
+//! What the rules do with packets, Service by Service.
+
+use expect_test::{Expect, expect};
+
+use super::tracer::{Packet, trace};
+use super::*;
+
+/// Each packet's fate; where chance decides, all fates that there are.
+fn check(objects: &[String], packets: &[&str], expected: Expect) {
+    let ruleset = ruleset(&super::objects(objects));
+    let mut text = String::new();
+    for packet in packets {
+        let fate = |chance| trace(&ruleset, Packet { chance, ..Packet::parse(packet) });
+        let mut fates: Vec<String> = (0..4).map(fate).collect();
+        fates.sort();
+        fates.dedup();
+        text += &format!("{packet}: {}\n", fates.join(" | "));
+    }
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn a_cluster_address_leads_to_every_ready_endpoint() {
+    check(
+        &[
+            service_yaml("web", "clusterIP: 10.96.1.1\nports: [{port: 80}]"),
+            slice_yaml("web", "{port: 8080}", &["10.244.0.5", "10.244.1.5 node-2", "10.244.0.6 node-1 s"]),
+        ],
+        &[
+            "10.244.0.9 > 10.96.1.1:80/tcp",
+            "10.244.0.5 > 10.96.1.1:80/tcp",
+            "host > 10.96.1.1:80/tcp",
+            "10.244.0.9 > 10.96.1.1:81/tcp",
+            "10.244.0.9 > 10.96.1.1:80/udp",
+            "10.244.0.9 > 10.96.77.77:80/tcp",
+            "10.244.0.9 > 10.96.0.10:53/udp",
+            "10.244.0.9 > 198.51.100.1:443/tcp",
+            "10.244.0.9 > 127.0.0.1:10250/tcp",
+        ],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.0.5:8080 | to 10.244.1.5:8080
+            10.244.0.5 > 10.96.1.1:80/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080
+            host > 10.96.1.1:80/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080 masqueraded
+            10.244.0.9 > 10.96.1.1:81/tcp: refused
+            10.244.0.9 > 10.96.1.1:80/udp: refused
+            10.244.0.9 > 10.96.77.77:80/tcp: refused
+            10.244.0.9 > 10.96.0.10:53/udp: to 10.96.0.10:53
+            10.244.0.9 > 198.51.100.1:443/tcp: to 198.51.100.1:443 masqueraded
+            10.244.0.9 > 127.0.0.1:10250/tcp: dropped
+        "#]],
+    );
+}
+
+#[test]
+fn nobody_behind_a_service_is_said_at_once() {
+    check(
+        &[
+            service_yaml("empty", "type: NodePort\nclusterIP: 10.96.1.1\nexternalIPs: [192.0.2.9]\nports: [{port: 80, nodePort: 30080}]"),
+            slice_yaml("empty", "{port: 8080}", &["10.244.0.6 node-1 -"]),
+        ],
+        &[
+            "10.244.0.9 > 10.96.1.1:80/tcp",
+            "host > 10.96.1.1:80/tcp",
+            "10.244.0.9 > 192.0.2.2:30080/tcp",
+            "198.51.100.1 > 192.0.2.2:30080/tcp",
+            "198.51.100.1 > 192.0.2.9:80/tcp",
+            "198.51.100.1 > 192.0.2.2:22/tcp",
+        ],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: refused
+            host > 10.96.1.1:80/tcp: refused
+            10.244.0.9 > 192.0.2.2:30080/tcp: refused
+            198.51.100.1 > 192.0.2.2:30080/tcp: refused
+            198.51.100.1 > 192.0.2.9:80/tcp: refused
+            198.51.100.1 > 192.0.2.2:22/tcp: to 192.0.2.2:22
+        "#]],
+    );
+}
+
+#[test]
+fn clients_from_outside_are_masqueraded_unless_the_policy_is_local() {
+    let spec = "type: LoadBalancer\nloadBalancerSourceRanges: [198.51.100.0/24]\nports: [{port: 80, nodePort: 30080}]";
+    let local = spec.replace("30080", "30081") + "\nexternalTrafficPolicy: Local\nclusterIP: 10.96.1.2";
+    let status = |address| format!("status:\n  loadBalancer:\n    ingress: [{{ip: {address}}}]\n");
+    let endpoints = ["10.244.0.5", "10.244.1.5 node-2"];
+    check(
+        &[
+            service_yaml("web", &(spec.to_owned() + "\nclusterIP: 10.96.1.1")) + &status("203.0.113.1"),
+            slice_yaml("web", "{port: 8080}", &endpoints),
+            service_yaml("local", &local) + &status("203.0.113.2"),
+            slice_yaml("local", "{port: 8080}", &endpoints),
+        ],
+        &[
+            "198.51.100.1 > 192.0.2.2:30080/tcp",
+            "198.51.100.1 > 203.0.113.1:80/tcp",
+            "203.0.113.99 > 203.0.113.1:80/tcp",
+            "198.51.100.1 > 203.0.113.1:81/tcp",
+            "host > 192.0.2.2:30080/tcp",
+            "127.0.0.1 > 127.0.0.1:30080/tcp",
+            "10.244.0.9 > 192.0.2.2:30080/tcp",
+            "198.51.100.1 > 192.0.2.2:30081/tcp",
+            "198.51.100.1 > 203.0.113.2:80/tcp",
+            "host > 192.0.2.2:30081/tcp",
+            "10.244.0.9 > 192.0.2.2:30081/tcp",
+        ],
+        expect![[r#"
+            198.51.100.1 > 192.0.2.2:30080/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080 masqueraded
+            198.51.100.1 > 203.0.113.1:80/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080 masqueraded
+            203.0.113.99 > 203.0.113.1:80/tcp: dropped
+            198.51.100.1 > 203.0.113.1:81/tcp: refused
+            host > 192.0.2.2:30080/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080 masqueraded
+            127.0.0.1 > 127.0.0.1:30080/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080 masqueraded
+            10.244.0.9 > 192.0.2.2:30080/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080 masqueraded
+            198.51.100.1 > 192.0.2.2:30081/tcp: to 10.244.0.5:8080
+            198.51.100.1 > 203.0.113.2:80/tcp: to 10.244.0.5:8080
+            host > 192.0.2.2:30081/tcp: to 10.244.0.5:8080 masqueraded | to 10.244.1.5:8080 masqueraded
+            10.244.0.9 > 192.0.2.2:30081/tcp: to 10.244.0.5:8080 | to 10.244.1.5:8080
+        "#]],
+    );
+}
+
+#[test]
+fn local_policies_drop_what_this_node_cannot_serve() {
+    check(
+        &[
+            service_yaml(
+                "far",
+                "type: NodePort\nclusterIP: 10.96.1.1\ninternalTrafficPolicy: Local\nexternalTrafficPolicy: Local\nports: [{port: 80, nodePort: 30080}]",
+            ),
+            slice_yaml("far", "{port: 8080}", &["10.244.1.5 node-2"]),
+        ],
+        &[
+            "10.244.0.9 > 10.96.1.1:80/tcp",
+            "198.51.100.1 > 192.0.2.2:30080/tcp",
+            "10.244.0.9 > 192.0.2.2:30080/tcp",
+        ],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: dropped
+            198.51.100.1 > 192.0.2.2:30080/tcp: dropped
+            10.244.0.9 > 192.0.2.2:30080/tcp: to 10.244.1.5:8080
+        "#]],
+    );
+}
+
+#[test]
+fn endpoints_that_end_are_used_when_no_other_is_left() {
+    let service = service_yaml("web", "clusterIP: 10.96.1.1\nports: [{port: 80}]");
+    check(
+        &[service.clone(), slice_yaml("web", "{port: 8080}", &["10.244.0.5 node-1 st", "10.244.0.6 node-1 t"])],
+        &["10.244.0.9 > 10.96.1.1:80/tcp"],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.0.5:8080
+        "#]],
+    );
+    check(
+        &[service, slice_yaml("web", "{port: 8080}", &["10.244.0.5 node-1 st", "10.244.0.6"])],
+        &["10.244.0.9 > 10.96.1.1:80/tcp"],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.0.6:8080
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_with_affinity_is_sent_to_an_endpoint_by_chance_the_first_time() {
+    check(
+        &[
+            service_yaml("sticky", "clusterIP: 10.96.1.1\nsessionAffinity: ClientIP\nports: [{port: 53, protocol: UDP}]"),
+            slice_yaml("sticky", "{port: 5353, protocol: UDP}", &["10.244.0.5", "10.244.0.6"]),
+        ],
+        &["10.244.0.9 > 10.96.1.1:53/udp"],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:53/udp: to 10.244.0.5:5353 | to 10.244.0.6:5353
+        "#]],
+    );
+}
+
+#[test]
+fn host_ports_lead_to_their_pod() {
+    let mut ruleset = Ruleset::new(frame());
+    let fragment = |port: &str| {
+        let port = port.parse().expect("a host port");
+        service::host_port_fragment(&crate::HostPortMapping { port, pod: "10.244.0.5".parse().expect("an address") })
+    };
+    ruleset.replace([
+        ("host-port/a".to_owned(), fragment("tcp 0.0.0.0 8080 80")),
+        ("host-port/b".to_owned(), fragment("udp 192.0.2.2 53 5353")),
+    ]);
+    let fate = |packet| trace(&ruleset, Packet::parse(packet));
+    assert_eq!(fate("198.51.100.1 > 192.0.2.2:8080/tcp"), "to 10.244.0.5:80");
+    assert_eq!(fate("10.244.0.5 > 192.0.2.2:8080/tcp"), "to 10.244.0.5:80 masqueraded");
+    assert_eq!(fate("127.0.0.1 > 127.0.0.1:8080/tcp"), "to 10.244.0.5:80 masqueraded");
+    assert_eq!(fate("198.51.100.1 > 192.0.2.2:53/udp"), "to 10.244.0.5:5353");
+    assert_eq!(fate("198.51.100.1 > 10.244.0.1:53/udp"), "to 10.244.0.1:53");
+}
+
+#[test]
+fn an_address_that_two_services_claim_goes_to_one_and_then_to_the_other() {
+    let claim = |name: &str, cluster: &str| {
+        service_yaml(name, &format!("clusterIP: {cluster}\nexternalIPs: [192.0.2.9]\nports: [{{port: 80}}]"))
+    };
+    let a = [claim("a", "10.96.1.1"), slice_yaml("a", "{port: 8080}", &["10.244.0.5"])];
+    let b = [claim("b", "10.96.1.2"), slice_yaml("b", "{port: 8080}", &["10.244.0.6"])];
+    let mut ruleset = ruleset(&objects(&[a.clone(), b.clone()].concat()));
+    let fate = |ruleset: &Ruleset| trace(ruleset, Packet::parse("198.51.100.1 > 192.0.2.9:80/tcp"));
+    assert_eq!(fate(&ruleset), "to 10.244.0.5:8080 masqueraded");
+    apply(&mut ruleset, &objects(&b));
+    assert_eq!(fate(&ruleset), "to 10.244.0.6:8080 masqueraded");
+}
