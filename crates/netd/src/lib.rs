@@ -5,6 +5,7 @@ mod model;
 pub mod netlink;
 pub mod pods;
 mod prefix;
+mod proxy;
 pub mod rules;
 #[cfg(test)]
 mod testing;
@@ -12,3 +13,4 @@ mod testing;
 pub use model::{HostPort, HostPortError, Transport};
 pub use pods::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};
 pub use prefix::{Prefix, PrefixError};
+pub use proxy::{Netd, NetdConfig};

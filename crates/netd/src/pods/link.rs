@@ -28,6 +28,9 @@ const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
@@ -102,7 +105,23 @@ pub(crate) fn add_veth(batch: &mut Batch, pair: &VethPair<'_>) {
         });
     });
     drop(message);
+    if pair.master.is_some() {
+        turn_back(batch, pair.host_name);
+    }
     up_without_ipv6(batch, pair.host_name);
+}
+
+/// Lets the bridge send a packet out by the port that it came in by: with the bridge's netfilter on, a pod that
+/// reaches itself through a Service is turned round on the bridge and not at the gateway.
+fn turn_back(batch: &mut Batch, port: &str) {
+    batch
+        .message(format!("set up {port} as a port"), RTM_NEWLINK, REQUEST, &link_header(0, 0))
+        .put_text(IFLA_IFNAME, port)
+        .nest(IFLA_LINKINFO, |info| {
+            info.put(IFLA_INFO_SLAVE_KIND, b"bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.put(IFLA_BRPORT_MODE, &[1]);
+            });
+        });
 }
 
 pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: Mac, mtu: u32) {

@@ -1,6 +1,6 @@
 //! Builds and removes the pod network. Pods get a /32 and send everything to the gateway, also what is meant for a
 //! neighbour on the same bridge: so each packet passes the node's rules, and an answer to a Service's client can
-//! never slip past the translation on layer 2, whatever the bridge's netfilter settings are.
+//! never slip past the translation on layer 2, whether the bridge's netfilter is on or off.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -237,7 +237,7 @@ impl PodNetwork {
             }
         }
         let inside = link::find_link(pod_socket, POD_INTERFACE)?;
-        let index = inside.ok_or_else(|| PodNetworkError::Vanished(host_name))?.index;
+        let index = inside.ok_or(PodNetworkError::Vanished(host_name))?.index;
         let gateway = self.config.gateway();
         let mut batch = Batch::new();
         link::link_up(&mut batch, LOOPBACK_INDEX, "lo");

@@ -135,7 +135,9 @@ fn changes(batch: &mut Batch, transaction: &Transaction) {
             }
             Change::AddRules(chain, rules) => rules.iter().for_each(|rule| add_rule(batch, chain, rule)),
             Change::DeleteChain(name) => {
-                message(batch, format!("delete the chain {name}"), DELETE_CHAIN, 0).put_text(1, TABLE).put_text(3, name);
+                message(batch, format!("delete the chain {name}"), DELETE_CHAIN, 0)
+                    .put_text(1, TABLE)
+                    .put_text(3, name);
             }
             Change::DeleteSet(name) => {
                 message(batch, format!("delete the set {name}"), DELETE_SET, 0).put_text(1, TABLE).put_text(2, name);
@@ -177,7 +179,8 @@ fn add_set(batch: &mut Batch, name: &str, kind: SetKind) {
 
 /// A note for `nft`, which would print numbers the wrong way round without it: type 0 (the keys' byte order),
 /// four bytes, 1 (the machine's own).
-const HOST_BYTE_ORDER: [u8; 6] = [0, 4, 1_u32.to_ne_bytes()[0], 1_u32.to_ne_bytes()[1], 1_u32.to_ne_bytes()[2], 1_u32.to_ne_bytes()[3]];
+const HOST_BYTE_ORDER: [u8; 6] =
+    [0, 4, 1_u32.to_ne_bytes()[0], 1_u32.to_ne_bytes()[1], 1_u32.to_ne_bytes()[2], 1_u32.to_ne_bytes()[3]];
 
 /// The type number for `nft`, and how many bytes of registers a key takes.
 fn key_shape(key: KeyType) -> (u32, u32) {

@@ -63,9 +63,7 @@ impl Shared {
     /// Its shape.
     pub fn kind(self) -> SetKind {
         match self {
-            Self::ServiceAddresses | Self::EmptyAddresses => {
-                SetKind::fixed(KeyType::AddressPort, ValueType::Verdict)
-            }
+            Self::ServiceAddresses | Self::EmptyAddresses => SetKind::fixed(KeyType::AddressPort, ValueType::Verdict),
             Self::NodePorts | Self::EmptyNodePorts => SetKind::fixed(KeyType::Port, ValueType::Verdict),
             Self::Hairpins => SetKind::fixed(KeyType::Pair, ValueType::Nothing),
             Self::HostPortsAt => SetKind::fixed(KeyType::AddressPort, ValueType::Endpoint),

@@ -110,6 +110,12 @@ impl Ruleset {
         self.fragments.keys().map(String::as_str)
     }
 
+    /// The names of the owners that begin with this.
+    pub fn owners_within<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        let from = self.fragments.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        from.map(|(owner, _)| owner.as_str()).take_while(move |owner| owner.starts_with(prefix))
+    }
+
     /// Puts fragments in place of the owners' old ones (an empty one removes the owner) and says what that changes.
     pub fn replace(&mut self, fragments: impl IntoIterator<Item = (String, Fragment)>) -> Transaction {
         let mut changes = Vec::new();

@@ -81,6 +81,15 @@ pub fn fragment(service: &Service, backends: &[Backend], pod_range: Prefix, befo
     fragment
 }
 
+/// What the names of all host ports' owners begin with.
+pub const HOST_PORT_OWNERS: &str = "host-port/";
+
+/// The owner's name of a pod's host port in the rules.
+pub fn host_port_owner(mapping: &HostPortMapping) -> String {
+    let HostPort { transport, host_address, host_port, .. } = mapping.port;
+    format!("{HOST_PORT_OWNERS}{}/{transport}/{host_address}/{host_port}", mapping.pod)
+}
+
 /// What a pod's host port adds to the rules.
 pub fn host_port_fragment(mapping: &HostPortMapping) -> Fragment {
     let HostPortMapping { port: HostPort { transport, host_address, host_port, pod_port }, pod } = *mapping;
@@ -111,7 +120,8 @@ enum Reach {
 
 impl PortPlanner<'_> {
     fn plan(&mut self, backends: &[Backend]) {
-        let is_ours = |backend: &&Backend| backend.port_name == self.port.name && backend.transport == self.port.transport;
+        let is_ours =
+            |backend: &&Backend| backend.port_name == self.port.name && backend.transport == self.port.transport;
         let ours: Vec<&Backend> = backends.iter().filter(is_ours).collect();
         let cluster = choose(ours.iter().copied());
         let local = choose(ours.iter().copied().filter(|backend| backend.is_local));

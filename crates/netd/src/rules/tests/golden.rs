@@ -100,14 +100,19 @@ fn the_whole_of_a_small_cluster() {
           meta mark set meta mark | 0x4000
           goto cluster/default/web/tcp
         }
-    "#]].assert_eq(&ruleset(&objects(&web(&["10.244.0.5", "10.244.1.6 node-2"]))).to_string());
+    "#]]
+    .assert_eq(&ruleset(&objects(&web(&["10.244.0.5", "10.244.1.6 node-2"]))).to_string());
 }
 
 #[test]
 fn a_new_service() {
-    check_change(&web(&[]), &[web(&[]), vec![service_yaml("new", "clusterIP: 10.96.1.2\nports: [{port: 80}]")]].concat(), expect![[r#"
+    check_change(
+        &web(&[]),
+        &[web(&[]), vec![service_yaml("new", "clusterIP: 10.96.1.2\nports: [{port: 80}]")]].concat(),
+        expect![[r#"
         add element empty-addresses { 10.96.1.2 . tcp . 80 : goto reject }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -140,7 +145,10 @@ fn one_endpoint_less_moves_one_element() {
 
 #[test]
 fn the_last_endpoint_goes() {
-    check_change(&web(&["10.244.0.5"]), &web(&[]), expect![[r#"
+    check_change(
+        &web(&["10.244.0.5"]),
+        &web(&[]),
+        expect![[r#"
         flush chain cluster/default/web/tcp
         flush chain outside/default/web/tcp
         delete element service-addresses { 10.96.1.1 . tcp . 80 }
@@ -151,12 +159,16 @@ fn the_last_endpoint_goes() {
         delete chain cluster/default/web/tcp
         delete chain outside/default/web/tcp
         delete set endpoints/default/web/tcp
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_service_goes_without_a_trace() {
-    check_change(&web(&["10.244.0.5"]), &[], expect![[r#"
+    check_change(
+        &web(&["10.244.0.5"]),
+        &[],
+        expect![[r#"
         flush chain cluster/default/web/tcp
         flush chain outside/default/web/tcp
         delete element service-addresses { 10.96.1.1 . tcp . 80 }
@@ -165,7 +177,8 @@ fn a_service_goes_without_a_trace() {
         delete chain cluster/default/web/tcp
         delete chain outside/default/web/tcp
         delete set endpoints/default/web/tcp
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

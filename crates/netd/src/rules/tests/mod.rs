@@ -4,6 +4,7 @@ mod golden;
 mod kernel;
 mod traced;
 mod tracer;
+mod traffic;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -35,7 +36,8 @@ pub(super) fn apply(ruleset: &mut Ruleset, objects: &str) -> Transaction {
             services.push(serde_saphyr::from_str(document).expect("a Service"));
         }
     }
-    let mut fragments: Vec<(String, Fragment)> = ruleset.owners().map(|owner| (owner.to_owned(), Fragment::default())).collect();
+    let mut fragments: Vec<(String, Fragment)> =
+        ruleset.owners().map(|owner| (owner.to_owned(), Fragment::default())).collect();
     for object in &services {
         let Some(service) = api::service(object) else { continue };
         let name = object.metadata.name.as_deref();

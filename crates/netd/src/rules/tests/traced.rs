@@ -55,7 +55,10 @@ fn a_cluster_address_leads_to_every_ready_endpoint() {
 fn nobody_behind_a_service_is_said_at_once() {
     check(
         &[
-            service_yaml("empty", "type: NodePort\nclusterIP: 10.96.1.1\nexternalIPs: [192.0.2.9]\nports: [{port: 80, nodePort: 30080}]"),
+            service_yaml(
+                "empty",
+                "type: NodePort\nclusterIP: 10.96.1.1\nexternalIPs: [192.0.2.9]\nports: [{port: 80, nodePort: 30080}]",
+            ),
             slice_yaml("empty", "{port: 8080}", &["10.244.0.6 node-1 -"]),
         ],
         &[
@@ -129,11 +132,7 @@ fn local_policies_drop_what_this_node_cannot_serve() {
             ),
             slice_yaml("far", "{port: 8080}", &["10.244.1.5 node-2"]),
         ],
-        &[
-            "10.244.0.9 > 10.96.1.1:80/tcp",
-            "198.51.100.1 > 192.0.2.2:30080/tcp",
-            "10.244.0.9 > 192.0.2.2:30080/tcp",
-        ],
+        &["10.244.0.9 > 10.96.1.1:80/tcp", "198.51.100.1 > 192.0.2.2:30080/tcp", "10.244.0.9 > 192.0.2.2:30080/tcp"],
         expect![[r#"
             10.244.0.9 > 10.96.1.1:80/tcp: dropped
             198.51.100.1 > 192.0.2.2:30080/tcp: dropped
@@ -165,7 +164,10 @@ fn endpoints_that_end_are_used_when_no_other_is_left() {
 fn a_client_with_affinity_is_sent_to_an_endpoint_by_chance_the_first_time() {
     check(
         &[
-            service_yaml("sticky", "clusterIP: 10.96.1.1\nsessionAffinity: ClientIP\nports: [{port: 53, protocol: UDP}]"),
+            service_yaml(
+                "sticky",
+                "clusterIP: 10.96.1.1\nsessionAffinity: ClientIP\nports: [{port: 53, protocol: UDP}]",
+            ),
             slice_yaml("sticky", "{port: 5353, protocol: UDP}", &["10.244.0.5", "10.244.0.6"]),
         ],
         &["10.244.0.9 > 10.96.1.1:53/udp"],

@@ -1,0 +1,266 @@
+//! Keeps the kernel's rules in step with Services, EndpointSlices and host ports. Events only say which Service to look at
+//! again; what its rules should be is read from the caches at that moment.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::Mutex;
+use skiff_client::{Informer, Informers, ObjectKey};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::netlink::NetlinkError;
+use crate::pods::HostPortMapping;
+use crate::rules::kernel::KernelRules;
+use crate::rules::{Fragment, Frame, Ruleset, Transaction, api, service};
+
+/// After one change is applied, others are collected for so long; the first one never waits.
+const COALESCING: Duration = Duration::from_millis(3);
+/// How long after a refusal by the kernel everything is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is checked that nobody removed our table.
+const CHECK: Duration = Duration::from_secs(60);
+
+/// What the service rules are made with.
+pub struct NetdConfig {
+    /// Where Services and EndpointSlices are read.
+    pub informers: Informers,
+    /// This node's name.
+    pub node_name: String,
+    /// The fixed part of the rules.
+    pub frame: Frame,
+    /// The pods' host ports, from [`crate::PodNetwork::host_ports`].
+    pub host_ports: watch::Receiver<Vec<HostPortMapping>>,
+}
+
+/// The running service rules. The rules stay in the kernel when it is shut down or dropped, as the pods stay.
+pub struct Netd {
+    stop: watch::Sender<bool>,
+    applied: watch::Receiver<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Netd {
+    /// Starts to keep the rules of the calling thread's network namespace. Where there are none yet, the fixed part is
+    /// there when this returns; rules of an earlier run go on until all Services are known.
+    pub fn start(config: NetdConfig) -> Result<Self, NetlinkError> {
+        let kernel = KernelRules::open()?;
+        let ruleset = Ruleset::new(config.frame.clone());
+        if !kernel.exist()? {
+            kernel.recreate(&ruleset)?;
+        }
+        let (stop, stopped) = watch::channel(false);
+        let (applied_sender, applied) = watch::channel(0);
+        let pending = Arc::new(Pending::default());
+        let services = config.informers.of::<Service>();
+        let slices = config.informers.of::<EndpointSlice>();
+        observe(&services, &slices, &pending);
+        let worker =
+            Worker { config, services, slices, pending, kernel, ruleset, is_complete: false, applied: applied_sender };
+        Ok(Self { stop, applied, task: tokio::spawn(worker.run(stopped)) })
+    }
+
+    /// Waits until the rules for all Services known at the start are in the kernel.
+    pub async fn ready(&self) {
+        // The other end goes only with the worker, and then nobody will ever be ready.
+        if self.applied.clone().wait_for(|count| *count > 0).await.is_err() {
+            tracing::debug!("the service rules ended before they were complete");
+        }
+    }
+
+    /// How many transactions were applied so far.
+    pub fn applied(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Stops following changes; the rules stay.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::warn!(%error, "the service rules ended badly");
+        }
+    }
+
+    /// Removes all rules from the calling thread's network namespace.
+    pub fn clean_up() -> Result<(), NetlinkError> {
+        KernelRules::open()?.remove()
+    }
+}
+
+/// What is to be looked at again, and which slices a Service has.
+#[derive(Default)]
+struct Pending {
+    state: Mutex<PendingState>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct PendingState {
+    services: HashSet<ObjectKey>,
+    slices: HashMap<ObjectKey, BTreeSet<String>>,
+}
+
+impl Pending {
+    fn touch(&self, service: ObjectKey) {
+        self.state.lock().services.insert(service);
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> HashSet<ObjectKey> {
+        std::mem::take(&mut self.state.lock().services)
+    }
+
+    fn slices_of(&self, service: &ObjectKey) -> Vec<String> {
+        self.state.lock().slices.get(service).into_iter().flatten().cloned().collect()
+    }
+
+    fn put_slice(&self, slice: &EndpointSlice, is_there: bool) {
+        let key = ObjectKey::of(&slice.metadata);
+        let Some(service) = api::service_of(slice) else { return };
+        let service = ObjectKey::new(key.namespace, service);
+        {
+            let mut state = self.state.lock();
+            let names = state.slices.entry(service.clone()).or_default();
+            if is_there {
+                names.insert(key.name);
+            } else {
+                names.remove(&key.name);
+            }
+            if names.is_empty() {
+                state.slices.remove(&service);
+            }
+        }
+        self.touch(service);
+    }
+}
+
+fn observe(services: &Informer<Service>, slices: &Informer<EndpointSlice>, pending: &Arc<Pending>) {
+    use skiff_client::Change;
+    let of_services = pending.clone();
+    services.on_change(move |change| of_services.touch(ObjectKey::of(&change.object().metadata)));
+    let of_slices = pending.clone();
+    slices.on_change(move |change| match change {
+        Change::Added(slice) => of_slices.put_slice(slice, true),
+        Change::Deleted(slice) => of_slices.put_slice(slice, false),
+        Change::Updated { old, new } => {
+            // Its label may have moved it to another Service.
+            if api::service_of(old) != api::service_of(new) {
+                of_slices.put_slice(old, false);
+            }
+            of_slices.put_slice(new, true);
+        }
+    });
+}
+
+struct Worker {
+    config: NetdConfig,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    pending: Arc<Pending>,
+    kernel: KernelRules,
+    ruleset: Ruleset,
+    /// The kernel has all that the ruleset says; otherwise the next step makes everything anew.
+    is_complete: bool,
+    applied: watch::Sender<u64>,
+}
+
+impl Worker {
+    async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => return,
+            () = self.synced() => {}
+        }
+        loop {
+            let pause = if self.step() { COALESCING } else { RETRY };
+            tokio::select! {
+                _ = stopped.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let wake = self.pending.clone();
+            tokio::select! {
+                _ = stopped.wait_for(|stop| *stop) => return,
+                () = wake.wake.notified(), if self.is_complete => {}
+                Ok(()) = self.config.host_ports.changed() => {}
+                () = tokio::time::sleep(CHECK) => self.check(),
+                () = std::future::ready(()), if !self.is_complete => {}
+            }
+        }
+    }
+
+    async fn synced(&self) {
+        self.services.synced().await;
+        self.slices.synced().await;
+    }
+
+    /// Brings rules and kernel up to date; false if the kernel refused.
+    fn step(&mut self) -> bool {
+        let mut fragments: Vec<(String, Fragment)> = Vec::new();
+        for key in self.pending.take() {
+            fragments.push(self.plan(&key));
+        }
+        fragments.extend(self.plan_host_ports());
+        let transaction = self.ruleset.replace(fragments);
+        if self.is_complete && transaction.is_empty() {
+            return true;
+        }
+        self.is_complete = self.is_complete && self.update(&transaction) || self.recreate();
+        if self.is_complete {
+            self.applied.send_modify(|count| *count += 1);
+        }
+        self.is_complete
+    }
+
+    fn update(&self, transaction: &Transaction) -> bool {
+        let outcome = self.kernel.update(transaction);
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "the kernel refused a change of the service rules; making all of them anew");
+        }
+        outcome.is_ok()
+    }
+
+    fn recreate(&self) -> bool {
+        let outcome = self.kernel.recreate(&self.ruleset);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the service rules cannot be brought up to date");
+        }
+        outcome.is_ok()
+    }
+
+    fn plan(&self, key: &ObjectKey) -> (String, Fragment) {
+        let owner = service::owner(&key.namespace, &key.name);
+        let object = self.services.by_key(key);
+        let Some(wanted) = object.as_deref().and_then(api::service) else { return (owner, Fragment::default()) };
+        let names = self.pending.slices_of(key);
+        let slices: Vec<_> = names.iter().filter_map(|name| self.slices.get(&key.namespace, name)).collect();
+        let backends = api::backends(slices.iter().map(Arc::as_ref), &self.config.node_name);
+        let before = self.ruleset.fragment(&owner);
+        let fragment = service::fragment(&wanted, &backends, self.config.frame.pod_range, before);
+        (owner, fragment)
+    }
+
+    /// The fragments of all host ports, and empty ones for those that are gone.
+    fn plan_host_ports(&mut self) -> Vec<(String, Fragment)> {
+        let mappings = self.config.host_ports.borrow_and_update().clone();
+        let named =
+            |mapping: &HostPortMapping| (service::host_port_owner(mapping), service::host_port_fragment(mapping));
+        let mut fragments: HashMap<String, Fragment> = mappings.iter().map(named).collect();
+        let known = self.ruleset.owners_within(service::HOST_PORT_OWNERS);
+        let gone: Vec<String> = known.filter(|owner| !fragments.contains_key(*owner)).map(str::to_owned).collect();
+        fragments.extend(gone.into_iter().map(|owner| (owner, Fragment::default())));
+        fragments.into_iter().collect()
+    }
+
+    fn check(&mut self) {
+        match self.kernel.exist() {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("the service rules are gone from the kernel; making them anew");
+                self.is_complete = false;
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for the service rules"),
+        }
+    }
+}
