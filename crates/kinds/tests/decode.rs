@@ -12,7 +12,7 @@ fn check(kind: (&str, &str, &str), validation: FieldValidation, body: &str, want
     let text = match decode(def, body.as_bytes(), format, validation) {
         Ok(decoded) => {
             let warnings: String = decoded.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-            format!("{warnings}{}", yaml::write(&decoded.object).unwrap())
+            format!("{warnings}{}", yaml::write(&decoded.object).expect("it is JSON"))
         }
         Err(status) => format!("{} {}\n", status.code, status.message),
     };

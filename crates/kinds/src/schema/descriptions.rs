@@ -6,7 +6,7 @@ use std::io::Read;
 
 use flate2::read::ZlibDecoder;
 
-const TABLE: &[u8] = include_bytes!("../../data/descriptions.bin");
+pub(super) static TABLE: &[u8] = include_bytes!("../../data/descriptions.bin");
 
 /// The words of some packages.
 #[derive(Default)]

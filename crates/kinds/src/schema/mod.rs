@@ -11,6 +11,17 @@ use skiff_object::GroupVersionKind;
 
 pub use table::{definition, names};
 
+/// A number that changes with the facts and the descriptions.
+pub fn fingerprint() -> u64 {
+    static FINGERPRINT: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
+        let mut hash = crate::openapi::Fnv::default();
+        hash.add(table::FACTS.as_bytes());
+        hash.add(descriptions::TABLE);
+        hash.0
+    });
+    *FINGERPRINT
+}
+
 /// What a value is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Type {
@@ -87,6 +98,15 @@ pub enum ListType {
     Map(Vec<&'static str>),
 }
 
+/// How a map or an object merges in server-side apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapType {
+    /// As a whole.
+    Atomic,
+    /// Entry by entry.
+    Granular,
+}
+
 /// One field of a definition.
 #[derive(Debug, Clone)]
 pub struct Field {
@@ -104,8 +124,8 @@ pub struct Field {
     pub allowed: Vec<String>,
     /// How it merges, where it is a list.
     pub list: Option<ListType>,
-    /// Whether it merges as a whole, where it is a map or an object.
-    pub atomic: bool,
+    /// How it merges, where it is a map or an object and its type does not say it already.
+    pub map: Option<MapType>,
     /// Strategic merge patch: lists are merged (by [`Field::merge_key`] or by value), not replaced.
     pub merge: bool,
     /// Strategic merge patch: an object is replaced, not merged.

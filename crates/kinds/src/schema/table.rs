@@ -4,9 +4,9 @@ use std::sync::{LazyLock, OnceLock};
 
 use skiff_object::GroupVersionKind;
 
-use super::{Definition, Field, ListType, Presence, Shape, Type};
+use super::{Definition, Field, ListType, MapType, Presence, Shape, Type};
 
-const FACTS: &str = include_str!("../../data/types.txt");
+pub(super) static FACTS: &str = include_str!("../../data/types.txt");
 
 struct Entry {
     name: &'static str,
@@ -116,7 +116,7 @@ fn field(package: &str, line: &'static str) -> Field {
         default: None,
         allowed: Vec::new(),
         list: None,
-        atomic: false,
+        map: None,
         merge: false,
         replace: false,
         retain_keys: false,
@@ -129,7 +129,9 @@ fn field(package: &str, line: &'static str) -> Field {
             Some(("default", json)) => field.default = serde_json::from_str(json).ok(),
             Some(("enum", json)) => field.allowed = serde_json::from_str(json).unwrap_or_default(),
             Some(("list", how)) => field.list = Some(list_type(how)),
-            Some(("map", how)) => field.atomic = how == "atomic",
+            Some(("map", how)) => {
+                field.map = Some(if how == "atomic" { MapType::Atomic } else { MapType::Granular });
+            }
             Some(("patch", how)) => {
                 field.merge = how.split(',').any(|strategy| strategy == "merge");
                 field.replace = how == "replace";
