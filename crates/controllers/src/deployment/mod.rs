@@ -1,0 +1,120 @@
+//! Deployments: rolling out a template through ReplicaSets, scaling them, and keeping their history.
+//! The decision is [`rollout::reconcile`]; this file gathers what it rests on.
+//! See <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/>.
+
+mod numbers;
+mod rollout;
+#[cfg(test)]
+mod simulation;
+mod status;
+mod template;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use skiff_base::Timestamp;
+use skiff_client::{Change, Informer, ObjectKey};
+
+use crate::meta::{controller_key, controller_of, is_controlled_by, selector, selects};
+use crate::plan::Plan;
+use crate::runner::{Controller, Failure, Setup};
+
+/// The revision that a ReplicaSet stands for, and the newest that a Deployment had.
+pub const REVISION: &str = "deployment.kubernetes.io/revision";
+/// Earlier revisions that the same ReplicaSet stood for.
+pub const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
+/// The Deployment's `spec.replicas` when its ReplicaSet was last scaled.
+pub const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
+/// The same with maxSurge.
+pub const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+/// The label that tells the pods of one template from those of another.
+pub const TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// What the decision rests on.
+pub struct Observed {
+    /// The Deployment.
+    pub deployment: Arc<Deployment>,
+    /// The ReplicaSets of its namespace that it controls, or might adopt.
+    pub sets: Vec<Arc<ReplicaSet>>,
+    /// The ReplicaSet, whosever it is, that has the name which the next new one would get.
+    pub namesake: Option<Arc<ReplicaSet>>,
+    /// The pods of its ReplicaSets; looked at only where the strategy is Recreate.
+    pub pods: Vec<Arc<Pod>>,
+    /// What the last attempt met with.
+    pub failure: Option<Failure>,
+}
+
+/// The controller.
+pub struct Deployments {
+    deployments: Informer<Deployment>,
+    sets: Informer<ReplicaSet>,
+    pods: Informer<Pod>,
+}
+
+impl Deployments {
+    /// Sets up queue and caches.
+    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+        let (deployments, sets) = (setup.informer::<Deployment>(), setup.informer::<ReplicaSet>());
+        setup.for_each::<Deployment>();
+        let known = deployments.clone();
+        setup.on_change::<ReplicaSet>(move |change| keys_of_set(change, &known));
+        let known = sets.clone();
+        setup.on_change::<Pod>(move |change| key_of_lost_pod(change, &known));
+        Arc::new(Self { deployments, sets, pods: setup.informer() })
+    }
+
+    fn observe(&self, key: &ObjectKey, failure: Option<&Failure>) -> Option<Observed> {
+        let deployment = self.deployments.by_key(key)?;
+        let uid = deployment.metadata.uid.clone();
+        let mut sets = self.sets.list_namespace(&key.namespace);
+        sets.retain(|set| match controller_of(&set.metadata) {
+            Some(controller) => Some(&controller.uid) == uid.as_ref(),
+            None => true,
+        });
+        let namesake = self.sets.get(&key.namespace, &template::set_name(&deployment));
+        let mut pods = Vec::new();
+        if numbers::is_recreate(&deployment) {
+            pods = self.pods.list_namespace(&key.namespace);
+            pods.retain(|pod| sets.iter().any(|set| is_controlled_by(&pod.metadata, set.metadata.uid.as_ref())));
+        }
+        Some(Observed { deployment, sets, namesake, pods, failure: failure.cloned() })
+    }
+}
+
+impl Controller for Deployments {
+    fn plan(&self, key: &ObjectKey, now: Timestamp, failure: Option<&Failure>) -> Plan {
+        match self.observe(key, failure) {
+            Some(observed) => rollout::reconcile(&observed, now),
+            None => Plan::nothing(),
+        }
+    }
+}
+
+fn keys_of_set(change: &Change<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<ObjectKey> {
+    let meta = &change.object().metadata;
+    let mut keys: Vec<_> = controller_key::<Deployment>(meta).into_iter().collect();
+    if let Change::Updated { old, .. } = change {
+        keys.extend(controller_key::<Deployment>(&old.metadata).filter(|key| !keys.contains(key)));
+    }
+    if controller_of(meta).is_none() && !matches!(change, Change::Deleted(_)) {
+        let all = deployments.list_namespace(meta.namespace.as_deref().unwrap_or_default());
+        let willing = all.iter().filter(|d| selects(&selector(d.spec.as_ref().map(|spec| &spec.selector)), meta));
+        keys.extend(willing.map(|deployment| ObjectKey::of(&deployment.metadata)));
+    }
+    keys
+}
+
+/// A pod that is gone lets a Deployment with the strategy Recreate go on.
+fn key_of_lost_pod(change: &Change<Pod>, sets: &Informer<ReplicaSet>) -> Vec<ObjectKey> {
+    let ended = match change {
+        Change::Deleted(_) => true,
+        Change::Updated { old, new } => !crate::pods::is_terminal(old) && crate::pods::is_terminal(new),
+        Change::Added(_) => false,
+    };
+    if !ended {
+        return Vec::new();
+    }
+    let set = controller_key::<ReplicaSet>(&change.object().metadata).and_then(|key| sets.by_key(&key));
+    set.and_then(|set| controller_key::<Deployment>(&set.metadata)).into_iter().collect()
+}

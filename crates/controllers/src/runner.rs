@@ -1,0 +1,358 @@
+//! The one executor: takes keys from a controller's queue, asks it for a plan, and carries the plan out.
+//! It knows preconditions, conflicts, slow starts and what has not been seen yet; it knows no kind and decides nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+use http::Method;
+use parking_lot::Mutex;
+use serde_json::json;
+use skiff_base::Timestamp;
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+use skiff_client::{
+    Change, Client, DeleteOptions, Error, Informer, Informers, Kind, ObjectKey, PartialObject, Recorder, Resource,
+    WorkQueue,
+};
+
+use crate::expectations::{Expectations, Seen, Want};
+use crate::plan::{Action, Note, Plan, Step, Target, Write};
+
+/// Keys of one controller that are worked on at once.
+const WORKERS: usize = 5;
+/// The largest number of writes of one burst that are under way at once.
+const MAX_BURST: usize = 64;
+
+/// The queue of a controller.
+pub type Queue = WorkQueue<ObjectKey>;
+
+/// What the last attempt at a key met with, until an attempt meets with nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason of the note that told of it, `FailedCreate`.
+    pub reason: &'static str,
+    /// The error.
+    pub message: String,
+}
+
+/// A controller: from a key to a plan, reading caches and nothing else.
+pub trait Controller: Send + Sync + 'static {
+    /// What is to be done about the object with this key, as the caches show the cluster now.
+    fn plan(&self, key: &ObjectKey, now: Timestamp, failure: Option<&Failure>) -> Plan;
+}
+
+type Lookup = Box<dyn Fn(&ObjectKey) -> Option<Seen> + Send + Sync>;
+
+/// What a controller is set up with: informers that feed its queue and show it its own writes.
+pub struct Setup {
+    informers: Informers,
+    /// Its queue.
+    pub queue: Arc<Queue>,
+    /// Where names come from.
+    pub ids: Arc<Ids>,
+    expectations: Arc<Expectations>,
+    lookups: HashMap<Resource, Lookup>,
+    synced: Vec<BoxFuture<'static, ()>>,
+}
+
+impl Setup {
+    /// A fresh queue on shared informers.
+    pub fn new(informers: &Informers, ids: Arc<Ids>) -> Self {
+        Self {
+            informers: informers.clone(),
+            queue: Arc::default(),
+            ids,
+            expectations: Arc::default(),
+            lookups: HashMap::new(),
+            synced: Vec::new(),
+        }
+    }
+
+    /// The informer of a kind; the controller starts when it is synced.
+    pub fn informer<K: Kind>(&mut self) -> Informer<K> {
+        let informer = self.informers.of::<K>();
+        let resource = K::resource();
+        if self.lookups.contains_key(&resource) {
+            return informer;
+        }
+        let waiting = informer.clone();
+        self.synced.push(Box::pin(async move { waiting.synced().await }));
+        let (expectations, queue, gone) = (self.expectations.clone(), self.queue.clone(), resource.clone());
+        informer.on_change(move |change: &Change<K>| {
+            if let Change::Deleted(object) = change {
+                let keys = expectations.object_gone(&gone, &ObjectKey::of(object.metadata()));
+                keys.into_iter().for_each(|key| queue.add(key));
+            }
+        });
+        let cache = informer.clone();
+        self.lookups.insert(resource, Box::new(move |key| cache.by_key(key).map(|object| seen(&*object))));
+        informer
+    }
+
+    /// Adds to the queue the keys that a change of a kind concerns.
+    pub fn on_change<K: Kind>(&mut self, keys: impl Fn(&Change<K>) -> Vec<ObjectKey> + Send + Sync + 'static) {
+        let queue = self.queue.clone();
+        self.informer::<K>().on_change(move |change| keys(change).into_iter().for_each(|key| queue.add(key)));
+    }
+
+    /// Adds to the queue the key of every object of the controller's own kind that changes.
+    pub fn for_each<K: Kind>(&mut self) {
+        self.on_change::<K>(|change| vec![ObjectKey::of(change.object().metadata())]);
+    }
+}
+
+fn seen<K: Kind>(object: &K) -> Seen {
+    let meta = object.metadata();
+    Seen {
+        uid: meta.uid.clone().unwrap_or_default(),
+        version: version(meta.resource_version.as_deref()),
+        deleting: meta.deletion_timestamp.is_some(),
+    }
+}
+
+fn version(text: Option<&str>) -> u64 {
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Runs one controller until dropped.
+pub struct Runner {
+    name: &'static str,
+    client: Client,
+    clock: SharedClock,
+    recorder: Recorder,
+    queue: Arc<Queue>,
+    expectations: Arc<Expectations>,
+    lookups: HashMap<Resource, Lookup>,
+    failures: Mutex<HashMap<ObjectKey, Failure>>,
+    timers: Mutex<HashMap<ObjectKey, Duration>>,
+}
+
+impl Runner {
+    /// Starts the workers of a controller once its informers are synced.
+    pub async fn run(
+        name: &'static str,
+        setup: Setup,
+        controller: Arc<dyn Controller>,
+        client: Client,
+        clock: SharedClock,
+    ) {
+        join_all(setup.synced).await;
+        let runner = Self {
+            name,
+            recorder: Recorder::start(client.clone(), clock.clone(), name, ""),
+            client,
+            clock,
+            queue: setup.queue,
+            expectations: setup.expectations,
+            lookups: setup.lookups,
+            failures: Mutex::default(),
+            timers: Mutex::default(),
+        };
+        join_all((0..WORKERS).map(|_| runner.work(&*controller))).await;
+    }
+
+    async fn work(&self, controller: &dyn Controller) {
+        while let Some(key) = self.queue.next().await {
+            self.attend_to(controller, &key).await;
+            self.queue.done(&key);
+        }
+    }
+
+    async fn attend_to(&self, controller: &dyn Controller, key: &ObjectKey) {
+        let now = self.clock.monotonic();
+        let look_up =
+            |resource: &Resource, object: &ObjectKey| self.lookups.get(resource).and_then(|look| look(object));
+        if let Some(wait) = self.expectations.wait(key, now, look_up) {
+            // The event that shows the write brings the key back; the timer is for a watch that lost it.
+            return self.look_again(key, wait, now);
+        }
+        let failure = self.failures.lock().get(key).cloned();
+        let plan = controller.plan(key, self.clock.now(), failure.as_ref());
+        let again_after = plan.again_after;
+        match self.carry_out(key, plan).await {
+            Ok(()) => {
+                self.failures.lock().remove(key);
+                self.queue.forget(key);
+                if let Some(delay) = again_after {
+                    self.look_again(key, delay, now);
+                }
+            }
+            Err(Some(failure)) => {
+                tracing::debug!(controller = self.name, %key, message = failure.message, "plan failed");
+                self.failures.lock().insert(key.clone(), failure);
+                self.queue.retry(key.clone());
+            }
+            Err(None) => self.queue.retry(key.clone()),
+        }
+    }
+
+    /// Sets a timer for the key, unless one that ends no later is running.
+    fn look_again(&self, key: &ObjectKey, delay: Duration, now: Duration) {
+        let mut timers = self.timers.lock();
+        timers.retain(|_, at| *at > now);
+        if timers.get(key).is_none_or(|at| *at > now + delay) {
+            timers.insert(key.clone(), now + delay);
+            self.queue.add_after(key.clone(), delay);
+        }
+    }
+
+    /// `Err(None)` where the world changed meanwhile and the key is simply to be looked at again.
+    async fn carry_out(&self, key: &ObjectKey, plan: Plan) -> Result<(), Option<Failure>> {
+        let mut written = HashMap::new();
+        let mut first = None;
+        for step in plan.steps {
+            match step {
+                Step::One(action) => {
+                    let target = target_of(&action.write).cloned();
+                    let newest = self.act(key, action, &written).await?;
+                    if let (Some(target), Some(newest)) = (target, newest) {
+                        written.insert((target.resource, target.key), newest);
+                    }
+                }
+                Step::Burst(actions) => {
+                    if let Err(failure) = self.burst(key, actions).await {
+                        first.get_or_insert(failure);
+                    }
+                }
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    async fn burst(&self, key: &ObjectKey, actions: Vec<Action>) -> Result<(), Option<Failure>> {
+        let mut actions = actions.into_iter();
+        let (mut size, nothing) = (1, HashMap::new());
+        loop {
+            let batch: Vec<_> = actions.by_ref().take(size).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let results = join_all(batch.into_iter().map(|action| self.act(key, action, &nothing))).await;
+            results.into_iter().collect::<Result<Vec<_>, _>>()?;
+            size = (size * 2).min(MAX_BURST);
+        }
+    }
+
+    /// Does one write and tells of it; gives the object's new revision.
+    async fn act(
+        &self,
+        key: &ObjectKey,
+        action: Action,
+        written: &HashMap<(Resource, ObjectKey), String>,
+    ) -> Result<Option<String>, Option<Failure>> {
+        match self.write(key, action.write, written).await {
+            Ok(newest) => {
+                if let Some(note) = action.done {
+                    self.tell(&note, note.message.clone());
+                }
+                Ok(newest)
+            }
+            Err(error) if error.is_conflict() => Err(None),
+            Err(error) if is_namespace_ending(&error) => Ok(None),
+            Err(error) => {
+                let reason = action.failed.as_ref().map_or("Failed", |note| note.reason);
+                if let Some(note) = action.failed {
+                    self.tell(&note, format!("{}{error}", note.message));
+                }
+                Err(Some(Failure { reason, message: error.to_string() }))
+            }
+        }
+    }
+
+    fn tell(&self, note: &Note, message: String) {
+        self.recorder.record(&note.about, note.warning, note.reason, message);
+    }
+
+    async fn write(
+        &self,
+        key: &ObjectKey,
+        write: Write,
+        written: &HashMap<(Resource, ObjectKey), String>,
+    ) -> Result<Option<String>, Error> {
+        match write {
+            Write::Nothing => Ok(None),
+            Write::Create(target, body) => {
+                self.expect(key, &target, Want::Exists);
+                let path = target.resource.path(&target.key.namespace);
+                let result = self.client.send_json::<PartialObject>(Method::POST, &path, &body).await;
+                self.settle_unless_ok(key, &target, &result);
+                Ok(result?.metadata.resource_version)
+            }
+            Write::Update(target, mut body) => {
+                if let Some(newest) = written.get(&(target.resource.clone(), target.key.clone())) {
+                    body["metadata"]["resourceVersion"] = json!(newest);
+                }
+                let answer = self.client.send_json::<PartialObject>(Method::PUT, &target.path(), &body).await;
+                self.after_change(key, &target, answer)
+            }
+            Write::Patch(target, patch) => {
+                let answer = self.client.patch_raw(&target.path(), &patch).await;
+                let answer = answer.map(|bytes| serde_json::from_slice::<PartialObject>(&bytes).unwrap_or_default());
+                self.after_change(key, &target, answer)
+            }
+            Write::Delete(target, deletion) => {
+                self.expect(key, &target, Want::Gone(deletion.uid.clone()));
+                let options = DeleteOptions {
+                    grace_period_seconds: deletion.grace_seconds,
+                    propagation_policy: deletion.propagation,
+                    ..DeleteOptions::of_uid(deletion.uid)
+                };
+                let result = self.client.delete_path(&target.path(), &options).await;
+                self.settle_unless_ok(key, &target, &result);
+                result.or_else(unless_gone)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn after_change(
+        &self,
+        key: &ObjectKey,
+        target: &Target,
+        answer: Result<PartialObject, Error>,
+    ) -> Result<Option<String>, Error> {
+        match answer {
+            Ok(answer) => {
+                let newest = answer.metadata.resource_version;
+                self.expect(key, target, Want::Version(version(newest.as_deref())));
+                Ok(newest)
+            }
+            Err(error) => unless_gone(error).map(|()| None),
+        }
+    }
+
+    fn expect(&self, key: &ObjectKey, target: &Target, want: Want) {
+        // Only what the controller watches can be waited for.
+        if self.lookups.contains_key(&target.resource) {
+            self.expectations.expect(key, &target.resource, &target.key, want, self.clock.monotonic());
+        }
+    }
+
+    fn settle_unless_ok<T>(&self, key: &ObjectKey, target: &Target, result: &Result<T, Error>) {
+        if result.is_err() {
+            self.expectations.settle(key, &target.resource, &target.key);
+        }
+    }
+}
+
+fn target_of(write: &Write) -> Option<&Target> {
+    match write {
+        Write::Nothing => None,
+        Write::Create(target, _) | Write::Update(target, _) | Write::Patch(target, _) | Write::Delete(target, _) => {
+            Some(target)
+        }
+    }
+}
+
+/// What is gone need not be changed or deleted.
+fn unless_gone(error: Error) -> Result<(), Error> {
+    if error.is_not_found() { Ok(()) } else { Err(error) }
+}
+
+/// Nothing can be created in a namespace that is being deleted, and nothing has to.
+fn is_namespace_ending(error: &Error) -> bool {
+    let details = error.status().and_then(|status| status.details.as_ref());
+    details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+}
