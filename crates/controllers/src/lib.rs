@@ -2,11 +2,18 @@
 //! Nothing here knows the store or the server; everything is learnt and done through the API.
 
 mod deployment;
+mod endpoints;
 mod expectations;
+mod manager;
 mod meta;
+mod namespace;
+mod namespace_defaults;
 mod plan;
 mod pods;
 mod replicas;
+mod resources;
 mod runner;
 #[cfg(test)]
 mod testing;
+
+pub use manager::{Config, ControllerManager, Handle};

@@ -73,10 +73,15 @@ impl Setup {
     /// The informer of a kind; the controller starts when it is synced.
     pub fn informer<K: Kind>(&mut self) -> Informer<K> {
         let informer = self.informers.of::<K>();
-        let resource = K::resource();
-        if self.lookups.contains_key(&resource) {
-            return informer;
+        if !self.lookups.contains_key(&K::resource()) {
+            self.watch(&informer);
         }
+        informer
+    }
+
+    /// Waits for the informer to be synced, and sees the controller's own writes through it.
+    fn watch<K: Kind>(&mut self, informer: &Informer<K>) {
+        let resource = K::resource();
         let waiting = informer.clone();
         self.synced.push(Box::pin(async move { waiting.synced().await }));
         let (expectations, queue, gone) = (self.expectations.clone(), self.queue.clone(), resource.clone());
@@ -88,6 +93,23 @@ impl Setup {
         });
         let cache = informer.clone();
         self.lookups.insert(resource, Box::new(move |key| cache.by_key(key).map(|object| seen(&*object))));
+    }
+
+    /// Waits until all its informers are synced.
+    pub async fn synced(&mut self) {
+        join_all(std::mem::take(&mut self.synced)).await;
+    }
+
+    /// An informer of its own for those objects of a kind that a field selector names; their changes add keys.
+    pub fn selected<K: Kind>(
+        &mut self,
+        field_selector: &str,
+        keys: impl Fn(&Change<K>) -> Vec<ObjectKey> + Send + Sync + 'static,
+    ) -> Informer<K> {
+        let informer = self.informers.selected::<K>("", "", field_selector);
+        self.watch(&informer);
+        let queue = self.queue.clone();
+        informer.on_change(move |change| keys(change).into_iter().for_each(|key| queue.add(key)));
         informer
     }
 
@@ -133,12 +155,12 @@ impl Runner {
     /// Starts the workers of a controller once its informers are synced.
     pub async fn run(
         name: &'static str,
-        setup: Setup,
+        mut setup: Setup,
         controller: Arc<dyn Controller>,
         client: Client,
         clock: SharedClock,
     ) {
-        join_all(setup.synced).await;
+        setup.synced().await;
         let runner = Self {
             name,
             recorder: Recorder::start(client.clone(), clock.clone(), name, ""),

@@ -1,6 +1,6 @@
 //! The numbers of a rollout: what a strategy allows, and how a change of size is spread over several ReplicaSets.
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet, RollingUpdateDeployment};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, RollingUpdateDeployment};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{DESIRED_REPLICAS, MAX_REPLICAS};
@@ -8,11 +8,6 @@ use crate::meta::{annotation, scaled};
 
 /// What `spec.strategy` leaves out.
 const DEFAULT_SHARE: &str = "25%";
-
-/// The spec, or an empty one.
-pub fn spec(deployment: &Deployment) -> DeploymentSpec {
-    deployment.spec.clone().unwrap_or_default()
-}
 
 /// `spec.replicas`.
 pub fn wanted(deployment: &Deployment) -> i32 {

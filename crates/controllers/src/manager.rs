@@ -1,0 +1,92 @@
+//! All controllers together: each under its own identity, on shared informers.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+use skiff_client::{Client, Informers};
+use tokio::task::JoinSet;
+
+use crate::deployment::Deployments;
+use crate::endpoints::{EndpointSlices, LegacyEndpoints};
+use crate::namespace::Namespaces;
+use crate::namespace_defaults::{accounts, root_certificates};
+use crate::replicas::Replicas;
+use crate::runner::{Controller, Runner, Setup};
+
+/// What can be set.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// The certificates (PEM) that pods verify the API server with.
+    pub root_ca: String,
+    /// The range that nodes get their pod ranges from, `10.244.0.0/16`; empty leaves nodes without.
+    pub cluster_cidr: String,
+}
+
+/// The controllers.
+pub struct ControllerManager;
+
+/// Running controllers; they end when this is dropped.
+pub struct Handle {
+    tasks: JoinSet<()>,
+}
+
+impl Handle {
+    /// Ends all controllers; writes under way are completed by the server.
+    pub async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+struct Starter<'a, F> {
+    clients: F,
+    informers: &'a Informers,
+    clock: SharedClock,
+    ids: Arc<Ids>,
+    tasks: JoinSet<()>,
+}
+
+impl<F: Fn(&str) -> Client> Starter<'_, F> {
+    /// Starts a controller that plans, under the identity of its name.
+    fn plan(&mut self, name: &'static str, make: impl FnOnce(&mut Setup) -> Arc<dyn Controller>) {
+        let mut setup = Setup::new(self.informers, self.ids.clone());
+        let controller = make(&mut setup);
+        let client = (self.clients)(name);
+        self.tasks.spawn(Runner::run(name, setup, controller, client, self.clock.clone()));
+    }
+
+    /// Starts a controller with a loop of its own.
+    fn own<T: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce(Setup, Client, SharedClock) -> T,
+    ) {
+        let setup = Setup::new(self.informers, self.ids.clone());
+        self.tasks.spawn(run(setup, (self.clients)(name), self.clock.clone()));
+    }
+}
+
+impl ControllerManager {
+    /// Starts all controllers. `clients` gives the client of a service account of `kube-system` by name
+    /// (`deployment-controller`); `informers` read with rights of their own.
+    pub fn start(
+        clients: impl Fn(&str) -> Client,
+        informers: &Informers,
+        clock: SharedClock,
+        ids: Arc<Ids>,
+        config: Config,
+    ) -> Handle {
+        let mut starter = Starter { clients, informers, clock, ids, tasks: JoinSet::new() };
+        starter.plan("deployment-controller", Deployments::new);
+        starter.plan("replicaset-controller", Replicas::<k8s_openapi::api::apps::v1::ReplicaSet>::new);
+        starter.plan("replication-controller", Replicas::<k8s_openapi::api::core::v1::ReplicationController>::new);
+        starter.plan("endpointslice-controller", EndpointSlices::new);
+        starter.plan("endpoint-controller", LegacyEndpoints::new);
+        starter.plan("service-account-controller", accounts);
+        let root_ca = config.root_ca;
+        starter.plan("root-ca-cert-publisher", |setup| root_certificates(setup, root_ca));
+        starter.own("namespace-controller", Namespaces::run);
+        Handle { tasks: starter.tasks }
+    }
+}
