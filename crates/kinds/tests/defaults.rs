@@ -232,3 +232,339 @@ fn the_core_kinds() {
         "#]],
     );
 }
+
+#[test]
+fn workloads() {
+    check(
+        "{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: s}, spec: {serviceName: hl, selector: {matchLabels: {a: s}}, template: {metadata: {labels: {a: s}}, spec: {containers: [{name: c, image: x}]}}, volumeClaimTemplates: [{metadata: {name: d}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]}}",
+        expect![[r#"
+        apiVersion: "apps/v1"
+        kind: "StatefulSet"
+        metadata.generation: 1
+        metadata.name: "s"
+        spec.persistentVolumeClaimRetentionPolicy.whenDeleted: "Retain"
+        spec.persistentVolumeClaimRetentionPolicy.whenScaled: "Retain"
+        spec.podManagementPolicy: "OrderedReady"
+        spec.replicas: 1
+        spec.revisionHistoryLimit: 10
+        spec.selector.matchLabels.a: "s"
+        spec.serviceName: "hl"
+        spec.template.metadata.labels.a: "s"
+        spec.template.spec.containers[0].image: "x"
+        spec.template.spec.containers[0].imagePullPolicy: "Always"
+        spec.template.spec.containers[0].name: "c"
+        spec.template.spec.containers[0].resources: {}
+        spec.template.spec.containers[0].terminationMessagePath: "/dev/termination-log"
+        spec.template.spec.containers[0].terminationMessagePolicy: "File"
+        spec.template.spec.dnsPolicy: "ClusterFirst"
+        spec.template.spec.restartPolicy: "Always"
+        spec.template.spec.schedulerName: "default-scheduler"
+        spec.template.spec.securityContext: {}
+        spec.template.spec.terminationGracePeriodSeconds: 30
+        spec.updateStrategy.rollingUpdate.partition: 0
+        spec.updateStrategy.type: "RollingUpdate"
+        spec.volumeClaimTemplates[0].apiVersion: "v1"
+        spec.volumeClaimTemplates[0].kind: "PersistentVolumeClaim"
+        spec.volumeClaimTemplates[0].metadata.name: "d"
+        spec.volumeClaimTemplates[0].spec.accessModes[0]: "ReadWriteOnce"
+        spec.volumeClaimTemplates[0].spec.resources.requests.storage: "1Gi"
+        spec.volumeClaimTemplates[0].spec.volumeMode: "Filesystem"
+        spec.volumeClaimTemplates[0].status.phase: "Pending"
+        status.availableReplicas: 0
+        status.replicas: 0
+    "#]],
+    );
+    check(
+        "{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: s}, spec: {selector: {matchLabels: {a: s}}, template: {spec: {}}}}",
+        expect![[r#"
+        apiVersion: "apps/v1"
+        kind: "DaemonSet"
+        metadata.generation: 1
+        metadata.name: "s"
+        spec.revisionHistoryLimit: 10
+        spec.selector.matchLabels.a: "s"
+        spec.template.metadata: {}
+        spec.template.spec.containers: null
+        spec.template.spec.dnsPolicy: "ClusterFirst"
+        spec.template.spec.restartPolicy: "Always"
+        spec.template.spec.schedulerName: "default-scheduler"
+        spec.template.spec.securityContext: {}
+        spec.template.spec.terminationGracePeriodSeconds: 30
+        spec.updateStrategy.rollingUpdate.maxSurge: 0
+        spec.updateStrategy.rollingUpdate.maxUnavailable: 1
+        spec.updateStrategy.type: "RollingUpdate"
+        status.currentNumberScheduled: 0
+        status.desiredNumberScheduled: 0
+        status.numberMisscheduled: 0
+        status.numberReady: 0
+    "#]],
+    );
+    check(
+        "{apiVersion: batch/v1, kind: Job, metadata: {name: j, uid: u}, spec: {template: {spec: {restartPolicy: Never}}}}",
+        expect![[r#"
+            apiVersion: "batch/v1"
+            kind: "Job"
+            metadata.generation: 1
+            metadata.labels.batch.kubernetes.io/controller-uid: "u"
+            metadata.labels.batch.kubernetes.io/job-name: "j"
+            metadata.labels.controller-uid: "u"
+            metadata.labels.job-name: "j"
+            metadata.name: "j"
+            metadata.uid: "u"
+            spec.backoffLimit: 6
+            spec.completionMode: "NonIndexed"
+            spec.completions: 1
+            spec.parallelism: 1
+            spec.podReplacementPolicy: "TerminatingOrFailed"
+            spec.selector.matchLabels.batch.kubernetes.io/controller-uid: "u"
+            spec.suspend: false
+            spec.template.metadata.labels.batch.kubernetes.io/controller-uid: "u"
+            spec.template.metadata.labels.batch.kubernetes.io/job-name: "j"
+            spec.template.metadata.labels.controller-uid: "u"
+            spec.template.metadata.labels.job-name: "j"
+            spec.template.spec.containers: null
+            spec.template.spec.dnsPolicy: "ClusterFirst"
+            spec.template.spec.restartPolicy: "Never"
+            spec.template.spec.schedulerName: "default-scheduler"
+            spec.template.spec.securityContext: {}
+            spec.template.spec.terminationGracePeriodSeconds: 30
+            status: {}
+        "#]],
+    );
+    check(
+        "{apiVersion: batch/v1, kind: CronJob, metadata: {name: j}, spec: {schedule: '* * * * *', jobTemplate: {spec: {template: {spec: {restartPolicy: Never}}}}}}",
+        expect![[r#"
+        apiVersion: "batch/v1"
+        kind: "CronJob"
+        metadata.generation: 1
+        metadata.name: "j"
+        spec.concurrencyPolicy: "Allow"
+        spec.failedJobsHistoryLimit: 1
+        spec.jobTemplate.metadata: {}
+        spec.jobTemplate.spec.template.metadata: {}
+        spec.jobTemplate.spec.template.spec.containers: null
+        spec.jobTemplate.spec.template.spec.dnsPolicy: "ClusterFirst"
+        spec.jobTemplate.spec.template.spec.restartPolicy: "Never"
+        spec.jobTemplate.spec.template.spec.schedulerName: "default-scheduler"
+        spec.jobTemplate.spec.template.spec.securityContext: {}
+        spec.jobTemplate.spec.template.spec.terminationGracePeriodSeconds: 30
+        spec.schedule: "* * * * *"
+        spec.successfulJobsHistoryLimit: 3
+        spec.suspend: false
+        status: {}
+    "#]],
+    );
+    check(
+        "{apiVersion: v1, kind: ReplicationController, metadata: {name: r}, spec: {template: {metadata: {labels: {a: b}}}}}",
+        expect![[r#"
+        apiVersion: "v1"
+        kind: "ReplicationController"
+        metadata.generation: 1
+        metadata.labels.a: "b"
+        metadata.name: "r"
+        spec.replicas: 1
+        spec.selector.a: "b"
+        spec.template.metadata.labels.a: "b"
+        spec.template.spec.containers: null
+        spec.template.spec.dnsPolicy: "ClusterFirst"
+        spec.template.spec.restartPolicy: "Always"
+        spec.template.spec.schedulerName: "default-scheduler"
+        spec.template.spec.securityContext: {}
+        spec.template.spec.terminationGracePeriodSeconds: 30
+        status.replicas: 0
+    "#]],
+    );
+    check(
+        "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: h}, spec: {maxReplicas: 3, scaleTargetRef: {kind: Deployment, name: d}, behavior: {scaleDown: {stabilizationWindowSeconds: 5}}}}",
+        expect![[r#"
+        apiVersion: "autoscaling/v2"
+        kind: "HorizontalPodAutoscaler"
+        metadata.name: "h"
+        spec.behavior.scaleDown.policies[0].periodSeconds: 15
+        spec.behavior.scaleDown.policies[0].type: "Percent"
+        spec.behavior.scaleDown.policies[0].value: 100
+        spec.behavior.scaleDown.selectPolicy: "Max"
+        spec.behavior.scaleDown.stabilizationWindowSeconds: 5
+        spec.behavior.scaleUp.policies[0].periodSeconds: 15
+        spec.behavior.scaleUp.policies[0].type: "Pods"
+        spec.behavior.scaleUp.policies[0].value: 4
+        spec.behavior.scaleUp.policies[1].periodSeconds: 15
+        spec.behavior.scaleUp.policies[1].type: "Percent"
+        spec.behavior.scaleUp.policies[1].value: 100
+        spec.behavior.scaleUp.selectPolicy: "Max"
+        spec.behavior.scaleUp.stabilizationWindowSeconds: 0
+        spec.maxReplicas: 3
+        spec.metrics[0].resource.name: "cpu"
+        spec.metrics[0].resource.target.averageUtilization: 80
+        spec.metrics[0].resource.target.type: "Utilization"
+        spec.metrics[0].type: "Resource"
+        spec.minReplicas: 1
+        spec.scaleTargetRef.kind: "Deployment"
+        spec.scaleTargetRef.name: "d"
+        status.currentMetrics: null
+        status.desiredReplicas: 0
+    "#]],
+    );
+}
+
+#[test]
+fn the_other_kinds() {
+    check(
+        "{apiVersion: v1, kind: PersistentVolume, metadata: {name: p}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], hostPath: {path: /x}}}",
+        expect![[r#"
+        apiVersion: "v1"
+        kind: "PersistentVolume"
+        metadata.name: "p"
+        spec.accessModes[0]: "ReadWriteOnce"
+        spec.capacity.storage: "1Gi"
+        spec.hostPath.path: "/x"
+        spec.hostPath.type: ""
+        spec.persistentVolumeReclaimPolicy: "Retain"
+        spec.volumeMode: "Filesystem"
+        status.phase: "Pending"
+    "#]],
+    );
+    check(
+        "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: p}, spec: {dataSourceRef: {kind: PersistentVolumeClaim, name: other}}}",
+        expect![[r#"
+        apiVersion: "v1"
+        kind: "PersistentVolumeClaim"
+        metadata.name: "p"
+        spec.dataSource.apiGroup: null
+        spec.dataSource.kind: "PersistentVolumeClaim"
+        spec.dataSource.name: "other"
+        spec.dataSourceRef.apiGroup: null
+        spec.dataSourceRef.kind: "PersistentVolumeClaim"
+        spec.dataSourceRef.name: "other"
+        spec.resources: {}
+        spec.volumeMode: "Filesystem"
+        status.phase: "Pending"
+    "#]],
+    );
+    check(
+        "{apiVersion: v1, kind: LimitRange, metadata: {name: l}, spec: {limits: [{type: Container, max: {cpu: '2'}, min: {memory: 1Mi}}]}}",
+        expect![[r#"
+        apiVersion: "v1"
+        kind: "LimitRange"
+        metadata.name: "l"
+        spec.limits[0].default.cpu: "2"
+        spec.limits[0].defaultRequest.cpu: "2"
+        spec.limits[0].defaultRequest.memory: "1Mi"
+        spec.limits[0].max.cpu: "2"
+        spec.limits[0].min.memory: "1Mi"
+        spec.limits[0].type: "Container"
+    "#]],
+    );
+    check(
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: n1}, spec: {egress: [{ports: [{port: 53}]}]}}",
+        expect![[r#"
+        apiVersion: "networking.k8s.io/v1"
+        kind: "NetworkPolicy"
+        metadata.generation: 1
+        metadata.name: "n1"
+        spec.egress[0].ports[0].port: 53
+        spec.egress[0].ports[0].protocol: "TCP"
+        spec.podSelector: {}
+        spec.policyTypes[0]: "Ingress"
+        spec.policyTypes[1]: "Egress"
+    "#]],
+    );
+    check(
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: r}, roleRef: {kind: Role, name: r}, subjects: [{kind: User, name: bob}, {kind: ServiceAccount, name: s}]}",
+        expect![[r#"
+        apiVersion: "rbac.authorization.k8s.io/v1"
+        kind: "RoleBinding"
+        metadata.name: "r"
+        roleRef.apiGroup: "rbac.authorization.k8s.io"
+        roleRef.kind: "Role"
+        roleRef.name: "r"
+        subjects[0].apiGroup: "rbac.authorization.k8s.io"
+        subjects[0].kind: "User"
+        subjects[0].name: "bob"
+        subjects[1].kind: "ServiceAccount"
+        subjects[1].name: "s"
+    "#]],
+    );
+    check(
+        "{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: c}, spec: {}}",
+        expect![[r#"
+        apiVersion: "storage.k8s.io/v1"
+        kind: "CSIDriver"
+        metadata.generation: 1
+        metadata.name: "c"
+        spec.attachRequired: true
+        spec.fsGroupPolicy: "ReadWriteOnceWithFSType"
+        spec.podInfoOnMount: false
+        spec.requiresRepublish: false
+        spec.seLinuxMount: false
+        spec.storageCapacity: false
+        spec.volumeLifecycleModes[0]: "Persistent"
+    "#]],
+    );
+    check(
+        "{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingWebhookConfiguration, metadata: {name: m}, webhooks: [{name: a.b.c, sideEffects: None, admissionReviewVersions: [v1], clientConfig: {service: {name: s, namespace: n1}}, rules: [{operations: [CREATE], apiGroups: [''], apiVersions: [v1], resources: [pods]}]}]}",
+        expect![[r#"
+        apiVersion: "admissionregistration.k8s.io/v1"
+        kind: "MutatingWebhookConfiguration"
+        metadata.generation: 1
+        metadata.name: "m"
+        webhooks[0].admissionReviewVersions[0]: "v1"
+        webhooks[0].clientConfig.service.name: "s"
+        webhooks[0].clientConfig.service.namespace: "n1"
+        webhooks[0].clientConfig.service.port: 443
+        webhooks[0].failurePolicy: "Fail"
+        webhooks[0].matchPolicy: "Equivalent"
+        webhooks[0].name: "a.b.c"
+        webhooks[0].namespaceSelector: {}
+        webhooks[0].objectSelector: {}
+        webhooks[0].reinvocationPolicy: "Never"
+        webhooks[0].rules[0].apiGroups[0]: ""
+        webhooks[0].rules[0].apiVersions[0]: "v1"
+        webhooks[0].rules[0].operations[0]: "CREATE"
+        webhooks[0].rules[0].resources[0]: "pods"
+        webhooks[0].rules[0].scope: "*"
+        webhooks[0].sideEffects: "None"
+        webhooks[0].timeoutSeconds: 10
+    "#]],
+    );
+    check(
+        "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: widgets.example.com}, spec: {group: example.com, scope: Namespaced, names: {kind: Widget, plural: widgets}, versions: [{name: v1, served: true, storage: true}]}}",
+        expect![[r#"
+        apiVersion: "apiextensions.k8s.io/v1"
+        kind: "CustomResourceDefinition"
+        metadata.generation: 1
+        metadata.name: "widgets.example.com"
+        spec.conversion.strategy: "None"
+        spec.group: "example.com"
+        spec.names.kind: "Widget"
+        spec.names.listKind: "WidgetList"
+        spec.names.plural: "widgets"
+        spec.names.singular: "widget"
+        spec.scope: "Namespaced"
+        spec.versions[0].name: "v1"
+        spec.versions[0].served: true
+        spec.versions[0].storage: true
+        status.acceptedNames.kind: ""
+        status.acceptedNames.plural: ""
+        status.conditions: []
+        status.storedVersions[0]: "v1"
+    "#]],
+    );
+    check(
+        "{apiVersion: flowcontrol.apiserver.k8s.io/v1, kind: PriorityLevelConfiguration, metadata: {name: p}, spec: {type: Limited, limited: {limitResponse: {type: Queue, queuing: {}}}}}",
+        expect![[r#"
+        apiVersion: "flowcontrol.apiserver.k8s.io/v1"
+        kind: "PriorityLevelConfiguration"
+        metadata.generation: 1
+        metadata.name: "p"
+        spec.limited.lendablePercent: 0
+        spec.limited.limitResponse.queuing.handSize: 8
+        spec.limited.limitResponse.queuing.queueLengthLimit: 50
+        spec.limited.limitResponse.queuing.queues: 64
+        spec.limited.limitResponse.type: "Queue"
+        spec.limited.nominalConcurrencyShares: 30
+        spec.type: "Limited"
+        status: {}
+    "#]],
+    );
+}

@@ -154,9 +154,12 @@ fn common_object(def: &ResourceDef) -> Object {
     object
 }
 
+/// What these ask for is never changed.
+const KEEP_THEIR_SPEC: &[&str] = &["CertificateSigningRequest"];
+
 #[test]
 fn a_write_of_the_object_keeps_the_status_and_the_other_way_round() {
-    for def in builtin().iter().filter(|def| def.has_status()) {
+    for def in builtin().iter().filter(|def| def.has_status() && !KEEP_THEIR_SPEC.contains(&def.kind.as_ref())) {
         let old = json!({"metadata": {"name": "x", "generation": 3}, "spec": {"a": 1}, "status": {"b": 1}});
         let mut new = json!({"metadata": {"name": "x"}, "spec": {"a": 2}, "status": {"b": 2}});
         let mut written = new.clone();

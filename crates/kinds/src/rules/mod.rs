@@ -1,8 +1,13 @@
 //! What several kinds share: pod templates, containers, volumes, selectors, table cells, the ways of writing.
 //! A rule that belongs to one kind alone stands in that kind's file.
 
+pub mod admission_rules;
 pub mod container_defaults;
+pub mod event_rules;
+pub mod hpa_rules;
 pub mod pod_defaults;
 pub mod prepare;
+pub mod rbac_rules;
+pub mod storage_rules;
 pub mod table;
 pub mod tree;

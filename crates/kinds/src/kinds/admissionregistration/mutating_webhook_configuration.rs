@@ -1,7 +1,14 @@
 //! `admissionregistration.k8s.io/v1` MutatingWebhookConfiguration: webhooks that change requests.
 
-use crate::base::{BASE, text, texts};
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Scope};
+use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{admission_rules, table, tree};
 
 /// `mutatingwebhookconfigurations`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +22,19 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration"),
     has_generation: true,
     unconditional_update: false,
+    columns: list![NAME, column("Webhooks", "integer", "The number of webhooks."), AGE],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+fn defaults(object: &mut Object) {
+    for webhook in tree::items_mut(object, &["webhooks"]) {
+        admission_rules::webhook_defaults(webhook);
+        tree::default_text(webhook, &["reinvocationPolicy"], "Never");
+    }
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    cells![object.name(), object.list_at(&["webhooks"]).len(), table::age(object, now)]
+}

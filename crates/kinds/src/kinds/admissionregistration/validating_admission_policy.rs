@@ -1,7 +1,14 @@
 //! `admissionregistration.k8s.io/v1` ValidatingAdmissionPolicy: checks requests by expressions.
 
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Scope, Subresource};
+use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{admission_rules, table};
 
 /// `validatingadmissionpolicies`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -16,5 +23,18 @@ pub static DEF: ResourceDef = ResourceDef {
     subresources: list![Subresource::Status],
     has_generation: true,
     unconditional_update: false,
+    columns: list![
+        NAME,
+        column("Validations", "integer", "The number of validations."),
+        column("ParamKind", "string", "The kind of the policy's parameters."),
+        AGE,
+    ],
+    default: admission_rules::policy_defaults,
+    row: row,
     ..BASE
 };
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let count = object.list_at(&["spec", "validations"]).len();
+    cells![object.name(), count, admission_rules::param_kind(object), table::age(object, now)]
+}

@@ -1,7 +1,14 @@
 //! `admissionregistration.k8s.io/v1` ValidatingAdmissionPolicyBinding: puts a validating policy into force.
 
-use crate::base::{BASE, text, texts};
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Scope};
+use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{admission_rules, table};
 
 /// `validatingadmissionpolicybindings`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +22,18 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding"),
     has_generation: true,
     unconditional_update: false,
+    columns: list![
+        NAME,
+        column("PolicyName", "string", "The policy that is bound."),
+        column("ParamRef", "string", "The policy's parameters."),
+        AGE,
+    ],
+    default: admission_rules::binding_defaults,
+    row: row,
     ..BASE
 };
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let policy = object.str_at(&["spec", "policyName"]);
+    cells![object.name(), policy, admission_rules::param_ref(object), table::age(object, now)]
+}

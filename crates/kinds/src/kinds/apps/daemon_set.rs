@@ -1,7 +1,14 @@
 //! `apps/v1` DaemonSet: one Pod on each matching node.
 
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Subresource};
+use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
+use crate::rules::{pod_defaults, table, tree};
 
 /// `daemonsets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +22,50 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.apps.v1.DaemonSet"),
     subresources: list![Subresource::Status],
     has_generation: true,
+    columns: list![
+        NAME,
+        column("Desired", "integer", "The number of nodes that should run the Pod."),
+        column("Current", "integer", "The number of those that have one."),
+        column("Ready", "integer", "The number of those whose Pod is ready."),
+        column("Up-to-date", "integer", "The number of those whose Pod has the wanted template."),
+        column("Available", "integer", "The number of those whose Pod has been ready for long enough."),
+        column("Node Selector", "string", "The labels of the nodes that should run the Pod."),
+        AGE,
+        CONTAINERS,
+        IMAGES,
+        SELECTOR,
+    ],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+const REVISION_HISTORY_LIMIT: i64 = 10;
+
+fn defaults(object: &mut Object) {
+    pod_defaults::template(object, &["spec", "template"]);
+    tree::default_text(object, &["spec", "updateStrategy", "type"], "RollingUpdate");
+    if object.str_at(&["spec", "updateStrategy", "type"]) == "RollingUpdate" {
+        object.default_at(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"], 1);
+        object.default_at(&["spec", "updateStrategy", "rollingUpdate", "maxSurge"], 0);
+    }
+    object.default_at(&["spec", "revisionHistoryLimit"], REVISION_HISTORY_LIMIT);
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let status = |field: &str| table::number(object, &["status", field]);
+    let (names, images) = table::template_containers(object);
+    cells![
+        object.name(),
+        status("desiredNumberScheduled"),
+        status("currentNumberScheduled"),
+        status("numberReady"),
+        status("updatedNumberScheduled"),
+        status("numberAvailable"),
+        table::labels_text(object.at(&["spec", "template", "spec", "nodeSelector"])),
+        table::age(object, now),
+        names,
+        images,
+        table::selector_text(object.at(&["spec", "selector"])),
+    ]
+}

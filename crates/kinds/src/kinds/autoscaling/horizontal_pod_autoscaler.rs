@@ -1,7 +1,12 @@
 //! `autoscaling/v2` HorizontalPodAutoscaler: scales a workload by its metrics.
 
+use serde_json::{Value, json};
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Subresource};
+use crate::rules::{hpa_rules, tree};
 
 /// `horizontalpodautoscalers`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +20,36 @@ pub static DEF: ResourceDef = ResourceDef {
     categories: texts!["all"],
     schema: text("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler"),
     subresources: list![Subresource::Status],
+    columns: hpa_rules::COLUMNS,
+    default: defaults,
+    row: hpa_rules::row,
     ..BASE
 };
+
+/// The share of its request that a container's CPU may use, where no metric is named.
+const CPU_UTILIZATION_PERCENT: i64 = 80;
+/// The window in which scaling rules look for changes.
+const PERIOD_SECONDS: i64 = 15;
+
+fn defaults(object: &mut Object) {
+    let spec = tree::made_mut(object, &["spec"]);
+    spec.default_at(&["minReplicas"], 1);
+    if tree::is_blank(spec.get("metrics")) {
+        let target = json!({"type": "Utilization", "averageUtilization": CPU_UTILIZATION_PERCENT});
+        spec.set_at(&["metrics"], json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+    }
+    if spec.get("behavior").is_some_and(Value::is_object) {
+        let percent = json!({"type": "Percent", "value": 100, "periodSeconds": PERIOD_SECONDS});
+        let pods = json!({"type": "Pods", "value": 4, "periodSeconds": PERIOD_SECONDS});
+        spec.default_at(&["behavior", "scaleUp", "stabilizationWindowSeconds"], 0);
+        scaling_defaults(spec, "scaleUp", json!([pods, percent]));
+        scaling_defaults(spec, "scaleDown", json!([percent]));
+    }
+}
+
+fn scaling_defaults(spec: &mut Value, direction: &str, policies: Value) {
+    tree::default_text(spec, &["behavior", direction, "selectPolicy"], "Max");
+    if tree::is_blank(spec.at(&["behavior", direction, "policies"])) {
+        spec.set_at(&["behavior", direction, "policies"], policies);
+    }
+}

@@ -1,7 +1,11 @@
 //! `autoscaling/v1` HorizontalPodAutoscaler: scales a workload by its metrics.
 
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Subresource};
+use crate::rules::hpa_rules;
 
 /// `horizontalpodautoscalers`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +19,18 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler"),
     storage: Some((text("autoscaling"), text("v2"))),
     subresources: list![Subresource::Status],
+    columns: hpa_rules::COLUMNS,
+    default: defaults,
+    row: hpa_rules::row,
     ..BASE
 };
+
+/// The share of its request that a container's CPU may use, where none is named.
+const CPU_UTILIZATION_PERCENT: i64 = 80;
+
+fn defaults(object: &mut Object) {
+    object.default_at(&["spec", "minReplicas"], 1);
+    if object.annotation("autoscaling.alpha.kubernetes.io/metrics").is_none() {
+        object.default_at(&["spec", "targetCPUUtilizationPercentage"], CPU_UTILIZATION_PERCENT);
+    }
+}

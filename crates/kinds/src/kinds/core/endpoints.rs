@@ -1,7 +1,14 @@
 //! `v1` Endpoints: the addresses behind a Service, in the old shape.
 
-use crate::base::{BASE, text, texts};
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::base::{BASE, list, text, texts};
 use crate::def::ResourceDef;
+use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{table, tree};
 
 /// `endpoints`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -12,5 +19,42 @@ pub static DEF: ResourceDef = ResourceDef {
     short_names: texts!["ep"],
     schema: text("io.k8s.api.core.v1.Endpoints"),
     create_on_update: true,
+    columns: list![NAME, column("Endpoints", "string", "The addresses and ports."), AGE],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+const SHOWN_LIMIT: usize = 3;
+
+fn defaults(object: &mut Object) {
+    for subset in tree::items_mut(object, &["subsets"]) {
+        for port in tree::items_mut(subset, &["ports"]) {
+            tree::default_text(port, &["protocol"], "TCP");
+        }
+    }
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let all: Vec<_> = object.list_at(&["subsets"]).iter().flat_map(addresses).collect();
+    let shown = if object.list_at(&["subsets"]).is_empty() {
+        table::NONE.to_owned()
+    } else {
+        table::listed_with_more(&all, SHOWN_LIMIT, ",")
+    };
+    cells![object.name(), shown, table::age(object, now)]
+}
+
+fn addresses(subset: &Value) -> Vec<String> {
+    let ips: Vec<_> = subset.list_at(&["addresses"]).iter().map(|address| address.str_at(&["ip"])).collect();
+    let ports = subset.list_at(&["ports"]);
+    if ports.is_empty() {
+        return ips.into_iter().map(str::to_owned).collect();
+    }
+    let with_port = |port: &Value| {
+        let number = table::number(port, &["port"]);
+        let join = |ip: &&str| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") };
+        ips.iter().map(join).collect::<Vec<_>>()
+    };
+    ports.iter().flat_map(with_port).collect()
+}

@@ -1,7 +1,12 @@
 //! `v1` LimitRange: defaults and bounds of resources in a namespace.
 
+use serde_json::Value;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, text, texts};
 use crate::def::ResourceDef;
+use crate::rules::tree;
 
 /// `limitranges`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -12,5 +17,23 @@ pub static DEF: ResourceDef = ResourceDef {
     short_names: texts!["limits"],
     schema: text("io.k8s.api.core.v1.LimitRange"),
     create_on_update: true,
+    default: defaults,
     ..BASE
 };
+
+/// A container's default is its maximum, and its default request its default or else its minimum.
+fn defaults(object: &mut Object) {
+    for item in tree::items_mut(object, &["spec", "limits"]) {
+        if item.str_at(&["type"]) == "Container" {
+            fill(item, "default", "max");
+            fill(item, "defaultRequest", "default");
+            fill(item, "defaultRequest", "min");
+        }
+    }
+}
+
+fn fill(item: &mut Value, field: &str, from: &str) {
+    for (resource, quantity) in item.map_at(&[from]).cloned().unwrap_or_default() {
+        item.default_at(&[field, &resource], quantity);
+    }
+}

@@ -1,7 +1,14 @@
 //! `v1` PodTemplate: a description of Pods to be.
 
-use crate::base::{BASE, text};
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::base::{BASE, list, text};
 use crate::def::ResourceDef;
+use crate::rules::table::{NAME, cells, column};
+use crate::rules::{pod_defaults, table};
 
 /// `podtemplates`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -11,5 +18,22 @@ pub static DEF: ResourceDef = ResourceDef {
     list_kind: text("PodTemplateList"),
     schema: text("io.k8s.api.core.v1.PodTemplate"),
     has_generation: true,
+    columns: list![
+        NAME,
+        column("Containers", "string", "The names of the containers."),
+        column("Images", "string", "The images of the containers."),
+        column("Pod Labels", "string", "The labels of the Pods."),
+    ],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+fn defaults(object: &mut Object) {
+    pod_defaults::template(object, &["template"]);
+}
+
+fn row(_: &ResourceDef, object: &Object, _: Timestamp) -> Vec<Value> {
+    let (names, images) = object.at(&["template", "spec"]).map(table::containers_and_images).unwrap_or_default();
+    cells![object.name(), names, images, table::labels_text(object.at(&["template", "metadata", "labels"]))]
+}

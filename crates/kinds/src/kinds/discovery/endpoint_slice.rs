@@ -1,7 +1,14 @@
 //! `discovery.k8s.io/v1` EndpointSlice: a part of the addresses behind a Service.
 
-use crate::base::{BASE, text};
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::base::{BASE, list, text};
 use crate::def::ResourceDef;
+use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{table, tree};
 
 /// `endpointslices`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -12,5 +19,41 @@ pub static DEF: ResourceDef = ResourceDef {
     list_kind: text("EndpointSliceList"),
     schema: text("io.k8s.api.discovery.v1.EndpointSlice"),
     has_generation: true,
+    columns: list![
+        NAME,
+        column("AddressType", "string", "The type of the addresses."),
+        column("Ports", "string", "The ports."),
+        column("Endpoints", "string", "The addresses."),
+        AGE,
+    ],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+const SHOWN_LIMIT: usize = 3;
+
+fn defaults(object: &mut Object) {
+    for port in tree::items_mut(object, &["ports"]) {
+        port.default_at(&["name"], "");
+        port.default_at(&["protocol"], "TCP");
+    }
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let ports: Vec<_> = object.list_at(&["ports"]).iter().map(port_text).collect();
+    let endpoints = object.list_at(&["endpoints"]).iter();
+    let addresses = endpoints.flat_map(|endpoint| endpoint.list_at(&["addresses"]));
+    let addresses: Vec<_> = addresses.filter_map(Value::as_str).map(str::to_owned).collect();
+    let listed = |all: &[String]| {
+        if all.is_empty() { table::UNSET.to_owned() } else { table::listed_with_more(all, SHOWN_LIMIT, ",") }
+    };
+    cells![object.name(), object.str_at(&["addressType"]), listed(&ports), listed(&addresses), table::age(object, now)]
+}
+
+fn port_text(port: &Value) -> String {
+    match port.int_at(&["port"]) {
+        Some(number) => number.to_string(),
+        None => table::text_or(port, &["name"], "*").to_owned(),
+    }
+}

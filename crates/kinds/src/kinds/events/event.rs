@@ -2,6 +2,7 @@
 
 use crate::base::{BASE, text, texts};
 use crate::def::ResourceDef;
+use crate::rules::event_rules;
 
 /// `events`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +16,7 @@ pub static DEF: ResourceDef = ResourceDef {
     storage: Some((text(""), text("v1"))),
     create_on_update: true,
     relaxed_durability: true,
+    columns: event_rules::COLUMNS,
+    row: event_rules::row,
     ..BASE
 };

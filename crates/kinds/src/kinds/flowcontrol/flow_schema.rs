@@ -1,7 +1,14 @@
 //! `flowcontrol.apiserver.k8s.io/v1` FlowSchema: sorts requests into priority levels.
 
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text};
 use crate::def::{ResourceDef, Scope, Subresource};
+use crate::rules::table;
+use crate::rules::table::{AGE, NAME, cells, column};
 
 /// `flowschemas`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +22,35 @@ pub static DEF: ResourceDef = ResourceDef {
     subresources: list![Subresource::Status],
     has_generation: true,
     unconditional_update: false,
+    columns: list![
+        NAME,
+        column("PriorityLevel", "string", "The priority level of the requests."),
+        column("MatchingPrecedence", "string", "The order in which schemas are tried."),
+        column("DistinguisherMethod", "string", "How requests are told apart into flows."),
+        AGE,
+        column("MissingPL", "string", "Whether there is no such priority level."),
+    ],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+const MATCHING_PRECEDENCE: i64 = 1000;
+
+fn defaults(object: &mut Object) {
+    if table::number(object, &["spec", "matchingPrecedence"]) == 0 {
+        object.set_at(&["spec", "matchingPrecedence"], MATCHING_PRECEDENCE);
+    }
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let missing = table::condition(object, "Dangling").map_or("?", |condition| condition.str_at(&["status"]));
+    cells![
+        object.name(),
+        object.str_at(&["spec", "priorityLevelConfiguration", "name"]),
+        table::number(object, &["spec", "matchingPrecedence"]),
+        table::text_or(object, &["spec", "distinguisherMethod", "type"], table::NONE),
+        table::age(object, now),
+        missing,
+    ]
+}

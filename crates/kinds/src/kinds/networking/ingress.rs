@@ -1,7 +1,14 @@
 //! `networking.k8s.io/v1` Ingress: routes from outside to Services, by host and path.
 
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Subresource};
+use crate::rules::table;
+use crate::rules::table::{AGE, NAME, cells, column};
 
 /// `ingresses`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -14,5 +21,31 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.networking.v1.Ingress"),
     subresources: list![Subresource::Status],
     has_generation: true,
+    columns: list![
+        NAME,
+        column("Class", "string", "The class that serves it."),
+        column("Hosts", "string", "The hosts that it serves."),
+        column("Address", "string", "Where it is reached."),
+        column("Ports", "string", "The ports where it is reached."),
+        AGE,
+    ],
+    row: row,
     ..BASE
 };
+
+const SHOWN_LIMIT: usize = 3;
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let rules = object.list_at(&["spec", "rules"]).iter();
+    let hosts: Vec<_> = rules.map(|rule| rule.str_at(&["host"]).to_owned()).filter(|host| !host.is_empty()).collect();
+    let hosts = if hosts.is_empty() { "*".to_owned() } else { table::listed_with_more(&hosts, SHOWN_LIMIT, ",") };
+    let ports = if object.list_at(&["spec", "tls"]).is_empty() { "80" } else { "80, 443" };
+    cells![
+        object.name(),
+        table::text_or(object, &["spec", "ingressClassName"], table::NONE),
+        hosts,
+        table::load_balancer_addresses(object).join(","),
+        ports,
+        table::age(object, now),
+    ]
+}

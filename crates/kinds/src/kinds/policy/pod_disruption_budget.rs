@@ -1,7 +1,14 @@
 //! `policy/v1` PodDisruptionBudget: how many Pods of a set may be taken down at once.
 
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Subresource};
+use crate::rules::table;
+use crate::rules::table::{AGE, NAME, cells, column};
 
 /// `poddisruptionbudgets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -15,5 +22,23 @@ pub static DEF: ResourceDef = ResourceDef {
     subresources: list![Subresource::Status],
     has_generation: true,
     unconditional_update: false,
+    columns: list![
+        NAME,
+        column("Min Available", "string", "How many Pods must stay."),
+        column("Max Unavailable", "string", "How many Pods may go."),
+        column("Allowed Disruptions", "integer", "How many Pods may go now."),
+        AGE,
+    ],
+    row: row,
     ..BASE
 };
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    cells![
+        object.name(),
+        table::scalar_or(object, &["spec", "minAvailable"], table::NOT_APPLICABLE),
+        table::scalar_or(object, &["spec", "maxUnavailable"], table::NOT_APPLICABLE),
+        table::number(object, &["status", "disruptionsAllowed"]),
+        table::age(object, now),
+    ]
+}

@@ -4,6 +4,7 @@ use skiff_object::names;
 
 use crate::base::{BASE, text};
 use crate::def::{ResourceDef, Scope};
+use crate::rules::rbac_rules;
 
 /// `clusterrolebindings`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -16,5 +17,8 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.rbac.v1.ClusterRoleBinding"),
     create_on_update: true,
     name_rule: names::path_segment,
+    columns: rbac_rules::BINDING_COLUMNS,
+    default: rbac_rules::binding_defaults,
+    row: rbac_rules::binding_row,
     ..BASE
 };

@@ -1,7 +1,14 @@
 //! `resource.k8s.io/v1` ResourceClaim: a request for devices.
 
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, list, text};
 use crate::def::{ResourceDef, Subresource};
+use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{table, tree};
 
 /// `resourceclaims`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -12,5 +19,50 @@ pub static DEF: ResourceDef = ResourceDef {
     list_kind: text("ResourceClaimList"),
     schema: text("io.k8s.api.resource.v1.ResourceClaim"),
     subresources: list![Subresource::Status],
+    columns: list![NAME, column("State", "string", "Whether devices are allocated, and reserved for Pods."), AGE],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+fn defaults(object: &mut Object) {
+    if let Some(spec) = tree::node_mut(object, &["spec"]).filter(|node| node.is_object()) {
+        spec_defaults(spec);
+    }
+}
+
+/// The defaults of a claim's specification, also within a template.
+pub(super) fn spec_defaults(spec: &mut Value) {
+    for request in tree::items_mut(spec, &["devices", "requests"]) {
+        if let Some(exact) = tree::node_mut(request, &["exactly"]).filter(|node| node.is_object()) {
+            request_defaults(exact);
+        }
+        tree::items_mut(request, &["firstAvailable"]).for_each(request_defaults);
+    }
+}
+
+fn request_defaults(request: &mut Value) {
+    tree::default_text(request, &["allocationMode"], "ExactCount");
+    if request.str_at(&["allocationMode"]) == "ExactCount" && table::number(request, &["count"]) == 0 {
+        request.set_at(&["count"], 1);
+    }
+    for toleration in tree::items_mut(request, &["tolerations"]) {
+        tree::default_text(toleration, &["operator"], "Equal");
+    }
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let mut states = Vec::new();
+    if object.is_deleting() {
+        states.push("deleted");
+    }
+    if object.at(&["status", "allocation"]).is_some() {
+        states.push("allocated");
+        if !object.list_at(&["status", "reservedFor"]).is_empty() {
+            states.push("reserved");
+        }
+    } else if !object.is_deleting() {
+        states.push("pending");
+    }
+    cells![object.name(), states.join(","), table::age(object, now)]
+}

@@ -1,7 +1,14 @@
 //! `storage.k8s.io/v1` StorageClass: how volumes are provisioned.
 
-use crate::base::{BASE, text, texts};
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Scope};
+use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{table, tree};
 
 /// `storageclasses`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -13,5 +20,37 @@ pub static DEF: ResourceDef = ResourceDef {
     short_names: texts!["sc"],
     scope: Scope::Cluster,
     schema: text("io.k8s.api.storage.v1.StorageClass"),
+    columns: list![
+        NAME,
+        column("Provisioner", "string", "What makes the volumes."),
+        column("ReclaimPolicy", "string", "What becomes of a volume when its claim goes."),
+        column("VolumeBindingMode", "string", "When a volume is made and bound."),
+        column("AllowVolumeExpansion", "string", "Whether volumes can grow."),
+        AGE,
+    ],
+    default: defaults,
+    row: row,
     ..BASE
 };
+
+/// Marks the class that claims without a class get; the second key is an older one.
+const DEFAULT_CLASS_ANNOTATIONS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+
+fn defaults(object: &mut Object) {
+    tree::default_text(object, &["reclaimPolicy"], "Delete");
+    tree::default_text(object, &["volumeBindingMode"], "Immediate");
+}
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let is_default = DEFAULT_CLASS_ANNOTATIONS.iter().any(|key| object.annotation(key) == Some("true"));
+    let name = object.name();
+    cells![
+        if is_default { format!("{name} (default)") } else { name.to_owned() },
+        object.str_at(&["provisioner"]),
+        table::text_or(object, &["reclaimPolicy"], "Delete"),
+        table::text_or(object, &["volumeBindingMode"], "Immediate"),
+        object.bool_at(&["allowVolumeExpansion"]),
+        table::age(object, now),
+    ]
+}

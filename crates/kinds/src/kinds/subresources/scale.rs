@@ -1,7 +1,14 @@
 //! `autoscaling/v1` Scale: the wanted and observed number of a workload's Pods.
 
-use crate::base::{BASE, text, texts};
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::base::{BASE, list, text, texts};
 use crate::def::ResourceDef;
+use crate::rules::table;
+use crate::rules::table::{AGE, NAME, cells, column};
 
 /// `Scale`, served below other resources only.
 pub static DEF: ResourceDef = ResourceDef {
@@ -10,5 +17,18 @@ pub static DEF: ResourceDef = ResourceDef {
     verbs: texts![],
     schema: text("io.k8s.api.autoscaling.v1.Scale"),
     stored: false,
+    columns: list![
+        NAME,
+        column("Desired", "integer", "The number that is wanted."),
+        column("Available", "integer", "The number there is."),
+        AGE,
+    ],
+    row: row,
     ..BASE
 };
+
+fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let (wanted, current) =
+        (table::number(object, &["spec", "replicas"]), table::number(object, &["status", "replicas"]));
+    cells![object.name(), wanted, current, table::age(object, now)]
+}

@@ -1,5 +1,8 @@
 //! `authentication.k8s.io/v1` TokenRequest: asks for a service account's token.
 
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
 use crate::base::{BASE, text, texts};
 use crate::def::ResourceDef;
 
@@ -10,5 +13,12 @@ pub static DEF: ResourceDef = ResourceDef {
     verbs: texts![],
     schema: text("io.k8s.api.authentication.v1.TokenRequest"),
     stored: false,
+    default: defaults,
     ..BASE
 };
+
+const EXPIRATION_SECONDS: i64 = 60 * 60;
+
+fn defaults(object: &mut Object) {
+    object.default_at(&["spec", "expirationSeconds"], EXPIRATION_SECONDS);
+}

@@ -1,0 +1,52 @@
+//! What PersistentVolumes, their claims and templates of claims share.
+
+use serde_json::{Value, json};
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::rules::tree::{default_text, is_blank, made_mut};
+
+/// An older way of naming the class.
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// Sets a claim's defaults.
+pub fn claim_defaults(claim: &mut Object) {
+    default_text(claim, &["status", "phase"], "Pending");
+    default_text(made_mut(claim, &["spec"]), &["volumeMode"], "Filesystem");
+}
+
+/// `dataSource` is the old way of writing `dataSourceRef`; whichever was written, both are kept the same.
+pub fn same_sources(spec: &mut Value) {
+    let (old, new) = (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned());
+    match (old, new) {
+        (Some(old), None) => spec.set_at(&["dataSourceRef"], old),
+        (None, Some(new)) if is_blank(new.get("namespace")) && is_old_style(&new) => {
+            let old = ["apiGroup", "kind", "name"]
+                .into_iter()
+                .filter_map(|field| Some((field.to_owned(), new.get(field)?.clone())));
+            spec.set_at(&["dataSource"], old.collect::<Value>());
+        }
+        _ => {}
+    }
+}
+
+/// The old field knows claims and snapshots only.
+fn is_old_style(source: &Value) -> bool {
+    matches!(
+        (source.str_at(&["apiGroup"]), source.str_at(&["kind"])),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    )
+}
+
+/// The name of the storage class.
+pub fn class_name(object: &Object) -> &str {
+    object.annotation(CLASS_ANNOTATION).unwrap_or_else(|| object.str_at(&["spec", "storageClassName"]))
+}
+
+/// `RWO,ROX,RWX,RWOP`, in this order.
+pub fn access_modes_text(modes: &[Value]) -> String {
+    const SHORT: [(&str, &str); 4] =
+        [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
+    let shown = SHORT.iter().filter(|(name, _)| modes.contains(&json!(name))).map(|(_, short)| *short);
+    shown.collect::<Vec<_>>().join(",")
+}
