@@ -10,6 +10,7 @@ pub mod node;
 pub mod patch;
 pub mod selector;
 pub mod status;
+pub mod validate;
 pub mod yaml;
 
 /// The tree that every object is while its kind does not matter.

@@ -245,6 +245,21 @@ pub fn check_config_key(value: &str) -> Vec<String> {
     faults
 }
 
+/// A condition's reason.
+pub fn check_condition_reason(value: &str) -> Vec<String> {
+    let middle = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b',' | b':');
+    let begins = value.starts_with(|first: char| first.is_ascii_alphabetic());
+    if begins && !value.ends_with([',', ':']) && value.bytes().all(middle) {
+        return Vec::new();
+    }
+    let words = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+    vec![mismatch(
+        words,
+        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+    )]
+}
+
 /// A prefix may end in a dash, because something will follow it. Two bytes are replaced by one, as upstream does.
 fn masked(name: &str, prefix: bool) -> String {
     match name.strip_suffix('-') {
