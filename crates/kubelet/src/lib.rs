@@ -1,1 +1,25 @@
 //! The node agent: the Pod state machine, probes, volumes, status and the kubelet API.
+//! It knows the traits of the Container Runtime Interface and never which runtime is behind them.
+//! Deciding is in [`pod`] (what to do with a Pod), `config` (what the runtime is told) and `node::object` (what the Node
+//! object says), all of them pure; the rest carries out.
+
+mod admission;
+mod agent;
+mod config;
+mod dial;
+mod executor;
+mod hooks;
+mod images;
+mod kubelet;
+mod node;
+mod observe;
+pub mod pod;
+mod probe;
+mod server;
+mod sources;
+mod volumes;
+mod worker;
+
+pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet};
+pub use server::ServerConfig;
+pub use volumes::{Mounter, NoMounts};

@@ -1,0 +1,278 @@
+//! Which Pods are on the node: a worker for each, woken by the API, by the runtime's events and by a slow look around
+//! that catches what was missed. What is found in the runtime and belongs to no Pod is cleared away.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use parking_lot::Mutex;
+use skiff_client::{Change, Informer};
+use skiff_cri::{
+    ContainerEventResponse, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest, RuntimeService,
+};
+
+use crate::admission;
+use crate::config::{sandbox, uid};
+use crate::executor::Node;
+use crate::worker::{self, Mailbox};
+
+/// How often the whole runtime is compared with what was seen last; events make it needless, mostly.
+const RELIST: Duration = Duration::from_secs(60);
+/// How long to wait before the runtime's events are asked for again.
+const EVENTS_RETRY: Duration = Duration::from_secs(1);
+
+/// The workers of the node, by the UIDs of their Pods.
+pub struct Workers {
+    node: Arc<Node>,
+    mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
+    api_node: Informer<ApiNode>,
+}
+
+impl Workers {
+    /// No workers yet.
+    pub fn new(node: Arc<Node>, api_node: Informer<ApiNode>) -> Arc<Self> {
+        Arc::new(Self { node, mailboxes: Mutex::default(), api_node })
+    }
+
+    /// What the node runs for.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// The mailbox of a Pod by namespace and name.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Mailbox>> {
+        let mailboxes = self.mailboxes.lock();
+        let wanted = |mailbox: &&Arc<Mailbox>| {
+            let pod = mailbox.pod();
+            crate::config::namespace(&pod) == namespace && crate::config::name(&pod) == name
+        };
+        // Of two Pods of one name, an old one on its way out and a new one, the newest is meant.
+        let newest = |mailbox: &&Arc<Mailbox>| mailbox.pod().metadata.creation_timestamp.clone();
+        mailboxes.values().filter(wanted).max_by_key(newest).cloned()
+    }
+
+    /// All Pods with their newest status.
+    pub fn pods(&self) -> Vec<Pod> {
+        let mailboxes: Vec<_> = self.mailboxes.lock().values().cloned().collect();
+        let mut pods: Vec<_> = mailboxes.iter().map(|mailbox| mailbox.pod_with_status()).collect();
+        pods.sort_by(|a, b| (&a.metadata.namespace, &a.metadata.name).cmp(&(&b.metadata.namespace, &b.metadata.name)));
+        pods
+    }
+
+    /// Follows the Pods of the node from now on.
+    pub fn follow(self: &Arc<Self>, pods: &Informer<Pod>) {
+        let workers = Arc::downgrade(self);
+        pods.on_change(move |change| {
+            let Some(workers) = workers.upgrade() else { return };
+            match change {
+                Change::Added(pod) => workers.add(pod.clone()),
+                Change::Updated { new, .. } => workers.add(new.clone()),
+                Change::Deleted(pod) => {
+                    if let Some(mailbox) = workers.mailboxes.lock().get(uid(pod)) {
+                        mailbox.update(pod.clone());
+                        mailbox.remove();
+                    }
+                }
+            }
+        });
+    }
+
+    fn add(self: &Arc<Self>, pod: Arc<Pod>) {
+        let mut mailboxes = self.mailboxes.lock();
+        if let Some(mailbox) = mailboxes.get(uid(&pod)) {
+            return mailbox.update(pod);
+        }
+        let rejection = self.admit(&pod, &mailboxes);
+        let mailbox = Arc::new(Mailbox::new(pod.clone(), rejection));
+        mailboxes.insert(uid(&pod).to_owned(), mailbox.clone());
+        drop(mailboxes);
+        self.start(uid(&pod).to_owned(), mailbox);
+    }
+
+    /// Why the node does not take the Pod. A Pod that it has taken before stays.
+    fn admit(&self, pod: &Pod, mailboxes: &HashMap<String, Arc<Mailbox>>) -> Option<(String, String)> {
+        if pod.status.as_ref().is_some_and(|status| status.start_time.is_some()) {
+            return None;
+        }
+        let others: Vec<_> = mailboxes.values().filter(|mailbox| mailbox.is_active()).map(|mailbox| mailbox.pod()).collect();
+        let facts = self.node.facts();
+        let api_node = self.api_node.get("", &facts.name);
+        let labels = api_node.as_ref().and_then(|node| node.metadata.labels.as_ref());
+        admission::reject(pod, &others, &facts.allocatable, labels)
+    }
+
+    fn start(self: &Arc<Self>, uid: String, mailbox: Arc<Mailbox>) {
+        let workers = self.clone();
+        tokio::spawn(async move {
+            worker::run(workers.node.clone(), mailbox).await;
+            workers.mailboxes.lock().remove(&uid);
+        });
+    }
+
+    /// Ends all workers; their Pods live on.
+    pub fn stop(&self) {
+        self.mailboxes.lock().values().for_each(|mailbox| mailbox.stop());
+    }
+
+    /// Wakes the worker of a Pod to look at the runtime.
+    pub fn look(&self, uid: &str) {
+        if let Some(mailbox) = self.mailboxes.lock().get(uid) {
+            mailbox.look();
+        }
+    }
+
+    /// Wakes the worker of a Pod because an object that it refers to has changed.
+    pub fn objects_changed(&self, uid: &str) {
+        if let Some(mailbox) = self.mailboxes.lock().get(uid) {
+            mailbox.objects_changed();
+        }
+    }
+
+    /// Clears away what the runtime and the disk have of Pods that the API knows no more.
+    async fn clear_orphans(self: &Arc<Self>, pods: &Informer<Pod>) {
+        pods.synced().await;
+        let known: HashSet<String> = pods.list().iter().map(|pod| uid(pod).to_owned()).collect();
+        let mut orphans: HashMap<String, Pod> = HashMap::new();
+        match self.node.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await {
+            Ok(found) => {
+                for item in found.items.iter().filter(|item| item.labels.contains_key(sandbox::POD_UID)) {
+                    let pod = orphan(|key| item.labels.get(key).cloned(), &self.node);
+                    orphans.insert(uid(&pod).to_owned(), pod);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot list the sandboxes of the runtime"),
+        }
+        for (uid, pod) in folders(&self.node) {
+            orphans.entry(uid).or_insert(pod);
+        }
+        for (uid, pod) in orphans.into_iter().filter(|(uid, _)| !known.contains(uid)) {
+            let mut mailboxes = self.mailboxes.lock();
+            if mailboxes.contains_key(&uid) {
+                continue;
+            }
+            tracing::info!(pod = %crate::pod::spec::pod_ref(&pod), "clearing away a Pod that is gone");
+            let mailbox = Arc::new(Mailbox::new(Arc::new(pod), None));
+            mailbox.remove();
+            mailboxes.insert(uid.clone(), mailbox.clone());
+            drop(mailboxes);
+            self.start(uid, mailbox);
+        }
+    }
+}
+
+/// As much of a Pod as its sandbox remembers, deleted.
+fn orphan(label: impl Fn(&str) -> Option<String>, node: &Node) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: label(sandbox::POD_NAME),
+            namespace: label(sandbox::POD_NAMESPACE),
+            uid: label(sandbox::POD_UID),
+            deletion_timestamp: Some(Time(node.clock.now())),
+            ..ObjectMeta::default()
+        },
+        ..Pod::default()
+    }
+}
+
+/// The Pods that have a folder of volumes or logs, by UID.
+fn folders(node: &Node) -> Vec<(String, Pod)> {
+    let facts = node.facts();
+    let names = |path: std::path::PathBuf| -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(path) else { return vec![] };
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let mut found: HashMap<String, (String, String)> = HashMap::new();
+    for uid in names(facts.paths.pods()) {
+        found.insert(uid, (String::new(), String::new()));
+    }
+    for folder in names(facts.paths.logs.join("pods")) {
+        let parts: Vec<_> = folder.splitn(3, '_').collect();
+        if let [namespace, name, uid] = parts[..] {
+            found.insert(uid.to_owned(), (namespace.to_owned(), name.to_owned()));
+        }
+    }
+    let pods = found.into_iter().map(|(uid, (namespace, name))| {
+        let label = |key: &str| match key {
+            sandbox::POD_NAME => Some(name.clone()),
+            sandbox::POD_NAMESPACE => Some(namespace.clone()),
+            _ => Some(uid.clone()),
+        };
+        (uid.clone(), orphan(label, node))
+    });
+    pods.collect()
+}
+
+/// Follows the runtime for ever.
+pub async fn follow_runtime(workers: Arc<Workers>, pods: Informer<Pod>) {
+    workers.clear_orphans(&pods).await;
+    tokio::join!(follow_events(workers.clone()), relist(workers));
+}
+
+async fn follow_events(workers: Arc<Workers>) {
+    let runtime = workers.node.runtime.clone();
+    loop {
+        match runtime.get_container_events(GetEventsRequest {}).await {
+            Ok(mut events) => {
+                // What happened before the stream began was not told.
+                let all: Vec<_> = workers.mailboxes.lock().values().cloned().collect();
+                all.iter().for_each(|mailbox| mailbox.look());
+                while let Some(event) = events.next().await {
+                    match event {
+                        Ok(event) => tell(&workers, &event),
+                        Err(error) => {
+                            tracing::warn!(%error, "the runtime's events broke off");
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the runtime gives no events"),
+        }
+        tokio::time::sleep(EVENTS_RETRY).await;
+    }
+}
+
+fn tell(workers: &Workers, event: &ContainerEventResponse) {
+    let metadata = event.pod_sandbox_status.as_ref().and_then(|status| status.metadata.as_ref());
+    if let Some(metadata) = metadata {
+        workers.look(&metadata.uid);
+    }
+}
+
+/// The slow way to notice changes.
+async fn relist(workers: Arc<Workers>) {
+    let mut seen = HashMap::new();
+    loop {
+        tokio::time::sleep(RELIST).await;
+        match snapshot(&*workers.node.runtime).await {
+            Ok(now) => {
+                let changed = now.iter().filter(|(uid, state)| seen.get(*uid) != Some(*state));
+                changed.for_each(|(uid, _)| workers.look(uid));
+                seen.keys().filter(|uid| !now.contains_key(*uid)).for_each(|uid: &String| workers.look(uid));
+                seen = now;
+            }
+            Err(error) => tracing::warn!(%error, "cannot list the containers of the runtime"),
+        }
+    }
+}
+
+type Seen = Vec<(String, i32)>;
+
+/// The ids and states of all sandboxes and containers, by Pod.
+async fn snapshot(runtime: &dyn RuntimeService) -> Result<HashMap<String, Seen>, skiff_cri::CriError> {
+    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?;
+    let containers = runtime.list_containers(ListContainersRequest::default()).await?;
+    let of = |labels: &HashMap<String, String>| labels.get(sandbox::POD_UID).cloned();
+    let sandboxes = sandboxes.items.into_iter().filter_map(|item| Some((of(&item.labels)?, (item.id, item.state))));
+    let containers =
+        containers.containers.into_iter().filter_map(|item| Some((of(&item.labels)?, (item.id, item.state))));
+    let mut all: HashMap<String, Seen> = HashMap::new();
+    for (uid, state) in sandboxes.chain(containers) {
+        all.entry(uid).or_default().push(state);
+    }
+    all.values_mut().for_each(|seen| seen.sort());
+    Ok(all)
+}

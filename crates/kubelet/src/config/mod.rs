@@ -1,0 +1,103 @@
+//! From a Pod's spec to the messages of the Container Runtime Interface: pure functions, no I/O.
+
+pub mod container;
+pub mod dns;
+pub mod env;
+pub mod hosts;
+pub mod paths;
+pub mod resources;
+pub mod sandbox;
+pub mod security;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use skiff_base::Quantity;
+
+/// What a node is to the Pods on it.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    /// The node's name.
+    pub name: String,
+    /// Its addresses, the primary one first.
+    pub ips: Vec<String>,
+    /// Where folders and logs are.
+    pub paths: paths::Paths,
+    /// The addresses of the cluster's DNS.
+    pub cluster_dns: Vec<String>,
+    /// The domain of the cluster, `cluster.local`.
+    pub cluster_domain: String,
+    /// The node's own resolver configuration.
+    pub resolver: dns::Resolver,
+    /// The node's own `/etc/hosts`.
+    pub hosts: String,
+    /// Memory of the node in bytes.
+    pub memory_bytes: i64,
+    /// What Pods can have.
+    pub allocatable: BTreeMap<String, Quantity>,
+    /// Whether cgroup parents are named as systemd slices.
+    pub systemd_cgroups: bool,
+}
+
+/// The objects that a Pod refers to, as far as they exist.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    /// ConfigMaps of the Pod's namespace by name.
+    pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
+    /// Secrets of the Pod's namespace by name.
+    pub secrets: BTreeMap<String, Arc<Secret>>,
+    /// Services of the Pod's namespace, and `kubernetes` of the default one.
+    pub services: Vec<Arc<Service>>,
+}
+
+/// The names of the ConfigMaps and Secrets that a Pod refers to, anywhere but in pull secrets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct References {
+    /// ConfigMaps.
+    pub config_maps: std::collections::BTreeSet<String>,
+    /// Secrets.
+    pub secrets: std::collections::BTreeSet<String>,
+}
+
+impl References {
+    /// Those of one Pod.
+    pub fn of(pod: &Pod) -> Self {
+        let mut found = Self::default();
+        for spec in crate::pod::spec::containers(pod) {
+            for source in spec.container.env_from.iter().flatten() {
+                found.config_maps.extend(source.config_map_ref.as_ref().map(|source| source.name.clone()));
+                found.secrets.extend(source.secret_ref.as_ref().map(|source| source.name.clone()));
+            }
+            for source in spec.container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+                found.config_maps.extend(source.config_map_key_ref.as_ref().map(|source| source.name.clone()));
+                found.secrets.extend(source.secret_key_ref.as_ref().map(|source| source.name.clone()));
+            }
+        }
+        for volume in crate::pod::spec::spec(pod).volumes.iter().flatten() {
+            found.config_maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
+            found.secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.clone()));
+            let projections = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+            for source in projections {
+                found.config_maps.extend(source.config_map.as_ref().map(|source| source.name.clone()));
+                found.secrets.extend(source.secret.as_ref().map(|source| source.name.clone()));
+            }
+        }
+        found
+    }
+}
+
+/// The namespace of a Pod.
+pub fn namespace(pod: &Pod) -> &str {
+    pod.metadata.namespace.as_deref().unwrap_or("")
+}
+
+/// The name of a Pod.
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or("")
+}
+
+/// The UID of a Pod.
+pub fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or("")
+}

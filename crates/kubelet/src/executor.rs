@@ -1,0 +1,443 @@
+//! Carrying out the actions of the Pod state machine through the Container Runtime Interface and the API.
+//! Every choice has been made already; what comes back is only how an action ended.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::{Mutex, RwLock};
+use skiff_base::Timestamp;
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+use skiff_client::{Client, DeleteOptions, Recorder};
+use skiff_cri::{
+    CreateContainerRequest, CriError, ImageService, NamespaceMode, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, RuntimeService, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+};
+
+use crate::config::container::Ingredients;
+use crate::config::security::ImageUser;
+use crate::config::{self, NodeFacts, hosts, name, namespace, sandbox, uid};
+use crate::images::Images;
+use crate::pod::spec;
+use crate::pod::types::{Action, Ended, RuntimeView};
+use crate::sources::Sources;
+use crate::volumes::{self, Mounter, TokenSource, Tokens};
+use crate::{hooks, probe};
+
+/// The least time that a container gets to end after its preStop hook has used up the grace period; upstream's number.
+const MINIMUM_STOP_SECONDS: i64 = 2;
+/// Tokens are renewed after this part of their life, in percent.
+const TOKEN_REFRESH_PERCENT: i64 = 80;
+
+/// What all Pods of the node share.
+pub struct Node {
+    /// The facts that configurations are made from.
+    pub facts: RwLock<Arc<NodeFacts>>,
+    /// Sandboxes and containers.
+    pub runtime: Arc<dyn RuntimeService>,
+    /// Images.
+    pub images: Images,
+    /// The API.
+    pub client: Client,
+    /// Events.
+    pub recorder: Recorder,
+    /// ConfigMaps, Secrets and Services.
+    pub sources: Sources,
+    /// Mounts.
+    pub mounter: Arc<dyn Mounter>,
+    /// The time.
+    pub clock: SharedClock,
+    /// Unique names.
+    pub ids: Arc<Ids>,
+    /// The runtime's name.
+    pub runtime_name: RwLock<String>,
+}
+
+impl Node {
+    /// The facts as they are now.
+    pub fn facts(&self) -> Arc<NodeFacts> {
+        self.facts.read().clone()
+    }
+
+    /// The image service.
+    pub fn image_service(&self) -> &Arc<dyn ImageService> {
+        self.images.service()
+    }
+}
+
+/// One Pod, as its actions see it.
+#[derive(Clone)]
+pub struct Subject {
+    /// The Pod.
+    pub pod: Arc<Pod>,
+    /// The runtime when the action was decided.
+    pub view: Arc<RuntimeView>,
+    /// The tokens in its volumes.
+    pub tokens: Arc<Mutex<BTreeMap<TokenSource, HeldToken>>>,
+}
+
+/// A token, and when to ask for the next.
+#[derive(Debug, Clone)]
+pub struct HeldToken {
+    token: String,
+    refresh_at: Timestamp,
+}
+
+fn failed(reason: &str, message: impl std::fmt::Display) -> Ended {
+    Ended::Failed { reason: reason.to_owned(), message: message.to_string() }
+}
+
+fn well<T>(result: Result<T, CriError>) -> Ended {
+    match result {
+        Ok(_) => Ended::Well,
+        Err(error) if error.is_not_found() => Ended::Well,
+        Err(error) => failed("", error),
+    }
+}
+
+/// Carries out one action.
+pub async fn execute(node: &Node, subject: &Subject, action: &Action) -> Ended {
+    let runtime = &node.runtime;
+    match action {
+        Action::SetUpVolumes => set_up_volumes(node, subject).await,
+        Action::RunSandbox { attempt } => run_sandbox(node, subject, *attempt).await,
+        Action::InspectImage { image, .. } => node.images.inspect(image).await,
+        Action::PullImage { image, .. } => pull(node, subject, image).await,
+        Action::StartContainer { name, attempt, sandbox_id, image_ref, .. } => {
+            match start(node, subject, name, *attempt, sandbox_id, image_ref).await {
+                Ok(id) => Ended::Started { id },
+                Err((reason, message)) => failed(reason, message),
+            }
+        }
+        Action::RunPostStart { name, id } => post_start(node, subject, name, id).await,
+        Action::KillContainer { name, id, grace_seconds, pre_stop } => {
+            kill(node, subject, name, id, *grace_seconds, *pre_stop).await
+        }
+        Action::StopSandbox { id } => {
+            well(runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await)
+        }
+        Action::TearDownVolumes => tear_down(node, subject).await,
+        Action::RemoveContainer { id, name, attempt } => remove_container(node, subject, id, name, *attempt).await,
+        Action::RemoveSandbox { id } => remove_sandbox(node, subject, id).await,
+        Action::DeletePod => delete(node, &subject.pod).await,
+        Action::CleanUp => clean_up(node, subject).await,
+        Action::Probe { name, id, probe, ip } => {
+            let (result, message) = probe::run(node, &subject.pod, name, id, *probe, ip).await;
+            Ended::Probed { result, message }
+        }
+    }
+}
+
+async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
+    let facts = node.facts();
+    let config = sandbox::config(&subject.pod, attempt, &facts);
+    if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
+        return failed("", format!("cannot make {}: {error}", config.log_directory));
+    }
+    let runtime_handler = spec::spec(&subject.pod).runtime_class_name.clone().unwrap_or_default();
+    let request = RunPodSandboxRequest { config: Some(config), runtime_handler };
+    match node.runtime.run_pod_sandbox(request).await {
+        Ok(_) => Ended::Well,
+        Err(error) => failed("", error),
+    }
+}
+
+async fn pull(node: &Node, subject: &Subject, image: &str) -> Ended {
+    let config = sandbox::config(&subject.pod, 0, &node.facts());
+    let secrets = spec::spec(&subject.pod).image_pull_secrets.clone().unwrap_or_default();
+    let names: Vec<_> = secrets.into_iter().map(|secret| secret.name).collect();
+    let credentials = crate::images::credentials(&node.client, namespace(&subject.pod), &names, image).await;
+    node.images.pull(image, credentials, config, &node.clock).await
+}
+
+async fn set_up_volumes(node: &Node, subject: &Subject) -> Ended {
+    let pod = subject.pod.clone();
+    let objects = match node.sources.of(&pod).await {
+        Ok(objects) => objects,
+        Err(error) => return failed("", error),
+    };
+    let (tokens, refresh_at) = match tokens(node, subject).await {
+        Ok(tokens) => tokens,
+        Err(error) => return failed("", error),
+    };
+    let (facts, mounter) = (node.facts(), node.mounter.clone());
+    let version = format!("{}.{}", node.clock.now().strftime("%Y_%m_%d_%H_%M_%S"), node.ids.suffix(9));
+    let work = move || volumes::set_up(&pod, &objects, &tokens, &facts, &*mounter, &version);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => Ended::VolumesReady { refresh_at },
+        Ok(Err(message)) => failed("", message),
+        Err(error) => failed("", error),
+    }
+}
+
+/// The tokens of the Pod's volumes, asked for where there is none or it is old; and when the next must be asked for.
+async fn tokens(node: &Node, subject: &Subject) -> Result<(Tokens, Option<Timestamp>), String> {
+    let pod = &subject.pod;
+    let now = node.clock.now();
+    let mut tokens = Tokens::new();
+    let mut refresh_at: Option<Timestamp> = None;
+    for source in volumes::token_sources(pod) {
+        let held = subject.tokens.lock().get(&source).filter(|held| held.refresh_at > now).cloned();
+        let held = match held {
+            Some(held) => held,
+            None => request_token(node, pod, &source).await.map_err(|error| {
+                let volumes = spec::spec(pod).volumes.iter().flatten();
+                let volume = volumes.into_iter().find(|volume| volume.projected.is_some());
+                let volume = volume.map_or("", |volume| volume.name.as_str());
+                format!("MountVolume.SetUp failed for volume {volume:?} : failed to fetch token: {error}")
+            })?,
+        };
+        refresh_at = Some(refresh_at.map_or(held.refresh_at, |earlier| earlier.min(held.refresh_at)));
+        tokens.insert(source.clone(), held.token.clone());
+        subject.tokens.lock().insert(source, held);
+    }
+    Ok((tokens, refresh_at))
+}
+
+async fn request_token(node: &Node, pod: &Pod, source: &TokenSource) -> Result<HeldToken, String> {
+    let account = spec::spec(pod).service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
+    let audience = Some(source.audience.clone()).filter(|audience| !audience.is_empty());
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            audiences: Some(audience.into_iter().collect()),
+            expiration_seconds: Some(source.expiration_seconds),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(name(pod).to_owned()),
+                uid: Some(uid(pod).to_owned()),
+            }),
+        }),
+        ..TokenRequest::default()
+    };
+    let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", namespace(pod));
+    let answer: TokenRequest =
+        node.client.send_json(http::Method::POST, &path, &request).await.map_err(|error| error.to_string())?;
+    let status = answer.status.ok_or("the API server answered without a token")?;
+    let now = node.clock.now();
+    let expires = status.expiration_timestamp.map_or(source.expiration_seconds, |at| at.0.as_second() - now.as_second());
+    let life = expires.max(1);
+    let wait = Duration::from_secs(u64::try_from(life * TOKEN_REFRESH_PERCENT / 100).unwrap_or(1));
+    Ok(HeldToken { token: status.token.unwrap_or_default(), refresh_at: now + wait })
+}
+
+type StartError = (&'static str, String);
+
+async fn start(
+    node: &Node,
+    subject: &Subject,
+    container: &str,
+    attempt: u32,
+    sandbox_id: &str,
+    image_ref: &str,
+) -> Result<String, StartError> {
+    let (pod, facts) = (&subject.pod, node.facts());
+    let config_error = |error: String| ("CreateContainerConfigError", error);
+    let spec = spec::container(pod, container).ok_or_else(|| config_error(format!("no container {container}")))?;
+    let ips = pod_ips(subject, &facts);
+    let objects = node.sources.of(pod).await.map_err(config_error)?;
+    check_user(node, subject, &spec).await.map_err(config_error)?;
+    let locations = volumes::locations(pod, &facts.paths);
+    let from = Ingredients { attempt, image_ref, ips: &ips, objects: &objects, volumes: &locations };
+    let mut config = config::container::config(pod, &spec, &from, &facts).map_err(|error| config_error(error.0))?;
+    let known = config.envs.iter().map(|env| (env.key.clone(), env.value.clone())).collect();
+    volumes::prepare_sub_paths(pod, &spec.container, &known, &facts).map_err(config_error)?;
+    prepare_files(subject, &spec, attempt, &ips, &facts).map_err(|error| config_error(error.to_string()))?;
+    resolve_target(&mut config, subject);
+    let sandbox_attempt = subject.view.sandboxes.iter().find(|sandbox| sandbox.id == sandbox_id);
+    let request = CreateContainerRequest {
+        pod_sandbox_id: sandbox_id.to_owned(),
+        config: Some(config),
+        sandbox_config: Some(sandbox::config(pod, sandbox_attempt.map_or(0, |sandbox| sandbox.attempt), &facts)),
+    };
+    let created = node.runtime.create_container(request).await;
+    let id = created.map_err(|error| ("CreateContainerError", error.message))?.container_id;
+    let request = StartContainerRequest { container_id: id.clone() };
+    node.runtime.start_container(request).await.map_err(|error| ("RunContainerError", error.message))?;
+    link_log(subject, container, attempt, &id, &facts);
+    Ok(id)
+}
+
+/// The Pod's addresses, as the container's environment and hosts file name them.
+fn pod_ips(subject: &Subject, facts: &NodeFacts) -> Vec<String> {
+    if spec::host_network(&subject.pod) {
+        return facts.ips.clone();
+    }
+    subject.view.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+}
+
+async fn check_user(node: &Node, subject: &Subject, spec: &spec::Spec<'_>) -> Result<(), String> {
+    let context = spec::spec(&subject.pod).security_context.as_ref();
+    let own = spec.container.security_context.as_ref();
+    if own.and_then(|own| own.run_as_non_root).or(context.and_then(|c| c.run_as_non_root)) != Some(true) {
+        return Ok(());
+    }
+    let user: ImageUser = node.images.user(spec.image()).await?;
+    config::security::verify_non_root(&subject.pod, spec, &user)
+}
+
+/// The files that a container gets from the agent itself.
+fn prepare_files(
+    subject: &Subject,
+    spec: &spec::Spec<'_>,
+    attempt: u32,
+    ips: &[String],
+    facts: &NodeFacts,
+) -> std::io::Result<()> {
+    let pod = &subject.pod;
+    let hosts = facts.paths.hosts(uid(pod));
+    let text = hosts::file(pod, ips, facts);
+    if std::fs::read(&hosts).ok().as_deref() != Some(text.as_bytes()) {
+        std::fs::create_dir_all(facts.paths.pod(uid(pod)))?;
+        std::fs::write(&hosts, text)?;
+        std::fs::set_permissions(&hosts, std::fs::Permissions::from_mode(0o644))?;
+    }
+    let message = facts.paths.termination_log(uid(pod), spec.name(), attempt);
+    if let Some(folder) = message.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&message, [])?;
+    // Whoever the container runs as may leave its message.
+    std::fs::set_permissions(&message, std::fs::Permissions::from_mode(0o666))?;
+    if let Some(folder) = facts.paths.container_log(pod, spec.name(), attempt).parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    Ok(())
+}
+
+/// Puts the id of a debug container's target in the place of its name.
+fn resolve_target(config: &mut skiff_cri::ContainerConfig, subject: &Subject) {
+    let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    let Some(options) = context.and_then(|context| context.namespace_options.as_mut()) else { return };
+    if options.pid == NamespaceMode::Target as i32 {
+        match subject.view.latest(&options.target_id) {
+            Some(target) => options.target_id = target.id.clone(),
+            None => {
+                options.pid = NamespaceMode::Container as i32;
+                options.target_id.clear();
+            }
+        }
+    }
+}
+
+/// A link by which log collectors find the log; without it the container runs all the same.
+fn link_log(subject: &Subject, container: &str, attempt: u32, id: &str, facts: &NodeFacts) {
+    let pod = &subject.pod;
+    let link = facts.paths.log_link(namespace(pod), name(pod), container, id);
+    let made = link.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let linked = made.and_then(|()| symlink(facts.paths.container_log(pod, container, attempt), &link));
+    if let Err(error) = linked {
+        tracing::warn!(link = %link.display(), %error, "cannot link a container's log");
+    }
+}
+
+async fn post_start(node: &Node, subject: &Subject, name: &str, id: &str) -> Ended {
+    let Some(spec) = spec::container(&subject.pod, name) else { return Ended::Well };
+    let Some(handler) = spec.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+        return Ended::Well;
+    };
+    let ip = pod_ips(subject, &node.facts()).into_iter().next().unwrap_or_default();
+    match hooks::run(node, &spec.container, handler, id, &ip, None).await {
+        Ok(()) => Ended::Well,
+        Err(error) => failed("PostStartHookError", error),
+    }
+}
+
+async fn kill(node: &Node, subject: &Subject, name: &str, id: &str, grace_seconds: i64, pre_stop: bool) -> Ended {
+    let began = node.clock.monotonic();
+    let spec = spec::container(&subject.pod, name);
+    let lifecycle = spec.as_ref().and_then(|spec| spec.container.lifecycle.as_ref());
+    let mut hook_failed = false;
+    if pre_stop
+        && grace_seconds > 0
+        && let (Some(spec), Some(handler)) = (&spec, lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()))
+    {
+        let ip = pod_ips(subject, &node.facts()).into_iter().next().unwrap_or_default();
+        let limit = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
+        hook_failed = hooks::run(node, &spec.container, handler, id, &ip, Some(limit)).await.is_err();
+    }
+    let used = i64::try_from((node.clock.monotonic() - began).as_secs()).unwrap_or(i64::MAX);
+    let timeout = if used == 0 { grace_seconds } else { (grace_seconds - used).max(MINIMUM_STOP_SECONDS) };
+    let stopped = node.runtime.stop_container(StopContainerRequest { container_id: id.to_owned(), timeout }).await;
+    match well(stopped) {
+        Ended::Well if hook_failed => failed("FailedPreStopHook", ""),
+        ended => ended,
+    }
+}
+
+async fn tear_down(node: &Node, subject: &Subject) -> Ended {
+    let folder = node.facts().paths.pod(uid(&subject.pod));
+    let mounter = node.mounter.clone();
+    match tokio::task::spawn_blocking(move || volumes::tear_down(&folder, &*mounter)).await {
+        Ok(Ok(())) => Ended::Well,
+        Ok(Err(error)) => failed("", error),
+        Err(error) => failed("", error),
+    }
+}
+
+async fn remove_container(node: &Node, subject: &Subject, id: &str, container: &str, attempt: u32) -> Ended {
+    let removed = node.runtime.remove_container(RemoveContainerRequest { container_id: id.to_owned() }).await;
+    let ended = well(removed);
+    if ended == Ended::Well {
+        let (facts, pod) = (node.facts(), &subject.pod);
+        remove_file(&facts.paths.log_link(namespace(pod), name(pod), container, id));
+        remove_file(&facts.paths.container_log(pod, container, attempt));
+        remove_file(&facts.paths.termination_log(uid(pod), container, attempt));
+    }
+    ended
+}
+
+async fn remove_sandbox(node: &Node, subject: &Subject, id: &str) -> Ended {
+    let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    let ended = well(node.runtime.remove_pod_sandbox(request).await);
+    if ended == Ended::Well {
+        let (facts, pod) = (node.facts(), &subject.pod);
+        for container in subject.view.containers.iter().filter(|container| container.sandbox_id == id) {
+            remove_file(&facts.paths.log_link(namespace(pod), name(pod), &container.name, &container.id));
+        }
+    }
+    ended
+}
+
+fn remove_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a file");
+    }
+}
+
+async fn delete(node: &Node, pod: &Pod) -> Ended {
+    let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(uid(pod)) };
+    match node.client.delete::<Pod>(namespace(pod), name(pod), &options).await {
+        Ok(()) => Ended::Well,
+        // Gone, or another Pod of that name has come in its place.
+        Err(error) if error.is_not_found() || error.is_conflict() => Ended::Well,
+        Err(error) => failed("", error),
+    }
+}
+
+async fn clean_up(node: &Node, subject: &Subject) -> Ended {
+    let (facts, pod) = (node.facts(), subject.pod.clone());
+    let work = move || {
+        let folders = [
+            facts.paths.pod(uid(&pod)),
+            facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod)),
+        ];
+        folders.iter().try_for_each(|folder| match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+    };
+    node.sources.forget(uid(&subject.pod));
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => Ended::Well,
+        Ok(Err(error)) => failed("", error),
+        Err(error) => failed("", error),
+    }
+}

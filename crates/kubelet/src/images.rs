@@ -1,0 +1,284 @@
+//! Images on the node: looking for them, pulling each once however many Pods want it, and the credentials for that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use k8s_openapi::api::core::v1::Secret;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use skiff_base::clock::SharedClock;
+use skiff_client::Client;
+use skiff_cri::{
+    AuthConfig, ImageService, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest,
+};
+
+use crate::config::security::ImageUser;
+use crate::pod::types::Ended;
+
+/// The registry of image names that have none.
+const DEFAULT_REGISTRY: &str = "docker.io";
+/// How credentials for it are filed in old Docker configurations.
+const DEFAULT_REGISTRY_KEY: &str = "https://index.docker.io/v1/";
+
+/// The image service with one pull at a time for each image.
+pub struct Images {
+    service: Arc<dyn ImageService>,
+    pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Images {
+    /// Over the runtime's image service.
+    pub fn new(service: Arc<dyn ImageService>) -> Self {
+        Self { service, pulls: Mutex::default() }
+    }
+
+    /// The service itself.
+    pub fn service(&self) -> &Arc<dyn ImageService> {
+        &self.service
+    }
+
+    /// Whether the image is on the node.
+    pub async fn inspect(&self, image: &str) -> Ended {
+        let Some(full) = with_tag(image) else { return invalid(image) };
+        match self.find(&full).await {
+            Ok(Some(found)) => Ended::ImagePresent { image_ref: found.id },
+            Ok(None) => Ended::ImageAbsent,
+            Err(error) => {
+                Ended::Failed { reason: "ImageInspectError".to_owned(), message: error }
+            }
+        }
+    }
+
+    async fn find(&self, image: &str) -> Result<Option<skiff_cri::Image>, String> {
+        let spec = ImageSpec { image: image.to_owned(), ..ImageSpec::default() };
+        let request = ImageStatusRequest { image: Some(spec), verbose: false };
+        let response = self.service.image_status(request).await.map_err(|error| error.to_string())?;
+        Ok(response.image)
+    }
+
+    /// The user that an image says to run as.
+    ///
+    /// # Errors
+    /// The image is not there.
+    pub async fn user(&self, image: &str) -> Result<ImageUser, String> {
+        let full = with_tag(image).unwrap_or_else(|| image.to_owned());
+        let found = self.find(&full).await?.ok_or_else(|| format!("image {image:?} is not on the node"))?;
+        Ok(ImageUser { uid: found.uid.map(|uid| uid.value), name: found.username })
+    }
+
+    /// Pulls an image with the first credentials that are accepted.
+    pub async fn pull(
+        &self,
+        image: &str,
+        credentials: Vec<AuthConfig>,
+        sandbox: PodSandboxConfig,
+        clock: &SharedClock,
+    ) -> Ended {
+        let Some(full) = with_tag(image) else { return invalid(image) };
+        let asked = clock.monotonic();
+        let turn = self.pulls.lock().entry(full.clone()).or_default().clone();
+        let held = turn.lock().await;
+        let began = clock.monotonic();
+        let pulled = self.pull_once(&full, credentials, sandbox).await;
+        drop(held);
+        self.pulls.lock().retain(|name, turn| *name != full || Arc::strong_count(turn) > 2);
+        let done = clock.monotonic();
+        match pulled {
+            Ok(image_ref) => {
+                let size_bytes = match self.find(&full).await {
+                    Ok(found) => found.map_or(0, |found| found.size),
+                    Err(_) => 0,
+                };
+                Ended::ImagePulled { image_ref, size_bytes, took: done - began, waited: done - asked }
+            }
+            Err(message) => Ended::Failed { reason: "ErrImagePull".to_owned(), message },
+        }
+    }
+
+    async fn pull_once(
+        &self,
+        image: &str,
+        credentials: Vec<AuthConfig>,
+        sandbox: PodSandboxConfig,
+    ) -> Result<String, String> {
+        let tries = if credentials.is_empty() { vec![None] } else { credentials.into_iter().map(Some).collect() };
+        let mut errors = Vec::new();
+        for auth in tries {
+            let spec = ImageSpec { image: image.to_owned(), ..ImageSpec::default() };
+            let request = PullImageRequest { image: Some(spec), auth, sandbox_config: Some(sandbox.clone()) };
+            match self.service.pull_image(request).await {
+                Ok(response) => return Ok(response.image_ref),
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        Err(if errors.len() == 1 { errors.remove(0) } else { format!("[{}]", errors.join(", ")) })
+    }
+}
+
+fn invalid(image: &str) -> Ended {
+    let message = format!(
+        "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: invalid reference format"
+    );
+    Ended::Failed { reason: "InvalidImageName".to_owned(), message }
+}
+
+/// The image's name with `:latest` where it has neither tag nor digest; `None` where it is no name of an image.
+/// The grammar is that of <https://github.com/distribution/reference>.
+pub fn with_tag(image: &str) -> Option<String> {
+    let (rest, digest) = match image.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (image, None),
+    };
+    let slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (repository, tag) = match rest[slash..].rfind(':') {
+        Some(colon) => (&rest[..slash + colon], Some(&rest[slash + colon + 1..])),
+        None => (rest, None),
+    };
+    let (registry, path) = split_registry(repository);
+    let registry_ok = registry.is_none_or(|host| {
+        !host.is_empty() && host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-:[]_".contains(&c))
+    });
+    let tag_ok = tag.is_none_or(|tag| {
+        let mut bytes = tag.bytes();
+        let first = bytes.next().is_some_and(|c| c.is_ascii_alphanumeric() || c == b'_');
+        first && tag.len() <= 128 && bytes.all(|c| c.is_ascii_alphanumeric() || b"_.-".contains(&c))
+    });
+    let digest_ok = digest.is_none_or(|digest| {
+        let parts = digest.split_once(':');
+        parts.is_some_and(|(kind, hex)| !kind.is_empty() && hex.len() >= 32 && hex.bytes().all(|c| c.is_ascii_hexdigit()))
+    });
+    if !(registry_ok && tag_ok && digest_ok && path.split('/').all(is_path_component)) {
+        return None;
+    }
+    Some(if tag.is_none() && digest.is_none() { format!("{image}:latest") } else { image.to_owned() })
+}
+
+/// A host comes first where the first part could not be a folder of the default registry.
+fn split_registry(repository: &str) -> (Option<&str>, &str) {
+    match repository.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (Some(first), rest),
+        _ => (None, repository),
+    }
+}
+
+fn is_path_component(part: &str) -> bool {
+    let alphanumeric = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let bytes = part.as_bytes();
+    let ends = |c: Option<&u8>| c.is_some_and(|c| alphanumeric(*c));
+    ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(|c| alphanumeric(*c) || b"._-".contains(c))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    auths: HashMap<String, DockerAuth>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DockerAuth {
+    username: String,
+    password: String,
+    auth: String,
+    identitytoken: String,
+}
+
+/// The credentials for an image in the named pull secrets; secrets that are missing or unreadable are passed over, as
+/// upstream does: the registry has the last word.
+pub async fn credentials(client: &Client, namespace: &str, names: &[String], image: &str) -> Vec<AuthConfig> {
+    let mut found = Vec::new();
+    for name in names.iter().filter(|name| !name.is_empty()) {
+        match client.get::<Secret>(namespace, name).await {
+            Ok(secret) => found.extend(of_secret(&secret, image)),
+            Err(error) => tracing::warn!(namespace, secret = %name, %error, "cannot read a pull secret"),
+        }
+    }
+    found
+}
+
+fn of_secret(secret: &Secret, image: &str) -> Vec<AuthConfig> {
+    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let auths = match (data(".dockerconfigjson"), data(".dockercfg")) {
+        (Some(bytes), _) => serde_json::from_slice::<DockerConfig>(bytes).map(|config| config.auths),
+        (None, Some(bytes)) => serde_json::from_slice(bytes),
+        (None, None) => return vec![],
+    };
+    let auths = match auths {
+        Ok(auths) => auths,
+        Err(error) => {
+            tracing::warn!(secret = ?secret.metadata.name, %error, "a pull secret cannot be read");
+            return vec![];
+        }
+    };
+    let (registry, path) = split_registry(image);
+    let registry = registry.unwrap_or(DEFAULT_REGISTRY);
+    let full = format!("{registry}/{path}");
+    let mut matching: Vec<_> = auths.into_iter().filter(|(key, _)| matches(key, registry, &full)).collect();
+    // The longest, hence most particular, comes first.
+    matching.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
+    matching.into_iter().map(|(key, auth)| auth_config(&key, auth)).collect()
+}
+
+fn matches(key: &str, registry: &str, full: &str) -> bool {
+    if key == DEFAULT_REGISTRY_KEY {
+        return registry == DEFAULT_REGISTRY || registry == "index.docker.io";
+    }
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let key = key.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
+    if let Some(suffix) = key.strip_prefix("*.") {
+        return registry.split_once('.').is_some_and(|(_, domain)| domain == suffix);
+    }
+    registry == key || full.strip_prefix(key).is_some_and(|rest| rest.starts_with(['/', ':', '@']))
+}
+
+fn auth_config(server: &str, auth: DockerAuth) -> AuthConfig {
+    let (mut username, mut password) = (auth.username, auth.password);
+    if username.is_empty()
+        && let Ok(decoded) = base64::engine::general_purpose::STANDARD.decode(auth.auth.trim())
+        && let Ok(text) = String::from_utf8(decoded)
+        && let Some((user, secret)) = text.split_once(':')
+    {
+        (username, password) = (user.to_owned(), secret.to_owned());
+    }
+    AuthConfig {
+        username,
+        password,
+        identity_token: auth.identitytoken,
+        server_address: server.to_owned(),
+        ..AuthConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_get_a_tag_or_are_refused() {
+        for (name, expected) in [
+            ("nginx", Some("nginx:latest")),
+            ("localhost:5000/hello:v1", Some("localhost:5000/hello:v1")),
+            ("localhost:5000/hello", Some("localhost:5000/hello:latest")),
+            ("a/b_c/d-e.f:1.0", Some("a/b_c/d-e.f:1.0")),
+            ("Nginx", None),
+            ("nginx:", None),
+            ("", None),
+            ("a//b", None),
+            ("nginx:v1:v2", None),
+            ("nginx@sha256:123", None),
+        ] {
+            assert_eq!(with_tag(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_found_by_registry() {
+        assert!(matches("localhost:5000", "localhost:5000", "localhost:5000/hello:v1"));
+        assert!(matches("https://r.example/v2/", "r.example", "r.example/a"));
+        assert!(matches("*.example", "r.example", "r.example/a"));
+        assert!(matches("r.example/team", "r.example", "r.example/team/a"));
+        assert!(matches(DEFAULT_REGISTRY_KEY, "docker.io", "docker.io/library/nginx"));
+        assert!(!matches("r.example/te", "r.example", "r.example/team/a"));
+    }
+}

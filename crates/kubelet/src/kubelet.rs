@@ -1,0 +1,212 @@
+//! Putting the agent together: what the program hands in, and the handle that it gets back.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Taint};
+use parking_lot::{Mutex, RwLock};
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+use skiff_client::{Client, Informers, Recorder};
+use skiff_cri::{CgroupDriver, ImageService, RuntimeConfigRequest, RuntimeService, VersionRequest};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::agent::{self, Workers};
+use crate::config::{NodeFacts, dns::Resolver, paths::Paths};
+use crate::executor::Node;
+use crate::images::Images;
+use crate::node::facts::{self, Machine};
+use crate::node::keeper::Keeper;
+use crate::node::object::{self, Identity};
+use crate::server::{self, ServerConfig};
+use crate::sources::Sources;
+use crate::volumes::Mounter;
+
+/// The Pods that a node takes unless told otherwise; upstream's number.
+pub const DEFAULT_MAX_PODS: i64 = 110;
+/// Where the kubelet API listens unless told otherwise.
+pub const DEFAULT_PORT: u16 = 10250;
+
+/// All that the agent needs from outside.
+pub struct Config {
+    /// The API with the node's identity, `system:node:NAME`.
+    pub client: Client,
+    /// Informers with the node's rights; only Services are read from it whole.
+    pub informers: Informers,
+    /// Sandboxes and containers.
+    pub runtime: Arc<dyn RuntimeService>,
+    /// Images.
+    pub images: Arc<dyn ImageService>,
+    /// Mounts.
+    pub mounter: Arc<dyn Mounter>,
+    /// The time.
+    pub clock: SharedClock,
+    /// Unique names.
+    pub ids: Arc<Ids>,
+    /// The node's name.
+    pub node_name: String,
+    /// Its addresses, the primary one first.
+    pub node_ips: Vec<String>,
+    /// `/var/lib/kubelet`.
+    pub root_dir: PathBuf,
+    /// `/var/log`, above `pods` and `containers`.
+    pub log_dir: PathBuf,
+    /// The range of the node's Pods; empty where a controller gives it.
+    pub pod_cidr: String,
+    /// The cluster's DNS servers.
+    pub cluster_dns: Vec<String>,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// The resolver configuration that Pods with the node's own get.
+    pub resolv_conf: PathBuf,
+    /// `v1.36.x`.
+    pub version: String,
+    /// Pods that the node takes.
+    pub max_pods: i64,
+    /// Size of the file system of the agent's folder, where the program knows it.
+    pub disk_bytes: Option<i64>,
+    /// Labels beyond the standard ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints to register with.
+    pub taints: Vec<Taint>,
+    /// Where and how the kubelet API is served; `None` for no server.
+    pub server: Option<ServerConfig>,
+}
+
+/// The running agent. When it is dropped its tasks end; containers run on.
+pub struct Kubelet {
+    workers: Arc<Workers>,
+    look: Arc<Notify>,
+    tasks: JoinSet<()>,
+}
+
+impl Kubelet {
+    /// Registers the node, takes over what runs already, and begins to follow its Pods. Returns once the node is registered
+    /// with its first status: Ready, if the runtime is.
+    pub async fn start(config: Config) -> Kubelet {
+        let machine = Machine { disk_bytes: config.disk_bytes, ..facts::read() };
+        let port = config.server.as_ref().map_or(DEFAULT_PORT, |server| server.port());
+        let identity = identity(&config, port);
+        let facts = node_facts(&config, &machine).await;
+        let look = Arc::new(Notify::new());
+        let keeper = Arc::new(Keeper {
+            client: config.client.clone(),
+            clock: config.clock.clone(),
+            identity,
+            machine,
+            runtime: config.runtime.clone(),
+            images: config.images.clone(),
+            look: look.clone(),
+            written: Mutex::new(None),
+        });
+        let selector = format!("metadata.name={}", config.node_name);
+        let api_node = config.informers.selected::<ApiNode>("", "", &selector);
+        let pods = config.informers.selected::<Pod>("", "", &format!("spec.nodeName={}", config.node_name));
+        let workers = workers(&config, facts, api_node.clone()).await;
+        keeper.register().await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
+            let keeper = keeper.clone();
+            async move {
+                tokio::join!(keeper.keep_lease(), keeper.keep_status());
+            }
+        });
+        tasks.spawn({
+            let workers = workers.clone();
+            async move {
+                // Labels decide on admission, so they are known before the first Pod is.
+                api_node.synced().await;
+                workers.follow(&pods);
+                agent::follow_runtime(workers, pods).await;
+            }
+        });
+        if let Some(server) = config.server {
+            tasks.spawn(server::serve(server, workers.clone()));
+        }
+        Kubelet { workers, look, tasks }
+    }
+
+    /// Lets the node look at itself now, because the program knows that something has changed (the network is ready, say).
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Ends the agent's tasks. Containers run on and are found again at the next start.
+    pub async fn shutdown(mut self) {
+        self.workers.stop();
+        self.tasks.shutdown().await;
+    }
+}
+
+fn identity(config: &Config, port: u16) -> Identity {
+    Identity {
+        name: config.node_name.clone(),
+        ips: config.node_ips.clone(),
+        pod_cidr: config.pod_cidr.clone(),
+        version: config.version.clone(),
+        port: i32::from(port),
+        max_pods: config.max_pods,
+        labels: config.labels.clone(),
+        taints: config.taints.clone(),
+    }
+}
+
+async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
+    let text = |path: &std::path::Path| {
+        std::fs::read_to_string(path).unwrap_or_else(|error| {
+            tracing::debug!(path = %path.display(), %error, "cannot be read, taken as empty");
+            String::new()
+        })
+    };
+    let driver = config.runtime.runtime_config(RuntimeConfigRequest::default()).await;
+    let driver = driver.ok().and_then(|response| response.linux).map(|linux| linux.cgroup_driver);
+    NodeFacts {
+        name: config.node_name.clone(),
+        ips: config.node_ips.clone(),
+        paths: Paths { root: config.root_dir.clone(), logs: config.log_dir.clone() },
+        cluster_dns: config.cluster_dns.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        resolver: Resolver::parse(&text(&config.resolv_conf)),
+        hosts: text("/etc/hosts".as_ref()),
+        memory_bytes: machine.memory_bytes,
+        allocatable: object::capacity(machine, config.max_pods),
+        systemd_cgroups: driver == Some(CgroupDriver::Systemd as i32),
+    }
+}
+
+async fn workers(
+    config: &Config,
+    facts: NodeFacts,
+    api_node: skiff_client::Informer<ApiNode>,
+) -> Arc<Workers> {
+    let version = config.runtime.version(VersionRequest::default()).await;
+    let runtime_name = version.map(|version| version.runtime_name).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the container runtime does not answer yet");
+        "unknown".to_owned()
+    });
+    // The sources tell the workers of changes, and the workers are made with the sources.
+    let slot: Arc<std::sync::OnceLock<std::sync::Weak<Workers>>> = Arc::default();
+    let told = slot.clone();
+    let on_change = Arc::new(move |uid: &str| {
+        if let Some(workers) = told.get().and_then(std::sync::Weak::upgrade) {
+            workers.objects_changed(uid);
+        }
+    });
+    let node = Arc::new(Node {
+        recorder: Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name),
+        sources: Sources::new(config.informers.clone(), on_change),
+        facts: RwLock::new(Arc::new(facts)),
+        runtime: config.runtime.clone(),
+        images: Images::new(config.images.clone()),
+        client: config.client.clone(),
+        mounter: config.mounter.clone(),
+        clock: config.clock.clone(),
+        ids: config.ids.clone(),
+        runtime_name: RwLock::new(runtime_name),
+    });
+    let workers = Workers::new(node, api_node);
+    slot.set(Arc::downgrade(&workers)).expect("it is set once, here");
+    workers
+}

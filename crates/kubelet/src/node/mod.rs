@@ -1,0 +1,5 @@
+//! The Node object: what the machine is, whether it is well, and the lease that says that it lives.
+
+pub mod facts;
+pub mod keeper;
+pub mod object;

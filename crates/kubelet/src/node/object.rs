@@ -1,0 +1,241 @@
+//! The Node object and its status as pure functions of what is known of the machine.
+//! See <https://kubernetes.io/docs/reference/node/node-status/>.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo, Taint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use skiff_base::quantity::Format;
+use skiff_base::{Quantity, Timestamp};
+
+use super::facts::Machine;
+
+/// The most images that a status lists, and the most names of each; upstream's numbers.
+const MAX_IMAGES: usize = 50;
+const MAX_NAMES: usize = 5;
+/// Memory below which the node says that it is under pressure.
+const MEMORY_PRESSURE_BYTES: i64 = 100 << 20;
+/// The part of all process ids that may be in use before the node is under pressure, in percent.
+const PID_PRESSURE_PERCENT: i64 = 90;
+
+/// What the node is beyond its machine.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// The name.
+    pub name: String,
+    /// Addresses.
+    pub ips: Vec<String>,
+    /// The range of its Pods; empty where a controller gives it.
+    pub pod_cidr: String,
+    /// `v1.36.0+skiff...`.
+    pub version: String,
+    /// Where the kubelet API listens.
+    pub port: i32,
+    /// Pods that it takes.
+    pub max_pods: i64,
+    /// Labels beyond the standard ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints to register with.
+    pub taints: Vec<Taint>,
+}
+
+/// What changes by itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Health {
+    /// Memory still to be had, in bytes; `None` where unknown.
+    pub available_bytes: Option<i64>,
+    /// Processes and the most there can be.
+    pub pids: Option<(i64, i64)>,
+    /// Why the runtime or its network is not ready; empty when it is.
+    pub not_ready: Vec<String>,
+    /// Whether the disk is too full.
+    pub disk_pressure: bool,
+    /// The runtime's name and version, `skiff://0.1.0`.
+    pub runtime: String,
+    /// The images on the node.
+    pub images: Vec<ContainerImage>,
+    /// Runtime handlers: name, recursive read-only mounts, user namespaces.
+    pub handlers: Vec<(String, bool, bool)>,
+    /// Whether the runtime follows supplementalGroupsPolicy.
+    pub supplemental_groups_policy: bool,
+}
+
+/// The object that a node registers itself with.
+pub fn node(identity: &Identity, machine: &Machine) -> Node {
+    let standard = [
+        ("kubernetes.io/hostname", identity.name.as_str()),
+        ("kubernetes.io/arch", machine.architecture.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", machine.architecture.as_str()),
+        ("beta.kubernetes.io/os", "linux"),
+    ];
+    let mut labels: BTreeMap<_, _> = standard.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    labels.extend(identity.labels.clone());
+    let annotations = [("volumes.kubernetes.io/controller-managed-attach-detach", "true")];
+    let cidr = Some(identity.pod_cidr.clone()).filter(|cidr| !cidr.is_empty());
+    Node {
+        metadata: ObjectMeta {
+            name: Some(identity.name.clone()),
+            labels: Some(labels),
+            annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidrs: cidr.clone().map(|cidr| vec![cidr]),
+            pod_cidr: cidr,
+            taints: Some(identity.taints.clone()).filter(|taints| !taints.is_empty()),
+            ..NodeSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// What the node has for Pods.
+pub fn capacity(machine: &Machine, max_pods: i64) -> BTreeMap<String, Quantity> {
+    let bytes = |bytes: i64| Quantity::from_units(bytes / 1024 * 1024, Format::BinarySi);
+    let mut capacity = BTreeMap::from([
+        ("cpu".to_owned(), Quantity::from_units(machine.cpus, Format::DecimalSi)),
+        ("memory".to_owned(), bytes(machine.memory_bytes)),
+        ("pods".to_owned(), Quantity::from_units(max_pods, Format::DecimalSi)),
+    ]);
+    if let Some(disk) = machine.disk_bytes {
+        capacity.insert("ephemeral-storage".to_owned(), bytes(disk));
+    }
+    for (size, total) in &machine.hugepages {
+        capacity.insert(format!("hugepages-{size}"), bytes(*total));
+    }
+    capacity
+}
+
+/// The status; conditions keep the times of `old` where they have not changed.
+pub fn status(
+    identity: &Identity,
+    machine: &Machine,
+    health: &Health,
+    old: Option<&NodeStatus>,
+    now: Timestamp,
+) -> NodeStatus {
+    let capacity: BTreeMap<String, ApiQuantity> = capacity(machine, identity.max_pods)
+        .into_iter()
+        .map(|(name, amount)| (name, ApiQuantity(amount.to_string())))
+        .collect();
+    let ips = identity.ips.iter().map(|ip| address("InternalIP", ip));
+    NodeStatus {
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        addresses: Some(ips.chain([address("Hostname", &identity.name)]).collect()),
+        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: identity.port }) }),
+        node_info: Some(info(identity, machine, health)),
+        images: Some(images(health.images.clone())),
+        conditions: Some(conditions(health, old, now)),
+        features: health
+            .supplemental_groups_policy
+            .then_some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        runtime_handlers: (!health.handlers.is_empty()).then(|| health.handlers.iter().map(handler).collect()),
+        ..NodeStatus::default()
+    }
+}
+
+fn address(kind: &str, address: &str) -> NodeAddress {
+    NodeAddress { type_: kind.to_owned(), address: address.to_owned() }
+}
+
+fn handler((name, read_only, users): &(String, bool, bool)) -> NodeRuntimeHandler {
+    let features = NodeRuntimeHandlerFeatures {
+        recursive_read_only_mounts: Some(*read_only),
+        user_namespaces: Some(*users),
+    };
+    NodeRuntimeHandler { name: Some(name.clone()), features: Some(features) }
+}
+
+fn info(identity: &Identity, machine: &Machine, health: &Health) -> NodeSystemInfo {
+    NodeSystemInfo {
+        architecture: machine.architecture.clone(),
+        boot_id: machine.boot_id.clone(),
+        container_runtime_version: health.runtime.clone(),
+        kernel_version: machine.kernel.clone(),
+        kube_proxy_version: String::new(),
+        kubelet_version: identity.version.clone(),
+        machine_id: machine.machine_id.clone(),
+        operating_system: "linux".to_owned(),
+        os_image: machine.os_image.clone(),
+        swap: (machine.swap_bytes > 0).then_some(NodeSwapStatus { capacity: Some(machine.swap_bytes) }),
+        system_uuid: machine.system_uuid.clone(),
+    }
+}
+
+/// The largest images first, each with a few names.
+fn images(mut images: Vec<ContainerImage>) -> Vec<ContainerImage> {
+    images.sort_by_key(|image| std::cmp::Reverse(image.size_bytes));
+    images.truncate(MAX_IMAGES);
+    for names in images.iter_mut().filter_map(|image| image.names.as_mut()) {
+        names.truncate(MAX_NAMES);
+    }
+    images
+}
+
+fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
+    let memory = health.available_bytes.is_some_and(|bytes| bytes < MEMORY_PRESSURE_BYTES);
+    let pids = health.pids.is_some_and(|(used, most)| used > most * PID_PRESSURE_PERCENT / 100);
+    let ready = if health.not_ready.is_empty() {
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned())
+    } else {
+        ("Ready", "False", "KubeletNotReady", health.not_ready.join(", "))
+    };
+    let texts = [
+        pressure("MemoryPressure", memory, ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"), ("KubeletHasSufficientMemory", "kubelet has sufficient memory available")),
+        pressure("DiskPressure", health.disk_pressure, ("KubeletHasDiskPressure", "kubelet has disk pressure"), ("KubeletHasNoDiskPressure", "kubelet has no disk pressure")),
+        pressure("PIDPressure", pids, ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"), ("KubeletHasSufficientPID", "kubelet has sufficient PID available")),
+        ready,
+    ];
+    let before = old.and_then(|status| status.conditions.as_ref());
+    let mut all: Vec<_> = texts
+        .into_iter()
+        .map(|(kind, status, reason, message)| {
+            let same = before.into_iter().flatten().find(|old| old.type_ == kind && old.status == status);
+            let since = same.and_then(|old| old.last_transition_time.clone());
+            NodeCondition {
+                type_: kind.to_owned(),
+                status: status.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                last_heartbeat_time: Some(Time(now)),
+                last_transition_time: Some(since.unwrap_or(Time(now))),
+            }
+        })
+        .collect();
+    // Conditions of other parts (of the network, say) stay.
+    let own: Vec<_> = all.iter().map(|condition| condition.type_.clone()).collect();
+    all.extend(before.into_iter().flatten().filter(|old| !own.contains(&old.type_)).cloned());
+    all
+}
+
+type Text = (&'static str, &'static str);
+
+fn pressure(kind: &'static str, holds: bool, yes: Text, no: Text) -> (&'static str, &'static str, &'static str, String) {
+    let (status, (reason, message)) = if holds { ("True", yes) } else { ("False", no) };
+    (kind, status, reason, message.to_owned())
+}
+
+/// Whether two statuses say the same but for the time of the heartbeat.
+pub fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
+    let still = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+            condition.last_transition_time = None;
+        }
+        // Other parts write these.
+        status.volumes_attached = None;
+        status.volumes_in_use = None;
+        status.phase = None;
+        status.config = None;
+        status.declared_features = None;
+        status
+    };
+    still(a) == still(b)
+}

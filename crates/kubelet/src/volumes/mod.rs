@@ -1,0 +1,138 @@
+//! A Pod's volumes: where each one is, what the generated ones hold, and putting them there and away again.
+//! What needs more than plain files (mounting) goes through [`Mounter`], which the program's main part hands in.
+
+mod atomic;
+mod payload;
+mod setup;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+pub use payload::{TokenSource, Tokens, token_sources};
+pub use setup::{prepare_sub_paths, set_up, tear_down};
+
+use crate::config::{paths::Paths, uid};
+use crate::pod::spec::spec;
+
+/// The few things about mounts that the agent cannot do with plain files.
+pub trait Mounter: Send + Sync + 'static {
+    /// Mounts an empty file system in memory, bounded by `size_bytes` where that is given.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn mount_tmpfs(&self, target: &Path, size_bytes: Option<u64>) -> std::io::Result<()>;
+
+    /// Takes a mount away, also while files in it are still open.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn unmount(&self, target: &Path) -> std::io::Result<()>;
+
+    /// Bind-mounts `source` on `target`.
+    ///
+    /// # Errors
+    /// The kernel refused, or this mounter cannot.
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> std::io::Result<()>;
+}
+
+/// A mounter for where nothing can be mounted: what should be in memory is on disk. For tests.
+#[derive(Debug, Default)]
+pub struct NoMounts;
+
+impl Mounter for NoMounts {
+    fn mount_tmpfs(&self, _target: &Path, _size_bytes: Option<u64>) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn unmount(&self, _target: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn bind(&self, _source: &Path, _target: &Path, _read_only: bool) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The kinds of volumes that a node can set up by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// An empty folder that lives as long as the Pod.
+    EmptyDir,
+    /// A path of the node.
+    HostPath,
+    /// Files from a ConfigMap.
+    ConfigMap,
+    /// Files from a Secret.
+    Secret,
+    /// Files from the Pod's own fields.
+    DownwardApi,
+    /// Files from several sources.
+    Projected,
+}
+
+impl Plugin {
+    /// The plugin of a volume; the name of its type where there is none for it.
+    pub fn of(volume: &Volume) -> Result<Self, &'static str> {
+        if volume.empty_dir.is_some() {
+            Ok(Self::EmptyDir)
+        } else if volume.host_path.is_some() {
+            Ok(Self::HostPath)
+        } else if volume.config_map.is_some() {
+            Ok(Self::ConfigMap)
+        } else if volume.secret.is_some() {
+            Ok(Self::Secret)
+        } else if volume.downward_api.is_some() {
+            Ok(Self::DownwardApi)
+        } else if volume.projected.is_some() {
+            Ok(Self::Projected)
+        } else if volume.persistent_volume_claim.is_some() {
+            Err("persistentVolumeClaim")
+        } else if volume.ephemeral.is_some() {
+            Err("ephemeral")
+        } else if volume.csi.is_some() {
+            Err("csi")
+        } else if volume.nfs.is_some() {
+            Err("nfs")
+        } else if volume.image.is_some() {
+            Err("image")
+        } else {
+            Err("its type")
+        }
+    }
+
+    /// The name of its folder.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::EmptyDir => "kubernetes.io~empty-dir",
+            Self::HostPath => "kubernetes.io~host-path",
+            Self::ConfigMap => "kubernetes.io~configmap",
+            Self::Secret => "kubernetes.io~secret",
+            Self::DownwardApi => "kubernetes.io~downward-api",
+            Self::Projected => "kubernetes.io~projected",
+        }
+    }
+}
+
+/// Where each volume of the Pod is on the node.
+pub fn locations(pod: &Pod, paths: &Paths) -> BTreeMap<String, PathBuf> {
+    let volumes = spec(pod).volumes.iter().flatten();
+    let known = volumes.filter_map(|volume| {
+        let plugin = Plugin::of(volume).ok()?;
+        let path = match &volume.host_path {
+            Some(host_path) => PathBuf::from(&host_path.path),
+            None => paths.volume(uid(pod), plugin.folder(), &volume.name),
+        };
+        Some((volume.name.clone(), path))
+    });
+    known.collect()
+}
+
+/// Whether a change of the Pod's labels or annotations must reach files of it.
+pub fn shows_metadata(pod: &Pod) -> bool {
+    spec(pod).volumes.iter().flatten().any(|volume| {
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        volume.downward_api.is_some() || sources.into_iter().any(|source| source.downward_api.is_some())
+    })
+}

@@ -1,0 +1,219 @@
+//! Putting a Pod's volumes in place and taking them away. Blocking file work: run it off the executor's threads.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
+
+use super::payload::{File, Tokens, payload};
+use super::{Mounter, Plugin, atomic, locations};
+use crate::config::{NodeFacts, Objects, container::sub_path, uid};
+use crate::pod::spec::{quantity, spec};
+
+/// Makes the Pod's folders and volumes, or brings their generated files up to date. May be repeated.
+/// `version` names this set of generated files, uniquely.
+///
+/// # Errors
+/// The first volume that cannot be set up, in upstream's words.
+pub fn set_up(
+    pod: &Pod,
+    objects: &Objects,
+    tokens: &Tokens,
+    node: &NodeFacts,
+    mounter: &dyn Mounter,
+    version: &str,
+) -> Result<(), String> {
+    let folder = node.paths.pod(uid(pod));
+    make_folder(&folder, 0o750).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    for volume in spec(pod).volumes.iter().flatten() {
+        set_up_one(pod, volume, objects, tokens, node, mounter, version)
+            .map_err(|why| format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name))?;
+    }
+    Ok(())
+}
+
+fn set_up_one(
+    pod: &Pod,
+    volume: &Volume,
+    objects: &Objects,
+    tokens: &Tokens,
+    node: &NodeFacts,
+    mounter: &dyn Mounter,
+    version: &str,
+) -> Result<(), String> {
+    let plugin = Plugin::of(volume).map_err(|kind| format!("this node cannot mount volumes of type {kind}"))?;
+    let folder = node.paths.volume(uid(pod), plugin.folder(), &volume.name);
+    let group = spec(pod).security_context.as_ref().and_then(|context| context.fs_group);
+    let group = group.and_then(|group| u32::try_from(group).ok());
+    match plugin {
+        Plugin::HostPath => volume.host_path.as_ref().map_or(Ok(()), check_host_path),
+        Plugin::EmptyDir => {
+            let source = volume.empty_dir.clone().unwrap_or_default();
+            let size = source.size_limit.as_ref().map(|limit| quantity(limit).value());
+            let size_bytes = size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
+            let in_memory = match source.medium.as_deref() {
+                None | Some("") => false,
+                Some("Memory") => true,
+                Some(medium) => return Err(format!("unknown storage medium {medium:?}")),
+            };
+            empty_dir(&folder, in_memory, size_bytes, group, mounter).map_err(|error| error.to_string())
+        }
+        _ => {
+            let files = payload(pod, volume, objects, tokens, node)?.unwrap_or_default();
+            let secret = matches!(plugin, Plugin::Secret | Plugin::Projected);
+            generated(&folder, &files, secret, group, mounter, version).map_err(|error| error.to_string())
+        }
+    }
+}
+
+fn empty_dir(
+    folder: &Path,
+    in_memory: bool,
+    size_bytes: Option<u64>,
+    group: Option<u32>,
+    mounter: &dyn Mounter,
+) -> io::Result<()> {
+    if folder.exists() && (!in_memory || is_mount_point(folder)?) {
+        return Ok(());
+    }
+    make_folder(folder, 0o777)?;
+    if in_memory {
+        mounter.mount_tmpfs(folder, size_bytes)?;
+    }
+    let mut mode = 0o777;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(folder, None, Some(group))?;
+        // New files in it belong to the group as well.
+        mode |= 0o2000;
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+}
+
+fn generated(
+    folder: &Path,
+    files: &[File],
+    secret: bool,
+    group: Option<u32>,
+    mounter: &dyn Mounter,
+    version: &str,
+) -> io::Result<()> {
+    if !folder.exists() || (secret && !is_mount_point(folder)?) {
+        make_folder(folder, 0o777)?;
+        if secret {
+            // What is secret never touches the disk.
+            mounter.mount_tmpfs(folder, None)?;
+        }
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
+        if let Some(group) = group {
+            std::os::unix::fs::chown(folder, None, Some(group))?;
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o2777))?;
+        }
+    }
+    atomic::write(folder, files, group, version).map(drop)
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// Whether another file system begins at `path`.
+fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let Some(parent) = path.parent() else { return Ok(true) };
+    Ok(fs::symlink_metadata(path)?.dev() != fs::symlink_metadata(parent)?.dev())
+}
+
+fn check_host_path(source: &HostPathVolumeSource) -> Result<(), String> {
+    let path = Path::new(&source.path);
+    let kind = source.type_.as_deref().unwrap_or("");
+    let failed = |what: &str| Err(format!("hostPath type check failed: {} is not a {what}", source.path));
+    let meta = fs::metadata(path);
+    let is = |test: fn(&fs::Metadata) -> bool| meta.as_ref().is_ok_and(test);
+    match kind {
+        "" => Ok(()),
+        "DirectoryOrCreate" if meta.is_err() => make_folder(path, 0o755).map_err(|error| error.to_string()),
+        "FileOrCreate" if meta.is_err() => {
+            fs::write(path, []).map_err(|error| error.to_string())?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(|error| error.to_string())
+        }
+        "Directory" | "DirectoryOrCreate" if !is(fs::Metadata::is_dir) => failed("directory"),
+        "File" | "FileOrCreate" if !is(fs::Metadata::is_file) => failed("file"),
+        "Socket" if !is(|meta| meta.file_type().is_socket()) => failed("socket file"),
+        "CharDevice" if !is(|meta| meta.file_type().is_char_device()) => failed("character device"),
+        "BlockDevice" if !is(|meta| meta.file_type().is_block_device()) => failed("block device"),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the folders that a container's `subPath`s name, and refuses those that lead out of their volume by links.
+///
+/// # Errors
+/// A path leads out of its volume or cannot be made.
+pub fn prepare_sub_paths(
+    pod: &Pod,
+    container: &Container,
+    variables: &BTreeMap<String, String>,
+    node: &NodeFacts,
+) -> Result<(), String> {
+    let volumes = locations(pod, &node.paths);
+    for mount in container.volume_mounts.iter().flatten() {
+        let Some(sub_path) = sub_path(mount, variables).map_err(|error| error.0)? else { continue };
+        let Some(volume) = volumes.get(&mount.name) else { continue };
+        let why = |error: &dyn std::fmt::Display| {
+            format!("failed to prepare subPath for volumeMount {:?} of container {:?}: {error}", mount.name, container.name)
+        };
+        let root = fs::canonicalize(volume).map_err(|error| why(&error))?;
+        let wanted = root.join(&sub_path);
+        if fs::metadata(&wanted).is_err() {
+            let nearest = wanted.ancestors().find(|path| path.exists()).map(Path::to_owned).unwrap_or_default();
+            let real = fs::canonicalize(nearest).map_err(|error| why(&error))?;
+            if !real.starts_with(&root) {
+                return Err(why(&"the path leads out of the volume"));
+            }
+            make_folder(&wanted, 0o750).map_err(|error| why(&error))?;
+            let mode = fs::metadata(&root).map(|meta| meta.permissions()).map_err(|error| why(&error))?;
+            fs::set_permissions(&wanted, mode).map_err(|error| why(&error))?;
+        }
+        if !fs::canonicalize(&wanted).is_ok_and(|real| real.starts_with(&root)) {
+            return Err(why(&"the path leads out of the volume"));
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts and removes the volumes of a Pod. May be repeated. Host paths are only named by the Pod and stay.
+///
+/// # Errors
+/// A mount cannot be taken away or a file cannot be removed.
+pub fn tear_down(pod_folder: &Path, mounter: &dyn Mounter) -> io::Result<()> {
+    let volumes = pod_folder.join("volumes");
+    for folder in folders(&volumes)?.iter().map(|plugin| folders(plugin)).collect::<io::Result<Vec<_>>>()?.concat() {
+        // Several mounts can lie on one another where a set-up was cut short.
+        while is_mount_point(&folder)? {
+            mounter.unmount(&folder)?;
+        }
+    }
+    match fs::remove_dir_all(&volumes) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            let mut found = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    found.push(entry.path());
+                }
+            }
+            Ok(found)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(vec![]),
+        Err(error) => Err(error),
+    }
+}

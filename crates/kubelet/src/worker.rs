@@ -1,0 +1,395 @@
+//! One task per Pod: it looks at the runtime, lets the state machine decide, carries out, and looks again. It wakes when the
+//! Pod, the runtime or an object that the Pod refers to has changed, when an action has ended, or when a timer is due.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{AbortHandle, Abortable};
+use futures_util::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use skiff_client::Patch;
+use tokio::sync::Notify;
+
+use crate::config::{name, namespace, uid};
+use crate::executor::{Node, Subject, execute};
+use crate::observe::observe;
+use crate::pod::types::{Action, Ended, Outcome, PodEvent, PodState, RuntimeView, Step, Task};
+use crate::pod::{spec, step};
+
+/// How long to wait after the runtime or the API could not be reached.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The fields of a Pod's status that the node agent writes; all others belong to other parts.
+const OWN_FIELDS: [&str; 15] = [
+    "phase",
+    "conditions",
+    "message",
+    "reason",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "qosClass",
+    "observedGeneration",
+    "containerStatuses",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+    "allocatedResources",
+];
+
+/// How others reach a Pod's worker. Nothing is queued: the worker looks at the newest state when it wakes.
+pub struct Mailbox {
+    pod: Mutex<Arc<Pod>>,
+    rejection: Option<(String, String)>,
+    removed: AtomicBool,
+    runtime_changed: AtomicBool,
+    objects_changed: AtomicBool,
+    stop: AtomicBool,
+    wake: Notify,
+    shown: Mutex<Option<PodStatus>>,
+}
+
+impl Mailbox {
+    /// For a Pod that has come to the node; `rejection` says why the node does not take it.
+    pub fn new(pod: Arc<Pod>, rejection: Option<(String, String)>) -> Self {
+        Self {
+            pod: Mutex::new(pod),
+            rejection,
+            removed: AtomicBool::new(false),
+            runtime_changed: AtomicBool::new(true),
+            objects_changed: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            wake: Notify::new(),
+            shown: Mutex::new(None),
+        }
+    }
+
+    /// The Pod as it was seen last.
+    pub fn pod(&self) -> Arc<Pod> {
+        self.pod.lock().clone()
+    }
+
+    /// The Pod with the newest status that this agent has decided on.
+    pub fn pod_with_status(&self) -> Pod {
+        let mut pod = Pod::clone(&self.pod());
+        if let Some(status) = self.shown.lock().clone() {
+            pod.status = Some(status);
+        }
+        pod
+    }
+
+    /// Whether the node has taken the Pod.
+    pub fn is_admitted(&self) -> bool {
+        self.rejection.is_none()
+    }
+
+    /// Whether the Pod still uses what it asks for.
+    pub fn is_active(&self) -> bool {
+        let shown = self.shown.lock();
+        let phase = shown.as_ref().and_then(|status| status.phase.as_deref());
+        self.is_admitted() && !matches!(phase, Some("Succeeded" | "Failed"))
+    }
+
+    /// The Pod has changed.
+    pub fn update(&self, pod: Arc<Pod>) {
+        let old = std::mem::replace(&mut *self.pod.lock(), pod.clone());
+        let meta = (&old.metadata.labels, &old.metadata.annotations);
+        if meta != (&pod.metadata.labels, &pod.metadata.annotations) && crate::volumes::shows_metadata(&pod) {
+            self.objects_changed.store(true, Ordering::Release);
+        }
+        self.wake.notify_one();
+    }
+
+    /// The Pod's object is gone.
+    pub fn remove(&self) {
+        self.removed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Something has changed in the runtime.
+    pub fn look(&self) {
+        self.runtime_changed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Something that the Pod refers to has changed.
+    pub fn objects_changed(&self) {
+        self.objects_changed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// The agent ends; the Pod lives on.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What has come to an end.
+enum Done {
+    Action(Outcome),
+    /// A status was written, or not.
+    Status { sent: Value, written: bool },
+}
+
+/// Works for one Pod until nothing of it is left.
+pub async fn run(node: Arc<Node>, mailbox: Arc<Mailbox>) {
+    let pod = mailbox.pod();
+    let mut told = pod.status.as_ref().map(to_value).unwrap_or(Value::Null);
+    if let Some(fields) = told.as_object_mut() {
+        fields.retain(|field, _| OWN_FIELDS.contains(&field.as_str()));
+    }
+    let worker = Worker {
+        node,
+        mailbox,
+        state: PodState::default(),
+        view: Arc::default(),
+        running: FuturesUnordered::new(),
+        aborts: HashMap::new(),
+        outcomes: Vec::new(),
+        held: Vec::new(),
+        tokens: Arc::default(),
+        told,
+        wanted: None,
+        writing: false,
+        retry_status: false,
+    };
+    worker.work().await;
+}
+
+struct Worker {
+    node: Arc<Node>,
+    mailbox: Arc<Mailbox>,
+    state: PodState,
+    view: Arc<RuntimeView>,
+    running: FuturesUnordered<Running>,
+    aborts: HashMap<Task, AbortHandle>,
+    outcomes: Vec<Outcome>,
+    /// Actions that wait until the last status is written.
+    held: Vec<Action>,
+    tokens: Arc<Mutex<std::collections::BTreeMap<crate::volumes::TokenSource, crate::executor::HeldToken>>>,
+    /// The status that the API has.
+    told: Value,
+    /// The status that it shall have.
+    wanted: Option<Value>,
+    writing: bool,
+    retry_status: bool,
+}
+
+impl Worker {
+    async fn work(mut self) {
+        loop {
+            let pod = self.mailbox.pod();
+            self.look(&pod).await;
+            let wake_at = self.turn(&pod);
+            if self.state.cleaned || self.mailbox.stop.load(Ordering::Acquire) {
+                return;
+            }
+            self.wait(wake_at).await;
+        }
+    }
+
+    /// Brings the view up to date where something may have changed in the runtime.
+    async fn look(&mut self, pod: &Pod) {
+        let mut view = RuntimeView::clone(&self.view);
+        if self.mailbox.runtime_changed.swap(false, Ordering::AcqRel) || !view.known {
+            let logs = self.node.facts().paths.logs.clone();
+            match observe(&*self.node.runtime, uid(pod), &logs).await {
+                Ok((sandboxes, containers)) => {
+                    view.known = true;
+                    view.sandboxes = sandboxes;
+                    view.containers = containers;
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %spec::pod_ref(pod), %error, "cannot look at a Pod in the runtime");
+                    view.known = false;
+                }
+            }
+        }
+        view.outcomes = std::mem::take(&mut self.outcomes);
+        view.removed = self.mailbox.removed.load(Ordering::Acquire);
+        view.objects_changed = self.mailbox.objects_changed.swap(false, Ordering::AcqRel);
+        view.rejection = self.mailbox.rejection.clone();
+        view.host_ips = self.node.facts().ips.clone();
+        view.runtime_name = self.node.runtime_name.read().clone();
+        self.view = Arc::new(view);
+    }
+
+    /// One step of the state machine and the beginning of everything that it asks for.
+    fn turn(&mut self, pod: &Arc<Pod>) -> Option<Duration> {
+        let now = self.node.clock.now();
+        let Step { state, actions, status, events, wake_at, cancel } =
+            step(pod, &self.view, std::mem::take(&mut self.state), now);
+        self.state = state;
+        for event in events {
+            self.record(pod, event);
+        }
+        for task in cancel {
+            if let Some(abort) = self.aborts.remove(&task) {
+                abort.abort();
+            }
+        }
+        let value = to_value(&status);
+        *self.mailbox.shown.lock() = Some(status);
+        self.wanted = (value != self.told).then_some(value);
+        self.write_status(pod);
+        for action in actions {
+            if action == Action::DeletePod {
+                self.held.push(action);
+            } else {
+                self.begin(pod, action);
+            }
+        }
+        self.release(pod);
+        let delay = wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
+        let retry = (!self.view.known || self.retry_status).then_some(RETRY);
+        delay.into_iter().chain(retry).min()
+    }
+
+    fn record(&self, pod: &Pod, event: PodEvent) {
+        let mut reference = skiff_client::events::reference(pod);
+        reference.field_path = Some(event.field_path).filter(|path| !path.is_empty());
+        self.node.recorder.record(&reference, event.warning, event.reason, event.message);
+    }
+
+    fn begin(&mut self, pod: &Arc<Pod>, action: Action) {
+        let task = action.task();
+        let subject = Subject { pod: pod.clone(), view: self.view.clone(), tokens: self.tokens.clone() };
+        let node = self.node.clone();
+        let (abort, registration) = AbortHandle::new_pair();
+        self.aborts.insert(task.clone(), abort);
+        let work = Abortable::new(async move { execute(&node, &subject, &action).await }, registration);
+        self.running.push(Box::pin(async move {
+            let result = work.await.unwrap_or(Ended::Cancelled);
+            Done::Action(Outcome { task, result })
+        }));
+    }
+
+    /// Begins what waited for the last status, once that is written.
+    fn release(&mut self, pod: &Arc<Pod>) {
+        if !self.writing && self.wanted.is_none() {
+            for action in std::mem::take(&mut self.held) {
+                self.begin(pod, action);
+            }
+        }
+    }
+
+    /// Sends the newest status, one write at a time: what changes meanwhile goes with the next.
+    fn write_status(&mut self, pod: &Arc<Pod>) {
+        if self.writing || self.mailbox.removed.load(Ordering::Acquire) || self.state.deleted {
+            if !self.writing {
+                self.wanted = None;
+            }
+            return;
+        }
+        let Some(sent) = self.wanted.take() else { return };
+        self.writing = true;
+        self.retry_status = false;
+        let patch = json!({"metadata": {"uid": uid(pod)}, "status": status_patch(&self.told, &sent)});
+        let (node, pod) = (self.node.clone(), pod.clone());
+        self.running.push(Box::pin(async move {
+            let written =
+                node.client.patch_raw(&pod_path(&pod), &Patch::Strategic(patch)).await.map(drop).or_else(|error| {
+                    // Gone, or another Pod of that name: there is nobody to tell.
+                    if error.is_not_found() || error.is_conflict() { Ok(()) } else { Err(error) }
+                });
+            if let Err(error) = &written {
+                tracing::warn!(pod = %spec::pod_ref(&pod), %error, "cannot write a Pod's status");
+            }
+            Done::Status { sent, written: written.is_ok() }
+        }));
+    }
+
+    /// Waits for the next reason to take a turn.
+    async fn wait(&mut self, delay: Option<Duration>) {
+        let mailbox = self.mailbox.clone();
+        let sleep = async {
+            match delay {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => std::future::pending().await,
+            }
+        };
+        let done = tokio::select! {
+            () = mailbox.wake.notified() => None,
+            () = sleep => None,
+            Some(done) = self.running.next(), if !self.running.is_empty() => Some(done),
+        };
+        if let Some(done) = done {
+            self.take(done);
+        }
+        // What else has ended meanwhile is part of the same turn.
+        while let Some(Some(done)) = futures_util::FutureExt::now_or_never(self.running.next()) {
+            self.take(done);
+        }
+    }
+
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Action(outcome) => {
+                self.aborts.remove(&outcome.task);
+                if !matches!(outcome.task, Task::Probe(..) | Task::Image(_) | Task::Volumes | Task::TearDownVolumes) {
+                    self.mailbox.runtime_changed.store(true, Ordering::Release);
+                }
+                self.outcomes.push(outcome);
+            }
+            Done::Status { sent, written } => {
+                self.writing = false;
+                self.retry_status = !written;
+                if written {
+                    self.told = sent;
+                }
+            }
+        }
+    }
+}
+
+fn to_value(status: &PodStatus) -> Value {
+    serde_json::to_value(status).expect("a status has only string keys and finite numbers")
+}
+
+fn pod_path(pod: &Pod) -> String {
+    format!("/api/v1/namespaces/{}/pods/{}/status", namespace(pod), name(pod))
+}
+
+/// The change from one status to another: fields that are gone become null, and lists that are merged by key are replaced
+/// where an entry is gone.
+fn status_patch(told: &Value, wanted: &Value) -> Value {
+    let mut patch = wanted.clone();
+    let (Some(fields), Some(old)) = (patch.as_object_mut(), told.as_object()) else { return patch };
+    fields.retain(|field, value| old.get(field) != Some(value));
+    for field in old.keys() {
+        if wanted.get(field).is_none() {
+            fields.insert(field.clone(), Value::Null);
+        }
+    }
+    for field in ["podIPs", "hostIPs"] {
+        if let (Some(Value::Array(ips)), true) = (fields.get_mut(field), old.contains_key(field)) {
+            ips.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    patch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_says_only_what_changes() {
+        let told = json!({"phase": "Pending", "message": "m", "podIPs": [{"ip": "1"}], "qosClass": "BestEffort"});
+        let wanted = json!({"phase": "Running", "podIPs": [{"ip": "2"}], "qosClass": "BestEffort"});
+        assert_eq!(
+            status_patch(&told, &wanted),
+            json!({"phase": "Running", "message": null, "podIPs": [{"$patch": "replace"}, {"ip": "2"}]})
+        );
+    }
+}
