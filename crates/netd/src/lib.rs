@@ -1,6 +1,7 @@
 //! Pod network, service rules and network policy: planned purely, applied by small appliers.
 //! Everything is said to the kernel by netlink; no other program is ever started.
 
+mod balancer;
 mod model;
 pub mod netlink;
 pub mod pods;
@@ -10,6 +11,7 @@ pub mod rules;
 #[cfg(test)]
 mod testing;
 
+pub use balancer::{Balancer, BalancerConfig};
 pub use model::{HostPort, HostPortError, Transport};
 pub use pods::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};
 pub use prefix::{Prefix, PrefixError};

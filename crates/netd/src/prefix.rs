@@ -30,6 +30,22 @@ impl Prefix {
         Self { network: u32::from(address), bits: 32 }
     }
 
+    /// The fewest ranges that hold exactly the addresses from `first` to `last`; none if `last` comes before `first`.
+    pub fn between(first: Ipv4Addr, last: Ipv4Addr) -> Vec<Self> {
+        let (mut next, last) = (u64::from(u32::from(first)), u64::from(u32::from(last)));
+        let mut ranges = Vec::new();
+        while next <= last {
+            // The largest block that may begin here and does not reach beyond the end.
+            let aligned = if next == 0 { 32 } else { next.trailing_zeros().min(32) };
+            let fitting = (last - next + 1).ilog2();
+            let size = aligned.min(fitting);
+            let network = u32::try_from(next).expect("it is not beyond the last address");
+            ranges.push(Self { network, bits: u8::try_from(32 - size).expect("at most 32") });
+            next += 1 << size;
+        }
+        ranges
+    }
+
     /// How many leading bits are the same in the whole range.
     pub fn bits(self) -> u8 {
         self.bits
@@ -56,6 +72,11 @@ impl Prefix {
         let last = self.network | !mask(self.bits);
         let (first, last) = if self.bits < 31 { (self.network + 1, last - 1) } else { (self.network, last) };
         (first..=last).map(Ipv4Addr::from)
+    }
+
+    /// All addresses.
+    pub fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
+        (self.network..=self.network | !mask(self.bits)).map(Ipv4Addr::from)
     }
 
     /// Whether the address lies within; no IPv6 address does.
@@ -108,6 +129,15 @@ mod tests {
         assert!(Prefix::ALL.contains("8.8.8.8".parse().expect("an address")));
         let pair: Prefix = "10.0.0.6/31".parse().expect("a range");
         assert_eq!(pair.hosts().count(), 2);
+        let between = |first: &str, last: &str| {
+            let ranges = Prefix::between(first.parse().expect("an address"), last.parse().expect("an address"));
+            ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(between("198.18.1.16", "198.18.1.31"), "198.18.1.16/28");
+        assert_eq!(between("10.0.0.1", "10.0.0.6"), "10.0.0.1/32 10.0.0.2/31 10.0.0.4/31 10.0.0.6/32");
+        assert_eq!(between("0.0.0.0", "255.255.255.255"), "0.0.0.0/0");
+        assert_eq!(between("10.0.0.2", "10.0.0.1"), "");
+        assert_eq!(pair.addresses().count(), 2);
         for wrong in ["", "10.0.0.0", "10.0.0.0/33", "x/8", "::/0"] {
             assert!(wrong.parse::<Prefix>().is_err(), "{wrong}");
         }

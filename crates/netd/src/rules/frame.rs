@@ -81,8 +81,8 @@ pub struct Frame {
     pub pod_range: Prefix,
     /// The Service range.
     pub service_range: Prefix,
-    /// The range that load balancer addresses are taken from, if there is one.
-    pub balancer_range: Option<Prefix>,
+    /// The ranges that load balancer addresses are taken from.
+    pub balancer_ranges: Vec<Prefix>,
 }
 
 const LOOPBACK: &str = "127.0.0.0/8";
@@ -152,7 +152,7 @@ impl Frame {
             ],
             nobody_in(self.service_range),
         ];
-        rules.extend(self.balancer_range.map(nobody_in));
+        rules.extend(self.balancer_ranges.iter().copied().map(nobody_in));
         rules
     }
 

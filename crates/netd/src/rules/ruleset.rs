@@ -41,10 +41,10 @@ pub enum Change {
     AddElements(String, Vec<(Key, Value)>),
     /// These rules are added to the chain's end.
     AddRules(String, Vec<Rule>),
-    /// The chain goes.
-    DeleteChain(String),
     /// The set or map goes.
     DeleteSet(String),
+    /// The chain goes, after the maps that lead to it.
+    DeleteChain(String),
 }
 
 impl Change {
@@ -56,8 +56,8 @@ impl Change {
             Self::DeleteElements(..) => 3,
             Self::AddElements(..) => 4,
             Self::AddRules(..) => 5,
-            Self::DeleteChain(_) => 6,
-            Self::DeleteSet(_) => 7,
+            Self::DeleteSet(_) => 6,
+            Self::DeleteChain(_) => 7,
         }
     }
 }
@@ -194,9 +194,7 @@ impl Ruleset {
             if old.shared.get(&place) == new.shared.get(&place) {
                 continue;
             }
-            if !touched.contains_key(&place) {
-                touched.insert(place, self.effective(&place).cloned());
-            }
+            touched.entry(place).or_insert_with(|| self.effective(&place).cloned());
             let claims = self.claims.entry(place).or_default();
             match new.shared.get(&place) {
                 Some(value) => {

@@ -149,17 +149,17 @@ fn the_last_endpoint_goes() {
         &web(&["10.244.0.5"]),
         &web(&[]),
         expect![[r#"
-        flush chain cluster/default/web/tcp
-        flush chain outside/default/web/tcp
-        delete element service-addresses { 10.96.1.1 . tcp . 80 }
-        delete element node-ports { tcp . 30080 }
-        delete element hairpins { 10.244.0.5 . 10.244.0.5 }
-        add element empty-addresses { 10.96.1.1 . tcp . 80 : goto reject }
-        add element empty-node-ports { tcp . 30080 : goto reject }
-        delete chain cluster/default/web/tcp
-        delete chain outside/default/web/tcp
-        delete set endpoints/default/web/tcp
-    "#]],
+            flush chain cluster/default/web/tcp
+            flush chain outside/default/web/tcp
+            delete element service-addresses { 10.96.1.1 . tcp . 80 }
+            delete element node-ports { tcp . 30080 }
+            delete element hairpins { 10.244.0.5 . 10.244.0.5 }
+            add element empty-addresses { 10.96.1.1 . tcp . 80 : goto reject }
+            add element empty-node-ports { tcp . 30080 : goto reject }
+            delete set endpoints/default/web/tcp
+            delete chain cluster/default/web/tcp
+            delete chain outside/default/web/tcp
+        "#]],
     );
 }
 
@@ -169,15 +169,15 @@ fn a_service_goes_without_a_trace() {
         &web(&["10.244.0.5"]),
         &[],
         expect![[r#"
-        flush chain cluster/default/web/tcp
-        flush chain outside/default/web/tcp
-        delete element service-addresses { 10.96.1.1 . tcp . 80 }
-        delete element node-ports { tcp . 30080 }
-        delete element hairpins { 10.244.0.5 . 10.244.0.5 }
-        delete chain cluster/default/web/tcp
-        delete chain outside/default/web/tcp
-        delete set endpoints/default/web/tcp
-    "#]],
+            flush chain cluster/default/web/tcp
+            flush chain outside/default/web/tcp
+            delete element service-addresses { 10.96.1.1 . tcp . 80 }
+            delete element node-ports { tcp . 30080 }
+            delete element hairpins { 10.244.0.5 . 10.244.0.5 }
+            delete set endpoints/default/web/tcp
+            delete chain cluster/default/web/tcp
+            delete chain outside/default/web/tcp
+        "#]],
     );
 }
 

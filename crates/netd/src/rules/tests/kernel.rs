@@ -7,7 +7,7 @@ use crate::rules::kernel::KernelRules;
 use crate::testing::in_own_namespace;
 
 /// What `nft` sees in the current namespace; the elements of sets are on one line each, without their dynamic state.
-#[expect(clippy::disallowed_methods, reason = "nft is the tests' oracle only")]
+#[allow(clippy::disallowed_methods, reason = "nft is the tests' oracle only")]
 fn listing() -> String {
     let output = Command::new("nft").args(["-nn", "list", "table", "ip", "skiff"]).output();
     let output = output.expect("nft is installed where tests run");
@@ -40,9 +40,160 @@ fn nft_reads_what_was_made() {
         assert!(!rules.exist().expect("answers"));
         rules.recreate(&ruleset(&example())).expect("the kernel takes all of it");
         assert!(rules.exist().expect("answers"));
-        println!("{}", listing());
+        let listing = listing();
+        for line in [
+            "10.96.1.1 . 6 . 80 : goto cluster/default/web/tcp/http",
+            "meta mark & 0x00004000 != 0x00000000 meta mark set meta mark & 0xffffbfff masquerade fully-random",
+            "ip daddr != 10.96.0.0/12 fib daddr type 2 meta l4proto . th dport vmap @node-ports",
+            "dnat ip to numgen random mod 3 map @endpoints/default/web/tcp/http",
+            "0x00000001 : 10.244.0.6 . 8080",
+            "ip saddr 198.51.100.0/24 goto outside/default/web/tcp/http",
+            "update @clients/default/sticky/udp/10.244.0.7-5353/10800s { ip saddr timeout 10800s }",
+            "numgen random mod 2 vmap @picks-of-cluster/default/sticky/udp",
+            "iifname \"skiff0\" ip daddr 127.0.0.0/8 drop",
+        ] {
+            assert!(listing.contains(line), "{line} is not in {listing}");
+        }
         rules.remove().expect("goes");
         rules.remove().expect("twice is no error");
         assert!(!rules.exist().expect("answers"));
+    });
+}
+
+/// A listing whose order says nothing: sets give their elements in the order of their hashes, and chains stand in the
+/// order in which they were made.
+fn sorted_listing() -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut block = String::new();
+    for line in listing().lines().map(str::trim) {
+        if let Some(name) = line.strip_suffix(" {") {
+            name.clone_into(&mut block);
+        } else {
+            let elements = line.trim_start_matches("elements = {").trim_end_matches('}').split(", ");
+            let elements =
+                elements.map(|element| element.trim().trim_end_matches(',')).filter(|element| !element.is_empty());
+            lines.extend(elements.map(|element| format!("{block}: {element}")));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// A small cluster that differs from number to number in every respect that matters.
+fn cluster(mut number: u64) -> String {
+    let mut choose = |from: u64| {
+        // The multiplier and increment are Knuth's; the high bits are the good ones.
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (number >> 33) % from
+    };
+    let mut parts = Vec::new();
+    for service in 0..3 {
+        if choose(4) == 0 {
+            continue;
+        }
+        let mut spec = format!("clusterIP: 10.96.1.{service}\ntype: NodePort\nexternalIPs: [192.0.2.{}]\n", choose(2));
+        let policies =
+            ["", "externalTrafficPolicy: Local\n", "internalTrafficPolicy: Local\n", "sessionAffinity: ClientIP\n"];
+        spec += policies[choose(4) as usize];
+        spec += &format!("ports: [{{port: 80, nodePort: {}}}]", 30000 + choose(3));
+        let name = format!("s{service}");
+        let endpoints: Vec<String> = (0..choose(5))
+            .map(|_| format!("10.244.0.{} node-{} {}", choose(6), 1 + choose(2), ["rs", "st"][choose(2) as usize]))
+            .collect();
+        let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+        parts.push(service_yaml(&name, &spec));
+        parts.push(slice_yaml(&name, "{port: 8080}", &endpoints));
+    }
+    objects(&parts)
+}
+
+/// Step by step or all at once, the kernel ends up with the same rules (but for the numbers of the endpoints, which
+/// stay where they were).
+#[test]
+fn changes_lead_where_a_fresh_start_leads() {
+    let without_numbers = |lines: Vec<String>| -> Vec<String> {
+        let cut = |line: String| match line.split_once(": 0x") {
+            Some((block, element)) => {
+                format!("{block}: {}", element.split_once(" : ").map_or(element, |(_, value)| value))
+            }
+            None => line,
+        };
+        let mut lines: Vec<String> = lines.into_iter().map(cut).collect();
+        lines.sort();
+        lines
+    };
+    in_own_namespace(|| {
+        let rules = KernelRules::open().expect("opens");
+        let mut ruleset = Ruleset::new(frame());
+        rules.recreate(&ruleset).expect("the kernel takes the frame");
+        for number in 0..60 {
+            let transaction = apply(&mut ruleset, &cluster(number));
+            rules.update(&transaction).unwrap_or_else(|error| panic!("cluster {number}: {error}\n{transaction}"));
+            if number % 10 == 9 {
+                let changed = without_numbers(sorted_listing());
+                rules.recreate(&super::ruleset(&cluster(number))).expect("the kernel takes all of it");
+                assert_eq!(changed, without_numbers(sorted_listing()), "cluster {number}");
+                rules.recreate(&ruleset).expect("the kernel takes all of it");
+            }
+        }
+    });
+}
+
+/// Prints what many Services cost; the bounds are wide because machines that run tests are busy.
+#[test]
+fn a_thousand_services_cost_milliseconds() {
+    use skiff_base::Clock;
+    const SERVICES: u16 = 1000;
+    let clock = skiff_base::SystemClock::new();
+    let backend = |number: u16, last| service::Backend {
+        port_name: String::new(),
+        transport: crate::Transport::Tcp,
+        endpoint: Endpoint { address: [10, 244, (number >> 8) as u8 + 1, last].into(), port: 8080 },
+        is_ready: true,
+        is_serving_to_the_end: false,
+        is_local: false,
+    };
+    let planned = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        let port = service::ServicePort {
+            name: String::new(),
+            transport: crate::Transport::Tcp,
+            port: 80,
+            node_port: Some(20000 + number),
+        };
+        let service = service::Service {
+            name: format!("default/s{number}"),
+            cluster_address: [10, 97, high, low].into(),
+            external_addresses: Vec::new(),
+            balancer_addresses: Vec::new(),
+            balancer_sources: Vec::new(),
+            ports: vec![port],
+            internal_local: false,
+            external_local: false,
+            affinity: None,
+        };
+        let backends = [backend(number, 1), backend(number, 2), backend(number, 3)];
+        (
+            service::owner("default", &format!("s{number}")),
+            service::fragment(&service, &backends, frame().pod_range, None),
+        )
+    };
+    in_own_namespace(|| {
+        let rules = KernelRules::open().expect("opens");
+        let mut ruleset = Ruleset::new(frame());
+        let start = clock.monotonic();
+        ruleset.replace((0..SERVICES).map(planned));
+        let planned_at = clock.monotonic();
+        rules.recreate(&ruleset).expect("the kernel takes all of it");
+        let loaded_at = clock.monotonic();
+        let transaction = ruleset.replace([planned(SERVICES)]);
+        rules.update(&transaction).expect("the kernel takes it");
+        let added = clock.monotonic() - loaded_at;
+        println!(
+            "1000 Services: planned in {:?}, loaded in {:?}, one more in {added:?}",
+            planned_at - start,
+            loaded_at - planned_at
+        );
+        assert!(added < std::time::Duration::from_millis(100), "one more Service took {added:?}");
     });
 }

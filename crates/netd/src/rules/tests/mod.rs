@@ -18,7 +18,7 @@ pub(super) fn frame() -> Frame {
         bridge: "skiff0".into(),
         pod_range: "10.244.0.0/16".parse().expect("a range"),
         service_range: "10.96.0.0/12".parse().expect("a range"),
-        balancer_range: Some("203.0.113.0/24".parse().expect("a range")),
+        balancer_ranges: vec!["203.0.113.0/24".parse().expect("a range")],
     }
 }
 

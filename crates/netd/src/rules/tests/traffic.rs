@@ -51,7 +51,7 @@ impl World {
             bridge: "skiff0".into(),
             node_range: "10.244.0.0/24".parse().expect("a range"),
             pod_range: frame().pod_range,
-            virtual_ranges: vec![frame().service_range, frame().balancer_range.expect("there is one")],
+            virtual_ranges: vec![frame().service_range, frame().balancer_ranges[0]],
             local_addresses: vec![],
             mtu: None,
         };
