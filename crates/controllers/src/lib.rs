@@ -4,6 +4,7 @@
 mod deployment;
 mod endpoints;
 mod expectations;
+mod gc;
 mod manager;
 mod meta;
 mod namespace;

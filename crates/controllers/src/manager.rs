@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::deployment::Deployments;
 use crate::endpoints::{EndpointSlices, LegacyEndpoints};
+use crate::gc::GarbageCollector;
 use crate::namespace::Namespaces;
 use crate::namespace_defaults::{accounts, root_certificates};
 use crate::replicas::Replicas;
@@ -87,6 +88,7 @@ impl ControllerManager {
         let root_ca = config.root_ca;
         starter.plan("root-ca-cert-publisher", |setup| root_certificates(setup, root_ca));
         starter.own("namespace-controller", Namespaces::run);
+        starter.own("generic-garbage-collector", |setup, client, _| GarbageCollector::run(setup, client));
         Handle { tasks: starter.tasks }
     }
 }

@@ -70,6 +70,11 @@ impl Setup {
         }
     }
 
+    /// The informers that it reads through.
+    pub fn informers(&self) -> &Informers {
+        &self.informers
+    }
+
     /// The informer of a kind; the controller starts when it is synced.
     pub fn informer<K: Kind>(&mut self) -> Informer<K> {
         let informer = self.informers.of::<K>();

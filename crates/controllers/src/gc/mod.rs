@@ -1,0 +1,226 @@
+//! Garbage collection: what has lost its owners goes, in the background, in the foreground, or not at all.
+//! The decisions are [`graph::Graph`]'s; this file feeds it and carries its verdicts out.
+//! See <https://kubernetes.io/docs/concepts/architecture/garbage-collection/>.
+
+mod graph;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+
+use futures_util::future::join_all;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use parking_lot::Mutex;
+use serde_json::json;
+use skiff_client::{
+    Change, Client, DeleteOptions, Error, Informer, Informers, PartialObject, Patch, Resource, WorkQueue,
+};
+
+use self::graph::{Graph, Item, OwnerState, Verdict};
+use crate::resources::{Deletable, builtin, custom};
+use crate::runner::Setup;
+
+/// Objects that are worked on at the same time.
+const WORKERS: usize = 8;
+
+/// The controller.
+pub struct GarbageCollector {
+    client: Client,
+    informers: Informers,
+    graph: Mutex<Graph>,
+    queue: WorkQueue<String>,
+    /// What is watched, by group and kind as owner references name them.
+    watched: Mutex<HashMap<(String, String), Watched>>,
+}
+
+struct Watched {
+    deletable: Deletable,
+    /// Kept so that the watch goes on; custom resources' ends with their definition.
+    informer: Informer<PartialObject>,
+}
+
+impl GarbageCollector {
+    /// Runs until dropped.
+    pub async fn run(mut setup: Setup, client: Client) {
+        let collector = Arc::new(Self {
+            client,
+            informers: setup.informers().clone(),
+            graph: Mutex::default(),
+            queue: WorkQueue::new(),
+            watched: Mutex::default(),
+        });
+        let definitions = setup.informer::<CustomResourceDefinition>();
+        for deletable in builtin() {
+            collector.watch(deletable);
+        }
+        let (weak, known) = (Arc::downgrade(&collector), definitions.clone());
+        definitions.on_change(move |_| {
+            if let Some(collector) = weak.upgrade() {
+                collector.follow(custom(&known));
+            }
+        });
+        definitions.synced().await;
+        // Nothing is judged before everything is known, lest owners seem absent that are only not listed yet.
+        let informers: Vec<_> = collector.watched.lock().values().map(|watched| watched.informer.clone()).collect();
+        for informer in informers {
+            informer.synced().await;
+        }
+        let first = collector.graph.lock().all_with_owners_or_finalizers();
+        first.into_iter().for_each(|uid| collector.queue.add(uid));
+        join_all((0..WORKERS).map(|_| collector.work())).await;
+    }
+
+    fn watch(self: &Arc<Self>, deletable: Deletable) {
+        let resource = Arc::new(deletable.resource.clone());
+        let kind = (resource.group.to_string(), resource.kind.to_string());
+        // Events come and go by the thousand and are nobody's dependents.
+        if resource.kind == "Event" || self.watched.lock().contains_key(&kind) {
+            return;
+        }
+        let informer = self.informers.metadata(&resource);
+        self.watched.lock().insert(kind, Watched { deletable, informer: informer.clone() });
+        let weak = Arc::downgrade(self);
+        informer.on_change(move |change| note(&weak, &resource, change));
+    }
+
+    /// Watches the custom resources that came, and lets go of those that went.
+    fn follow(self: &Arc<Self>, custom: Vec<Deletable>) {
+        let builtin = builtin();
+        self.watched.lock().retain(|_, watched| {
+            let stays = builtin.contains(&watched.deletable) || custom.contains(&watched.deletable);
+            if !stays {
+                self.informers.forget_metadata(&watched.deletable.resource);
+            }
+            stays
+        });
+        custom.into_iter().for_each(|deletable| self.watch(deletable));
+    }
+
+    async fn work(&self) {
+        while let Some(uid) = self.queue.next().await {
+            match self.attend_to(&uid).await {
+                Ok(()) => self.queue.forget(&uid),
+                Err(error) if error.is_not_found() => self.queue.forget(&uid),
+                Err(error) => {
+                    if !error.is_conflict() {
+                        tracing::debug!(uid, %error, "garbage collection failed");
+                    }
+                    self.queue.retry(uid.clone());
+                }
+            }
+            self.queue.done(&uid);
+        }
+    }
+
+    async fn attend_to(&self, uid: &str) -> Result<(), Error> {
+        let mut told = BTreeMap::new();
+        loop {
+            let (verdict, item) = {
+                let graph = self.graph.lock();
+                (graph.decide(uid, &told), graph.get(uid).cloned())
+            };
+            let Some(item) = item else { return Ok(()) };
+            match verdict {
+                Verdict::Ask(owners) => {
+                    for owner in item.owners.iter().filter(|owner| owners.contains(&owner.uid)) {
+                        let state = self.ask(&item, owner).await?;
+                        told.insert(owner.uid.clone(), state);
+                    }
+                }
+                other => return self.carry_out(&item, other).await,
+            }
+        }
+    }
+
+    /// Asks the server itself for an owner that the caches do not show.
+    async fn ask(&self, item: &Item, owner: &OwnerReference) -> Result<OwnerState, Error> {
+        let Some(path) = self.path_of(item, owner) else {
+            // A kind that is not served here cannot be judged; the object stays.
+            return Ok(OwnerState::Solid);
+        };
+        match self.client.get_path::<PartialObject>(&path).await {
+            Ok(found) if found.metadata.uid.as_ref() == Some(&owner.uid) => Ok(OwnerState::Solid),
+            Ok(_) => Ok(self.absent(owner)),
+            Err(error) if error.is_not_found() => Ok(self.absent(owner)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn absent(&self, owner: &OwnerReference) -> OwnerState {
+        self.graph.lock().note_absent(&owner.uid);
+        OwnerState::Absent
+    }
+
+    /// Owners live in the namespace of what they own, or in none.
+    fn path_of(&self, item: &Item, owner: &OwnerReference) -> Option<String> {
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        let watched = self.watched.lock();
+        let deletable = &watched.get(&(group.to_owned(), owner.kind.clone()))?.deletable;
+        let namespace = if deletable.namespaced { item.key.namespace.as_str() } else { "" };
+        if deletable.namespaced && namespace.is_empty() {
+            return None;
+        }
+        Some(deletable.resource.object_path(namespace, &owner.name, ""))
+    }
+
+    async fn carry_out(&self, item: &Item, verdict: Verdict) -> Result<(), Error> {
+        match verdict {
+            Verdict::Keep | Verdict::Ask(_) => Ok(()),
+            Verdict::Disown(owners) => self.disown(item, &owners).await,
+            Verdict::Delete(policy) => {
+                let options =
+                    DeleteOptions { propagation_policy: Some(policy), ..DeleteOptions::of_uid(item.uid.clone()) };
+                self.client.delete_path(&path(item), &options).await
+            }
+            Verdict::Await(dependents) => {
+                dependents.into_iter().for_each(|uid| self.queue.add(uid));
+                Ok(())
+            }
+            Verdict::Release(finalizer) => self.release(item, finalizer).await,
+            Verdict::OrphanDependents(dependents) => {
+                for uid in dependents {
+                    let dependent = self.graph.lock().get(&uid).cloned();
+                    if let Some(dependent) = dependent {
+                        self.disown(&dependent, std::slice::from_ref(&item.uid)).await.or_else(unless_gone)?;
+                    }
+                }
+                self.release(item, graph::ORPHAN).await
+            }
+        }
+    }
+
+    async fn disown(&self, item: &Item, owners: &[String]) -> Result<(), Error> {
+        let left: Vec<_> = item.owners.iter().filter(|owner| !owners.contains(&owner.uid)).collect();
+        self.patch(item, json!({"ownerReferences": left})).await
+    }
+
+    async fn release(&self, item: &Item, finalizer: &str) -> Result<(), Error> {
+        let left: Vec<_> = item.finalizers.iter().filter(|name| *name != finalizer).collect();
+        self.patch(item, json!({"finalizers": left})).await
+    }
+
+    /// Changes metadata as it was seen: a conflict means that it is to be looked at anew.
+    async fn patch(&self, item: &Item, mut metadata: serde_json::Value) -> Result<(), Error> {
+        metadata["uid"] = json!(item.uid);
+        metadata["resourceVersion"] = json!(item.version);
+        self.client.patch_raw(&path(item), &Patch::Merge(json!({"metadata": metadata}))).await.map(drop)
+    }
+}
+
+fn path(item: &Item) -> String {
+    item.resource.object_path(&item.key.namespace, &item.key.name, "")
+}
+
+fn unless_gone(error: Error) -> Result<(), Error> {
+    if error.is_not_found() { Ok(()) } else { Err(error) }
+}
+
+fn note(collector: &Weak<GarbageCollector>, resource: &Arc<Resource>, change: &Change<PartialObject>) {
+    let Some(collector) = collector.upgrade() else { return };
+    let meta = &change.object().metadata;
+    let concerned = match change {
+        Change::Deleted(_) => collector.graph.lock().remove(meta.uid.as_deref().unwrap_or_default()),
+        _ => collector.graph.lock().set(Item::new(resource, meta)),
+    };
+    concerned.into_iter().for_each(|uid| collector.queue.add(uid));
+}
