@@ -103,11 +103,18 @@ impl<K> Clone for Informer<K> {
     }
 }
 
+/// How a cache reads and trims the metadata of its objects.
+struct Access<K> {
+    read: fn(&K) -> &ObjectMeta,
+    change: fn(&mut K) -> &mut ObjectMeta,
+}
+
 struct Shared<K> {
     objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
     metadata: fn(&K) -> &ObjectMeta,
+    metadata_mut: fn(&mut K) -> &mut ObjectMeta,
     task: Mutex<Option<tokio::task::AbortHandle>>,
 }
 
@@ -116,6 +123,12 @@ impl<K> Drop for Shared<K> {
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }
+    }
+}
+
+impl<K: Kind> Access<K> {
+    fn of_kind() -> Self {
+        Self { read: |object| object.metadata(), change: |object| object.metadata_mut() }
     }
 }
 
@@ -130,12 +143,13 @@ struct Scope {
 }
 
 impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
-    fn start(client: Client, scope: Scope, metadata: fn(&K) -> &ObjectMeta) -> Self {
+    fn start(client: Client, scope: Scope, access: Access<K>) -> Self {
         let shared = Arc::new(Shared {
             objects: RwLock::default(),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
-            metadata,
+            metadata: access.read,
+            metadata_mut: access.change,
             task: Mutex::new(None),
         });
         // The task holds the cache weakly: when the last reader lets go, the watch ends.
@@ -248,9 +262,13 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
 impl<K: DeserializeOwned> Shared<K> {
     /// An object that cannot be decoded is said loudly; the server should never have let it in.
     fn decode(&self, raw: &RawValue) -> Option<K> {
-        decode(std::any::type_name::<K>(), raw.get().as_bytes())
+        let mut object = decode(std::any::type_name::<K>(), raw.get().as_bytes())
             .map_err(|error| tracing::error!(%error, "object in the cluster cannot be read"))
-            .ok()
+            .ok()?;
+        // Often the larger part of an object, and no reader of a cache looks at it;
+        // a write without it leaves it as it is.
+        (self.metadata_mut)(&mut object).managed_fields = None;
+        Some(object)
     }
 
     fn put(&self, object: K) {
@@ -368,7 +386,7 @@ impl Informers {
         let mut started = self.started.lock();
         let entry = started.entry(TypeId::of::<K>()).or_insert_with(|| {
             let scope = Scope::of(K::resource(), JSON);
-            Box::new(Informer::<K>::start(self.client.clone(), scope, |object| object.metadata()))
+            Box::new(Informer::<K>::start(self.client.clone(), scope, Access::of_kind()))
         });
         entry.downcast_ref::<Informer<K>>().expect("the entry was made for this type").clone()
     }
@@ -381,7 +399,7 @@ impl Informers {
             field_selector: field_selector.to_owned(),
             ..Scope::of(K::resource(), JSON)
         };
-        Informer::start(self.client.clone(), scope, |object: &K| object.metadata())
+        Informer::start(self.client.clone(), scope, Access::<K>::of_kind())
     }
 
     /// The metadata of all objects of a resource that is known only at run time.
@@ -389,7 +407,9 @@ impl Informers {
         let mut partial = self.partial.lock();
         let entry = partial.entry(resource.clone()).or_insert_with(|| {
             let scope = Scope::of(resource.clone(), METADATA);
-            Informer::start(self.client.clone(), scope, |object: &PartialObject| &object.metadata)
+            let access =
+                Access { read: |object: &PartialObject| &object.metadata, change: |object| &mut object.metadata };
+            Informer::start(self.client.clone(), scope, access)
         });
         entry.clone()
     }
