@@ -1,6 +1,7 @@
 //! What every cluster begins with, written in one transaction.
 
 use serde_json::json;
+use skiff_kinds::bootstrap::{priority_classes, rbac_objects};
 use skiff_base::clock;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
@@ -55,12 +56,10 @@ async fn add(config: &Config, catalogue: &Catalogue, mut object: Object, transac
 }
 
 fn objects(_config: &Config) -> Vec<Object> {
-    NAMESPACES
-        .iter()
-        .map(|name| {
-            json!({"kind": "Namespace", "apiVersion": "v1",
-                "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
-                "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
-        })
-        .collect()
+    let namespaces = NAMESPACES.iter().map(|name| {
+        json!({"kind": "Namespace", "apiVersion": "v1",
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
+    });
+    namespaces.chain(rbac_objects()).chain(priority_classes()).collect()
 }

@@ -16,11 +16,14 @@ mod convert;
 pub mod discovery;
 pub mod failure;
 pub mod http;
+mod metrics;
+mod openapi;
 mod read;
 mod serve;
 pub mod server;
 pub mod storage;
 mod sub;
+mod tunnel;
 mod write;
 
 pub use call::UserInfo;

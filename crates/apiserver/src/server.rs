@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::alloc::Allocators;
 use crate::authn::{self, Authenticator};
-use crate::authz::{self, Authorizer};
+use crate::authz::{self, Action, Authorizer};
 use crate::call::{Call, UserInfo};
 use crate::config::Config;
 use crate::failure::{Failure, Result};
@@ -26,6 +26,7 @@ use crate::http::body::{self, Body};
 use crate::http::negotiate::{self, Accepted};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
+use crate::metrics::Metrics;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
 use crate::{bootstrap, discovery, read, sub, write};
@@ -46,6 +47,7 @@ pub struct ApiServer {
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Authorizer,
     pub(crate) allocators: Allocators,
+    pub(crate) metrics: Metrics,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -65,12 +67,13 @@ impl ApiServer {
         bootstrap::run(&config, &catalogue).await?;
         let (hub, stream) = Hub::start(config.store.clone(), catalogue.clone()).await?;
         let server = Arc::new(Self {
-            authenticator: Authenticator::new(&config)?,
+            authenticator: Authenticator::new(&config, catalogue.clone())?,
             authorizer: Authorizer::new(catalogue.clone(), config.authorization),
             allocators: Allocators::new(&config, &catalogue)?,
             hub: hub.clone(),
             catalogue,
             config,
+            metrics: Metrics::default(),
             tasks: Mutex::default(),
         });
         let follow = tokio::spawn(hub.clone().run(stream));
@@ -92,6 +95,10 @@ impl ApiServer {
         for cache in self.catalogue.snapshot().caches() {
             cache.disconnect();
         }
+    }
+
+    pub(crate) fn is_following(&self) -> bool {
+        self.hub.is_following()
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -124,7 +131,7 @@ impl ApiServer {
         // A failure is told in the encoding that the client accepts, or else in JSON.
         let plain = negotiate::accepted(&parts.headers, &query, false).unwrap_or_default();
         let long = info.is_long_running();
-        let routed = self.route(&mut parts, body, query, info);
+        let routed = self.route(&mut parts, body, query, info.clone());
         let result = if long {
             routed.await
         } else {
@@ -132,7 +139,9 @@ impl ApiServer {
                 .await
                 .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout").into()))
         };
-        result.unwrap_or_else(|failure| answer::failure(failure, &plain))
+        let answer = result.unwrap_or_else(|failure| answer::failure(failure, &plain));
+        self.metrics.count(&info, answer.status().as_u16());
+        answer
     }
 
     async fn route(self: &Arc<Self>, parts: &mut Parts, body: Body, query: Query, info: RequestInfo) -> Result<Answer> {
@@ -166,7 +175,7 @@ impl ApiServer {
 
     /// Whether a user may do something; 403 in upstream's words where not.
     pub async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<()> {
-        authz::require(&self.authorizer, user, info)
+        authz::require(&self.authorizer, user, &Action::of(info))
     }
 
     async fn dispatch(self: &Arc<Self>, call: &Call, parts: &mut Parts, body: Body) -> Result<Answer> {

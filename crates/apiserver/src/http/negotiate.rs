@@ -88,10 +88,7 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
 /// Reads what the client accepts; `shapes` says whether Tables and metadata may be had here.
 pub fn accepted(headers: &HeaderMap, query: &Query, shapes: bool) -> Result<Accepted> {
     let header = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let gzip = headers
-        .get(http::header::ACCEPT_ENCODING)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(',').any(|coding| coding.trim().starts_with("gzip")));
+    let gzip = accepts_gzip(headers);
     let base = Accepted { pretty: wants_pretty(headers, query), gzip, ..Accepted::default() };
     if header.is_empty() {
         return Ok(base);
@@ -102,6 +99,12 @@ pub fn accepted(headers: &HeaderMap, query: &Query, shapes: bool) -> Result<Acce
         return Ok(Accepted { media, shape, ..base });
     }
     Err(Status::not_acceptable(&MEDIA_TYPES).into())
+}
+
+/// Whether the answer may be compressed with gzip.
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let value = headers.get(http::header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or("");
+    value.split(',').any(|coding| coding.trim().starts_with("gzip"))
 }
 
 fn media_of(name: &str) -> Option<Media> {

@@ -31,6 +31,21 @@ pub fn object_answer(call: &Call, code: u16, object: &Object) -> Answer {
     answer::tree(code, shaped.as_ref().unwrap_or(object), &call.accepted)
 }
 
+/// Answers with a list of objects that are not stored.
+pub fn list_answer(call: &Call, objects: &[Object]) -> Answer {
+    let def = &call.served.def;
+    let list = match call.accepted.shape {
+        Shape::Table(include) => {
+            let mut table = table_head(def, "");
+            table["rows"] = objects.iter().map(|object| row(def, object, include, call.now)).collect();
+            table
+        }
+        _ => json!({"kind": format!("{}List", def.kind), "apiVersion": def.group_version().to_string(),
+            "metadata": {}, "items": objects}),
+    };
+    answer::tree(200, &list, &call.accepted)
+}
+
 /// Decodes stored bytes to the kind that is served.
 pub fn decode(served: &Served, stored: &[u8], revision: u64) -> Result<Object> {
     let mut object = codec::decode_stored(&served.def, stored, revision)?;

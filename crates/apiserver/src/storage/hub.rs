@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,12 +27,13 @@ pub struct Hub {
     applied: watch::Sender<Revision>,
     /// Held while caches change, so that a new resource's cache misses nothing.
     changing: Mutex<()>,
+    following: AtomicBool,
 }
 
 impl Hub {
     /// Fills all caches, and gives the stream that keeps them up to date.
     pub async fn start(store: Arc<dyn Store>, catalogue: Arc<Catalogue>) -> Result<(Arc<Self>, WatchStream)> {
-        let hub = Arc::new(Self { store, catalogue, applied: watch::Sender::new(0), changing: Mutex::new(()) });
+        let hub = Arc::new(Self { store, catalogue, applied: watch::Sender::new(0), changing: Mutex::new(()), following: AtomicBool::new(true) });
         let stream = hub.fill().await?;
         Ok((hub, stream))
     }
@@ -66,6 +68,7 @@ impl Hub {
                     }
                 }
             }
+            self.following.store(false, Ordering::Relaxed);
             stream = loop {
                 match self.fill().await {
                     Ok(stream) => break stream,
@@ -73,6 +76,7 @@ impl Hub {
                 }
                 tokio::time::sleep(RETRY).await;
             };
+            self.following.store(true, Ordering::Relaxed);
         }
     }
 
@@ -110,6 +114,11 @@ impl Hub {
         // What the watch still brings at or below this revision is known already, and skipped.
         cache.load(content.items, content.revision);
         Ok(())
+    }
+
+    /// Whether the store's watch stands.
+    pub fn is_following(&self) -> bool {
+        self.following.load(Ordering::Relaxed)
     }
 
     /// The revision that all caches have reached.

@@ -1,7 +1,8 @@
 //! Step 3: from a request's body to the tree of the kind that the path names.
 
 use serde_json::Value;
-use skiff_kinds::decode::{self, Decoded};
+use skiff_kinds::ResourceDef;
+use skiff_kinds::decode::{self, Decoded, FieldValidation};
 use skiff_object::node::{Format, Node};
 use skiff_object::{Object, Status};
 
@@ -28,6 +29,11 @@ pub fn checked(target: &Target<'_>, body: &[u8]) -> Result<Object> {
     let format = format(target.call)?;
     let decoded = decode::decode(&target.served.def, body, format, target.options.field_validation)?;
     Ok(warned(target, decoded))
+}
+
+/// Reads a body as another kind than the path's own; unknown fields are dropped.
+pub fn as_kind(call: &Call, def: &ResourceDef, body: &[u8]) -> Result<Object> {
+    Ok(decode::decode(def, body, format(call)?, FieldValidation::Ignore)?.object)
 }
 
 /// Brings what a patch made into the shape of the kind, checked as the query asks.

@@ -65,6 +65,11 @@ impl DeleteOptions {
     /// Reads body and query; the body wins where it says something.
     pub fn read(call: &Call, body: &[u8]) -> Result<(Self, bool)> {
         let given = if body.is_empty() { json!({}) } else { decode::tree(call, body)? };
+        Self::of(call, &given)
+    }
+
+    /// Reads options that are given as a tree, and the query.
+    pub fn of(call: &Call, given: &Object) -> Result<(Self, bool)> {
         let (query, mut errors) = (&call.query, Vec::new());
         let kind = given.str_at(&["kind"]);
         if !matches!(kind, "" | "DeleteOptions") {
@@ -124,7 +129,8 @@ pub async fn delete(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     if shown {
         return Ok(present::object_answer(call, 200, &object));
     }
-    let status = json!(Status::success(&def.group_resource(), object.name(), object.uid()));
+    let mut status = json!(Status::success(&def.group_resource(), object.name(), object.uid()));
+    status.remove_at(&["code"]);
     Ok(answer::tree(200, &status, &call.accepted))
 }
 

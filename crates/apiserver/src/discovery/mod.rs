@@ -1,0 +1,103 @@
+//! What is served, told to clients: groups, versions and resources, the version, health, metrics.
+//! See <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>.
+
+mod aggregated;
+mod health;
+mod legacy;
+
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, VARY};
+use http::request::Parts;
+use serde_json::json;
+use skiff_kinds::Subresource;
+use skiff_object::Status;
+
+use crate::failure::Result;
+use crate::http::answer::{self, Answer};
+use crate::http::negotiate::{self, Accepted};
+use crate::http::query::Query;
+use crate::http::request::RequestInfo;
+use crate::server::{ApiServer, check_verb};
+
+/// The media type of the document that tells of everything at once.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Answers a path that names no resource.
+pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestInfo) -> Result<Answer> {
+    let path = info.path.trim_end_matches('/');
+    if let Some(answer) = health::answer(server, path, query) {
+        return answer;
+    }
+    check_verb(matches!(info.verb.as_str(), "get" | "head"))?;
+    if let Some(answer) = crate::openapi::answer(server, parts, path)? {
+        return Ok(answer);
+    }
+    if matches!(path, "/api" | "/apis") && wants_aggregated(&parts.headers) {
+        return Ok(aggregated_answer(server, path, negotiate::accepts_gzip(&parts.headers)));
+    }
+    let accepted = negotiate::accepted(&parts.headers, query, false)?;
+    let snapshot = server.catalogue.snapshot();
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let tree = match segments.as_slice() {
+        [] => json!({"paths": paths(server)}),
+        ["version"] => json!(server.config.version),
+        ["metrics"] => return Ok(answer::text(200, server.metrics.text(&snapshot))),
+        ["api"] => legacy::core_versions(server.config.advertise),
+        ["apis"] => legacy::groups(&snapshot),
+        ["api", version] => legacy::resources(&snapshot, "", version).ok_or_else(Status::no_such_path)?,
+        ["apis", group] => legacy::group(&snapshot, group).ok_or_else(Status::no_such_path)?,
+        ["apis", group, version] => legacy::resources(&snapshot, group, version).ok_or_else(Status::no_such_path)?,
+        [".well-known", "openid-configuration"] => server.authenticator.configuration().ok_or_else(Status::no_such_path)?,
+        ["openid", "v1", "jwks"] => server.authenticator.key_set().ok_or_else(Status::no_such_path)?,
+        _ => return Err(Status::no_such_path().into()),
+    };
+    Ok(answer::tree(200, &tree, &accepted))
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    accept.split(',').any(|clause| {
+        let has = |part: &str| clause.split(';').any(|own| own.trim() == part);
+        has("application/json") && has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
+    })
+}
+
+fn aggregated_answer(server: &ApiServer, path: &str, gzip: bool) -> Answer {
+    let tree = aggregated::document(&server.catalogue.snapshot(), path == "/api");
+    let accepted = Accepted { gzip, ..Accepted::default() };
+    let mut answer = answer::tree(200, &tree, &accepted);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    answer.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    answer
+}
+
+/// All paths that are worth looking at.
+fn paths(server: &ApiServer) -> Vec<String> {
+    let snapshot = server.catalogue.snapshot();
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
+        .into_iter()
+        .chain(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"])
+        .map(str::to_owned)
+        .collect();
+    for group in snapshot.groups() {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(snapshot.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.extend(health::CHECKS.iter().flat_map(|check| {
+        ["/healthz", "/livez", "/readyz"].into_iter().map(move |kind| format!("{kind}/{check}"))
+    }));
+    paths.sort();
+    paths
+}
+
+/// The verbs of a subresource, and the kind that it takes and gives where that is not its parent's.
+fn subresource_facts(subresource: &Subresource) -> (Vec<&str>, Option<(&str, &str, &str)>) {
+    const CHANGEABLE: [&str; 3] = ["get", "patch", "update"];
+    match subresource {
+        Subresource::Status => (CHANGEABLE.to_vec(), None),
+        Subresource::Scale { .. } => (CHANGEABLE.to_vec(), Some(("autoscaling", "v1", "Scale"))),
+        Subresource::Special { kind: (group, version, kind), verbs, .. } => {
+            (verbs.iter().map(AsRef::as_ref).collect(), Some((group, version, kind)))
+        }
+    }
+}
