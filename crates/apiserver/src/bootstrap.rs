@@ -1,8 +1,8 @@
 //! What every cluster begins with, written in one transaction.
 
 use serde_json::json;
-use skiff_kinds::bootstrap::{priority_classes, rbac_objects};
 use skiff_base::clock;
+use skiff_kinds::bootstrap::{priority_classes, rbac_objects};
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 use skiff_store::{Change, Compare, Outcome, Transaction};

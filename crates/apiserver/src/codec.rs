@@ -102,9 +102,9 @@ pub fn to_yaml(object: &Object) -> String {
     yaml::write(object).expect("a tree can always be written")
 }
 
-/// Reads YAML.
-pub fn from_yaml(text: &[u8]) -> Result<Object> {
-    yaml::parse(text).map(|node| node.into_value()).map_err(|error| Status::bad_request(error).into())
+/// Reads JSON.
+pub fn from_json(text: &[u8]) -> serde_json::Result<Object> {
+    serde_json::from_slice(text)
 }
 
 #[cfg(test)]

@@ -33,7 +33,10 @@ impl Metrics {
     pub fn text(&self, snapshot: &Snapshot) -> String {
         let mut text = String::from("# TYPE apiserver_request_total counter\n");
         for ((verb, resource, code), count) in self.requests.lock().iter() {
-            put(&mut text, format_args!("apiserver_request_total{{verb={verb:?},resource={resource:?},code=\"{code}\"}} {count}"));
+            put(
+                &mut text,
+                format_args!("apiserver_request_total{{verb={verb:?},resource={resource:?},code=\"{code}\"}} {count}"),
+            );
         }
         text.push_str("# TYPE apiserver_storage_objects gauge\n# TYPE apiserver_longrunning_requests gauge\n");
         for cache in snapshot.caches() {
@@ -41,7 +44,10 @@ impl Metrics {
             put(&mut text, format_args!("apiserver_storage_objects{{resource={resource:?}}} {}", cache.object_count()));
             if cache.watcher_count() > 0 {
                 let count = cache.watcher_count();
-                put(&mut text, format_args!("apiserver_longrunning_requests{{verb=\"WATCH\",resource={resource:?}}} {count}"));
+                put(
+                    &mut text,
+                    format_args!("apiserver_longrunning_requests{{verb=\"WATCH\",resource={resource:?}}} {count}"),
+                );
             }
         }
         text

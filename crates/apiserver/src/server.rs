@@ -27,6 +27,7 @@ use crate::http::negotiate::{self, Accepted};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::metrics::Metrics;
+use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
 use crate::{bootstrap, discovery, read, sub, write};
@@ -48,6 +49,7 @@ pub struct ApiServer {
     pub(crate) authorizer: Authorizer,
     pub(crate) allocators: Allocators,
     pub(crate) metrics: Metrics,
+    pub(crate) documents: Documents,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -74,6 +76,7 @@ impl ApiServer {
             catalogue,
             config,
             metrics: Metrics::default(),
+            documents: Documents::default(),
             tasks: Mutex::default(),
         });
         let follow = tokio::spawn(hub.clone().run(stream));
@@ -175,7 +178,13 @@ impl ApiServer {
 
     /// Whether a user may do something; 403 in upstream's words where not.
     pub async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<()> {
-        authz::require(&self.authorizer, user, &Action::of(info))
+        let action = Action::of(info);
+        if authz::require(&self.authorizer, user, &action).is_ok() {
+            return Ok(());
+        }
+        // What gives the right may be younger than what the caches show.
+        self.hub.fresh().await?;
+        authz::require(&self.authorizer, user, &action)
     }
 
     async fn dispatch(self: &Arc<Self>, call: &Call, parts: &mut Parts, body: Body) -> Result<Answer> {

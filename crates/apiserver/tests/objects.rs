@@ -41,7 +41,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
-                "uid": "491718de-357e-4da8-8b43-5c8e74616796"
+                "uid": "89e44f62-7187-4a60-90ef-5563d01ef0b2"
               }
             }
         "#]],
@@ -64,25 +64,25 @@ async fn an_object_is_created_read_changed_and_deleted() {
         &cluster,
         &format!("PUT {CONFIG_MAPS}/a\n\n{}", config_map("a", "y")),
         expect![[r#"
-        200
-        {
-          "apiVersion": "v1",
-          "data": {
-            "key": "y"
-          },
-          "kind": "ConfigMap",
-          "metadata": {
-            "creationTimestamp": "2026-01-02T03:04:05Z",
-            "labels": {
-              "app": "y"
-            },
-            "name": "a",
-            "namespace": "default",
-            "resourceVersion": "3",
-            "uid": "491718de-357e-4da8-8b43-5c8e74616796"
-          }
-        }
-    "#]],
+            200
+            {
+              "apiVersion": "v1",
+              "data": {
+                "key": "y"
+              },
+              "kind": "ConfigMap",
+              "metadata": {
+                "creationTimestamp": "2026-01-02T03:04:05Z",
+                "labels": {
+                  "app": "y"
+                },
+                "name": "a",
+                "namespace": "default",
+                "resourceVersion": "3",
+                "uid": "89e44f62-7187-4a60-90ef-5563d01ef0b2"
+              }
+            }
+        "#]],
     )
     .await;
     let stale = r#"{"metadata":{"name":"a","resourceVersion":"1"}}"#;
@@ -96,20 +96,19 @@ async fn an_object_is_created_read_changed_and_deleted() {
         &cluster,
         &format!("DELETE {CONFIG_MAPS}/a"),
         expect![[r#"
-        200
-        {
-          "apiVersion": "v1",
-          "code": 0,
-          "details": {
-            "kind": "configmaps",
-            "name": "a",
-            "uid": "491718de-357e-4da8-8b43-5c8e74616796"
-          },
-          "kind": "Status",
-          "metadata": {},
-          "status": "Success"
-        }
-    "#]],
+            200
+            {
+              "apiVersion": "v1",
+              "details": {
+                "kind": "configmaps",
+                "name": "a",
+                "uid": "89e44f62-7187-4a60-90ef-5563d01ef0b2"
+              },
+              "kind": "Status",
+              "metadata": {},
+              "status": "Success"
+            }
+        "#]],
     )
     .await;
     outcome(&cluster, &format!("GET {CONFIG_MAPS}/a"), r#"404 configmaps "a" not found"#).await;

@@ -2,6 +2,8 @@
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/>.
 
 pub mod lifecycle;
+pub mod node;
+pub mod pods;
 
 use skiff_kinds::ResourceDef;
 use skiff_object::Object;
@@ -49,13 +51,17 @@ impl Attributes<'_> {
 }
 
 /// Step 6: changes an object on its way in, or refuses it.
-pub async fn mutate(attributes: &Attributes<'_>, _object: &mut Object, _old: Option<&Object>) -> Result<()> {
+pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, _old: Option<&Object>) -> Result<()> {
     lifecycle::check(attributes).await?;
+    if attributes.is("", "pods") && attributes.operation == Operation::Create {
+        pods::mutate(attributes, object).await?;
+    }
     Ok(())
 }
 
 /// Step 9: refuses what may not be.
-pub async fn validate(attributes: &Attributes<'_>, _object: Option<&Object>, _old: Option<&Object>) -> Result<()> {
+pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
+    node::restrict(attributes, object, old)?;
     if attributes.operation == Operation::Delete {
         lifecycle::check(attributes).await?;
     }

@@ -95,10 +95,12 @@ mod tests {
 
     #[test]
     fn a_signed_token_verifies_until_it_expires_and_only_for_its_audience() {
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
+        let document =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
         let keys = ServiceAccountKeys { signing_key: document.as_ref().to_vec(), issuer: "https://issuer".into() };
         let signer = Signer::new(&keys).expect("a signer");
-        let token = signer.sign(&json!({"iss": "https://issuer", "aud": ["https://issuer"], "exp": 100})).expect("a token");
+        let token =
+            signer.sign(&json!({"iss": "https://issuer", "aud": ["https://issuer"], "exp": 100})).expect("a token");
         let at = |second| Timestamp::from_second(second).expect("a time");
         assert_eq!(signer.verify(&token, at(99), &[]).expect("valid")["exp"], 100);
         assert_eq!(signer.verify(&token, at(100), &[]), Err("Token has expired".into()));

@@ -71,7 +71,9 @@ impl Authenticator {
         }
         self.must_be("serviceaccounts", namespace, name, uid, "service account")?;
         let mut user = service_account(namespace, name, uid);
-        for (claim, resource, what) in [("pod", "pods", "pod"), ("secret", "secrets", "secret"), ("node", "nodes", "node")] {
+        for (claim, resource, what) in
+            [("pod", "pods", "pod"), ("secret", "secrets", "secret"), ("node", "nodes", "node")]
+        {
             let Some(bound) = claims.at(&["kubernetes.io", claim]) else { continue };
             let home = if claim == "node" { "" } else { namespace };
             // A pod's token names the pod's node too, which may be gone before the pod is.

@@ -57,9 +57,10 @@ pub fn allows(catalogue: &Catalogue, user: &UserInfo, action: &Action) -> Option
         return allowed.then(|| "node: referred to by a pod of the node".to_owned());
     }
     if action.group.is_empty() && resource == "serviceaccounts/token" {
-        let allowed = action.verb == "create" && any_pod(catalogue, node, &action.namespace, |pod| {
-            pod.str_at(&["spec", "serviceAccountName"]) == action.name
-        });
+        let allowed = action.verb == "create"
+            && any_pod(catalogue, node, &action.namespace, |pod| {
+                pod.str_at(&["spec", "serviceAccountName"]) == action.name
+            });
         return allowed.then(|| "node: a pod of the node runs as it".to_owned());
     }
     if action.group.is_empty() && resource == "serviceaccounts" {
@@ -120,7 +121,9 @@ fn mentions(pod: &Object, resource: &str, name: &str) -> bool {
             volume.get("ephemeral").is_some() && format!("{}-{}", pod.name(), volume.str_at(&["name"])) == name
         })
     };
-    find(spec, keys, name) || (resource == "secrets" && pulls()) || (resource == "persistentvolumeclaims" && ephemeral())
+    find(spec, keys, name)
+        || (resource == "secrets" && pulls())
+        || (resource == "persistentvolumeclaims" && ephemeral())
 }
 
 fn find(value: &Object, keys: &[&[&str]], name: &str) -> bool {

@@ -109,7 +109,9 @@ impl Rbac {
         let caches = cache("clusterroles")
             .zip(cache("clusterrolebindings"))
             .zip(cache("roles").zip(cache("rolebindings")))
-            .map(|((cluster_roles, cluster_bindings), (roles, bindings))| [cluster_roles, cluster_bindings, roles, bindings]);
+            .map(|((cluster_roles, cluster_bindings), (roles, bindings))| {
+                [cluster_roles, cluster_bindings, roles, bindings]
+            });
         Self { caches, view: Mutex::default() }
     }
 
@@ -192,7 +194,8 @@ fn bind(view: &mut View, binding: &Object, kind: &str, role: &str, rules: &Arc<[
             "ServiceAccount" => format!("ServiceAccount {:?}", format!("{name}/{own}")),
             other => format!("{other} {name:?}"),
         };
-        let full = if namespace.is_empty() { binding.name().to_owned() } else { format!("{}/{namespace}", binding.name()) };
+        let full =
+            if namespace.is_empty() { binding.name().to_owned() } else { format!("{}/{namespace}", binding.name()) };
         let description = format!("{what} {full:?} of {kind} {role:?} to {shown}");
         let grant = Arc::new(Grant { description, namespace: namespace.clone(), rules: rules.clone() });
         match subject_kind {
@@ -234,7 +237,13 @@ mod tests {
         check(pods.clone(), "create", "pods", "a", false);
         check(pods, "get", "secrets", "a", false);
         check(json!({"apiGroups": ["*"], "resources": ["*/scale"], "verbs": ["*"]}), "update", "x:scale", "a", true);
-        check(json!({"apiGroups": [""], "resources": ["*"], "verbs": ["*"], "resourceNames": ["a"]}), "get", "x", "b", false);
+        check(
+            json!({"apiGroups": [""], "resources": ["*"], "verbs": ["*"], "resourceNames": ["a"]}),
+            "get",
+            "x",
+            "b",
+            false,
+        );
     }
 
     #[test]

@@ -34,11 +34,17 @@ fn action_of(call: &Call, review: &Object) -> Result<Action> {
     match (resource, path) {
         (Some(_), Some(_)) => {
             let path = FieldPath::new("spec.nonResourceAttributes");
-            refuse(FieldError::invalid(&path, Value::Null, "cannot be specified in combination with resourceAttributes"))
+            refuse(FieldError::invalid(
+                &path,
+                Value::Null,
+                "cannot be specified in combination with resourceAttributes",
+            ))
         }
-        (None, None) => {
-            refuse(FieldError::invalid(&spec, Value::Null, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
-        }
+        (None, None) => refuse(FieldError::invalid(
+            &spec,
+            Value::Null,
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )),
         (None, Some(path)) => Ok(Action {
             verb: path.str_at(&["verb"]).to_owned(),
             path: path.str_at(&["path"]).to_owned(),
@@ -46,7 +52,8 @@ fn action_of(call: &Call, review: &Object) -> Result<Action> {
         }),
         (Some(resource), None) => {
             let text = |key: &str| resource.str_at(&[key]).to_owned();
-            let namespace = if call.info.namespace.is_empty() { text("namespace") } else { call.info.namespace.clone() };
+            let namespace =
+                if call.info.namespace.is_empty() { text("namespace") } else { call.info.namespace.clone() };
             Ok(Action {
                 verb: text("verb"),
                 group: text("group"),

@@ -15,7 +15,8 @@ pub fn document(snapshot: &Snapshot, core: bool) -> Value {
 
 fn group_tree(snapshot: &Snapshot, group: &str) -> Value {
     let version = |version: &str| {
-        let served = snapshot.ordered.iter().filter(|served| served.def.group == group && served.def.version == version);
+        let served =
+            snapshot.ordered.iter().filter(|served| served.def.group == group && served.def.version == version);
         let resources: Vec<Value> = served.map(|served| resource(&served.def)).collect();
         json!({"version": version, "freshness": "Current", "resources": resources})
     };

@@ -14,7 +14,9 @@ pub fn answer(server: &ApiServer, path: &str, query: &Query) -> Option<Result<An
     let mut segments = path.trim_start_matches('/').split('/');
     let kind = segments.next().filter(|kind| matches!(*kind, "healthz" | "livez" | "readyz"))?;
     if let Some(check) = segments.next() {
-        return CHECKS.contains(&check).then(|| Ok(answer::text(200, if passes(server, check) { "ok" } else { "failed" })));
+        return CHECKS
+            .contains(&check)
+            .then(|| Ok(answer::text(200, if passes(server, check) { "ok" } else { "failed" })));
     }
     let excluded: Vec<&str> = query.all("exclude").collect();
     let (mut text, mut healthy) = (String::new(), true);

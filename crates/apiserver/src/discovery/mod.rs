@@ -47,7 +47,9 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
         ["api", version] => legacy::resources(&snapshot, "", version).ok_or_else(Status::no_such_path)?,
         ["apis", group] => legacy::group(&snapshot, group).ok_or_else(Status::no_such_path)?,
         ["apis", group, version] => legacy::resources(&snapshot, group, version).ok_or_else(Status::no_such_path)?,
-        [".well-known", "openid-configuration"] => server.authenticator.configuration().ok_or_else(Status::no_such_path)?,
+        [".well-known", "openid-configuration"] => {
+            server.authenticator.configuration().ok_or_else(Status::no_such_path)?
+        }
         ["openid", "v1", "jwks"] => server.authenticator.key_set().ok_or_else(Status::no_such_path)?,
         _ => return Err(Status::no_such_path().into()),
     };
@@ -76,16 +78,27 @@ fn paths(server: &ApiServer) -> Vec<String> {
     let snapshot = server.catalogue.snapshot();
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .into_iter()
-        .chain(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"])
+        .chain([
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ])
         .map(str::to_owned)
         .collect();
     for group in snapshot.groups() {
         paths.push(format!("/apis/{group}"));
         paths.extend(snapshot.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    paths.extend(health::CHECKS.iter().flat_map(|check| {
-        ["/healthz", "/livez", "/readyz"].into_iter().map(move |kind| format!("{kind}/{check}"))
-    }));
+    paths.extend(
+        health::CHECKS
+            .iter()
+            .flat_map(|check| ["/healthz", "/livez", "/readyz"].into_iter().map(move |kind| format!("{kind}/{check}"))),
+    );
     paths.sort();
     paths
 }

@@ -98,6 +98,14 @@ pub fn gzip(plain: &[u8]) -> Bytes {
     written.expect("writing to memory cannot fail").into()
 }
 
+/// What was compressed by [`gzip`].
+pub fn gunzip(compressed: &[u8]) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(compressed).read_to_end(&mut plain)?;
+    Ok(plain)
+}
+
 fn to_yaml(object: &Object) -> Vec<u8> {
     crate::codec::to_yaml(object).into_bytes()
 }

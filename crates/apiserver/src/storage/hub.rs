@@ -33,7 +33,13 @@ pub struct Hub {
 impl Hub {
     /// Fills all caches, and gives the stream that keeps them up to date.
     pub async fn start(store: Arc<dyn Store>, catalogue: Arc<Catalogue>) -> Result<(Arc<Self>, WatchStream)> {
-        let hub = Arc::new(Self { store, catalogue, applied: watch::Sender::new(0), changing: Mutex::new(()), following: AtomicBool::new(true) });
+        let hub = Arc::new(Self {
+            store,
+            catalogue,
+            applied: watch::Sender::new(0),
+            changing: Mutex::new(()),
+            following: AtomicBool::new(true),
+        });
         let stream = hub.fill().await?;
         Ok((hub, stream))
     }

@@ -86,7 +86,8 @@ fn assigned(old: &Object, node: &str, binding: &Object, now: &str) -> Result<Obj
 fn set_scheduled(pod: &mut Object, now: &str) {
     let mut conditions: Vec<Value> = pod.list_at(&["status", "conditions"]).to_vec();
     let generation = pod.generation();
-    let mut scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    let mut scheduled =
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
     if generation > 0 {
         scheduled["observedGeneration"] = generation.into();
     }

@@ -59,7 +59,8 @@ async fn spend_budget(server: &ApiServer, call: &Call, pod: &Object, dry_run: bo
         [] => return Ok(()),
         [budget] => *budget,
         _ => {
-            let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            let text =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(plain(500, text));
         }
     };

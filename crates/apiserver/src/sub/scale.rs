@@ -9,10 +9,10 @@ use skiff_object::{FieldError, FieldPath, GroupKind, LabelSelector, Object, Stat
 use crate::call::Call;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
-use crate::http::negotiate::content_type;
 use crate::read::present;
 use crate::server::ApiServer;
-use crate::write::{Target, decode, patch, update};
+use crate::write::patch::Patch;
+use crate::write::{Target, decode, update};
 
 /// Where a kind keeps what its scale shows.
 struct Paths<'a> {
@@ -45,13 +45,13 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
         let object = present::decode(&call.served, &pair.value, pair.mod_revision)?;
         return Ok(answer::tree(200, &scale_of(&object, &paths), &call.accepted));
     }
-    let given = if call.info.verb == "update" { decode::tree(call, body)? } else { decode::parse_patch(call, body)? };
-    let kind = content_type(&call.headers);
+    let is_update = call.info.verb == "update";
+    let given = if is_update { decode::tree(call, body)? } else { Object::Null };
+    let patch = if is_update { None } else { Some(Patch::read(call, body)?) };
     let written = update::change(&target, |old| {
-        let wanted = if call.info.verb == "update" {
-            given.clone()
-        } else {
-            patch::patched_tree(kind, &given, &scale_of(old, &paths), Some("io.k8s.api.autoscaling.v1.Scale"))?
+        let wanted = match &patch {
+            Some(patch) => patch.apply(&scale_of(old, &paths), "io.k8s.api.autoscaling.v1.Scale")?,
+            None => given.clone(),
         };
         apply(&target, old, &wanted, &paths)
     });

@@ -29,7 +29,8 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let mut request = decode::as_kind(call, sub::definition("authentication.k8s.io", "v1", "TokenRequest")?, body)?;
     server.hub.fresh().await?;
     let account = call.served.cache.object(&target.namespace, &target.name)?.ok_or_else(|| target.not_found())?;
-    let signer = server.authenticator.signer.as_ref().ok_or_else(|| Status::internal("no signing key is configured"))?;
+    let signer =
+        server.authenticator.signer.as_ref().ok_or_else(|| Status::internal("no signing key is configured"))?;
     let audiences = match request.list_at(&["spec", "audiences"]) {
         [] => vec![signer.issuer.clone()],
         given => given.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -75,7 +76,7 @@ fn check_seconds(seconds: i64) -> Result<()> {
 
 /// The claims that tie a token to a Pod, a Secret or a Node, as the request asks.
 fn bound_claims(server: &ApiServer, call: &Call, request: &Object, account: &Object) -> Result<Object> {
-    let Some(reference) = request.at(&["spec", "boundObjectRef"]) else {
+    let Some(reference) = request.at(&["spec", "boundObjectRef"]).filter(|reference| reference.is_object()) else {
         if node::node_of(&call.user).is_some() {
             let text = "node requested token not bound to a pod";
             return Err(Status::forbidden(&call.served.def.group_resource(), account.name(), text).into());
@@ -87,21 +88,30 @@ fn bound_claims(server: &ApiServer, call: &Call, request: &Object, account: &Obj
         ("v1" | "", "Pod") => ("pods", account.namespace()),
         ("v1" | "", "Secret") => ("secrets", account.namespace()),
         ("v1" | "", "Node") => ("nodes", ""),
-        _ => return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {kind}")).into()),
+        _ => {
+            return Err(
+                Status::bad_request(format!("cannot bind token for serviceaccount to object of type {kind}")).into()
+            );
+        }
     };
     let group_resource = GroupResource::new("", resource);
     let cache = server.catalogue.cache("", resource).ok_or_else(Status::no_such_path)?;
     let object = cache.object(namespace, name)?.ok_or_else(|| Status::not_found(&group_resource, name))?;
     let wanted = reference.str_at(&["uid"]);
     if !wanted.is_empty() && wanted != object.uid() {
-        let why = format!("the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict(&group_resource, name, why).into());
     }
     let facts = |object: &Object| json!({"name": object.name(), "uid": object.uid()});
     let mut claims = json!({kind.to_lowercase(): facts(&object)});
     if kind == "Pod" {
         if object.str_at(&["spec", "serviceAccountName"]) != account.name() {
-            let text = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", account.name());
+            let text = format!(
+                "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                account.name()
+            );
             return Err(Status::bad_request(text).into());
         }
         let node_name = object.str_at(&["spec", "nodeName"]);

@@ -7,7 +7,6 @@ use skiff_object::node::{Format, Node};
 use skiff_object::{Object, Status};
 
 use crate::call::Call;
-use crate::codec;
 use crate::failure::Result;
 use crate::http::negotiate::content_type;
 use crate::write::Target;
@@ -55,15 +54,6 @@ pub fn tree(call: &Call, body: &[u8]) -> Result<Object> {
     let mut tree = node.into_value();
     prune_nulls(&mut tree);
     Ok(tree)
-}
-
-/// Reads a patch, JSON or YAML as its type allows.
-pub fn parse_patch(call: &Call, body: &[u8]) -> Result<Object> {
-    match content_type(&call.headers) {
-        "application/apply-patch+yaml" => codec::from_yaml(body),
-        _ => serde_json::from_slice(body)
-            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")).into()),
-    }
 }
 
 fn prune_nulls(value: &mut Value) {

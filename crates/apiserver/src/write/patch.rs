@@ -1,59 +1,67 @@
 //! Step 4: patches. See <https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-apply>.
 
-use serde_json::Value;
+use http::header::CONTENT_TYPE;
+use skiff_kinds::schema::definition;
+use skiff_object::patch::{PatchType, json_patch, merge_patch, strategic_merge};
 use skiff_object::{Object, Status};
 
 use crate::call::Call;
+use crate::codec;
 use crate::failure::Result;
 use crate::http::answer::Answer;
-use crate::http::negotiate::content_type;
 use crate::server::ApiServer;
 use crate::write::{Target, decode, update};
 
-/// The patch types that are understood.
-pub const PATCH_TYPES: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
+/// A patch that was read.
+pub enum Patch {
+    /// A list of operations, as it came.
+    Json(Vec<u8>),
+    /// A part of the object.
+    Merge(Object),
+    /// A part of the object that merges by the type's facts.
+    Strategic(Object),
+}
+
+impl Patch {
+    /// Reads a request's patch, by its type; what the kind does not take is 415.
+    pub fn read(call: &Call, body: &[u8]) -> Result<Self> {
+        let custom = call.served.def.inline_schema.is_some();
+        let header = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let tree =
+            || codec::from_json(body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")));
+        match PatchType::from_content_type(header) {
+            Some(PatchType::Json) => Ok(Self::Json(body.to_vec())),
+            Some(PatchType::Merge) => Ok(Self::Merge(tree()?)),
+            Some(PatchType::Strategic) if !custom => Ok(Self::Strategic(tree()?)),
+            _ => {
+                let known = PatchType::ALL.into_iter();
+                let usable =
+                    known.filter(|kind| *kind != PatchType::Apply && !(custom && *kind == PatchType::Strategic));
+                let types: Vec<_> = usable.map(PatchType::media_type).collect();
+                Err(Status::unsupported_media_type(&types).into())
+            }
+        }
+    }
+
+    /// The tree that the patch makes of another; `schema` names its definition.
+    pub fn apply(&self, old: &Object, schema: &str) -> Result<Object> {
+        let old = old.clone();
+        match self {
+            Self::Json(operations) => Ok(json_patch(old, operations)?),
+            Self::Merge(part) => Ok(merge_patch(old, part.clone())),
+            Self::Strategic(part) => {
+                let missing = || Status::internal(format_args!("there is no definition {schema:?}"));
+                Ok(strategic_merge(old, part.clone(), definition(schema).ok_or_else(missing)?)?)
+            }
+        }
+    }
+}
 
 /// Answers a patch.
 pub async fn patch(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
     let target = Target::of(server, call)?;
-    let patch = decode::parse_patch(call, body)?;
-    let kind = content_type(&call.headers);
-    let custom = call.served.def.inline_schema.is_some();
-    let schema = (!custom).then_some(call.served.def.schema.as_ref());
-    let written = update::change(&target, |old| decode::recheck(&target, patched_tree(kind, &patch, old, schema)?));
+    let patch = Patch::read(call, body)?;
+    let schema = &call.served.def.schema;
+    let written = update::change(&target, |old| decode::recheck(&target, patch.apply(old, schema)?));
     written.await?.answer(call)
-}
-
-/// The tree that a patch makes of another; strategic merges need the name of a schema.
-pub fn patched_tree(kind: &str, patch: &Value, old: &Object, schema: Option<&str>) -> Result<Object> {
-    let mut new = old.clone();
-    match (kind, schema) {
-        ("application/merge-patch+json", _) => merge(&mut new, patch),
-        _ => return Err(Status::unsupported_media_type(&PATCH_TYPES).into()),
-    }
-    Ok(new)
-}
-
-/// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Default::default());
-    }
-    let map = target.as_object_mut().expect("it was made a map just now");
-    for (key, value) in fields {
-        if value.is_null() {
-            map.remove(key);
-        } else {
-            merge(map.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
 }

@@ -113,10 +113,9 @@ async fn attempt_change(
     target.mutate(Operation::Update, &mut new, Some(old)).await?;
     metadata::prepare_update(&mut new, old);
     (def.prepare_update)(&target.context(), &mut new, old);
-    metadata::raise_generation(def, &mut new, old);
     new.set_at(&["metadata", "resourceVersion"], old.resource_version());
     let mut errors = metadata::validate(def, &new);
-    errors.extend(metadata::validate_update(&new, old));
+    errors.extend(skiff_object::validate::metadata_update(&new, old));
     errors.extend((def.validate)(&target.context(), &new));
     errors.extend((def.validate_update)(&target.context(), &new, old));
     target.refuse(&new, errors)?;

@@ -1,0 +1,157 @@
+//! Who may do what, and what is told about it.
+
+mod support;
+
+use expect_test::{Expect, expect};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use skiff_apiserver::config::ServiceAccountKeys;
+use support::Cluster;
+
+async fn outcome(cluster: &Cluster, request: &str, expected: &str) {
+    assert_eq!(cluster.outcome(request).await, expected, "{request}");
+}
+
+async fn check(cluster: &Cluster, request: &str, expected: Expect) {
+    expected.assert_eq(&cluster.answer(request).await);
+}
+
+async fn with_tokens() -> Cluster {
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
+    let keys = ServiceAccountKeys { signing_key: key.as_ref().to_vec(), issuer: "https://issuer".into() };
+    Cluster::with(|config| config.service_accounts = Some(keys)).await
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_so_in_upstreams_words() {
+    let cluster = Cluster::new().await;
+    outcome(
+        &cluster,
+        "GET /api/v1/namespaces/default/pods\nUser: jane",
+        r#"403 pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#,
+    )
+    .await;
+    outcome(
+        &cluster,
+        "GET /apis/apps/v1/deployments\nUser: jane",
+        r#"403 deployments.apps is forbidden: User "jane" cannot list resource "deployments" in API group "apps" at the cluster scope"#,
+    )
+    .await;
+    outcome(&cluster, "GET /metrics\nUser: jane", r#"403 forbidden: User "jane" cannot get path "/metrics""#).await;
+    outcome(&cluster, "GET /version\nUser: jane", "200").await;
+    outcome(&cluster, "GET /api\nUser: jane", "200").await;
+}
+
+#[tokio::test]
+async fn bindings_give_rights_from_the_next_request_on() {
+    let cluster = Cluster::new().await;
+    let binding = r#"{"metadata":{"name":"jane"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"},
+        "subjects":[{"kind":"User","apiGroup":"rbac.authorization.k8s.io","name":"jane"}]}"#;
+    let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    cluster.tree(&format!("POST {path}\n\n{binding}")).await;
+    outcome(&cluster, "GET /api/v1/namespaces/default/pods\nUser: jane", "200").await;
+    outcome(
+        &cluster,
+        "GET /api/v1/namespaces/kube-system/pods\nUser: jane",
+        r#"403 pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "kube-system""#,
+    )
+    .await;
+    let review = r#"{"spec":{"resourceAttributes":{"namespace":"default","verb":"list","resource":"pods"}}}"#;
+    check(
+        &cluster,
+        &format!("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews\nUser: jane\n\n{review}"),
+        expect![[r#"
+            201
+            {
+              "apiVersion": "authorization.k8s.io/v1",
+              "kind": "SelfSubjectAccessReview",
+              "metadata": {},
+              "spec": {
+                "resourceAttributes": {
+                  "namespace": "default",
+                  "resource": "pods",
+                  "verb": "list"
+                }
+              },
+              "status": {
+                "allowed": true,
+                "reason": "RBAC: allowed by RoleBinding \"jane/default\" of ClusterRole \"view\" to User \"jane\""
+              }
+            }
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_accounts_token_stands_for_it_while_it_exists() {
+    let cluster = with_tokens().await;
+    cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"robot\"}}").await;
+    let request = r#"{"spec":{"expirationSeconds":600}}"#;
+    let issued =
+        cluster.tree(&format!("POST /api/v1/namespaces/default/serviceaccounts/robot/token\n\n{request}")).await;
+    assert_eq!(issued["status"]["expirationTimestamp"], "2026-01-02T03:14:05Z");
+    let token = issued["status"]["token"].as_str().expect("a token");
+    let review = format!(r#"{{"spec":{{"token":"{token}"}}}}"#);
+    let reviewed = cluster.tree(&format!("POST /apis/authentication.k8s.io/v1/tokenreviews\n\n{review}")).await;
+    assert_eq!(reviewed["status"]["user"]["username"], "system:serviceaccount:default:robot");
+    assert_eq!(
+        reviewed["status"]["user"]["groups"],
+        serde_json::json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"])
+    );
+    cluster.tree("DELETE /api/v1/namespaces/default/serviceaccounts/robot").await;
+    let reviewed = cluster.tree(&format!("POST /apis/authentication.k8s.io/v1/tokenreviews\n\n{review}")).await;
+    assert_ne!(reviewed["status"]["authenticated"], true);
+    let short = r#"{"spec":{"expirationSeconds":60}}"#;
+    outcome(
+        &cluster,
+        &format!("POST /api/v1/namespaces/default/serviceaccounts/robot/token\n\n{short}"),
+        r#"404 serviceaccounts "robot" not found"#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn impersonation_needs_the_right_to_it() {
+    let cluster = Cluster::new().await;
+    let who = "POST /apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let me = cluster.tree(&format!("{who}\nImpersonate-User: jane\nImpersonate-Group: dev\n\n{{}}")).await;
+    assert_eq!(me["status"]["userInfo"]["username"], "jane");
+    assert_eq!(me["status"]["userInfo"]["groups"], serde_json::json!(["dev", "system:authenticated"]));
+    outcome(
+        &cluster,
+        &format!("{who}\nUser: jane\nImpersonate-User: admin\n\n{{}}"),
+        r#"403 users "admin" is forbidden: User "jane" cannot impersonate resource "users" in API group "" at the cluster scope"#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_sees_what_its_pods_need_and_changes_only_its_own() {
+    let mut cluster = Cluster::new().await;
+    cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"default\"}}").await;
+    for (pod, node, secret) in [("a", "n1", "sa"), ("b", "n2", "sb")] {
+        let volume = format!(r#"{{"name":"v","secret":{{"secretName":"{secret}"}}}}"#);
+        let spec = format!(r#"{{"nodeName":"{node}","containers":[{{"name":"c","image":"i"}}],"volumes":[{volume}]}}"#);
+        let pod = format!(r#"{{"metadata":{{"name":"{pod}"}},"spec":{spec}}}"#);
+        cluster.tree(&format!("POST /api/v1/namespaces/default/pods\n\n{pod}")).await;
+        cluster
+            .tree(&format!("POST /api/v1/namespaces/default/secrets\n\n{{\"metadata\":{{\"name\":\"{secret}\"}}}}"))
+            .await;
+    }
+    cluster.user = skiff_apiserver::UserInfo::new("system:node:n1", &["system:nodes"]);
+    outcome(&cluster, "GET /api/v1/namespaces/default/secrets/sa", "200").await;
+    outcome(
+        &cluster,
+        "GET /api/v1/namespaces/default/secrets/sb",
+        r#"403 secrets "sb" is forbidden: User "system:node:n1" cannot get resource "secrets" in API group "" in the namespace "default""#,
+    )
+    .await;
+    outcome(
+        &cluster,
+        "DELETE /api/v1/namespaces/default/pods/b",
+        r#"403 pods "b" is forbidden: node "n1" can only delete pods with spec.nodeName set to itself"#,
+    )
+    .await;
+    outcome(&cluster, "DELETE /api/v1/namespaces/default/pods/a?gracePeriodSeconds=0", "200").await;
+}
