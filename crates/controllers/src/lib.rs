@@ -9,10 +9,13 @@ mod manager;
 mod meta;
 mod namespace;
 mod namespace_defaults;
+mod node;
 mod plan;
+mod pod_gc;
 mod pods;
 mod replicas;
 mod resources;
+mod roles;
 mod runner;
 #[cfg(test)]
 mod testing;

@@ -13,7 +13,10 @@ use crate::endpoints::{EndpointSlices, LegacyEndpoints};
 use crate::gc::GarbageCollector;
 use crate::namespace::Namespaces;
 use crate::namespace_defaults::{accounts, root_certificates};
+use crate::node::{Nodes, Ranges};
+use crate::pod_gc::PodCollector;
 use crate::replicas::Replicas;
+use crate::roles::Roles;
 use crate::runner::{Controller, Runner, Setup};
 
 /// What can be set.
@@ -87,6 +90,10 @@ impl ControllerManager {
         starter.plan("service-account-controller", accounts);
         let root_ca = config.root_ca;
         starter.plan("root-ca-cert-publisher", |setup| root_certificates(setup, root_ca));
+        let (ranges, clock) = (Ranges::parse(&config.cluster_cidr), starter.clock.clone());
+        starter.plan("node-controller", |setup| Nodes::new(setup, clock, ranges));
+        starter.plan("pod-garbage-collector", PodCollector::new);
+        starter.plan("clusterrole-aggregation-controller", Roles::new);
         starter.own("namespace-controller", Namespaces::run);
         starter.own("generic-garbage-collector", |setup, client, _| GarbageCollector::run(setup, client));
         Handle { tasks: starter.tasks }

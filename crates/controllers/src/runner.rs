@@ -13,8 +13,8 @@ use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{
-    Change, Client, DeleteOptions, Error, Informer, Informers, Kind, ObjectKey, PartialObject, Recorder, Resource,
-    WorkQueue,
+    Change, Client, DeleteOptions, Error, Informer, Informers, Kind, ObjectKey, PartialObject, Patch, Recorder,
+    Resource, WorkQueue,
 };
 
 use crate::expectations::{Expectations, Seen, Want};
@@ -111,7 +111,17 @@ impl Setup {
         field_selector: &str,
         keys: impl Fn(&Change<K>) -> Vec<ObjectKey> + Send + Sync + 'static,
     ) -> Informer<K> {
-        let informer = self.informers.selected::<K>("", "", field_selector);
+        self.selected_in("", field_selector, keys)
+    }
+
+    /// The same in one namespace.
+    pub fn selected_in<K: Kind>(
+        &mut self,
+        namespace: &str,
+        field_selector: &str,
+        keys: impl Fn(&Change<K>) -> Vec<ObjectKey> + Send + Sync + 'static,
+    ) -> Informer<K> {
+        let informer = self.informers.selected::<K>(namespace, "", field_selector);
         self.watch(&informer);
         let queue = self.queue.clone();
         informer.on_change(move |change| keys(change).into_iter().for_each(|key| queue.add(key)));
@@ -314,7 +324,10 @@ impl Runner {
                 let answer = self.client.send_json::<PartialObject>(Method::PUT, &target.path(), &body).await;
                 self.after_change(key, &target, answer)
             }
-            Write::Patch(target, patch) => {
+            Write::Patch(target, mut patch) => {
+                if let Some(newest) = written.get(&(target.resource.clone(), target.key.clone())) {
+                    renew(&mut patch, newest);
+                }
                 let answer = self.client.patch_raw(&target.path(), &patch).await;
                 let answer = answer.map(|bytes| serde_json::from_slice::<PartialObject>(&bytes).unwrap_or_default());
                 self.after_change(key, &target, answer)
@@ -369,6 +382,15 @@ fn target_of(write: &Write) -> Option<&Target> {
         Write::Nothing => None,
         Write::Create(target, _) | Write::Update(target, _) | Write::Patch(target, _) | Write::Delete(target, _) => {
             Some(target)
+        }
+    }
+}
+
+/// A patch that builds on an earlier step of the same plan is meant for what that step made.
+fn renew(patch: &mut Patch, newest: &str) {
+    if let Patch::Merge(body) | Patch::Strategic(body) = patch {
+        if let Some(version) = body.pointer_mut("/metadata/resourceVersion") {
+            *version = json!(newest);
         }
     }
 }

@@ -362,10 +362,14 @@ mod tests {
 
     #[test]
     fn a_circle_of_waiting_owners_goes_all_the_same() {
-        check(&["a deleting foreground !c", "b deleting foreground !a", "c deleting foreground !b"], &[], expect![[r#"
+        check(
+            &["a deleting foreground !c", "b deleting foreground !a", "c deleting foreground !b"],
+            &[],
+            expect![[r#"
             a: Release("foregroundDeletion")
             b: Release("foregroundDeletion")
-            c: Release("foregroundDeletion")"#]]);
+            c: Release("foregroundDeletion")"#]],
+        );
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! Nodes: whether they are heard of, what taints they carry for it, which pods have to leave them,
+//! and the range of addresses that each gives its pods.
+//! See <https://kubernetes.io/docs/concepts/architecture/nodes/#node-controller>.
+
+mod eviction;
+mod health;
+mod ranges;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use parking_lot::Mutex;
+use skiff_base::Timestamp;
+use skiff_base::clock::SharedClock;
+use skiff_client::{Change, Informer, ObjectKey};
+
+use crate::plan::Plan;
+use crate::runner::{Controller, Failure, Setup};
+
+pub use ranges::Ranges;
+
+/// Where nodes renew their leases.
+const LEASES: &str = "kube-node-lease";
+/// A node that is not heard of for this long is not there any more; upstream's default.
+const GRACE: Duration = Duration::from_secs(50);
+
+/// When each node was last heard of, by this process's own clock: the nodes' clocks may be wrong.
+#[derive(Default)]
+struct Heard {
+    at: HashMap<String, (String, Duration)>,
+}
+
+impl Heard {
+    /// Notes a sign of life; the same sign again is none.
+    fn note(&mut self, node: &str, sign: String, now: Duration) {
+        match self.at.get_mut(node) {
+            Some((old, _)) if *old == sign => {}
+            _ => {
+                self.at.insert(node.to_owned(), (sign, now));
+            }
+        }
+    }
+
+    fn since(&self, node: &str, now: Duration) -> Duration {
+        self.at.get(node).map_or(Duration::ZERO, |(_, at)| now.saturating_sub(*at))
+    }
+}
+
+/// The controller.
+pub struct Nodes {
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    heard: Arc<Mutex<Heard>>,
+    ranges: Option<Ranges>,
+    clock: SharedClock,
+}
+
+impl Nodes {
+    /// Sets up queue and caches; `cluster_cidr` may be empty.
+    pub fn new(setup: &mut Setup, clock: SharedClock, ranges: Option<Ranges>) -> Arc<dyn Controller> {
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let nodes = setup.informer::<Node>();
+        let (known, book, watch) = (nodes.clone(), heard.clone(), clock.clone());
+        setup.on_change::<Node>(move |change| {
+            note_status(change, &book, watch.monotonic());
+            concerned(change, &known)
+        });
+        let (book, watch) = (heard.clone(), clock.clone());
+        let known = nodes.clone();
+        setup.selected_in::<Lease>(LEASES, "", move |change| {
+            let lease = change.object();
+            let name = lease.metadata.name.clone().unwrap_or_default();
+            let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0.to_string());
+            book.lock().note(&name, format!("lease {}", renewed.unwrap_or_default()), watch.monotonic());
+            // A heartbeat alone changes nothing, but that of a node given up is news.
+            let given_up = known.get("", &name).is_some_and(|node| health::is_given_up(&node));
+            given_up.then(|| ObjectKey::new("", name)).into_iter().collect()
+        });
+        let known = nodes.clone();
+        setup.on_change::<Pod>(move |change| tainted_node(change, &known));
+        Arc::new(Self { nodes, pods: setup.informer(), heard, ranges, clock })
+    }
+}
+
+impl Controller for Nodes {
+    fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
+        let Some(node) = self.nodes.by_key(key) else {
+            self.heard.lock().at.remove(&key.name);
+            if let Some(ranges) = &self.ranges {
+                ranges.release(&key.name);
+            }
+            return Plan::nothing();
+        };
+        let silent = self.heard.lock().since(&key.name, self.clock.monotonic());
+        let nodes = self.nodes.list();
+        let mut plan = Plan::nothing();
+        if let Some(ranges) = &self.ranges {
+            ranges.assign(&node, &nodes, &mut plan);
+        }
+        let all_down = nodes.iter().all(|node| !health::is_ready(node));
+        health::reconcile(&node, silent, GRACE, all_down, now, &mut plan);
+        if health::lost_readiness(&node, silent, GRACE) {
+            eviction::mark_unready(&self.pods_on(&node), now, &mut plan);
+        }
+        if !eviction::evicting(&node).is_empty() {
+            eviction::reconcile(&node, &self.pods_on(&node), now, &mut plan);
+        }
+        plan
+    }
+}
+
+impl Nodes {
+    fn pods_on(&self, node: &Node) -> Vec<Arc<Pod>> {
+        let mut pods = self.pods.list();
+        pods.retain(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name == node.metadata.name));
+        pods
+    }
+}
+
+fn note_status(change: &Change<Node>, heard: &Mutex<Heard>, now: Duration) {
+    let node = change.object();
+    let beat = health::condition(node, "Ready").and_then(|ready| ready.last_heartbeat_time.as_ref());
+    // Our own Unknown is no sign of life.
+    if !health::is_given_up(node) {
+        let sign = beat.map(|time| time.0.to_string()).unwrap_or_default();
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let mut heard = heard.lock();
+        let by_lease = heard.at.get(name).is_some_and(|(sign, _)| sign.starts_with("lease "));
+        if !by_lease {
+            heard.note(name, sign, now);
+        }
+    }
+}
+
+/// The node itself; all nodes where the first or last ready one came or went, since then evictions stop or begin.
+fn concerned(change: &Change<Node>, nodes: &Informer<Node>) -> Vec<ObjectKey> {
+    let key = ObjectKey::of(&change.object().metadata);
+    let turned = match change {
+        Change::Updated { old, new } => health::is_ready(old) != health::is_ready(new),
+        Change::Added(_) | Change::Deleted(_) => true,
+    };
+    let all = nodes.list();
+    if !turned || all.iter().filter(|node| health::is_ready(node)).count() > 1 {
+        return vec![key];
+    }
+    let mut keys: Vec<_> = all.iter().map(|node| ObjectKey::of(&node.metadata)).collect();
+    if !keys.contains(&key) {
+        keys.push(key);
+    }
+    keys
+}
+
+/// The node of a pod that may have to leave it.
+fn tainted_node(change: &Change<Pod>, nodes: &Informer<Node>) -> Vec<ObjectKey> {
+    let name_of = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let name = name_of(change.object());
+    let news = match change {
+        Change::Added(_) => true,
+        Change::Updated { old, new } => {
+            let tolerations = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.tolerations.clone());
+            name_of(old) != name || tolerations(old) != tolerations(new)
+        }
+        Change::Deleted(_) => false,
+    };
+    let evicts = || nodes.get("", &name).is_some_and(|node| !eviction::evicting(&node).is_empty());
+    (news && !name.is_empty() && evicts()).then(|| ObjectKey::new("", name)).into_iter().collect()
+}

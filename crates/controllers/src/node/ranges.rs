@@ -1,0 +1,109 @@
+//! Every node's own range of pod addresses, cut from the cluster's. Pure but for the memory of what was given out.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+use parking_lot::Mutex;
+use serde_json::json;
+use skiff_client::Patch;
+
+use crate::plan::{Action, Note, Plan};
+
+/// Each node gets 256 addresses, as upstream's default has it.
+const NODE_PREFIX: u32 = 24;
+
+/// The ranges given out, also those of which the nodes have not been seen yet.
+pub struct Ranges {
+    base: u32,
+    count: u32,
+    given: Mutex<HashMap<String, u32>>,
+}
+
+impl Ranges {
+    /// Ranges of a cluster range such as `10.244.0.0/16`.
+    pub fn parse(cluster: &str) -> Option<Self> {
+        let (address, prefix) = cluster.split_once('/')?;
+        let (address, prefix): (Ipv4Addr, u32) = (address.parse().ok()?, prefix.parse().ok()?);
+        if prefix > NODE_PREFIX {
+            return None;
+        }
+        let count = 1u32.checked_shl(NODE_PREFIX - prefix)?;
+        Some(Self { base: address.to_bits(), count, given: Mutex::default() })
+    }
+
+    fn text(&self, index: u32) -> String {
+        format!("{}/{NODE_PREFIX}", Ipv4Addr::from_bits(self.base + (index << (32 - NODE_PREFIX))))
+    }
+
+    fn index_of(&self, node: &Node) -> Option<u32> {
+        let range = node.spec.as_ref()?.pod_cidr.as_deref()?;
+        let address: Ipv4Addr = range.split_once('/')?.0.parse().ok()?;
+        let index = address.to_bits().checked_sub(self.base)? >> (32 - NODE_PREFIX);
+        (index < self.count).then_some(index)
+    }
+
+    /// A node is gone: its range is free again.
+    pub fn release(&self, node: &str) {
+        self.given.lock().remove(node);
+    }
+
+    /// Plans to give a node without a range the lowest that no other has.
+    pub fn assign(&self, node: &Node, nodes: &[Arc<Node>], plan: &mut Plan) {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        let mut given = self.given.lock();
+        for other in nodes {
+            if let Some(index) = self.index_of(other) {
+                given.insert(other.metadata.name.clone().unwrap_or_default(), index);
+            }
+        }
+        let has = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref()).is_some_and(|range| !range.is_empty());
+        if has || node.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        let own = given.get(&name).copied();
+        let free = own.or_else(|| (0..self.count).find(|index| given.values().all(|taken| taken != index)));
+        let Some(index) = free else {
+            let text = format!("Node {name} status is now: CIDRNotAvailable");
+            plan.then(Action::tell(Note::normal(node, "CIDRNotAvailable", text)));
+            return;
+        };
+        given.insert(name, index);
+        let range = self.text(index);
+        let patch = json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": range, "podCIDRs": [range]}});
+        plan.then(Action::patch::<Node>(&node.metadata, Patch::Strategic(patch)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::object;
+
+    fn node(name: &str, range: &str) -> Arc<Node> {
+        Arc::new(object(&format!("{{metadata: {{name: {name}}}, spec: {{podCIDR: '{range}'}}}}")))
+    }
+
+    #[test]
+    fn each_node_gets_the_lowest_free_range() {
+        let ranges = Ranges::parse("10.244.0.0/16").expect("a range");
+        let nodes = [node("a", "10.244.0.0/24"), node("b", ""), node("c", "10.244.2.0/24"), node("d", "")];
+        let given = |at: usize| {
+            let mut plan = Plan::nothing();
+            ranges.assign(&nodes[at], &nodes, &mut plan);
+            plan.to_string()
+        };
+        assert!(given(0).is_empty());
+        assert!(given(1).contains("10.244.1.0/24"));
+        assert!(given(3).contains("10.244.3.0/24"), "what was just given is not given again");
+        ranges.release("b");
+        assert!(given(3).contains("10.244.3.0/24"), "nor changed");
+    }
+
+    #[test]
+    fn a_range_too_small_is_none() {
+        assert!(Ranges::parse("10.0.0.0/25").is_none());
+        assert!(Ranges::parse("nonsense").is_none());
+    }
+}
