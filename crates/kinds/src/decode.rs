@@ -95,6 +95,12 @@ fn decode_node(def: &ResourceDef, node: Node, validation: FieldValidation) -> Re
     }
 }
 
+/// An object of a kind in which nothing is set: what server-side apply compares a new object with.
+pub fn blank(def: &ResourceDef) -> Object {
+    let nothing = Node::Map(Vec::new());
+    decode_node(def, nothing, FieldValidation::Ignore).map_or(Value::Null, |decoded| decoded.object)
+}
+
 /// Reads a value of a definition that is no kind of the catalogue, such as `DeleteOptions`; unknown fields are dropped.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! names, metadata, selectors, field errors, `Status`, patches and codecs.
 //! No kind is known here by name, and nothing here does I/O.
 
+pub mod apply;
 pub mod field;
 pub mod gvk;
 pub mod meta;

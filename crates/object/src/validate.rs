@@ -335,10 +335,14 @@ mod tests {
 
     #[test]
     fn bad_metadata() {
-        check(json!({"metadata": {"generateName": "A-"}}), true, expect![[r#"
+        check(
+            json!({"metadata": {"generateName": "A-"}}),
+            true,
+            expect![[r#"
             metadata.name: Required value: name or generateName is required
             metadata.namespace: Required value
-        "#]]);
+        "#]],
+        );
         check(
             json!({"metadata": {"name": "a.b", "namespace": "x", "generation": -1, "labels": {"-": "a b"},
                 "annotations": {"a/b/c": "x"}, "finalizers": ["nope", "a b"]}}),
@@ -369,9 +373,13 @@ mod tests {
             "#]],
         );
         let big = "x".repeat(ANNOTATIONS_LIMIT_BYTES);
-        check(json!({"metadata": {"name": "a", "annotations": {"a": big}}}), false, expect![[r#"
+        check(
+            json!({"metadata": {"name": "a", "annotations": {"a": big}}}),
+            false,
+            expect![[r#"
             metadata.annotations: Too long: may not be more than 262144 bytes
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

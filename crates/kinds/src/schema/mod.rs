@@ -2,6 +2,7 @@
 //! The facts stand in `data/types.txt` and are read one definition at a time, when it is first asked for;
 //! descriptions are compressed, and nothing of them stays in memory.
 
+pub mod apply;
 pub mod descriptions;
 mod merge;
 mod table;

@@ -1,0 +1,201 @@
+//! `metadata.managedFields` as a table: who owns which fields, and since when.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Write;
+use super::set::Set;
+use crate::Object;
+use crate::meta::Meta;
+
+/// How many managers of updates are kept apart; the oldest of more share one entry.
+const UPDATERS_LIMIT: usize = 10;
+/// The manager of that entry.
+const ANCIENT: &str = "ancient-changes";
+
+/// Who owns fields. The version counts only for those who update.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Manager {
+    name: String,
+    applies: bool,
+    api_version: String,
+    subresource: String,
+}
+
+impl Manager {
+    pub(super) fn applier(write: &Write<'_>) -> Self {
+        Self {
+            name: write.manager.to_owned(),
+            applies: true,
+            api_version: String::new(),
+            subresource: write.subresource.to_owned(),
+        }
+    }
+
+    pub(super) fn updater(write: &Write<'_>) -> Self {
+        Self { applies: false, api_version: write.api_version.to_owned(), ..Self::applier(write) }
+    }
+
+    /// As conflicts name it: `"kubectl-edit" using v1`.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{:?}", self.name);
+        if !self.subresource.is_empty() {
+            text.push_str(&format!(" with subresource {:?}", self.subresource));
+        }
+        if !self.applies {
+            text.push_str(&format!(" using {}", self.api_version));
+        }
+        text
+    }
+}
+
+/// What a manager owns.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Owned {
+    pub(super) set: Set,
+    pub(super) api_version: String,
+    pub(super) time: Option<String>,
+}
+
+/// All managers of an object.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Managers(BTreeMap<Manager, Owned>);
+
+impl Managers {
+    /// Reads the entries; `None` where one is malformed.
+    pub(super) fn decode(entries: &[Value]) -> Option<Self> {
+        let mut managers = BTreeMap::new();
+        for entry in entries {
+            let text = |field: &str| entry.str_at(&[field]).to_owned();
+            let applies = match entry.str_at(&["operation"]) {
+                "Apply" => true,
+                "Update" => false,
+                _ => return None,
+            };
+            if text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
+                return None;
+            }
+            let manager = Manager {
+                name: text("manager"),
+                applies,
+                api_version: if applies { String::new() } else { text("apiVersion") },
+                subresource: text("subresource"),
+            };
+            let set = match entry.get("fieldsV1") {
+                None | Some(Value::Null) => Set::default(),
+                Some(fields) => Set::decode(fields)?,
+            };
+            let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
+            managers.insert(manager, Owned { set, api_version: text("apiVersion"), time });
+        }
+        Some(Self(managers))
+    }
+
+    /// Writes the entries into an object: appliers first, then by time and name.
+    pub(super) fn encode_into(self, object: &mut Object) {
+        if self.0.is_empty() {
+            return;
+        }
+        let mut all: Vec<_> = self.0.into_iter().collect();
+        all.sort_by(|(left, left_owned), (right, right_owned)| {
+            let key = |manager: &Manager, owned: &Owned| {
+                let names = (manager.name.clone(), owned.api_version.clone(), manager.subresource.clone());
+                (!manager.applies, owned.time.clone(), names)
+            };
+            key(left, left_owned).cmp(&key(right, right_owned))
+        });
+        let entries: Vec<_> = all.into_iter().map(|(manager, owned)| entry(&manager, &owned)).collect();
+        object.set_at(&["metadata", "managedFields"], entries);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn get(&self, manager: &Manager) -> Option<&Owned> {
+        self.0.get(manager)
+    }
+
+    pub(super) fn put(&mut self, manager: Manager, owned: Owned) {
+        self.0.insert(manager, owned);
+    }
+
+    pub(super) fn others(&self, manager: &Manager) -> impl Iterator<Item = (&Manager, &Owned)> {
+        self.0.iter().filter(move |(other, _)| *other != manager)
+    }
+
+    /// Replaces each set; managers that own nothing any more go.
+    pub(super) fn retain_sets(&mut self, change: impl Fn(&Manager, &Owned) -> Set) {
+        self.0.retain(|manager, owned| {
+            owned.set = change(manager, owned);
+            !owned.set.is_empty()
+        });
+    }
+
+    /// Adds to what a manager owns.
+    pub(super) fn add(&mut self, manager: Manager, set: Set, write: &Write<'_>) {
+        let api_version = write.api_version.to_owned();
+        let owned = self.0.entry(manager).or_insert(Owned { set: Set::default(), api_version, time: None });
+        owned.set = owned.set.union(&set);
+        owned.time = Some(write.now.to_owned());
+    }
+
+    pub(super) fn touch(&mut self, manager: &Manager, now: &str) {
+        if let Some(owned) = self.0.get_mut(manager) {
+            owned.time = Some(now.to_owned());
+        }
+    }
+
+    /// All that anybody owns.
+    pub(super) fn union(&self) -> Set {
+        self.0.values().fold(Set::default(), |all, owned| all.union(&owned.set))
+    }
+
+    /// Keeps the number of updaters bounded: the oldest of the same version are put together.
+    pub(super) fn cap(&mut self) {
+        let mut updaters: Vec<_> = self.0.iter().filter(|(manager, _)| !manager.applies).collect();
+        let mut excess = updaters.len().saturating_sub(UPDATERS_LIMIT);
+        updaters.sort_by_key(|(manager, owned)| (owned.time.clone(), (*manager).clone()));
+        let oldest: Vec<Manager> = updaters.into_iter().map(|(manager, _)| manager.clone()).collect();
+        let mut first_of: BTreeMap<String, Manager> = BTreeMap::new();
+        for manager in oldest {
+            if excess == 0 {
+                return;
+            }
+            let version = manager.api_version.clone();
+            let Some(first) = first_of.get(&version).cloned() else {
+                first_of.insert(version, manager);
+                continue;
+            };
+            let bucket =
+                Manager { name: ANCIENT.to_owned(), applies: false, api_version: version, subresource: String::new() };
+            if let (false, Some(owned)) = (self.0.contains_key(&bucket), self.0.remove(&first)) {
+                self.0.insert(bucket.clone(), owned);
+            }
+            let merged = self.0.remove(&manager);
+            if let (Some(owned), Some(bucket)) = (merged, self.0.get_mut(&bucket)) {
+                bucket.set = bucket.set.union(&owned.set);
+                bucket.time = owned.time;
+            }
+            excess -= 1;
+        }
+    }
+}
+
+fn entry(manager: &Manager, owned: &Owned) -> Value {
+    let mut entry = json!({
+        "manager": manager.name,
+        "operation": if manager.applies { "Apply" } else { "Update" },
+        "apiVersion": owned.api_version,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": owned.set.encode(),
+    });
+    if let Some(time) = &owned.time {
+        entry["time"] = json!(time);
+    }
+    if !manager.subresource.is_empty() {
+        entry["subresource"] = json!(manager.subresource);
+    }
+    entry
+}

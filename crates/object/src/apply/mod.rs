@@ -1,0 +1,220 @@
+//! Server-side apply: who owns which fields, merging what is applied, and telling of conflicts.
+//! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/>.
+//!
+//! Entries that were written through another version of the API are taken to name the same fields.
+
+mod managers;
+mod schema;
+mod set;
+mod walk;
+
+use serde_json::Value;
+
+pub use schema::{ListSchema, MapSchema, Schema};
+pub use set::{Element, Scalar, Set};
+
+use crate::meta::Meta;
+use crate::status::{Cause, Details};
+use crate::{GroupVersionKind, Object, Reason, Status};
+use managers::{Manager, Managers, Owned};
+
+/// The manager that owns what was there before the first apply.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// Where `kubectl apply` keeps what it applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A write, as ownership sees it.
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    /// Who writes: the query parameter `fieldManager`, or what was made of the user agent.
+    pub manager: &'a str,
+    /// Through which subresource, or empty.
+    pub subresource: &'a str,
+    /// Through which version, `apps/v1`.
+    pub api_version: &'a str,
+    /// When, in RFC 3339.
+    pub now: &'a str,
+    /// The object's type.
+    pub schema: Schema<'a>,
+    /// An object of the kind in which nothing is set.
+    pub blank: &'a Object,
+    /// Fields that this kind of write cannot change, such as status.
+    pub ignored: &'a Set,
+}
+
+/// Fields that no write through a subresource (or, where it is empty, through the object itself) can change.
+pub fn ignored_fields(has_status: bool, subresource: &str) -> Set {
+    match subresource {
+        "" if has_status => Set::of_fields(&[&["status"]]),
+        "status" => Set::of_fields(&[&["spec"], &["metadata", "labels"], &["metadata", "ownerReferences"]]),
+        _ => Set::default(),
+    }
+}
+
+/// Metadata that belongs to nobody.
+fn unowned() -> Set {
+    let names =
+        ["name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"];
+    let mut set = Set::of_fields(&[&["apiVersion"], &["kind"], &["metadata"]]);
+    for name in names {
+        set.insert(&[Element::field("metadata"), Element::field(name)]);
+    }
+    set
+}
+
+fn without_managers(object: &Object) -> Object {
+    let mut object = object.clone();
+    object.remove_at(&["metadata", "managedFields"]);
+    object
+}
+
+/// Writes `metadata.managedFields` of an object that is created or changed by anything but an apply.
+/// `live` is what was there before.
+pub fn track(live: Option<&Object>, new: &mut Object, write: &Write<'_>) {
+    let entries = new.at(&["metadata", "managedFields"]).cloned();
+    new.remove_at(&["metadata", "managedFields"]);
+    let is_reset = entries.as_ref().and_then(Value::as_array).is_some_and(|entries| {
+        entries.is_empty() || (entries.len() == 1 && entries[0].as_object().is_some_and(crate::Map::is_empty))
+    });
+    let stored = || live.and_then(|live| Managers::decode(live.list_at(&["metadata", "managedFields"])));
+    let managers = if is_reset && write.subresource.is_empty() {
+        Managers::default()
+    } else {
+        // Clients that know nothing of managed fields must not delete them by accident.
+        let sent = entries.as_ref().and_then(Value::as_array).and_then(|entries| Managers::decode(entries));
+        let sent = sent.filter(|sent| !sent.is_empty() && write.subresource.is_empty());
+        sent.or_else(stored).unwrap_or_default()
+    };
+    let is_untracked = managers.is_empty() && live.is_some();
+    if is_untracked {
+        return;
+    }
+    let live = without_managers(live.unwrap_or(write.blank));
+    // What cannot be compared is left without managed fields rather than with wrong ones.
+    if let Ok(managers) = update(&live, new, managers, write) {
+        managers.encode_into(new);
+    }
+}
+
+fn update(live: &Object, new: &Object, mut managers: Managers, write: &Write<'_>) -> Result<Managers, String> {
+    let changes = walk::compare(write.schema, live, new)?.without(write.ignored);
+    let taken = changes.modified.union(&changes.added);
+    managers.retain_sets(|_, owned| owned.set.difference(&taken).difference(&changes.removed));
+    let owned = taken.recursive_difference(write.ignored).difference(&unowned());
+    if !owned.is_empty() {
+        let manager = Manager::updater(write);
+        managers.add(manager, owned, write);
+    }
+    managers.cap();
+    Ok(managers)
+}
+
+/// Applies a configuration: merges it into what is there (if anything is), takes away what its manager applied before
+/// and does not any more, and writes who owns what.
+///
+/// # Errors
+/// 409 with each field that another manager owns and that would change, unless `force`; 400 or 500 (as upstream) where
+/// the configuration does not fit its type.
+pub fn apply(live: Option<&Object>, config: &Object, write: &Write<'_>, force: bool) -> Result<Object, Status> {
+    if config.at(&["metadata", "managedFields"]).is_some_and(|entries| !entries.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let unfit = |what: &str, object: &Object, why: String| {
+        let kind = GroupVersionKind::of(object).unwrap_or_default();
+        let (namespace, name) = (object.namespace(), object.name());
+        Status::failure(500, Reason::Unknown, format!("failed to {what} ({namespace}/{name}; {kind}): {why}"))
+    };
+    let mut managers = Managers::default();
+    if let Some(live) = live {
+        let entries = live.list_at(&["metadata", "managedFields"]);
+        managers = Managers::decode(entries)
+            .ok_or_else(|| Status::failure(500, Reason::Unknown, "failed to decode managed fields"))?;
+        if managers.is_empty() {
+            let before = Write { manager: BEFORE_FIRST_APPLY, ..*write };
+            managers = update(write.blank, &without_managers(live), managers, &before)
+                .map_err(|why| unfit("create manager for existing fields", live, why))?;
+        }
+    }
+    let set =
+        walk::field_set(write.schema, config, true).map_err(|why| unfit("create typed patch object", config, why))?;
+    let base = without_managers(live.unwrap_or(write.blank));
+    let merged = walk::merge(write.schema, Some(&base), Some(config))
+        .map_err(|why| unfit("merge config", config, why))?
+        .unwrap_or_default();
+    let manager = Manager::applier(write);
+    let last = managers.get(&manager).map(|owned| owned.set.clone());
+    let time = managers.get(&manager).and_then(|owned| owned.time.clone());
+    let set = set.recursive_difference(write.ignored);
+    managers.put(manager.clone(), Owned { set, api_version: write.api_version.to_owned(), time });
+    let mut new = prune(merged, &managers, last, write.schema).map_err(|why| unfit("prune fields", config, why))?;
+    let changes = walk::compare(write.schema, &base, &new)
+        .map_err(|why| unfit("compare objects", config, why))?
+        .without(write.ignored);
+    let taken = changes.modified.union(&changes.added);
+    let conflicts: Vec<_> = managers
+        .others(&manager)
+        .map(|(other, owned)| (other.clone(), owned.set.intersection(&taken)))
+        .filter(|(_, set)| !set.is_empty())
+        .collect();
+    if !force && !conflicts.is_empty() {
+        let allowed = client_side_applied(live, write);
+        let left: Vec<_> = conflicts.into_iter().map(|(other, set)| (other, set.difference(&allowed))).collect();
+        if left.iter().any(|(_, set)| !set.is_empty()) {
+            return Err(conflict(&left));
+        }
+    }
+    managers.retain_sets(|other, owned| {
+        if *other == manager {
+            return owned.set.difference(&unowned());
+        }
+        owned.set.difference(&taken).difference(&changes.removed)
+    });
+    if new != base {
+        managers.touch(&manager, write.now);
+    }
+    managers.encode_into(&mut new);
+    Ok(new)
+}
+
+/// What `kubectl apply` owned before its user turned to server-side apply may be taken over without force.
+fn client_side_applied(live: Option<&Object>, write: &Write<'_>) -> Set {
+    let annotation = live.filter(|_| write.manager == "kubectl").and_then(|live| live.annotation(LAST_APPLIED));
+    let applied = annotation.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    applied.and_then(|applied| walk::field_set(write.schema, &applied, false).ok()).unwrap_or_default()
+}
+
+/// Takes away what the manager applied last time, does not apply now, and nobody else owns.
+fn prune(merged: Value, managers: &Managers, last: Option<Set>, schema: Schema<'_>) -> Result<Value, String> {
+    let Some(last) = last.filter(|last| !last.is_empty()) else { return Ok(merged) };
+    let named = |set: &Set| set.with_named_fields(schema);
+    let merged_set = named(&walk::field_set(schema, &merged, false)?);
+    let last = named(&last);
+    let pruned = walk::remove(schema, merged.clone(), &last);
+    // What somebody owns comes back, then what the manager had not applied itself.
+    let pruned_set = named(&walk::field_set(schema, &pruned, false)?);
+    let owned = named(&managers.union());
+    let pruned = walk::remove(schema, merged.clone(), &merged_set.difference(&pruned_set.union(&owned)));
+    let pruned_set = named(&walk::field_set(schema, &pruned, false)?);
+    Ok(walk::remove(schema, merged, &merged_set.difference(&pruned_set).intersection(&last)))
+}
+
+fn conflict(conflicts: &[(Manager, Set)]) -> Status {
+    let mut causes = Vec::new();
+    let mut lines = Vec::new();
+    for (manager, set) in conflicts.iter().filter(|(_, set)| !set.is_empty()) {
+        let who = manager.text();
+        lines.push(format!("conflicts with {who}:"));
+        set.for_each(&mut |path| {
+            let path = set::path_text(path);
+            lines.push(format!("- {path}"));
+            let reason = "FieldManagerConflict".to_owned();
+            causes.push(Cause { reason, message: format!("conflict with {who}"), field: path });
+        });
+    }
+    let message = match causes.as_slice() {
+        [one] => format!("Apply failed with 1 conflict: {}: {}", one.message, one.field),
+        all => format!("Apply failed with {} conflicts: {}", all.len(), lines.join("\n")),
+    };
+    let details = Details { causes, ..Details::default() };
+    Status { details: Some(details), ..Status::failure(409, Reason::Conflict, message) }
+}
