@@ -1,9 +1,40 @@
-//! `cargo xtask bench`: figures for `docs/BENCHMARKS.md`, as medians of several runs.
+//! `cargo xtask bench`: the figures of `docs/BENCHMARKS.md`, as medians of several runs.
 
-/// Measures one thing, or all.
+use crate::needs;
+use crate::shell::{cargo, run as run_command};
+use crate::test::build_binaries;
+
+/// What can be measured.
+const NAMES: [&str; 4] = ["store", "up", "idle", "pods"];
+
+/// Measures what is named, or all.
 ///
 /// # Errors
-/// The name is unknown, or something could not be measured.
+/// A name is unknown, or something could not be built or measured.
 pub fn run(arguments: &[&str]) -> Result<(), String> {
-    Err(format!("no benchmark is called {arguments:?}"))
+    if let Some(unknown) = arguments.iter().find(|name| !NAMES.contains(name)) {
+        return Err(format!("no benchmark is called {unknown:?}; there are {}", NAMES.join(", ")));
+    }
+    needs::install()?;
+    let wants = |name: &str| arguments.is_empty() || arguments.contains(&name);
+    if wants("store") {
+        run_command(&mut cargo(&[
+            "run",
+            "--release",
+            "--quiet",
+            "--package",
+            "skiff-store",
+            "--example",
+            "store_bench",
+        ]))?;
+    }
+    let of_nodes: Vec<_> = NAMES[1..].iter().filter(|name| wants(name)).collect();
+    if of_nodes.is_empty() {
+        return Ok(());
+    }
+    let binaries = build_binaries()?;
+    let mut bench = cargo(&["run", "--release", "--quiet", "--package", "skiff-e2e", "--bin", "bench", "--"]);
+    bench.args(of_nodes);
+    bench.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
+    run_command(&mut bench)
 }

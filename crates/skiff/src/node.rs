@@ -12,7 +12,7 @@ use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
 use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
-use skiff_base::{Clock, SystemClock};
+use skiff_base::SystemClock;
 use skiff_client::{Informer, Informers};
 use skiff_scheduler::Scheduler;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, Store};

@@ -70,13 +70,18 @@ pub fn hello_image(version: &str) -> Image {
 }
 
 impl Cluster {
-    /// Starts a node and imports `localhost:5000/hello:v1` and `:v2` into it.
-    pub fn up(purpose: &str) -> Self {
+    /// A node that is yet to be started.
+    pub fn empty(purpose: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let data = std::env::temp_dir().join(format!("skiff-e2e-{name}"));
         std::fs::create_dir_all(&data).expect("a writable temporary folder");
-        let cluster = Self { name, data, registry: None };
+        Self { name, data, registry: None }
+    }
+
+    /// Starts a node and imports `localhost:5000/hello:v1` and `:v2` into it.
+    pub fn up(purpose: &str) -> Self {
+        let cluster = Self::empty(purpose);
         cluster.skiff(&["up"]).ok();
         for version in ["v1", "v2"] {
             let file = cluster.data.join(format!("hello-{version}.tar"));

@@ -1,0 +1,139 @@
+//! The benchmarks of a whole node, run by `cargo xtask bench`. Every figure is a median of several runs, and is
+//! printed beside the target that it is held against.
+
+mod proxy;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use skiff_e2e::Cluster;
+
+use proxy::Proxy;
+
+const UP_RUNS: usize = 7;
+const POD_RUNS: usize = 40;
+const BURST_RUNS: usize = 5;
+const BURST_PODS: usize = 50;
+const IDLE_SECONDS: u64 = 60;
+/// What starting leaves to do is done after this time, and nothing is measured before.
+const SETTLE: Duration = Duration::from_secs(10);
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
+    println!("| figure | target | median | min | max |\n|---|---|---|---|---|");
+    if wants("up") {
+        up();
+    }
+    if wants("idle") {
+        idle();
+    }
+    if wants("pods") {
+        pods();
+    }
+}
+
+/// The middle, smallest and largest of some figures.
+fn report(name: &str, target: &str, unit: &str, mut figures: Vec<f64>) {
+    figures.sort_by(f64::total_cmp);
+    let at = |share: f64| figures[((figures.len() - 1) as f64 * share).round() as usize];
+    println!("| {name} | {target} | {:.1} {unit} | {:.1} | {:.1} |", at(0.5), at(0.0), at(1.0));
+}
+
+fn percentile(figures: &[f64], share: f64) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+}
+
+fn up() {
+    let mut times = Vec::new();
+    for _ in 0..UP_RUNS {
+        let cluster = Cluster::empty("bench-up");
+        let start = Instant::now();
+        cluster.skiff(&["up"]).ok();
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    report("`skiff up` to Ready node, empty state", "1000 ms", "ms", times);
+}
+
+/// What the processes of a node have used so far: CPU seconds and bytes written.
+fn usage(status: &Value) -> (f64, f64) {
+    let mut total = (0.0, 0.0);
+    for process in status["processes"].as_array().into_iter().flatten() {
+        let pid = &process["pid"];
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: f64 = [11, 12].iter().filter_map(|index| fields.get(*index)?.parse::<f64>().ok()).sum();
+        let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<f64>().ok());
+        total = (total.0 + ticks / 100.0, total.1 + written.unwrap_or(0.0));
+    }
+    total
+}
+
+fn status(cluster: &Cluster) -> Value {
+    let text = cluster.skiff(&["status", "-o", "json"]).ok();
+    serde_json::from_str(&text).expect("status prints JSON")
+}
+
+fn memory_mib(status: &Value) -> f64 {
+    status["memory_bytes"].as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20)
+}
+
+fn idle() {
+    let cluster = Cluster::empty("bench-idle");
+    cluster.skiff(&["up"]).ok();
+    std::thread::sleep(SETTLE);
+    let before = usage(&status(&cluster));
+    std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
+    let after_status = status(&cluster);
+    let after = usage(&after_status);
+    let seconds = IDLE_SECONDS as f64;
+    report("idle memory, all processes (PSS)", "64 MiB", "MiB", vec![memory_mib(&after_status)]);
+    report("idle CPU", "0.5 % of a core", "%", vec![(after.0 - before.0) / seconds * 100.0]);
+    report("idle disk writes", "5 KB/s", "KB/s", vec![(after.1 - before.1) / seconds / 1000.0]);
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": "bench"}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": "localhost:5000/hello:v1", "command": ["sleep", "100000"]}],
+        },
+    })
+}
+
+fn pods() {
+    let cluster = Cluster::up("bench-pods");
+    let proxy = Proxy::start(&cluster);
+    let base = memory_mib(&status(&cluster));
+    let mut times = Vec::new();
+    // The first pods warm what is cached.
+    for round in 0..POD_RUNS + 3 {
+        let took = proxy.run_pods(&[pod(&format!("one-{round}"))]);
+        if round >= 3 {
+            times.push(took.as_secs_f64() * 1000.0);
+        }
+        proxy.delete_pods();
+    }
+    println!(
+        "| one pod, create to Running seen by a watch, p50 / p99 | 50 / 90 ms | {:.1} / {:.1} ms | {:.1} | {:.1} |",
+        percentile(&times, 0.5),
+        percentile(&times, 0.99),
+        percentile(&times, 0.0),
+        percentile(&times, 1.0)
+    );
+    let (mut bursts, mut memory) = (Vec::new(), Vec::new());
+    for round in 0..BURST_RUNS {
+        let names: Vec<Value> = (0..BURST_PODS).map(|index| pod(&format!("burst-{round}-{index}"))).collect();
+        bursts.push(proxy.run_pods(&names).as_secs_f64() * 1000.0);
+        std::thread::sleep(SETTLE / 2);
+        memory.push((memory_mib(&status(&cluster)) - base) / BURST_PODS as f64);
+        proxy.delete_pods();
+    }
+    report("50 pods at once, the last one Running", "1500 ms", "ms", bursts);
+    report("memory for each further idle pod beyond the app (PSS)", "1 MiB", "MiB", memory);
+}
