@@ -52,9 +52,9 @@ impl Link {
         self.address(2)
     }
 
-    /// The first and last address that load balancers may have.
-    pub fn load_balancers(self) -> (Ipv4Addr, Ipv4Addr) {
-        (self.address(16), self.address(254))
+    /// The range that load balancers' addresses come from, and how many of its bits are fixed.
+    pub fn load_balancers(self) -> (Ipv4Addr, u8) {
+        (self.address(128), 25)
     }
 
     /// The name of the host's end.
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn links_do_not_overlap() {
         assert_eq!(Link::new(3).node().to_string(), "198.18.3.2");
-        assert_eq!(Link::new(3).load_balancers().1.to_string(), "198.18.3.254");
+        assert_eq!(Link::new(3).load_balancers().0.to_string(), "198.18.3.128");
         assert_ne!(Link::new(3).host_interface(), Link::new(4).host_interface());
         assert!(Link::new(MAX_LINKS).host_interface().len() < 15, "the kernel allows 15 letters");
     }

@@ -7,6 +7,7 @@ mod control;
 mod inprocess;
 mod isolation;
 mod kubeconfig;
+mod network;
 mod node;
 mod paths;
 mod pki;

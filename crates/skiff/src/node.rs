@@ -10,10 +10,11 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
 use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
+use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
-use skiff_base::SystemClock;
 use skiff_client::{Informer, Informers};
+use skiff_controllers::ControllerManager;
 use skiff_scheduler::Scheduler;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, Store};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,13 +26,13 @@ use crate::control::{self, Control};
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
+use crate::network::{self, POD_RANGE, SERVICE_RANGE};
 use crate::paths::{NodeFacts, Paths, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
 use crate::server::bind;
 
 /// The version of the Kubernetes API that is served.
 pub const KUBERNETES_VERSION: &str = "v1.36.2+skiff";
-const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
 /// The first address of the service range: the API server's.
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -88,6 +89,8 @@ pub async fn run(
     let scheduler_client = inprocess::client(&server, "system:kube-scheduler", &[], "kube-scheduler");
     let scheduler =
         Scheduler::start(scheduler_client, &informers, setting.clock.clone(), skiff_scheduler::Config::default());
+    let controllers = start_controllers(&setting, &server, &informers);
+    let network = network::start(&setting.paths, &setting.facts, &informers)?;
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
         node_name: setting.facts.node_name.clone(),
@@ -98,7 +101,8 @@ pub async fn run(
     tracing::info!(node = %setting.facts.node_name, address = %setting.address, "the control plane is up");
     wait_for_end(&stop).await?;
     tracing::info!("ending");
-    drop(scheduler);
+    drop((scheduler, network));
+    controllers.shutdown().await;
     server.stop();
     Ok(())
 }
@@ -148,6 +152,15 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         tokens: Vec::new(),
     };
     Ok(ApiServer::new(config).await.map_err(|failure| failure.0.message)?)
+}
+
+fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {
+    let config = skiff_controllers::Config {
+        root_ca: setting.authority.certificate_pem().to_owned(),
+        cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
+    };
+    let client = |name: &str| inprocess::controller_client(server, name);
+    ControllerManager::start(client, informers, setting.clock.clone(), setting.ids.clone(), config)
 }
 
 /// How the API server speaks to nodes' agents: trusting the cluster's authority, with a certificate of its own.

@@ -1,0 +1,75 @@
+//! The node's network: pod network, service rules and DNS, set up from the node's facts.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use skiff_client::Informers;
+use skiff_netd::rules::Frame;
+use skiff_netd::{Netd, NetdConfig, PodNetwork, PodNetworkConfig, Prefix};
+
+use crate::commands::CommandError;
+use crate::isolation::Link;
+use crate::paths::{NodeFacts, Paths};
+
+/// The pods' addresses, of all nodes.
+pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+/// The addresses of Services.
+pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
+/// The cluster DNS.
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// Every node has a part of the pod range of this size.
+const NODE_BITS: u8 = 24;
+const BRIDGE: &str = "skiff0";
+
+fn prefix(range: (Ipv4Addr, u8)) -> Result<Prefix, CommandError> {
+    Prefix::new(range.0, range.1).ok_or_else(|| format!("{}/{} is no address range", range.0, range.1).into())
+}
+
+/// What the pod network is made of on this node.
+///
+/// # Errors
+/// A range is none.
+pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetworkConfig, CommandError> {
+    let mut virtual_ranges = vec![prefix(SERVICE_RANGE)?];
+    if facts.link > 0 {
+        virtual_ranges.push(prefix(Link::new(facts.link).load_balancers())?);
+    }
+    Ok(PodNetworkConfig {
+        state_folder: paths.network(),
+        bridge: BRIDGE.to_owned(),
+        node_range: prefix((POD_RANGE.0, NODE_BITS))?,
+        pod_range: prefix(POD_RANGE)?,
+        virtual_ranges,
+        local_addresses: vec![DNS_ADDRESS],
+        mtu: None,
+    })
+}
+
+/// The running network of the node.
+pub struct Network {
+    /// Addresses and interfaces of pods.
+    pub pods: Arc<PodNetwork>,
+    /// The rules of Services.
+    pub rules: Netd,
+}
+
+/// Starts the network, or takes over what an earlier run left.
+///
+/// # Errors
+/// The kernel refuses; the error says what.
+pub fn start(paths: &Paths, facts: &NodeFacts, informers: &Informers) -> Result<Network, CommandError> {
+    let pods = Arc::new(PodNetwork::open(pod_network_config(paths, facts)?)?);
+    let balancer_range = (facts.link > 0).then(|| prefix(Link::new(facts.link).load_balancers())).transpose()?;
+    let rules = Netd::start(NetdConfig {
+        informers: informers.clone(),
+        node_name: facts.node_name.clone(),
+        frame: Frame {
+            bridge: BRIDGE.to_owned(),
+            pod_range: prefix(POD_RANGE)?,
+            service_range: prefix(SERVICE_RANGE)?,
+            balancer_range,
+        },
+        host_ports: pods.host_ports(),
+    })?;
+    Ok(Network { pods, rules })
+}
