@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod decode;
 pub mod def;
 pub mod kinds;
+pub mod messages;
 pub mod openapi;
 pub mod rules;
 pub mod scalar;

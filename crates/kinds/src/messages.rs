@@ -80,7 +80,8 @@ mod tests {
             assert_eq!(fields.len(), lines.lines().count(), "{message}");
             for field in fields.iter() {
                 let Kind::Message(other) = &field.kind else { continue };
-                let known = INDEX.contains_key(&**other) || special.contains(&&**other) || other.starts_with("SchemaOr");
+                let known =
+                    INDEX.contains_key(&**other) || special.contains(&&**other) || other.starts_with("SchemaOr");
                 assert!(known, "{message}.{} is an unknown {other}", field.name);
             }
         }

@@ -178,7 +178,13 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-fn list_items(messages: &dyn Messages, field: &Field, wire: &Wire<'_>, items: &mut Vec<Value>, depth: usize) -> Outcome<()> {
+fn list_items(
+    messages: &dyn Messages,
+    field: &Field,
+    wire: &Wire<'_>,
+    items: &mut Vec<Value>,
+    depth: usize,
+) -> Outcome<()> {
     // Numbers may come packed into one field.
     if let (Kind::Integer | Kind::Bool, Wire::Bytes(packed)) = (&field.kind, wire) {
         let mut reader = Reader(packed);
@@ -364,7 +370,8 @@ impl<'a> Reader<'a> {
             FIXED64 => Wire::Fixed(u64::from_le_bytes(self.array()?)),
             FIXED32 => Wire::Fixed(u64::from(u32::from_le_bytes(self.array()?))),
             BYTES => {
-                let length = usize::try_from(self.varint()?).map_err(|_| ProtobufError::Wire("a length is too large"))?;
+                let length =
+                    usize::try_from(self.varint()?).map_err(|_| ProtobufError::Wire("a length is too large"))?;
                 Wire::Bytes(self.take(length)?)
             }
             _ => return Err(ProtobufError::Wire("illegal wireType")),
@@ -405,7 +412,13 @@ mod tests {
 
     impl Messages for Table {
         fn fields(&self, message: &str) -> Option<Arc<[Field]>> {
-            let field = |number, name: &str, omit_empty, shape, kind| Field { number, name: name.into(), omit_empty, shape, kind };
+            let field = |number, name: &str, omit_empty, shape, kind| Field {
+                number,
+                name: name.into(),
+                omit_empty,
+                shape,
+                kind,
+            };
             let message_kind = |name: &str| Kind::Message(name.into());
             let fields = match message {
                 "core.v1.Thing" => vec![

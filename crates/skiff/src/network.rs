@@ -1,11 +1,11 @@
 //! The node's network: pod network, service rules and DNS, set up from the node's facts.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use skiff_client::Informers;
+use skiff_client::{Client, Informers, Recorder};
 use skiff_netd::rules::Frame;
-use skiff_netd::{Netd, NetdConfig, PodNetwork, PodNetworkConfig, Prefix};
+use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig, PodNetwork, PodNetworkConfig, Prefix};
 
 use crate::commands::CommandError;
 use crate::isolation::Link;
@@ -49,17 +49,26 @@ pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetwork
 pub struct Network {
     /// Addresses and interfaces of pods.
     pub pods: Arc<PodNetwork>,
-    /// The rules of Services.
-    pub rules: Netd,
+    _rules: Netd,
+    _balancer: Balancer,
 }
 
 /// Starts the network, or takes over what an earlier run left.
 ///
 /// # Errors
 /// The kernel refuses; the error says what.
-pub fn start(paths: &Paths, facts: &NodeFacts, informers: &Informers) -> Result<Network, CommandError> {
+pub fn start(
+    paths: &Paths,
+    facts: &NodeFacts,
+    address: IpAddr,
+    informers: &Informers,
+    balancer: (Client, Recorder),
+) -> Result<Network, CommandError> {
     let pods = Arc::new(PodNetwork::open(pod_network_config(paths, facts)?)?);
-    let balancer_range = (facts.link > 0).then(|| prefix(Link::new(facts.link).load_balancers())).transpose()?;
+    let mut pool = Vec::new();
+    if facts.link > 0 {
+        pool.push(prefix(Link::new(facts.link).load_balancers())?);
+    }
     let rules = Netd::start(NetdConfig {
         informers: informers.clone(),
         node_name: facts.node_name.clone(),
@@ -67,9 +76,12 @@ pub fn start(paths: &Paths, facts: &NodeFacts, informers: &Informers) -> Result<
             bridge: BRIDGE.to_owned(),
             pod_range: prefix(POD_RANGE)?,
             service_range: prefix(SERVICE_RANGE)?,
-            balancer_range,
+            balancer_ranges: pool.clone(),
         },
         host_ports: pods.host_ports(),
     })?;
-    Ok(Network { pods, rules })
+    let (client, recorder) = balancer;
+    let node_addresses = vec![address];
+    let balancer = BalancerConfig { informers: informers.clone(), client, recorder, pool, node_addresses };
+    Ok(Network { pods, _rules: rules, _balancer: Balancer::start(balancer) })
 }

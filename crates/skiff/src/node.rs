@@ -13,7 +13,7 @@ use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
 use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
-use skiff_client::{Informer, Informers};
+use skiff_client::{Informer, Informers, Recorder};
 use skiff_controllers::ControllerManager;
 use skiff_scheduler::Scheduler;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, Store};
@@ -90,7 +90,9 @@ pub async fn run(
     let scheduler =
         Scheduler::start(scheduler_client, &informers, setting.clock.clone(), skiff_scheduler::Config::default());
     let controllers = start_controllers(&setting, &server, &informers);
-    let network = network::start(&setting.paths, &setting.facts, &informers)?;
+    let balancer = inprocess::controller_client(&server, "service-controller");
+    let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
+    let network = network::start(&setting.paths, &setting.facts, setting.address, &informers, (balancer, recorder))?;
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
         node_name: setting.facts.node_name.clone(),

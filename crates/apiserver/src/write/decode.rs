@@ -1,10 +1,13 @@
 //! Step 3: from a request's body to the tree of the kind that the path names.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use skiff_kinds::ResourceDef;
 use skiff_kinds::decode::{self, Decoded, FieldValidation};
+use skiff_kinds::messages::BuiltinMessages;
 use skiff_object::node::{Format, Node};
-use skiff_object::{Object, Status};
+use skiff_object::{Object, Status, protobuf};
 
 use crate::call::Call;
 use crate::failure::Result;
@@ -12,27 +15,41 @@ use crate::http::negotiate::content_type;
 use crate::write::Target;
 
 /// The media types of request bodies.
-pub const BODY_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+pub const BODY_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
-/// In which format a body comes, as its type says.
-fn format(call: &Call) -> Result<Format> {
+/// A body as text, and its format, as its type says. Protobuf becomes the JSON that says the same.
+fn text<'a>(call: &Call, body: &'a [u8]) -> Result<(Format, Cow<'a, [u8]>)> {
     match content_type(&call.headers) {
-        "" | "application/json" | "*/*" => Ok(Format::Json),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
+        "" | "application/json" | "*/*" => Ok((Format::Json, body.into())),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => Ok((Format::Yaml, body.into())),
+        "application/vnd.kubernetes.protobuf" => Ok((Format::Json, transcode(body)?.into())),
         _ => Err(Status::unsupported_media_type(&BODY_TYPES).into()),
     }
 }
 
+fn transcode(body: &[u8]) -> Result<Vec<u8>> {
+    let read = || {
+        let envelope = protobuf::open(body)?;
+        let message = protobuf::message_name(&envelope.api_version, &envelope.kind);
+        let mut map = protobuf::decode(&BuiltinMessages, &message, envelope.raw)?;
+        map.insert("apiVersion".into(), envelope.api_version.into());
+        map.insert("kind".into(), envelope.kind.into());
+        Ok(Value::Object(map).to_string().into_bytes())
+    };
+    read().map_err(|error: protobuf::ProtobufError| Status::bad_request(error.to_string()).into())
+}
+
 /// Reads the object that a create or an update carries, checked as the query asks.
 pub fn checked(target: &Target<'_>, body: &[u8]) -> Result<Object> {
-    let format = format(target.call)?;
-    let decoded = decode::decode(&target.served.def, body, format, target.options.field_validation)?;
+    let (format, body) = text(target.call, body)?;
+    let decoded = decode::decode(&target.served.def, &body, format, target.options.field_validation)?;
     Ok(warned(target, decoded))
 }
 
 /// Reads a body as another kind than the path's own; unknown fields are dropped.
 pub fn as_kind(call: &Call, def: &ResourceDef, body: &[u8]) -> Result<Object> {
-    Ok(decode::decode(def, body, format(call)?, FieldValidation::Ignore)?.object)
+    let (format, body) = text(call, body)?;
+    Ok(decode::decode(def, &body, format, FieldValidation::Ignore)?.object)
 }
 
 /// Brings what a patch made into the shape of the kind, checked as the query asks.
@@ -50,7 +67,8 @@ fn warned(target: &Target<'_>, decoded: Decoded) -> Object {
 
 /// Reads a body as a tree of no particular kind; built-in kinds know no nulls, so that they are dropped.
 pub fn tree(call: &Call, body: &[u8]) -> Result<Object> {
-    let node = Node::parse(body, format(call)?).map_err(|error| Status::bad_request(error.to_string()))?;
+    let (format, body) = text(call, body)?;
+    let node = Node::parse(&body, format).map_err(|error| Status::bad_request(error.to_string()))?;
     let mut tree = node.into_value();
     prune_nulls(&mut tree);
     Ok(tree)
