@@ -15,7 +15,7 @@ use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Client, DeleteOptions, Recorder};
 use skiff_cri::{
-    CreateContainerRequest, CriError, ImageService, NamespaceMode, RemoveContainerRequest, RemovePodSandboxRequest,
+    CreateContainerRequest, CriError, NamespaceMode, RemoveContainerRequest, RemovePodSandboxRequest,
     RunPodSandboxRequest, RuntimeService, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 
@@ -62,11 +62,6 @@ impl Node {
     /// The facts as they are now.
     pub fn facts(&self) -> Arc<NodeFacts> {
         self.facts.read().clone()
-    }
-
-    /// The image service.
-    pub fn image_service(&self) -> &Arc<dyn ImageService> {
-        self.images.service()
     }
 }
 

@@ -33,11 +33,6 @@ impl Images {
         Self { service, pulls: Mutex::default() }
     }
 
-    /// The service itself.
-    pub fn service(&self) -> &Arc<dyn ImageService> {
-        &self.service
-    }
-
     /// Whether the image is on the node.
     pub async fn inspect(&self, image: &str) -> Ended {
         let Some(full) = with_tag(image) else { return invalid(image) };

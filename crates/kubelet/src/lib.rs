@@ -23,3 +23,6 @@ mod worker;
 pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet};
 pub use server::ServerConfig;
 pub use volumes::{Mounter, NoMounts};
+
+#[cfg(test)]
+mod tests;

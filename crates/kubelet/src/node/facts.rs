@@ -57,6 +57,18 @@ pub fn available_memory() -> Option<i64> {
     Some(kilobytes(&text, "MemAvailable")).filter(|bytes| *bytes > 0)
 }
 
+/// Time that all processors together have worked, in nanoseconds.
+pub fn cpu_nanos() -> Option<u64> {
+    /// The kernel counts in hundredths of a second.
+    const NANOS_PER_TICK: u64 = 10_000_000;
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let fields = text.lines().next()?.split_whitespace().skip(1);
+    let ticks: Vec<u64> = fields.map(|field| field.parse().unwrap_or(0)).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are counted within user.
+    let busy = ticks.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4));
+    Some(busy.map(|(_, ticks)| ticks).sum::<u64>() * NANOS_PER_TICK)
+}
+
 /// Processes that exist and that the kernel allows.
 pub fn pids() -> Option<(i64, i64)> {
     let loadavg = fs::read_to_string("/proc/loadavg").ok()?;

@@ -66,6 +66,8 @@ impl Stepping<'_> {
         }
         if self.is_over() {
             self.close(&mut status);
+        } else if self.state.terminating.is_some() {
+            self.hold_back(&mut status);
         }
         status.conditions = Some(self.conditions(&status));
         status
@@ -294,10 +296,24 @@ impl Stepping<'_> {
             && !self.view.containers.iter().any(runs)
     }
 
+    /// A phase is final only once nothing runs any more.
+    fn hold_back(&self, status: &mut PodStatus) {
+        let told = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(told, Some("Succeeded" | "Failed")) || !matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            return;
+        }
+        let before = self.old().and_then(|old| old.phase.clone()).filter(|phase| phase == "Running");
+        status.phase = Some(before.unwrap_or_else(|| "Pending".to_owned()));
+        status.reason = None;
+        status.message = None;
+    }
+
     /// The last word: no container stays running or waiting, and the phase is final.
     fn close(&self, status: &mut PodStatus) {
         let lists = [&mut status.container_statuses, &mut status.init_container_statuses];
-        let begun = self.view.sandbox().is_some();
+        let has_init = self.specs.iter().any(|spec| matches!(spec.kind, Kind::Init | Kind::Sidecar));
+        let main_begun = self.specs.iter().any(|s| s.kind == Kind::Regular && self.view.latest(s.name()).is_some());
+        let begun = !has_init || main_begun || self.init_done();
         for container in lists.into_iter().flat_map(|list| list.iter_mut().flatten()) {
             container.ready &= !is_running(container) && container.state.as_ref().is_some_and(|s| s.terminated.is_some());
             container.started = container.started.map(|_| false);

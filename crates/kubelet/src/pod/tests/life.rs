@@ -211,7 +211,7 @@ spec:
                0s   event Killing: Stopping container web
                0s stop web within 30s
                0s   event Killing: Stopping container side
-               0s   status Failed | first ended 0 Completed, ready | side running, was ended 1 Error, restarts 1, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | SI--
+               0s   status Running | first ended 0 Completed, ready | side running, was ended 1 Error, restarts 1, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | SI--
                0s stop side within 30s
                0s   status Failed | first ended 0 Completed, ready | side ended 143 Error, was ended 1 Error, restarts 1 | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | SI--
                0s stop sandbox-0
@@ -304,10 +304,10 @@ spec:
            0s   event Started: Container started
            0s   status Pending | init running, started | web PodInitializing | S---
            0s * init exits with 1
-           0s   status Failed | init ended 1 Error | web ended 137 ContainerStatusUnknown | SI--
+           0s   status Failed | init ended 1 Error | web PodInitializing | S---
            0s stop sandbox-0
            0s tear down volumes
-           0s   status Failed | init ended 1 Error | web ended 137 ContainerStatusUnknown | -I--
+           0s   status Failed | init ended 1 Error | web ContainerCreating | ----
     "#]]);
 }
 
@@ -480,7 +480,6 @@ fn a_deadline_ends_the_pod() {
            0s   status Running | web running, started, ready | SIRC
           60s   event DeadlineExceeded: Pod was active on the node longer than the specified deadline
           60s   event Killing: Stopping container web
-          60s   status Failed (DeadlineExceeded: Pod was active on the node longer than the specified deadline) | web running, started, ready | SI--
           60s stop web within 30s
           60s   status Failed (DeadlineExceeded: Pod was active on the node longer than the specified deadline) | web ended 143 Error | SI--
           60s stop sandbox-0

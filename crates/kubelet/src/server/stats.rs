@@ -1,0 +1,158 @@
+//! What Pods and the node use, from the runtime's figures: the summary that autoscalers' adapters read, and metrics as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use skiff_base::Timestamp;
+use skiff_base::clock::rfc3339;
+use skiff_cri::{ContainerStats, ListContainerStatsRequest, UInt64Value};
+
+use super::{Body, json as answer, text};
+use crate::agent::Workers;
+use crate::config::sandbox;
+use crate::node::facts;
+
+/// What one container uses.
+struct Usage {
+    namespace: String,
+    pod: String,
+    uid: String,
+    container: String,
+    cpu_nanos: u64,
+    cpu_rate: Option<u64>,
+    memory_bytes: u64,
+    rss_bytes: Option<u64>,
+    at: Timestamp,
+}
+
+fn value(value: &Option<UInt64Value>) -> Option<u64> {
+    value.as_ref().map(|value| value.value)
+}
+
+async fn usages(workers: &Workers) -> Result<Vec<Usage>, Response<Body>> {
+    let stats = workers.node().runtime.list_container_stats(ListContainerStatsRequest::default()).await;
+    let stats = stats.map_err(|error| text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(stats.stats.into_iter().filter_map(usage).collect())
+}
+
+fn usage(stats: ContainerStats) -> Option<Usage> {
+    let labels = stats.attributes?.labels;
+    let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
+    let (cpu, memory) = (stats.cpu.unwrap_or_default(), stats.memory.unwrap_or_default());
+    Some(Usage {
+        namespace: label(sandbox::POD_NAMESPACE),
+        pod: label(sandbox::POD_NAME),
+        uid: label(sandbox::POD_UID),
+        container: label(sandbox::CONTAINER_NAME),
+        cpu_nanos: value(&cpu.usage_core_nano_seconds)?,
+        cpu_rate: value(&cpu.usage_nano_cores),
+        memory_bytes: value(&memory.working_set_bytes).unwrap_or(0),
+        rss_bytes: value(&memory.rss_bytes),
+        at: Timestamp::from_nanosecond(i128::from(cpu.timestamp)).unwrap_or(Timestamp::UNIX_EPOCH),
+    })
+}
+
+/// `/stats/summary`.
+pub(super) async fn summary(workers: &Workers) -> Response<Body> {
+    let usages = match usages(workers).await {
+        Ok(usages) => usages,
+        Err(response) => return response,
+    };
+    let now = rfc3339(workers.node().clock.now());
+    let facts = workers.node().facts();
+    let used = facts::available_memory().map(|available| facts.memory_bytes - available);
+    let mut pods: BTreeMap<(String, String, String), Vec<Usage>> = BTreeMap::new();
+    for usage in usages {
+        pods.entry((usage.namespace.clone(), usage.pod.clone(), usage.uid.clone())).or_default().push(usage);
+    }
+    let pods: Vec<Value> = pods.iter().map(|((namespace, name, uid), usages)| pod(namespace, name, uid, usages)).collect();
+    answer(&json!({
+        "node": {
+            "nodeName": facts.name,
+            "startTime": now,
+            "memory": {"time": now, "workingSetBytes": used, "availableBytes": facts::available_memory()},
+        },
+        "pods": pods,
+    }))
+}
+
+fn pod(namespace: &str, name: &str, uid: &str, usages: &[Usage]) -> Value {
+    let sum = |of: fn(&Usage) -> u64| usages.iter().map(of).sum::<u64>();
+    let rate: Option<u64> = usages.iter().map(|usage| usage.cpu_rate).sum();
+    let time = usages.iter().map(|usage| usage.at).max().map(rfc3339);
+    let containers: Vec<Value> = usages
+        .iter()
+        .map(|usage| {
+            let time = rfc3339(usage.at);
+            json!({
+                "name": usage.container,
+                "startTime": time,
+                "cpu": {"time": time, "usageCoreNanoSeconds": usage.cpu_nanos, "usageNanoCores": usage.cpu_rate},
+                "memory": {"time": time, "workingSetBytes": usage.memory_bytes, "rssBytes": usage.rss_bytes},
+            })
+        })
+        .collect();
+    json!({
+        "podRef": {"name": name, "namespace": namespace, "uid": uid},
+        "startTime": time,
+        "cpu": {"time": time, "usageCoreNanoSeconds": sum(|usage| usage.cpu_nanos), "usageNanoCores": rate},
+        "memory": {"time": time, "workingSetBytes": sum(|usage| usage.memory_bytes)},
+        "containers": containers,
+    })
+}
+
+/// `/metrics`: few and cheap.
+pub(super) async fn metrics(workers: &Workers) -> Response<Body> {
+    let mut out = String::new();
+    let pods = workers.pods();
+    let running = pods.iter().filter(|pod| {
+        pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+    });
+    let name = &workers.node().facts().name;
+    let lines = [
+        ("kubelet_node_name", "The node's name. The count is always 1.", format!("{{node=\"{name}\"}} 1")),
+        ("kubelet_desired_pods", "Pods that are on the node.", format!(" {}", pods.len())),
+        ("kubelet_running_pods", "Pods that run.", format!(" {}", running.count())),
+    ];
+    for (metric, help, line) in lines {
+        writeln!(out, "# HELP {metric} {help}\n# TYPE {metric} gauge\n{metric}{line}").expect("writing to a string cannot fail");
+    }
+    text(StatusCode::OK, out)
+}
+
+/// `/metrics/resource`: what metrics-server reads.
+pub(super) async fn resource_metrics(workers: &Workers) -> Response<Body> {
+    let usages = match usages(workers).await {
+        Ok(usages) => usages,
+        Err(response) => return response,
+    };
+    let mut out = String::new();
+    let mut family = |metric: &str, kind: &str, line: &dyn Fn(&Usage) -> String| {
+        writeln!(out, "# TYPE {metric} {kind}").expect("writing to a string cannot fail");
+        for usage in &usages {
+            let labels =
+                format!("container={:?},namespace={:?},pod={:?}", usage.container, usage.namespace, usage.pod);
+            let at = usage.at.as_millisecond();
+            writeln!(out, "{metric}{{{labels}}} {} {at}", line(usage)).expect("writing to a string cannot fail");
+        }
+    };
+    family("container_cpu_usage_seconds_total", "counter", &|usage| seconds(usage.cpu_nanos));
+    family("container_memory_working_set_bytes", "gauge", &|usage| usage.memory_bytes.to_string());
+    let facts = workers.node().facts();
+    if let Some(available) = facts::available_memory() {
+        let metric = "node_memory_working_set_bytes";
+        writeln!(out, "# TYPE {metric} gauge\n{metric} {}", facts.memory_bytes - available)
+            .expect("writing to a string cannot fail");
+    }
+    if let Some(nanos) = facts::cpu_nanos() {
+        let metric = "node_cpu_usage_seconds_total";
+        writeln!(out, "# TYPE {metric} counter\n{metric} {}", seconds(nanos)).expect("writing to a string cannot fail");
+    }
+    text(StatusCode::OK, out)
+}
+
+fn seconds(nanos: u64) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}

@@ -1,0 +1,226 @@
+//! A node that registers, runs a Pod, follows its changes, and lets it go.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use skiff_base::SystemClock;
+use skiff_base::ids::Ids;
+use skiff_client::{Client, Informers};
+use skiff_cri::fake::FakeRuntime;
+use skiff_object::meta::Meta;
+
+use super::api::{FakeApi, InMemory};
+use crate::{Config, Kubelet, NoMounts};
+
+const POD: &str = "/api/v1/namespaces/default/pods/web";
+const MAP: &str = "/api/v1/namespaces/default/configmaps/config";
+
+struct Trial {
+    api: Arc<FakeApi>,
+    runtime: Arc<FakeRuntime>,
+    folder: PathBuf,
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            eprintln!("cannot remove {}: {error}", self.folder.display());
+        }
+    }
+}
+
+impl Trial {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("skiff-kubelet-{}", Ids::random().suffix(10)));
+        std::fs::create_dir_all(&folder).expect("a folder for the test");
+        let runtime = Arc::new(FakeRuntime::new(SystemClock::shared()));
+        Self { api: FakeApi::new(), runtime, folder }
+    }
+
+    async fn kubelet(&self) -> Kubelet {
+        let client = Client::new(Arc::new(InMemory(self.api.clone())), "kubelet");
+        let config = Config {
+            informers: Informers::new(client.clone()),
+            client,
+            runtime: self.runtime.clone(),
+            images: self.runtime.clone(),
+            mounter: Arc::new(NoMounts),
+            clock: SystemClock::shared(),
+            ids: Arc::new(Ids::random()),
+            node_name: "n1".into(),
+            node_ips: vec!["192.0.2.1".into()],
+            root_dir: self.folder.join("kubelet"),
+            log_dir: self.folder.join("log"),
+            pod_cidr: "10.244.0.0/24".into(),
+            cluster_dns: vec!["10.96.0.10".into()],
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/dev/null".into(),
+            version: "v1.36.0".into(),
+            max_pods: 110,
+            disk_bytes: None,
+            labels: [].into(),
+            taints: vec![],
+            server: None,
+        };
+        let started = tokio::time::timeout(Duration::from_secs(10), Kubelet::start(config)).await;
+        started.expect("the agent starts")
+    }
+
+    fn pod(&self) -> Value {
+        self.api.get(POD).unwrap_or_default()
+    }
+
+    /// Waits for something on the disk.
+    async fn until_file(&self, path: &str, expected: &str) {
+        let path = self.folder.join(path);
+        let waiting = async {
+            while std::fs::read_to_string(&path).ok().as_deref() != Some(expected) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        waited.unwrap_or_else(|_| panic!("{} does not become {expected:?}", path.display()));
+    }
+}
+
+fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
+    let all = object.list_at(&["status", "conditions"]);
+    all.iter().find(|condition| condition.str_at(&["type"]) == kind).map_or("", |found| found.str_at(&["status"]))
+}
+
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "default", "uid": "u1", "generation": 1},
+        "spec": {
+            "nodeName": "n1",
+            "serviceAccountName": "default",
+            "containers": [{
+                "name": "web", "image": "web:v1", "imagePullPolicy": "IfNotPresent",
+                "command": ["/web", "$(GREETING)"],
+                "env": [
+                    {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "config", "key": "greeting"}}},
+                    {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                ],
+                "volumeMounts": [
+                    {"name": "config", "mountPath": "/config"},
+                    {"name": "token", "mountPath": "/token", "readOnly": true},
+                ],
+            }],
+            "volumes": [
+                {"name": "config", "configMap": {"name": "config"}},
+                {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+            ],
+        },
+        "status": {"phase": "Pending"},
+    })
+}
+
+#[tokio::test]
+async fn a_node_registers_ready_and_holds_a_lease() {
+    let trial = Trial::new();
+    let kubelet = trial.kubelet().await;
+    let node = trial.api.get("/api/v1/nodes/n1").expect("the node is registered when the start returns");
+    assert_eq!(condition(&node, "Ready"), "True");
+    assert_eq!(node.label("kubernetes.io/hostname"), Some("n1"));
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";
+    trial.api.until("the lease", |api| api.get(lease).is_some()).await;
+    kubelet.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
+    let trial = Trial::new();
+    let kubelet = trial.kubelet().await;
+    trial.runtime.add_image("web:v1");
+    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
+    trial.api.put(POD, pod());
+    trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+
+    let shown = trial.pod();
+    assert_eq!(shown.str_at(&["status", "phase"]), "Running");
+    assert!(shown.str_at(&["status", "podIP"]).starts_with("10.244.0."));
+    let config = trial.runtime.container_config("web").expect("the container was made");
+    assert_eq!(config.command, ["/web", "hello"]);
+    let ip = config.envs.iter().find(|env| env.key == "IP").map(|env| env.value.clone());
+    assert_eq!(ip.as_deref(), Some(shown.str_at(&["status", "podIP"])));
+
+    let volumes = "kubelet/pods/u1/volumes";
+    trial.until_file(&format!("{volumes}/kubernetes.io~projected/token/token"), "a-token").await;
+    let file = format!("{volumes}/kubernetes.io~configmap/config/greeting");
+    trial.until_file(&file, "hello").await;
+    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "bye"}}));
+    trial.until_file(&file, "bye").await;
+
+    let mut leaving = trial.pod();
+    leaving.set_at(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:30Z");
+    leaving.set_at(&["metadata", "deletionGracePeriodSeconds"], 30);
+    trial.api.put(POD, leaving);
+    trial.api.until("the Pod to go", |api| api.get(POD).is_none()).await;
+    let waiting = async {
+        let left = ["kubelet/pods/u1", "log/pods/default_web_u1"];
+        while left.iter().any(|path| trial.folder.join(path).exists()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the Pod's folders go");
+    assert!(trial.runtime.container_id("web").is_none());
+    let links = std::fs::read_dir(trial.folder.join("log/containers")).expect("the folder of links was made");
+    assert_eq!(links.count(), 0);
+    kubelet.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_agent_starts_nothing_twice_and_clears_away_what_is_gone() {
+    let trial = Trial::new();
+    let kubelet = trial.kubelet().await;
+    trial.runtime.add_image("web:v1");
+    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
+    trial.api.put(POD, pod());
+    let ready = |api: &FakeApi| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True";
+    trial.api.until("a Pod that is ready", ready).await;
+    let id = trial.runtime.container_id("web");
+    kubelet.shutdown().await;
+    trial.runtime.take_calls();
+
+    let kubelet = trial.kubelet().await;
+    trial.until_file("kubelet/pods/u1/volumes/kubernetes.io~configmap/config/greeting", "hello").await;
+    assert_eq!(trial.runtime.container_id("web"), id);
+    assert!(ready(&trial.api));
+    kubelet.shutdown().await;
+    let calls = trial.runtime.take_calls();
+    let made = |call: &&String| call.starts_with("RunPodSandbox") || call.starts_with("CreateContainer");
+    assert_eq!(calls.iter().filter(made).count(), 0, "{calls:?}");
+
+    trial.api.remove(POD);
+    let kubelet = trial.kubelet().await;
+    let waiting = async {
+        while trial.runtime.container_id("web").is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the orphan goes");
+    kubelet.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_missing_config_map_is_told_and_waited_for() {
+    let trial = Trial::new();
+    let kubelet = trial.kubelet().await;
+    trial.runtime.add_image("web:v1");
+    trial.api.put(POD, pod());
+    let told = |api: &FakeApi| {
+        let events = api.list("/api/v1/namespaces/default/events");
+        events.iter().any(|event| {
+            event.str_at(&["reason"]) == "FailedMount"
+                && event.str_at(&["message"])
+                    == "MountVolume.SetUp failed for volume \"config\" : configmap \"config\" not found"
+        })
+    };
+    trial.api.until("the event", told).await;
+    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
+    trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+    kubelet.shutdown().await;
+}
