@@ -2,12 +2,21 @@
 //! A rule that belongs to one kind alone stands in that kind's file.
 
 pub mod admission_rules;
+pub mod affinity_check;
+pub mod check;
+pub mod container_check;
 pub mod container_defaults;
+pub mod cron;
 pub mod event_rules;
 pub mod hpa_rules;
+pub mod pod_check;
 pub mod pod_defaults;
+pub mod pod_warnings;
 pub mod prepare;
 pub mod rbac_rules;
+pub mod security_check;
 pub mod storage_rules;
 pub mod table;
 pub mod tree;
+pub mod volume_check;
+pub mod workload_check;

@@ -1,9 +1,10 @@
 //! What PersistentVolumes, their claims and templates of claims share.
 
 use serde_json::{Value, json};
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{Object, names};
 
+use crate::rules::check::{At, Faults};
 use crate::rules::tree::{default_text, is_blank, made_mut};
 
 /// An older way of naming the class.
@@ -49,4 +50,52 @@ pub fn access_modes_text(modes: &[Value]) -> String {
         [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
     let shown = SHORT.iter().filter(|(name, _)| modes.contains(&json!(name))).map(|(_, short)| *short);
     shown.collect::<Vec<_>>().join(",")
+}
+
+const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+/// Checks access modes: at least one, known, and `ReadWriteOncePod` alone.
+pub fn check_access_modes(faults: &mut Faults, modes: &At) {
+    if modes.is_blank() {
+        faults.required(modes, "at least 1 access mode is required");
+    }
+    let all = modes.items();
+    for mode in &all {
+        faults.choice(mode, &ACCESS_MODES);
+    }
+    if all.len() > 1 && all.iter().any(|mode| mode.text() == "ReadWriteOncePod") {
+        faults.forbidden(modes, "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+/// Checks a claim's specification.
+pub fn check_claim(faults: &mut Faults, spec: &At) {
+    check_access_modes(faults, &spec.get("accessModes"));
+    faults.selector(&spec.get("selector"));
+    let storage = spec.walk(&["resources", "requests"]);
+    match storage.get("storage").quantity() {
+        None => faults.required(&storage.renamed(storage.path().key("storage")), ""),
+        Some(quantity) if quantity <= skiff_base::Quantity::ZERO => {
+            let at = storage.get("storage").renamed(storage.path().key("storage"));
+            faults.invalid(&at, "must be greater than zero");
+        }
+        Some(_) => {}
+    }
+    faults.name(&spec.get("storageClassName"), names::check_dns_subdomain);
+    faults.choice(&spec.get("volumeMode"), &["Block", "Filesystem"]);
+    for source in ["dataSource", "dataSourceRef"] {
+        let source = spec.get(source);
+        if source.is_set() {
+            faults.needs(&source.get("name"));
+            faults.needs(&source.get("kind"));
+            if source.get("apiGroup").is_blank() && source.get("kind").text() != "PersistentVolumeClaim" {
+                let kind = source.get("kind").value().clone();
+                faults.invalid_as(
+                    &source,
+                    kind,
+                    "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+                );
+            }
+        }
+    }
 }

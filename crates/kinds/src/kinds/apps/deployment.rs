@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, scale, text, texts};
-use crate::def::{ResourceDef, Subresource};
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, table, tree};
+use crate::rules::{pod_defaults, pod_warnings, table, tree, workload_check};
 
 /// `deployments`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -34,6 +35,9 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
+    warnings: warnings,
     ..BASE
 };
 
@@ -67,4 +71,30 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         images,
         table::selector_text(object.at(&["spec", "selector"])),
     ]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
+    faults.non_negative(&spec.get("replicas"));
+    workload_check::selector(&mut faults, &spec.get("selector"), "deployment");
+    workload_check::template(&mut faults, &spec, "ReplicaSet");
+    workload_check::deployment_strategy(&mut faults, &spec.get("strategy"));
+    for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+        faults.non_negative(&spec.get(field));
+    }
+    let deadline = spec.get("progressDeadlineSeconds");
+    if deadline.int().is_some_and(|seconds| seconds <= spec.get("minReadySeconds").int().unwrap_or(0)) {
+        faults.invalid(&deadline, "must be greater than minReadySeconds");
+    }
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    faults.immutable(&At::top(new, "spec").get("selector"), &At::top(old, "spec").get("selector"));
+    faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    pod_warnings::template(object, &["spec", "template"])
 }

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, scale, selectable, text, texts};
-use crate::def::{ResourceDef, Subresource};
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, table};
+use crate::rules::{pod_defaults, pod_warnings, table, workload_check};
 
 /// `replicasets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -35,6 +36,9 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
+    warnings: warnings,
     ..BASE
 };
 
@@ -55,4 +59,20 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         images,
         table::selector_text(object.at(&["spec", "selector"])),
     ]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    workload_check::replica_set(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    faults.immutable(&At::top(new, "spec").get("selector"), &At::top(old, "spec").get("selector"));
+    faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    pod_warnings::template(object, &["spec", "template"])
 }

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Subresource};
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, table, tree};
+use crate::rules::{cron, pod_defaults, pod_warnings, table, tree, workload_check};
 
 /// `cronjobs`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -36,6 +37,9 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    name_rule: cron_job_name,
+    warnings: warnings,
     ..BASE
 };
 
@@ -71,4 +75,56 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         images,
         table::selector_text(object.at(&["spec", "jobTemplate", "spec", "selector"])),
     ]
+}
+
+/// Jobs are named after the CronJob with eleven more bytes, and Pods' host names after the Job.
+const NAME_LIMIT_BYTES: usize = 52;
+
+fn cron_job_name(name: &str, prefix: bool) -> Vec<String> {
+    let mut faults = names::dns_subdomain(name, prefix);
+    if name.len() > NAME_LIMIT_BYTES {
+        faults.push(names::too_long(NAME_LIMIT_BYTES));
+    }
+    faults
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
+    let (schedule, zone) = (spec.get("schedule"), spec.get("timeZone"));
+    if faults.needs(&schedule) {
+        if let Some(wrong) = cron::fault(schedule.text()) {
+            faults.invalid(&schedule, wrong);
+        }
+        let names_zone = schedule.text().contains("TZ");
+        if names_zone && zone.is_set() {
+            faults.invalid(&zone, "cannot use both timeZone field and TZ or CRON_TZ in schedule");
+        } else if names_zone {
+            faults.invalid(&schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+        }
+    }
+    if zone.is_set() && zone.is_blank() {
+        faults.invalid(&zone, "timeZone must be nil or non-empty string");
+    }
+    faults.non_negative(&spec.get("startingDeadlineSeconds"));
+    faults.needs_choice(&spec.get("concurrencyPolicy"), &["Allow", "Forbid", "Replace"]);
+    let job = spec.get("jobTemplate");
+    faults.labels(&job.walk(&["metadata", "labels"]));
+    if job.walk(&["spec", "selector"]).is_set() {
+        faults.invalid_as(
+            &job.walk(&["spec", "selector"]),
+            job.walk(&["spec", "selector"]).value().clone(),
+            "`selector` will be auto-generated",
+        );
+    }
+    if job.walk(&["spec", "manualSelector"]).flag() {
+        faults.not_supported(&job.walk(&["spec", "manualSelector"]), &["nil", "false"]);
+    }
+    workload_check::job(&mut faults, &job.get("spec"));
+    faults.non_negative(&spec.get("successfulJobsHistoryLimit"));
+    faults.non_negative(&spec.get("failedJobsHistoryLimit"));
+    faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    pod_warnings::template(object, &["spec", "jobTemplate", "spec", "template"])
 }

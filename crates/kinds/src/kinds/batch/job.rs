@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, selectable, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, prepare, table, tree};
+use crate::rules::{check, pod_defaults, pod_warnings, prepare, table, tree, workload_check};
 
 /// `jobs`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -36,6 +37,9 @@ pub static DEF: ResourceDef = ResourceDef {
     prepare_create: prepare_create,
     prepare_update: prepare_update,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
+    warnings: warnings,
     ..BASE
 };
 
@@ -139,4 +143,53 @@ fn duration(object: &Object, now: Timestamp) -> String {
     };
     let end = table::time_at(object, &["status", "completionTime"]).unwrap_or(now);
     table::human_duration(end.as_second() - start.as_second())
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
+    workload_check::job(&mut faults, &spec);
+    let template = spec.get("template");
+    let labels = template.walk(&["metadata", "labels"]);
+    let wanted = spec.walk(&["selector", "matchLabels"]);
+    if wanted.entries().iter().any(|(key, value)| labels.get(key).text() != value.text()) {
+        workload_check::mismatch(&mut faults, &template);
+    }
+    faults.into_list()
+}
+
+/// A suspended job that never ran may still change where its Pods will run.
+const MUTABLE_WHILE_SUSPENDED: [&str; 4] = ["nodeSelector", "tolerations", "affinity", "schedulingGates"];
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let (spec, was) = (At::top(new, "spec"), At::top(old, "spec"));
+    let mut faults = Faults::new();
+    let is_elastic = spec.get("completionMode").text() == "Indexed"
+        && spec.get("completions").int() == spec.get("parallelism").int();
+    if !is_elastic {
+        faults.immutable(&spec.get("completions"), &was.get("completions"));
+    }
+    faults.immutable(&spec.get("selector"), &was.get("selector"));
+    let never_ran = was.get("suspend").flag() && old.at(&["status", "startTime"]).is_none();
+    let template = |object: &Object| {
+        let mut template = object.at(&["spec", "template"]).cloned().unwrap_or(Value::Null);
+        for field in MUTABLE_WHILE_SUSPENDED.iter().filter(|_| never_ran) {
+            template.remove_at(&["spec", field]);
+        }
+        if never_ran {
+            template.remove_at(&["metadata", "labels"]);
+            template.remove_at(&["metadata", "annotations"]);
+        }
+        template
+    };
+    if template(new) != template(old) {
+        faults.invalid(&spec.get("template"), check::IMMUTABLE);
+    }
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        faults.immutable(&spec.get(field), &was.get(field));
+    }
+    faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    pod_warnings::template(object, &["spec", "template"])
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod qos;
 mod row;
+mod validate;
 
 use serde_json::{Value, json};
 use skiff_object::Object;
@@ -10,7 +11,7 @@ use skiff_object::meta::Meta;
 use crate::base::{BASE, list, special, text, texts};
 use crate::def::{Context, Deletion, ResourceDef, SelectableField, Subresource};
 use crate::rules::table::{AGE, NAME, column, wide};
-use crate::rules::{pod_defaults, prepare, tree};
+use crate::rules::{pod_defaults, pod_warnings, prepare, tree};
 
 /// `pods`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -65,6 +66,9 @@ pub static DEF: ResourceDef = ResourceDef {
     prepare_create: prepare_create,
     prepare_update: prepare_update,
     row: row::row,
+    validate: validate::validate,
+    validate_update: validate::validate_update,
+    warnings: warnings,
     ..BASE
 };
 
@@ -119,7 +123,15 @@ fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
             let wanted = new.at(&["spec"]).cloned().unwrap_or_default();
             keep_spec_but(context, new, old, |spec| resize(spec, &wanted));
         }
-        _ => prepare::update(context, new, old),
+        _ => {
+            for field in ["priority", "preemptionPolicy"] {
+                if new.at(&["spec", field]).is_none() {
+                    tree::carry_over(new, old, &["spec", field]);
+                }
+            }
+            pod_defaults::service_account_alias(tree::made_mut(new, &["spec"]));
+            prepare::update(context, new, old);
+        }
     }
 }
 
@@ -142,4 +154,8 @@ fn resize(spec: &mut Value, wanted: &Value) {
             }
         }
     }
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    pod_warnings::pod(object.at(&["spec"]).unwrap_or(&Value::Null), "spec", object.at(&["metadata"]))
 }

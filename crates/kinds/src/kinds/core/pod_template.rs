@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{NAME, cells, column};
-use crate::rules::{pod_defaults, table};
+use crate::rules::{pod_check, pod_defaults, pod_warnings, table};
 
 /// `podtemplates`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -26,6 +27,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    warnings: warnings,
     ..BASE
 };
 
@@ -36,4 +39,14 @@ fn defaults(object: &mut Object) {
 fn row(_: &ResourceDef, object: &Object, _: Timestamp) -> Vec<Value> {
     let (names, images) = object.at(&["template", "spec"]).map(table::containers_and_images).unwrap_or_default();
     cells![object.name(), names, images, table::labels_text(object.at(&["template", "metadata", "labels"]))]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    pod_check::template(&mut faults, &At::top(object, "template"));
+    faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    pod_warnings::template(object, &["template"])
 }

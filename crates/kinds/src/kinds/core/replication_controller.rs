@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, scale, selectable, text, texts};
-use crate::def::{ResourceDef, Subresource};
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, table, tree};
+use crate::rules::{pod_check, pod_defaults, pod_warnings, table, tree, workload_check};
 
 /// `replicationcontrollers`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -34,6 +35,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    warnings: warnings,
     ..BASE
 };
 
@@ -63,4 +66,30 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         images,
         table::labels_text(object.at(&["spec", "selector"])),
     ]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
+    faults.non_negative(&spec.get("minReadySeconds"));
+    faults.labels(&spec.get("selector"));
+    let (selector, template) = (spec.get("selector"), spec.get("template"));
+    if selector.is_blank() {
+        faults.required(&selector, "");
+    }
+    faults.non_negative(&spec.get("replicas"));
+    if !template.is_set() {
+        faults.required(&template, "");
+        return faults.into_list();
+    }
+    let labels = template.walk(&["metadata", "labels"]);
+    if selector.entries().iter().any(|(key, value)| labels.get(key).text() != value.text()) {
+        workload_check::mismatch(&mut faults, &template);
+    }
+    pod_check::template(&mut faults, &template);
+    workload_check::always_restarting(&mut faults, &template, "ReplicationController");
+    faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    pod_warnings::template(object, &["spec", "template"])
 }
