@@ -1,0 +1,333 @@
+//! The controllers and the scheduler against the real API server in one process, with an agent that only says
+//! what a node's agent would say. Every part has its own identity, so rights are tested too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use serde_json::{Value, json};
+use skiff_apiserver::config::Cidr;
+use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
+use skiff_base::clock::{SharedClock, SystemClock};
+use skiff_base::ids::Ids;
+use skiff_client::{
+    Body, Change, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError,
+};
+use skiff_controllers::{Config, ControllerManager};
+use skiff_scheduler::Scheduler;
+use skiff_store::{EmbeddedOptions, EmbeddedStore};
+use tokio::sync::Notify;
+
+/// How long anything here may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct InProcess {
+    server: Arc<ApiServer>,
+    user: UserInfo,
+}
+
+#[async_trait::async_trait]
+impl Transport for InProcess {
+    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
+        let mut request = request
+            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
+        request.extensions_mut().insert(self.user.clone());
+        Ok(self.server.handle(request).await)
+    }
+}
+
+struct Cluster {
+    admin: Client,
+    informers: Informers,
+    changed: Arc<Notify>,
+    server: Arc<ApiServer>,
+    _parts: (skiff_controllers::Handle, skiff_scheduler::Handle),
+    folder: std::path::PathBuf,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.server.stop();
+        std::fs::remove_dir_all(&self.folder).expect("the folder was made by this test");
+    }
+}
+
+impl Cluster {
+    async fn start(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("skiff-controllers-{}-{name}", std::process::id()));
+        let clock: SharedClock = SystemClock::shared();
+        let ids = Arc::new(Ids::seeded(7));
+        let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
+        let config = skiff_apiserver::Config {
+            store: EmbeddedStore::open(&folder, options).expect("a store"),
+            clock: clock.clone(),
+            ids: ids.clone(),
+            version: VersionInfo::skiff("test"),
+            kinds: skiff_kinds::builtin().to_vec(),
+            service_cidr: Cidr { base: "10.96.0.0".parse().expect("an address"), bits: 12 },
+            node_port_range: 30000..=32767,
+            cluster_domain: "cluster.local".into(),
+            advertise: "192.0.2.1:6443".parse().expect("an address"),
+            service_accounts: None,
+            kubelet_tls: None,
+            authorization: true,
+            tokens: Vec::new(),
+        };
+        let server = ApiServer::new(config).await.expect("a server");
+        let client = |user: &str, groups: &[&str], agent: &str| {
+            let transport = InProcess { server: server.clone(), user: UserInfo::new(user, groups) };
+            Client::new(Arc::new(transport), agent)
+        };
+        let admin = client("admin", &["system:masters"], "test");
+        let informers = Informers::new(client("system:kube-controller-manager", &[], "kube-controller-manager"));
+        let accounts = |name: &str| {
+            let user = format!("system:serviceaccount:kube-system:{name}");
+            client(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], name)
+        };
+        let manager = Config { root_ca: "PEM".into(), cluster_cidr: "10.244.0.0/16".into() };
+        let controllers = ControllerManager::start(accounts, &informers, clock.clone(), ids, manager);
+        let scheduler = client("system:kube-scheduler", &[], "kube-scheduler");
+        let scheduler = Scheduler::start(scheduler, &informers, clock, skiff_scheduler::Config::default());
+        let changed = Arc::new(Notify::new());
+        let cluster = Self {
+            informers: Informers::new(admin.clone()),
+            admin,
+            changed,
+            server,
+            _parts: (controllers, scheduler),
+            folder,
+        };
+        cluster.play_agent();
+        cluster
+    }
+
+    /// Says of every pod that has a node that it runs and is ready, and lets go of those that are to go.
+    fn play_agent(&self) {
+        let pods = self.informers.of::<Pod>();
+        let (client, changed) = (self.admin.clone(), self.changed.clone());
+        pods.on_change(move |change| {
+            changed.notify_waiters();
+            if !matches!(change, Change::Deleted(_)) {
+                tokio::spawn(attend(client.clone(), change.object().clone()));
+            }
+        });
+    }
+
+    async fn put<K: Kind>(&self, object: Value) -> K {
+        let object: K = serde_json::from_value(object).expect("an object");
+        self.admin.create(&object).await.unwrap_or_else(|error| panic!("create {}: {error}", K::resource().plural))
+    }
+
+    async fn add_node(&self, name: &str, cpu: &str) {
+        self.put::<Node>(json!({"metadata": {"name": name}})).await;
+        let status = json!({"status": {
+            "allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }});
+        self.admin.patch::<Node>("", name, "status", &Patch::Strategic(status)).await.expect("node status");
+    }
+
+    async fn list<K: Kind>(&self, namespace: &str) -> Vec<K> {
+        self.admin.list::<K>(namespace, &ListOptions::default()).await.expect("a list").items
+    }
+
+    /// Waits until `holds` gives something; looks again at each change of a pod, and now and then for the rest.
+    async fn eventually<T, F: Future<Output = Option<T>>>(&self, what: &str, holds: impl Fn() -> F) -> T {
+        let looking = async {
+            loop {
+                let notified = self.changed.notified();
+                if let Some(found) = holds().await {
+                    return found;
+                }
+                tokio::select! {
+                    () = notified => {}
+                    () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{what} did not come true"))
+    }
+
+    async fn deployed(&self, name: &str, updated: i32) -> Deployment {
+        self.eventually("the rollout", || async {
+            let deployment = self.admin.get::<Deployment>("default", name).await.ok()?;
+            let status = deployment.status.clone()?;
+            let done = status.updated_replicas == Some(updated)
+                && status.replicas == Some(updated)
+                && status.available_replicas == Some(updated)
+                && status.observed_generation == deployment.metadata.generation;
+            done.then_some(deployment)
+        })
+        .await
+    }
+
+    async fn told(&self, reason: &str) -> Vec<String> {
+        let mut events = self.list::<Event>("default").await;
+        events.retain(|event| event.reason.as_deref() == Some(reason));
+        events.into_iter().map(|event| event.message.unwrap_or_default()).collect()
+    }
+}
+
+async fn attend(client: Client, pod: Arc<Pod>) {
+    let (namespace, name) =
+        (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
+    let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    let running = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
+    let result = if pod.metadata.deletion_timestamp.is_some() {
+        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+        client.delete::<Pod>(namespace, name, &options).await
+    } else if placed && !running {
+        let address = name.bytes().fold(0u16, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let ip = format!("10.244.{}.{}", address >> 8, address & 255);
+        let status = json!({"status": {
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:00Z"}],
+        }});
+        client.patch::<Pod>(namespace, name, "status", &Patch::Strategic(status)).await.map(drop)
+    } else {
+        Ok(())
+    };
+    if let Err(error) = result {
+        assert!(error.is_not_found() || error.is_conflict(), "agent, pod {name}: {error}");
+    }
+}
+
+fn deployment(name: &str, replicas: i32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "c", "image": "app:v1", "ports": [{"name": "http", "containerPort": 8080}]}]},
+            },
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_goes_its_way_from_creation_to_deletion() {
+    let cluster = Cluster::start("deployment").await;
+    cluster.add_node("n1", "64").await;
+    let service = json!({"metadata": {"name": "web", "namespace": "default"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    cluster.put::<Service>(service).await;
+    let begun = std::time::SystemTime::now();
+    cluster.put::<Deployment>(deployment("web", 50)).await;
+    let deployment = cluster.deployed("web", 50).await;
+    println!("50 pods: {:?}", begun.elapsed());
+    assert_eq!(
+        deployment.metadata.annotations.as_ref().expect("annotations")["deployment.kubernetes.io/revision"],
+        "1"
+    );
+    let set = cluster.list::<ReplicaSet>("default").await.remove(0);
+    let set_name = set.metadata.name.expect("a name");
+    assert_eq!(cluster.list::<Pod>("default").await.len(), 50, "no pod is created twice");
+    cluster
+        .eventually("the events", || async {
+            let scaled = cluster.told("ScalingReplicaSet").await;
+            let (created, placed) =
+                (cluster.told("SuccessfulCreate").await.len(), cluster.told("Scheduled").await.len());
+            (scaled == [format!("Scaled up replica set {set_name} from 0 to 50")] && created == 50 && placed == 50)
+                .then_some(())
+        })
+        .await;
+    cluster
+        .eventually("all endpoints", || async {
+            let slices = cluster.list::<EndpointSlice>("default").await;
+            let slice = slices.iter().find(|slice| slice.metadata.generate_name.as_deref() == Some("web-"))?;
+            let legacy = cluster.admin.get::<Endpoints>("default", "web").await.ok()?;
+            let addresses = legacy.subsets?.first()?.addresses.as_ref()?.len();
+            (slice.endpoints.as_ref()?.len() == 50 && addresses == 50).then_some(())
+        })
+        .await;
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "app:v2"}]}}}});
+    let begun = std::time::SystemTime::now();
+    cluster.admin.patch::<Deployment>("default", "web", "", &Patch::Strategic(image)).await.expect("a new image");
+    let deployment = cluster.deployed("web", 50).await;
+    println!("50 pods replaced: {:?}", begun.elapsed());
+    assert_eq!(deployment.metadata.annotations.expect("annotations")["deployment.kubernetes.io/revision"], "2");
+    let begun = std::time::SystemTime::now();
+    cluster.admin.delete::<Deployment>("default", "web", &DeleteOptions::default()).await.expect("deleted");
+    cluster
+        .eventually("everything gone", || async {
+            let left = cluster.list::<Pod>("default").await.len() + cluster.list::<ReplicaSet>("default").await.len();
+            (left == 0).then_some(())
+        })
+        .await;
+    println!("50 pods gone: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_has_its_defaults_and_goes_with_all_that_is_in_it() {
+    let cluster = Cluster::start("namespace").await;
+    cluster.add_node("n1", "4").await;
+    cluster.put::<Namespace>(json!({"metadata": {"name": "team"}})).await;
+    cluster
+        .eventually("the defaults", || async {
+            cluster.admin.get::<ServiceAccount>("team", "default").await.ok()?;
+            let bundle = cluster.admin.get::<ConfigMap>("team", "kube-root-ca.crt").await.ok()?;
+            (bundle.data?["ca.crt"] == "PEM").then_some(())
+        })
+        .await;
+    let pod =
+        json!({"metadata": {"name": "p", "namespace": "team"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.put::<Pod>(pod).await;
+    let begun = std::time::SystemTime::now();
+    cluster.admin.delete::<Namespace>("", "team", &DeleteOptions::default()).await.expect("deleted");
+    cluster
+        .eventually("the namespace gone", || async {
+            cluster.admin.get::<Namespace>("", "team").await.is_err_and(|error| error.is_not_found()).then_some(())
+        })
+        .await;
+    println!("namespace gone: {:?}", begun.elapsed());
+    assert!(cluster.list::<Pod>("team").await.is_empty());
+    assert!(cluster.list::<ConfigMap>("team").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_fitted_out_and_a_pod_that_fits_nowhere_says_why() {
+    let cluster = Cluster::start("node").await;
+    cluster.add_node("n1", "1").await;
+    cluster
+        .eventually("the node's range, and no taint", || async {
+            let node = cluster.admin.get::<Node>("", "n1").await.ok()?;
+            let spec = node.spec?;
+            (spec.pod_cidr.as_deref() == Some("10.244.0.0/24") && spec.taints.unwrap_or_default().is_empty())
+                .then_some(())
+        })
+        .await;
+    cluster
+        .eventually("aggregated roles", || async {
+            let role = cluster.admin.get::<ClusterRole>("", "view").await.ok()?;
+            (!role.rules?.is_empty()).then_some(())
+        })
+        .await;
+    let pod = json!({"metadata": {"name": "big", "namespace": "default"}, "spec": {"containers": [
+        {"name": "c", "image": "i", "resources": {"requests": {"cpu": "2"}}}]}});
+    cluster.put::<Pod>(pod).await;
+    let text = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    cluster
+        .eventually("event and condition", || async {
+            let pod = cluster.admin.get::<Pod>("default", "big").await.ok()?;
+            let conditions = pod.status?.conditions?;
+            let condition = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
+            let told = cluster.told("FailedScheduling").await;
+            (condition.message.as_deref() == Some(text) && told == [text]).then_some(())
+        })
+        .await;
+    cluster.add_node("n2", "4").await;
+    cluster
+        .eventually("the pod placed on the new node", || async {
+            let pod = cluster.admin.get::<Pod>("default", "big").await.ok()?;
+            (pod.spec?.node_name.as_deref() == Some("n2")).then_some(())
+        })
+        .await;
+}
