@@ -113,6 +113,7 @@ impl World {
                     let mut new = self.objects.get(&key).expect("what is updated exists").clone();
                     if target.subresource == "status" {
                         new["status"] = body["status"].clone();
+                        new["metadata"]["annotations"] = body["metadata"]["annotations"].clone();
                     } else {
                         let changed = new["spec"] != body["spec"];
                         new["spec"] = body["spec"].clone();

@@ -84,6 +84,8 @@ struct Rollout<'a> {
     /// Which of them is of the present template.
     new: Option<usize>,
     status: DeploymentStatus,
+    /// The revision that the Deployment is to carry from now on.
+    published: Option<String>,
     now: Timestamp,
     plan: Plan,
 }
@@ -93,7 +95,7 @@ impl<'a> Rollout<'a> {
         let deployment = &*observed.deployment;
         let new = sets.iter().position(|set| is_current(deployment, set));
         let status = deployment.status.clone().unwrap_or_default();
-        Self { observed, deployment, sets, new, status, now, plan: Plan::nothing() }
+        Self { observed, deployment, sets, new, status, published: None, now, plan: Plan::nothing() }
     }
 
     fn decide(&mut self) {
@@ -179,13 +181,11 @@ impl<'a> Rollout<'a> {
         }
     }
 
+    /// The revision goes to the Deployment with its status: that write takes annotations along.
     fn publish_revision(&mut self, text: String) {
-        if annotation(&self.deployment.metadata, REVISION) == Some(text.as_str()) {
-            return;
+        if annotation(&self.deployment.metadata, REVISION) != Some(text.as_str()) {
+            self.published = Some(text);
         }
-        let mut deployment = self.deployment.clone();
-        deployment.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), text);
-        self.plan.then(Action::update(&deployment));
     }
 
     fn annotate(&self, meta: &mut ObjectMeta, newest: i64, exists: bool) {
@@ -488,10 +488,14 @@ impl<'a> Rollout<'a> {
     }
 
     fn tell(&mut self, status: DeploymentStatus) {
-        if self.deployment.status.as_ref() != Some(&status) {
-            let deployment = Deployment { status: Some(status), ..self.deployment.clone() };
-            self.plan.then(Action::update_status(&deployment));
+        if self.deployment.status.as_ref() == Some(&status) && self.published.is_none() {
+            return;
         }
+        let mut deployment = Deployment { status: Some(status), ..self.deployment.clone() };
+        if let Some(text) = self.published.take() {
+            deployment.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), text);
+        }
+        self.plan.then(Action::update_status(&deployment));
     }
 }
 
