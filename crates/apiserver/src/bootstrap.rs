@@ -1,11 +1,14 @@
 //! What every cluster begins with, written in one transaction.
 
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
 use serde_json::json;
 use skiff_base::clock;
 use skiff_kinds::bootstrap::{priority_classes, rbac_objects};
-use skiff_object::Object;
 use skiff_object::meta::Meta;
-use skiff_store::{Change, Compare, Outcome, Transaction};
+use skiff_object::{GroupVersionKind, Object};
+use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
 
 use crate::codec;
 use crate::config::Config;
@@ -25,6 +28,9 @@ pub async fn run(config: &Config, catalogue: &Catalogue) -> Result<()> {
         for object in objects(config) {
             add(config, catalogue, object, &mut transaction).await?;
         }
+        for object in endpoints(config) {
+            put(config, catalogue, object, &mut transaction).await?;
+        }
         if transaction.changes.is_empty() {
             return Ok(());
         }
@@ -35,31 +41,100 @@ pub async fn run(config: &Config, catalogue: &Catalogue) -> Result<()> {
     Err(plain(500, "writing the cluster's first objects: others keep changing them"))
 }
 
-async fn add(config: &Config, catalogue: &Catalogue, mut object: Object, transaction: &mut Transaction) -> Result<()> {
-    let kind = skiff_object::GroupVersionKind::of(&object);
-    let snapshot = catalogue.snapshot();
-    let Some(served) = kind.and_then(|kind| snapshot.by_kind(&kind)) else { return Ok(()) };
-    let key = keys::object(&served.cache.prefix, object.namespace(), object.name());
-    let (_, found) = config.store.get(&key, None).await?;
-    if found.is_some() {
-        return Ok(());
+/// Adds an object where it is not there.
+async fn add(config: &Config, catalogue: &Catalogue, object: Object, transaction: &mut Transaction) -> Result<()> {
+    let Some((key, found)) = find(config, catalogue, &object).await? else { return Ok(()) };
+    if found.is_none() {
+        write(config, catalogue, object, None, key, transaction);
     }
-    (served.def.default)(&mut object);
-    object.set_at(&["metadata", "uid"], config.ids.uid());
-    object.set_at(&["metadata", "creationTimestamp"], clock::rfc3339(config.clock.now()));
-    if served.def.has_generation {
-        object.set_at(&["metadata", "generation"], 1);
-    }
-    transaction.compares.push(Compare { key: key.clone(), mod_revision: 0 });
-    transaction.changes.push(Change::Put { key, value: codec::encode_stored(&object) });
     Ok(())
 }
 
-fn objects(_config: &Config) -> Vec<Object> {
+/// Adds an object, or replaces it where it says something else than it should.
+async fn put(config: &Config, catalogue: &Catalogue, object: Object, transaction: &mut Transaction) -> Result<()> {
+    let Some((key, found)) = find(config, catalogue, &object).await? else { return Ok(()) };
+    let differs = |stored: &KeyValue| {
+        let old: Object = serde_json::from_slice(&stored.value).unwrap_or_default();
+        ["subsets", "endpoints", "ports"].iter().any(|part| object.get(part) != old.get(part))
+    };
+    if found.as_ref().is_none_or(differs) {
+        write(config, catalogue, object, found, key, transaction);
+    }
+    Ok(())
+}
+
+async fn find(config: &Config, catalogue: &Catalogue, object: &Object) -> Result<Option<(Bytes, Option<KeyValue>)>> {
+    let snapshot = catalogue.snapshot();
+    let kind = GroupVersionKind::of(object);
+    let Some(served) = kind.and_then(|kind| snapshot.by_kind(&kind)) else { return Ok(None) };
+    let key = keys::object(&served.cache.prefix, object.namespace(), object.name());
+    let (_, found) = config.store.get(&key, None).await?;
+    Ok(Some((key, found)))
+}
+
+fn write(
+    config: &Config,
+    catalogue: &Catalogue,
+    mut object: Object,
+    found: Option<KeyValue>,
+    key: Bytes,
+    transaction: &mut Transaction,
+) {
+    let snapshot = catalogue.snapshot();
+    let kind = GroupVersionKind::of(&object);
+    if let Some(served) = kind.and_then(|kind| snapshot.by_kind(&kind)) {
+        (served.def.default)(&mut object);
+        if served.def.has_generation {
+            object.set_at(&["metadata", "generation"], 1);
+        }
+    }
+    object.set_at(&["metadata", "uid"], config.ids.uid());
+    object.set_at(&["metadata", "creationTimestamp"], clock::rfc3339(config.clock.now()));
+    let mod_revision = found.map_or(0, |pair| pair.mod_revision);
+    transaction.compares.push(Compare { key: key.clone(), mod_revision });
+    transaction.changes.push(Change::Put { key, value: codec::encode_stored(&object) });
+}
+
+fn objects(config: &Config) -> Vec<Object> {
     let namespaces = NAMESPACES.iter().map(|name| {
         json!({"kind": "Namespace", "apiVersion": "v1",
             "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
             "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
     });
-    namespaces.chain(rbac_objects()).chain(priority_classes()).collect()
+    let own = [service(config), service_cidr(config)];
+    namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own).collect()
+}
+
+/// The `kubernetes` Service has the first address of the range.
+fn service(config: &Config) -> Object {
+    let address = Ipv4Addr::from(u32::from(config.service_cidr.base) + 1).to_string();
+    json!({"kind": "Service", "apiVersion": "v1",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise.port()}]},
+        "status": {"loadBalancer": {}}})
+}
+
+fn service_cidr(config: &Config) -> Object {
+    json!({"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [config.service_cidr.to_string()]},
+        "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "",
+            "message": "Kubernetes Service CIDR is ready", "lastTransitionTime": clock::rfc3339(config.clock.now())}]}})
+}
+
+/// Where the server is reached: what the `kubernetes` Service leads to. Unlike the rest this follows the
+/// configuration at every start.
+fn endpoints(config: &Config) -> [Object; 2] {
+    let (address, port) = (config.advertise.ip().to_string(), config.advertise.port());
+    let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+    let endpoints = json!({"kind": "Endpoints", "apiVersion": "v1",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+    let slice = json!({"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if config.advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
+    [endpoints, slice]
 }

@@ -41,7 +41,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
-                "uid": "89e44f62-7187-4a60-90ef-5563d01ef0b2"
+                "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
               }
             }
         "#]],
@@ -79,7 +79,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "89e44f62-7187-4a60-90ef-5563d01ef0b2"
+                "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
               }
             }
         "#]],
@@ -102,7 +102,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
               "details": {
                 "kind": "configmaps",
                 "name": "a",
-                "uid": "89e44f62-7187-4a60-90ef-5563d01ef0b2"
+                "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
               },
               "kind": "Status",
               "metadata": {},

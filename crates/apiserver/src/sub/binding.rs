@@ -48,6 +48,7 @@ async fn write(server: &ApiServer, call: &Call, pod: &str, binding: &Object) -> 
         name: pod.to_owned(),
         subresource: "binding".into(),
         options: Options::of(call)?,
+        own: true,
     };
     update::change(&target, |old| assigned(old, &node, binding, &clock::rfc3339(call.now))).await?;
     Ok(sub::done(call, 201))

@@ -75,6 +75,7 @@ async fn spend_budget(server: &ApiServer, call: &Call, pod: &Object, dry_run: bo
         name: budget.name().to_owned(),
         subresource: "status".into(),
         options: Options { dry_run, ..Options::default() },
+        own: true,
     };
     update::change(&target, |old| spent(old, pod.name(), &clock::rfc3339(call.now))).await?;
     Ok(())

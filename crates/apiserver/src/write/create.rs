@@ -40,12 +40,12 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     target.mutate(Operation::Create, &mut object, None).await?;
     metadata::prepare_create(&def, &mut object, target.call.now, ids);
     (def.prepare_create)(&target.context(), &mut object);
+    let reservation = target.server.allocators.begin(&target, &mut object, None)?;
     let mut errors = metadata::validate(&def, &object);
     errors.extend((def.validate)(&target.context(), &object));
     target.refuse(&object, errors)?;
     target.admit(Operation::Create, Some(&object), None).await?;
     target.warn(&object);
-    let reservation = target.server.allocators.begin(&target, &mut object, None)?;
     if target.options.dry_run {
         return Ok(Written { stored: target.encode(&object), revision: 0, created: true });
     }

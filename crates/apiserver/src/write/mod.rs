@@ -2,8 +2,8 @@
 //!
 //! 1. authenticate and 2. authorize (the server does both before it comes here);
 //! 3. decode the body and check its fields; 4. apply the patch, where it is one;
-//! 5. default; 6. mutate (admission); 7. prepare; 8. validate; 9. validate (admission);
-//! 10. allocate; 11. stop here on a dry run; 12. compare and swap, again for patches; 13. encode.
+//! 5. default; 6. mutate (admission); 7. prepare, and allocate where the kind needs it; 8. validate;
+//! 9. validate (admission); 10. quota; 11. stop here on a dry run; 12. compare and swap, again for patches; 13. encode.
 
 pub mod create;
 pub mod decode;
@@ -108,6 +108,8 @@ pub struct Target<'a> {
     pub subresource: String,
     /// What the query asks for.
     pub options: Options,
+    /// The change is one that the server itself has worked out: the kind's rules for clients do not apply.
+    pub own: bool,
 }
 
 impl<'a> Target<'a> {
@@ -121,6 +123,7 @@ impl<'a> Target<'a> {
             name: call.info.name.clone(),
             subresource: call.info.subresource.clone(),
             options: Options::of(call)?,
+            own: false,
         })
     }
 

@@ -109,16 +109,11 @@ async fn attempt_change(
 ) -> Result<Option<Written>> {
     let def = &target.served.def;
     metadata::settle_namespace(def, &mut new, &target.namespace)?;
-    (def.default)(&mut new);
-    target.mutate(Operation::Update, &mut new, Some(old)).await?;
-    metadata::prepare_update(&mut new, old);
-    (def.prepare_update)(&target.context(), &mut new, old);
-    new.set_at(&["metadata", "resourceVersion"], old.resource_version());
-    let mut errors = metadata::validate(def, &new);
-    errors.extend(skiff_object::validate::metadata_update(&new, old));
-    errors.extend((def.validate)(&target.context(), &new));
-    errors.extend((def.validate_update)(&target.context(), &new, old));
-    target.refuse(&new, errors)?;
+    if target.own {
+        new.set_at(&["metadata", "resourceVersion"], old.resource_version());
+    } else {
+        apply_rules(target, &mut new, old).await?;
+    }
     target.admit(Operation::Update, Some(&new), Some(old)).await?;
     target.warn(&new);
     let reservation = target.server.allocators.begin(target, &mut new, Some(old))?;
@@ -139,6 +134,21 @@ async fn attempt_change(
         }
         Outcome::Failed { .. } => Ok(None),
     }
+}
+
+/// Steps 5 to 8: the kind's rules for what clients write.
+async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Result<()> {
+    let def = &target.served.def;
+    (def.default)(new);
+    target.mutate(Operation::Update, new, Some(old)).await?;
+    metadata::prepare_update(new, old);
+    (def.prepare_update)(&target.context(), new, old);
+    new.set_at(&["metadata", "resourceVersion"], old.resource_version());
+    let mut errors = metadata::validate(def, new);
+    errors.extend(skiff_object::validate::metadata_update(new, old));
+    errors.extend((def.validate)(&target.context(), new));
+    errors.extend((def.validate_update)(&target.context(), new, old));
+    target.refuse(new, errors)
 }
 
 /// Whether a change took the last finalizer from an object that waits to be deleted.

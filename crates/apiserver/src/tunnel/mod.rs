@@ -1,0 +1,117 @@
+//! Tunnels: logs, exec, attach and port-forward lead to a node's agent, proxies to a node, a Pod or a Service.
+//! What flows through them is not looked at.
+
+mod pipe;
+mod target;
+
+use std::sync::Arc;
+
+use http::header::{HeaderValue, LOCATION};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use skiff_object::meta::Meta;
+use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
+
+use crate::call::Call;
+use crate::failure::Result;
+use crate::http::answer::{self, Answer};
+use crate::http::body::{self, Body};
+use crate::http::query::encode;
+use crate::server::ApiServer;
+use pipe::Destination;
+
+/// Answers a request by passing it on.
+pub async fn answer(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, body: Body) -> Result<Answer> {
+    server.hub.fresh().await?;
+    let (resource, subresource) = (call.info.resource.as_str(), call.info.subresource.as_str());
+    if subresource == "proxy" {
+        if call.info.rest.is_empty() && parts.method == Method::GET {
+            return Ok(with_slash(parts));
+        }
+        let destination = target::proxied(server, call, resource)?;
+        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let path = format!("{}{query}", if call.info.rest.is_empty() { "/" } else { &call.info.rest });
+        return pipe::forward(server, &destination, &path, call, parts, body).await;
+    }
+    let pod = pod(call)?;
+    if subresource == "portforward" {
+        let destination = agent(server, &pod)?;
+        let ports = joined(call.query.all("ports").map(|port| format!("port={}", encode(port))));
+        let path = format!("/portForward/{}/{}{ports}", pod.namespace(), pod.name());
+        return pipe::forward(server, &destination, &path, call, parts, body).await;
+    }
+    let container = target::container(&pod, call.query.text("container"), subresource)?;
+    if subresource == "log" {
+        return log(server, call, parts, &pod, &container).await;
+    }
+    let destination = agent(server, &pod)?;
+    let path = format!("/{subresource}/{}/{}/{container}{}", pod.namespace(), pod.name(), stream_query(call));
+    pipe::forward(server, &destination, &path, call, parts, body).await
+}
+
+/// A proxied page's relative links need the slash at the end of its path.
+fn with_slash(parts: &Parts) -> Answer {
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut answer = Answer::new(body::empty());
+    *answer.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::from_str(&format!("{}/{query}", parts.uri.path())) {
+        answer.headers_mut().insert(LOCATION, location);
+    }
+    answer
+}
+
+fn pod(call: &Call) -> Result<Object> {
+    let found = call.served.cache.object(&call.info.namespace, &call.info.name)?;
+    found.ok_or_else(|| Status::not_found(&call.served.def.group_resource(), &call.info.name).into())
+}
+
+/// The agent of a Pod's node.
+fn agent(server: &ApiServer, pod: &Object) -> Result<Destination> {
+    let node = pod.str_at(&["spec", "nodeName"]);
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())).into());
+    }
+    target::agent(server, node)
+}
+
+/// The streams that are wanted, named as the nodes' agents name them.
+fn stream_query(call: &Call) -> String {
+    let names = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+    let flags = names.into_iter().filter(|(own, _)| call.query.flag(own)).map(|(_, theirs)| format!("{theirs}=1"));
+    let command = call.query.all("command").map(|part| format!("command={}", encode(part)));
+    joined(flags.chain(command))
+}
+
+fn joined(parameters: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = parameters.collect();
+    if all.is_empty() { String::new() } else { format!("?{}", all.join("&")) }
+}
+
+async fn log(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, pod: &Object, container: &str) -> Result<Answer> {
+    const PASSED_ON: [&str; 8] =
+        ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
+    let mut errors = Vec::new();
+    for (name, least) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
+        let text = call.query.text(name);
+        if !text.is_empty() && !text.parse::<i64>().is_ok_and(|number| number >= least) {
+            let words = format!("must be greater than or equal to {least}");
+            let value = text.parse::<i64>().map_or_else(|_| text.into(), serde_json::Value::from);
+            errors.push(FieldError::invalid(&FieldPath::new(name), value, words));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&GroupKind::new("", "PodLogOptions"), pod.name(), &errors).into());
+    }
+    if pod.str_at(&["spec", "nodeName"]).is_empty() {
+        // A Pod that is nowhere has said nothing yet.
+        return Ok(answer::text(200, ""));
+    }
+    let given = PASSED_ON.into_iter().filter(|name| !call.query.text(name).is_empty());
+    let query = joined(given.map(|name| format!("{name}={}", encode(call.query.text(name)))));
+    let path = format!("/containerLogs/{}/{}/{container}{query}", pod.namespace(), pod.name());
+    let answer = pipe::forward(server, &agent(server, pod)?, &path, call, parts, body::empty()).await?;
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    Err(pipe::told_by_agent(answer, pod.name()).await)
+}
