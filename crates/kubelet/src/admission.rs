@@ -20,7 +20,8 @@ pub fn reject(
     if let Some(labels) = labels
         && !selects(pod, labels)
     {
-        let message = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        let message =
+            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Some(("NodeAffinity".to_owned(), message.to_owned()));
     }
     for (name, capacity) in allocatable {

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use parking_lot::Mutex;
 use skiff_client::{Change, Informer};
 use skiff_cri::{
-    ContainerEventResponse, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest, RuntimeService,
+    Code, ContainerEventResponse, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest, RuntimeService,
 };
 
 use crate::admission;
@@ -21,20 +22,25 @@ use crate::worker::{self, Mailbox};
 
 /// How often the whole runtime is compared with what was seen last; events make it needless, mostly.
 const RELIST: Duration = Duration::from_secs(60);
+/// How often that is done with a runtime that tells no events.
+const RELIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 /// How long to wait before the runtime's events are asked for again.
 const EVENTS_RETRY: Duration = Duration::from_secs(1);
+/// The same for a runtime that does not know them; it may be replaced by a newer one.
+const EVENTS_RETRY_UNKNOWN: Duration = Duration::from_secs(60);
 
 /// The workers of the node, by the UIDs of their Pods.
 pub struct Workers {
     node: Arc<Node>,
     mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
     api_node: Informer<ApiNode>,
+    hears_events: AtomicBool,
 }
 
 impl Workers {
     /// No workers yet.
     pub fn new(node: Arc<Node>, api_node: Informer<ApiNode>) -> Arc<Self> {
-        Arc::new(Self { node, mailboxes: Mutex::default(), api_node })
+        Arc::new(Self { node, mailboxes: Mutex::default(), api_node, hears_events: AtomicBool::new(true) })
     }
 
     /// What the node runs for.
@@ -97,7 +103,8 @@ impl Workers {
         if pod.status.as_ref().is_some_and(|status| status.start_time.is_some()) {
             return None;
         }
-        let others: Vec<_> = mailboxes.values().filter(|mailbox| mailbox.is_active()).map(|mailbox| mailbox.pod()).collect();
+        let others: Vec<_> =
+            mailboxes.values().filter(|mailbox| mailbox.is_active()).map(|mailbox| mailbox.pod()).collect();
         let facts = self.node.facts();
         let api_node = self.api_node.get("", &facts.name);
         let labels = api_node.as_ref().and_then(|node| node.metadata.labels.as_ref());
@@ -216,6 +223,7 @@ async fn follow_events(workers: Arc<Workers>) {
     loop {
         match runtime.get_container_events(GetEventsRequest {}).await {
             Ok(mut events) => {
+                workers.hears_events.store(true, Ordering::Relaxed);
                 // What happened before the stream began was not told.
                 let all: Vec<_> = workers.mailboxes.lock().values().cloned().collect();
                 all.iter().for_each(|mailbox| mailbox.look());
@@ -229,7 +237,14 @@ async fn follow_events(workers: Arc<Workers>) {
                     }
                 }
             }
-            Err(error) => tracing::warn!(%error, "the runtime gives no events"),
+            Err(error) => {
+                workers.hears_events.store(false, Ordering::Relaxed);
+                if error.code == Code::Unimplemented {
+                    tokio::time::sleep(EVENTS_RETRY_UNKNOWN).await;
+                } else {
+                    tracing::warn!(%error, "the runtime gives no events");
+                }
+            }
         }
         tokio::time::sleep(EVENTS_RETRY).await;
     }
@@ -246,7 +261,8 @@ fn tell(workers: &Workers, event: &ContainerEventResponse) {
 async fn relist(workers: Arc<Workers>) {
     let mut seen = HashMap::new();
     loop {
-        tokio::time::sleep(RELIST).await;
+        let hears = workers.hears_events.load(Ordering::Relaxed);
+        tokio::time::sleep(if hears { RELIST } else { RELIST_WITHOUT_EVENTS }).await;
         match snapshot(&*workers.node.runtime).await {
             Ok(now) => {
                 let changed = now.iter().filter(|(uid, state)| seen.get(*uid) != Some(*state));

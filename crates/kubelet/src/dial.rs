@@ -115,9 +115,7 @@ pub async fn http_get(
     };
     match tokio::time::timeout(limit, exchange).await {
         Ok(answer) => answer.map_err(failed),
-        Err(_) => {
-            Err(failed("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()))
-        }
+        Err(_) => Err(failed("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())),
     }
 }
 

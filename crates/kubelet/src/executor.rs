@@ -215,7 +215,8 @@ async fn request_token(node: &Node, pod: &Pod, source: &TokenSource) -> Result<H
         node.client.send_json(http::Method::POST, &path, &request).await.map_err(|error| error.to_string())?;
     let status = answer.status.ok_or("the API server answered without a token")?;
     let now = node.clock.now();
-    let expires = status.expiration_timestamp.map_or(source.expiration_seconds, |at| at.0.as_second() - now.as_second());
+    let expires =
+        status.expiration_timestamp.map_or(source.expiration_seconds, |at| at.0.as_second() - now.as_second());
     let life = expires.max(1);
     let wait = Duration::from_secs(u64::try_from(life * TOKEN_REFRESH_PERCENT / 100).unwrap_or(1));
     Ok(HeldToken { token: status.token.unwrap_or_default(), refresh_at: now + wait })
@@ -420,10 +421,7 @@ async fn delete(node: &Node, pod: &Pod) -> Ended {
 async fn clean_up(node: &Node, subject: &Subject) -> Ended {
     let (facts, pod) = (node.facts(), subject.pod.clone());
     let work = move || {
-        let folders = [
-            facts.paths.pod(uid(&pod)),
-            facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod)),
-        ];
+        let folders = [facts.paths.pod(uid(&pod)), facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod))];
         folders.iter().try_for_each(|folder| match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

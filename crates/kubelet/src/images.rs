@@ -9,9 +9,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use skiff_base::clock::SharedClock;
 use skiff_client::Client;
-use skiff_cri::{
-    AuthConfig, ImageService, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest,
-};
+use skiff_cri::{AuthConfig, ImageService, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest};
 
 use crate::config::security::ImageUser;
 use crate::pod::types::Ended;
@@ -39,9 +37,7 @@ impl Images {
         match self.find(&full).await {
             Ok(Some(found)) => Ended::ImagePresent { image_ref: found.id },
             Ok(None) => Ended::ImageAbsent,
-            Err(error) => {
-                Ended::Failed { reason: "ImageInspectError".to_owned(), message: error }
-            }
+            Err(error) => Ended::Failed { reason: "ImageInspectError".to_owned(), message: error },
         }
     }
 
@@ -141,7 +137,9 @@ pub fn with_tag(image: &str) -> Option<String> {
     });
     let digest_ok = digest.is_none_or(|digest| {
         let parts = digest.split_once(':');
-        parts.is_some_and(|(kind, hex)| !kind.is_empty() && hex.len() >= 32 && hex.bytes().all(|c| c.is_ascii_hexdigit()))
+        parts.is_some_and(|(kind, hex)| {
+            !kind.is_empty() && hex.len() >= 32 && hex.bytes().all(|c| c.is_ascii_hexdigit())
+        })
     });
     if !(registry_ok && tag_ok && digest_ok && path.split('/').all(is_path_component)) {
         return None;

@@ -176,11 +176,7 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
     }
 }
 
-async fn workers(
-    config: &Config,
-    facts: NodeFacts,
-    api_node: skiff_client::Informer<ApiNode>,
-) -> Arc<Workers> {
+async fn workers(config: &Config, facts: NodeFacts, api_node: skiff_client::Informer<ApiNode>) -> Arc<Workers> {
     let version = config.runtime.version(VersionRequest::default()).await;
     let runtime_name = version.map(|version| version.runtime_name).unwrap_or_else(|error| {
         tracing::warn!(%error, "the container runtime does not answer yet");

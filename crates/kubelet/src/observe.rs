@@ -39,9 +39,10 @@ pub async fn observe(
     });
     let (sandboxes, containers) = try_join(sandboxes, containers).await?;
     let mut sandbox_views = Vec::with_capacity(sandboxes.items.len());
-    let requests = sandboxes.items.into_iter().map(|item| {
-        runtime.pod_sandbox_status(PodSandboxStatusRequest { pod_sandbox_id: item.id, verbose: false })
-    });
+    let requests = sandboxes
+        .items
+        .into_iter()
+        .map(|item| runtime.pod_sandbox_status(PodSandboxStatusRequest { pod_sandbox_id: item.id, verbose: false }));
     for response in join_all(requests).await {
         match response {
             Ok(response) => sandbox_views.extend(response.status.map(sandbox_view)),
@@ -52,9 +53,10 @@ pub async fn observe(
     }
     let sandbox_of: HashMap<_, _> =
         containers.containers.iter().map(|item| (item.id.clone(), item.pod_sandbox_id.clone())).collect();
-    let requests = containers.containers.into_iter().map(|item| {
-        runtime.container_status(ContainerStatusRequest { container_id: item.id, verbose: false })
-    });
+    let requests = containers
+        .containers
+        .into_iter()
+        .map(|item| runtime.container_status(ContainerStatusRequest { container_id: item.id, verbose: false }));
     let mut container_views = Vec::new();
     for response in join_all(requests).await {
         match response {

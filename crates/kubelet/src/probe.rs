@@ -90,7 +90,10 @@ async fn grpc(container: &Container, action: &GRPCAction, ip: &str, limit: Durat
         Err(_) => {
             let seconds = limit.as_secs();
             tracing::trace!(container = %container.name, "a gRPC probe took too long");
-            (ProbeResult::Failure, format!("timeout: failed to connect service {:?} within {seconds}s", dial::join(ip, port)))
+            (
+                ProbeResult::Failure,
+                format!("timeout: failed to connect service {:?} within {seconds}s", dial::join(ip, port)),
+            )
         }
     }
 }
@@ -124,7 +127,11 @@ async fn check_health(ip: &str, port: u16, service: &str, limit: Duration) -> Re
     driver.abort();
     match trailer.or(head).and_then(|status| status.to_str().ok()?.parse::<u32>().ok()) {
         Some(0) => {}
-        Some(12) => return Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
+        Some(12) => {
+            return Err(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()
+            );
+        }
         other => return Err(format!("error: health rpc failed: status {other:?}")),
     }
     // HealthCheckResponse: field 1, the status; absent means UNKNOWN.

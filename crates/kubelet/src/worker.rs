@@ -138,7 +138,10 @@ type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 enum Done {
     Action(Outcome),
     /// A status was written, or not.
-    Status { sent: Value, written: bool },
+    Status {
+        sent: Value,
+        written: bool,
+    },
 }
 
 /// Works for one Pod until nothing of it is left.

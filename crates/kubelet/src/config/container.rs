@@ -77,7 +77,7 @@ pub fn config(
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
             resources: Some(resources::container(pod, container, node)),
-            security_context: Some(security::container(pod, spec)),
+            security_context: Some(security::container(pod, spec, &node.paths.root.join("seccomp"))),
         }),
         stop_signal: stop_signal(spec),
         ..ContainerConfig::default()

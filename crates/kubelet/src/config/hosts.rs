@@ -41,7 +41,9 @@ pub fn file(pod: &Pod, ips: &[String], node: &NodeFacts) -> String {
         text.push_str(HEADER);
         text.push_str("127.0.0.1\tlocalhost\n");
         text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
-        text.push_str("fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
+        text.push_str(
+            "fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+        );
         let (hostname, domain) = hostname(pod, &node.cluster_domain);
         for ip in ips {
             let line = match &domain {

@@ -9,6 +9,9 @@ pub mod resources;
 pub mod sandbox;
 pub mod security;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -54,9 +54,8 @@ pub fn pod(pod: &Pod) -> LinuxContainerResources {
     let totals = |limits: bool| {
         let names = ["cpu", "memory"].into_iter();
         let known = names.filter_map(|name| Some((name.to_owned(), total(pod, limits, name)?)));
-        let quantities = known.map(|(name, amount)| {
-            (name, k8s_openapi::apimachinery::pkg::api::resource::Quantity(amount.to_string()))
-        });
+        let quantities = known
+            .map(|(name, amount)| (name, k8s_openapi::apimachinery::pkg::api::resource::Quantity(amount.to_string())));
         Some(quantities.collect::<BTreeMap<_, _>>())
     };
     of(Some(&ResourceRequirements { claims: None, limits: totals(true), requests: totals(false) }))

@@ -1,6 +1,8 @@
 //! Users, capabilities, profiles and namespaces of a Pod's containers.
 //! See <https://kubernetes.io/docs/tasks/configure-pod-container/security-context/>.
 
+use std::path::Path;
+
 use k8s_openapi::api::core::v1::{Pod, PodSecurityContext, SeccompProfile, SecurityContext};
 use skiff_cri::{
     Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
@@ -54,9 +56,9 @@ pub fn namespaces(pod: &Pod) -> NamespaceOption {
 /// The security of the sandbox.
 pub fn sandbox(pod: &Pod) -> LinuxSandboxSecurityContext {
     let context = pod_spec(pod).security_context.clone().unwrap_or_default();
-    let privileged = spec::containers(pod).iter().any(|spec| {
-        spec.container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true))
-    });
+    let privileged = spec::containers(pod)
+        .iter()
+        .any(|spec| spec.container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true)));
     LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod)),
         selinux_options: context.se_linux_options.as_ref().map(selinux),
@@ -65,13 +67,16 @@ pub fn sandbox(pod: &Pod) -> LinuxSandboxSecurityContext {
         supplemental_groups: groups(&context),
         supplemental_groups_policy: groups_policy(&context),
         privileged,
-        seccomp: Some(seccomp(Some(&SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }))),
+        seccomp: Some(SecurityProfile {
+            profile_type: ProfileType::RuntimeDefault as i32,
+            ..SecurityProfile::default()
+        }),
         ..LinuxSandboxSecurityContext::default()
     }
 }
 
-/// The security of one container.
-pub fn container(pod: &Pod, spec: &Spec<'_>) -> LinuxContainerSecurityContext {
+/// The security of one container; `profiles` is the folder of seccomp profiles.
+pub fn container(pod: &Pod, spec: &Spec<'_>, profiles: &Path) -> LinuxContainerSecurityContext {
     let context = pod_spec(pod).security_context.clone().unwrap_or_default();
     let own = spec.container.security_context.clone().unwrap_or_default();
     let privileged = own.privileged == Some(true);
@@ -97,9 +102,9 @@ pub fn container(pod: &Pod, spec: &Spec<'_>) -> LinuxContainerSecurityContext {
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READ_ONLY),
         seccomp: Some(if privileged {
-            seccomp(None)
+            seccomp(None, profiles)
         } else {
-            seccomp(own.seccomp_profile.as_ref().or(context.seccomp_profile.as_ref()))
+            seccomp(own.seccomp_profile.as_ref().or(context.seccomp_profile.as_ref()), profiles)
         }),
         apparmor: apparmor(&own, &context),
         ..LinuxContainerSecurityContext::default()
@@ -140,12 +145,12 @@ fn selinux(options: &k8s_openapi::api::core::v1::SELinuxOptions) -> SeLinuxOptio
     }
 }
 
-fn seccomp(profile: Option<&SeccompProfile>) -> SecurityProfile {
+fn seccomp(profile: Option<&SeccompProfile>, profiles: &Path) -> SecurityProfile {
     let (profile_type, localhost_ref) = match profile.map(|profile| profile.type_.as_str()) {
         Some("RuntimeDefault") => (ProfileType::RuntimeDefault, String::new()),
         Some("Localhost") => {
             let file = profile.and_then(|profile| profile.localhost_profile.clone()).unwrap_or_default();
-            (ProfileType::Localhost, file)
+            (ProfileType::Localhost, profiles.join(file).to_string_lossy().into_owned())
         }
         _ => (ProfileType::Unconfined, String::new()),
     };

@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn the_machine_is_read_from_texts() {
         assert_eq!(kilobytes("MemTotal:       4 kB\nSwapTotal: 2 kB\n", "SwapTotal"), 2048);
-        assert_eq!(pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n"), "Debian GNU/Linux 13 (trixie)");
+        assert_eq!(
+            pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n"),
+            "Debian GNU/Linux 13 (trixie)"
+        );
         assert!(read().memory_bytes > 0);
     }
 }

@@ -23,6 +23,8 @@ const RENEW: Duration = Duration::from_secs(10);
 /// How often the node looks at itself, and how often it writes its status though nothing has changed.
 const LOOK: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(300);
+/// How often a node that is not ready looks at itself: people wait for it.
+const LOOK_UNREADY: Duration = Duration::from_millis(200);
 /// The wait after a failed write.
 const RETRY: Duration = Duration::from_millis(200);
 const LEASES: &str = "kube-node-lease";
@@ -114,7 +116,7 @@ impl Keeper {
         let mut reported = self.clock.monotonic();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(if self.is_ready() { LOOK } else { LOOK_UNREADY }) => {}
                 () = self.look.notified() => {}
             }
             let health = self.health().await;
@@ -136,12 +138,15 @@ impl Keeper {
         }
     }
 
+    fn is_ready(&self) -> bool {
+        let written = self.written.lock();
+        let conditions = written.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
     async fn health(&self) -> Health {
-        let mut health = Health {
-            available_bytes: facts::available_memory(),
-            pids: facts::pids(),
-            ..Health::default()
-        };
+        let mut health =
+            Health { available_bytes: facts::available_memory(), pids: facts::pids(), ..Health::default() };
         match self.runtime.version(VersionRequest::default()).await {
             Ok(version) => health.runtime = format!("{}://{}", version.runtime_name, version.runtime_version),
             Err(error) => health.not_ready.push(format!("container runtime is down: {error}")),
@@ -151,7 +156,8 @@ impl Keeper {
                 for condition in response.status.unwrap_or_default().conditions {
                     let network = condition.r#type == "NetworkReady";
                     if !condition.status && (network || condition.r#type == "RuntimeReady") {
-                        let what = if network { "container runtime network not ready" } else { "container runtime not ready" };
+                        let what =
+                            if network { "container runtime network not ready" } else { "container runtime not ready" };
                         health.not_ready.push(format!(
                             "{what}: {}=false reason:{} message:{}",
                             condition.r#type, condition.reason, condition.message
@@ -166,7 +172,9 @@ impl Keeper {
                 health.supplemental_groups_policy =
                     response.features.is_some_and(|features| features.supplemental_groups_policy);
             }
-            Err(error) => health.not_ready.push(format!("container runtime status check may not have completed yet: {error}")),
+            Err(error) => {
+                health.not_ready.push(format!("container runtime status check may not have completed yet: {error}"))
+            }
         }
         match self.images.list_images(ListImagesRequest::default()).await {
             Ok(response) => {

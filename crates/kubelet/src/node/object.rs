@@ -132,9 +132,7 @@ pub fn status(
         node_info: Some(info(identity, machine, health)),
         images: Some(images(health.images.clone())),
         conditions: Some(conditions(health, old, now)),
-        features: health
-            .supplemental_groups_policy
-            .then_some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        features: health.supplemental_groups_policy.then_some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         runtime_handlers: (!health.handlers.is_empty()).then(|| health.handlers.iter().map(handler).collect()),
         ..NodeStatus::default()
     }
@@ -145,10 +143,8 @@ fn address(kind: &str, address: &str) -> NodeAddress {
 }
 
 fn handler((name, read_only, users): &(String, bool, bool)) -> NodeRuntimeHandler {
-    let features = NodeRuntimeHandlerFeatures {
-        recursive_read_only_mounts: Some(*read_only),
-        user_namespaces: Some(*users),
-    };
+    let features =
+        NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(*read_only), user_namespaces: Some(*users) };
     NodeRuntimeHandler { name: Some(name.clone()), features: Some(features) }
 }
 
@@ -187,9 +183,24 @@ fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<
         ("Ready", "False", "KubeletNotReady", health.not_ready.join(", "))
     };
     let texts = [
-        pressure("MemoryPressure", memory, ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"), ("KubeletHasSufficientMemory", "kubelet has sufficient memory available")),
-        pressure("DiskPressure", health.disk_pressure, ("KubeletHasDiskPressure", "kubelet has disk pressure"), ("KubeletHasNoDiskPressure", "kubelet has no disk pressure")),
-        pressure("PIDPressure", pids, ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"), ("KubeletHasSufficientPID", "kubelet has sufficient PID available")),
+        pressure(
+            "MemoryPressure",
+            memory,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        pressure(
+            "DiskPressure",
+            health.disk_pressure,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        pressure(
+            "PIDPressure",
+            pids,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
         ready,
     ];
     let before = old.and_then(|status| status.conditions.as_ref());
@@ -216,7 +227,12 @@ fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<
 
 type Text = (&'static str, &'static str);
 
-fn pressure(kind: &'static str, holds: bool, yes: Text, no: Text) -> (&'static str, &'static str, &'static str, String) {
+fn pressure(
+    kind: &'static str,
+    holds: bool,
+    yes: Text,
+    no: Text,
+) -> (&'static str, &'static str, &'static str, String) {
     let (status, (reason, message)) = if holds { ("True", yes) } else { ("False", no) };
     (kind, status, reason, message.to_owned())
 }

@@ -190,7 +190,9 @@ impl Stepping<'_> {
         for gate in spec::spec(self.pod).readiness_gates.iter().flatten() {
             let kind = &gate.condition_type;
             match api.into_iter().flatten().find(|condition| condition.type_ == *kind) {
-                None => messages.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+                None => {
+                    messages.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist."))
+                }
                 Some(condition) if condition.status != "True" => messages.push(format!(
                     "the status of pod readiness gate {kind:?} is not \"True\", but {}",
                     condition.status

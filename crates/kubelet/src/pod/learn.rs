@@ -13,6 +13,8 @@ pub(super) const BACKOFF_CAP: Duration = Duration::from_secs(300);
 const RETRY_INITIAL: Duration = Duration::from_millis(500);
 /// The longest wait between tries of such an action.
 const RETRY_CAP: Duration = Duration::from_secs(120);
+/// How long after an action that succeeded without effect the next try comes.
+const REPEAT: Duration = Duration::from_secs(1);
 /// How long after a failed start (such as for a missing ConfigMap) the next try comes.
 const START_RETRY: Duration = Duration::from_secs(10);
 
@@ -45,7 +47,7 @@ impl Stepping<'_> {
         match &outcome.result {
             Ended::Failed { reason, message } => self.learn_failure(&outcome.task, reason, message),
             _ => {
-                self.state.retries.remove(&outcome.task);
+                self.note_success(&outcome.task);
                 match outcome.task {
                     Task::Volumes => {
                         self.state.volumes = Volumes::Ready;
@@ -60,6 +62,23 @@ impl Stepping<'_> {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// What succeeded shows in the view and is not asked for again. Should the runtime say otherwise, the action is repeated at
+    /// a bounded rate.
+    fn note_success(&mut self, task: &Task) {
+        self.state.retries.retain(|other, (at, _)| other != task && *at + RETRY_CAP > self.now);
+        let shows = matches!(
+            task,
+            Task::Sandbox
+                | Task::Kill { .. }
+                | Task::StopSandbox(_)
+                | Task::RemoveContainer(_)
+                | Task::RemoveSandbox(_)
+        );
+        if shows {
+            self.state.retries.insert(task.clone(), (self.now + REPEAT, RETRY_INITIAL));
         }
     }
 
@@ -109,8 +128,7 @@ impl Stepping<'_> {
                 let memory = self.state.container(name);
                 let delay = memory.pull_backoff.map_or(BACKOFF_INITIAL, |delay| (delay * 2).min(BACKOFF_CAP));
                 memory.pull_backoff = Some(delay);
-                memory.image =
-                    Image::Failed { reason: reason.clone(), message: message.clone(), at: now, delay };
+                memory.image = Image::Failed { reason: reason.clone(), message: message.clone(), at: now, delay };
                 memory.waiting = Some((reason.clone(), message.clone()));
                 let told = match reason.as_str() {
                     "InvalidImageName" => ("InspectFailed", message.clone()),

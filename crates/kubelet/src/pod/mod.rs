@@ -102,7 +102,13 @@ impl<'a> Stepping<'a> {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    fn event(&mut self, warning: bool, reason: &'static str, message: impl Into<String>, field_path: impl Into<String>) {
+    fn event(
+        &mut self,
+        warning: bool,
+        reason: &'static str,
+        message: impl Into<String>,
+        field_path: impl Into<String>,
+    ) {
         self.events.push(PodEvent { warning, reason, message: message.into(), field_path: field_path.into() });
     }
 
@@ -125,12 +131,8 @@ impl<'a> Stepping<'a> {
             }
             _ => false,
         };
-        let kill = Action::KillContainer {
-            name: name.to_owned(),
-            id: id.to_owned(),
-            grace_seconds,
-            pre_stop: !told_before,
-        };
+        let kill =
+            Action::KillContainer { name: name.to_owned(), id: id.to_owned(), grace_seconds, pre_stop: !told_before };
         if self.act(kill) {
             self.state.container(name).killed = Some((id.to_owned(), budget));
             if !told_before {

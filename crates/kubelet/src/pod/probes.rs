@@ -32,9 +32,9 @@ impl Stepping<'_> {
             Some(probe) => probe.healthy,
             // After a restart of the agent: what was told before holds until the next answer.
             None => {
-                let old = self.old_status(spec.name()).filter(|old| {
-                    old.container_id.as_ref().is_some_and(|id| id.ends_with(container.id.as_str()))
-                });
+                let old = self
+                    .old_status(spec.name())
+                    .filter(|old| old.container_id.as_ref().is_some_and(|id| id.ends_with(container.id.as_str())));
                 match kind {
                     ProbeKind::Startup => old.and_then(|old| old.started).unwrap_or(unknown),
                     _ => old.map_or(unknown, |old| old.ready),

@@ -42,7 +42,8 @@ impl Spec<'_> {
     pub fn hash(&self) -> String {
         // FNV-1a: the value is kept in the runtime over updates of this program, so it must not depend on a library.
         let bytes = self.name().bytes().chain([0]).chain(self.image().bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let hash =
+            bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         format!("{hash:x}")
     }
 

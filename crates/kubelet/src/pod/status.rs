@@ -10,7 +10,7 @@ use skiff_base::Timestamp;
 
 use super::Stepping;
 use super::spec::{self, Spec};
-use super::types::{ContainerView, Kind, RunState, Volumes};
+use super::types::{ContainerView, Kind, RunState};
 
 /// The exit code of a container that vanished: as if it had been killed.
 const LOST_EXIT_CODE: i32 = 137;
@@ -173,11 +173,9 @@ impl Stepping<'_> {
     fn waiting_reason(&self, spec: &Spec<'_>) -> &'static str {
         let has_init = self.specs.iter().any(|other| matches!(other.kind, Kind::Init | Kind::Sidecar));
         let begun = self.specs.iter().any(|s| s.kind == Kind::Regular && self.view.latest(s.name()).is_some());
-        let initializing = has_init && !begun && self.state.volumes != Volumes::Gone && !self.init_done();
         match spec.kind {
-            Kind::Regular if initializing => "PodInitializing",
-            Kind::Init | Kind::Sidecar if has_init && self.view.sandbox().is_some() => "PodInitializing",
             Kind::Init | Kind::Sidecar => "PodInitializing",
+            Kind::Regular if has_init && !begun && !self.init_done() => "PodInitializing",
             _ => "ContainerCreating",
         }
     }
@@ -203,7 +201,8 @@ impl Stepping<'_> {
         status.user = container.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
             linux: Some(LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: Some(groups.clone()) }),
         });
-        let previous = self.view.containers.iter().filter(|c| c.name == container.name && c.attempt < container.attempt);
+        let previous =
+            self.view.containers.iter().filter(|c| c.name == container.name && c.attempt < container.attempt);
         let previous = previous.filter(|c| c.state == RunState::Exited).max_by_key(|c| c.attempt);
         let last = previous.map(|container| self.terminated(container));
         let remembered = || {
@@ -255,7 +254,8 @@ impl Stepping<'_> {
             *status = ContainerStatus { resources: status.resources.clone(), ..old.clone() };
         } else if is_running(old) && self.hooked(spec).is_none() {
             let id = old.container_id.clone().unwrap_or_default();
-            let message = "The container could not be located when the pod was deleted.  The container used to be Running";
+            let message =
+                "The container could not be located when the pod was deleted.  The container used to be Running";
             status.last_state = Some(lost(id, message));
             status.restart_count += 1;
         } else if ended {
@@ -299,7 +299,9 @@ impl Stepping<'_> {
     /// A phase is final only once nothing runs any more.
     fn hold_back(&self, status: &mut PodStatus) {
         let told = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if matches!(told, Some("Succeeded" | "Failed")) || !matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        if matches!(told, Some("Succeeded" | "Failed"))
+            || !matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+        {
             return;
         }
         let before = self.old().and_then(|old| old.phase.clone()).filter(|phase| phase == "Running");
@@ -315,7 +317,8 @@ impl Stepping<'_> {
         let main_begun = self.specs.iter().any(|s| s.kind == Kind::Regular && self.view.latest(s.name()).is_some());
         let begun = !has_init || main_begun || self.init_done();
         for container in lists.into_iter().flat_map(|list| list.iter_mut().flatten()) {
-            container.ready &= !is_running(container) && container.state.as_ref().is_some_and(|s| s.terminated.is_some());
+            container.ready &=
+                !is_running(container) && container.state.as_ref().is_some_and(|s| s.terminated.is_some());
             container.started = container.started.map(|_| false);
             let ended = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
             if !ended && begun {

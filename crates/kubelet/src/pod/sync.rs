@@ -48,7 +48,7 @@ impl Stepping<'_> {
         let newest = view.sandbox();
         let attempt = newest.map_or(0, |sandbox| sandbox.attempt + 1);
         if self.act(Action::RunSandbox { attempt }) {
-            if newest.is_some() && !self.state.retries.contains_key(&Task::Sandbox) {
+            if newest.is_some() {
                 self.event(false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.", "");
             }
             // While the sandbox is made, the images can be looked for: it costs nothing and saves a turn.
@@ -140,7 +140,13 @@ impl Stepping<'_> {
         let Some(image_ref) = self.image(spec) else { return };
         let attempt = self.next_attempt(&name);
         let now = self.now;
-        if self.act(Action::StartContainer { kind: spec.kind, name: name.clone(), attempt, sandbox_id: sandbox_id.to_owned(), image_ref }) {
+        if self.act(Action::StartContainer {
+            kind: spec.kind,
+            name: name.clone(),
+            attempt,
+            sandbox_id: sandbox_id.to_owned(),
+            image_ref,
+        }) {
             let restarted = self.view.latest(&name).and_then(|latest| latest.finished_at);
             let memory = self.state.container(&name);
             if let Some(finished) = restarted {
@@ -199,7 +205,8 @@ impl Stepping<'_> {
         match self.state.container(name).image.clone() {
             Image::Present { image_ref, pulled } if pulled || policy != "Always" => {
                 if !pulled {
-                    let message = format!("Container image {image:?} already present on machine and can be accessed by the pod");
+                    let message =
+                        format!("Container image {image:?} already present on machine and can be accessed by the pod");
                     self.event(false, "Pulled", message, spec.field_path());
                 }
                 Some(image_ref)

@@ -305,10 +305,7 @@ mod tests {
         assert_eq!(formatted("sinceSeconds=2"), "goes on\nthree\n");
         assert_eq!(formatted("sinceTime=2026-01-01T00:00:03Z"), "three\n");
         assert_eq!(formatted("limitBytes=6"), "one\ntw");
-        assert_eq!(
-            formatted("timestamps=true&stream=Stderr"),
-            "2026-01-01T00:00:01.000000002Z two goes on\n"
-        );
+        assert_eq!(formatted("timestamps=true&stream=Stderr"), "2026-01-01T00:00:01.000000002Z two goes on\n");
     }
 
     #[tokio::test]

@@ -237,9 +237,9 @@ pub(crate) async fn running(
     let mailbox = pod_of(workers, namespace, pod)?;
     let all = containers(workers, &mailbox).await?;
     let running = all.into_iter().filter(|c| c.name == name && c.state == RunState::Running);
-    running.max_by_key(|container| container.attempt).ok_or_else(|| {
-        text(StatusCode::NOT_FOUND, format!("container not found ({name:?})"))
-    })
+    running
+        .max_by_key(|container| container.attempt)
+        .ok_or_else(|| text(StatusCode::NOT_FOUND, format!("container not found ({name:?})")))
 }
 
 /// Runs a command and answers with its output.

@@ -67,7 +67,8 @@ pub(super) async fn summary(workers: &Workers) -> Response<Body> {
     for usage in usages {
         pods.entry((usage.namespace.clone(), usage.pod.clone(), usage.uid.clone())).or_default().push(usage);
     }
-    let pods: Vec<Value> = pods.iter().map(|((namespace, name, uid), usages)| pod(namespace, name, uid, usages)).collect();
+    let pods: Vec<Value> =
+        pods.iter().map(|((namespace, name, uid), usages)| pod(namespace, name, uid, usages)).collect();
     answer(&json!({
         "node": {
             "nodeName": facts.name,
@@ -107,9 +108,8 @@ fn pod(namespace: &str, name: &str, uid: &str, usages: &[Usage]) -> Value {
 pub(super) async fn metrics(workers: &Workers) -> Response<Body> {
     let mut out = String::new();
     let pods = workers.pods();
-    let running = pods.iter().filter(|pod| {
-        pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
-    });
+    let running =
+        pods.iter().filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"));
     let name = &workers.node().facts().name;
     let lines = [
         ("kubelet_node_name", "The node's name. The count is always 1.", format!("{{node=\"{name}\"}} 1")),
@@ -117,7 +117,8 @@ pub(super) async fn metrics(workers: &Workers) -> Response<Body> {
         ("kubelet_running_pods", "Pods that run.", format!(" {}", running.count())),
     ];
     for (metric, help, line) in lines {
-        writeln!(out, "# HELP {metric} {help}\n# TYPE {metric} gauge\n{metric}{line}").expect("writing to a string cannot fail");
+        writeln!(out, "# HELP {metric} {help}\n# TYPE {metric} gauge\n{metric}{line}")
+            .expect("writing to a string cannot fail");
     }
     text(StatusCode::OK, out)
 }
@@ -132,8 +133,7 @@ pub(super) async fn resource_metrics(workers: &Workers) -> Response<Body> {
     let mut family = |metric: &str, kind: &str, line: &dyn Fn(&Usage) -> String| {
         writeln!(out, "# TYPE {metric} {kind}").expect("writing to a string cannot fail");
         for usage in &usages {
-            let labels =
-                format!("container={:?},namespace={:?},pod={:?}", usage.container, usage.namespace, usage.pod);
+            let labels = format!("container={:?},namespace={:?},pod={:?}", usage.container, usage.namespace, usage.pod);
             let at = usage.at.as_millisecond();
             writeln!(out, "{metric}{{{labels}}} {} {at}", line(usage)).expect("writing to a string cannot fail");
         }

@@ -154,8 +154,7 @@ async fn try_join(url: &str, mut request: Request<Incoming>) -> Result<Response<
     tokio::spawn(async move {
         match tokio::try_join!(near, far) {
             Ok((near, far)) => {
-                let copied =
-                    tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await;
+                let copied = tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await;
                 if let Err(error) = copied {
                     tracing::debug!(%error, "a stream ended with an error");
                 }

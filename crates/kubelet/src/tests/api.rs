@@ -99,7 +99,8 @@ impl FakeApi {
             Method::GET if is_collection(&path) => {
                 let state = self.state.lock();
                 let chosen = state.objects.iter().filter(|(key, _)| is_in(key, &path));
-                let items: Vec<_> = chosen.map(|(_, object)| object).filter(|o| selects(&selector(&query), o)).collect();
+                let items: Vec<_> =
+                    chosen.map(|(_, object)| object).filter(|o| selects(&selector(&query), o)).collect();
                 let list = json!({"metadata": {"resourceVersion": state.revision.to_string()}, "items": items});
                 Ok(plain(200, &list))
             }
@@ -175,7 +176,9 @@ fn is_in(path: &str, collection: &str) -> bool {
     if own == collection {
         return true;
     }
-    let (Some(at), Some((prefix, plural))) = (own.find("/namespaces/"), collection.rsplit_once('/')) else { return false };
+    let (Some(at), Some((prefix, plural))) = (own.find("/namespaces/"), collection.rsplit_once('/')) else {
+        return false;
+    };
     &own[..at] == prefix && own.rsplit_once('/').is_some_and(|(_, last)| last == plural)
 }
 
@@ -224,8 +227,9 @@ pub(super) struct InMemory(pub(super) Arc<FakeApi>);
 #[async_trait]
 impl Transport for InMemory {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
-        Ok(self.0.answer(&request).unwrap_or_else(|status| {
-            plain(status.code, &serde_json::to_value(&status).expect("a status is JSON"))
-        }))
+        Ok(self
+            .0
+            .answer(&request)
+            .unwrap_or_else(|status| plain(status.code, &serde_json::to_value(&status).expect("a status is JSON"))))
     }
 }

@@ -4,6 +4,8 @@
 mod atomic;
 mod payload;
 mod setup;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -136,16 +136,11 @@ impl Makings<'_> {
         let text = map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
         let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
         let data = text.chain(binary).collect();
-        select(data, items, optional, mode).map_err(|key| format!("configmap references non-existent config key: {key}"))
+        select(data, items, optional, mode)
+            .map_err(|key| format!("configmap references non-existent config key: {key}"))
     }
 
-    fn secret(
-        &self,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        optional: bool,
-        mode: u32,
-    ) -> Result<Vec<File>, String> {
+    fn secret(&self, name: &str, items: Option<&[KeyToPath]>, optional: bool, mode: u32) -> Result<Vec<File>, String> {
         let Some(secret) = self.objects.secrets.get(name) else {
             return if optional { Ok(vec![]) } else { Err(format!("secret {name:?} not found")) };
         };
@@ -188,7 +183,8 @@ fn select(
     optional: bool,
     default_mode: u32,
 ) -> Result<Vec<File>, String> {
-    let file = |path: &str, mode: u32, data: &[u8]| File { path: path.to_owned(), mode, data: data.to_owned(), owner: None };
+    let file =
+        |path: &str, mode: u32, data: &[u8]| File { path: path.to_owned(), mode, data: data.to_owned(), owner: None };
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(data.into_iter().map(|(key, value)| file(key, default_mode, value)).collect());
     };

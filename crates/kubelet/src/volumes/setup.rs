@@ -162,7 +162,10 @@ pub fn prepare_sub_paths(
         let Some(sub_path) = sub_path(mount, variables).map_err(|error| error.0)? else { continue };
         let Some(volume) = volumes.get(&mount.name) else { continue };
         let why = |error: &dyn std::fmt::Display| {
-            format!("failed to prepare subPath for volumeMount {:?} of container {:?}: {error}", mount.name, container.name)
+            format!(
+                "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
+                mount.name, container.name
+            )
         };
         let root = fs::canonicalize(volume).map_err(|error| why(&error))?;
         let wanted = root.join(&sub_path);

@@ -14,27 +14,31 @@ spec:
 
 #[test]
 fn a_pod_starts_and_is_deleted() {
-    check(WEB, |world| world.delete(30), expect![[r#"
-           0s   status Pending | web ContainerCreating | -I--
-           0s set up volumes
-           0s run sandbox #0
-           0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-           0s   status Pending | web ContainerCreating | SI--
-           0s start web #0
-           0s   event Created: Container created
-           0s   event Started: Container started
-           0s   status Running | web running, started, ready | SIRC
-           0s * deleted with a grace of 30s
-           0s   event Killing: Stopping container web
-           0s stop web within 30s
-           0s   status Failed | web ended 143 Error | SI--
-           0s stop sandbox-0
-           0s tear down volumes
-           0s   status Failed | web ended 143 Error | -I--
-           0s delete the Pod's object
-           0s remove sandbox-0
-           0s clean up
-    "#]]);
+    check(
+        WEB,
+        |world| world.delete(30),
+        expect![[r#"
+        0s      status Pending | web ContainerCreating | -I--
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Pending | web ContainerCreating | SI--
+        0s    start web #0
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running, started, ready | SIRC
+        0s    * deleted with a grace of 30s
+        0s      event Killing: Stopping container web
+        0s    stop web within 30s
+        0s      status Failed | web ended 143 Error | SI--
+        0s    stop sandbox-0
+        0s    tear down volumes
+        0s      status Failed | web ended 143 Error | -I--
+        0s    delete the Pod's object
+        0s    remove sandbox-0
+        0s    clean up
+    "#]],
+    );
 }
 
 #[test]
@@ -52,40 +56,40 @@ fn a_crashing_container_comes_back_later_and_later() {
             world.exit("web", 1);
         },
         expect![[r#"
-               0s   status Pending | web ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s   status Pending | web ContainerCreating | SI--
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, started, ready | SIRC
-               0s * web exits with 1
-               0s   status Running | web ended 1 Error | SI--
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s start web #1
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, was ended 1 Error, restarts 1, started, ready | SIRC
-               0s * web exits with 1
-               0s   event !BackOff: Back-off restarting failed container web in pod web_default(uid)
-               0s   status Running | web CrashLoopBackOff (back-off 10s restarting failed container=web pod=web_default(uid)), was ended 1 Error, restarts 1 | SI--
-               0s remove web #0
-              10s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-              10s start web #2
-              10s   event Created: Container created
-              10s   event Started: Container started
-              10s   status Running | web running, was ended 1 Error, restarts 2, started, ready | SIRC
-              10s * web exits with 2
-              10s   event !BackOff: Back-off restarting failed container web in pod web_default(uid)
-              10s   status Running | web CrashLoopBackOff (back-off 20s restarting failed container=web pod=web_default(uid)), was ended 2 Error, restarts 2 | SI--
-              10s remove web #1
-              30s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-              30s start web #3
-              30s   event Created: Container created
-              30s   event Started: Container started
-              30s   status Running | web running, was ended 2 Error, restarts 3, started, ready | SIRC
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * web exits with 1
+            0s      status Running | web ended 1 Error | SI--
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s    start web #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, was ended 1 Error, restarts 1, started, ready | SIRC
+            0s    * web exits with 1
+            0s      event !BackOff: Back-off restarting failed container web in pod web_default(uid)
+            0s      status Running | web CrashLoopBackOff (back-off 10s restarting failed container=web pod=web_default(uid)), was ended 1 Error, restarts 1 | SI--
+            0s    remove web #0
+            10s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            10s   start web #2
+            10s     event Created: Container created
+            10s     event Started: Container started
+            10s     status Running | web running, was ended 1 Error, restarts 2, started, ready | SIRC
+            10s   * web exits with 2
+            10s     event !BackOff: Back-off restarting failed container web in pod web_default(uid)
+            10s     status Running | web CrashLoopBackOff (back-off 20s restarting failed container=web pod=web_default(uid)), was ended 2 Error, restarts 2 | SI--
+            10s   remove web #1
+            30s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            30s   start web #3
+            30s     event Created: Container created
+            30s     event Started: Container started
+            30s     status Running | web running, was ended 2 Error, restarts 3, started, ready | SIRC
             1335s * web exits with 1
             1335s   status Running | web ended 1 Error, was ended 2 Error, restarts 3 | SI--
             1335s remove web #2
@@ -110,34 +114,34 @@ fn an_image_that_cannot_be_pulled_is_tried_again() {
             world.pass(10);
         },
         expect![[r#"
-               0s   status Pending | web ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulling: Pulling image "web:v1"
-               0s   status Pending | web ContainerCreating | SI--
-               0s pull web:v1 for web
-               0s   event Pulled: Successfully pulled image "web:v1" in 1.317s (1.317s including waiting). Image size: 5 bytes.
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, started, ready | SIRC
-               0s * web exits with 1
-               0s   event Pulling: Pulling image "web:v1"
-               0s   status Running | web ended 1 Error | SI--
-               0s pull web:v1 for web
-               0s   event !Failed: Failed to pull image "web:v1": rpc error: code = NotFound desc = no such image
-               0s   event !Failed: Error: ErrImagePull
-               0s   status Running | web ErrImagePull (rpc error: code = NotFound desc = no such image), was ended 1 Error | SI--
-               2s   event BackOff: Back-off pulling image "web:v1"
-               2s   event !Failed: Error: ImagePullBackOff
-               2s   status Running | web ImagePullBackOff (Back-off pulling image "web:v1": ErrImagePull: rpc error: code = NotFound desc = no such image), was ended 1 Error | SI--
-              10s   event Pulling: Pulling image "web:v1"
-              10s pull web:v1 for web
-              10s   event Pulled: Successfully pulled image "web:v1" in 1.317s (1.317s including waiting). Image size: 5 bytes.
-              10s start web #1
-              10s   event Created: Container created
-              10s   event Started: Container started
-              10s   status Running | web running, was ended 1 Error, restarts 1, started, ready | SIRC
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulling: Pulling image "web:v1"
+            0s      status Pending | web ContainerCreating | SI--
+            0s    pull web:v1 for web
+            0s      event Pulled: Successfully pulled image "web:v1" in 1.317s (1.317s including waiting). Image size: 5 bytes.
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * web exits with 1
+            0s      event Pulling: Pulling image "web:v1"
+            0s      status Running | web ended 1 Error | SI--
+            0s    pull web:v1 for web
+            0s      event !Failed: Failed to pull image "web:v1": rpc error: code = NotFound desc = no such image
+            0s      event !Failed: Error: ErrImagePull
+            0s      status Running | web ErrImagePull (rpc error: code = NotFound desc = no such image), was ended 1 Error | SI--
+            2s      event BackOff: Back-off pulling image "web:v1"
+            2s      event !Failed: Error: ImagePullBackOff
+            2s      status Running | web ImagePullBackOff (Back-off pulling image "web:v1": ErrImagePull: rpc error: code = NotFound desc = no such image), was ended 1 Error | SI--
+            10s     event Pulling: Pulling image "web:v1"
+            10s   pull web:v1 for web
+            10s     event Pulled: Successfully pulled image "web:v1" in 1.317s (1.317s including waiting). Image size: 5 bytes.
+            10s   start web #1
+            10s     event Created: Container created
+            10s     event Started: Container started
+            10s     status Running | web running, was ended 1 Error, restarts 1, started, ready | SIRC
         "#]],
     );
 }
@@ -164,62 +168,62 @@ spec:
             world.delete(30);
         },
         expect![[r#"
-               0s   status Pending | first PodInitializing | side PodInitializing | second PodInitializing | web PodInitializing | ----
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulled: Container image "a" already present on machine and can be accessed by the pod
-               0s   status Pending | first PodInitializing | side PodInitializing | second PodInitializing | web PodInitializing | S---
-               0s start first #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Pending | first running, started | side PodInitializing | second PodInitializing | web PodInitializing | S---
-               0s * first exits with 0
-               0s   event Pulled: Container image "b" already present on machine and can be accessed by the pod
-               0s   status Pending | first ended 0 Completed, ready | side PodInitializing | second PodInitializing | web PodInitializing | S---
-               0s start side #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   event Pulled: Container image "a" already present on machine and can be accessed by the pod
-               0s   status Pending | first ended 0 Completed, ready | side running, started, ready | second PodInitializing | web PodInitializing | S---
-               0s start second #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Pending | first ended 0 Completed, ready | side running, started, ready | second running, started | web PodInitializing | S---
-               0s * second exits with 1
-               0s   status Pending | first ended 0 Completed, ready | side running, started, ready | second ended 1 Error | web PodInitializing | S---
-               0s   event Pulled: Container image "a" already present on machine and can be accessed by the pod
-               0s start second #1
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Pending | first ended 0 Completed, ready | side running, started, ready | second running, was ended 1 Error, restarts 1, started | web PodInitializing | S---
-               0s * second exits with 0
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s   status Pending | first ended 0 Completed, ready | side running, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ContainerCreating | SI--
-               0s remove second #0
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | first ended 0 Completed, ready | side running, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web running, started, ready | SIRC
-               0s * side exits with 1
-               0s   status Running | first ended 0 Completed, ready | side ended 1 Error | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web running, started, ready | SI--
-               0s   event Pulled: Container image "b" already present on machine and can be accessed by the pod
-               0s start side #1
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | first ended 0 Completed, ready | side running, was ended 1 Error, restarts 1, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web running, started, ready | SIRC
-               0s * deleted with a grace of 30s
-               0s   event Killing: Stopping container web
-               0s stop web within 30s
-               0s   event Killing: Stopping container side
-               0s   status Running | first ended 0 Completed, ready | side running, was ended 1 Error, restarts 1, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | SI--
-               0s stop side within 30s
-               0s   status Failed | first ended 0 Completed, ready | side ended 143 Error, was ended 1 Error, restarts 1 | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | SI--
-               0s stop sandbox-0
-               0s tear down volumes
-               0s   status Failed | first ended 0 Completed, ready | side ended 143 Error, was ended 1 Error, restarts 1 | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | -I--
-               0s delete the Pod's object
-               0s remove sandbox-0
-               0s clean up
+            0s      status Pending | first PodInitializing | side PodInitializing | second PodInitializing | web PodInitializing | ----
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "a" already present on machine and can be accessed by the pod
+            0s      status Pending | first PodInitializing | side PodInitializing | second PodInitializing | web PodInitializing | S---
+            0s    start first #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Pending | first running, started | side PodInitializing | second PodInitializing | web PodInitializing | S---
+            0s    * first exits with 0
+            0s      event Pulled: Container image "b" already present on machine and can be accessed by the pod
+            0s      status Pending | first ended 0 Completed, ready | side PodInitializing | second PodInitializing | web PodInitializing | S---
+            0s    start side #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      event Pulled: Container image "a" already present on machine and can be accessed by the pod
+            0s      status Pending | first ended 0 Completed, ready | side running, started, ready | second PodInitializing | web PodInitializing | S---
+            0s    start second #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Pending | first ended 0 Completed, ready | side running, started, ready | second running, started | web PodInitializing | S---
+            0s    * second exits with 1
+            0s      status Pending | first ended 0 Completed, ready | side running, started, ready | second ended 1 Error | web PodInitializing | S---
+            0s      event Pulled: Container image "a" already present on machine and can be accessed by the pod
+            0s    start second #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Pending | first ended 0 Completed, ready | side running, started, ready | second running, was ended 1 Error, restarts 1, started | web PodInitializing | S---
+            0s    * second exits with 0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | first ended 0 Completed, ready | side running, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ContainerCreating | SI--
+            0s    remove second #0
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | first ended 0 Completed, ready | side running, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web running, started, ready | SIRC
+            0s    * side exits with 1
+            0s      status Running | first ended 0 Completed, ready | side ended 1 Error | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web running, started, ready | SI--
+            0s      event Pulled: Container image "b" already present on machine and can be accessed by the pod
+            0s    start side #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | first ended 0 Completed, ready | side running, was ended 1 Error, restarts 1, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web running, started, ready | SIRC
+            0s    * deleted with a grace of 30s
+            0s      event Killing: Stopping container web
+            0s    stop web within 30s
+            0s      event Killing: Stopping container side
+            0s      status Running | first ended 0 Completed, ready | side running, was ended 1 Error, restarts 1, started, ready | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | SI--
+            0s    stop side within 30s
+            0s      status Failed | first ended 0 Completed, ready | side ended 143 Error, was ended 1 Error, restarts 1 | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | SI--
+            0s    stop sandbox-0
+            0s    tear down volumes
+            0s      status Failed | first ended 0 Completed, ready | side ended 143 Error, was ended 1 Error, restarts 1 | second ended 0 Completed, was ended 1 Error, restarts 1, ready | web ended 143 Error | -I--
+            0s    delete the Pod's object
+            0s    remove sandbox-0
+            0s    clean up
         "#]],
     );
 }
@@ -244,40 +248,40 @@ spec:
             world.delete(30);
         },
         expect![[r#"
-               0s   status Pending | one ContainerCreating | two ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulled: Container image "a" already present on machine and can be accessed by the pod
-               0s   event Pulled: Container image "a" already present on machine and can be accessed by the pod
-               0s   status Pending | one ContainerCreating | two ContainerCreating | SI--
-               0s start one #0
-               0s start two #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | one running, started, ready | two running, started, ready | SIRC
-               0s * one exits with 0
-               0s   status Running | one ended 0 Completed | two running, started, ready | SI--
-               0s * two exits with 3
-               0s   status Running | one ended 0 Completed | two ended 3 Error | SI--
-               0s   event Pulled: Container image "a" already present on machine and can be accessed by the pod
-               0s start two #1
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | one ended 0 Completed | two running, was ended 3 Error, restarts 1, started, ready | SI--
-               0s * two exits with 0
-               0s   status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | SI--
-               0s stop sandbox-0
-               0s tear down volumes
-               0s   status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | -I--
-               0s * the agent starts anew
-               0s   status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | -I--
-               0s tear down volumes
-               0s * deleted with a grace of 30s
-               0s delete the Pod's object
-               0s remove sandbox-0
-               0s clean up
+            0s      status Pending | one ContainerCreating | two ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "a" already present on machine and can be accessed by the pod
+            0s      event Pulled: Container image "a" already present on machine and can be accessed by the pod
+            0s      status Pending | one ContainerCreating | two ContainerCreating | SI--
+            0s    start one #0
+            0s    start two #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | one running, started, ready | two running, started, ready | SIRC
+            0s    * one exits with 0
+            0s      status Running | one ended 0 Completed | two running, started, ready | SI--
+            0s    * two exits with 3
+            0s      status Running | one ended 0 Completed | two ended 3 Error | SI--
+            0s      event Pulled: Container image "a" already present on machine and can be accessed by the pod
+            0s    start two #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | one ended 0 Completed | two running, was ended 3 Error, restarts 1, started, ready | SI--
+            0s    * two exits with 0
+            0s      status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | SI--
+            0s    stop sandbox-0
+            0s    tear down volumes
+            0s      status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | -I--
+            0s    * the agent starts anew
+            0s      status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | -I--
+            0s    tear down volumes
+            0s    * deleted with a grace of 30s
+            0s    delete the Pod's object
+            0s    remove sandbox-0
+            0s    clean up
         "#]],
     );
 }
@@ -293,22 +297,26 @@ spec:
   containers:
   - {name: web, image: a}
 ";
-    check(yaml, |world| world.exit("init", 1), expect![[r#"
-           0s   status Pending | init PodInitializing | web PodInitializing | ----
-           0s set up volumes
-           0s run sandbox #0
-           0s   event Pulled: Container image "a" already present on machine and can be accessed by the pod
-           0s   status Pending | init PodInitializing | web PodInitializing | S---
-           0s start init #0
-           0s   event Created: Container created
-           0s   event Started: Container started
-           0s   status Pending | init running, started | web PodInitializing | S---
-           0s * init exits with 1
-           0s   status Failed | init ended 1 Error | web PodInitializing | S---
-           0s stop sandbox-0
-           0s tear down volumes
-           0s   status Failed | init ended 1 Error | web ContainerCreating | ----
-    "#]]);
+    check(
+        yaml,
+        |world| world.exit("init", 1),
+        expect![[r#"
+        0s      status Pending | init PodInitializing | web PodInitializing | ----
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "a" already present on machine and can be accessed by the pod
+        0s      status Pending | init PodInitializing | web PodInitializing | S---
+        0s    start init #0
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Pending | init running, started | web PodInitializing | S---
+        0s    * init exits with 1
+        0s      status Failed | init ended 1 Error | web PodInitializing | S---
+        0s    stop sandbox-0
+        0s    tear down volumes
+        0s      status Failed | init ended 1 Error | web PodInitializing | ----
+    "#]],
+    );
 }
 
 const PROBED: &str = "
@@ -337,34 +345,34 @@ fn probes_start_ready_and_restart() {
             world.pass(20);
         },
         expect![[r#"
-               0s   status Pending | web ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s   status Pending | web ContainerCreating | SI--
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running | SI--
-               0s   status Running | web running, started | SI--
-               3s   status Running | web running, started, ready | SIRC
-              12s   event !Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 500
-              15s   event !Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 500
-              15s   status Running | web running, started | SI--
-              21s   status Running | web running, started, ready | SIRC
-              25s   event !Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 500
-              35s   event !Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 500
-              35s   event Killing: Container web failed liveness probe, will be restarted
-              35s stop web within 5s
-              35s   status Running | web ended 143 Error | SI--
-              35s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-              35s start web #1
-              35s   event Created: Container created
-              35s   event Started: Container started
-              35s   status Running | web running, was ended 143 Error, restarts 1 | SI--
-              35s   status Running | web running, was ended 143 Error, restarts 1, started | SI--
-              38s   status Running | web running, was ended 143 Error, restarts 1, started, ready | SIRC
-              40s   event !Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 500
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running | SI--
+            0s      status Running | web running, started | SI--
+            3s      status Running | web running, started, ready | SIRC
+            12s     event !Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 500
+            15s     event !Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 500
+            15s     status Running | web running, started | SI--
+            21s     status Running | web running, started, ready | SIRC
+            25s     event !Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 500
+            35s     event !Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 500
+            35s     event Killing: Container web failed liveness probe, will be restarted
+            35s   stop web within 5s
+            35s     status Running | web ended 143 Error | SI--
+            35s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            35s   start web #1
+            35s     event Created: Container created
+            35s     event Started: Container started
+            35s     status Running | web running, was ended 143 Error, restarts 1 | SI--
+            35s     status Running | web running, was ended 143 Error, restarts 1, started | SI--
+            38s     status Running | web running, was ended 143 Error, restarts 1, started, ready | SIRC
+            40s     event !Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 500
         "#]],
     );
 }
@@ -381,111 +389,123 @@ fn what_cannot_be_made_is_told_and_tried_again() {
             world.pass(10);
         },
         expect![[r#"
-               0s   status Pending | web ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s   status Pending | web ContainerCreating | SI--
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, started, ready | SIRC
-               0s * web exits with 0
-               0s   status Running | web ended 0 Completed | SI--
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s start web #1
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, was ended 0 Completed, restarts 1, started, ready | SIRC
-               0s * web exits with 0
-               0s   event !BackOff: Back-off restarting failed container web in pod web_default(uid)
-               0s   status Running | web CrashLoopBackOff (back-off 10s restarting failed container=web pod=web_default(uid)), was ended 0 Completed, restarts 1 | SI--
-               0s remove web #0
-              10s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-              10s start web #2
-              10s   event !Failed: Error: configmap "config" not found
-              10s   status Running | web CrashLoopBackOff (back-off 20s restarting failed container=web pod=web_default(uid)), was ended 0 Completed, restarts 1 | SI--
-              20s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-              20s start web #2
-              20s   event Created: Container created
-              20s   event Started: Container started
-              20s   status Running | web running, was ended 0 Completed, restarts 2, started, ready | SIRC
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * web exits with 0
+            0s      status Running | web ended 0 Completed | SI--
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s    start web #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, was ended 0 Completed, restarts 1, started, ready | SIRC
+            0s    * web exits with 0
+            0s      event !BackOff: Back-off restarting failed container web in pod web_default(uid)
+            0s      status Running | web CrashLoopBackOff (back-off 10s restarting failed container=web pod=web_default(uid)), was ended 0 Completed, restarts 1 | SI--
+            0s    remove web #0
+            10s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            10s   start web #2
+            10s     event !Failed: Error: configmap "config" not found
+            10s     status Running | web CrashLoopBackOff (back-off 20s restarting failed container=web pod=web_default(uid)), was ended 0 Completed, restarts 1 | SI--
+            20s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            20s   start web #2
+            20s     event Created: Container created
+            20s     event Started: Container started
+            20s     status Running | web running, was ended 0 Completed, restarts 2, started, ready | SIRC
         "#]],
     );
 }
 
 #[test]
 fn a_reboot_makes_a_new_sandbox_and_counts_the_restart() {
-    check(WEB, |world| world.reboot(), expect![[r#"
-           0s   status Pending | web ContainerCreating | -I--
-           0s set up volumes
-           0s run sandbox #0
-           0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-           0s   status Pending | web ContainerCreating | SI--
-           0s start web #0
-           0s   event Created: Container created
-           0s   event Started: Container started
-           0s   status Running | web running, started, ready | SIRC
-           0s * the machine reboots
-           0s * the agent starts anew
-           0s   status Running | web ended 255 Error | -I--
-           0s set up volumes
-           0s   event SandboxChanged: Pod sandbox changed, it will be killed and re-created.
-           0s run sandbox #1
-           0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-           0s   status Running | web ended 255 Error | SI--
-           0s start web #1
-           0s   event Created: Container created
-           0s   event Started: Container started
-           0s   status Running | web running, was ended 255 Error, restarts 1, started, ready | SIRC
-    "#]]);
+    check(
+        WEB,
+        |world| world.reboot(),
+        expect![[r#"
+        0s      status Pending | web ContainerCreating | -I--
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Pending | web ContainerCreating | SI--
+        0s    start web #0
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running, started, ready | SIRC
+        0s    * the machine reboots
+        0s    * the agent starts anew
+        0s      status Running | web ended 255 Error | -I--
+        0s    set up volumes
+        0s      event SandboxChanged: Pod sandbox changed, it will be killed and re-created.
+        0s    run sandbox #1
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Running | web ended 255 Error | SI--
+        0s    start web #1
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running, was ended 255 Error, restarts 1, started, ready | SIRC
+    "#]],
+    );
 }
 
 #[test]
 fn a_new_agent_takes_over_what_runs() {
-    check(PROBED, |world| {
-        world.pass(3);
-        world.restart_agent();
-        world.pass(3);
-    }, expect![[r#"
-           0s   status Pending | web ContainerCreating | -I--
-           0s set up volumes
-           0s run sandbox #0
-           0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-           0s   status Pending | web ContainerCreating | SI--
-           0s start web #0
-           0s   event Created: Container created
-           0s   event Started: Container started
-           0s   status Running | web running | SI--
-           0s   status Running | web running, started | SI--
-           3s   status Running | web running, started, ready | SIRC
-           3s * the agent starts anew
-           3s   status Running | web running, started, ready | SIRC
-           3s set up volumes
-    "#]]);
+    check(
+        PROBED,
+        |world| {
+            world.pass(3);
+            world.restart_agent();
+            world.pass(3);
+        },
+        expect![[r#"
+        0s      status Pending | web ContainerCreating | -I--
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Pending | web ContainerCreating | SI--
+        0s    start web #0
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running | SI--
+        0s      status Running | web running, started | SI--
+        3s      status Running | web running, started, ready | SIRC
+        3s    * the agent starts anew
+        3s      status Running | web running, started, ready | SIRC
+        3s    set up volumes
+    "#]],
+    );
 }
 
 #[test]
 fn a_deadline_ends_the_pod() {
     let yaml = WEB.replace("spec:", "spec:\n  activeDeadlineSeconds: 60");
-    check(&yaml, |world| world.pass(60), expect![[r#"
-           0s   status Pending | web ContainerCreating | -I--
-           0s set up volumes
-           0s run sandbox #0
-           0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-           0s   status Pending | web ContainerCreating | SI--
-           0s start web #0
-           0s   event Created: Container created
-           0s   event Started: Container started
-           0s   status Running | web running, started, ready | SIRC
-          60s   event DeadlineExceeded: Pod was active on the node longer than the specified deadline
-          60s   event Killing: Stopping container web
-          60s stop web within 30s
-          60s   status Failed (DeadlineExceeded: Pod was active on the node longer than the specified deadline) | web ended 143 Error | SI--
-          60s stop sandbox-0
-          60s tear down volumes
-          60s   status Failed (DeadlineExceeded: Pod was active on the node longer than the specified deadline) | web ended 143 Error | -I--
-    "#]]);
+    check(
+        &yaml,
+        |world| world.pass(60),
+        expect![[r#"
+        0s      status Pending | web ContainerCreating | -I--
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Pending | web ContainerCreating | SI--
+        0s    start web #0
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running, started, ready | SIRC
+        60s     event DeadlineExceeded: Pod was active on the node longer than the specified deadline
+        60s     event Killing: Stopping container web
+        60s   stop web within 30s
+        60s     status Failed (DeadlineExceeded: Pod was active on the node longer than the specified deadline) | web ended 143 Error | SI--
+        60s   stop sandbox-0
+        60s   tear down volumes
+        60s     status Failed (DeadlineExceeded: Pod was active on the node longer than the specified deadline) | web ended 143 Error | -I--
+    "#]],
+    );
 }
 
 #[test]
@@ -502,28 +522,28 @@ fn a_slow_stop_can_be_hurried() {
             world.finish(Task::Kill { id, grace_seconds: 30 }, Ended::Well);
         },
         expect![[r#"
-               0s   status Pending | web ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s   status Pending | web ContainerCreating | SI--
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, started, ready | SIRC
-               0s * deleted with a grace of 30s
-               0s   event Killing: Stopping container web
-               0s stop web within 30s
-               5s * deleted with a grace of 0s
-               5s stop web within 1s, without hook
-               5s * web exits with 137
-               5s   status Failed | web ended 137 Error | SI--
-               5s stop sandbox-0
-               5s tear down volumes
-               5s   status Failed | web ended 137 Error | -I--
-               5s delete the Pod's object
-               5s remove sandbox-0
-               5s clean up
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * deleted with a grace of 30s
+            0s      event Killing: Stopping container web
+            0s    stop web within 30s
+            5s    * deleted with a grace of 0s
+            5s    stop web within 1s, without hook
+            5s    * web exits with 137
+            5s      status Failed | web ended 137 Error | SI--
+            5s    stop sandbox-0
+            5s    tear down volumes
+            5s      status Failed | web ended 137 Error | -I--
+            5s    delete the Pod's object
+            5s    remove sandbox-0
+            5s    clean up
         "#]],
     );
 }
@@ -540,29 +560,29 @@ fn a_pod_deleted_during_a_pull_gives_it_up() {
             world.finish(Task::Image("web".into()), Ended::Cancelled);
         },
         expect![[r#"
-               0s   status Pending | web ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulling: Pulling image "web:v1"
-               0s   status Pending | web ContainerCreating | SI--
-               0s pull web:v1 for web
-               0s   event Pulled: Successfully pulled image "web:v1" in 1.317s (1.317s including waiting). Image size: 5 bytes.
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, started, ready | SIRC
-               0s * web exits with 1
-               0s   event Pulling: Pulling image "web:v1"
-               0s   status Running | web ended 1 Error | SI--
-               0s pull web:v1 for web
-               0s * deleted with a grace of 30s
-               0s   status Failed | web ended 1 Error | SI--
-               0s stop sandbox-0
-               0s tear down volumes
-               0s   status Failed | web ended 1 Error | -I--
-               0s delete the Pod's object
-               0s remove sandbox-0
-               0s clean up
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulling: Pulling image "web:v1"
+            0s      status Pending | web ContainerCreating | SI--
+            0s    pull web:v1 for web
+            0s      event Pulled: Successfully pulled image "web:v1" in 1.317s (1.317s including waiting). Image size: 5 bytes.
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * web exits with 1
+            0s      event Pulling: Pulling image "web:v1"
+            0s      status Running | web ended 1 Error | SI--
+            0s    pull web:v1 for web
+            0s    * deleted with a grace of 30s
+            0s      status Failed | web ended 1 Error | SI--
+            0s    stop sandbox-0
+            0s    tear down volumes
+            0s      status Failed | web ended 1 Error | -I--
+            0s    delete the Pod's object
+            0s    remove sandbox-0
+            0s    clean up
         "#]],
     );
 }
@@ -578,25 +598,25 @@ fn a_changed_image_replaces_the_container() {
             world.run();
         },
         expect![[r#"
-               0s   status Pending | web ContainerCreating | -I--
-               0s set up volumes
-               0s run sandbox #0
-               0s   event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-               0s   status Pending | web ContainerCreating | SI--
-               0s start web #0
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, started, ready | SIRC
-               0s   event Killing: Container web definition changed, will be restarted
-               0s stop web within 30s
-               0s   status Running | web ended 143 Error | SI--
-               0s   event Pulling: Pulling image "web:v2"
-               0s pull web:v2 for web
-               0s   event Pulled: Successfully pulled image "web:v2" in 1.317s (1.317s including waiting). Image size: 5 bytes.
-               0s start web #1
-               0s   event Created: Container created
-               0s   event Started: Container started
-               0s   status Running | web running, was ended 143 Error, restarts 1, started, ready | SIRC
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s      event Killing: Container web definition changed, will be restarted
+            0s    stop web within 30s
+            0s      status Running | web ended 143 Error | SI--
+            0s      event Pulling: Pulling image "web:v2"
+            0s    pull web:v2 for web
+            0s      event Pulled: Successfully pulled image "web:v2" in 1.317s (1.317s including waiting). Image size: 5 bytes.
+            0s    start web #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, was ended 143 Error, restarts 1, started, ready | SIRC
         "#]],
     );
 }

@@ -171,7 +171,8 @@ impl World {
 
     fn say(&mut self, text: &str) {
         let seconds = self.now.duration_since(self.start).as_secs();
-        writeln!(self.log, "{seconds:>4}s {text}").expect("writing to a string cannot fail");
+        let time = format!("{seconds}s");
+        writeln!(self.log, "{time:<5} {text}").expect("writing to a string cannot fail");
     }
 
     fn show(&mut self, status: &PodStatus) {
