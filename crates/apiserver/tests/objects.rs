@@ -38,6 +38,27 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "labels": {
                   "app": "x"
                 },
+                "managedFields": [
+                  {
+                    "apiVersion": "v1",
+                    "fieldsType": "FieldsV1",
+                    "fieldsV1": {
+                      "f:data": {
+                        ".": {},
+                        "f:key": {}
+                      },
+                      "f:metadata": {
+                        "f:labels": {
+                          ".": {},
+                          "f:app": {}
+                        }
+                      }
+                    },
+                    "manager": "unknown",
+                    "operation": "Update",
+                    "time": "2026-01-02T03:04:05Z"
+                  }
+                ],
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
@@ -76,6 +97,27 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "labels": {
                   "app": "y"
                 },
+                "managedFields": [
+                  {
+                    "apiVersion": "v1",
+                    "fieldsType": "FieldsV1",
+                    "fieldsV1": {
+                      "f:data": {
+                        ".": {},
+                        "f:key": {}
+                      },
+                      "f:metadata": {
+                        "f:labels": {
+                          ".": {},
+                          "f:app": {}
+                        }
+                      }
+                    },
+                    "manager": "unknown",
+                    "operation": "Update",
+                    "time": "2026-01-02T03:04:05Z"
+                  }
+                ],
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
@@ -182,4 +224,69 @@ async fn a_watch_resumes_from_a_revision_and_sends_initial_events_when_asked() {
     assert_eq!(end[0]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     let mut old = Watch::open(&cluster, "GET /api/v1/namespaces?watch=true&resourceVersion=0").await;
     assert_eq!(old.short().await, "ADDED default, ADDED kube-node-lease, ADDED kube-public, ADDED kube-system");
+}
+
+#[tokio::test]
+async fn what_is_applied_is_owned_and_conflicts_are_told() {
+    let cluster = Cluster::new().await;
+    let apply = |manager: &str, more: &str, data: &str| {
+        format!(
+            "PATCH {CONFIG_MAPS}/a?fieldManager={manager}{more}\nContent-Type: application/apply-patch+yaml\n\n\
+             apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n{data}"
+        )
+    };
+    check(
+        &cluster,
+        &apply("one", "", "  x: '1'\n  y: '1'\n"),
+        expect![[r#"
+        201
+        {
+          "apiVersion": "v1",
+          "data": {
+            "x": "1",
+            "y": "1"
+          },
+          "kind": "ConfigMap",
+          "metadata": {
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "managedFields": [
+              {
+                "apiVersion": "v1",
+                "fieldsType": "FieldsV1",
+                "fieldsV1": {
+                  "f:data": {
+                    "f:x": {},
+                    "f:y": {}
+                  }
+                },
+                "manager": "one",
+                "operation": "Apply",
+                "time": "2026-01-02T03:04:05Z"
+              }
+            ],
+            "name": "a",
+            "namespace": "default",
+            "resourceVersion": "2",
+            "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
+          }
+        }
+    "#]],
+    )
+    .await;
+    outcome(
+        &cluster,
+        &apply("two", "", "  x: '2'\n"),
+        "409 Apply failed with 1 conflict: conflict with \"one\": .data.x",
+    )
+    .await;
+    let taken = cluster.tree(&apply("two", "&force=true", "  x: '2'\n")).await;
+    assert_eq!(taken["data"], serde_json::json!({"x": "2", "y": "1"}));
+    let left = cluster.tree(&apply("one", "", "  z: '1'\n")).await;
+    assert_eq!(left["data"], serde_json::json!({"x": "2", "z": "1"}));
+    outcome(
+        &cluster,
+        &apply("", "", "  x: '2'\n"),
+        r#"422 PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch"#,
+    )
+    .await;
 }

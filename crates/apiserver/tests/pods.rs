@@ -39,107 +39,137 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
         &cluster,
         &format!("POST {PODS}\n\n{}", pod("a")),
         expect![[r#"
-        201
-        {
-          "apiVersion": "v1",
-          "kind": "Pod",
-          "metadata": {
-            "creationTimestamp": "2026-01-02T03:04:05Z",
-            "generation": 1,
-            "name": "a",
-            "namespace": "default",
-            "resourceVersion": "3",
-            "uid": "e77e5d52-771e-4641-a0ed-e0f3746ecd1f"
-          },
-          "spec": {
-            "containers": [
-              {
-                "image": "busybox",
-                "imagePullPolicy": "Always",
-                "name": "c",
-                "resources": {},
-                "terminationMessagePath": "/dev/termination-log",
-                "terminationMessagePolicy": "File",
-                "volumeMounts": [
+            201
+            {
+              "apiVersion": "v1",
+              "kind": "Pod",
+              "metadata": {
+                "creationTimestamp": "2026-01-02T03:04:05Z",
+                "generation": 1,
+                "managedFields": [
                   {
-                    "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+                    "apiVersion": "v1",
+                    "fieldsType": "FieldsV1",
+                    "fieldsV1": {
+                      "f:spec": {
+                        "f:containers": {
+                          "k:{\"name\":\"c\"}": {
+                            ".": {},
+                            "f:image": {},
+                            "f:imagePullPolicy": {},
+                            "f:name": {},
+                            "f:resources": {},
+                            "f:terminationMessagePath": {},
+                            "f:terminationMessagePolicy": {}
+                          }
+                        },
+                        "f:dnsPolicy": {},
+                        "f:enableServiceLinks": {},
+                        "f:restartPolicy": {},
+                        "f:schedulerName": {},
+                        "f:securityContext": {},
+                        "f:terminationGracePeriodSeconds": {}
+                      }
+                    },
+                    "manager": "unknown",
+                    "operation": "Update",
+                    "time": "2026-01-02T03:04:05Z"
+                  }
+                ],
+                "name": "a",
+                "namespace": "default",
+                "resourceVersion": "3",
+                "uid": "e77e5d52-771e-4641-a0ed-e0f3746ecd1f"
+              },
+              "spec": {
+                "containers": [
+                  {
+                    "image": "busybox",
+                    "imagePullPolicy": "Always",
+                    "name": "c",
+                    "resources": {},
+                    "terminationMessagePath": "/dev/termination-log",
+                    "terminationMessagePolicy": "File",
+                    "volumeMounts": [
+                      {
+                        "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+                        "name": "kube-api-access-8h2wv",
+                        "readOnly": true
+                      }
+                    ]
+                  }
+                ],
+                "dnsPolicy": "ClusterFirst",
+                "enableServiceLinks": true,
+                "preemptionPolicy": "PreemptLowerPriority",
+                "priority": 0,
+                "restartPolicy": "Always",
+                "schedulerName": "default-scheduler",
+                "securityContext": {},
+                "serviceAccount": "default",
+                "serviceAccountName": "default",
+                "terminationGracePeriodSeconds": 30,
+                "tolerations": [
+                  {
+                    "effect": "NoExecute",
+                    "key": "node.kubernetes.io/not-ready",
+                    "operator": "Exists",
+                    "tolerationSeconds": 300
+                  },
+                  {
+                    "effect": "NoExecute",
+                    "key": "node.kubernetes.io/unreachable",
+                    "operator": "Exists",
+                    "tolerationSeconds": 300
+                  }
+                ],
+                "volumes": [
+                  {
                     "name": "kube-api-access-8h2wv",
-                    "readOnly": true
+                    "projected": {
+                      "defaultMode": 420,
+                      "sources": [
+                        {
+                          "serviceAccountToken": {
+                            "expirationSeconds": 3607,
+                            "path": "token"
+                          }
+                        },
+                        {
+                          "configMap": {
+                            "items": [
+                              {
+                                "key": "ca.crt",
+                                "path": "ca.crt"
+                              }
+                            ],
+                            "name": "kube-root-ca.crt"
+                          }
+                        },
+                        {
+                          "downwardAPI": {
+                            "items": [
+                              {
+                                "fieldRef": {
+                                  "apiVersion": "v1",
+                                  "fieldPath": "metadata.namespace"
+                                },
+                                "path": "namespace"
+                              }
+                            ]
+                          }
+                        }
+                      ]
+                    }
                   }
                 ]
-              }
-            ],
-            "dnsPolicy": "ClusterFirst",
-            "enableServiceLinks": true,
-            "preemptionPolicy": "PreemptLowerPriority",
-            "priority": 0,
-            "restartPolicy": "Always",
-            "schedulerName": "default-scheduler",
-            "securityContext": {},
-            "serviceAccount": "default",
-            "serviceAccountName": "default",
-            "terminationGracePeriodSeconds": 30,
-            "tolerations": [
-              {
-                "effect": "NoExecute",
-                "key": "node.kubernetes.io/not-ready",
-                "operator": "Exists",
-                "tolerationSeconds": 300
               },
-              {
-                "effect": "NoExecute",
-                "key": "node.kubernetes.io/unreachable",
-                "operator": "Exists",
-                "tolerationSeconds": 300
+              "status": {
+                "phase": "Pending",
+                "qosClass": "BestEffort"
               }
-            ],
-            "volumes": [
-              {
-                "name": "kube-api-access-8h2wv",
-                "projected": {
-                  "defaultMode": 420,
-                  "sources": [
-                    {
-                      "serviceAccountToken": {
-                        "expirationSeconds": 3607,
-                        "path": "token"
-                      }
-                    },
-                    {
-                      "configMap": {
-                        "items": [
-                          {
-                            "key": "ca.crt",
-                            "path": "ca.crt"
-                          }
-                        ],
-                        "name": "kube-root-ca.crt"
-                      }
-                    },
-                    {
-                      "downwardAPI": {
-                        "items": [
-                          {
-                            "fieldRef": {
-                              "apiVersion": "v1",
-                              "fieldPath": "metadata.namespace"
-                            },
-                            "path": "namespace"
-                          }
-                        ]
-                      }
-                    }
-                  ]
-                }
-              }
-            ]
-          },
-          "status": {
-            "phase": "Pending",
-            "qosClass": "BestEffort"
-          }
-        }
-    "#]],
+            }
+        "#]],
     )
     .await;
     let unknown = pod("b").replace("\"spec\":{", "\"spec\":{\"serviceAccountName\":\"x\",");
@@ -404,6 +434,57 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
               "metadata": {
                 "creationTimestamp": "2026-01-02T03:04:05Z",
                 "generation": 1,
+                "managedFields": [
+                  {
+                    "apiVersion": "apps/v1",
+                    "fieldsType": "FieldsV1",
+                    "fieldsV1": {
+                      "f:spec": {
+                        "f:progressDeadlineSeconds": {},
+                        "f:replicas": {},
+                        "f:revisionHistoryLimit": {},
+                        "f:selector": {},
+                        "f:strategy": {
+                          "f:rollingUpdate": {
+                            ".": {},
+                            "f:maxSurge": {},
+                            "f:maxUnavailable": {}
+                          },
+                          "f:type": {}
+                        },
+                        "f:template": {
+                          "f:metadata": {
+                            "f:labels": {
+                              ".": {},
+                              "f:app": {}
+                            }
+                          },
+                          "f:spec": {
+                            "f:containers": {
+                              "k:{\"name\":\"web\"}": {
+                                ".": {},
+                                "f:image": {},
+                                "f:imagePullPolicy": {},
+                                "f:name": {},
+                                "f:resources": {},
+                                "f:terminationMessagePath": {},
+                                "f:terminationMessagePolicy": {}
+                              }
+                            },
+                            "f:dnsPolicy": {},
+                            "f:restartPolicy": {},
+                            "f:schedulerName": {},
+                            "f:securityContext": {},
+                            "f:terminationGracePeriodSeconds": {}
+                          }
+                        }
+                      }
+                    },
+                    "manager": "unknown",
+                    "operation": "Update",
+                    "time": "2026-01-02T03:04:05Z"
+                  }
+                ],
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",

@@ -49,6 +49,7 @@ async fn write(server: &ApiServer, call: &Call, pod: &str, binding: &Object) -> 
         subresource: "binding".into(),
         options: Options::of(call)?,
         own: true,
+        applied: false,
     };
     update::change(&target, |old| assigned(old, &node, binding, &clock::rfc3339(call.now))).await?;
     Ok(sub::done(call, 201))

@@ -76,6 +76,7 @@ async fn spend_budget(server: &ApiServer, call: &Call, pod: &Object, dry_run: bo
         subresource: "status".into(),
         options: Options { dry_run, ..Options::default() },
         own: true,
+        applied: false,
     };
     update::change(&target, |old| spent(old, pod.name(), &clock::rfc3339(call.now))).await?;
     Ok(())

@@ -8,6 +8,7 @@
 pub mod create;
 pub mod decode;
 pub mod delete;
+pub mod managed;
 pub mod metadata;
 pub mod patch;
 pub mod update;
@@ -110,6 +111,8 @@ pub struct Target<'a> {
     pub options: Options,
     /// The change is one that the server itself has worked out: the kind's rules for clients do not apply.
     pub own: bool,
+    /// The object comes from a server-side apply, which has written its managed fields already.
+    pub applied: bool,
 }
 
 impl<'a> Target<'a> {
@@ -124,6 +127,7 @@ impl<'a> Target<'a> {
             subresource: call.info.subresource.clone(),
             options: Options::of(call)?,
             own: false,
+            applied: false,
         })
     }
 
@@ -158,6 +162,12 @@ impl<'a> Target<'a> {
             subresource: &self.subresource,
             dry_run: self.options.dry_run,
         }
+    }
+
+    /// Step 5: sets what the client left out, and writes down what it owns.
+    fn default(&self, object: &mut Object, old: Option<&Object>) -> Result<()> {
+        (self.served.def.default)(object);
+        if self.applied { Ok(()) } else { managed::track(self, old, object) }
     }
 
     /// Step 6.

@@ -3,14 +3,15 @@
 use http::header::CONTENT_TYPE;
 use skiff_kinds::schema::definition;
 use skiff_object::patch::{PatchType, json_patch, merge_patch, strategic_merge};
-use skiff_object::{Object, Status};
+use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
 
 use crate::call::Call;
 use crate::codec;
 use crate::failure::Result;
 use crate::http::answer::Answer;
+use crate::http::negotiate::content_type;
 use crate::server::ApiServer;
-use crate::write::{Target, decode, update};
+use crate::write::{Target, decode, managed, update};
 
 /// A patch that was read.
 pub enum Patch {
@@ -59,7 +60,14 @@ impl Patch {
 
 /// Answers a patch.
 pub async fn patch(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
+    if content_type(&call.headers) == PatchType::Apply.media_type() {
+        return managed::answer(server, call, body).await;
+    }
     let target = Target::of(server, call)?;
+    if target.options.force {
+        let error = FieldError::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch");
+        return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "PatchOptions"), "", &vec![error]).into());
+    }
     let patch = Patch::read(call, body)?;
     let schema = &call.served.def.schema;
     let written = update::change(&target, |old| decode::recheck(&target, patch.apply(old, schema)?));

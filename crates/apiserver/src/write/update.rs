@@ -24,7 +24,7 @@ pub async fn update(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     if call.served.def.create_on_update && call.info.subresource.is_empty() {
         let (_, there) = server.store().get(&target.key(), None).await?;
         if there.is_none() {
-            return create_instead(server, target, object).await;
+            return create_instead(target, object).await;
         }
     }
     let unconditional = call.served.def.unconditional_update;
@@ -37,9 +37,9 @@ pub async fn update(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     change(&target, |_| Ok(object.clone())).await?.answer(call)
 }
 
-/// Some kinds may be created by an update; that asks for the right to create.
-async fn create_instead(server: &ApiServer, target: Target<'_>, mut object: Object) -> Result<Answer> {
-    let call = target.call;
+/// Some kinds may be created by an update, and all by an apply; that asks for the right to create.
+pub async fn create_instead(target: Target<'_>, mut object: Object) -> Result<Answer> {
+    let (call, server) = (target.call, target.server);
     let mut info = call.info.clone();
     info.verb = "create".into();
     server.authorize(&call.user, &info).await?;
@@ -50,7 +50,8 @@ async fn create_instead(server: &ApiServer, target: Target<'_>, mut object: Obje
     create::object_of(target, object).await?.answer(call)
 }
 
-fn check_name(object: &Object, name: &str) -> Result<()> {
+/// The name in the object must be the one in the path.
+pub fn check_name(object: &Object, name: &str) -> Result<()> {
     let own = object.name();
     if own.is_empty() {
         return Err(Status::bad_request("name must be provided").into());
@@ -139,7 +140,7 @@ async fn attempt_change(
 /// Steps 5 to 8: the kind's rules for what clients write.
 async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Result<()> {
     let def = &target.served.def;
-    (def.default)(new);
+    target.default(new, Some(old))?;
     target.mutate(Operation::Update, new, Some(old)).await?;
     metadata::prepare_update(new, old);
     (def.prepare_update)(&target.context(), new, old);

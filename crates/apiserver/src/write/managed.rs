@@ -1,0 +1,110 @@
+//! Who owns which fields: `metadata.managedFields` of every write, and server-side apply.
+//! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/>.
+
+use serde_json::json;
+use skiff_base::clock;
+use skiff_kinds::decode::{FieldValidation, decode_tree};
+use skiff_kinds::schema::{apply as schemas, definition};
+use skiff_object::apply::{self, Schema, Set, Write};
+use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status, validate, yaml};
+
+use crate::call::Call;
+use crate::failure::Result;
+use crate::http::answer::Answer;
+use crate::server::ApiServer;
+use crate::write::{Target, decode, metadata, update};
+
+/// The longest name of a manager, as upstream's.
+const MAX_MANAGER_BYTES: usize = 128;
+
+/// Who writes: the query says so, or the user agent.
+fn manager(target: &Target<'_>) -> String {
+    if !target.options.field_manager.is_empty() {
+        return target.options.field_manager.clone();
+    }
+    let agent = target.call.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let program = agent.split('/').next().unwrap_or("");
+    let printable = program.chars().filter(|letter| !letter.is_control());
+    let name: String = printable.take(MAX_MANAGER_BYTES).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
+/// What the ownership of a write is computed from.
+struct Facts {
+    manager: String,
+    api_version: String,
+    now: String,
+    blank: Object,
+    ignored: Set,
+}
+
+impl Facts {
+    fn of(target: &Target<'_>) -> Result<Self> {
+        let def = &target.served.def;
+        Ok(Self {
+            manager: manager(target),
+            api_version: def.group_version().to_string(),
+            now: clock::rfc3339(target.call.now),
+            blank: decode_tree(def, json!({}), FieldValidation::Ignore)?.object,
+            ignored: apply::ignored_fields(def.has_status(), &target.subresource),
+        })
+    }
+
+    fn write<'a>(&'a self, target: &'a Target<'_>) -> Write<'a> {
+        let def = &target.served.def;
+        let known = definition(&def.schema).filter(|_| def.inline_schema.is_none());
+        Write {
+            manager: &self.manager,
+            subresource: &target.subresource,
+            api_version: &self.api_version,
+            now: &self.now,
+            schema: known.map_or(Schema::Deduced, schemas::of_definition),
+            blank: &self.blank,
+            ignored: &self.ignored,
+        }
+    }
+}
+
+/// Writes down who owns what a create or an update has changed.
+pub fn track(target: &Target<'_>, live: Option<&Object>, new: &mut Object) -> Result<()> {
+    let facts = Facts::of(target)?;
+    apply::track(live, new, &facts.write(target));
+    Ok(())
+}
+
+/// Answers a server-side apply: a patch that creates where there is nothing.
+pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
+    let mut target = Target::of(server, call)?;
+    target.applied = true;
+    let path = FieldPath::new("fieldManager");
+    let errors = if target.options.field_manager.is_empty() {
+        vec![FieldError::required(&path, "is required for apply patch")]
+    } else {
+        validate::field_manager(&target.options.field_manager, &path)
+    };
+    if !errors.is_empty() {
+        return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "PatchOptions"), "", &errors).into());
+    }
+    let config =
+        yaml::parse(body).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?.into_value();
+    // Only to find unknown and mistyped fields: what is applied is what was sent, not what the decoder adds.
+    let mut checked = decode::recheck(&target, config.clone())?;
+    metadata::settle_namespace(&call.served.def, &mut checked, &target.namespace)?;
+    update::check_name(&checked, &target.name)?;
+    let facts = Facts::of(&target)?;
+    let force = target.options.force;
+    let (_, there) = server.store().get(&target.key(), None).await?;
+    if there.is_none() {
+        if !target.subresource.is_empty() {
+            return Err(target.not_found().into());
+        }
+        let object = apply::apply(None, &config, &facts.write(&target), force)?;
+        let object = decode::recheck(&target, object)?;
+        return update::create_instead(target.clone(), object).await;
+    }
+    let merged = |old: &Object| {
+        let new = apply::apply(Some(old), &config, &facts.write(&target), force)?;
+        decode::recheck(&target, new)
+    };
+    update::change(&target, merged).await?.answer(call)
+}
