@@ -1,0 +1,136 @@
+//! Real sockets, in a network namespace of the tests' own.
+
+use std::str::FromStr;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use nix::sched::{CloneFlags, unshare};
+use skiff_base::clock::SystemClock;
+use skiff_netd::netlink::{Batch, Protocol, Socket};
+
+use super::super::testing::cluster;
+use super::*;
+
+/// Runs `work` in a new network namespace that has a loopback interface and nothing else.
+fn in_own_namespace<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("tests of the network run as root");
+            let mut up = [0; 16];
+            // The interface with index 1, flags and their mask: up.
+            (up[4], up[8], up[12]) = (1, 1, 1);
+            let mut batch = Batch::new();
+            drop(batch.message("switch lo on", 16, 5, &up));
+            Socket::open(Protocol::Route).expect("opens").execute(&batch).expect("the kernel does it");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("starts");
+            runtime.block_on(work())
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+async fn start(resolv_conf: Option<PathBuf>) -> (Arc<Shared>, SocketAddr) {
+    let shared = Arc::new(Shared {
+        names: RwLock::new(cluster()),
+        forwarder: Forwarder::new(resolv_conf, Vec::new(), SystemClock::shared()),
+        rotation: AtomicUsize::new(0),
+    });
+    let udp = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
+    let address = udp.local_addr().expect("is bound");
+    let tcp = TcpListener::bind(address).await.expect("binds");
+    tokio::spawn(serve_udp(shared.clone(), Arc::new(udp)));
+    tokio::spawn(serve_tcp(shared.clone(), tcp));
+    (shared, address)
+}
+
+fn question(name: &str) -> Vec<u8> {
+    let mut request = Message::query();
+    request.add_query(Query::query(Name::from_str(name).expect("a name"), RecordType::A));
+    request.to_vec().expect("encodes")
+}
+
+async fn ask_udp(server: SocketAddr, name: &str) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
+    socket.send_to(&question(name), server).await.expect("sends");
+    let mut buffer = [0; 4096];
+    let received = timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await.expect("an answer in time");
+    Message::from_vec(&buffer[..received.expect("receives")]).expect("decodes")
+}
+
+async fn ask_tcp(server: SocketAddr, names: &[&str]) -> Vec<Message> {
+    let mut stream = TcpStream::connect(server).await.expect("connects");
+    let mut answers = Vec::new();
+    for name in names {
+        let question = question(name);
+        stream.write_u16(question.len() as u16).await.expect("sends");
+        stream.write_all(&question).await.expect("sends");
+        let mut answer = vec![0; stream.read_u16().await.expect("receives").into()];
+        stream.read_exact(&mut answer).await.expect("receives");
+        answers.push(Message::from_vec(&answer).expect("decodes"));
+    }
+    answers
+}
+
+#[test]
+fn answers_by_udp_and_by_tcp() {
+    in_own_namespace(async || {
+        let (shared, server) = start(None).await;
+        let name = "web.default.svc.cluster.local.";
+        assert_eq!(ask_udp(server, name).await.answers[0].data.to_string(), "10.96.1.1");
+        let answers = ask_tcp(server, &[name, "db.default.svc.cluster.local.", "example.com."]).await;
+        assert_eq!(answers.iter().map(|answer| answer.answers.len()).collect::<Vec<_>>(), [1, 2, 0]);
+        assert_eq!(answers[2].metadata.response_code, ResponseCode::Refused);
+        let service = "metadata: {name: new, namespace: default}\nspec: {clusterIP: 10.96.7.7}";
+        assert_eq!(
+            ask_udp(server, "new.default.svc.cluster.local.").await.metadata.response_code,
+            ResponseCode::NXDomain
+        );
+        shared.names.write().put_service(&serde_saphyr::from_str(service).expect("a Service"));
+        assert_eq!(ask_udp(server, "new.default.svc.cluster.local.").await.answers[0].data.to_string(), "10.96.7.7");
+    });
+}
+
+/// The resolver that the host would have: a second server of ours, whose zone the first one does not have.
+#[test]
+fn other_names_are_asked_of_the_hosts_resolvers() {
+    let folder = std::env::temp_dir().join(format!("skiff-edge-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let file = folder.join("resolv.conf");
+    std::fs::write(&file, "# the host's\nsearch example.com\nnameserver 127.0.0.2\n").expect("can be written");
+    in_own_namespace(async || {
+        let upstream = Names::new(Zone {
+            domain: "example.com".into(),
+            server: "192.0.2.53".parse().expect("an address"),
+            own_ranges: Vec::new(),
+        });
+        let resolver = Arc::new(Shared {
+            names: RwLock::new(upstream),
+            forwarder: Forwarder::new(None, Vec::new(), SystemClock::shared()),
+            rotation: AtomicUsize::new(0),
+        });
+        let socket = UdpSocket::bind("127.0.0.2:53").await.expect("binds");
+        let serving = tokio::spawn(serve_udp(resolver, Arc::new(socket)));
+        let (shared, server) = start(Some(file.clone())).await;
+        let answer = ask_udp(server, "ns.dns.example.com.").await;
+        assert_eq!(answer.answers[0].to_string(), "ns.dns.example.com. 30 IN A 192.0.2.53");
+        assert!(answer.metadata.recursion_available && !answer.metadata.authoritative);
+        assert_eq!(ask_udp(server, "none.example.com.").await.metadata.response_code, ResponseCode::NXDomain);
+        let alias =
+            "metadata: {name: alias, namespace: default}\nspec: {type: ExternalName, externalName: ns.dns.example.com}";
+        shared.names.write().put_service(&serde_saphyr::from_str(alias).expect("a Service"));
+        let answer = ask_udp(server, "alias.default.svc.cluster.local.").await;
+        let records: Vec<String> = answer.answers.iter().map(ToString::to_string).collect();
+        let expected = [
+            "alias.default.svc.cluster.local. 30 IN CNAME ns.dns.example.com.",
+            "ns.dns.example.com. 30 IN A 192.0.2.53",
+        ];
+        assert_eq!(records, expected);
+
+        // Once the resolver is gone, what it said is remembered, and the rest fails at once.
+        serving.abort();
+        assert!(serving.await.is_err());
+        assert_eq!(ask_udp(server, "NS.dns.example.com.").await.answers.len(), 1);
+        assert_eq!(ask_udp(server, "other.example.com.").await.metadata.response_code, ResponseCode::ServFail);
+    });
+    std::fs::remove_dir_all(&folder).expect("the folder can be removed");
+}
