@@ -1,4 +1,22 @@
-//! The embedded container runtime: images, snapshots, sandboxes, containers and their shim.
+//! The embedded container runtime: images, snapshots, OCI specs, the shim, namespaces and cgroups.
+//! It knows sandboxes and containers and implements the CRI's traits; it never sees a Pod.
 
+mod cgroups;
+mod client;
+mod config;
 pub mod image;
+pub mod images;
+pub mod network;
+pub mod oci;
+mod records;
+mod runtime;
+pub mod shim;
+pub mod spec;
 pub mod streaming;
+mod sys;
+pub mod users;
+
+pub use config::RuntimeConfig;
+pub use images::{ImageConfig, ImageSource, UnpackedImage};
+pub use network::NetworkPlugin;
+pub use runtime::EmbeddedRuntime;

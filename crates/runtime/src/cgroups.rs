@@ -1,0 +1,517 @@
+//! Cgroups of containers, on the unified hierarchy (v2) and on the older ones (v1): which files say what,
+//! decided purely, and a thin part that makes folders and writes files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::oci::{DeviceRule, Resources};
+
+/// Controllers that a pod's folder passes on to its containers on v2.
+const V2_CONTROLLERS: &[&str] = &["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"];
+/// Controllers of v1 that containers are put under.
+const V1_CONTROLLERS: &[&str] = &[
+    "cpuset",
+    "cpu",
+    "cpuacct",
+    "blkio",
+    "memory",
+    "devices",
+    "freezer",
+    "net_cls",
+    "perf_event",
+    "net_prio",
+    "hugetlb",
+    "pids",
+    "rdma",
+];
+/// The least and the most that `cpu.shares` of v1 takes.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+/// The period that a quota refers to when none is given, in microseconds.
+const DEFAULT_PERIOD: u64 = 100_000;
+/// How often the removal of a folder is tried again while its last process is on its way out.
+const REMOVE_ROUNDS: u32 = 50;
+
+/// How the machine's cgroups are laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// One hierarchy for all.
+    V2 {
+        /// Where it is mounted.
+        root: PathBuf,
+    },
+    /// One for each controller or group of them.
+    V1 {
+        /// Those with controllers.
+        hierarchies: Vec<Hierarchy>,
+        /// Those without, by which the system's manager knows its services.
+        named: Vec<PathBuf>,
+    },
+}
+
+/// A v1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its controllers, joined by commas.
+    pub controllers: String,
+    /// Where it is mounted.
+    pub root: PathBuf,
+}
+
+/// A value for a file of a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The controller that the file belongs to.
+    pub controller: &'static str,
+    /// The file.
+    pub file: String,
+    /// What it shall say.
+    pub value: String,
+    /// Whether a machine without this file will do.
+    pub optional: bool,
+}
+
+/// What a cgroup uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time since its making.
+    pub cpu_nanoseconds: u64,
+    /// All memory.
+    pub memory_bytes: u64,
+    /// Memory without file pages that are idle.
+    pub working_set_bytes: u64,
+    /// Anonymous memory.
+    pub rss_bytes: u64,
+    /// Its limit; none when there is none.
+    pub memory_limit_bytes: Option<u64>,
+    /// Page faults.
+    pub page_faults: u64,
+    /// Page faults that read the disk.
+    pub major_page_faults: u64,
+    /// Swap.
+    pub swap_bytes: u64,
+    /// Processes.
+    pub processes: u64,
+}
+
+impl Layout {
+    /// The layout that a process's `/proc/self/mountinfo` tells of.
+    pub fn parse(mountinfo: &str) -> Option<Self> {
+        let mut hierarchies = Vec::new();
+        let mut named = Vec::new();
+        for line in mountinfo.lines() {
+            let Some((mount, system)) = line.split_once(" - ") else { continue };
+            let Some(point) = mount.split(' ').nth(4) else { continue };
+            let system: Vec<&str> = system.split(' ').collect();
+            match system.as_slice() {
+                ["cgroup2", ..] if point == "/sys/fs/cgroup" => return Some(Self::V2 { root: point.into() }),
+                ["cgroup2", ..] => named.push(PathBuf::from(point)),
+                ["cgroup", _, options] => {
+                    let controllers: Vec<&str> =
+                        options.split(',').filter(|option| V1_CONTROLLERS.contains(option)).collect();
+                    let known = |hierarchy: &Hierarchy| hierarchy.controllers == controllers.join(",");
+                    if controllers.is_empty() {
+                        named.push(point.into());
+                    } else if !hierarchies.iter().any(known) {
+                        hierarchies.push(Hierarchy { controllers: controllers.join(","), root: point.into() });
+                    }
+                }
+                _ => {}
+            }
+        }
+        (!hierarchies.is_empty()).then_some(Self::V1 { hierarchies, named })
+    }
+
+    /// The layout of this machine.
+    pub fn detect() -> io::Result<Self> {
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")?;
+        Self::parse(&mountinfo)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup file system is mounted"))
+    }
+
+    /// Whether this is the unified hierarchy.
+    pub fn is_v2(&self) -> bool {
+        matches!(self, Self::V2 { .. })
+    }
+
+    /// The folders of a cgroup.
+    pub fn folders(&self, cgroup: &str) -> Vec<PathBuf> {
+        let inside = |root: &Path| root.join(cgroup.trim_start_matches('/'));
+        match self {
+            Self::V2 { root } => vec![inside(root)],
+            Self::V1 { hierarchies, .. } => hierarchies.iter().map(|hierarchy| inside(&hierarchy.root)).collect(),
+        }
+    }
+
+    fn folder_of(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
+        let root = match self {
+            Self::V2 { root } => root,
+            Self::V1 { hierarchies, .. } => {
+                &hierarchies
+                    .iter()
+                    .find(|hierarchy| hierarchy.controllers.split(',').any(|name| name == controller))?
+                    .root
+            }
+        };
+        Some(root.join(cgroup.trim_start_matches('/')))
+    }
+
+    /// The files that a process writes itself into to join a cgroup.
+    pub fn procs_files(&self, cgroup: &str) -> Vec<String> {
+        self.folders(cgroup).iter().map(|folder| folder.join("cgroup.procs").display().to_string()).collect()
+    }
+
+    /// The file that counts kills for want of memory.
+    pub fn oom_file(&self, cgroup: &str) -> Option<String> {
+        let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
+        self.folder_of("memory", cgroup).map(|folder| folder.join(file).display().to_string())
+    }
+
+    /// The v1 folders to show in a container, by controllers. On v2 its namespace does that.
+    pub fn mounts(&self, cgroup: &str) -> Vec<(String, String)> {
+        match self {
+            Self::V2 { .. } => Vec::new(),
+            Self::V1 { hierarchies, .. } => hierarchies
+                .iter()
+                .map(|hierarchy| {
+                    let folder = hierarchy.root.join(cgroup.trim_start_matches('/'));
+                    (hierarchy.controllers.clone(), folder.display().to_string())
+                })
+                .collect(),
+        }
+    }
+
+    /// Makes a cgroup, with what is missing above it, and sets its limits.
+    pub fn create(&self, cgroup: &str, resources: &Resources) -> io::Result<()> {
+        match self {
+            Self::V2 { root } => make_unified(root, cgroup)?,
+            Self::V1 { hierarchies, .. } => {
+                for hierarchy in hierarchies {
+                    make_v1(hierarchy, cgroup)?;
+                }
+            }
+        }
+        self.apply(cgroup, resources)
+    }
+
+    /// Sets the limits of a cgroup.
+    pub fn apply(&self, cgroup: &str, resources: &Resources) -> io::Result<()> {
+        for setting in settings(self.is_v2(), resources) {
+            let Some(folder) = self.folder_of(setting.controller, cgroup) else { continue };
+            let path = folder.join(&setting.file);
+            match std::fs::write(&path, &setting.value) {
+                Ok(()) => {}
+                Err(_) if setting.optional => {}
+                Err(error) => return Err(named(error, &format!("write {:?} to {}", setting.value, path.display()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the cgroup where shims live, outside of skiff's own, and says which files to join it by.
+    pub fn create_for_shims(&self, cgroup: &str) -> io::Result<Vec<String>> {
+        let roots = match self {
+            Self::V2 { root } => std::slice::from_ref(root),
+            Self::V1 { named, .. } => named,
+        };
+        let mut files = Vec::new();
+        for root in roots {
+            let folder = root.join(cgroup.trim_start_matches('/'));
+            std::fs::create_dir_all(&folder).map_err(|error| named(error, &format!("make {}", folder.display())))?;
+            files.push(folder.join("cgroup.procs").display().to_string());
+        }
+        Ok(files)
+    }
+
+    /// The processes in a cgroup.
+    pub fn processes(&self, cgroup: &str) -> Vec<i32> {
+        let members = |folder: PathBuf| std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        let text: Vec<String> = self.folders(cgroup).into_iter().map(members).collect();
+        let mut pids: Vec<i32> =
+            text.iter().flat_map(|text| text.lines()).filter_map(|line| line.parse().ok()).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Ends whatever is left in a cgroup, for containers whose shim is gone.
+    pub fn kill(&self, cgroup: &str) {
+        for pid in self.processes(cgroup) {
+            // The descriptor makes sure that the signal meets the process that was in the list, if it still lives.
+            let process = rustix::process::Pid::from_raw(pid)
+                .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+            if let Some(process) = process
+                && let Err(error) = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL)
+            {
+                tracing::debug!(pid, %error, "could not end a left-over process");
+            }
+        }
+    }
+
+    /// Removes a cgroup. One that is gone already is fine.
+    pub fn remove(&self, cgroup: &str) -> io::Result<()> {
+        for folder in self.folders(cgroup) {
+            remove_folder(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a cgroup where nothing is left in it; leaves it otherwise.
+    pub fn remove_if_empty(&self, cgroup: &str) {
+        for folder in self.folders(cgroup) {
+            if let Err(error) = std::fs::remove_dir(&folder) {
+                tracing::trace!(folder = %folder.display(), %error, "cgroup stays");
+            }
+        }
+    }
+
+    /// What a cgroup uses; files that are missing count as zero.
+    pub fn usage(&self, cgroup: &str) -> Usage {
+        let read = |controller: &str, file: &str| {
+            let folder = self.folder_of(controller, cgroup)?;
+            std::fs::read_to_string(folder.join(file)).ok()
+        };
+        if self.is_v2() { usage_v2(&read) } else { usage_v1(&read) }
+    }
+}
+
+fn named(error: io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+fn make_unified(root: &Path, cgroup: &str) -> io::Result<()> {
+    let mut folder = root.to_path_buf();
+    for part in cgroup.split('/').filter(|part| !part.is_empty()) {
+        pass_on_controllers(&folder);
+        folder.push(part);
+        match std::fs::create_dir(&folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(named(error, &format!("make cgroup {}", folder.display()))),
+        }
+    }
+    Ok(())
+}
+
+/// What cannot be passed on (not there, or held by processes of this level) shows when a limit is written.
+fn pass_on_controllers(folder: &Path) {
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+    let (available, passed) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    for controller in V2_CONTROLLERS {
+        let has = |list: &str| list.split_whitespace().any(|name| name == *controller);
+        if has(&available)
+            && !has(&passed)
+            && let Err(error) = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))
+        {
+            tracing::debug!(folder = %folder.display(), controller, %error, "controller is not passed on");
+        }
+    }
+}
+
+fn make_v1(hierarchy: &Hierarchy, cgroup: &str) -> io::Result<()> {
+    let mut folder = hierarchy.root.clone();
+    for part in cgroup.split('/').filter(|part| !part.is_empty()) {
+        let parent = folder.clone();
+        folder.push(part);
+        match std::fs::create_dir(&folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(named(error, &format!("make cgroup {}", folder.display()))),
+        }
+        if hierarchy.controllers.split(',').any(|name| name == "cpuset") {
+            inherit_cpuset(&parent, &folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// A new cpuset of v1 has no processors and takes no process until it is given some.
+fn inherit_cpuset(parent: &Path, folder: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = std::fs::read_to_string(folder.join(file))?;
+        if own.trim().is_empty() {
+            std::fs::write(folder.join(file), std::fs::read_to_string(parent.join(file))?)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    let mut round = 0;
+    loop {
+        match std::fs::remove_dir(folder) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The last process may still be on its way out, or have left folders of its own.
+            Err(_) if round < REMOVE_ROUNDS => {
+                remove_children(folder);
+                std::thread::sleep(std::time::Duration::from_millis(u64::from(round)));
+                round += 1;
+            }
+            Err(error) => return Err(named(error, &format!("remove cgroup {}", folder.display()))),
+        }
+    }
+}
+
+fn remove_children(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_children(&entry.path());
+        if let Err(error) = std::fs::remove_dir(entry.path()) {
+            tracing::trace!(folder = %entry.path().display(), %error, "cgroup stays for now");
+        }
+    }
+}
+
+/// The files that say what the resources ask for.
+pub fn settings(v2: bool, resources: &Resources) -> Vec<Setting> {
+    let mut list = Vec::new();
+    let mut set = |controller: &'static str, file: &str, value: String, optional: bool| {
+        list.push(Setting { controller, file: file.to_owned(), value, optional });
+    };
+    let cpu = &resources.cpu;
+    if let Some(shares) = cpu.shares {
+        let shares = shares.clamp(*SHARES.start(), *SHARES.end());
+        if v2 {
+            set("cpu", "cpu.weight", weight(shares).to_string(), false)
+        } else {
+            set("cpu", "cpu.shares", shares.to_string(), false)
+        }
+    }
+    cpu_limits(v2, cpu.quota, cpu.period, &mut set);
+    for (file, value) in [("cpuset.cpus", &cpu.cpus), ("cpuset.mems", &cpu.mems)] {
+        if !value.is_empty() {
+            set("cpuset", file, value.clone(), false);
+        }
+    }
+    memory_limits(v2, resources, &mut set);
+    if let Some(pids) = &resources.pids {
+        set("pids", "pids.max", if pids.limit > 0 { pids.limit.to_string() } else { "max".to_owned() }, false);
+    }
+    for huge in &resources.hugepage_limits {
+        let file = if v2 {
+            format!("hugetlb.{}.max", huge.page_size)
+        } else {
+            format!("hugetlb.{}.limit_in_bytes", huge.page_size)
+        };
+        // Kubernetes gives a zero for every size, also for those that the machine lacks.
+        set("hugetlb", &file, huge.limit.to_string(), huge.limit == 0);
+    }
+    if v2 {
+        for (file, value) in &resources.unified {
+            set("unified", file, value.clone(), false);
+        }
+    } else {
+        for rule in &resources.devices {
+            set("devices", if rule.allow { "devices.allow" } else { "devices.deny" }, device_rule(rule), false);
+        }
+    }
+    list
+}
+
+fn cpu_limits(
+    v2: bool,
+    quota: Option<i64>,
+    period: Option<u64>,
+    set: &mut impl FnMut(&'static str, &str, String, bool),
+) {
+    if v2 {
+        if quota.is_some() || period.is_some() {
+            let quota = quota.filter(|&quota| quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
+            set("cpu", "cpu.max", format!("{quota} {}", period.unwrap_or(DEFAULT_PERIOD)), false);
+        }
+        return;
+    }
+    if let Some(period) = period {
+        set("cpu", "cpu.cfs_period_us", period.to_string(), false);
+    }
+    if let Some(quota) = quota {
+        set("cpu", "cpu.cfs_quota_us", quota.to_string(), false);
+    }
+}
+
+fn memory_limits(v2: bool, resources: &Resources, set: &mut impl FnMut(&'static str, &str, String, bool)) {
+    let (limit, swap) = (resources.memory.limit, resources.memory.swap);
+    if !v2 {
+        // First without swap, then with: the first may never be above the second.
+        if let Some(limit) = limit {
+            set("memory", "memory.limit_in_bytes", limit.to_string(), false);
+        }
+        if let Some(swap) = swap {
+            set("memory", "memory.memsw.limit_in_bytes", swap.to_string(), true);
+        }
+        return;
+    }
+    if let Some(limit) = limit {
+        set("memory", "memory.max", if limit < 0 { "max".to_owned() } else { limit.to_string() }, false);
+    }
+    if let (Some(limit), Some(swap)) = (limit, swap) {
+        let only_swap = if swap < 0 { "max".to_owned() } else { (swap - limit).max(0).to_string() };
+        set("memory", "memory.swap.max", only_swap, true);
+    }
+}
+
+/// The weight of v2 for shares of v1, by the curve that OCI runtimes use since 2025: 1024 shares, one
+/// processor, come out as the default weight of 100.
+fn weight(shares: u64) -> u64 {
+    if shares <= *SHARES.start() {
+        return 1;
+    }
+    if shares >= *SHARES.end() {
+        return 10_000;
+    }
+    let log = (shares as f64).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    10_f64.powf(exponent).ceil() as u64
+}
+
+fn device_rule(rule: &DeviceRule) -> String {
+    let number = |value: Option<i64>| value.map_or("*".to_owned(), |value| value.to_string());
+    if rule.kind == "a" {
+        return "a".to_owned();
+    }
+    format!("{} {}:{} {}", rule.kind, number(rule.major), number(rule.minor), rule.access)
+}
+
+fn value_of(text: &str, key: &str) -> u64 {
+    let found = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    found.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+fn number(text: Option<String>) -> u64 {
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn usage_v2(read: &dyn Fn(&str, &str) -> Option<String>) -> Usage {
+    let memory = read("memory", "memory.stat").unwrap_or_default();
+    let total = number(read("memory", "memory.current"));
+    Usage {
+        cpu_nanoseconds: value_of(&read("cpu", "cpu.stat").unwrap_or_default(), "usage_usec") * 1000,
+        memory_bytes: total,
+        working_set_bytes: total.saturating_sub(value_of(&memory, "inactive_file")),
+        rss_bytes: value_of(&memory, "anon"),
+        memory_limit_bytes: read("memory", "memory.max").and_then(|text| text.trim().parse().ok()),
+        page_faults: value_of(&memory, "pgfault"),
+        major_page_faults: value_of(&memory, "pgmajfault"),
+        swap_bytes: number(read("memory", "memory.swap.current")),
+        processes: number(read("pids", "pids.current")),
+    }
+}
+
+fn usage_v1(read: &dyn Fn(&str, &str) -> Option<String>) -> Usage {
+    /// Where v1 says "no limit": the highest page-aligned number.
+    const UNLIMITED: u64 = 1 << 62;
+    let memory = read("memory", "memory.stat").unwrap_or_default();
+    let total = number(read("memory", "memory.usage_in_bytes"));
+    Usage {
+        cpu_nanoseconds: number(read("cpuacct", "cpuacct.usage")),
+        memory_bytes: total,
+        working_set_bytes: total.saturating_sub(value_of(&memory, "total_inactive_file")),
+        rss_bytes: value_of(&memory, "total_rss"),
+        memory_limit_bytes: Some(number(read("memory", "memory.limit_in_bytes")))
+            .filter(|&limit| limit > 0 && limit < UNLIMITED),
+        page_faults: value_of(&memory, "total_pgfault"),
+        major_page_faults: value_of(&memory, "total_pgmajfault"),
+        swap_bytes: value_of(&memory, "total_swap"),
+        processes: number(read("pids", "pids.current")),
+    }
+}

@@ -1,0 +1,224 @@
+//! The embedded runtime: sandboxes and containers by id, kept in step with their shims and with the disk.
+
+mod containers;
+mod exec;
+mod restore;
+mod sandboxes;
+mod service;
+mod stats;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+use skiff_cri::{ContainerEventResponse, ContainerEventType, CriError, CriResult};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::cgroups::Layout;
+use crate::client::{ShimEvent, ShimProgram};
+use crate::config::RuntimeConfig;
+use crate::images::ImageSource;
+use crate::network::NetworkPlugin;
+use crate::shim::proto::Exit;
+use crate::streaming::StreamingServer;
+use containers::Container;
+use sandboxes::Sandbox;
+
+/// How many events a listener may be behind before it is told that it missed some.
+const EVENTS_BEHIND: usize = 1024;
+
+/// The runtime behind the CRI's traits. Clones share everything.
+#[derive(Clone)]
+pub struct EmbeddedRuntime {
+    inner: Arc<Inner>,
+    streams: Arc<StreamingServer>,
+}
+
+pub(crate) struct Inner {
+    config: RuntimeConfig,
+    images: Arc<dyn ImageSource>,
+    network: Arc<dyn NetworkPlugin>,
+    clock: SharedClock,
+    ids: Ids,
+    cgroups: Layout,
+    shim_program: ShimProgram,
+    shim_cgroup_procs: Vec<String>,
+    sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    shim_events: mpsc::UnboundedSender<ShimEvent>,
+    events: broadcast::Sender<ContainerEventResponse>,
+}
+
+impl EmbeddedRuntime {
+    /// Starts the runtime: finds what is left of its last life and the shims that live on.
+    /// To be called inside a tokio runtime.
+    pub async fn start(
+        config: RuntimeConfig,
+        images: Arc<dyn ImageSource>,
+        network: Arc<dyn NetworkPlugin>,
+        clock: SharedClock,
+    ) -> CriResult<Self> {
+        for folder in [config.root.join("sandboxes"), config.run.clone()] {
+            std::fs::create_dir_all(&folder)
+                .map_err(|error| CriError::internal(format!("make {}: {error}", folder.display())))?;
+        }
+        let cgroups = Layout::detect().map_err(|error| CriError::internal(format!("look at cgroups: {error}")))?;
+        let shim_program = ShimProgram::open(&config.shim_program).map_err(|error| {
+            CriError::internal(format!("open {} for shims: {error}", config.shim_program.display()))
+        })?;
+        let shim_cgroup_procs = match &config.shim_cgroup {
+            Some(cgroup) => cgroups.create_for_shims(cgroup).map_err(|error| CriError::internal(error.to_string()))?,
+            None => Vec::new(),
+        };
+        let (shim_events, heard) = mpsc::unbounded_channel();
+        let inner = Arc::new(Inner {
+            config,
+            images,
+            network,
+            clock,
+            ids: Ids::random(),
+            cgroups,
+            shim_program,
+            shim_cgroup_procs,
+            sandboxes: Mutex::default(),
+            containers: Mutex::default(),
+            shim_events,
+            events: broadcast::channel(EVENTS_BEHIND).0,
+        });
+        inner.restore().await?;
+        let weak = Arc::downgrade(&inner);
+        inner
+            .images
+            .watch_usage(Arc::new(move || weak.upgrade().map(|inner| inner.layers_in_use()).unwrap_or_default()));
+        tokio::spawn(hear_shims(Arc::downgrade(&inner), heard));
+        let streams = StreamingServer::start(inner.clone())
+            .await
+            .map_err(|error| CriError::internal(format!("start the streaming server: {error}")))?;
+        Ok(Self { inner, streams })
+    }
+}
+
+/// Takes in what shims tell, in order, until the runtime is dropped.
+async fn hear_shims(inner: std::sync::Weak<Inner>, mut heard: mpsc::UnboundedReceiver<ShimEvent>) {
+    while let Some(event) = heard.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        match event {
+            ShimEvent::Exited(report) => {
+                let container = inner.containers.lock().get(&report.id).cloned();
+                if let (Some(container), Some(exit)) = (container, report.exit) {
+                    inner.container_ended(&container, exit);
+                }
+            }
+            ShimEvent::Lost(sandbox) => inner.shim_lost(&sandbox),
+        }
+    }
+}
+
+impl Inner {
+    fn now(&self) -> i64 {
+        i64::try_from(self.clock.now().as_nanosecond()).expect("the clock shows a year before 2262")
+    }
+
+    fn sandbox_root(&self, id: &str) -> PathBuf {
+        self.config.root.join("sandboxes").join(id)
+    }
+
+    fn sandbox_run(&self, id: &str) -> PathBuf {
+        self.config.run.join(id)
+    }
+
+    fn container_root(&self, sandbox: &str, id: &str) -> PathBuf {
+        self.sandbox_root(sandbox).join("containers").join(id)
+    }
+
+    fn sandbox(&self, id: &str) -> CriResult<Arc<Sandbox>> {
+        self.sandboxes.lock().get(id).cloned().ok_or_else(|| CriError::not_found(format!("sandbox {id:?} not found")))
+    }
+
+    fn container(&self, id: &str) -> CriResult<Arc<Container>> {
+        self.containers
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| CriError::not_found(format!("container {id:?} not found")))
+    }
+
+    fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        self.containers.lock().values().filter(|container| container.record.sandbox == sandbox).cloned().collect()
+    }
+
+    fn layers_in_use(&self) -> HashSet<PathBuf> {
+        let containers = self.containers.lock();
+        containers.values().flat_map(|container| container.record.layers.iter().map(PathBuf::from)).collect()
+    }
+
+    /// Tells everyone who listens that something happened to a container or a sandbox.
+    fn tell(&self, id: &str, sandbox: &str, kind: ContainerEventType) {
+        if self.events.receiver_count() == 0 {
+            return;
+        }
+        let pod_sandbox_status = self.sandboxes.lock().get(sandbox).cloned().map(|sandbox| sandbox.status());
+        let containers_statuses = self.containers_of(sandbox).iter().map(|container| container.status()).collect();
+        let event = ContainerEventResponse {
+            container_id: id.to_owned(),
+            container_event_type: kind as i32,
+            created_at: self.now(),
+            pod_sandbox_status,
+            containers_statuses,
+        };
+        if self.events.send(event).is_err() {
+            tracing::debug!("the last listener left");
+        }
+    }
+
+    /// A container has ended, by the word of its shim or of its file.
+    fn container_ended(self: &Arc<Self>, container: &Arc<Container>, exit: Exit) {
+        if !container.set_ended(exit) {
+            return;
+        }
+        let (inner, cgroup) = (self.clone(), container.record.cgroup.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = inner.cgroups.remove(&cgroup) {
+                tracing::warn!(cgroup, %error, "cgroup of an ended container stays behind");
+            }
+        });
+        self.tell(&container.record.id, &container.record.sandbox, ContainerEventType::ContainerStoppedEvent);
+    }
+
+    /// The shim of a sandbox is gone, and with it the namespaces; whatever it held has ended.
+    fn shim_lost(self: &Arc<Self>, sandbox_id: &str) {
+        let Ok(sandbox) = self.sandbox(sandbox_id) else { return };
+        if !sandbox.set_lost() {
+            return;
+        }
+        tracing::warn!(sandbox = sandbox_id, "the shim of this sandbox is gone");
+        for container in self.containers_of(sandbox_id) {
+            self.settle_without_shim(&container);
+        }
+        self.tell(sandbox_id, sandbox_id, ContainerEventType::ContainerStoppedEvent);
+    }
+
+    /// Ends what is left of a container that no shim answers for. How it ended is known if the shim left word.
+    fn settle_without_shim(self: &Arc<Self>, container: &Arc<Container>) {
+        if !container.is_running() {
+            return;
+        }
+        self.cgroups.kill(&container.record.cgroup);
+        let exit = container.exit_on_disk(self).unwrap_or_else(|| container.unknown_exit(self.now()));
+        self.container_ended(container, exit);
+    }
+}
+
+fn internal(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> CriError {
+    move |error| CriError::internal(format!("{what}: {error}"))
+}
+
+/// Runs what may block for a while off the asynchronous threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> CriResult<T> + Send + 'static) -> CriResult<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(CriError::internal(format!("task failed: {error}"))))
+}

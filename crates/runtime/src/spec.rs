@@ -1,0 +1,427 @@
+//! From the interface's request to an OCI specification. A pure function over plain data:
+//! what must be looked up on the machine (devices, the image's user files) is handed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skiff_cri::{
+    Capability, ContainerConfig, CriError, CriResult, LinuxContainerResources, LinuxContainerSecurityContext,
+    MountPropagation, NamespaceMode, PodSandboxConfig,
+};
+
+use crate::images::ImageConfig;
+use crate::oci::*;
+use crate::users::{self, UserDb};
+
+/// The version of the OCI runtime specification that is written.
+const OCI_VERSION: &str = "1.2.0";
+/// The search path of containers whose image sets none.
+pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a container may do that asks for nothing: the set that containerd and CRI-O give.
+const DEFAULT_CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// Every capability, by its number.
+pub const ALL_CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// A device of the host that the container gets, with what it may do with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GrantedDevice {
+    /// The node.
+    pub node: Device,
+    /// Some of `rwm`.
+    pub access: String,
+}
+
+/// Everything that a specification is made from.
+#[derive(Debug, Clone, Default)]
+pub struct SpecInput<'a> {
+    /// The container, as asked for.
+    pub container: ContainerConfig,
+    /// Its sandbox, as asked for.
+    pub sandbox: PodSandboxConfig,
+    /// What its image says.
+    pub image: ImageConfig,
+    /// The image's users.
+    pub users: UserDb<'a>,
+    /// Where its root will be mounted.
+    pub rootfs: String,
+    /// The sandbox's `/dev/shm` on the host.
+    pub shm: String,
+    /// The sandbox's files to mount: where in the container, and the file on the host.
+    pub files: Vec<(&'static str, String)>,
+    /// The pid namespace to join, for pods that share one and for debugging containers.
+    pub pid_namespace: Option<String>,
+    /// The container's cgroup.
+    pub cgroups_path: String,
+    /// Devices that were asked for, or all of the host's for a privileged container.
+    pub devices: Vec<GrantedDevice>,
+    /// Whether the machine has cgroup v2.
+    pub cgroup_v2: bool,
+}
+
+/// The specification of a container.
+pub fn generate(input: &SpecInput<'_>) -> CriResult<Spec> {
+    let linux = input.container.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    let resources = linux.resources.unwrap_or_default();
+    let process = process(input, &security, &resources)?;
+    Ok(Spec {
+        oci_version: OCI_VERSION.to_owned(),
+        process,
+        root: Root { path: input.rootfs.clone(), readonly: security.readonly_rootfs },
+        hostname: String::new(),
+        mounts: mounts(input, security.privileged)?,
+        linux: Linux {
+            namespaces: namespaces(input, &security),
+            devices: devices(input),
+            cgroups_path: input.cgroups_path.clone(),
+            resources: Resources { devices: device_rules(input, security.privileged), ..limits(&resources) },
+            rootfs_propagation: propagation(&input.container).to_owned(),
+            masked_paths: if security.privileged { Vec::new() } else { security.masked_paths.clone() },
+            readonly_paths: if security.privileged { Vec::new() } else { security.readonly_paths.clone() },
+        },
+    })
+}
+
+fn process(
+    input: &SpecInput<'_>,
+    security: &LinuxContainerSecurityContext,
+    resources: &LinuxContainerResources,
+) -> CriResult<Process> {
+    let container = &input.container;
+    let user = users::resolve(security, &input.image.user, input.users)?;
+    let cwd = [&container.working_dir, &input.image.working_dir].into_iter().find(|dir| !dir.is_empty());
+    Ok(Process {
+        terminal: container.tty,
+        args: args(container, &input.image)?,
+        env: environment(input, user.uid),
+        cwd: cwd.cloned().unwrap_or_else(|| "/".to_owned()),
+        capabilities: capabilities(security)?,
+        rlimits: Vec::new(),
+        no_new_privileges: security.no_new_privs,
+        oom_score_adj: i32::try_from(resources.oom_score_adj).ok(),
+        apparmor_profile: apparmor(security),
+        user,
+    })
+}
+
+/// The pod's command replaces the image's entry point and its arguments; the pod's arguments alone replace
+/// only the image's arguments.
+fn args(container: &ContainerConfig, image: &ImageConfig) -> CriResult<Vec<String>> {
+    let (command, arguments) = match (container.command.is_empty(), container.args.is_empty()) {
+        (true, true) => (&image.entrypoint, &image.cmd),
+        (true, false) => (&image.entrypoint, &container.args),
+        (false, _) => (&container.command, &container.args),
+    };
+    let args: Vec<String> = command.iter().chain(arguments).cloned().collect();
+    if args.is_empty() || args[0].is_empty() {
+        return Err(CriError::invalid_argument("no command specified"));
+    }
+    Ok(args)
+}
+
+fn environment(input: &SpecInput<'_>, uid: u32) -> Vec<String> {
+    let mut env: Vec<String> = Vec::new();
+    let mut set = |entry: &str| {
+        let name = entry.split('=').next().unwrap_or(entry);
+        let known = env.iter_mut().find(|old| old.split('=').next() == Some(name));
+        match known {
+            Some(old) => *old = entry.to_owned(),
+            None => env.push(entry.to_owned()),
+        }
+    };
+    set(DEFAULT_PATH);
+    if input.container.tty {
+        set("TERM=xterm");
+    }
+    if !input.sandbox.hostname.is_empty() {
+        set(&format!("HOSTNAME={}", input.sandbox.hostname));
+    }
+    input.image.env.iter().for_each(|entry| set(entry));
+    for variable in &input.container.envs {
+        set(&format!("{}={}", variable.key, variable.value));
+    }
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", input.users.home(uid)));
+    }
+    env
+}
+
+fn apparmor(security: &LinuxContainerSecurityContext) -> String {
+    match &security.apparmor {
+        // Only a profile that the administrator loaded can be named; there is no default one to fall back on.
+        Some(profile) if profile.profile_type == skiff_cri::security_profile::ProfileType::Localhost as i32 => {
+            profile.localhost_ref.clone()
+        }
+        _ => String::new(),
+    }
+}
+
+fn capabilities(security: &LinuxContainerSecurityContext) -> CriResult<Capabilities> {
+    if security.privileged {
+        let all: Vec<String> = ALL_CAPABILITIES.iter().map(|&name| name.to_owned()).collect();
+        return Ok(Capabilities {
+            bounding: all.clone(),
+            effective: all.clone(),
+            permitted: all,
+            ..Capabilities::default()
+        });
+    }
+    let Capability { add_capabilities, drop_capabilities, add_ambient_capabilities } =
+        security.capabilities.clone().unwrap_or_default();
+    let (add, drop) = (capability_names(&add_capabilities)?, capability_names(&drop_capabilities)?);
+    let ambient = capability_names(&add_ambient_capabilities)?;
+    let everything = || ALL_CAPABILITIES.iter().copied();
+    let mut set: BTreeSet<&str> = DEFAULT_CAPABILITIES.iter().copied().collect();
+    // "ALL" comes first, so that single names can make exceptions from it.
+    if add.contains("ALL") {
+        set.extend(everything());
+    }
+    if drop.contains("ALL") {
+        set.clear();
+    }
+    set.extend(add.iter().chain(&ambient).copied().filter(|&name| name != "ALL"));
+    set.retain(|name| !drop.contains(name));
+    let ambient: Vec<String> = ambient.into_iter().filter(|name| set.contains(name)).map(str::to_owned).collect();
+    let set: Vec<String> = everything().filter(|name| set.contains(name)).map(str::to_owned).collect();
+    Ok(Capabilities {
+        bounding: set.clone(),
+        effective: set.clone(),
+        permitted: set,
+        inheritable: ambient.clone(),
+        ambient,
+    })
+}
+
+fn capability_names(names: &[String]) -> CriResult<BTreeSet<&'static str>> {
+    names.iter().map(|name| capability_name(name)).collect()
+}
+
+fn capability_name(name: &str) -> CriResult<&'static str> {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" {
+        return Ok("ALL");
+    }
+    let wanted = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    let known = ALL_CAPABILITIES.iter().find(|known| &known["CAP_".len()..] == wanted);
+    known.copied().ok_or_else(|| CriError::invalid_argument(format!("unknown capability {name:?}")))
+}
+
+fn namespaces(input: &SpecInput<'_>, security: &LinuxContainerSecurityContext) -> Vec<Namespace> {
+    let options = security.namespace_options.clone().unwrap_or_default();
+    let mut list = vec![Namespace { kind: "mount".to_owned(), path: String::new() }];
+    let joined = input.pid_namespace.clone().filter(|_| options.pid != NamespaceMode::Node as i32);
+    match joined {
+        Some(path) => list.push(Namespace { kind: "pid".to_owned(), path }),
+        None if options.pid != NamespaceMode::Node as i32 => {
+            list.push(Namespace { kind: "pid".to_owned(), path: String::new() })
+        }
+        None => {}
+    }
+    if input.cgroup_v2 && !security.privileged {
+        list.push(Namespace { kind: "cgroup".to_owned(), path: String::new() });
+    }
+    list
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.to_owned(),
+        kind: kind.to_owned(),
+        source: source.to_owned(),
+        options: options.iter().map(|&option| option.to_owned()).collect(),
+    }
+}
+
+fn mounts(input: &SpecInput<'_>, privileged: bool) -> CriResult<Vec<Mount>> {
+    let access = if privileged { "rw" } else { "ro" };
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+        mount("/dev/shm", "bind", &input.shm, &["bind", "rprivate", "nosuid", "noexec", "nodev"]),
+    ];
+    let read_only_root =
+        input.container.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|s| s.readonly_rootfs);
+    for (destination, source) in &input.files {
+        list.push(mount(destination, "bind", source, &["bind", "rprivate", if read_only_root { "ro" } else { "rw" }]));
+    }
+    for wanted in &input.container.mounts {
+        if wanted.image.is_some() {
+            return Err(CriError::unimplemented("image volumes are not offered by this runtime yet"));
+        }
+        // A mount by the pod replaces the runtime's own at the same place.
+        list.retain(|known| known.destination != wanted.container_path);
+        list.push(volume(wanted)?);
+    }
+    // Parents before what lies in them; the order of equals stays.
+    list.sort_by_key(|mount| mount.destination.split('/').filter(|part| !part.is_empty()).count());
+    Ok(list)
+}
+
+fn volume(wanted: &skiff_cri::Mount) -> CriResult<Mount> {
+    let propagation = match MountPropagation::try_from(wanted.propagation) {
+        Ok(MountPropagation::PropagationBidirectional) => "rshared",
+        Ok(MountPropagation::PropagationHostToContainer) => "rslave",
+        _ => "rprivate",
+    };
+    if wanted.recursive_read_only && (!wanted.readonly || propagation != "rprivate") {
+        let what = "recursive read-only mount needs a read-only mount with private propagation";
+        return Err(CriError::invalid_argument(format!("{}: {what}", wanted.container_path)));
+    }
+    let access = match (wanted.recursive_read_only, wanted.readonly) {
+        (true, _) => "rro",
+        (false, true) => "ro",
+        (false, false) => "rw",
+    };
+    Ok(mount(&wanted.container_path, "bind", &wanted.host_path, &["rbind", propagation, access]))
+}
+
+fn propagation(container: &ContainerConfig) -> &'static str {
+    let any = |mode: MountPropagation| container.mounts.iter().any(|mount| mount.propagation == mode as i32);
+    match () {
+        () if any(MountPropagation::PropagationBidirectional) => "rshared",
+        () if any(MountPropagation::PropagationHostToContainer) => "rslave",
+        () => "",
+    }
+}
+
+/// The devices of every container: their name in `/dev`, major and minor number.
+const STANDARD_DEVICES: &[(&str, i64, i64)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+fn devices(input: &SpecInput<'_>) -> Vec<Device> {
+    let standard = STANDARD_DEVICES.iter().map(|&(name, major, minor)| Device {
+        path: format!("/dev/{name}"),
+        kind: "c".to_owned(),
+        major,
+        minor,
+        file_mode: 0o666,
+        uid: 0,
+        gid: 0,
+    });
+    let mut by_path: BTreeMap<String, Device> = standard.map(|device| (device.path.clone(), device)).collect();
+    for granted in &input.devices {
+        by_path.insert(granted.node.path.clone(), granted.node.clone());
+    }
+    by_path.into_values().collect()
+}
+
+fn device_rules(input: &SpecInput<'_>, privileged: bool) -> Vec<DeviceRule> {
+    let rule = |allow, kind: &str, major, minor, access: &str| DeviceRule {
+        allow,
+        kind: kind.to_owned(),
+        major,
+        minor,
+        access: access.to_owned(),
+    };
+    if privileged {
+        return vec![rule(true, "a", None, None, "rwm")];
+    }
+    // Nodes may be made of any device, but only these be opened. 136 is pts, 5:2 is ptmx, 5:1 the console.
+    let mut rules =
+        vec![rule(false, "a", None, None, "rwm"), rule(true, "c", None, None, "m"), rule(true, "b", None, None, "m")];
+    for &(_, major, minor) in STANDARD_DEVICES {
+        rules.push(rule(true, "c", Some(major), Some(minor), "rwm"));
+    }
+    rules.push(rule(true, "c", Some(136), None, "rwm"));
+    rules.push(rule(true, "c", Some(5), Some(2), "rwm"));
+    rules.push(rule(true, "c", Some(5), Some(1), "rwm"));
+    for granted in &input.devices {
+        rules.push(rule(true, &granted.node.kind, Some(granted.node.major), Some(granted.node.minor), &granted.access));
+    }
+    rules
+}
+
+/// Limits as the OCI specification has them; zero means "not given" in the interface.
+pub fn limits(wanted: &LinuxContainerResources) -> Resources {
+    let positive = |value: i64| (value > 0).then_some(value);
+    let nonzero = |value: i64| (value != 0).then_some(value);
+    let unsigned = |value: i64| u64::try_from(value).ok().filter(|&value| value > 0);
+    Resources {
+        devices: Vec::new(),
+        memory: Memory {
+            limit: nonzero(wanted.memory_limit_in_bytes),
+            swap: positive(wanted.memory_swap_limit_in_bytes),
+        },
+        cpu: Cpu {
+            shares: unsigned(wanted.cpu_shares),
+            quota: nonzero(wanted.cpu_quota),
+            period: unsigned(wanted.cpu_period),
+            cpus: wanted.cpuset_cpus.clone(),
+            mems: wanted.cpuset_mems.clone(),
+        },
+        pids: None,
+        hugepage_limits: wanted
+            .hugepage_limits
+            .iter()
+            .map(|limit| HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit })
+            .collect(),
+        unified: wanted.unified.clone().into_iter().collect(),
+    }
+}

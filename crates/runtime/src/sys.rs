@@ -1,0 +1,300 @@
+//! System calls that have no safe wrapper elsewhere, and packets with descriptors.
+//! Each wrapper does one call; nothing here decides anything.
+#![allow(unsafe_code, reason = "the one module of this crate that talks to the kernel past the safe wrappers")]
+
+use std::ffi::CStr;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+
+use crate::shim::proto::MAX_DESCRIPTORS;
+
+/// Which side of a fork one is on.
+pub enum Fork {
+    /// The child.
+    Child,
+    /// The parent, with the child's process id.
+    Parent(i32),
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks. Only for a process with a single thread: the child goes on with ordinary code.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: the shim has one thread, so no lock can be held by another at this moment.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// Ends this process at once, without running anything else.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns and touches nothing.
+    unsafe { libc::_exit(code) }
+}
+
+/// Takes a descriptor that was inherited under a known number.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: fcntl only reads the number.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the descriptor is open (just checked), and the caller takes it once, at the start of the process.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes `target` (0, 1 or 2) the same as `fd`, open across an exec.
+pub fn install_stdio(fd: BorrowedFd<'_>, target: i32) -> io::Result<()> {
+    if fd.as_raw_fd() == target {
+        // SAFETY: fcntl changes a flag of an open descriptor.
+        return check(unsafe { libc::fcntl(target, libc::F_SETFD, 0) }).map(drop);
+    }
+    // SAFETY: both are plain numbers; the standard streams of this process are not used by anything else.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), target) }).map(drop)
+}
+
+/// Marks every descriptor from three on to be closed by the next exec.
+pub fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: changes flags of descriptors only. An old kernel refuses, and then the flags that each
+    // descriptor was opened with have to do.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets all signals back to what a fresh process expects: unblocked, with their defaults.
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: sigset_t is plain data and is filled by sigemptyset before use; signal() with SIG_DFL installs no code.
+    unsafe {
+        for signal in 1..=64 {
+            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut())).map(drop)
+    }
+}
+
+/// A plain `prctl` with numbers.
+pub fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the options used here take numbers, not pointers.
+    check(unsafe { libc::prctl(option, argument, 0, 0, 0) }).map(drop)
+}
+
+/// Names the process, as `ps` shows it.
+pub fn set_name(name: &CStr) -> io::Result<()> {
+    // SAFETY: the kernel copies at most 16 bytes of a valid C string.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
+}
+
+/// Raises or lowers one ambient capability.
+pub fn raise_ambient(capability: u32) -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(capability), 0, 0)
+    })
+    .map(drop)
+}
+
+/// What the capability calls of version 3 take.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// Half of the capability sets of a thread.
+#[repr(C)]
+#[derive(Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAPABILITIES_OF_THIS_THREAD: CapabilityHeader = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+
+/// The capabilities that this thread may use.
+pub fn permitted_capabilities() -> io::Result<u64> {
+    let mut data = [CapabilityData::default(), CapabilityData::default()];
+    // SAFETY: version 3 of the call reads one header and writes two data blocks of this layout.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &CAPABILITIES_OF_THIS_THREAD, data.as_mut_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+}
+
+/// Sets the capabilities of this thread, as bit sets.
+pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
+    let half = |shift: u32| CapabilityData {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    };
+    let header = CAPABILITIES_OF_THIS_THREAD;
+    let data = [half(0), half(32)];
+    // SAFETY: version 3 of the call reads one header and two data blocks of this layout.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets user, group and further groups of this process. It has one thread, so the raw calls are enough
+/// (the library's own would signal threads that do not exist).
+pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let run = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    // SAFETY: the pointer and the length describe a live slice; the other arguments are numbers.
+    unsafe {
+        run(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        run(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        run(libc::syscall(libc::SYS_setresuid, uid, uid, uid))
+    }
+}
+
+/// Replaces the program.
+pub fn exec(path: &CStr, args: &[&CStr], env: &[&CStr]) -> io::Error {
+    let pointers = |list: &[&CStr]| -> Vec<*const libc::c_char> {
+        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both arrays end with a null pointer and point at live C strings.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Sets a resource limit by its number.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the kernel reads one rlimit structure.
+    check(unsafe { libc::setrlimit(resource as _, &limit) }).map(drop)
+}
+
+/// Makes the terminal behind `fd` the controlling one of this session.
+pub fn control_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the request takes a number.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY as _, 0) }).map(drop)
+}
+
+/// Opens the other side of a terminal's master, which is also unlocked.
+pub fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let unlocked: libc::c_int = 0;
+    // SAFETY: the first request reads one int; the second takes flags as a number and gives a new descriptor.
+    let peer = unsafe {
+        check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK as _, &unlocked))?;
+        check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER as _, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC))?
+    };
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(peer) })
+}
+
+/// Moves this process, or with `CLONE_NEWPID` its future children, into a namespace.
+pub fn setns(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes a descriptor and a number.
+    check(unsafe { libc::setns(fd.as_raw_fd(), kind) }).map(drop)
+}
+
+/// Gives this process, or with `CLONE_NEWPID` its future children, new namespaces.
+pub fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes a number. The shim and its children have one thread.
+    check(unsafe { libc::unshare(flags) }).map(drop)
+}
+
+/// Sends a signal to a child that was not waited for yet, whose id therefore cannot belong to another.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// What [`mount_setattr`] changes; the layout of the kernel's `struct mount_attr`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountAttr {
+    /// Attributes to set.
+    pub set: u64,
+    /// Attributes to clear.
+    pub clear: u64,
+    /// `MS_PRIVATE`, `MS_SLAVE` or `MS_SHARED`; zero leaves it.
+    pub propagation: u64,
+    /// A user namespace for an id-mapped mount.
+    pub user_namespace: u64,
+}
+
+/// Changes a mount, or with `recursive` the tree below it.
+pub fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, and the size given is that of the structure.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            attr as *const MountAttr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Brings the loopback of the current network namespace up.
+pub fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: ifreq is plain data; the name is shorter than its field; the ioctls read and write this structure only.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &mut request))?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request)).map(drop)
+    }
+}
+
+/// Wall-clock time in nanoseconds, for the shim, which has no other clock.
+pub fn wall_nanoseconds() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills the structure; the realtime clock exists everywhere.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut now) };
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+/// Sends one packet with descriptors beside it.
+pub fn send_packet(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one packet"));
+    }
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::WriteZero, "packet was cut")) }
+}
+
+/// Receives one packet into `buffer`: its length and the descriptors beside it. Zero bytes: the other side is gone.
+pub fn receive_packet(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let length = message.bytes;
+    let mut descriptors = Vec::new();
+    for item in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = item {
+            descriptors.extend(rights);
+        }
+    }
+    Ok((length, descriptors))
+}
+
+/// Registers a descriptor with the asynchronous runtime.
+pub fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, stays the same number, and is closed only when the wrapper drops it.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(io::Error::from)
+}

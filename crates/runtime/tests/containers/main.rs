@@ -1,0 +1,34 @@
+//! The runtime with real containers: needs root, and `busybox-static` for the image that it makes up.
+//! It has a main of its own, since the shims are started from this very program.
+
+mod world;
+
+mod lifecycle;
+
+use std::process::ExitCode;
+
+type Test = (&'static str, fn() -> futures_util::future::BoxFuture<'static, ()>);
+
+fn main() -> ExitCode {
+    if skiff_runtime::shim::is_invoked() {
+        skiff_runtime::shim::main();
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
+    let chosen: Vec<Test> = lifecycle::TESTS.iter().copied().filter(|(name, _)| name.contains(&filter)).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = Vec::new();
+    for (name, test) in &chosen {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+        let outcome = runtime.block_on(async { tokio::spawn(test()).await });
+        println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+        if outcome.is_err() {
+            failed.push(*name);
+        }
+    }
+    println!("\n{} passed; {} failed {failed:?}", chosen.len() - failed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
