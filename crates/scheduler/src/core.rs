@@ -243,4 +243,17 @@ mod tests {
         core.node_changed(&Change::Added(old.clone()), SECOND);
         assert!(!core.node_changed(&Change::Updated { old, new }, SECOND));
     }
+
+    #[test]
+    fn pods_fill_a_node_in_the_order_in_which_they_came() {
+        let mut core = core();
+        core.node_changed(&Change::Added(node("{name: a, pods: 2000}")), SECOND);
+        for at in 0..2001u32 {
+            core.pod_changed(&Change::Added(pod(&format!("{{name: p{at:04}}}")).pod.clone()), SECOND + SECOND * at);
+        }
+        for at in 0..2000 {
+            assert_eq!(told(core.step(SECOND * 3000)), format!("bind p{at:04} to a"));
+        }
+        assert!(told(core.step(SECOND * 3000)).starts_with("p2000: 0/1 nodes are available: 1 Too many pods."));
+    }
 }
