@@ -1,6 +1,7 @@
 //! The controllers: one module each, deciding purely from what its caches show, and one runner that carries plans out.
 //! Nothing here knows the store or the server; everything is learnt and done through the API.
 
+mod daemon;
 mod deployment;
 mod endpoints;
 mod expectations;
@@ -10,11 +11,13 @@ mod meta;
 mod namespace;
 mod namespace_defaults;
 mod node;
+mod placement;
 mod plan;
 mod pod_gc;
 mod pods;
 mod replicas;
 mod resources;
+mod revisions;
 mod roles;
 mod runner;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use skiff_base::ids::Ids;
 use skiff_client::{Client, Informers};
 use tokio::task::JoinSet;
 
+use crate::daemon::Daemons;
 use crate::deployment::Deployments;
 use crate::endpoints::{EndpointSlices, LegacyEndpoints};
 use crate::gc::GarbageCollector;
@@ -57,7 +58,7 @@ impl<F: Fn(&str) -> Client> Starter<'_, F> {
         let mut setup = Setup::new(self.informers, self.ids.clone());
         let controller = make(&mut setup);
         let client = (self.clients)(name);
-        self.tasks.spawn(Runner::run(name, setup, controller, client, self.clock.clone()));
+        self.tasks.spawn(Runner::run(component(name), setup, controller, client, self.clock.clone()));
     }
 
     /// Starts a controller with a loop of its own.
@@ -68,6 +69,14 @@ impl<F: Fn(&str) -> Client> Starter<'_, F> {
     ) {
         let setup = Setup::new(self.informers, self.ids.clone());
         self.tasks.spawn(run(setup, (self.clients)(name), self.clock.clone()));
+    }
+}
+
+/// The name that a controller's events carry, which is not always that of its account.
+fn component(account: &'static str) -> &'static str {
+    match account {
+        "daemon-set-controller" => "daemonset-controller",
+        other => other,
     }
 }
 
@@ -85,6 +94,7 @@ impl ControllerManager {
         starter.plan("deployment-controller", Deployments::new);
         starter.plan("replicaset-controller", Replicas::<k8s_openapi::api::apps::v1::ReplicaSet>::new);
         starter.plan("replication-controller", Replicas::<k8s_openapi::api::core::v1::ReplicationController>::new);
+        starter.plan("daemon-set-controller", Daemons::new);
         starter.plan("endpointslice-controller", EndpointSlices::new);
         starter.plan("endpoint-controller", LegacyEndpoints::new);
         starter.plan("service-account-controller", accounts);

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use serde_json::json;
 use skiff_base::Timestamp;
 use skiff_base::clock::rfc3339;
 use skiff_client::Patch;
 
+use crate::placement::covers;
 use crate::plan::{Action, Note, Plan};
 use crate::pods::{is_ready, is_terminal};
 
@@ -39,7 +40,7 @@ fn time_left(taints: &[&Taint], pod: &Pod, now: Timestamp) -> Option<Duration> {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
     let mut shortest: Option<Duration> = None;
     for taint in taints {
-        let matching: Vec<_> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+        let matching: Vec<_> = tolerations.iter().filter(|toleration| covers(toleration, taint)).collect();
         if matching.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -52,21 +53,6 @@ fn time_left(taints: &[&Taint], pod: &Pod, now: Timestamp) -> Option<Duration> {
         shortest = Some(shortest.map_or(left, |other| other.min(left)));
     }
     shortest
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let matches = |wanted: &Option<String>, has: &str| wanted.as_deref().is_none_or(|w| w.is_empty() || w == has);
-    let value = taint.value.as_deref().unwrap_or_default();
-    matches(&toleration.effect, &taint.effect)
-        && matches(&toleration.key, &taint.key)
-        && match toleration.operator.as_deref().unwrap_or_default() {
-            "Exists" => true,
-            "" | "Equal" => {
-                toleration.key.as_deref().is_some_and(|key| !key.is_empty())
-                    && toleration.value.as_deref().unwrap_or_default() == value
-            }
-            _ => false,
-        }
 }
 
 fn evict(pod: &Pod, now: Timestamp, plan: &mut Plan) {

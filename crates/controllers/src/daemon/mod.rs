@@ -1,0 +1,95 @@
+//! DaemonSets: one pod on every node that is meant, and a rolling update that goes from node to node.
+//! See <https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/>.
+
+mod decide;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use skiff_base::Timestamp;
+use skiff_base::ids::Ids;
+use skiff_client::{Change, Informer, ObjectKey};
+
+use crate::meta::{controller_key, controller_of, is_controlled_by, selector, selects};
+use crate::placement::taints;
+use crate::plan::Plan;
+use crate::runner::{Controller, Failure, Setup};
+
+/// What the decision rests on.
+pub struct Observed {
+    /// The DaemonSet.
+    pub set: Arc<DaemonSet>,
+    /// All nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// The pods of its namespace that it controls, or might adopt.
+    pub pods: Vec<Arc<Pod>>,
+    /// The history of its template.
+    pub revisions: Vec<Arc<ControllerRevision>>,
+}
+
+/// The controller.
+pub struct Daemons {
+    sets: Informer<DaemonSet>,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    revisions: Informer<ControllerRevision>,
+    ids: Arc<Ids>,
+}
+
+impl Daemons {
+    /// Sets up queue and caches.
+    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+        let sets = setup.informer::<DaemonSet>();
+        setup.for_each::<DaemonSet>();
+        let known = sets.clone();
+        setup.on_change::<Pod>(move |change| sets_of_pod(change, &known));
+        let known = sets.clone();
+        setup.on_change::<Node>(move |change| all_if_node_matters(change, &known));
+        setup.on_change::<ControllerRevision>(|change| {
+            controller_key::<DaemonSet>(&change.object().metadata).into_iter().collect()
+        });
+        Arc::new(Self {
+            sets,
+            nodes: setup.informer(),
+            pods: setup.informer(),
+            revisions: setup.informer(),
+            ids: setup.ids.clone(),
+        })
+    }
+
+    fn observe(&self, key: &ObjectKey) -> Option<Observed> {
+        let set = self.sets.by_key(key)?;
+        let uid = set.metadata.uid.as_ref();
+        let mut pods = self.pods.list_namespace(&key.namespace);
+        pods.retain(|pod| controller_of(&pod.metadata).is_none_or(|controller| Some(&controller.uid) == uid));
+        let mut revisions = self.revisions.list_namespace(&key.namespace);
+        revisions.retain(|revision| is_controlled_by(&revision.metadata, uid));
+        Some(Observed { nodes: self.nodes.list(), pods, revisions, set })
+    }
+}
+
+impl Controller for Daemons {
+    fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
+        self.observe(key).map_or_else(Plan::nothing, |observed| decide::reconcile(&observed, now, &self.ids))
+    }
+}
+
+fn sets_of_pod(change: &Change<Pod>, sets: &Informer<DaemonSet>) -> Vec<ObjectKey> {
+    let meta = &change.object().metadata;
+    if controller_of(meta).is_some() {
+        return controller_key::<DaemonSet>(meta).into_iter().collect();
+    }
+    let all = sets.list_namespace(meta.namespace.as_deref().unwrap_or_default());
+    let willing = all.iter().filter(|set| selects(&selector(set.spec.as_ref().map(|spec| &spec.selector)), meta));
+    willing.map(|set| ObjectKey::of(&set.metadata)).collect()
+}
+
+fn all_if_node_matters(change: &Change<Node>, sets: &Informer<DaemonSet>) -> Vec<ObjectKey> {
+    if let Change::Updated { old, new } = change {
+        if old.metadata.labels == new.metadata.labels && taints(old) == taints(new) {
+            return Vec::new();
+        }
+    }
+    sets.list().iter().map(|set| ObjectKey::of(&set.metadata)).collect()
+}

@@ -1,0 +1,141 @@
+//! The history of a template as ControllerRevisions, for the kinds that keep theirs so.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use serde_json::{Value, json};
+use skiff_base::ids::safe_encode;
+use skiff_client::Kind;
+
+use crate::meta::{Labels, controller_reference};
+use crate::plan::{Action, Plan};
+
+/// The label by which pods name the revision that they came of.
+pub const REVISION_HASH: &str = "controller-revision-hash";
+/// How many old revisions are kept where the spec does not say.
+pub const DEFAULT_HISTORY: i32 = 10;
+
+const FNV_OFFSET: u32 = 0x811c_9dc5;
+const FNV_PRIME: u32 = 0x0100_0193;
+
+/// The owner's template as it stands in a revision.
+pub fn data_of(template: &PodTemplateSpec) -> Value {
+    let mut template = serde_json::to_value(template).unwrap_or_default();
+    template["$patch"] = json!("replace");
+    json!({"spec": {"template": template}})
+}
+
+fn hash(data: &Value, collisions: Option<i32>) -> String {
+    let count = collisions.map(|count| count.to_string()).unwrap_or_default();
+    let text = data.to_string();
+    let hash = text
+        .bytes()
+        .chain(count.bytes())
+        .fold(FNV_OFFSET, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(FNV_PRIME));
+    safe_encode(hash.into())
+}
+
+/// The name of a revision without its owner's: its hash.
+pub fn hash_of(revision: &ControllerRevision) -> String {
+    let label = revision.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_HASH));
+    label.cloned().unwrap_or_default()
+}
+
+/// The template that a revision stands for, on top of nothing.
+pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
+    let mut template = revision.data.as_ref()?.0.pointer("/spec/template")?.clone();
+    template.as_object_mut()?.remove("$patch");
+    serde_json::from_value(template).ok()
+}
+
+/// The revision of the present template. Where there is none it is planned, and where an old one is right again
+/// it becomes the newest.
+pub fn sync<K: Kind>(
+    owner: &K,
+    template: &PodTemplateSpec,
+    collisions: Option<i32>,
+    existing: &[Arc<ControllerRevision>],
+    plan: &mut Plan,
+) -> ControllerRevision {
+    let data = data_of(template);
+    let newest = existing.iter().map(|revision| revision.revision).max().unwrap_or(0);
+    if let Some(found) = existing.iter().find(|revision| revision.data.as_ref().is_some_and(|raw| raw.0 == data)) {
+        let mut found = (**found).clone();
+        if found.revision < newest {
+            found.revision = newest + 1;
+            plan.then(Action::update(&found));
+        }
+        return found;
+    }
+    let meta = owner.metadata();
+    let hash = hash(&data, collisions);
+    let mut labels: Labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+    labels.insert(REVISION_HASH.to_owned(), hash.clone());
+    let revision = ControllerRevision {
+        metadata: ObjectMeta {
+            name: Some(format!("{}-{hash}", meta.name.as_deref().unwrap_or_default())),
+            namespace: meta.namespace.clone(),
+            labels: Some(labels),
+            annotations: meta.annotations.clone().filter(|annotations| !annotations.is_empty()),
+            owner_references: Some(vec![controller_reference(owner)]),
+            ..ObjectMeta::default()
+        },
+        data: Some(RawExtension(data)),
+        revision: newest + 1,
+    };
+    plan.then(Action::create(&revision));
+    revision
+}
+
+/// Plans the end of the oldest revisions beyond the limit that no pod came of.
+pub fn clean_up(
+    existing: &[Arc<ControllerRevision>],
+    current: &ControllerRevision,
+    in_use: &HashSet<String>,
+    limit: i32,
+    plan: &mut Plan,
+) {
+    let is_old = |revision: &&Arc<ControllerRevision>| {
+        revision.metadata.name != current.metadata.name && !in_use.contains(&hash_of(revision))
+    };
+    let mut old: Vec<_> = existing.iter().filter(is_old).collect();
+    old.sort_by_key(|revision| revision.revision);
+    let surplus = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    for revision in old.into_iter().take(surplus) {
+        plan.then(Action::delete(&**revision));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::DaemonSet;
+
+    use super::*;
+    use crate::testing::object;
+
+    #[test]
+    fn a_template_that_comes_back_takes_its_old_revision() {
+        let owner: DaemonSet = object("{metadata: {name: log, namespace: d, uid: u}}");
+        let template = |image: &str| -> PodTemplateSpec {
+            object(&format!(
+                "{{metadata: {{labels: {{app: d}}}}, spec: {{containers: [{{name: c, image: {image}}}]}}}}"
+            ))
+        };
+        let mut plan = Plan::nothing();
+        let first = sync(&owner, &template("v1"), None, &[], &mut plan);
+        let second = sync(&owner, &template("v2"), None, &[Arc::new(first.clone())], &mut plan);
+        assert_eq!((first.revision, second.revision), (1, 2));
+        let all = [Arc::new(first.clone()), Arc::new(second)];
+        let again = sync(&owner, &template("v1"), None, &all, &mut plan);
+        assert_eq!((again.metadata.name.clone(), again.revision), (first.metadata.name, 3));
+        assert_eq!(template_of(&again), Some(template("v1")));
+        assert_eq!(plan.steps.len(), 3);
+        let mut plan = Plan::nothing();
+        clean_up(&all, &again, &HashSet::new(), 0, &mut plan);
+        assert_eq!(plan.steps.len(), 1);
+    }
+}
