@@ -173,7 +173,7 @@ fn merge_ordered_lists(original: &mut Map, patch: &mut Map, schema: Schema<'_>) 
         let name = directive.strip_prefix(SET_ORDER).and_then(|rest| rest.strip_prefix('/'));
         let name = name.ok_or_else(|| malformed("setElementOrder list"))?;
         let field = lookup(schema, name);
-        let old = list_of(original.get(name))?;
+        let old = list_of(original.get(name).filter(|list| !list.is_null()))?;
         let new = list_of(patch.get(name))?;
         check_order(new.as_deref().unwrap_or_default(), &order, field.key)?;
         let server_order = old.clone().unwrap_or_default();
@@ -192,9 +192,9 @@ fn merge_ordered_lists(original: &mut Map, patch: &mut Map, schema: Schema<'_>) 
 
 fn list_of(value: Option<&Value>) -> Result<Option<Vec<Value>>, Status> {
     match value {
-        None | Some(Value::Null) => Ok(None),
+        None => Ok(None),
         Some(Value::Array(items)) => Ok(Some(items.clone())),
-        Some(_) => Err(malformed("setElementOrder list")),
+        Some(_) => Err(unfit("expected a list beside its order, but received something else".to_owned())),
     }
 }
 
