@@ -18,7 +18,7 @@ const ANCIENT: &str = "ancient-changes";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Manager {
     name: String,
-    applies: bool,
+    updates: bool,
     api_version: String,
     subresource: String,
 }
@@ -27,14 +27,14 @@ impl Manager {
     pub(super) fn applier(write: &Write<'_>) -> Self {
         Self {
             name: write.manager.to_owned(),
-            applies: true,
+            updates: false,
             api_version: String::new(),
             subresource: write.subresource.to_owned(),
         }
     }
 
     pub(super) fn updater(write: &Write<'_>) -> Self {
-        Self { applies: false, api_version: write.api_version.to_owned(), ..Self::applier(write) }
+        Self { updates: true, api_version: write.api_version.to_owned(), ..Self::applier(write) }
     }
 
     /// As conflicts name it: `"kubectl-edit" using v1`.
@@ -43,7 +43,7 @@ impl Manager {
         if !self.subresource.is_empty() {
             text.push_str(&format!(" with subresource {:?}", self.subresource));
         }
-        if !self.applies {
+        if self.updates {
             text.push_str(&format!(" using {}", self.api_version));
         }
         text
@@ -68,9 +68,9 @@ impl Managers {
         let mut managers = BTreeMap::new();
         for entry in entries {
             let text = |field: &str| entry.str_at(&[field]).to_owned();
-            let applies = match entry.str_at(&["operation"]) {
-                "Apply" => true,
-                "Update" => false,
+            let updates = match entry.str_at(&["operation"]) {
+                "Apply" => false,
+                "Update" => true,
                 _ => return None,
             };
             if text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
@@ -78,8 +78,8 @@ impl Managers {
             }
             let manager = Manager {
                 name: text("manager"),
-                applies,
-                api_version: if applies { String::new() } else { text("apiVersion") },
+                updates,
+                api_version: if updates { text("apiVersion") } else { String::new() },
                 subresource: text("subresource"),
             };
             let set = match entry.get("fieldsV1") {
@@ -101,7 +101,7 @@ impl Managers {
         all.sort_by(|(left, left_owned), (right, right_owned)| {
             let key = |manager: &Manager, owned: &Owned| {
                 let names = (manager.name.clone(), owned.api_version.clone(), manager.subresource.clone());
-                (!manager.applies, owned.time.clone(), names)
+                (manager.updates, owned.time.clone(), names)
             };
             key(left, left_owned).cmp(&key(right, right_owned))
         });
@@ -154,7 +154,7 @@ impl Managers {
 
     /// Keeps the number of updaters bounded: the oldest of the same version are put together.
     pub(super) fn cap(&mut self) {
-        let mut updaters: Vec<_> = self.0.iter().filter(|(manager, _)| !manager.applies).collect();
+        let mut updaters: Vec<_> = self.0.iter().filter(|(manager, _)| manager.updates).collect();
         let mut excess = updaters.len().saturating_sub(UPDATERS_LIMIT);
         updaters.sort_by_key(|(manager, owned)| (owned.time.clone(), (*manager).clone()));
         let oldest: Vec<Manager> = updaters.into_iter().map(|(manager, _)| manager.clone()).collect();
@@ -169,7 +169,7 @@ impl Managers {
                 continue;
             };
             let bucket =
-                Manager { name: ANCIENT.to_owned(), applies: false, api_version: version, subresource: String::new() };
+                Manager { name: ANCIENT.to_owned(), updates: true, api_version: version, subresource: String::new() };
             if let (false, Some(owned)) = (self.0.contains_key(&bucket), self.0.remove(&first)) {
                 self.0.insert(bucket.clone(), owned);
             }
@@ -186,7 +186,7 @@ impl Managers {
 fn entry(manager: &Manager, owned: &Owned) -> Value {
     let mut entry = json!({
         "manager": manager.name,
-        "operation": if manager.applies { "Apply" } else { "Update" },
+        "operation": if manager.updates { "Update" } else { "Apply" },
         "apiVersion": owned.api_version,
         "fieldsType": "FieldsV1",
         "fieldsV1": owned.set.encode(),
