@@ -106,11 +106,7 @@ impl Applier<'_> {
         name: &OsStr,
         metadata: &Metadata,
     ) -> io::Result<()> {
-        let device = |file_type: FileType, header: &tar::Header| {
-            let number = |part: io::Result<Option<u32>>| part.map(Option::unwrap_or_default);
-            let id = fs::makedev(number(header.device_major())?, number(header.device_minor())?);
-            fs::mknodat(parent, name, file_type, metadata.mode, id).map_err(io::Error::from)
-        };
+        let node = |file_type: FileType, device: u64| fs::mknodat(parent, name, file_type, metadata.mode, device);
         match kind {
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -123,9 +119,9 @@ impl Applier<'_> {
                 let target = entry.link_name_bytes().ok_or_else(|| invalid("a symbolic link without a target"))?;
                 fs::symlinkat(OsStr::from_bytes(&target), parent, name)?;
             }
-            tar::EntryType::Char => device(FileType::CharacterDevice, entry.header())?,
-            tar::EntryType::Block => device(FileType::BlockDevice, entry.header())?,
-            tar::EntryType::Fifo => device(FileType::Fifo, entry.header())?,
+            tar::EntryType::Char => node(FileType::CharacterDevice, device_number(entry.header())?)?,
+            tar::EntryType::Block => node(FileType::BlockDevice, device_number(entry.header())?)?,
+            tar::EntryType::Fifo => node(FileType::Fifo, 0)?,
             other => return Err(invalid(&format!("unknown type {:?}", other.as_byte() as char))),
         }
         fs::chownat(parent, name, Some(metadata.uid), Some(metadata.gid), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -338,8 +334,12 @@ fn remove_folder(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
     let mut xattrs = Vec::new();
     let mut fraction = None;
-    let (mut uid, mut gid) = (entry.header().uid()?, entry.header().gid()?);
-    let mut seconds = i64::try_from(entry.header().mtime()?).unwrap_or(0);
+    let header = entry.header();
+    let fields = header.as_old();
+    let mut uid = or_blank(&fields.uid, || header.uid())?;
+    let mut gid = or_blank(&fields.gid, || header.gid())?;
+    let mode = or_blank(&fields.mode, || header.mode())?;
+    let mut seconds = i64::try_from(or_blank(&fields.mtime, || header.mtime())?).unwrap_or(0);
     if let Some(extensions) = entry.pax_extensions()? {
         for extension in extensions {
             let extension = extension?;
@@ -357,10 +357,20 @@ fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
     Ok(Metadata {
         uid: Uid::from_raw(id(uid)?),
         gid: Gid::from_raw(id(gid)?),
-        mode: Mode::from_raw_mode(entry.header().mode()? & 0o7777),
+        mode: Mode::from_raw_mode(mode & 0o7777),
         time: Timespec { tv_sec: seconds, tv_nsec: fraction.unwrap_or(0) },
         xattrs,
     })
+}
+
+fn device_number(header: &tar::Header) -> io::Result<u64> {
+    let number = |part: io::Result<Option<u32>>| part.map(Option::unwrap_or_default);
+    Ok(fs::makedev(number(header.device_major())?, number(header.device_minor())?))
+}
+
+/// A field that was left blank is zero; some tools write no owner.
+fn or_blank<T: Default>(field: &[u8], number: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    if field.iter().all(|c| matches!(c, 0 | b' ')) { Ok(T::default()) } else { number() }
 }
 
 /// Seconds with a fraction, as extended headers write a time.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use skiff_cri::{CriError, CriResult};
@@ -38,6 +39,8 @@ impl ImageStore {
             let _adding = self.inner.adding.read().await;
             self.import_file(path.clone(), &names).await
         };
+        // What was in the archive beside the images.
+        self.inner.sweep_wanted.store(true, Ordering::Release);
         self.sweep_if_wanted().await;
         imported.map_err(failed)
     }
@@ -195,8 +198,8 @@ impl Archive {
             None => None,
         };
         let images = match layout {
-            Some(bytes) => self.from_layout(content, &bytes, &saved)?,
-            None => self.from_saved(content, &saved)?,
+            Some(bytes) => self.images_of_layout(content, &bytes, &saved)?,
+            None => self.images_of_saved(content, &saved)?,
         };
         if images.is_empty() {
             return Err(invalid(
@@ -206,7 +209,12 @@ impl Archive {
         Ok(images)
     }
 
-    fn from_layout(&self, content: &Content, bytes: &[u8], saved: &[Saved]) -> CriResult<Vec<(Found, Vec<Reference>)>> {
+    fn images_of_layout(
+        &self,
+        content: &Content,
+        bytes: &[u8],
+        saved: &[Saved],
+    ) -> CriResult<Vec<(Found, Vec<Reference>)>> {
         let layout: Layout = serde_json::from_slice(bytes).map_err(|error| invalid(format!("index.json: {error}")))?;
         // The same image stands there once for each of its names.
         let mut by_digest: BTreeMap<Digest, (Vec<Reference>, Descriptor)> = BTreeMap::new();
@@ -263,7 +271,7 @@ impl Archive {
         saved.iter().filter(same).flat_map(tags_of).collect()
     }
 
-    fn from_saved(&self, content: &Content, saved: &[Saved]) -> CriResult<Vec<(Found, Vec<Reference>)>> {
+    fn images_of_saved(&self, content: &Content, saved: &[Saved]) -> CriResult<Vec<(Found, Vec<Reference>)>> {
         let missing = |path: &Path| invalid(format!("{} is missing", path.display()));
         let mut images = Vec::new();
         let mut seen = HashSet::new();

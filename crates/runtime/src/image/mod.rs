@@ -19,6 +19,8 @@ mod pull;
 mod reference;
 mod service;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

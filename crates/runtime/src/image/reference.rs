@@ -217,10 +217,7 @@ mod tests {
         check("Nginx", "invalid reference format: repository name (library/Nginx) must be lowercase");
         let id = "a".repeat(64);
         check(&id, &format!("invalid repository name ({id}), cannot specify 64-byte hexadecimal strings"));
-        check(
-            &"a/".repeat(130).trim_end_matches('/').to_owned(),
-            "repository name must not be more than 255 characters",
-        );
+        check("a/".repeat(130).trim_end_matches('/'), "repository name must not be more than 255 characters");
     }
 
     #[test]

@@ -49,7 +49,11 @@ impl Snapshots {
         std::fs::create_dir(&staging).map_err(|error| disk_error("creating", &staging, &error))?;
         let unpacked = self.unpack_into(content, layer, diff_id, below, &staging).and_then(|usage| {
             let place = self.path(chain);
-            std::fs::rename(&staging, &place).map_err(|error| disk_error("renaming", &staging, &error))?;
+            match std::fs::rename(&staging, &place) {
+                // A pull that was given up unpacked the same while this one did.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => remove_tree(&staging)?,
+                done => done.map_err(|error| disk_error("renaming", &staging, &error))?,
+            }
             Ok(usage)
         });
         if unpacked.is_err() {
