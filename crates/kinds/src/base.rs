@@ -92,7 +92,7 @@ pub const BASE: ResourceDef = ResourceDef {
     default: no_defaults,
     prepare_create: rules::prepare::create,
     prepare_update: rules::prepare::update,
-    validate: valid,
+    validate: rules::schema_check::validate,
     validate_update: valid_update,
     warnings: no_warnings,
     row: plain_row,
@@ -100,11 +100,6 @@ pub const BASE: ResourceDef = ResourceDef {
 
 /// Sets nothing.
 pub fn no_defaults(_: &mut Object) {}
-
-/// Finds nothing wrong.
-pub fn valid(_: &Context, _: &Object) -> ErrorList {
-    ErrorList::new()
-}
 
 /// Finds nothing wrong.
 pub fn valid_update(_: &Context, _: &Object, _: &Object) -> ErrorList {

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{Object, names};
 
 use crate::base::list;
 use crate::def::{Column, List, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{self, AGE, NAME, cells, column, wide};
 use crate::rules::tree::{default_text, items_mut};
 
@@ -53,5 +54,77 @@ fn subject_text(subject: &Value) -> String {
     match (subject.str_at(&["kind"]), subject.str_at(&["name"])) {
         ("ServiceAccount", name) => format!("{}/{name}", subject.str_at(&["namespace"])),
         (_, name) => name.to_owned(),
+    }
+}
+
+/// Checks the rules of a role.
+pub fn check_rules(faults: &mut Faults, rules: &At, is_namespaced: bool) {
+    for rule in rules.items() {
+        let (verbs, urls) = (rule.get("verbs"), rule.get("nonResourceURLs"));
+        let (groups, resources, names) = (rule.get("apiGroups"), rule.get("resources"), rule.get("resourceNames"));
+        if verbs.is_blank() {
+            faults.required(&verbs, "verbs must contain at least one value");
+        }
+        if !urls.is_blank() {
+            if is_namespaced {
+                faults.invalid(&urls, "namespaced rules cannot apply to non-resource URLs");
+            }
+            if !groups.is_blank() || !resources.is_blank() || !names.is_blank() {
+                faults.invalid(&urls, "rules cannot apply to both regular resources and non-resource URLs");
+            }
+            continue;
+        }
+        if groups.is_blank() {
+            faults.required(&groups, "resource rules must supply at least one api group");
+        }
+        if resources.is_blank() {
+            faults.required(&resources, "resource rules must supply at least one resource");
+        }
+    }
+}
+
+/// Checks a binding: what role, and whose.
+pub fn check_binding(faults: &mut Faults, binding: &Object, is_namespaced: bool) {
+    let role = At::top(binding, "roleRef");
+    if role.get("apiGroup").text() != GROUP {
+        faults.not_supported(&role.get("apiGroup"), &[GROUP]);
+    }
+    let kinds: &[&str] = if is_namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    if !kinds.contains(&role.get("kind").text()) {
+        faults.not_supported(&role.get("kind"), kinds);
+    }
+    faults.needs_name(&role.get("name"), names::check_path_segment);
+    for subject in At::top(binding, "subjects").items() {
+        check_subject(faults, &subject, is_namespaced);
+    }
+}
+
+fn check_subject(faults: &mut Faults, subject: &At, is_namespaced: bool) {
+    let (kind, group, name) = (subject.get("kind"), subject.get("apiGroup"), subject.get("name"));
+    faults.needs(&name);
+    match kind.text() {
+        "ServiceAccount" => {
+            faults.name(&name, names::check_dns_subdomain);
+            if !group.is_blank() {
+                faults.not_supported(&group, &[""]);
+            }
+            if !is_namespaced {
+                faults.needs(&subject.get("namespace"));
+            }
+        }
+        "User" | "Group" => {
+            if group.text() != GROUP {
+                faults.not_supported(&group, &[GROUP]);
+            }
+        }
+        _ => faults.not_supported(&kind, &["ServiceAccount", "User", "Group"]),
+    }
+}
+
+/// A binding cannot change its role.
+pub fn check_binding_update(faults: &mut Faults, new: &Object, old: &Object) {
+    let (role, was) = (At::top(new, "roleRef"), At::top(old, "roleRef"));
+    if role.value() != was.value() {
+        faults.invalid(&role, "cannot change roleRef");
     }
 }

@@ -72,12 +72,12 @@ pub fn check_access_modes(faults: &mut Faults, modes: &At) {
 pub fn check_claim(faults: &mut Faults, spec: &At) {
     check_access_modes(faults, &spec.get("accessModes"));
     faults.selector(&spec.get("selector"));
-    let storage = spec.walk(&["resources", "requests"]);
-    match storage.get("storage").quantity() {
-        None => faults.required(&storage.renamed(storage.path().key("storage")), ""),
+    let resources = spec.get("resources");
+    let storage = spec.walk(&["resources", "requests", "storage"]).renamed(resources.path().key("storage"));
+    match storage.quantity() {
+        None => faults.required(&storage, ""),
         Some(quantity) if quantity <= skiff_base::Quantity::ZERO => {
-            let at = storage.get("storage").renamed(storage.path().key("storage"));
-            faults.invalid(&at, "must be greater than zero");
+            faults.invalid(&storage, "must be greater than zero")
         }
         Some(_) => {}
     }

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Scope};
+use crate::def::{Context, ResourceDef, Scope};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
 use crate::rules::{admission_rules, table, tree};
 
@@ -25,6 +26,7 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: list![NAME, column("Webhooks", "integer", "The number of webhooks."), AGE],
     default: defaults,
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -37,4 +39,10 @@ fn defaults(object: &mut Object) {
 
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     cells![object.name(), object.list_at(&["webhooks"]).len(), table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    admission_rules::check_webhooks(&mut faults, &At::top(object, "webhooks"));
+    faults.into_list()
 }

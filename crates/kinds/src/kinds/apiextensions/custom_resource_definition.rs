@@ -1,12 +1,13 @@
 //! `apiextensions.k8s.io/v1` CustomResourceDefinition: a kind that a user defines.
 
 use serde_json::json;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
-use crate::rules::{prepare, tree};
+use crate::rules::check::Faults;
+use crate::rules::{crd_check, prepare, tree};
 
 /// `customresourcedefinitions`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -25,6 +26,8 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     prepare_create: prepare_create,
     prepare_update: prepare_update,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -71,4 +74,16 @@ fn remember_stored_version(object: &mut Object) {
         }
     }
     object.set_at(&["status", "storedVersions"], known);
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    crd_check::definition(&mut faults, object);
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    crd_check::update(&mut faults, new, old);
+    faults.into_list()
 }

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Scope, Subresource};
+use crate::def::{Context, ResourceDef, Scope, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
 use crate::rules::{table, tree};
 
@@ -30,6 +31,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -55,3 +57,41 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     );
     cells![object.name(), service, available, table::age(object, now)]
 }
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let (name, spec) = (At::top(object, "metadata").get("name"), At::top(object, "spec"));
+    let wanted = format!("{}.{}", spec.get("version").text(), spec.get("group").text());
+    if name.text() != wanted {
+        faults.invalid(&name, format!("must be `spec.version+\".\"+spec.group`: {wanted:?}"));
+    }
+    if spec.get("group").is_blank() && spec.get("version").text() != "v1" {
+        faults.required(&spec.get("group"), "only v1 may have an empty group and it better be legacy kube");
+    }
+    faults.all_invalid(&spec.get("version"), names::check_dns_1035_label(spec.get("version").text()));
+    for (field, limit) in [("groupPriorityMinimum", GROUP_PRIORITY_LIMIT), ("versionPriority", VERSION_PRIORITY_LIMIT)]
+    {
+        let priority = spec.get(field);
+        if !(1..=limit).contains(&priority.int().unwrap_or(0)) {
+            let words = format!("must be positive and less than {limit}");
+            faults.invalid_as(&priority, priority.int().unwrap_or(0), words);
+        }
+    }
+    let (service, bundle) = (spec.get("service"), spec.get("caBundle"));
+    if !service.is_set() {
+        if !bundle.is_blank() {
+            faults.invalid_as(&bundle, "", "local APIServices may not have a caBundle");
+        }
+        return faults.into_list();
+    }
+    faults.needs(&service.get("namespace"));
+    faults.needs(&service.get("name"));
+    faults.port(&service.get("port"));
+    if spec.get("insecureSkipTLSVerify").flag() && !bundle.is_blank() {
+        faults.invalid(&spec.get("insecureSkipTLSVerify"), "may not be true if caBundle is present");
+    }
+    faults.into_list()
+}
+
+const GROUP_PRIORITY_LIMIT: i64 = 20_000;
+const VERSION_PRIORITY_LIMIT: i64 = 1000;

@@ -1,12 +1,13 @@
 //! `autoscaling/v2` HorizontalPodAutoscaler: scales a workload by its metrics.
 
 use serde_json::{Value, json};
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Subresource};
-use crate::rules::{hpa_rules, tree};
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
+use crate::rules::{hpa_rules, quota_check, tree};
 
 /// `horizontalpodautoscalers`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -23,6 +24,7 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: hpa_rules::COLUMNS,
     default: defaults,
     row: hpa_rules::row,
+    validate: validate,
     ..BASE
 };
 
@@ -52,4 +54,10 @@ fn scaling_defaults(spec: &mut Value, direction: &str, policies: Value) {
     if tree::is_blank(spec.at(&["behavior", direction, "policies"])) {
         spec.set_at(&["behavior", direction, "policies"], policies);
     }
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    quota_check::autoscaler(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
 }

@@ -1,11 +1,12 @@
 //! `autoscaling/v1` HorizontalPodAutoscaler: scales a workload by its metrics.
 
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Subresource};
-use crate::rules::hpa_rules;
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
+use crate::rules::{hpa_rules, quota_check};
 
 /// `horizontalpodautoscalers`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -22,6 +23,7 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: hpa_rules::COLUMNS,
     default: defaults,
     row: hpa_rules::row,
+    validate: validate,
     ..BASE
 };
 
@@ -33,4 +35,10 @@ fn defaults(object: &mut Object) {
     if object.annotation("autoscaling.alpha.kubernetes.io/metrics").is_none() {
         object.default_at(&["spec", "targetCPUUtilizationPercentage"], CPU_UTILIZATION_PERCENT);
     }
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    quota_check::autoscaler(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
 }

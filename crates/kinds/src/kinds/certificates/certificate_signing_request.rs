@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, selectable, special, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
 use crate::rules::{prepare, table, tree};
 
@@ -39,6 +40,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     prepare_update: prepare_update,
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -85,3 +87,29 @@ fn condition(object: &Object) -> String {
     }
     text
 }
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let spec = At::top(object, "spec");
+    if spec.get("usages").is_blank() {
+        faults.required(&spec.get("usages"), "usages must be provided");
+    }
+    if !spec.get("request").text().starts_with(PEM_HEADER) {
+        faults.invalid(&spec.get("request"), "PEM block type must be CERTIFICATE REQUEST");
+    }
+    let signer = spec.get("signerName");
+    if faults.needs(&signer)
+        && !signer.text().split_once('/').is_some_and(|(domain, name)| domain.contains('.') && !name.is_empty())
+    {
+        faults.invalid(&signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    }
+    let seconds = spec.get("expirationSeconds");
+    if seconds.int().is_some_and(|seconds| seconds < EXPIRATION_MIN_SECONDS) {
+        faults.invalid(&seconds, "may not specify a duration less than 600 seconds (10 minutes)");
+    }
+    faults.into_list()
+}
+
+/// `-----BEGIN CERTIFICATE REQUEST-----` in base64, as far as it is the same for every text behind it.
+const PEM_HEADER: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS";
+const EXPIRATION_MIN_SECONDS: i64 = 600;

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table;
 use crate::rules::table::{AGE, NAME, cells, column};
 
@@ -23,9 +24,28 @@ pub static DEF: ResourceDef = ResourceDef {
     relaxed_durability: true,
     columns: list![NAME, column("Holder", "string", "Who holds it."), AGE],
     row: row,
+    validate: validate,
     ..BASE
 };
 
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     cells![object.name(), object.str_at(&["spec", "holderIdentity"]), table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let spec = At::top(object, "spec");
+    let seconds = spec.get("leaseDurationSeconds");
+    if seconds.int().is_some_and(|seconds| seconds <= 0) {
+        faults.invalid(&seconds, "must be greater than 0");
+    }
+    let transitions = spec.get("leaseTransitions");
+    if transitions.int().is_some_and(|count| count < 0) {
+        faults.invalid(&transitions, "must be greater than or equal to 0");
+    }
+    let holder = spec.get("holderIdentity");
+    if holder.is_set() && holder.is_blank() {
+        faults.invalid(&holder, "must not be empty");
+    }
+    faults.into_list()
 }

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{table, tree};
+use crate::rules::{network_check, table, tree};
 
 /// `endpoints`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -22,6 +23,7 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: list![NAME, column("Endpoints", "string", "The addresses and ports."), AGE],
     default: defaults,
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -57,4 +59,10 @@ fn addresses(subset: &Value) -> Vec<String> {
         ips.iter().map(join).collect::<Vec<_>>()
     };
     ports.iter().flat_map(with_port).collect()
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    network_check::endpoints(&mut faults, &At::top(object, "subsets"));
+    faults.into_list()
 }

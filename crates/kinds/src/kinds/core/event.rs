@@ -1,7 +1,11 @@
 //! `v1` Event: something that happened to an object.
 
+use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
+
 use crate::base::{BASE, selectable, text, texts};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::event_rules;
 
 /// `events`.
@@ -28,5 +32,16 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     columns: event_rules::COLUMNS,
     row: event_rules::row,
+    validate: validate,
     ..BASE
 };
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let involved = At::top(object, "involvedObject").get("namespace");
+    let namespace = if involved.is_blank() { "default" } else { involved.text() };
+    if namespace != object.namespace() && !(involved.is_blank() && object.namespace() == "kube-system") {
+        faults.invalid_as(&involved, involved.text(), "does not match event.namespace");
+    }
+    faults.into_list()
+}

@@ -1,12 +1,13 @@
 //! `v1` LimitRange: defaults and bounds of resources in a namespace.
 
 use serde_json::Value;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, text, texts};
-use crate::def::ResourceDef;
-use crate::rules::tree;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
+use crate::rules::{quota_check, tree};
 
 /// `limitranges`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -18,6 +19,7 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.core.v1.LimitRange"),
     create_on_update: true,
     default: defaults,
+    validate: validate,
     ..BASE
 };
 
@@ -36,4 +38,10 @@ fn fill(item: &mut Value, field: &str, from: &str) {
     for (resource, quantity) in item.map_at(&[from]).cloned().unwrap_or_default() {
         item.default_at(&[field, &resource], quantity);
     }
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    quota_check::limit_range(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
 }

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{Object, names};
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, selectable, special, text, texts};
 use crate::def::{Context, Deletion, ResourceDef, Scope, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
 use crate::rules::{prepare, table, tree};
 
@@ -29,6 +30,7 @@ pub static DEF: ResourceDef = ResourceDef {
     prepare_create: prepare_create,
     prepare_update: prepare_update,
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -73,4 +75,16 @@ fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
 
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     cells![object.name(), object.str_at(&["status", "phase"]), table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    for finalizer in At::top(object, "spec").get("finalizers").items() {
+        let wrong = names::check_label_key(finalizer.text());
+        if wrong.is_empty() && !finalizer.text().contains('/') && finalizer.text() != FINALIZER {
+            faults.invalid(&finalizer, "name is neither a standard finalizer name nor is it fully qualified");
+        }
+        faults.all_invalid(&finalizer, wrong);
+    }
+    faults.into_list()
 }

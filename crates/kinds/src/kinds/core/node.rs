@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, special, text, texts};
 use crate::def::{Context, ResourceDef, Scope, SelectableField, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column, wide};
 use crate::rules::{prepare, table, tree};
 
@@ -41,6 +42,8 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     prepare_create: prepare_create,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -102,4 +105,42 @@ fn address<'a>(object: &'a Object, kind: &str) -> &'a str {
     let addresses = object.list_at(&["status", "addresses"]).iter();
     let mut found = addresses.filter(|address| address.str_at(&["type"]) == kind);
     found.next().map_or(table::NONE, |address| address.str_at(&["address"]))
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
+    let mut seen = BTreeSet::new();
+    for taint in spec.get("taints").items() {
+        let (key, effect) = (taint.get("key"), taint.get("effect"));
+        faults.all_invalid(&key, names::check_label_key(key.text()));
+        faults.name(&taint.get("value"), names::check_label_value);
+        faults.needs_choice(&effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        if !seen.insert((key.text(), effect.text())) {
+            faults.duplicate(&taint);
+        }
+    }
+    for range in spec.get("podCIDRs").items() {
+        faults.cidr(&range);
+    }
+    for field in ["capacity", "allocatable"] {
+        for (_, quantity) in At::top(object, "status").get(field).entries() {
+            faults.non_negative_quantity(&quantity);
+        }
+    }
+    faults.into_list()
+}
+
+/// The ranges of a node's Pods and its provider's name can be given once.
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let (spec, was) = (At::top(new, "spec"), At::top(old, "spec"));
+    let mut faults = Faults::new();
+    if !was.get("podCIDRs").is_blank() && spec.get("podCIDRs").value() != was.get("podCIDRs").value() {
+        let words = "node updates may not change podCIDR except from \"\" to valid";
+        faults.forbidden(&spec.get("podCIDRs"), words);
+    }
+    if !was.get("providerID").is_blank() && spec.get("providerID").text() != was.get("providerID").text() {
+        let words = "node updates may not change providerID except from \"\" to valid";
+        faults.forbidden(&spec.get("providerID"), words);
+    }
+    faults.into_list()
 }

@@ -1,14 +1,15 @@
 //! `v1` PersistentVolume: a piece of storage.
 
 use serde_json::{Value, json};
-use skiff_base::Timestamp;
-use skiff_object::Object;
+use skiff_base::{Quantity, Timestamp};
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, FieldError, Object, names};
 
 use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column, wide};
-use crate::rules::{container_defaults, prepare, storage_rules, table, tree};
+use crate::rules::{affinity_check, container_defaults, prepare, storage_rules, table, tree, volume_check};
 
 /// `persistentvolumes`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -36,6 +37,8 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     prepare_create: prepare_create,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -69,4 +72,77 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         table::age(object, now),
         table::text_or(object, &["spec", "volumeMode"], table::UNSET),
     ]
+}
+
+/// Fields of the specification that are no sources.
+const PLAIN_FIELDS: [&str; 9] = [
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
+
+fn sources<'a>(spec: &At<'a>) -> Vec<(&'a str, At<'a>)> {
+    let fields = spec.value().as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    fields.filter(|name| !PLAIN_FIELDS.contains(name)).map(|name| (name, spec.get(name))).collect()
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
+    storage_rules::check_access_modes(&mut faults, &spec.get("accessModes"));
+    let capacity = spec.get("capacity");
+    if capacity.is_blank() {
+        faults.required(&capacity, "");
+    } else if !capacity.get("storage").is_set() || capacity.entries().len() > 1 {
+        faults.extend([FieldError::not_supported(capacity.path(), capacity.value().clone(), &["storage"])]);
+    }
+    for (_, quantity) in capacity.entries() {
+        if quantity.quantity().is_some_and(|quantity| quantity <= Quantity::ZERO) {
+            faults.invalid(&quantity, "must be greater than zero");
+        }
+    }
+    faults.choice(&spec.get("persistentVolumeReclaimPolicy"), &["Delete", "Recycle", "Retain"]);
+    let affinity = spec.walk(&["nodeAffinity", "required"]);
+    if affinity.is_set() {
+        affinity_check::node_selector(&mut faults, &affinity);
+    }
+    let sources = sources(&spec);
+    if sources.is_empty() {
+        faults.required(&spec, "must specify a volume type");
+    }
+    for (index, (kind, source)) in sources.iter().enumerate() {
+        if index > 0 {
+            faults.forbidden(source, "may not specify more than 1 volume type");
+        } else {
+            volume_check::storage_source(&mut faults, kind, source);
+        }
+    }
+    if spec.get("local").is_set() && !affinity.is_set() {
+        faults.required(&spec.get("nodeAffinity"), "Local volume requires node affinity");
+    }
+    faults.name(&spec.get("storageClassName"), names::check_dns_subdomain);
+    faults.choice(&spec.get("volumeMode"), &["Block", "Filesystem"]);
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let (spec, was) = (At::top(new, "spec"), At::top(old, "spec"));
+    let mut faults = Faults::new();
+    let of = |spec: &At| {
+        sources(spec).into_iter().map(|(kind, at)| (kind.to_owned(), at.value().clone())).collect::<Vec<_>>()
+    };
+    if of(&spec) != of(&was) {
+        let words = "spec.persistentvolumesource is immutable after creation";
+        faults.forbidden(&spec.get("persistentvolumesource"), words);
+    }
+    faults.immutable(&spec.get("volumeMode"), &was.get("volumeMode"));
+    if was.get("nodeAffinity").is_set() {
+        faults.immutable(&spec.get("nodeAffinity"), &was.get("nodeAffinity"));
+    }
+    faults.into_list()
 }

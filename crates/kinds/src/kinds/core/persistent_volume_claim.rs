@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column, wide};
 use crate::rules::{prepare, storage_rules, table, tree};
 
@@ -33,6 +34,8 @@ pub static DEF: ResourceDef = ResourceDef {
     default: storage_rules::claim_defaults,
     prepare_create: prepare_create,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -55,4 +58,44 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         table::age(object, now),
         table::text_or(object, &["spec", "volumeMode"], table::UNSET),
     ]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    storage_rules::check_claim(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
+}
+
+/// A claim is settled once it is made, but for its size, its binding and the class of its attributes.
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let (spec, was) = (At::top(new, "spec"), At::top(old, "spec"));
+    let mut faults = Faults::new();
+    let settled = |object: &Object| {
+        let mut spec = object.get("spec").cloned().unwrap_or(Value::Null);
+        spec.remove_at(&["resources", "requests"]);
+        spec.remove_at(&["volumeAttributesClassName"]);
+        if old.str_at(&["spec", "volumeName"]).is_empty() {
+            spec.remove_at(&["volumeName"]);
+        }
+        if old.at(&["spec", "storageClassName"]).is_none() && old.str_at(&["status", "phase"]) != "Bound" {
+            spec.remove_at(&["storageClassName"]);
+        }
+        spec
+    };
+    if settled(new) != settled(old) {
+        let words =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        faults.forbidden(&spec, words);
+    }
+    let (size, had) =
+        (spec.walk(&["resources", "requests", "storage"]), was.walk(&["resources", "requests", "storage"]));
+    let given = At::top(old, "status").walk(&["capacity", "storage"]);
+    if let (Some(size_now), Some(before)) = (size.quantity(), had.quantity())
+        && size_now < before
+        && given.quantity().is_none_or(|given| size_now <= given)
+    {
+        faults
+            .forbidden(&spec.walk(&["resources", "requests", "storage"]), "field can not be less than status.capacity");
+    }
+    faults.into_list()
 }

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Subresource};
-use crate::rules::table;
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{quota_check, table};
 
 /// `resourcequotas`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -26,6 +27,8 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -39,4 +42,17 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         if resource.starts_with("limits") { limits.push(text) } else { requests.push(text) }
     }
     cells![object.name(), requests.join(", "), limits.join(", "), table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    quota_check::quota(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let scopes = |object| At::top(object, "spec").get("scopes");
+    faults.immutable(&scopes(new), &scopes(old));
+    faults.into_list()
 }

@@ -3,12 +3,13 @@
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{Object, names};
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, selectable, special, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, SELECTOR, cells, column};
-use crate::rules::{prepare, table, tree};
+use crate::rules::{prepare, service_check, table, tree};
 
 /// `services`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -38,6 +39,8 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     prepare_update: prepare_update,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -109,6 +112,7 @@ fn family_defaults(spec: &mut Value) {
 fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
     prepare::update(context, new, old);
     if context.subresource != "status" {
+        same_addresses(new, old);
         keep_allocations(new, old);
         drop_unused_fields(new, old);
         family_defaults(tree::made_mut(new, &["spec"]));
@@ -136,6 +140,23 @@ fn has_node_ports(object: &Object) -> bool {
 
 fn needs_health_check(object: &Object) -> bool {
     kind_of_object(object) == "LoadBalancer" && object.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
+}
+
+/// Who changes one of `clusterIP` and `clusterIPs` means both.
+fn same_addresses(new: &mut Object, old: &Object) {
+    let (one, all) = (new.str_at(&["spec", "clusterIP"]).to_owned(), new.list_at(&["spec", "clusterIPs"]).to_vec());
+    let (was_one, was_all) = (old.str_at(&["spec", "clusterIP"]), old.list_at(&["spec", "clusterIPs"]));
+    if one != was_one && all == was_all {
+        match one.as_str() {
+            "" => drop(new.remove_at(&["spec", "clusterIPs"])),
+            _ => new.set_at(&["spec", "clusterIPs"], json!([one])),
+        }
+    } else if one == was_one && all != was_all {
+        match all.first() {
+            None => drop(new.remove_at(&["spec", "clusterIP"])),
+            Some(first) => new.set_at(&["spec", "clusterIP"], first.clone()),
+        }
+    }
 }
 
 fn keep_allocations(new: &mut Object, old: &Object) {
@@ -235,4 +256,16 @@ fn external_address(object: &Object) -> String {
         "ExternalName" => object.str_at(&["spec", "externalName"]).to_owned(),
         _ => table::UNKNOWN.to_owned(),
     }
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    service_check::spec(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    service_check::update(&mut faults, &At::top(new, "spec"), &At::top(old, "spec"));
+    faults.into_list()
 }

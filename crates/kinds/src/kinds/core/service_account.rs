@@ -1,7 +1,10 @@
 //! `v1` ServiceAccount: an identity for Pods.
 
+use skiff_object::{ErrorList, Object};
+
 use crate::base::{BASE, list, special, text, texts};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table;
 use crate::rules::table::{AGE, NAME};
 
@@ -16,5 +19,14 @@ pub static DEF: ResourceDef = ResourceDef {
     subresources: list![special("token", ("authentication.k8s.io", "v1", "TokenRequest"), texts!["create"])],
     columns: list![NAME, AGE],
     row: table::name_and_age,
+    validate: validate,
     ..BASE
 };
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    for secret in At::top(object, "imagePullSecrets").items() {
+        faults.needs(&secret.get("name"));
+    }
+    faults.into_list()
+}

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{table, tree};
+use crate::rules::{network_check, table, tree};
 
 /// `endpointslices`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -28,6 +29,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -56,4 +59,16 @@ fn port_text(port: &Value) -> String {
         Some(number) => number.to_string(),
         None => table::text_or(port, &["name"], "*").to_owned(),
     }
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    network_check::endpoint_slice(&mut faults, &At::root(object));
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    faults.immutable(&At::top(new, "addressType"), &At::top(old, "addressType"));
+    faults.into_list()
 }

@@ -3,10 +3,11 @@
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{GroupKind, Object};
+use skiff_object::{ErrorList, FieldError, GroupKind, Object};
 
 use crate::base::{BASE, list, text};
-use crate::def::{ResourceDef, Scope};
+use crate::def::{Context, ResourceDef, Scope};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
 use crate::rules::{table, tree};
 
@@ -28,6 +29,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -44,4 +47,39 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     });
     let parameters = parameters.unwrap_or_else(|| table::NONE.to_owned());
     cells![object.name(), object.str_at(&["spec", "controller"]), parameters, table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let spec = At::top(object, "spec");
+    let controller = spec.get("controller");
+    if faults.needs(&controller) && controller.text().len() > CONTROLLER_LIMIT_BYTES {
+        faults.extend([FieldError::too_long(controller.path(), CONTROLLER_LIMIT_BYTES)]);
+    }
+    let parameters = spec.get("parameters");
+    if parameters.is_set() {
+        faults.needs(&parameters.get("kind"));
+        faults.needs(&parameters.get("name"));
+        faults.needs_choice(&parameters.get("scope"), &["Cluster", "Namespace"]);
+        match (parameters.get("scope").text(), parameters.get("namespace").is_set()) {
+            ("Namespace", false) => {
+                faults.required(&parameters.get("namespace"), "`parameters.scope` is set to 'Namespace'");
+            }
+            ("Cluster", true) => {
+                faults.forbidden(&parameters.get("namespace"), "`parameters.scope` is set to 'Cluster'");
+            }
+            _ => {}
+        }
+    }
+    faults.into_list()
+}
+
+/// The longest name of a controller.
+const CONTROLLER_LIMIT_BYTES: usize = 250;
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let controller = |object| At::top(object, "spec").get("controller");
+    faults.immutable(&controller(new), &controller(old));
+    faults.into_list()
 }

@@ -3,10 +3,11 @@
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{GroupResource, Object};
+use skiff_object::{ErrorList, GroupResource, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Scope};
+use crate::def::{Context, ResourceDef, Scope};
+use crate::rules::check::{At, Faults};
 use crate::rules::table;
 use crate::rules::table::{NAME, cells, column};
 
@@ -22,6 +23,8 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.networking.v1.IPAddress"),
     columns: list![NAME, column("ParentRef", "string", "What the address belongs to.")],
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -34,4 +37,26 @@ fn row(_: &ResourceDef, object: &Object, _: Timestamp) -> Vec<Value> {
         }
     });
     cells![object.name(), parent.unwrap_or_else(|| table::NONE.to_owned())]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let name = At::top(object, "metadata").get("name");
+    let parsed: Result<std::net::IpAddr, _> = name.text().parse();
+    if parsed.is_ok_and(|ip| ip.to_string() != name.text()) {
+        faults.invalid(&name, "must be a canonical IP address");
+    }
+    let parent = At::top(object, "spec").get("parentRef");
+    if faults.needs(&parent) {
+        faults.needs(&parent.get("resource"));
+        faults.needs(&parent.get("name"));
+    }
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let parent = |object| At::top(object, "spec").get("parentRef");
+    faults.immutable(&parent(new), &parent(old));
+    faults.into_list()
 }

@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{table, tree};
+use crate::rules::{network_check, table, tree};
 
 /// `networkpolicies`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -23,6 +24,7 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: list![NAME, column("Pod-Selector", "string", "The labels of the Pods that it holds for."), AGE],
     default: defaults,
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -44,4 +46,10 @@ fn defaults(object: &mut Object) {
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     let selector = table::selector_text(object.at(&["spec", "podSelector"]));
     cells![object.name(), selector, table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    network_check::network_policy(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
 }

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Subresource};
-use crate::rules::table;
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{quota_check, table};
 
 /// `poddisruptionbudgets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -30,6 +31,7 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -41,4 +43,10 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         table::number(object, &["status", "disruptionsAllowed"]),
         table::age(object, now),
     ]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    quota_check::budget(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
 }

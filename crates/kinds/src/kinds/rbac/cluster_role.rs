@@ -1,9 +1,11 @@
 //! `rbac.authorization.k8s.io/v1` ClusterRole: permissions, for the cluster or for any namespace.
 
-use skiff_object::names;
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, text};
-use crate::def::{ResourceDef, Scope};
+use crate::def::{Context, ResourceDef, Scope};
+use crate::rules::check::{At, Faults};
+use crate::rules::rbac_rules;
 
 /// `clusterroles`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -16,5 +18,12 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.rbac.v1.ClusterRole"),
     create_on_update: true,
     name_rule: names::path_segment,
+    validate: validate,
     ..BASE
 };
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    rbac_rules::check_rules(&mut faults, &At::top(object, "rules"), false);
+    faults.into_list()
+}

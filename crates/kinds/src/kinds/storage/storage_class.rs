@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::{ResourceDef, Scope};
+use crate::def::{Context, ResourceDef, Scope};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
 use crate::rules::{table, tree};
 
@@ -30,6 +31,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row: row,
+    validate: validate,
+    validate_update: validate_update,
     ..BASE
 };
 
@@ -53,4 +56,32 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         object.bool_at(&["allowVolumeExpansion"]),
         table::age(object, now),
     ]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let provisioner = At::top(object, "provisioner");
+    if faults.needs(&provisioner) {
+        faults.all_invalid(&provisioner, names::check_label_key(&provisioner.text().to_lowercase()));
+    }
+    for (key, value) in At::top(object, "parameters").entries() {
+        if key.is_empty() {
+            faults.invalid_as(&value, key, "field can not be empty.");
+        }
+    }
+    faults.choice(&At::top(object, "reclaimPolicy"), &["Delete", "Retain"]);
+    faults.needs_choice(&At::top(object, "volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    for field in ["parameters", "provisioner", "reclaimPolicy"] {
+        let (new, old) = (At::top(new, field), At::top(old, field));
+        if new.value() != old.value() && !(new.is_blank() && old.is_blank()) {
+            faults.forbidden(&new, format!("updates to {field} are forbidden."));
+        }
+    }
+    faults.immutable(&At::top(new, "volumeBindingMode"), &At::top(old, "volumeBindingMode"));
+    faults.into_list()
 }

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text, texts};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table;
 use crate::rules::table::{AGE, NAME, cells, column};
 
@@ -24,6 +25,7 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     row: row,
+    validate: validate,
     ..BASE
 };
 
@@ -31,4 +33,10 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     let (wanted, current) =
         (table::number(object, &["spec", "replicas"]), table::number(object, &["status", "replicas"]));
     cells![object.name(), wanted, current, table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    faults.non_negative(&At::top(object, "spec").get("replicas"));
+    faults.into_list()
 }

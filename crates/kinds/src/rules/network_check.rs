@@ -1,0 +1,276 @@
+//! What may be wrong with Ingresses, NetworkPolicies and endpoints.
+
+use std::collections::BTreeSet;
+
+use skiff_object::{FieldError, names};
+
+use crate::rules::check::{At, Faults, is_cidr};
+use crate::rules::service_check::special_address;
+
+/// Checks an Ingress.
+pub fn ingress(faults: &mut Faults, spec: &At) {
+    let (rules, backend) = (spec.get("rules"), spec.get("defaultBackend"));
+    if rules.is_blank() && !backend.is_set() {
+        faults.invalid_as(spec, rules.value().clone(), "either `defaultBackend` or `rules` must be specified");
+    }
+    if backend.is_set() {
+        ingress_backend(faults, &backend);
+    }
+    for rule in rules.items() {
+        host(faults, &rule.get("host"), true);
+        let http = rule.get("http");
+        if !http.is_set() {
+            continue;
+        }
+        let paths = http.get("paths");
+        if paths.is_blank() {
+            faults.required(&paths, "");
+        }
+        for path in paths.items() {
+            ingress_path(faults, &path);
+            ingress_backend(faults, &path.get("backend"));
+        }
+    }
+    for tls in spec.get("tls").items() {
+        for name in tls.get("hosts").items() {
+            host(faults, &name, false);
+        }
+        faults.name(&tls.get("secretName"), names::check_dns_subdomain);
+    }
+    faults.name(&spec.get("ingressClassName"), names::check_dns_subdomain);
+}
+
+fn host(faults: &mut Faults, host: &At, no_address: bool) {
+    if host.is_blank() {
+        return;
+    }
+    if no_address && host.text().parse::<std::net::IpAddr>().is_ok() {
+        faults.invalid(host, "must be a DNS name, not an IP address");
+    }
+    let check =
+        if host.text().contains('*') { names::check_wildcard_dns_subdomain } else { names::check_dns_subdomain };
+    faults.all_invalid(host, check(host.text()));
+}
+
+fn ingress_path(faults: &mut Faults, path: &At) {
+    const BAD_PARTS: [&str; 6] = ["//", "/./", "/../", "%2f", "%2F", "/%2e"];
+    const BAD_ENDS: [&str; 2] = ["/..", "/."];
+    let (kind, text) = (path.get("pathType"), path.get("path"));
+    match kind.text() {
+        "" => faults.required(&kind, "pathType must be specified"),
+        "Exact" | "Prefix" => {
+            if !text.text().starts_with('/') {
+                faults.invalid_as(&text, text.text(), "must be an absolute path");
+            }
+            for bad in BAD_PARTS.iter().filter(|bad| text.text().contains(**bad)) {
+                faults.invalid(&text, format!("must not contain '{bad}'"));
+            }
+            for bad in BAD_ENDS.iter().filter(|bad| text.text().ends_with(**bad)) {
+                faults.invalid(&text, format!("cannot end with '{bad}'"));
+            }
+        }
+        "ImplementationSpecific" => {
+            if !text.is_blank() && !text.text().starts_with('/') {
+                faults.invalid(&text, "must be an absolute path");
+            }
+        }
+        _ => faults.not_supported(&kind, &["Exact", "ImplementationSpecific", "Prefix"]),
+    }
+}
+
+fn ingress_backend(faults: &mut Faults, backend: &At) {
+    let (service, resource) = (backend.get("service"), backend.get("resource"));
+    match (service.is_set(), resource.is_set()) {
+        (true, true) => faults.invalid_as(backend, "", "cannot set both resource and service backends"),
+        (false, true) => {
+            faults.needs(&resource.get("kind"));
+            faults.needs(&resource.get("name"));
+        }
+        (false, false) => faults.required(backend, "service or resource backend is required"),
+        (true, false) => {
+            faults.needs_name(&service.get("name"), names::check_dns_1035_label);
+            let port = service.get("port");
+            let (name, number) = (port.get("name"), port.get("number"));
+            match (!name.is_blank(), number.int().unwrap_or(0) != 0) {
+                (true, true) => {
+                    faults.invalid_as(&port, port.value().clone(), "cannot set both port name & port number")
+                }
+                (true, false) => faults.all_invalid(&name, names::check_port_name(name.text())),
+                (false, true) => faults.port(&number),
+                (false, false) => faults.required(&port, "port name or number is required"),
+            }
+        }
+    }
+}
+
+/// Checks a NetworkPolicy.
+pub fn network_policy(faults: &mut Faults, spec: &At) {
+    faults.selector(&spec.get("podSelector"));
+    for (direction, side) in [("ingress", "from"), ("egress", "to")] {
+        for rule in spec.get(direction).items() {
+            rule.get("ports").items().iter().for_each(|port| policy_port(faults, port));
+            rule.get(side).items().iter().for_each(|peer| policy_peer(faults, peer));
+        }
+    }
+    let types = spec.get("policyTypes");
+    if types.items().len() > 2 {
+        faults.invalid(&types, "may not specify more than two policyTypes");
+    } else {
+        types.items().iter().for_each(|kind| faults.choice(kind, &["Egress", "Ingress"]));
+    }
+}
+
+fn policy_port(faults: &mut Faults, port: &At) {
+    faults.choice(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+    let (number, end) = (port.get("port"), port.get("endPort"));
+    if number.is_set() {
+        faults.port_or_name(&number);
+        if end.is_set() {
+            faults.port(&end);
+            match number.int() {
+                None => faults.invalid(&end, "may not be specified when `port` is non-numeric"),
+                Some(number) if end.int().is_some_and(|end| end < number) => {
+                    faults.invalid(&end, "must be greater than or equal to `port`");
+                }
+                Some(_) => {}
+            }
+        }
+    } else if end.is_set() {
+        faults.invalid(&end, "may not be specified when `port` is not specified");
+    }
+}
+
+fn policy_peer(faults: &mut Faults, peer: &At) {
+    let (pods, namespaces, block) = (peer.get("podSelector"), peer.get("namespaceSelector"), peer.get("ipBlock"));
+    faults.selector(&pods);
+    faults.selector(&namespaces);
+    if block.is_set() {
+        ip_block(faults, &block);
+        if pods.is_set() || namespaces.is_set() {
+            faults.forbidden(peer, "may not specify both ipBlock and another peer");
+        }
+    }
+    if !pods.is_set() && !namespaces.is_set() && !block.is_set() {
+        faults.required(peer, "must specify a peer");
+    }
+}
+
+fn ip_block(faults: &mut Faults, block: &At) {
+    let range = block.get("cidr");
+    if !faults.needs(&range) {
+        return;
+    }
+    faults.cidr(&range);
+    for except in block.get("except").items() {
+        faults.cidr(&except);
+        if is_cidr(range.text()) && is_cidr(except.text()) && !is_strict_subset(except.text(), range.text()) {
+            faults.invalid(&except, "must be a strict subset of `cidr`");
+        }
+    }
+}
+
+/// Whether one range lies within another and is smaller; both are well-formed.
+fn is_strict_subset(inner: &str, outer: &str) -> bool {
+    let parse = |text: &str| {
+        let (address, length) = text.split_once('/')?;
+        let length: u32 = length.parse().ok()?;
+        let (bits, width) = match address.parse().ok()? {
+            std::net::IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32),
+            std::net::IpAddr::V6(v6) => (v6.to_bits(), 128),
+        };
+        Some((bits, width, length))
+    };
+    let (Some((inner, inner_width, inner_length)), Some((outer, width, length))) = (parse(inner), parse(outer)) else {
+        return false;
+    };
+    let shift = width - length.min(width);
+    let prefix = |bits: u128| if shift >= 128 { 0 } else { bits >> shift };
+    inner_width == width && inner_length > length && prefix(inner) == prefix(outer)
+}
+
+/// The most addresses of one endpoint, the most endpoints and ports of one slice.
+const ADDRESSES_LIMIT: usize = 100;
+const ENDPOINTS_LIMIT: usize = 1000;
+const PORTS_LIMIT: usize = 20_000;
+
+/// Checks an EndpointSlice.
+pub fn endpoint_slice(faults: &mut Faults, slice: &At) {
+    let kind = slice.get("addressType");
+    faults.needs_choice(&kind, &["FQDN", "IPv4", "IPv6"]);
+    let endpoints = slice.get("endpoints").items();
+    if endpoints.len() > ENDPOINTS_LIMIT {
+        faults.extend([FieldError::too_many(slice.get("endpoints").path(), endpoints.len(), ENDPOINTS_LIMIT)]);
+        return;
+    }
+    for endpoint in endpoints {
+        slice_endpoint(faults, &endpoint, kind.text());
+    }
+    let ports = slice.get("ports").items();
+    if ports.len() > PORTS_LIMIT {
+        faults.extend([FieldError::too_many(slice.get("ports").path(), ports.len(), PORTS_LIMIT)]);
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for port in ports {
+        let name = port.get("name");
+        faults.name(&name, names::check_dns_label);
+        if !seen.insert(name.text()) {
+            let error = FieldError::duplicate(name.path(), name.text());
+            faults.extend([error]);
+        }
+        faults.needs_choice(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        faults.name(&port.get("appProtocol"), names::check_label_key);
+    }
+}
+
+fn slice_endpoint(faults: &mut Faults, endpoint: &At, kind: &str) {
+    let addresses = endpoint.get("addresses");
+    match addresses.items().len() {
+        0 => faults.required(&addresses, "must contain at least 1 address"),
+        count if count > ADDRESSES_LIMIT => {
+            faults.extend([FieldError::too_many(addresses.path(), count, ADDRESSES_LIMIT)]);
+        }
+        _ => {}
+    }
+    for address in addresses.items() {
+        match (kind, address.text().parse::<std::net::IpAddr>()) {
+            ("IPv4", Ok(ip)) if ip.is_ipv4() => special_address(faults, &address, ip),
+            ("IPv6", Ok(ip)) if ip.is_ipv6() => special_address(faults, &address, ip),
+            ("IPv4", Err(_)) | ("IPv6", Err(_)) => faults.ip(&address),
+            ("IPv4", Ok(_)) => faults.invalid(&address, "must be an IPv4 address"),
+            ("IPv6", Ok(_)) => faults.invalid(&address, "must be an IPv6 address"),
+            ("FQDN", _) => faults.all_invalid(&address, names::check_dns_subdomain(address.text())),
+            _ => {}
+        }
+    }
+    faults.name(&endpoint.get("nodeName"), names::check_dns_subdomain);
+    faults.name(&endpoint.get("hostname"), names::check_dns_label);
+}
+
+/// Checks Endpoints.
+pub fn endpoints(faults: &mut Faults, subsets: &At) {
+    for subset in subsets.items() {
+        let (ready, not_ready) = (subset.get("addresses"), subset.get("notReadyAddresses"));
+        if ready.is_blank() && not_ready.is_blank() {
+            faults.required(&subset, "must specify `addresses` or `notReadyAddresses`");
+        }
+        for address in ready.items().into_iter().chain(not_ready.items()) {
+            let ip = address.get("ip");
+            faults.ip(&ip);
+            if let Ok(parsed) = ip.text().parse() {
+                special_address(faults, &ip, parsed);
+            }
+            faults.name(&address.get("hostname"), names::check_dns_label);
+            faults.name(&address.get("nodeName"), names::check_dns_subdomain);
+        }
+        let ports = subset.get("ports").items();
+        for port in &ports {
+            if port.get("name").is_blank() && ports.len() > 1 {
+                faults.required(&port.get("name"), "");
+            }
+            faults.name(&port.get("name"), names::check_dns_label);
+            faults.port(&port.get("port"));
+            faults.needs_choice(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        }
+    }
+}
