@@ -38,6 +38,7 @@ struct State {
     failures: HashMap<String, VecDeque<CriError>>,
     pulls: HashMap<String, CriError>,
     execs: HashMap<String, ExecOutcome>,
+    streams: String,
     network_ready: bool,
     events: Vec<mpsc::UnboundedSender<ContainerEventResponse>>,
 }
@@ -57,6 +58,7 @@ impl FakeRuntime {
     pub fn new(clock: SharedClock) -> Self {
         let state = State {
             network_ready: true,
+            streams: "127.0.0.1:1".into(),
             ..State::default()
         };
         Self {
@@ -100,6 +102,15 @@ impl FakeRuntime {
     /// Sets whether the runtime says that its network is ready.
     pub fn set_network_ready(&self, ready: bool) {
         self.state.lock().network_ready = ready;
+    }
+
+    /// Sets where the streams of exec, attach and port-forward are served.
+    pub fn set_streams(&self, address: &str) {
+        self.state.lock().streams = address.to_owned();
+    }
+
+    fn stream_url(&self, kind: &str, id: &str) -> String {
+        format!("http://{}/{kind}/{id}", self.state.lock().streams)
     }
 
     /// Lets the newest container of this name end by itself, with the reason a real runtime gives.
@@ -622,19 +633,19 @@ impl RuntimeService for FakeRuntime {
 
     async fn exec(&self, request: ExecRequest) -> CriResult<ExecResponse> {
         Ok(ExecResponse {
-            url: format!("http://127.0.0.1:1/exec/{}", request.container_id),
+            url: self.stream_url("exec", &request.container_id),
         })
     }
 
     async fn attach(&self, request: AttachRequest) -> CriResult<AttachResponse> {
         Ok(AttachResponse {
-            url: format!("http://127.0.0.1:1/attach/{}", request.container_id),
+            url: self.stream_url("attach", &request.container_id),
         })
     }
 
     async fn port_forward(&self, request: PortForwardRequest) -> CriResult<PortForwardResponse> {
         Ok(PortForwardResponse {
-            url: format!("http://127.0.0.1:1/portforward/{}", request.pod_sandbox_id),
+            url: self.stream_url("portforward", &request.pod_sandbox_id),
         })
     }
 

@@ -56,7 +56,8 @@ impl Workers {
             crate::config::namespace(&pod) == namespace && crate::config::name(&pod) == name
         };
         // Of two Pods of one name, an old one on its way out and a new one, the newest is meant.
-        let newest = |mailbox: &&Arc<Mailbox>| mailbox.pod().metadata.creation_timestamp.clone();
+        let newest =
+            |mailbox: &&Arc<Mailbox>| (!mailbox.is_removed(), mailbox.pod().metadata.creation_timestamp.clone());
         mailboxes.values().filter(wanted).max_by_key(newest).cloned()
     }
 

@@ -92,9 +92,9 @@ impl Mailbox {
 
     /// Whether the Pod still uses what it asks for.
     pub fn is_active(&self) -> bool {
-        let shown = self.shown.lock();
-        let phase = shown.as_ref().and_then(|status| status.phase.as_deref());
-        self.is_admitted() && !matches!(phase, Some("Succeeded" | "Failed"))
+        let shown = self.shown.lock().as_ref().and_then(|status| status.phase.clone());
+        let phase = shown.or_else(|| self.pod().status.as_ref().and_then(|status| status.phase.clone()));
+        self.is_admitted() && !matches!(phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
     /// The Pod has changed.
@@ -105,6 +105,11 @@ impl Mailbox {
             self.objects_changed.store(true, Ordering::Release);
         }
         self.wake.notify_one();
+    }
+
+    /// Whether the Pod's object is gone.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// The Pod's object is gone.

@@ -24,6 +24,9 @@ pub struct RequestInfo {
     pub subresource: String,
     /// The object's name, or empty.
     pub name: String,
+    /// The one object that a list, watch or deletion of a collection is narrowed to by `metadata.name=...`, or empty:
+    /// rights to that object are enough for it.
+    pub selected_name: String,
     /// What follows the subresource (for proxies), with its leading slash, still encoded.
     pub rest: String,
     /// The whole path.
@@ -88,6 +91,11 @@ impl RequestInfo {
         }
         if self.verb == "delete" && self.name.is_empty() {
             self.verb = "deletecollection".into();
+        }
+        if self.name.is_empty() && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
+            let terms = query.text("fieldSelector").split(',');
+            let name = terms.into_iter().find_map(|term| term.trim().strip_prefix("metadata.name="));
+            self.selected_name = name.map(|name| name.trim_start_matches('=').to_owned()).unwrap_or_default();
         }
     }
 

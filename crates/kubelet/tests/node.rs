@@ -1,0 +1,441 @@
+//! The agent against the real API server, with the rights of a node and no more, and the kubelet API over TLS.
+//! The runtime only pretends.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, ServiceAccount};
+use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
+use rustls_pki_types::PrivateKeyDer;
+use serde_json::{Value, json};
+use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
+use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
+use skiff_base::clock::{SharedClock, SystemClock};
+use skiff_base::ids::Ids;
+use skiff_client::{Body, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError};
+use skiff_cri::fake::FakeRuntime;
+use skiff_kubelet::{Config, Kubelet, NoMounts, ServerConfig};
+use skiff_store::{EmbeddedOptions, EmbeddedStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How long anything here may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+const CALLER: &str = "kube-apiserver-kubelet-client";
+
+struct InProcess {
+    server: Arc<ApiServer>,
+    user: UserInfo,
+}
+
+#[async_trait::async_trait]
+impl Transport for InProcess {
+    async fn send(&self, request: Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
+        let mut request = request
+            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
+        request.extensions_mut().insert(self.user.clone());
+        Ok(self.server.handle(request).await)
+    }
+}
+
+/// Certificates of one authority.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    roots: Arc<rustls::RootCertStore>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.der().clone()).expect("a root");
+        Self { issuer: Issuer::new(params, key), roots: Arc::new(roots) }
+    }
+
+    fn leaf(&self, name: &str) -> (Vec<rustls_pki_types::CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+    }
+
+    fn server(&self) -> Arc<rustls::ServerConfig> {
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder(self.roots.clone()).allow_unauthenticated().build();
+        let (chain, key) = self.leaf("system:node:n1");
+        let builder = rustls::ServerConfig::builder().with_client_cert_verifier(verifier.expect("a verifier"));
+        Arc::new(builder.with_single_cert(chain, key).expect("a certificate and its key"))
+    }
+
+    fn client(&self, name: Option<&str>) -> Arc<rustls::ClientConfig> {
+        let builder = rustls::ClientConfig::builder().with_root_certificates(self.roots.clone());
+        Arc::new(match name {
+            Some(name) => {
+                let (chain, key) = self.leaf(name);
+                builder.with_client_auth_cert(chain, key).expect("a certificate and its key")
+            }
+            None => builder.with_no_client_auth(),
+        })
+    }
+}
+
+struct Cluster {
+    admin: Client,
+    server: Arc<ApiServer>,
+    runtime: Arc<FakeRuntime>,
+    kubelet: Option<Kubelet>,
+    authority: Authority,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.server.stop();
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            eprintln!("cannot remove {}: {error}", self.folder.display());
+        }
+    }
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        // Another test of this process may have been first.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let folder = std::env::temp_dir().join(format!("skiff-node-{}", Ids::random().suffix(10)));
+        let clock: SharedClock = SystemClock::shared();
+        let ids = Arc::new(Ids::seeded(7));
+        let authority = Authority::new();
+        let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
+        let config = skiff_apiserver::Config {
+            store: EmbeddedStore::open(&folder.join("store"), options).expect("a store"),
+            clock: clock.clone(),
+            ids: ids.clone(),
+            version: VersionInfo::skiff("test"),
+            kinds: skiff_kinds::builtin().to_vec(),
+            service_cidr: Cidr { base: Ipv4Addr::new(10, 96, 0, 0), bits: 12 },
+            node_port_range: 30000..=32767,
+            cluster_domain: "cluster.local".into(),
+            advertise: "192.0.2.1:6443".parse().expect("an address"),
+            service_accounts: Some(ServiceAccountKeys {
+                signing_key: KeyPair::generate().expect("a key").serialize_der(),
+                issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            }),
+            kubelet_tls: Some(authority.client(Some(CALLER))),
+            authorization: true,
+            tokens: Vec::new(),
+        };
+        let server = ApiServer::new(config).await.expect("a server");
+        let client = |user: &str, groups: &[&str]| {
+            let transport = InProcess { server: server.clone(), user: UserInfo::new(user, groups) };
+            Client::new(Arc::new(transport), "test")
+        };
+        let runtime = Arc::new(FakeRuntime::new(clock.clone()));
+        runtime.add_image("web:v1");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port of this machine");
+        let port = listener.local_addr().expect("it is bound").port();
+        let node = client("system:node:n1", &["system:nodes"]);
+        let config = Config {
+            informers: Informers::new(node.clone()),
+            client: node,
+            runtime: runtime.clone(),
+            images: runtime.clone(),
+            mounter: Arc::new(NoMounts),
+            clock,
+            ids,
+            node_name: "n1".into(),
+            node_ips: vec!["127.0.0.1".into()],
+            root_dir: folder.join("kubelet"),
+            log_dir: folder.join("log"),
+            pod_cidr: "10.244.0.0/24".into(),
+            cluster_dns: vec!["10.96.0.10".into()],
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/dev/null".into(),
+            version: "v1.36.0".into(),
+            max_pods: 110,
+            disk_bytes: None,
+            labels: [].into(),
+            taints: vec![],
+            server: Some(ServerConfig { listener, tls: authority.server(), allowed_names: vec![CALLER.into()] }),
+        };
+        let kubelet = tokio::time::timeout(PATIENCE, Kubelet::start(config)).await.expect("the agent starts");
+        let admin = client("admin", &["system:masters"]);
+        let cluster = Self { admin, server, runtime, kubelet: Some(kubelet), authority, port, folder };
+        cluster.put::<ServiceAccount>(json!({"metadata": {"name": "default", "namespace": "default"}})).await;
+        let root = json!({"metadata": {"name": "kube-root-ca.crt", "namespace": "default"}, "data": {"ca.crt": "PEM"}});
+        cluster.put::<ConfigMap>(root).await;
+        cluster
+    }
+
+    async fn stop(mut self) {
+        if let Some(kubelet) = self.kubelet.take() {
+            kubelet.shutdown().await;
+        }
+    }
+
+    async fn put<K: Kind>(&self, object: Value) -> K {
+        let object: K = serde_json::from_value(object).expect("an object");
+        self.admin.create(&object).await.unwrap_or_else(|error| panic!("create {}: {error}", K::resource().plural))
+    }
+
+    async fn pod(&self, name: &str) -> Option<Pod> {
+        self.admin.get::<Pod>("default", name).await.ok()
+    }
+
+    /// Waits until `holds` gives something.
+    async fn eventually<T, F: Future<Output = Option<T>>>(&self, what: &str, holds: impl Fn() -> F) -> T {
+        let looking = async {
+            loop {
+                if let Some(found) = holds().await {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, looking).await {
+            Ok(found) => found,
+            Err(_) => {
+                let pods = self.admin.list::<Pod>("", &ListOptions::default()).await.map(|list| list.items);
+                let events = self.admin.list::<Event>("", &ListOptions::default()).await.map(|list| list.items);
+                let events: Vec<_> = events.into_iter().flatten().map(|event| event.message).collect();
+                panic!("{what} did not come true: {pods:#?} {events:#?}")
+            }
+        }
+    }
+
+    async fn ready(&self, name: &str) -> Pod {
+        self.eventually("a Pod that is ready", || async {
+            let pod = self.pod(name).await?;
+            let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+            conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(pod)
+        })
+        .await
+    }
+
+    /// A request to the kubelet API, as the named caller.
+    async fn ask(&self, caller: Option<&str>, path: &str) -> (StatusCode, String) {
+        let response = self.connect(caller).await.send_request(get(path)).await.expect("an answer");
+        let code = response.status();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (code, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    async fn connect(&self, caller: Option<&str>) -> hyper::client::conn::http1::SendRequest<Empty<Bytes>> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.expect("a connection");
+        let connector = tokio_rustls::TlsConnector::from(self.authority.client(caller));
+        let name = "127.0.0.1".try_into().expect("a name");
+        let stream = connector.connect(name, stream).await.expect("a handshake");
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+        tokio::spawn(connection.with_upgrades());
+        sender
+    }
+}
+
+fn get(path: &str) -> Request<Empty<Bytes>> {
+    Request::get(path).header("host", "127.0.0.1").body(Empty::new()).expect("a request")
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+        "spec": {
+            "nodeName": "n1",
+            "containers": [{
+                "name": "web", "image": "web:v1",
+                "resources": {"requests": {"cpu": "10m"}},
+                "env": [{"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "config", "key": "greeting"}}}],
+                "volumeMounts": [{"name": "config", "mountPath": "/config"}, {"name": "token", "mountPath": "/token"}],
+            }],
+            "volumes": [
+                {"name": "config", "configMap": {"name": "config"}},
+                {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+            ],
+        },
+    })
+}
+
+fn config_map(greeting: &str) -> Value {
+    json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": greeting}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_lives_and_goes_with_a_nodes_own_rights() {
+    let cluster = Cluster::start().await;
+    let node: Node = cluster.admin.get("", "n1").await.expect("the node is registered");
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    assert!(conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
+
+    cluster.put::<ConfigMap>(config_map("hello")).await;
+    cluster.put::<Pod>(pod("web")).await;
+    let ready = cluster.ready("web").await;
+    let uid = ready.metadata.uid.clone().expect("the server gives UIDs");
+    let status = ready.status.expect("it has a status");
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(status.observed_generation, Some(1));
+    assert_eq!(status.host_ip.as_deref(), Some("127.0.0.1"));
+    let container = &status.container_statuses.expect("it has a container")[0];
+    assert!(container.container_id.as_deref().is_some_and(|id| id.starts_with("fake://")));
+
+    let volumes = cluster.folder.join(format!("kubelet/pods/{uid}/volumes"));
+    let token = std::fs::read_to_string(volumes.join("kubernetes.io~projected/token/token")).expect("a token");
+    assert_eq!(token.split('.').count(), 3, "a token of the API server: {token}");
+    let patch = Patch::Merge(json!({"data": {"greeting": "bye"}}));
+    cluster.admin.patch::<ConfigMap>("default", "config", "", &patch).await.expect("a changed ConfigMap");
+    let file = volumes.join("kubernetes.io~configmap/config/greeting");
+    cluster
+        .eventually("the new file", || async { (std::fs::read_to_string(&file).ok()? == "bye").then_some(()) })
+        .await;
+
+    cluster.runtime.exit("web", 3);
+    let restarted = |pod: Pod| {
+        let container = pod.status?.container_statuses?.into_iter().next()?;
+        (container.restart_count == 1 && container.ready).then_some(container)
+    };
+    let container = cluster.eventually("a restart", || async { cluster.pod("web").await.and_then(restarted) }).await;
+    let ended = container.last_state.and_then(|state| state.terminated).expect("its end is told");
+    assert_eq!(ended.exit_code, 3);
+
+    let told = || async {
+        let events = cluster.admin.list::<Event>("default", &ListOptions::default()).await.ok()?.items;
+        let reasons: Vec<_> = events.into_iter().filter_map(|event| event.reason).collect();
+        ["Pulled", "Created", "Started"].iter().all(|reason| reasons.iter().any(|r| r == reason)).then_some(())
+    };
+    cluster.eventually("the events", told).await;
+
+    cluster.admin.delete::<Pod>("default", "web", &DeleteOptions::default()).await.expect("it can be deleted");
+    cluster.eventually("the Pod to go", || async { cluster.pod("web").await.is_none().then_some(()) }).await;
+    let folder = cluster.folder.join(format!("kubelet/pods/{uid}"));
+    cluster.eventually("its folder to go", || async { (!folder.exists()).then_some(()) }).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_pods_come_and_go_at_once() {
+    let cluster = Cluster::start().await;
+    cluster.put::<ConfigMap>(config_map("hello")).await;
+    let names: Vec<_> = (0..50).map(|number| format!("web-{number}")).collect();
+    for name in &names {
+        cluster.put::<Pod>(pod(name)).await;
+    }
+    let count = |phase: &'static str| {
+        let admin = cluster.admin.clone();
+        async move {
+            let pods = admin.list::<Pod>("default", &ListOptions::default()).await.map(|list| list.items);
+            let pods = pods.unwrap_or_default();
+            let in_phase =
+                |pod: &&Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some(phase));
+            (pods.len(), pods.iter().filter(in_phase).count())
+        }
+    };
+    cluster
+        .eventually("fifty Pods that run", || async { (count("Running").await.1 == names.len()).then_some(()) })
+        .await;
+    let gone = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    for name in &names {
+        cluster.admin.delete::<Pod>("default", name, &gone).await.expect("it can be deleted");
+    }
+    let pods = cluster.folder.join("kubelet/pods");
+    let empty = || async { (std::fs::read_dir(&pods).ok()?.count() == 0).then_some(()) };
+    cluster.eventually("a node with nothing left", empty).await;
+    assert!(cluster.runtime.container_id("web").is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kubelet_api_serves_its_own_caller_alone() {
+    let cluster = Cluster::start().await;
+    cluster.put::<ConfigMap>(config_map("hello")).await;
+    cluster.put::<Pod>(pod("web")).await;
+    let uid = cluster.ready("web").await.metadata.uid.expect("the server gives UIDs");
+    assert_eq!(cluster.ask(None, "/pods").await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(cluster.ask(Some("somebody"), "/pods").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(cluster.ask(Some(CALLER), "/healthz").await, (StatusCode::OK, "ok".to_owned()));
+    let (code, pods) = cluster.ask(Some(CALLER), "/pods").await;
+    assert!(code == StatusCode::OK && pods.contains(&uid));
+
+    let log = cluster.folder.join(format!("log/pods/default_web_{uid}/web/0.log"));
+    std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stdout F two\n").expect("a log");
+    let path = "/api/v1/namespaces/default/pods/web/log";
+    let through_server = |query: &'static str| {
+        let request = Request::get(format!("{path}{query}")).body(Bytes::new()).expect("a request");
+        let admin = cluster.admin.clone();
+        async move {
+            match admin.send(request).await {
+                Ok(response) => {
+                    let body = response.into_body().collect().await.expect("a body").to_bytes();
+                    String::from_utf8(body.to_vec()).expect("text")
+                }
+                Err(error) => error.to_string(),
+            }
+        }
+    };
+    assert_eq!(through_server("").await, "one\ntwo\n");
+    assert_eq!(through_server("?tailLines=1&timestamps=true").await, "2026-01-01T00:00:01Z two\n");
+    assert_eq!(
+        through_server("?previous=true").await,
+        "previous terminated container \"web\" in pod \"web\" not found"
+    );
+
+    // Followed, a log ends with its container.
+    let mut following = cluster.connect(Some(CALLER)).await;
+    let answer = following.send_request(get("/containerLogs/default/web/web?follow=true")).await.expect("an answer");
+    let mut body = answer.into_body();
+    let first = body.frame().await.expect("a frame").expect("no error").into_data().expect("data");
+    assert_eq!(first, "one\ntwo\n");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&log).expect("the log");
+    std::io::Write::write_all(&mut file, b"2026-01-01T00:00:02Z stdout F three\n").expect("another line");
+    let second = body.frame().await.expect("a frame").expect("no error").into_data().expect("data");
+    assert_eq!(second, "three\n");
+    cluster.admin.delete::<Pod>("default", "web", &DeleteOptions::default()).await.expect("it can be deleted");
+    assert!(body.frame().await.is_none(), "the log has ended");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_joined_to_the_runtimes() {
+    let cluster = Cluster::start().await;
+    cluster.put::<ConfigMap>(config_map("hello")).await;
+    cluster.put::<Pod>(pod("web")).await;
+    cluster.ready("web").await;
+    let streams = TcpListener::bind("127.0.0.1:0").await.expect("a port of this machine");
+    cluster.runtime.set_streams(&streams.local_addr().expect("it is bound").to_string());
+    let echo = tokio::spawn(async move {
+        let (mut stream, _) = streams.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a head"));
+        }
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: test\r\n\r\n";
+        stream.write_all(answer).await.expect("an answer");
+        let mut text = [0; 4];
+        stream.read_exact(&mut text).await.expect("four bytes");
+        stream.write_all(&text).await.expect("the same four bytes");
+        String::from_utf8(head).expect("text")
+    });
+    let path = "/exec/default/web/web?command=echo&command=hi&output=1";
+    let request =
+        Request::get(path).header("host", "127.0.0.1").header("connection", "Upgrade").header("upgrade", "test");
+    let request = request.body(Empty::<Bytes>::new()).expect("a request");
+    let mut answer = cluster.connect(Some(CALLER)).await.send_request(request).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()["upgrade"], "test");
+    let mut joined = TokioIo::new(hyper::upgrade::on(&mut answer).await.expect("an upgraded connection"));
+    joined.write_all(b"ping").await.expect("four bytes");
+    let mut text = [0; 4];
+    joined.read_exact(&mut text).await.expect("four bytes");
+    assert_eq!(&text, b"ping");
+    let head = echo.await.expect("the stream server ends well");
+    assert!(head.starts_with("GET /exec/") && head.contains("upgrade: test"), "{head}");
+    cluster.stop().await;
+}
