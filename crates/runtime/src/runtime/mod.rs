@@ -23,7 +23,7 @@ use crate::config::RuntimeConfig;
 use crate::images::ImageSource;
 use crate::network::NetworkPlugin;
 use crate::shim::proto::Exit;
-use crate::streaming::StreamingServer;
+use crate::streaming::{StreamBackend, StreamingServer};
 use containers::Container;
 use sandboxes::Sandbox;
 
@@ -98,6 +98,11 @@ impl EmbeddedRuntime {
             .await
             .map_err(|error| CriError::internal(format!("start the streaming server: {error}")))?;
         Ok(Self { inner, streams })
+    }
+
+    /// What serves exec, attach and port-forward without the way over a URL.
+    pub fn stream_backend(&self) -> Arc<dyn StreamBackend> {
+        self.inner.clone()
     }
 }
 

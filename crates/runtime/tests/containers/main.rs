@@ -3,7 +3,10 @@
 
 mod world;
 
+mod inside;
 mod lifecycle;
+mod streams;
+mod survival;
 
 use std::process::ExitCode;
 
@@ -15,7 +18,12 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
-    let chosen: Vec<Test> = lifecycle::TESTS.iter().copied().filter(|(name, _)| name.contains(&filter)).collect();
+    let chosen: Vec<Test> = [lifecycle::TESTS, inside::TESTS, streams::TESTS, survival::TESTS]
+        .into_iter()
+        .flatten()
+        .copied()
+        .filter(|(name, _)| name.contains(&filter))
+        .collect();
     if arguments.iter().any(|argument| argument == "--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
