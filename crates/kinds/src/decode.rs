@@ -83,7 +83,7 @@ fn decode_node(def: &ResourceDef, node: Node, validation: FieldValidation) -> Re
         return Err(cannot(&format!("the kind does not match the expected kind {:?}", def.kind)));
     }
     let mut decoder = Decoder::default();
-    let mut object = decoder.object(def, node).map_err(|error| cannot(&error.0))?;
+    let mut object = decoder.object(def, node).map_err(|why| cannot(&why))?;
     object.insert("apiVersion".to_owned(), json!(def.group_version().to_string()));
     object.insert("kind".to_owned(), json!(def.kind));
     match validation {
@@ -106,7 +106,9 @@ pub fn blank(def: &ResourceDef) -> Object {
 /// # Errors
 /// The text says what is mistyped.
 pub fn decode_definition(definition: &'static Definition, node: Node) -> Result<Object, String> {
-    Decoder::default().definition(definition, node).map_err(|error| error.0)
+    let mut decoder = Decoder::default();
+    let decoded = decoder.definition(definition, node).map_err(|Malformed(why)| why)?;
+    decoder.mistyped.map_or(Ok(decoded), Err)
 }
 
 /// Group, version and kind that the body states, completed by those of the path.
@@ -165,8 +167,10 @@ fn word(node: &Node) -> &'static str {
     }
 }
 
-/// A value that has the wrong type; the text is Go's.
-struct Mistyped(String);
+/// A text that stands for something (a quantity, a time) and is malformed: decoding ends there. The text is Go's.
+///
+/// Values of a wrong type are different: decoding goes on, and the first of them is told of at the end.
+struct Malformed(String);
 
 /// Where the decoder stands, and what it found on the way.
 #[derive(Default)]
@@ -178,22 +182,26 @@ struct Decoder {
     /// The innermost struct.
     owner: &'static str,
     faults: Vec<String>,
+    /// The first value of a wrong type.
+    mistyped: Option<String>,
 }
 
 impl Decoder {
-    fn object(&mut self, def: &ResourceDef, node: Node) -> Result<Map, Mistyped> {
+    fn object(&mut self, def: &ResourceDef, node: Node) -> Result<Map, String> {
         let decoded = match definition(&def.schema) {
-            Some(definition) => self.definition(definition, node)?,
-            None => self.custom(node)?,
+            Some(definition) => self.definition(definition, node),
+            None => self.custom(node),
         };
-        match decoded {
-            Value::Object(map) => Ok(map),
-            _ => Ok(Map::new()),
+        let decoded = decoded.map_err(|Malformed(why)| why)?;
+        match (self.mistyped.take(), decoded) {
+            (Some(why), _) => Err(why),
+            (None, Value::Object(map)) => Ok(map),
+            (None, _) => Ok(Map::new()),
         }
     }
 
     /// A kind that the table does not know: its metadata is typed, the rest is for its own schema to judge.
-    fn custom(&mut self, node: Node) -> Result<Value, Mistyped> {
+    fn custom(&mut self, node: Node) -> Result<Value, Malformed> {
         let Node::Map(entries) = node else { return Ok(node.into_value()) };
         let mut map = Map::new();
         for (name, value) in entries {
@@ -224,46 +232,57 @@ impl Decoder {
         }
     }
 
-    fn mistyped(&self, value: impl std::fmt::Display, go: &str) -> Mistyped {
+    fn mistyped_text(&self, value: impl std::fmt::Display, go: &str) -> String {
         if self.field_path.is_empty() {
-            return Mistyped(format!("json: cannot unmarshal {value} into Go value of type {go}"));
+            return format!("json: cannot unmarshal {value} into Go value of type {go}");
         }
         let (owner, path) = (self.owner, self.field_path.join("."));
-        Mistyped(format!("json: cannot unmarshal {value} into Go struct field {owner}.{path} of type {go}"))
+        format!("json: cannot unmarshal {value} into Go struct field {owner}.{path} of type {go}")
     }
 
-    fn definition(&mut self, definition: &'static Definition, node: Node) -> Result<Value, Mistyped> {
+    /// Notes a value of a wrong type, which is left out.
+    fn mistyped(&mut self, value: impl std::fmt::Display, go: &str) -> Value {
+        if self.mistyped.is_none() {
+            self.mistyped = Some(self.mistyped_text(value, go));
+        }
+        Value::Null
+    }
+
+    fn definition(&mut self, definition: &'static Definition, node: Node) -> Result<Value, Malformed> {
         match definition.shape {
             Shape::Struct => self.structure(definition, node),
             Shape::Any | Shape::Raw => Ok(node.into_value()),
             Shape::Quantity => match &node {
                 Node::Null => Ok(json!("0")),
-                Node::Text(text) => scalar::quantity(text).map(Value::String).map_err(Mistyped),
-                Node::Number(number) => scalar::quantity(&number.to_string()).map(Value::String).map_err(Mistyped),
+                Node::Text(text) => scalar::quantity(text).map(Value::String).map_err(Malformed),
+                Node::Number(number) => scalar::quantity(&number.to_string()).map(Value::String).map_err(Malformed),
                 // What upstream's parser makes of brackets and words.
-                _ => scalar::quantity("?").map(Value::String).map_err(Mistyped),
+                _ => scalar::quantity("?").map(Value::String).map_err(Malformed),
             },
             Shape::IntOrString => match node {
                 Node::Null => Ok(json!(0)),
                 Node::Text(text) => Ok(Value::String(text)),
-                Node::Number(number) => self.integer(number, i64::from(i32::MIN), i64::from(i32::MAX), "int32"),
-                other => Err(self.mistyped(word(&other), "int32")),
+                Node::Number(number) if number.as_i64().is_some_and(|value| i32::try_from(value).is_ok()) => {
+                    Ok(Value::Number(number))
+                }
+                Node::Number(number) => Err(Malformed(self.mistyped_text(format!("number {number}"), "int32"))),
+                other => Err(Malformed(self.mistyped_text(word(&other), "int32"))),
             },
             Shape::Time | Shape::MicroTime => match node {
                 Node::Null => Ok(Value::Null),
                 Node::Text(text) => {
-                    scalar::time(&text, definition.shape == Shape::MicroTime).map(Value::String).map_err(Mistyped)
+                    scalar::time(&text, definition.shape == Shape::MicroTime).map(Value::String).map_err(Malformed)
                 }
-                other => Err(self.mistyped(word(&other), "string")),
+                other => Err(Malformed(self.mistyped_text(word(&other), "string"))),
             },
         }
     }
 
-    fn structure(&mut self, definition: &'static Definition, node: Node) -> Result<Value, Mistyped> {
+    fn structure(&mut self, definition: &'static Definition, node: Node) -> Result<Value, Malformed> {
         let entries = match node {
             Node::Map(entries) => entries,
             Node::Null => Vec::new(),
-            other => return Err(self.mistyped(word(&other), &definition.go_type())),
+            other => return Ok(self.mistyped(word(&other), &definition.go_type())),
         };
         let outer = std::mem::replace(&mut self.owner, definition.short_name());
         let mut seen = vec![false; definition.fields.len()];
@@ -280,9 +299,10 @@ impl Decoder {
             if value == Node::Null {
                 continue;
             }
+            let depth = self.field_path.len();
             self.enter(field);
             let value = self.value(&field.ty, field.go, value)?;
-            self.leave();
+            self.leave(depth);
             if field.presence == Presence::OmitEmpty && is_empty(&value) {
                 map.remove(field.name);
             } else {
@@ -297,15 +317,16 @@ impl Decoder {
     fn enter(&mut self, field: &Field) {
         let separator = if self.strict_path.is_empty() { "" } else { "." };
         self.strict_path.push(format!("{separator}{}", field.name));
+        self.field_path.extend(field.via);
         self.field_path.push(field.name);
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, depth: usize) {
         self.strict_path.pop();
-        self.field_path.pop();
+        self.field_path.truncate(depth);
     }
 
-    fn value(&mut self, ty: &'static Type, go: Option<&'static str>, node: Node) -> Result<Value, Mistyped> {
+    fn value(&mut self, ty: &'static Type, go: Option<&'static str>, node: Node) -> Result<Value, Malformed> {
         let go_type = || go.map_or_else(|| go_type(ty), str::to_owned);
         match (ty, node) {
             (Type::Ref(_), node) => {
@@ -316,25 +337,25 @@ impl Decoder {
             (Type::String, Node::Text(text)) => Ok(Value::String(text)),
             (Type::Bool, Node::Bool(value)) => Ok(Value::Bool(value)),
             (Type::Int32, Node::Number(number)) => {
-                self.integer(number, i64::from(i32::MIN), i64::from(i32::MAX), &go_type())
+                Ok(self.integer(number, i64::from(i32::MIN), i64::from(i32::MAX), &go_type()))
             }
-            (Type::Int64, Node::Number(number)) => self.integer(number, i64::MIN, i64::MAX, &go_type()),
+            (Type::Int64, Node::Number(number)) => Ok(self.integer(number, i64::MIN, i64::MAX, &go_type())),
             (Type::Double, Node::Number(number)) => Ok(Value::Number(number)),
-            (Type::Bytes, Node::Text(text)) => scalar::base64(text).map(Value::String).map_err(Mistyped),
+            (Type::Bytes, Node::Text(text)) => scalar::base64(text).map(Value::String).map_err(Malformed),
             (Type::List(item), Node::List(items)) => self.list(item, go, items),
             (Type::Map(value), Node::Map(entries)) => self.map(value, go, entries),
-            (_, other) => Err(self.mistyped(word(&other), &go_type())),
+            (_, other) => Ok(self.mistyped(word(&other), &go_type())),
         }
     }
 
-    fn integer(&self, number: Number, low: i64, high: i64, go: &str) -> Result<Value, Mistyped> {
+    fn integer(&mut self, number: Number, low: i64, high: i64, go: &str) -> Value {
         match number.as_i64() {
-            Some(value) if (low..=high).contains(&value) => Ok(Value::Number(number)),
-            _ => Err(self.mistyped(format!("number {number}"), go)),
+            Some(value) if (low..=high).contains(&value) => Value::Number(number),
+            _ => self.mistyped(format!("number {number}"), go),
         }
     }
 
-    fn list(&mut self, item: &'static Type, go: Option<&'static str>, items: Vec<Node>) -> Result<Value, Mistyped> {
+    fn list(&mut self, item: &'static Type, go: Option<&'static str>, items: Vec<Node>) -> Result<Value, Malformed> {
         let go = go.and_then(|go| go.strip_prefix("[]"));
         let mut out = Vec::with_capacity(items.len());
         for (index, node) in items.into_iter().enumerate() {
@@ -350,7 +371,7 @@ impl Decoder {
         value: &'static Type,
         go: Option<&'static str>,
         entries: Vec<(String, Node)>,
-    ) -> Result<Value, Mistyped> {
+    ) -> Result<Value, Malformed> {
         let go = go.and_then(|go| Some(go.strip_prefix("map[")?.split_once(']')?.1));
         let mut map = Map::new();
         for (key, node) in entries {

@@ -70,7 +70,7 @@ fn every_patch_tells_what_kubectl_asks() {
 }
 
 fn check(value: &Value, want: Expect) {
-    want.assert_eq(&serde_json::to_string_pretty(value).unwrap());
+    want.assert_eq(&serde_json::to_string_pretty(value).expect("it is JSON"));
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn field(package: &str, line: &'static str) -> Field {
         replace: false,
         retain_keys: false,
         merge_key: None,
+        via: None,
         go: None,
     };
     for attribute in words {
@@ -138,6 +139,7 @@ fn field(package: &str, line: &'static str) -> Field {
                 field.retain_keys = how.split(',').any(|strategy| strategy == "retainKeys");
             }
             Some(("key", key)) => field.merge_key = Some(key),
+            Some(("via", via)) => field.via = Some(via),
             Some(("go", go)) => field.go = Some(go),
             Some(_) => {}
         }
