@@ -48,3 +48,11 @@ pub fn too_large_revision(asked: u64, current: u64) -> Failure {
 pub fn plain(code: u16, message: impl Into<String>) -> Failure {
     Status::failure(code, Reason::Unknown, message).into()
 }
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,82 +1,159 @@
-//! Discovery group by group and version by version: `APIVersions`, `APIGroupList`, `APIGroup`, `APIResourceList`.
+//! Discovery group by group and version by version: `APIVersions`, `APIGroupList`, `APIGroup`, `APIResourceList`,
+//! with their fields in upstream's order.
 
 use std::net::SocketAddr;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use skiff_kinds::ResourceDef;
 
 use super::subresource_facts;
 use crate::storage::catalogue::Snapshot;
 
 /// `/api`.
-pub fn core_versions(advertise: SocketAddr) -> Value {
-    json!({"kind": "APIVersions", "versions": ["v1"],
-        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": advertise.to_string()}]})
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Versions {
+    kind: &'static str,
+    versions: [&'static str; 1],
+    #[serde(rename = "serverAddressByClientCIDRs")]
+    server_addresses: [ServerAddress; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServerAddress {
+    #[serde(rename = "clientCIDR")]
+    client_cidr: &'static str,
+    server_address: String,
 }
 
 /// `/apis`.
-pub fn groups(snapshot: &Snapshot) -> Value {
-    let groups: Vec<_> = snapshot.groups().into_iter().map(|group| group_tree(snapshot, group)).collect();
-    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupList<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    groups: Vec<Group<'a>>,
 }
 
-/// `/apis/GROUP`.
-pub fn group(snapshot: &Snapshot, group: &str) -> Option<Value> {
-    if snapshot.versions(group).is_empty() || group.is_empty() {
-        return None;
-    }
-    let mut tree = group_tree(snapshot, group);
-    tree["kind"] = "APIGroup".into();
-    tree["apiVersion"] = "v1".into();
-    Some(tree)
+/// `/apis/GROUP`, and an item of `/apis`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    name: &'a str,
+    versions: Vec<Version<'a>>,
+    preferred_version: Option<Version<'a>>,
 }
 
-fn group_tree(snapshot: &Snapshot, group: &str) -> Value {
-    let version = |version: &str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    let versions: Vec<_> = snapshot.versions(group).into_iter().map(version).collect();
-    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
+#[derive(Serialize, Clone)]
+#[serde(rename_all = "camelCase")]
+struct Version<'a> {
+    group_version: String,
+    version: &'a str,
 }
 
 /// `/api/v1` and `/apis/GROUP/VERSION`.
-pub fn resources(snapshot: &Snapshot, group: &str, version: &str) -> Option<Value> {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceList<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    group_version: String,
+    resources: Vec<Resource<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource<'a> {
+    name: String,
+    singular_name: &'a str,
+    namespaced: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    kind: &'a str,
+    verbs: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    short_names: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    categories: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_version_hash: Option<String>,
+}
+
+/// `/api`.
+pub fn core_versions(advertise: SocketAddr) -> Versions {
+    let address = ServerAddress { client_cidr: "0.0.0.0/0", server_address: advertise.to_string() };
+    Versions { kind: "APIVersions", versions: ["v1"], server_addresses: [address] }
+}
+
+/// `/apis`.
+pub fn groups(snapshot: &Snapshot) -> GroupList<'_> {
+    let groups = snapshot.groups().into_iter().map(|name| group_entry(snapshot, name)).collect();
+    GroupList { kind: "APIGroupList", api_version: "v1", groups }
+}
+
+/// `/apis/GROUP`.
+pub fn group<'a>(snapshot: &'a Snapshot, name: &'a str) -> Option<Group<'a>> {
+    if snapshot.versions(name).is_empty() || name.is_empty() {
+        return None;
+    }
+    Some(Group { kind: Some("APIGroup"), api_version: Some("v1"), ..group_entry(snapshot, name) })
+}
+
+fn group_entry<'a>(snapshot: &'a Snapshot, name: &'a str) -> Group<'a> {
+    let version = |version: &'a str| Version { group_version: format!("{name}/{version}"), version };
+    let versions: Vec<_> = snapshot.versions(name).into_iter().map(version).collect();
+    Group { kind: None, api_version: None, name, preferred_version: versions.first().cloned(), versions }
+}
+
+/// `/api/v1` and `/apis/GROUP/VERSION`.
+pub fn resources<'a>(snapshot: &'a Snapshot, group: &str, version: &str) -> Option<ResourceList<'a>> {
     let served = snapshot.ordered.iter().filter(|served| served.def.group == group && served.def.version == version);
-    let resources: Vec<Value> = served.flat_map(|served| entries(&served.def)).collect();
+    let resources: Vec<_> = served.flat_map(|served| entries(&served.def)).collect();
     if resources.is_empty() {
         return None;
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let mut tree = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources});
-    if !group.is_empty() {
-        tree["apiVersion"] = "v1".into();
-    }
-    Some(tree)
+    let api_version = (!group.is_empty()).then_some("v1");
+    Some(ResourceList { kind: "APIResourceList", api_version, group_version, resources })
 }
 
-fn entries(def: &ResourceDef) -> Vec<Value> {
-    let mut own = json!({"name": def.plural, "singularName": def.singular, "namespaced": def.is_namespaced(),
-        "kind": def.kind, "verbs": def.verbs});
-    if !def.short_names.is_empty() {
-        own["shortNames"] = json!(def.short_names);
-    }
-    if !def.categories.is_empty() {
-        own["categories"] = json!(def.categories);
-    }
-    if def.stored {
-        own["storageVersionHash"] = storage_hash(def).into();
-    }
-    let mut entries = vec![own];
+fn entries(def: &ResourceDef) -> Vec<Resource<'_>> {
+    let mut entries = vec![Resource {
+        name: def.plural.to_string(),
+        singular_name: &def.singular,
+        namespaced: def.is_namespaced(),
+        group: None,
+        version: None,
+        kind: &def.kind,
+        verbs: def.verbs.iter().map(AsRef::as_ref).collect(),
+        short_names: def.short_names.iter().map(AsRef::as_ref).collect(),
+        categories: def.categories.iter().map(AsRef::as_ref).collect(),
+        storage_version_hash: def.stored.then(|| storage_hash(def)),
+    }];
     for subresource in def.subresources.iter() {
         let (verbs, kind) = subresource_facts(subresource);
-        let mut entry = json!({"name": format!("{}/{}", def.plural, subresource.name()), "singularName": "",
-            "namespaced": def.is_namespaced(), "kind": def.kind, "verbs": verbs});
-        if let Some((group, version, kind)) = kind {
-            entry["kind"] = kind.into();
-            if group != def.group || version != def.version {
-                entry["group"] = group.into();
-                entry["version"] = version.into();
-            }
-        }
-        entries.push(entry);
+        let (group, version, kind) = kind.unwrap_or((&def.group, &def.version, &def.kind));
+        let foreign = group != def.group || version != def.version;
+        entries.push(Resource {
+            name: format!("{}/{}", def.plural, subresource.name()),
+            singular_name: "",
+            namespaced: def.is_namespaced(),
+            group: foreign.then_some(group),
+            version: foreign.then_some(version),
+            kind,
+            verbs,
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            storage_version_hash: None,
+        });
     }
     entries
 }

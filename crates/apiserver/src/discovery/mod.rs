@@ -8,6 +8,7 @@ mod legacy;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, VARY};
 use http::request::Parts;
+use serde::Serialize;
 use serde_json::json;
 use skiff_kinds::Subresource;
 use skiff_object::Status;
@@ -38,22 +39,23 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
     let accepted = negotiate::accepted(&parts.headers, query, false)?;
     let snapshot = server.catalogue.snapshot();
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-    let tree = match segments.as_slice() {
-        [] => json!({"paths": paths(server)}),
-        ["version"] => json!(server.config.version),
-        ["metrics"] => return Ok(answer::text(200, server.metrics.text(&snapshot))),
-        ["api"] => legacy::core_versions(server.config.advertise),
-        ["apis"] => legacy::groups(&snapshot),
-        ["api", version] => legacy::resources(&snapshot, "", version).ok_or_else(Status::no_such_path)?,
-        ["apis", group] => legacy::group(&snapshot, group).ok_or_else(Status::no_such_path)?,
-        ["apis", group, version] => legacy::resources(&snapshot, group, version).ok_or_else(Status::no_such_path)?,
-        [".well-known", "openid-configuration"] => {
-            server.authenticator.configuration().ok_or_else(Status::no_such_path)?
-        }
-        ["openid", "v1", "jwks"] => server.authenticator.key_set().ok_or_else(Status::no_such_path)?,
-        _ => return Err(Status::no_such_path().into()),
-    };
-    Ok(answer::tree(200, &tree, &accepted))
+    match segments.as_slice() {
+        [] => Ok(answer::data(200, &json!({"paths": paths(server)}), &accepted)),
+        ["version"] => Ok(answer::data(200, &server.config.version, &accepted)),
+        ["metrics"] => Ok(answer::text(200, server.metrics.text(&snapshot))),
+        ["api"] => Ok(answer::data(200, &legacy::core_versions(server.config.advertise), &accepted)),
+        ["apis"] => Ok(answer::data(200, &legacy::groups(&snapshot), &accepted)),
+        ["api", version] => found(legacy::resources(&snapshot, "", version), &accepted),
+        ["apis", group] => found(legacy::group(&snapshot, group), &accepted),
+        ["apis", group, version] => found(legacy::resources(&snapshot, group, version), &accepted),
+        [".well-known", "openid-configuration"] => found(server.authenticator.configuration(), &accepted),
+        ["openid", "v1", "jwks"] => found(server.authenticator.key_set(), &accepted),
+        _ => Err(Status::no_such_path().into()),
+    }
+}
+
+fn found(data: Option<impl Serialize>, accepted: &Accepted) -> Result<Answer> {
+    Ok(answer::data(200, &data.ok_or_else(Status::no_such_path)?, accepted))
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {

@@ -28,6 +28,14 @@ pub fn tree(code: u16, object: &Object, accepted: &Accepted) -> Answer {
     }
 }
 
+/// The answer of plain data whose fields come in the order of its type.
+pub fn data(code: u16, data: &impl Serialize, accepted: &Accepted) -> Answer {
+    match accepted.media {
+        Media::Json => bytes(code, to_json(data, accepted.pretty), "application/json", accepted),
+        Media::Yaml => tree(code, &serde_json::to_value(data).expect("plain data can always be encoded"), accepted),
+    }
+}
+
 /// The answer of JSON that is encoded already.
 pub fn json(code: u16, encoded: Bytes, accepted: &Accepted) -> Answer {
     if accepted.media == Media::Json && !accepted.pretty {

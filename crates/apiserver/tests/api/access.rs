@@ -1,12 +1,10 @@
 //! Who may do what, and what is told about it.
 
-mod support;
-
+use crate::support::Cluster;
 use expect_test::{Expect, expect};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use skiff_apiserver::config::ServiceAccountKeys;
-use support::Cluster;
 
 async fn outcome(cluster: &Cluster, request: &str, expected: &str) {
     assert_eq!(cluster.outcome(request).await, expected, "{request}");
@@ -99,6 +97,12 @@ async fn a_service_accounts_token_stands_for_it_while_it_exists() {
         reviewed["status"]["user"]["groups"],
         serde_json::json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"])
     );
+    cluster.clock.advance(std::time::Duration::from_secs(600));
+    let late = cluster.tree(&format!("POST /apis/authentication.k8s.io/v1/tokenreviews\n\n{review}")).await;
+    assert_eq!(late["status"]["error"], "[invalid bearer token, Token has expired]");
+    let token =
+        cluster.tree(&format!("POST /api/v1/namespaces/default/serviceaccounts/robot/token\n\n{request}")).await;
+    let review = format!(r#"{{"spec":{{"token":{}}}}}"#, token["status"]["token"]);
     cluster.tree("DELETE /api/v1/namespaces/default/serviceaccounts/robot").await;
     let reviewed = cluster.tree(&format!("POST /apis/authentication.k8s.io/v1/tokenreviews\n\n{review}")).await;
     assert_ne!(reviewed["status"]["authenticated"], true);

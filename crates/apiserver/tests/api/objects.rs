@@ -1,9 +1,7 @@
 //! The life of objects through the API: created, read, listed, changed, watched, deleted.
 
-mod support;
-
+use crate::support::{Cluster, Watch};
 use expect_test::{Expect, expect};
-use support::{Cluster, Watch};
 
 async fn check(cluster: &Cluster, request: &str, expected: Expect) {
     expected.assert_eq(&cluster.answer(request).await);

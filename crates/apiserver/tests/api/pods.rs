@@ -1,9 +1,7 @@
 //! The life of Pods, Services and Deployments through the API, as the parts of a cluster drive it.
 
-mod support;
-
+use crate::support::{Cluster, Watch};
 use expect_test::{Expect, expect};
-use support::{Cluster, Watch};
 
 async fn check(cluster: &Cluster, request: &str, expected: Expect) {
     expected.assert_eq(&cluster.answer(request).await);

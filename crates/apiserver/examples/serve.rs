@@ -1,0 +1,108 @@
+//! The API server alone, on loopback, with a store in a folder and a kubeconfig for an administrator:
+//! `cargo run -p skiff-apiserver --example serve -- FOLDER PORT`. For trials with kubectl and for measuring.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
+use skiff_apiserver::{ApiServer, Config, VersionInfo};
+use skiff_base::clock::SystemClock;
+use skiff_base::ids::Ids;
+use skiff_store::embedded::{EmbeddedOptions, EmbeddedStore};
+
+type Fallible<T> = Result<T, Box<dyn Error>>;
+
+struct Identity {
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: Option<&str>) -> Fallible<Identity> {
+    let mut params = CertificateParams::new(vec!["localhost".into()])?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    if let Some(group) = group {
+        params.distinguished_name.push(DnType::OrganizationName, group);
+    }
+    params.subject_alt_names.push(SanType::IpAddress("127.0.0.1".parse()?));
+    let key = KeyPair::generate()?;
+    Ok(Identity { certificate: params.signed_by(&key, issuer)?, key })
+}
+
+#[tokio::main]
+async fn main() -> Fallible<()> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().ok_or("FOLDER is missing")?;
+    let port: u16 = arguments.next().ok_or("PORT is missing")?.parse()?;
+    let clock = SystemClock::shared();
+    let began = clock.monotonic();
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "trial-ca");
+    let key = KeyPair::generate()?;
+    let authority = params.self_signed(&key)?;
+    let issuer = Issuer::new(params, key);
+    let (serving, admin) = (issue(&issuer, "kube-apiserver", None)?, issue(&issuer, "admin", Some("system:masters"))?);
+    let store = EmbeddedStore::open(Path::new(&folder).join("store"), EmbeddedOptions::default())?;
+    let signing_key = KeyPair::generate()?.serialize_der();
+    let config = Config {
+        store: store.clone(),
+        clock: clock.clone(),
+        ids: Arc::new(Ids::random()),
+        version: VersionInfo::skiff("trial"),
+        kinds: skiff_kinds::builtin().to_vec(),
+        service_cidr: Cidr { base: "10.96.0.0".parse()?, bits: 12 },
+        node_port_range: 30000..=32767,
+        cluster_domain: "cluster.local".into(),
+        advertise: format!("127.0.0.1:{port}").parse()?,
+        service_accounts: Some(ServiceAccountKeys {
+            signing_key,
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        }),
+        kubelet_tls: None,
+        authorization: true,
+        tokens: Vec::new(),
+    };
+    let server = ApiServer::new(config).await?;
+    write_kubeconfig(Path::new(&folder), port, &authority.pem(), &admin)?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("serving after {:?}", clock.monotonic() - began);
+    let tls = tls(&authority, serving)?;
+    let interrupted = async { drop(tokio::signal::ctrl_c().await) };
+    server.clone().serve(listener, tls, interrupted).await?;
+    server.stop();
+    store.close();
+    Ok(())
+}
+
+fn tls(authority: &rcgen::Certificate, serving: Identity) -> Fallible<Arc<rustls::ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone())?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
+        .with_single_cert(vec![serving.certificate.der().clone()], serving.key.serialize_der().try_into()?)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(tls))
+}
+
+fn write_kubeconfig(folder: &Path, port: u16, authority: &str, admin: &Identity) -> Fallible<()> {
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: trial\n\
+         clusters:\n- name: trial\n  cluster:\n    server: https://127.0.0.1:{port}\n    certificate-authority-data: {}\n\
+         users:\n- name: admin\n  user:\n    client-certificate-data: {}\n    client-key-data: {}\n\
+         contexts:\n- name: trial\n  context:\n    cluster: trial\n    user: admin\n",
+        encode(authority),
+        encode(&admin.certificate.pem()),
+        encode(&admin.key.serialize_pem())
+    );
+    std::fs::write(folder.join("kubeconfig"), text)?;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The API server as its clients see it: requests in, answers out.
+
+mod access;
+mod objects;
+mod pods;
+mod served;
+mod support;

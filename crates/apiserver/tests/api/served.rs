@@ -1,0 +1,180 @@
+//! The API served over TLS on loopback: identities from certificates, tunnels to what stands behind a Pod.
+
+use std::sync::Arc;
+
+use crate::support::Cluster;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A certificate authority with what it has issued.
+struct Authority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    fn issue(&self, name: &str, group: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::new(vec!["localhost".into()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (vec![certificate.der().clone()], key.serialize_der().try_into().expect("a key"))
+    }
+
+    fn roots(&self) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("a certificate");
+        Arc::new(roots)
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Serves the cluster on loopback and connects to it as `identity`.
+async fn connect(cluster: &Cluster, identity: Option<(&str, &str)>) -> SendRequest<Empty<Bytes>> {
+    let authority = Authority::new();
+    let (chain, key) = authority.issue("kube-apiserver", "x");
+    let verifier = WebPkiClientVerifier::builder_with_provider(authority.roots(), provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.allow_unauthenticated().build().expect("a verifier"))
+        .with_single_cert(chain, key)
+        .expect("a certificate");
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(cluster.server.clone().serve(listener, Arc::new(tls), std::future::pending()));
+    let client = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(authority.roots());
+    let client = match identity {
+        Some((name, group)) => {
+            let (chain, key) = authority.issue(name, group);
+            client.with_client_auth_cert(chain, key).expect("a certificate")
+        }
+        None => client.with_no_client_auth(),
+    };
+    let stream = TcpStream::connect(address).await.expect("the server listens");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream).await.expect("TLS");
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+async fn text(sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> (StatusCode, String) {
+    let request = Request::get(path).header("host", "localhost").body(Empty::new()).expect("a request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    let status = answer.status();
+    let body = answer.into_body().collect().await.expect("a body").to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+#[tokio::test]
+async fn a_certificate_tells_who_asks() {
+    let cluster = Cluster::new().await;
+    let mut admin = connect(&cluster, Some(("admin", "system:masters"))).await;
+    assert_eq!(text(&mut admin, "/api/v1/namespaces/default").await.0, 200);
+    let mut nobody = connect(&cluster, None).await;
+    let (status, body) = text(&mut nobody, "/api/v1/namespaces/default").await;
+    assert_eq!(status, 403);
+    assert!(body.contains(r#"User \"system:anonymous\" cannot get resource"#), "{body}");
+    assert_eq!(text(&mut nobody, "/readyz").await, (StatusCode::OK, "ok".to_owned()));
+}
+
+/// Answers one plain request with what it was asked, and turns one upgrade into an echo.
+async fn backend(listener: TcpListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a request's head"));
+        }
+        let head = String::from_utf8(head).expect("text");
+        if !head.to_ascii_lowercase().contains("upgrade: echo") {
+            let line = head.lines().next().expect("a request line");
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{line}", line.len());
+            stream.write_all(answer.as_bytes()).await.expect("written");
+            continue;
+        }
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: echo\r\n\r\n")
+            .await
+            .expect("written");
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.expect("copied");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_passes_requests_on_and_joins_upgraded_connections() {
+    let cluster = Cluster::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(backend(listener));
+    cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"default\"}}").await;
+    let pod = format!(
+        r#"{{"metadata":{{"name":"a"}},"spec":{{"nodeName":"n","containers":[{{"name":"c","image":"i","ports":[{{"name":"web","containerPort":{port}}}]}}]}}}}"#
+    );
+    cluster.tree(&format!("POST /api/v1/namespaces/default/pods\n\n{pod}")).await;
+    let status = r#"{"status":{"podIP":"127.0.0.1","podIPs":[{"ip":"127.0.0.1"}]}}"#;
+    let merge = "Content-Type: application/merge-patch+json";
+    cluster.tree(&format!("PATCH /api/v1/namespaces/default/pods/a/status\n{merge}\n\n{status}")).await;
+    let mut admin = connect(&cluster, Some(("admin", "system:masters"))).await;
+    for name in ["a", "a:web", &format!("http:a:{port}")] {
+        let path = format!("/api/v1/namespaces/default/pods/{name}/proxy/x/y%20z?q=1");
+        let (status, body) = text(&mut admin, &path).await;
+        assert_eq!((status.as_u16(), body.as_str()), (200, "GET /x/y%20z?q=1 HTTP/1.1"));
+    }
+    let request = Request::get("/api/v1/namespaces/default/pods/a/proxy/")
+        .header("host", "localhost")
+        .header("connection", "Upgrade")
+        .header("upgrade", "echo")
+        .body(Empty::new())
+        .expect("a request");
+    let answer = admin.send_request(request).await.expect("an answer");
+    assert_eq!(answer.status(), 101);
+    let mut joined = TokioIo::new(hyper::upgrade::on(answer).await.expect("an upgraded connection"));
+    joined.write_all(b"hello").await.expect("written");
+    let mut echoed = [0; 5];
+    joined.read_exact(&mut echoed).await.expect("echoed");
+    assert_eq!(&echoed, b"hello");
+}
+
+#[tokio::test]
+async fn logs_say_which_container_is_missing() {
+    let cluster = Cluster::new().await;
+    cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"default\"}}").await;
+    let pod = r#"{"metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"},{"name":"d","image":"i"}]}}"#;
+    cluster.tree(&format!("POST /api/v1/namespaces/default/pods\n\n{pod}")).await;
+    let logs = "GET /api/v1/namespaces/default/pods/a/log";
+    assert_eq!(cluster.outcome(logs).await, "400 a container name must be specified for pod a, choose one of: [c d]");
+    assert_eq!(cluster.outcome(&format!("{logs}?container=x")).await, "400 container x is not valid for pod a");
+    assert_eq!(cluster.outcome(&format!("{logs}?container=c")).await, "200");
+    assert_eq!(
+        cluster.outcome(&format!("{logs}?container=c&tailLines=-1")).await,
+        r#"422 PodLogOptions "a" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0"#
+    );
+}
