@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::language::{
-    Base, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, SetKind, Statement, Value, ValueType,
-    Verdict,
+    Base, Draw, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, SetKind, Statement, Value, ValueType,
+    Verdict, Whose,
 };
 use super::ruleset::{Change, Transaction};
 use crate::model::Transport;
@@ -60,19 +60,20 @@ const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 8;
 
 /// Everything of the table, made anew in one step: between the old rules and the new ones no packet sees none.
-pub(crate) fn recreation(transaction: &Transaction) -> Batch {
+pub(crate) fn recreation(creation: &Transaction) -> Batch {
     in_batch(|batch| {
         // Adding it first makes the deletion possible whether or not it was there.
         table(batch, NEW_TABLE);
         table(batch, DELETE_TABLE);
         table(batch, NEW_TABLE);
-        changes(batch, transaction);
+        put_changes(batch, creation.preparation());
+        put_changes(batch, creation.changes());
     })
 }
 
-/// The transaction alone.
-pub(crate) fn update(transaction: &Transaction) -> Batch {
-    in_batch(|batch| changes(batch, transaction))
+/// These changes alone.
+pub(crate) fn update(changes: &[Change]) -> Batch {
+    in_batch(|batch| put_changes(batch, changes))
 }
 
 /// Removes the table with all that is in it; no error if it is not there.
@@ -117,8 +118,8 @@ fn table(batch: &mut Batch, kind: u16) {
     message(batch, format!("{label} the table {TABLE}"), kind, flags).put_text(1, TABLE);
 }
 
-fn changes(batch: &mut Batch, transaction: &Transaction) {
-    for change in transaction.changes() {
+fn put_changes(batch: &mut Batch, changes: &[Change]) {
+    for change in changes {
         match change {
             Change::AddSet(name, kind) => add_set(batch, name, *kind),
             Change::AddChain(name, base) => add_chain(batch, name, *base),
@@ -189,6 +190,7 @@ fn key_shape(key: KeyType) -> (u32, u32) {
         KeyType::AddressPort => (concat(&[TYPE_IPV4_ADDRESS, TYPE_INET_PROTOCOL, TYPE_INET_SERVICE]), 12),
         KeyType::Port => (concat(&[TYPE_INET_PROTOCOL, TYPE_INET_SERVICE]), 8),
         KeyType::Number => (TYPE_MARK, 4),
+        KeyType::Numbered => (concat(&[TYPE_IPV4_ADDRESS, TYPE_INET_PROTOCOL, TYPE_INET_SERVICE, TYPE_MARK]), 16),
         KeyType::Pair => (concat(&[TYPE_IPV4_ADDRESS, TYPE_IPV4_ADDRESS]), 8),
         KeyType::Source => (TYPE_IPV4_ADDRESS, 4),
     }
@@ -248,6 +250,9 @@ fn key_bytes(key: &Key) -> Vec<u8> {
         Key::AddressPort(address, transport, port) => [address.octets(), word(*transport), half(*port)].concat(),
         Key::Port(transport, port) => [word(*transport), half(*port)].concat(),
         Key::Number(number) => number.to_ne_bytes().to_vec(),
+        Key::Numbered((address, transport, port), number) => {
+            [address.octets(), word(*transport), half(*port), number.to_ne_bytes()].concat()
+        }
         Key::Pair(source, destination) => [source.octets(), destination.octets()].concat(),
     }
 }
@@ -334,8 +339,8 @@ impl Expressions<'_, '_> {
                 self.key(*key);
                 self.look_up(map, Some(REGISTER_VERDICT));
             }
-            Statement::DispatchRandom(modulus, map) => {
-                self.random(*modulus);
+            Statement::DispatchRandom(count, map) => {
+                self.random(REGISTER, 0, *count);
                 self.look_up(map, Some(REGISTER_VERDICT));
             }
             Statement::Translate(key, map) => {
@@ -343,8 +348,8 @@ impl Expressions<'_, '_> {
                 self.look_up(map, Some(REGISTER));
                 self.translate();
             }
-            Statement::TranslateRandom(modulus, map) => {
-                self.random(*modulus);
+            Statement::TranslateRandom(draw, map) => {
+                self.draw(draw);
                 self.look_up(map, Some(REGISTER));
                 self.translate();
             }
@@ -470,14 +475,32 @@ impl Expressions<'_, '_> {
                 self.address(REGISTER + 1, OFFSET_DESTINATION);
             }
             KeyType::Source => self.address(REGISTER, OFFSET_SOURCE),
-            KeyType::Number => self.random(u32::MAX),
+            KeyType::Number => self.random(REGISTER, 0, u32::MAX),
+            KeyType::Numbered => self.draw(&Draw { whose: Whose::Packet, first: 0, count: u32::MAX }),
         }
     }
 
-    fn random(&mut self, modulus: u32) {
+    fn draw(&mut self, draw: &Draw) {
+        match draw.whose {
+            Whose::Packet => self.key(KeyType::AddressPort),
+            Whose::NodePort => {
+                self.load(REGISTER, &Ipv4Addr::UNSPECIFIED.octets());
+                self.meta(META_PROTOCOL, REGISTER + 1);
+                self.port(REGISTER + 2);
+            }
+            Whose::Service((address, transport, port)) => {
+                self.load(REGISTER, &address.octets());
+                self.load(REGISTER + 1, &[transport.number()]);
+                self.load(REGISTER + 2, &port.to_be_bytes());
+            }
+        }
+        self.random(REGISTER + 3, draw.first, draw.count);
+    }
+
+    fn random(&mut self, register: u32, first: u32, count: u32) {
         const RANDOM: u32 = 1;
         self.put("numgen", |data| {
-            data.put_be32(1, REGISTER).put_be32(2, modulus).put_be32(3, RANDOM).put_be32(4, 0);
+            data.put_be32(1, register).put_be32(2, count).put_be32(3, RANDOM).put_be32(4, first);
         });
     }
 

@@ -1,6 +1,6 @@
 //! The part of the rules that does not depend on any Service: where packets are caught, and the maps that all owners share.
 
-use super::language::{Base, Hook, Is, KeyType, Refusal, Rule, SetKind, Statement, ValueType, Verdict};
+use super::language::{Base, Draw, Hook, Is, KeyType, Refusal, Rule, SetKind, Statement, ValueType, Verdict, Whose};
 use crate::model::Transport;
 use crate::prefix::Prefix;
 
@@ -27,6 +27,8 @@ pub enum Shared {
     EmptyAddresses,
     /// Ports of the node behind which there is nobody.
     EmptyNodePorts,
+    /// The endpoints of all Services, numbered.
+    Endpoints,
     /// Pods that may meet themselves through a Service.
     Hairpins,
     /// Host ports on one address.
@@ -37,11 +39,12 @@ pub enum Shared {
 
 impl Shared {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ServiceAddresses,
         Self::NodePorts,
         Self::EmptyAddresses,
         Self::EmptyNodePorts,
+        Self::Endpoints,
         Self::Hairpins,
         Self::HostPortsAt,
         Self::HostPorts,
@@ -54,6 +57,7 @@ impl Shared {
             Self::NodePorts => "node-ports",
             Self::EmptyAddresses => "empty-addresses",
             Self::EmptyNodePorts => "empty-node-ports",
+            Self::Endpoints => "endpoints",
             Self::Hairpins => "hairpins",
             Self::HostPortsAt => "host-ports-at",
             Self::HostPorts => "host-ports",
@@ -65,6 +69,7 @@ impl Shared {
         match self {
             Self::ServiceAddresses | Self::EmptyAddresses => SetKind::fixed(KeyType::AddressPort, ValueType::Verdict),
             Self::NodePorts | Self::EmptyNodePorts => SetKind::fixed(KeyType::Port, ValueType::Verdict),
+            Self::Endpoints => SetKind::fixed(KeyType::Numbered, ValueType::Endpoint),
             Self::Hairpins => SetKind::fixed(KeyType::Pair, ValueType::Nothing),
             Self::HostPortsAt => SetKind::fixed(KeyType::AddressPort, ValueType::Endpoint),
             Self::HostPorts => SetKind::fixed(KeyType::Port, ValueType::Endpoint),
@@ -143,8 +148,11 @@ impl Frame {
             let refuse = Statement::Do(Verdict::Goto(REJECT_CHAIN.into()));
             vec![Statement::Destination(Is::In, range), Statement::DestinationLocal(Is::NotIn), refuse]
         };
+        let empty = || Statement::Dispatch(KeyType::AddressPort, Shared::EmptyAddresses.name().into());
         let mut rules = vec![
-            vec![Statement::Dispatch(KeyType::AddressPort, Shared::EmptyAddresses.name().into())],
+            vec![Statement::Destination(Is::NotIn, self.service_range), empty()],
+            // Who listens on an address of the Service range on this very node, as the DNS does, needs no endpoint.
+            vec![Statement::Destination(Is::In, self.service_range), Statement::DestinationLocal(Is::NotIn), empty()],
             vec![
                 Statement::Destination(Is::NotIn, self.service_range),
                 Statement::DestinationLocal(Is::In),
@@ -170,6 +178,53 @@ impl Frame {
             ],
         ]
     }
+}
+
+/// A chain that all Services with so many endpoints share: they differ only in what they find in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spread {
+    /// For clients of a cluster address.
+    Inside(u32),
+    /// For clients of an address from outside.
+    Outside(u32),
+    /// For clients of a node's port.
+    NodePort(u32),
+}
+
+impl Spread {
+    /// The chain's name.
+    pub fn chain(self) -> String {
+        match self {
+            Self::Inside(count) => format!("spread-{count}"),
+            Self::Outside(count) => format!("spread-outside-{count}"),
+            Self::NodePort(count) => format!("spread-node-port-{count}"),
+        }
+    }
+
+    /// The chain's rules. Who comes from outside is masqueraded, since the endpoint may be on another node.
+    pub fn rules(self) -> Vec<Rule> {
+        match self {
+            Self::Inside(count) => spread(Draw { whose: Whose::Packet, first: 0, count }),
+            Self::Outside(count) => marked(spread(Draw { whose: Whose::Packet, first: 0, count })),
+            Self::NodePort(count) => marked(spread(Draw { whose: Whose::NodePort, first: 0, count })),
+        }
+    }
+}
+
+fn marked(rules: Vec<Rule>) -> Vec<Rule> {
+    std::iter::once(vec![Statement::Mark]).chain(rules).collect()
+}
+
+/// The rules that spread connections over a Service's endpoints.
+pub fn spread(draw: Draw) -> Vec<Rule> {
+    let map = || Shared::Endpoints.name().to_owned();
+    let mut rules = vec![vec![Statement::TranslateRandom(draw, map())]];
+    if draw.count > 1 {
+        // A packet that meets the very instant in which the number of endpoints changes can find its number gone.
+        // The first place is always taken.
+        rules.push(vec![Statement::TranslateRandom(Draw { count: 1, ..draw }, map())]);
+    }
+    rules
 }
 
 fn reject() -> Vec<Rule> {

@@ -33,10 +33,12 @@ impl KernelRules {
 
     /// Applies a change.
     pub fn update(&self, transaction: &Transaction) -> Result<(), NetlinkError> {
-        if transaction.is_empty() {
-            return Ok(());
+        for step in [transaction.preparation(), transaction.changes()] {
+            if !step.is_empty() {
+                self.socket.execute(&encode::update(step))?;
+            }
         }
-        self.socket.execute(&encode::update(transaction))
+        Ok(())
     }
 
     /// Removes our table; no error if it is not there.

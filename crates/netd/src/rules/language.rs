@@ -47,6 +47,32 @@ pub struct Base {
     pub priority: i32,
 }
 
+/// What endpoints are numbered under: an address that leads to them (`0.0.0.0` for a port of the node), protocol
+/// and port.
+pub type ServiceId = (Ipv4Addr, Transport, u16);
+
+/// Under which [`ServiceId`] a rule finds its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// What the packet is addressed to.
+    Packet,
+    /// The node's port that the packet is addressed to.
+    NodePort,
+    /// This one, whatever the packet says.
+    Service(ServiceId),
+}
+
+/// A choice by chance among the endpoints of a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// Whose.
+    pub whose: Whose,
+    /// The lowest number.
+    pub first: u32,
+    /// How many numbers there are.
+    pub count: u32,
+}
+
 /// What the keys of a set or map are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KeyType {
@@ -56,6 +82,8 @@ pub enum KeyType {
     Port,
     /// A random number.
     Number,
+    /// A Service's address, protocol and port, and a random number.
+    Numbered,
     /// Source and destination address.
     Pair,
     /// Source address.
@@ -71,6 +99,8 @@ pub enum Key {
     Port(Transport, u16),
     /// Of [`KeyType::Number`].
     Number(u32),
+    /// Of [`KeyType::Numbered`].
+    Numbered(ServiceId, u32),
     /// Of [`KeyType::Pair`].
     Pair(Ipv4Addr, Ipv4Addr),
 }
@@ -164,8 +194,8 @@ pub enum Statement {
     DispatchRandom(u32, String),
     /// It is sent where this map says for its key.
     Translate(KeyType, String),
-    /// It is sent to one of so many endpoints of this map, by chance.
-    TranslateRandom(u32, String),
+    /// It is sent to one of the Service's endpoints in this map, by chance.
+    TranslateRandom(Draw, String),
     /// It is sent there.
     TranslateTo(Endpoint),
     /// Its source is remembered in this set.
@@ -234,6 +264,9 @@ impl fmt::Display for Key {
             Self::AddressPort(address, transport, port) => write!(f, "{address} . {transport} . {port}"),
             Self::Port(transport, port) => write!(f, "{transport} . {port}"),
             Self::Number(number) => write!(f, "{number}"),
+            Self::Numbered((address, transport, port), number) => {
+                write!(f, "{address} . {transport} . {port} . {number:#x}")
+            }
             Self::Pair(source, destination) => write!(f, "{source} . {destination}"),
         }
     }
@@ -265,6 +298,7 @@ impl fmt::Display for SetKind {
             KeyType::AddressPort => "ipv4_addr . inet_proto . inet_service",
             KeyType::Port => "inet_proto . inet_service",
             KeyType::Number => "mark",
+            KeyType::Numbered => "ipv4_addr . inet_proto . inet_service . mark",
             KeyType::Pair => "ipv4_addr . ipv4_addr",
             KeyType::Source => "ipv4_addr",
         };
@@ -287,8 +321,21 @@ fn expression(key: KeyType) -> &'static str {
         KeyType::AddressPort => "ip daddr . meta l4proto . th dport",
         KeyType::Port => "meta l4proto . th dport",
         KeyType::Number => "numgen random",
+        KeyType::Numbered => "ip daddr . meta l4proto . th dport . numgen random",
         KeyType::Pair => "ip saddr . ip daddr",
         KeyType::Source => "ip saddr",
+    }
+}
+
+impl fmt::Display for Draw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.whose {
+            Whose::Packet => f.write_str(expression(KeyType::AddressPort))?,
+            Whose::NodePort => write!(f, "{} . {}", Ipv4Addr::UNSPECIFIED, expression(KeyType::Port))?,
+            Whose::Service((address, transport, port)) => write!(f, "{address} . {transport} . {port}")?,
+        }
+        write!(f, " . numgen random mod {}", self.count)?;
+        if self.first > 0 { write!(f, " offset {:#x}", self.first) } else { Ok(()) }
     }
 }
 
@@ -314,7 +361,7 @@ impl fmt::Display for Statement {
             Self::Dispatch(key, map) => write!(f, "{} vmap @{map}", expression(*key)),
             Self::DispatchRandom(modulus, map) => write!(f, "numgen random mod {modulus} vmap @{map}"),
             Self::Translate(key, map) => write!(f, "dnat to {} map @{map}", expression(*key)),
-            Self::TranslateRandom(modulus, map) => write!(f, "dnat to numgen random mod {modulus} map @{map}"),
+            Self::TranslateRandom(draw, map) => write!(f, "dnat to {draw} map @{map}"),
             Self::TranslateTo(Endpoint { address, port }) => write!(f, "dnat to {address}:{port}"),
             Self::Remember(set, timeout) => write!(f, "update @{set} {{ ip saddr timeout {}s }}", timeout.as_secs()),
             Self::Mark => write!(f, "meta mark set meta mark | {MASQUERADE_MARK:#x}"),

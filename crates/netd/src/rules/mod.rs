@@ -11,9 +11,9 @@ pub mod service;
 mod tests;
 
 pub use encode::TABLE;
-pub use frame::{Frame, REJECT_CHAIN, Shared};
+pub use frame::{Frame, REJECT_CHAIN, Shared, Spread};
 pub use language::{
-    Base, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, Set, SetKind, Statement, Value, ValueType,
-    Verdict,
+    Base, Draw, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, ServiceId, Set, SetKind, Statement,
+    Value, ValueType, Verdict, Whose,
 };
 pub use ruleset::{Change, Fragment, Ruleset, Transaction};

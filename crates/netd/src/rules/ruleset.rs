@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use super::frame::{Frame, Shared};
+use super::frame::{Frame, Shared, Spread};
 use super::language::{Base, Key, Rule, Set, SetKind, Value};
 
 /// What one owner adds to the rules.
@@ -14,6 +14,8 @@ pub struct Fragment {
     pub chains: BTreeMap<String, Vec<Rule>>,
     /// Sets and maps of its own.
     pub sets: BTreeMap<String, Set>,
+    /// The common chains that it needs.
+    pub spreads: BTreeSet<Spread>,
     /// Elements of the maps that all owners share.
     pub shared: BTreeMap<(Shared, Key), Value>,
 }
@@ -21,7 +23,7 @@ pub struct Fragment {
 impl Fragment {
     /// Whether it adds nothing.
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.sets.is_empty() && self.shared.is_empty()
+        self.chains.is_empty() && self.sets.is_empty() && self.spreads.is_empty() && self.shared.is_empty()
     }
 }
 
@@ -62,26 +64,45 @@ impl Change {
     }
 }
 
-/// Changes that take effect together, in an order that the kernel accepts.
+/// Changes in an order that the kernel accepts, in two steps that each take effect at once. What is new is made
+/// first and referred to later: a packet under way while a step takes effect may see the old rules and the new
+/// elements, and must not be led into a chain that is still empty in the old rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
+    preparation: Vec<Change>,
     changes: Vec<Change>,
 }
 
 impl Transaction {
-    fn of(mut changes: Vec<Change>) -> Self {
+    fn of(changes: Vec<Change>) -> Self {
+        let is_new = |change: &Change| matches!(change, Change::AddSet(..) | Change::AddChain(..));
+        let name = |change: &Change| match change {
+            Change::AddSet(name, _) => (true, name.clone()),
+            Change::AddElements(name, _) => (true, name.clone()),
+            Change::AddChain(name, _) | Change::AddRules(name, _) => (false, name.clone()),
+            _ => (false, String::new()),
+        };
+        let new: BTreeSet<(bool, String)> = changes.iter().filter(|change| is_new(change)).map(name).collect();
+        let (mut preparation, mut changes): (Vec<Change>, Vec<Change>) =
+            changes.into_iter().partition(|change| new.contains(&name(change)));
+        preparation.sort_by_key(Change::rank);
         changes.sort_by_key(Change::rank);
-        Self { changes }
+        Self { preparation, changes }
     }
 
-    /// The changes, in order.
+    /// What is made first.
+    pub fn preparation(&self) -> &[Change] {
+        &self.preparation
+    }
+
+    /// What is changed then.
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.preparation.is_empty() && self.changes.is_empty()
     }
 }
 
@@ -92,12 +113,14 @@ pub struct Ruleset {
     fragments: BTreeMap<String, Fragment>,
     /// Who wants which element of a shared map. The first owner by name gets it, if several do.
     claims: HashMap<(Shared, Key), BTreeMap<String, Value>>,
+    /// The common chains. They are few, and stay once they are there.
+    spreads: BTreeSet<Spread>,
 }
 
 impl Ruleset {
     /// The frame alone.
     pub fn new(frame: Frame) -> Self {
-        Self { frame, fragments: BTreeMap::new(), claims: HashMap::new() }
+        Self { frame, fragments: BTreeMap::new(), claims: HashMap::new(), spreads: BTreeSet::new() }
     }
 
     /// What an owner adds at the moment.
@@ -120,17 +143,20 @@ impl Ruleset {
     pub fn replace(&mut self, fragments: impl IntoIterator<Item = (String, Fragment)>) -> Transaction {
         let mut changes = Vec::new();
         let mut touched: BTreeMap<(Shared, Key), Option<Value>> = BTreeMap::new();
+        let spreads_before = self.spreads.clone();
         for (owner, new) in fragments {
             let old = self.fragments.remove(&owner).unwrap_or_default();
             if old != new {
                 diff_chains(&old.chains, &new.chains, &mut changes);
                 diff_sets(&old.sets, &new.sets, &mut changes);
+                self.spreads.extend(&new.spreads);
                 self.claim(&owner, &old, &new, &mut touched);
             }
             if !new.is_empty() {
                 self.fragments.insert(owner, new);
             }
         }
+        diff_chains(&spread_chains(&spreads_before), &spread_chains(&self.spreads), &mut changes);
         self.diff_shared(&touched, &mut changes);
         Transaction::of(changes)
     }
@@ -146,6 +172,7 @@ impl Ruleset {
             changes.push(Change::AddSet(shared.name().to_owned(), shared.kind()));
             changes.push(Change::AddElements(shared.name().to_owned(), self.shared_elements(shared)));
         }
+        diff_chains(&BTreeMap::new(), &spread_chains(&self.spreads), &mut changes);
         for fragment in self.fragments.values() {
             diff_chains(&BTreeMap::new(), &fragment.chains, &mut changes);
             diff_sets(&BTreeMap::new(), &fragment.sets, &mut changes);
@@ -227,6 +254,10 @@ impl Ruleset {
     }
 }
 
+fn spread_chains(spreads: &BTreeSet<Spread>) -> BTreeMap<String, Vec<Rule>> {
+    spreads.iter().map(|spread| (spread.chain(), spread.rules())).collect()
+}
+
 fn diff_chains(old: &BTreeMap<String, Vec<Rule>>, new: &BTreeMap<String, Vec<Rule>>, changes: &mut Vec<Change>) {
     for (name, rules) in new {
         match old.get(name) {
@@ -277,6 +308,9 @@ impl fmt::Display for Ruleset {
         for (name, base, rules) in self.frame.chains() {
             write_chain(f, name, base, &rules)?;
         }
+        for (name, rules) in spread_chains(&self.spreads) {
+            write_chain(f, &name, None, &rules)?;
+        }
         for fragment in self.fragments.values() {
             for (name, set) in &fragment.sets {
                 write_set(f, name, set.kind, set.elements.iter())?;
@@ -316,7 +350,7 @@ fn write_chain(f: &mut fmt::Formatter<'_>, name: &str, base: Option<Base>, rules
 
 impl fmt::Display for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for change in &self.changes {
+        for change in self.preparation.iter().chain(&self.changes) {
             match change {
                 Change::AddSet(name, kind) => writeln!(f, "add set {name} {{ {kind} }}")?,
                 Change::AddChain(name, Some(base)) => writeln!(f, "add chain {name} {{ {base} }}")?,

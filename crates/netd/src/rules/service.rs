@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::frame::{REJECT_CHAIN, Shared};
-use super::language::{Endpoint, Is, Key, KeyType, Rule, Set, SetKind, Statement, Value, ValueType, Verdict};
+use super::frame::{REJECT_CHAIN, Shared, Spread, spread};
+use super::language::{
+    Draw, Endpoint, Is, Key, KeyType, Rule, ServiceId, Set, SetKind, Statement, Value, ValueType, Verdict, Whose,
+};
 use super::ruleset::Fragment;
 use crate::model::{HostPort, Transport};
 use crate::pods::HostPortMapping;
@@ -111,11 +113,27 @@ struct PortPlanner<'a> {
     fragment: &'a mut Fragment,
 }
 
-/// Who is meant by a chain.
-#[derive(Clone, Copy)]
+/// Who is meant: all endpoints, or those on this node, which are numbered apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Reach {
     Cluster,
     Local,
+}
+
+impl Reach {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Local => "local",
+        }
+    }
+
+    fn first_number(self) -> u32 {
+        match self {
+            Self::Cluster => 0,
+            Self::Local => 0x8000_0000,
+        }
+    }
 }
 
 impl PortPlanner<'_> {
@@ -130,91 +148,141 @@ impl PortPlanner<'_> {
             self.share(Shared::Hairpins, Key::Pair(address, address), Value::Nothing);
         }
         let has_nobody = cluster.is_empty() && local.is_empty();
-        let cluster_chain = self.balance(Reach::Cluster, &cluster);
-        let wants_local = self.service.internal_local || self.service.external_local;
-        let local_chain = if wants_local { self.balance(Reach::Local, &local) } else { None };
-
-        let internal = if self.service.internal_local { &local_chain } else { &cluster_chain };
         let nobody = if has_nobody { Verdict::Goto(REJECT_CHAIN.into()) } else { Verdict::Drop };
-        self.reach(self.address_key(self.service.cluster_address), internal.clone(), &nobody);
-
-        let outside = self.outside(cluster_chain, local_chain);
-        let is_empty_outside = has_nobody || (self.service.external_local && local.is_empty());
-        self.open_to_the_outside(outside, is_empty_outside.then_some(nobody));
+        self.open_to_the_inside(&cluster, &local, &nobody);
+        self.open_to_the_outside(&cluster, &local);
+        if has_nobody || (self.service.external_local && local.is_empty()) {
+            self.close_to_the_outside(&nobody);
+        }
     }
 
-    /// The chain for clients from outside, if any can come.
-    fn outside(&mut self, cluster: Option<String>, local: Option<String>) -> Option<String> {
-        let Service { external_addresses, balancer_addresses, .. } = self.service;
-        if external_addresses.is_empty() && balancer_addresses.is_empty() && self.port.node_port.is_none() {
-            return None;
+    fn id(&self) -> ServiceId {
+        (self.service.cluster_address, self.port.transport, self.port.port)
+    }
+
+    /// Sends clients of the cluster address to the endpoints; where there are none, `nobody` is done with them.
+    fn open_to_the_inside(&mut self, cluster: &BTreeSet<Endpoint>, local: &BTreeSet<Endpoint>, nobody: &Verdict) {
+        let key = self.address_key(self.service.cluster_address);
+        let is_local = self.service.internal_local;
+        if (if is_local { local } else { cluster }).is_empty() {
+            self.share(Shared::EmptyAddresses, key, Value::Verdict(nobody.clone()));
+        } else if is_local {
+            let chain = self.own_chain(Reach::Local, local);
+            self.lead(Shared::ServiceAddresses, key, chain);
+        } else if self.service.affinity.is_some() {
+            let chain = self.own_chain(Reach::Cluster, cluster);
+            self.lead(Shared::ServiceAddresses, key, chain);
+        } else {
+            self.number(self.id(), Reach::Cluster, cluster);
+            self.lead_to_common(Shared::ServiceAddresses, key, Spread::Inside(count(cluster.len())));
         }
-        let cluster = cluster?;
+    }
+
+    fn open_to_the_outside(&mut self, cluster: &BTreeSet<Endpoint>, local: &BTreeSet<Endpoint>) {
+        let ServicePort { transport, node_port, .. } = *self.port;
+        let Service { external_addresses, balancer_addresses, .. } = self.service;
+        let is_open = !external_addresses.is_empty() || !balancer_addresses.is_empty() || node_port.is_some();
+        if !is_open || cluster.is_empty() {
+            return;
+        }
+        let is_special = self.service.external_local || self.service.affinity.is_some();
+        let own = is_special.then(|| self.outside(cluster, local));
+        let common = |spread: fn(u32) -> Spread| spread(count(cluster.len()));
+        for (address, is_balancer) in self.outer_addresses() {
+            let spread = common(Spread::Outside);
+            let chain =
+                own.clone().unwrap_or_else(|| self.common((address, transport, self.port.port), spread, cluster));
+            let chain = if is_balancer { self.guard(chain) } else { chain };
+            self.lead(Shared::ServiceAddresses, self.address_key(address), chain);
+        }
+        if let Some(port) = node_port {
+            let spread = common(Spread::NodePort);
+            let chain = own.unwrap_or_else(|| self.common((Ipv4Addr::UNSPECIFIED, transport, port), spread, cluster));
+            self.lead(Shared::NodePorts, Key::Port(transport, port), chain);
+        }
+    }
+
+    /// Does `nobody` with clients from outside, as far as they are not served by rules for some of them.
+    fn close_to_the_outside(&mut self, nobody: &Verdict) {
+        for (address, _) in self.outer_addresses() {
+            self.share(Shared::EmptyAddresses, self.address_key(address), Value::Verdict(nobody.clone()));
+        }
+        if let Some(port) = self.port.node_port {
+            let key = Key::Port(self.port.transport, port);
+            self.share(Shared::EmptyNodePorts, key, Value::Verdict(nobody.clone()));
+        }
+    }
+
+    /// The addresses that lead here from outside, and whether each is a load balancer's.
+    fn outer_addresses(&self) -> Vec<(Ipv4Addr, bool)> {
+        let Service { external_addresses, balancer_addresses, .. } = self.service;
+        let external = external_addresses.iter().map(|address| (*address, false));
+        external.chain(balancer_addresses.iter().map(|address| (*address, true))).collect()
+    }
+
+    /// The Service's own chain for clients from outside, where they are told apart.
+    fn outside(&mut self, cluster: &BTreeSet<Endpoint>, local: &BTreeSet<Endpoint>) -> String {
+        let everywhere = self.own_chain(Reach::Cluster, cluster);
         let mut rules: Vec<Rule> = Vec::new();
         if self.service.external_local {
             // From inside it is the same Service; only from outside does it matter that the client's address is kept.
             rules.push(vec![Statement::SourceLocal(Is::In), Statement::Mark]);
-            rules.push(vec![Statement::SourceLocal(Is::In), goto(&cluster)]);
-            rules.push(vec![Statement::Source(Is::In, self.pod_range), goto(&cluster)]);
-            rules.extend(local.map(|local| vec![goto(&local)]));
+            rules.push(vec![Statement::SourceLocal(Is::In), goto(&everywhere)]);
+            rules.push(vec![Statement::Source(Is::In, self.pod_range), goto(&everywhere)]);
+            if !local.is_empty() {
+                rules.push(vec![goto(&self.own_chain(Reach::Local, local))]);
+            }
         } else {
             rules.push(vec![Statement::Mark]);
-            rules.push(vec![goto(&cluster)]);
+            rules.push(vec![goto(&everywhere)]);
         }
         let name = self.name("outside");
         self.fragment.chains.insert(name.clone(), rules);
-        Some(name)
+        name
     }
 
-    fn open_to_the_outside(&mut self, chain: Option<String>, nobody: Option<Verdict>) {
-        let ServicePort { transport, node_port, .. } = *self.port;
-        let guarded = self.guard(chain.as_deref());
-        for address in self.service.external_addresses.clone() {
-            self.place(Shared::ServiceAddresses, self.address_key(address), &chain);
-            self.refuse(Shared::EmptyAddresses, self.address_key(address), &nobody);
-        }
-        for address in self.service.balancer_addresses.clone() {
-            self.place(Shared::ServiceAddresses, self.address_key(address), &guarded);
-            self.refuse(Shared::EmptyAddresses, self.address_key(address), &nobody);
-        }
-        if let Some(port) = node_port {
-            self.place(Shared::NodePorts, Key::Port(transport, port), &chain);
-            self.refuse(Shared::EmptyNodePorts, Key::Port(transport, port), &nobody);
-        }
+    /// A chain of the Service's own that spreads connections over these endpoints.
+    fn own_chain(&mut self, reach: Reach, endpoints: &BTreeSet<Endpoint>) -> String {
+        let chain = self.name(reach.name());
+        let rules = match self.service.affinity {
+            Some(timeout) => self.sticky(&chain, endpoints, timeout),
+            None => {
+                self.number(self.id(), reach, endpoints);
+                let whose = Whose::Service(self.id());
+                spread(Draw { whose, first: reach.first_number(), count: count(endpoints.len()) })
+            }
+        };
+        self.fragment.chains.insert(chain.clone(), rules);
+        chain
+    }
+
+    /// The chain that is common to all Services with as many endpoints, which it finds under `id`.
+    fn common(&mut self, id: ServiceId, spread: Spread, endpoints: &BTreeSet<Endpoint>) -> String {
+        self.number(id, Reach::Cluster, endpoints);
+        self.fragment.spreads.insert(spread);
+        spread.chain()
     }
 
     /// The chain that lets only the allowed sources pass to the load balancer's addresses.
-    fn guard(&mut self, chain: Option<&str>) -> Option<String> {
-        let chain = chain?;
+    fn guard(&mut self, chain: String) -> String {
         if self.service.balancer_sources.is_empty() {
-            return Some(chain.to_owned());
+            return chain;
         }
-        let allow = |range: &Prefix| vec![Statement::Source(Is::In, *range), goto(chain)];
+        let allow = |range: &Prefix| vec![Statement::Source(Is::In, *range), goto(&chain)];
         let mut rules: Vec<Rule> = self.service.balancer_sources.iter().map(allow).collect();
         rules.push(vec![Statement::Do(Verdict::Drop)]);
         let name = self.name("allowed");
         self.fragment.chains.insert(name.clone(), rules);
-        Some(name)
+        name
     }
 
-    /// Sends clients of this key to the chain; where there is none, `nobody` is done with them.
-    fn reach(&mut self, key: Key, chain: Option<String>, nobody: &Verdict) {
-        match chain {
-            Some(_) => self.place(Shared::ServiceAddresses, key, &chain),
-            None => self.refuse(Shared::EmptyAddresses, key, &Some(nobody.clone())),
-        }
+    fn lead(&mut self, map: Shared, key: Key, chain: String) {
+        self.share(map, key, Value::Verdict(Verdict::Goto(chain)));
     }
 
-    fn place(&mut self, map: Shared, key: Key, chain: &Option<String>) {
-        if let Some(chain) = chain {
-            self.share(map, key, Value::Verdict(Verdict::Goto(chain.clone())));
-        }
-    }
-
-    fn refuse(&mut self, map: Shared, key: Key, verdict: &Option<Verdict>) {
-        if let Some(verdict) = verdict {
-            self.share(map, key, Value::Verdict(verdict.clone()));
-        }
+    fn lead_to_common(&mut self, map: Shared, key: Key, spread: Spread) {
+        self.fragment.spreads.insert(spread);
+        self.lead(map, key, spread.chain());
     }
 
     fn share(&mut self, map: Shared, key: Key, value: Value) {
@@ -231,54 +299,27 @@ impl PortPlanner<'_> {
         format!("{what}/{}/{transport}/{name}", self.service.name).trim_end_matches('/').to_owned()
     }
 
-    /// The chain that sends each new connection to one of these endpoints; `None` without any.
-    fn balance(&mut self, reach: Reach, endpoints: &BTreeSet<Endpoint>) -> Option<String> {
-        if endpoints.is_empty() {
-            return None;
-        }
-        let (chain, map) = match reach {
-            Reach::Cluster => (self.name("cluster"), self.name("endpoints")),
-            Reach::Local => (self.name("local"), self.name("local-endpoints")),
-        };
-        let rules = match self.service.affinity {
-            Some(timeout) => self.sticky(&chain, endpoints, timeout),
-            None => self.spread(&map, endpoints),
-        };
-        self.fragment.chains.insert(chain.clone(), rules);
-        Some(chain)
-    }
-
-    fn spread(&mut self, map: &str, endpoints: &BTreeSet<Endpoint>) -> Vec<Rule> {
-        let elements = self.keep_places(map, endpoints);
-        let count = count(elements.len());
-        let kind = SetKind::fixed(KeyType::Number, ValueType::Endpoint);
-        self.fragment.sets.insert(map.to_owned(), Set { kind, elements });
-        let mut rules = vec![vec![Statement::TranslateRandom(count, map.to_owned())]];
-        if count > 1 {
-            // A packet that meets the very instant in which the number of endpoints changes can find its number
-            // gone. The first place is always taken.
-            rules.push(vec![Statement::TranslateRandom(1, map.to_owned())]);
-        }
-        rules
-    }
-
-    /// Numbers the endpoints, leaving those that were there before at their numbers.
-    fn keep_places(&self, map: &str, endpoints: &BTreeSet<Endpoint>) -> BTreeMap<Key, Value> {
-        let old = self.before.and_then(|fragment| fragment.sets.get(map)).map(|set| &set.elements);
+    /// Numbers the endpoints under `id`, leaving those that were there before at their numbers.
+    fn number(&mut self, id: ServiceId, reach: Reach, endpoints: &BTreeSet<Endpoint>) {
+        let numbers = reach.first_number()..reach.first_number() + count(endpoints.len());
+        let place = |number| (Shared::Endpoints, Key::Numbered(id, number));
+        let old = self.before.map(|fragment| fragment.shared.range(place(numbers.start)..place(numbers.end)));
         let mut left = endpoints.clone();
-        let mut kept: BTreeMap<u32, Endpoint> = BTreeMap::new();
-        for (key, value) in old.into_iter().flatten() {
-            if let (Key::Number(number), Value::Endpoint(endpoint)) = (key, value)
-                && *number < count(endpoints.len())
+        let mut kept: BTreeMap<Key, Endpoint> = BTreeMap::new();
+        for ((_, key), value) in old.into_iter().flatten() {
+            if let Value::Endpoint(endpoint) = value
                 && left.remove(endpoint)
             {
-                kept.insert(*number, *endpoint);
+                kept.insert(*key, *endpoint);
             }
         }
         let mut left = left.into_iter();
-        let place = |number| kept.get(&number).copied().or_else(|| left.next()).map(|endpoint| (number, endpoint));
-        let numbered: Vec<(u32, Endpoint)> = (0..count(endpoints.len())).filter_map(place).collect();
-        numbered.into_iter().map(|(number, endpoint)| (Key::Number(number), Value::Endpoint(endpoint))).collect()
+        for number in numbers {
+            let key = Key::Numbered(id, number);
+            if let Some(endpoint) = kept.get(&key).copied().or_else(|| left.next()) {
+                self.share(Shared::Endpoints, key, Value::Endpoint(endpoint));
+            }
+        }
     }
 
     /// Each endpoint remembers its clients, and a client that is remembered goes to its endpoint.

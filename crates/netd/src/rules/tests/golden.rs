@@ -24,14 +24,20 @@ fn web(endpoints: &[&str]) -> Vec<String> {
 fn the_whole_of_a_small_cluster() {
     expect![[r#"
         set service-addresses { type ipv4_addr . inet_proto . inet_service : verdict
-          10.96.1.1 . tcp . 80 : goto cluster/default/web/tcp
+          10.96.1.1 . tcp . 80 : goto spread-2
         }
         set node-ports { type inet_proto . inet_service : verdict
-          tcp . 30080 : goto outside/default/web/tcp
+          tcp . 30080 : goto spread-node-port-2
         }
         set empty-addresses { type ipv4_addr . inet_proto . inet_service : verdict
         }
         set empty-node-ports { type inet_proto . inet_service : verdict
+        }
+        set endpoints { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service
+          0.0.0.0 . tcp . 30080 . 0x0 : 10.244.0.5 . 8080
+          0.0.0.0 . tcp . 30080 . 0x1 : 10.244.1.6 . 8080
+          10.96.1.1 . tcp . 80 . 0x0 : 10.244.0.5 . 8080
+          10.96.1.1 . tcp . 80 . 0x1 : 10.244.1.6 . 8080
         }
         set hairpins { type ipv4_addr . ipv4_addr
           10.244.0.5 . 10.244.0.5
@@ -79,7 +85,8 @@ fn the_whole_of_a_small_cluster() {
           ip daddr != 10.96.0.0/12 fib daddr type local dnat to meta l4proto . th dport map @host-ports
         }
         chain refusals {
-          ip daddr . meta l4proto . th dport vmap @empty-addresses
+          ip daddr != 10.96.0.0/12 ip daddr . meta l4proto . th dport vmap @empty-addresses
+          ip daddr 10.96.0.0/12 fib daddr type != local ip daddr . meta l4proto . th dport vmap @empty-addresses
           ip daddr != 10.96.0.0/12 fib daddr type local meta l4proto . th dport vmap @empty-node-ports
           ip daddr 10.96.0.0/12 fib daddr type != local goto reject
           ip daddr 203.0.113.0/24 fib daddr type != local goto reject
@@ -88,17 +95,14 @@ fn the_whole_of_a_small_cluster() {
           meta l4proto tcp reject with tcp reset
           reject with icmp port-unreachable
         }
-        set endpoints/default/web/tcp { type mark : ipv4_addr . inet_service
-          0 : 10.244.0.5 . 8080
-          1 : 10.244.1.6 . 8080
+        chain spread-2 {
+          dnat to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints
+          dnat to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
         }
-        chain cluster/default/web/tcp {
-          dnat to numgen random mod 2 map @endpoints/default/web/tcp
-          dnat to numgen random mod 1 map @endpoints/default/web/tcp
-        }
-        chain outside/default/web/tcp {
+        chain spread-node-port-2 {
           meta mark set meta mark | 0x4000
-          goto cluster/default/web/tcp
+          dnat to 0.0.0.0 . meta l4proto . th dport . numgen random mod 2 map @endpoints
+          dnat to 0.0.0.0 . meta l4proto . th dport . numgen random mod 1 map @endpoints
         }
     "#]]
     .assert_eq(&ruleset(&objects(&web(&["10.244.0.5", "10.244.1.6 node-2"]))).to_string());
@@ -121,8 +125,10 @@ fn one_endpoint_instead_of_another_changes_one_element() {
         &web(&["10.244.1.5 n", "10.244.1.6 n", "10.244.1.7 n"]),
         &web(&["10.244.1.5 n", "10.244.1.7 n", "10.244.1.8 n"]),
         expect![[r#"
-            delete element endpoints/default/web/tcp { 1 }
-            add element endpoints/default/web/tcp { 1 : 10.244.1.8 . 8080 }
+            delete element endpoints { 0.0.0.0 . tcp . 30080 . 0x1 }
+            delete element endpoints { 10.96.1.1 . tcp . 80 . 0x1 }
+            add element endpoints { 0.0.0.0 . tcp . 30080 . 0x1 : 10.244.1.8 . 8080 }
+            add element endpoints { 10.96.1.1 . tcp . 80 . 0x1 : 10.244.1.8 . 8080 }
         "#]],
     );
 }
@@ -133,12 +139,23 @@ fn one_endpoint_less_moves_one_element() {
         &web(&["10.244.1.5 n", "10.244.1.6 n", "10.244.1.7 n"]),
         &web(&["10.244.1.6 n", "10.244.1.7 n"]),
         expect![[r#"
-            flush chain cluster/default/web/tcp
-            delete element endpoints/default/web/tcp { 0 }
-            delete element endpoints/default/web/tcp { 2 }
-            add element endpoints/default/web/tcp { 0 : 10.244.1.7 . 8080 }
-            add rule cluster/default/web/tcp dnat to numgen random mod 2 map @endpoints/default/web/tcp
-            add rule cluster/default/web/tcp dnat to numgen random mod 1 map @endpoints/default/web/tcp
+            add chain spread-2
+            add chain spread-node-port-2
+            add rule spread-2 dnat to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints
+            add rule spread-2 dnat to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+            add rule spread-node-port-2 meta mark set meta mark | 0x4000
+            add rule spread-node-port-2 dnat to 0.0.0.0 . meta l4proto . th dport . numgen random mod 2 map @endpoints
+            add rule spread-node-port-2 dnat to 0.0.0.0 . meta l4proto . th dport . numgen random mod 1 map @endpoints
+            delete element service-addresses { 10.96.1.1 . tcp . 80 }
+            delete element node-ports { tcp . 30080 }
+            delete element endpoints { 0.0.0.0 . tcp . 30080 . 0x0 }
+            delete element endpoints { 0.0.0.0 . tcp . 30080 . 0x2 }
+            delete element endpoints { 10.96.1.1 . tcp . 80 . 0x0 }
+            delete element endpoints { 10.96.1.1 . tcp . 80 . 0x2 }
+            add element service-addresses { 10.96.1.1 . tcp . 80 : goto spread-2 }
+            add element node-ports { tcp . 30080 : goto spread-node-port-2 }
+            add element endpoints { 0.0.0.0 . tcp . 30080 . 0x0 : 10.244.1.7 . 8080 }
+            add element endpoints { 10.96.1.1 . tcp . 80 . 0x0 : 10.244.1.7 . 8080 }
         "#]],
     );
 }
@@ -149,16 +166,13 @@ fn the_last_endpoint_goes() {
         &web(&["10.244.0.5"]),
         &web(&[]),
         expect![[r#"
-            flush chain cluster/default/web/tcp
-            flush chain outside/default/web/tcp
             delete element service-addresses { 10.96.1.1 . tcp . 80 }
             delete element node-ports { tcp . 30080 }
+            delete element endpoints { 0.0.0.0 . tcp . 30080 . 0x0 }
+            delete element endpoints { 10.96.1.1 . tcp . 80 . 0x0 }
             delete element hairpins { 10.244.0.5 . 10.244.0.5 }
             add element empty-addresses { 10.96.1.1 . tcp . 80 : goto reject }
             add element empty-node-ports { tcp . 30080 : goto reject }
-            delete set endpoints/default/web/tcp
-            delete chain cluster/default/web/tcp
-            delete chain outside/default/web/tcp
         "#]],
     );
 }
@@ -169,14 +183,11 @@ fn a_service_goes_without_a_trace() {
         &web(&["10.244.0.5"]),
         &[],
         expect![[r#"
-            flush chain cluster/default/web/tcp
-            flush chain outside/default/web/tcp
             delete element service-addresses { 10.96.1.1 . tcp . 80 }
             delete element node-ports { tcp . 30080 }
+            delete element endpoints { 0.0.0.0 . tcp . 30080 . 0x0 }
+            delete element endpoints { 10.96.1.1 . tcp . 80 . 0x0 }
             delete element hairpins { 10.244.0.5 . 10.244.0.5 }
-            delete set endpoints/default/web/tcp
-            delete chain cluster/default/web/tcp
-            delete chain outside/default/web/tcp
         "#]],
     );
 }

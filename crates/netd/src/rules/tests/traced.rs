@@ -81,6 +81,18 @@ fn nobody_behind_a_service_is_said_at_once() {
 }
 
 #[test]
+fn who_listens_on_this_very_node_needs_no_endpoint() {
+    check(
+        &[service_yaml("kube-dns", "clusterIP: 10.96.0.10\nports: [{port: 53, protocol: UDP}]")],
+        &["10.244.0.9 > 10.96.0.10:53/udp", "host > 10.96.0.10:53/udp"],
+        expect![[r#"
+            10.244.0.9 > 10.96.0.10:53/udp: to 10.96.0.10:53
+            host > 10.96.0.10:53/udp: to 10.96.0.10:53 masqueraded
+        "#]],
+    );
+}
+
+#[test]
 fn clients_from_outside_are_masqueraded_unless_the_policy_is_local() {
     let spec = "type: LoadBalancer\nloadBalancerSourceRanges: [198.51.100.0/24]\nports: [{port: 80, nodePort: 30080}]";
     let local = spec.replace("30080", "30081") + "\nexternalTrafficPolicy: Local\nclusterIP: 10.96.1.2";

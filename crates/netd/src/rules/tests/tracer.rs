@@ -91,7 +91,9 @@ impl Walk<'_> {
     fn rules(&self, name: &str) -> Vec<Rule> {
         let of_frame = self.ruleset.frame().chains().into_iter().find(|(known, ..)| *known == name);
         let own = || self.ruleset.fragments().find_map(|fragment| fragment.chains.get(name).cloned());
-        of_frame.map(|(_, _, rules)| rules).or_else(own).unwrap_or_else(|| panic!("no chain {name}"))
+        let mut spreads = self.ruleset.fragments().flat_map(|fragment| &fragment.spreads);
+        let common = || spreads.find(|spread| spread.chain() == name).map(|spread| spread.rules());
+        of_frame.map(|(_, _, rules)| rules).or_else(own).or_else(common).unwrap_or_else(|| panic!("no chain {name}"))
     }
 
     fn element(&self, set: &str, key: &Key) -> Option<Value> {
@@ -164,15 +166,22 @@ impl Walk<'_> {
             KeyType::AddressPort => Key::AddressPort(destination, transport, port),
             KeyType::Port => Key::Port(transport, port),
             KeyType::Pair => Key::Pair(source, destination),
-            KeyType::Number | KeyType::Source => panic!("no rule asks for such a key here"),
+            KeyType::Number | KeyType::Numbered | KeyType::Source => panic!("no rule asks for such a key here"),
         }
     }
 
     fn look_up(&self, statement: &Statement) -> Option<Value> {
         match statement {
             Statement::Dispatch(key, map) | Statement::Translate(key, map) => self.element(map, &self.key(*key)),
-            Statement::DispatchRandom(modulus, map) | Statement::TranslateRandom(modulus, map) => {
-                self.element(map, &Key::Number(self.packet.chance % modulus))
+            Statement::DispatchRandom(count, map) => self.element(map, &Key::Number(self.packet.chance % count)),
+            Statement::TranslateRandom(draw, map) => {
+                let Packet { destination, transport, port, chance, .. } = self.packet;
+                let service = match draw.whose {
+                    Whose::Packet => (destination, transport, port),
+                    Whose::NodePort => (Ipv4Addr::UNSPECIFIED, transport, port),
+                    Whose::Service(service) => service,
+                };
+                self.element(map, &Key::Numbered(service, draw.first + chance % draw.count))
             }
             _ => None,
         }
