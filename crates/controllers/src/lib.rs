@@ -20,6 +20,7 @@ mod resources;
 mod revisions;
 mod roles;
 mod runner;
+mod stateful;
 #[cfg(test)]
 mod testing;
 

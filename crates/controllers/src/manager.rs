@@ -19,6 +19,7 @@ use crate::pod_gc::PodCollector;
 use crate::replicas::Replicas;
 use crate::roles::Roles;
 use crate::runner::{Controller, Runner, Setup};
+use crate::stateful::StatefulSets;
 
 /// What can be set.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +96,7 @@ impl ControllerManager {
         starter.plan("replicaset-controller", Replicas::<k8s_openapi::api::apps::v1::ReplicaSet>::new);
         starter.plan("replication-controller", Replicas::<k8s_openapi::api::core::v1::ReplicationController>::new);
         starter.plan("daemon-set-controller", Daemons::new);
+        starter.plan("statefulset-controller", StatefulSets::new);
         starter.plan("endpointslice-controller", EndpointSlices::new);
         starter.plan("endpoint-controller", LegacyEndpoints::new);
         starter.plan("service-account-controller", accounts);

@@ -1,6 +1,5 @@
 //! The history of a template as ControllerRevisions, for the kinds that keep theirs so.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -14,8 +13,10 @@ use skiff_client::Kind;
 use crate::meta::{Labels, controller_reference};
 use crate::plan::{Action, Plan};
 
-/// The label by which pods name the revision that they came of.
+/// The label by which pods name the revision that they came of, and DaemonSets' revisions themselves.
 pub const REVISION_HASH: &str = "controller-revision-hash";
+/// The label by which StatefulSets' revisions name themselves.
+pub const STATEFUL_HASH: &str = "controller.kubernetes.io/hash";
 /// How many old revisions are kept where the spec does not say.
 pub const DEFAULT_HISTORY: i32 = 10;
 
@@ -57,6 +58,7 @@ pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
 pub fn sync<K: Kind>(
     owner: &K,
     template: &PodTemplateSpec,
+    hash_label: &str,
     collisions: Option<i32>,
     existing: &[Arc<ControllerRevision>],
     plan: &mut Plan,
@@ -74,7 +76,7 @@ pub fn sync<K: Kind>(
     let meta = owner.metadata();
     let hash = hash(&data, collisions);
     let mut labels: Labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-    labels.insert(REVISION_HASH.to_owned(), hash.clone());
+    labels.insert(hash_label.to_owned(), hash.clone());
     let revision = ControllerRevision {
         metadata: ObjectMeta {
             name: Some(format!("{}-{hash}", meta.name.as_deref().unwrap_or_default())),
@@ -94,15 +96,11 @@ pub fn sync<K: Kind>(
 /// Plans the end of the oldest revisions beyond the limit that no pod came of.
 pub fn clean_up(
     existing: &[Arc<ControllerRevision>],
-    current: &ControllerRevision,
-    in_use: &HashSet<String>,
+    in_use: impl Fn(&ControllerRevision) -> bool,
     limit: i32,
     plan: &mut Plan,
 ) {
-    let is_old = |revision: &&Arc<ControllerRevision>| {
-        revision.metadata.name != current.metadata.name && !in_use.contains(&hash_of(revision))
-    };
-    let mut old: Vec<_> = existing.iter().filter(is_old).collect();
+    let mut old: Vec<_> = existing.iter().filter(|revision| !in_use(revision)).collect();
     old.sort_by_key(|revision| revision.revision);
     let surplus = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
     for revision in old.into_iter().take(surplus) {
@@ -126,16 +124,16 @@ mod tests {
             ))
         };
         let mut plan = Plan::nothing();
-        let first = sync(&owner, &template("v1"), None, &[], &mut plan);
-        let second = sync(&owner, &template("v2"), None, &[Arc::new(first.clone())], &mut plan);
+        let first = sync(&owner, &template("v1"), REVISION_HASH, None, &[], &mut plan);
+        let second = sync(&owner, &template("v2"), REVISION_HASH, None, &[Arc::new(first.clone())], &mut plan);
         assert_eq!((first.revision, second.revision), (1, 2));
         let all = [Arc::new(first.clone()), Arc::new(second)];
-        let again = sync(&owner, &template("v1"), None, &all, &mut plan);
+        let again = sync(&owner, &template("v1"), REVISION_HASH, None, &all, &mut plan);
         assert_eq!((again.metadata.name.clone(), again.revision), (first.metadata.name, 3));
         assert_eq!(template_of(&again), Some(template("v1")));
         assert_eq!(plan.steps.len(), 3);
         let mut plan = Plan::nothing();
-        clean_up(&all, &again, &HashSet::new(), 0, &mut plan);
+        clean_up(&all, |revision| revision.metadata.name == again.metadata.name, 0, &mut plan);
         assert_eq!(plan.steps.len(), 1);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
     Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
 };
@@ -50,14 +50,17 @@ pub fn reconcile(observed: &Observed, now: Timestamp, ids: &Ids) -> Plan {
         return plan;
     }
     let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    let current = revisions::sync(set, &spec.template, collisions, &observed.revisions, &mut plan);
+    let current = revisions::sync(set, &spec.template, REVISION_HASH, collisions, &observed.revisions, &mut plan);
     let hash = revisions::hash_of(&current);
     let daemons = Daemons::new(observed, mine, hash, now);
     daemons.place(ids, &mut plan);
     daemons.tell(&mut plan);
     let in_use: HashSet<_> = daemons.mine.iter().filter_map(|pod| revision_of(pod).cloned()).collect();
     let limit = spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY);
-    revisions::clean_up(&observed.revisions, &current, &in_use, limit, &mut plan);
+    let used = |revision: &ControllerRevision| {
+        revision.metadata.name == current.metadata.name || in_use.contains(&revisions::hash_of(revision))
+    };
+    revisions::clean_up(&observed.revisions, used, limit, &mut plan);
     plan
 }
 
@@ -354,7 +357,7 @@ mod tests {
         ));
         let mut scratch = Plan::nothing();
         let template = &set.spec.as_ref().expect("a spec").template;
-        let revision = revisions::sync(&set, template, None, &[], &mut scratch);
+        let revision = revisions::sync(&set, template, REVISION_HASH, None, &[], &mut scratch);
         let hash = revisions::hash_of(&revision);
         let nodes = nodes.iter().map(|text| {
             let (name, taint) = text.split_once(' ').unwrap_or((text, ""));
