@@ -6,6 +6,7 @@ mod deployment;
 mod endpoints;
 mod expectations;
 mod gc;
+mod job;
 mod manager;
 mod meta;
 mod namespace;

@@ -12,6 +12,7 @@ use crate::daemon::Daemons;
 use crate::deployment::Deployments;
 use crate::endpoints::{EndpointSlices, LegacyEndpoints};
 use crate::gc::GarbageCollector;
+use crate::job::{FinishedJobs, Jobs};
 use crate::namespace::Namespaces;
 use crate::namespace_defaults::{accounts, root_certificates};
 use crate::node::{Nodes, Ranges};
@@ -97,6 +98,8 @@ impl ControllerManager {
         starter.plan("replication-controller", Replicas::<k8s_openapi::api::core::v1::ReplicationController>::new);
         starter.plan("daemon-set-controller", Daemons::new);
         starter.plan("statefulset-controller", StatefulSets::new);
+        starter.plan("job-controller", Jobs::new);
+        starter.plan("ttl-after-finished-controller", FinishedJobs::new);
         starter.plan("endpointslice-controller", EndpointSlices::new);
         starter.plan("endpoint-controller", LegacyEndpoints::new);
         starter.plan("service-account-controller", accounts);

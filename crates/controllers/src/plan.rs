@@ -160,6 +160,14 @@ impl Action {
         Self::of(Write::Delete(Target::of::<K>(object.metadata()), deletion))
     }
 
+    /// Deletes with this propagation policy.
+    pub fn with_propagation(mut self, policy: &'static str) -> Self {
+        if let Write::Delete(_, deletion) = &mut self.write {
+            deletion.propagation = Some(policy);
+        }
+        self
+    }
+
     /// Records an event and writes nothing.
     pub fn tell(note: Note) -> Self {
         Self { write: Write::Nothing, done: Some(note), failed: None }

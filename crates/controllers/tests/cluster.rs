@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -177,15 +178,16 @@ async fn attend(client: Client, pod: Arc<Pod>) {
     let (namespace, name) =
         (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
     let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-    let running = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
+    let running = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() != Some("Pending"));
     let result = if pod.metadata.deletion_timestamp.is_some() {
         let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
         client.delete::<Pod>(namespace, name, &options).await
     } else if placed && !running {
         let address = name.bytes().fold(0u16, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let ip = format!("10.244.{}.{}", address >> 8, address & 255);
+        let worker = pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key("job-name"));
         let status = json!({"status": {
-            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "phase": if worker { "Succeeded" } else { "Running" }, "podIP": ip, "podIPs": [{"ip": ip}],
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:00Z"}],
         }});
         client.patch::<Pod>(namespace, name, "status", &Patch::Strategic(status)).await.map(drop)
@@ -328,6 +330,81 @@ async fn a_node_is_fitted_out_and_a_pod_that_fits_nowhere_says_why() {
         .eventually("the pod placed on the new node", || async {
             let pod = cluster.admin.get::<Pod>("default", "big").await.ok()?;
             (pod.spec?.node_name.as_deref() == Some("n2")).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_workloads_run() {
+    let cluster = Cluster::start("workloads").await;
+    cluster.add_node("n1", "4").await;
+    cluster.add_node("n2", "4").await;
+    let template = json!({"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let selector = json!({"matchLabels": {"app": "x"}});
+    let daemons = json!({"metadata": {"name": "log", "namespace": "default"},
+        "spec": {"selector": selector, "template": template}});
+    cluster.put::<DaemonSet>(daemons).await;
+    let stateful = json!({"metadata": {"name": "db", "namespace": "default"},
+        "spec": {"replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "y"}},
+            "template": {"metadata": {"labels": {"app": "y"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.put::<StatefulSet>(stateful).await;
+    let job = json!({"metadata": {"name": "sum", "namespace": "default"}, "spec": {
+        "completions": 5, "parallelism": 2, "ttlSecondsAfterFinished": 0,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.put::<Job>(job).await;
+    cluster
+        .eventually("the Job completed and removed", || async {
+            let gone = cluster.admin.get::<Job>("default", "sum").await.is_err_and(|error| error.is_not_found());
+            (gone && cluster.told("Completed").await == ["Job completed"]).then_some(())
+        })
+        .await;
+    cluster
+        .eventually("a daemon on every node", || async {
+            let set = cluster.admin.get::<DaemonSet>("default", "log").await.ok()?;
+            (set.status?.number_available == Some(2)).then_some(())
+        })
+        .await;
+    cluster
+        .eventually("three numbered pods", || async {
+            let set = cluster.admin.get::<StatefulSet>("default", "db").await.ok()?;
+            let status = set.status?;
+            let names: Vec<_> =
+                cluster.list::<Pod>("default").await.into_iter().filter_map(|pod| pod.metadata.name).collect();
+            let all = ["db-0", "db-1", "db-2"].iter().all(|name| names.iter().any(|n| n == name));
+            (status.available_replicas == Some(3) && all && names.len() == 5).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletion_orphans_or_waits_as_it_is_told() {
+    let cluster = Cluster::start("deletion").await;
+    cluster.add_node("n1", "4").await;
+    cluster.put::<Deployment>(deployment("web", 2)).await;
+    cluster.deployed("web", 2).await;
+    let orphan = DeleteOptions { propagation_policy: Some("Orphan"), ..DeleteOptions::default() };
+    cluster.admin.delete::<Deployment>("default", "web", &orphan).await.expect("deleted");
+    cluster
+        .eventually("the Deployment gone and its set let go", || async {
+            let gone = cluster.admin.get::<Deployment>("default", "web").await.is_err_and(|error| error.is_not_found());
+            let sets = cluster.list::<ReplicaSet>("default").await;
+            (gone && sets.len() == 1 && sets[0].metadata.owner_references.is_none()).then_some(())
+        })
+        .await;
+    assert_eq!(cluster.list::<Pod>("default").await.len(), 2);
+    cluster.put::<Deployment>(deployment("web", 2)).await;
+    cluster.deployed("web", 2).await;
+    assert_eq!(cluster.list::<ReplicaSet>("default").await.len(), 1, "the set is adopted again");
+    let foreground = DeleteOptions { propagation_policy: Some("Foreground"), ..DeleteOptions::default() };
+    cluster.admin.delete::<Deployment>("default", "web", &foreground).await.expect("deleted");
+    cluster
+        .eventually("all gone", || async {
+            let gone = cluster.admin.get::<Deployment>("default", "web").await.is_err_and(|error| error.is_not_found());
+            if gone {
+                assert!(cluster.list::<ReplicaSet>("default").await.is_empty(), "the owner goes last");
+                assert!(cluster.list::<Pod>("default").await.is_empty(), "the owner goes last");
+            }
+            gone.then_some(())
         })
         .await;
 }

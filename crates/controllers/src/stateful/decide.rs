@@ -366,46 +366,86 @@ mod tests {
 
     #[test]
     fn pods_are_made_one_after_the_other() {
-        check("replicas: 3", &[], expect![[r#"
+        check(
+            "replicas: 3",
+            &[],
+            expect![[r#"
             create d/data-db-0 [SuccessfulCreate: create Claim data-db-0 Pod db-0 in StatefulSet db success]
-            create d/db-0 [SuccessfulCreate: create Pod db-0 in StatefulSet db successful]"#]]);
+            create d/db-0 [SuccessfulCreate: create Pod db-0 in StatefulSet db successful]"#]],
+        );
         check("replicas: 3", &["db-0 running"], expect![]);
-        check("replicas: 3", &["db-0 ready"], expect!["create d/db-1 [SuccessfulCreate: create Pod db-1 in StatefulSet db successful]"]);
-        check("replicas: 3, podManagementPolicy: Parallel", &["db-1 running"], expect![[r#"
+        check(
+            "replicas: 3",
+            &["db-0 ready"],
+            expect!["create d/db-1 [SuccessfulCreate: create Pod db-1 in StatefulSet db successful]"],
+        );
+        check(
+            "replicas: 3, podManagementPolicy: Parallel",
+            &["db-1 running"],
+            expect![[r#"
             create d/data-db-0 [SuccessfulCreate: create Claim data-db-0 Pod db-0 in StatefulSet db success]
             create d/data-db-2 [SuccessfulCreate: create Claim data-db-2 Pod db-2 in StatefulSet db success]
             create d/db-0 [SuccessfulCreate: create Pod db-0 in StatefulSet db successful]
-            create d/db-2 [SuccessfulCreate: create Pod db-2 in StatefulSet db successful]"#]]);
-        check("replicas: 1, ordinals: {start: 5}", &[], expect![[r#"
+            create d/db-2 [SuccessfulCreate: create Pod db-2 in StatefulSet db successful]"#]],
+        );
+        check(
+            "replicas: 1, ordinals: {start: 5}",
+            &[],
+            expect![[r#"
             create d/data-db-5 [SuccessfulCreate: create Claim data-db-5 Pod db-5 in StatefulSet db success]
-            create d/db-5 [SuccessfulCreate: create Pod db-5 in StatefulSet db successful]"#]]);
+            create d/db-5 [SuccessfulCreate: create Pod db-5 in StatefulSet db successful]"#]],
+        );
     }
 
     #[test]
     fn pods_are_removed_from_the_highest() {
-        check("replicas: 1", &["db-0 ready", "db-1 ready", "db-2 ready"], expect!["delete d/db-2 [SuccessfulDelete: delete Pod db-2 in StatefulSet db successful]"]);
+        check(
+            "replicas: 1",
+            &["db-0 ready", "db-1 ready", "db-2 ready"],
+            expect!["delete d/db-2 [SuccessfulDelete: delete Pod db-2 in StatefulSet db successful]"],
+        );
         check("replicas: 1", &["db-0 ready", "db-1 ready", "db-2 terminating"], expect![]);
-        check("replicas: 0, podManagementPolicy: Parallel", &["db-0 ready", "db-1 ready"], expect![[r#"
+        check(
+            "replicas: 0, podManagementPolicy: Parallel",
+            &["db-0 ready", "db-1 ready"],
+            expect![[r#"
             delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]
-            delete d/db-0 [SuccessfulDelete: delete Pod db-0 in StatefulSet db successful]"#]]);
+            delete d/db-0 [SuccessfulDelete: delete Pod db-0 in StatefulSet db successful]"#]],
+        );
     }
 
     #[test]
     fn updates_go_down_from_the_highest() {
-        check("replicas: 2", &["db-0 ready old", "db-1 ready old"], expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"]);
+        check(
+            "replicas: 2",
+            &["db-0 ready old", "db-1 ready old"],
+            expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"],
+        );
         check("replicas: 2", &["db-0 ready old", "db-1 running"], expect![]);
-        check("replicas: 2", &["db-0 ready old", "db-1 ready"], expect!["delete d/db-0 [SuccessfulDelete: delete Pod db-0 in StatefulSet db successful]"]);
+        check(
+            "replicas: 2",
+            &["db-0 ready old", "db-1 ready"],
+            expect!["delete d/db-0 [SuccessfulDelete: delete Pod db-0 in StatefulSet db successful]"],
+        );
         check(
             "replicas: 2, updateStrategy: {rollingUpdate: {partition: 1}}",
             &["db-0 ready old", "db-1 ready"],
             expect![],
         );
         check("replicas: 2, updateStrategy: {type: OnDelete}", &["db-0 ready old", "db-1 ready old"], expect![]);
-        check("replicas: 2", &["db-0 ready", "db-1 failed"], expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"]);
+        check(
+            "replicas: 2",
+            &["db-0 ready", "db-1 failed"],
+            expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"],
+        );
     }
 
     #[test]
     fn an_outdated_pod_that_never_gets_ready_is_replaced() {
-        check("replicas: 1", &["db-0 running old"], expect!["delete d/db-0 [SuccessfulDelete: delete Pod db-0 in StatefulSet db successful]"]);
+        check(
+            "replicas: 1",
+            &["db-0 running old"],
+            expect!["delete d/db-0 [SuccessfulDelete: delete Pod db-0 in StatefulSet db successful]"],
+        );
     }
 }
