@@ -124,10 +124,8 @@ pub fn storage_source(faults: &mut Faults, kind: &str, source: &At) {
         "scaleIO" => needs(faults, &["gateway", "system", "volumeName"]),
         "quobyte" => needs(faults, &["registry", "volume"]),
         "gitRepo" => needs(faults, &["repository"]),
-        "flocker" => {
-            if source.get("datasetName").is_blank() && source.get("datasetUUID").is_blank() {
-                faults.required(source, "one of datasetName and datasetUUID is required");
-            }
+        "flocker" if source.get("datasetName").is_blank() && source.get("datasetUUID").is_blank() => {
+            faults.required(source, "one of datasetName and datasetUUID is required");
         }
         "image" => {
             needs(faults, &["reference"]);

@@ -29,7 +29,7 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     default: admission_rules::policy_defaults,
-    row: row,
+    row,
     ..BASE
 };
 

@@ -25,8 +25,8 @@ pub static DEF: ResourceDef = ResourceDef {
     unconditional_update: false,
     columns: list![NAME, column("Webhooks", "integer", "The number of webhooks."), AGE],
     default: defaults,
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

@@ -29,7 +29,7 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     default: admission_rules::binding_defaults,
-    row: row,
+    row,
     ..BASE
 };
 

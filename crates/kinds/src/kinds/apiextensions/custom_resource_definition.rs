@@ -24,10 +24,10 @@ pub static DEF: ResourceDef = ResourceDef {
     has_generation: true,
     unconditional_update: false,
     default: defaults,
-    prepare_create: prepare_create,
-    prepare_update: prepare_update,
-    validate: validate,
-    validate_update: validate_update,
+    prepare_create,
+    prepare_update,
+    validate,
+    validate_update,
     ..BASE
 };
 

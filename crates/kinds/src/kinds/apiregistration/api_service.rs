@@ -30,8 +30,8 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     default: defaults,
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

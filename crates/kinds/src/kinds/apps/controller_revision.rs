@@ -24,7 +24,7 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Revision", "string", "The number of the revision."),
         AGE,
     ],
-    row: row,
+    row,
     ..BASE
 };
 

@@ -34,10 +34,10 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
-    warnings: warnings,
+    row,
+    validate,
+    validate_update,
+    warnings,
     ..BASE
 };
 

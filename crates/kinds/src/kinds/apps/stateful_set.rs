@@ -31,10 +31,10 @@ pub static DEF: ResourceDef = ResourceDef {
         IMAGES,
     ],
     default: defaults,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
-    warnings: warnings,
+    row,
+    validate,
+    validate_update,
+    warnings,
     ..BASE
 };
 

@@ -24,7 +24,7 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: hpa_rules::COLUMNS,
     default: defaults,
     row: hpa_rules::row,
-    validate: validate,
+    validate,
     ..BASE
 };
 

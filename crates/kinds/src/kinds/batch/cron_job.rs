@@ -36,10 +36,10 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
-    row: row,
-    validate: validate,
+    row,
+    validate,
     name_rule: cron_job_name,
-    warnings: warnings,
+    warnings,
     ..BASE
 };
 

@@ -34,12 +34,12 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
-    prepare_create: prepare_create,
-    prepare_update: prepare_update,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
-    warnings: warnings,
+    prepare_create,
+    prepare_update,
+    row,
+    validate,
+    validate_update,
+    warnings,
     ..BASE
 };
 

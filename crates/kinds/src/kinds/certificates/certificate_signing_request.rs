@@ -38,9 +38,9 @@ pub static DEF: ResourceDef = ResourceDef {
         column("RequestedDuration", "string", "For how long."),
         column("Condition", "string", "Whether it is approved, and issued."),
     ],
-    prepare_update: prepare_update,
-    row: row,
-    validate: validate,
+    prepare_update,
+    row,
+    validate,
     ..BASE
 };
 

@@ -23,8 +23,8 @@ pub static DEF: ResourceDef = ResourceDef {
     unconditional_update: false,
     relaxed_durability: true,
     columns: list![NAME, column("Holder", "string", "Who holds it."), AGE],
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

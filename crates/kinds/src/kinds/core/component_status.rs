@@ -26,7 +26,7 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Message", "string", "What the part says."),
         column("Error", "string", "What is wrong with it."),
     ],
-    row: row,
+    row,
     ..BASE
 };
 

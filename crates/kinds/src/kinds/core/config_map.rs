@@ -21,9 +21,9 @@ pub static DEF: ResourceDef = ResourceDef {
     short_names: texts!["cm"],
     schema: text("io.k8s.api.core.v1.ConfigMap"),
     columns: list![NAME, column("Data", "string", "The number of entries."), AGE],
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

@@ -22,8 +22,8 @@ pub static DEF: ResourceDef = ResourceDef {
     create_on_update: true,
     columns: list![NAME, column("Endpoints", "string", "The addresses and ports."), AGE],
     default: defaults,
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

@@ -32,7 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     columns: event_rules::COLUMNS,
     row: event_rules::row,
-    validate: validate,
+    validate,
     ..BASE
 };
 

@@ -19,7 +19,7 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.core.v1.LimitRange"),
     create_on_update: true,
     default: defaults,
-    validate: validate,
+    validate,
     ..BASE
 };
 

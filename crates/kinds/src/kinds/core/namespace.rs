@@ -27,10 +27,10 @@ pub static DEF: ResourceDef = ResourceDef {
     selectable: selectable!["status.phase"],
     columns: list![NAME, column("Status", "string", "Active, or Terminating while its content goes."), AGE],
     default: defaults,
-    prepare_create: prepare_create,
-    prepare_update: prepare_update,
-    row: row,
-    validate: validate,
+    prepare_create,
+    prepare_update,
+    row,
+    validate,
     ..BASE
 };
 

@@ -40,10 +40,10 @@ pub static DEF: ResourceDef = ResourceDef {
         wide("Container-Runtime", "string", "What runs the containers, and its version."),
     ],
     default: defaults,
-    prepare_create: prepare_create,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    prepare_create,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

@@ -35,10 +35,10 @@ pub static DEF: ResourceDef = ResourceDef {
         wide("VolumeMode", "string", "A filesystem or a block device."),
     ],
     default: defaults,
-    prepare_create: prepare_create,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    prepare_create,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

@@ -32,10 +32,10 @@ pub static DEF: ResourceDef = ResourceDef {
         wide("VolumeMode", "string", "A filesystem or a block device."),
     ],
     default: storage_rules::claim_defaults,
-    prepare_create: prepare_create,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    prepare_create,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

@@ -63,12 +63,12 @@ pub static DEF: ResourceDef = ResourceDef {
         ),
     ],
     default: defaults,
-    prepare_create: prepare_create,
-    prepare_update: prepare_update,
+    prepare_create,
+    prepare_update,
     row: row::row,
     validate: validate::validate,
     validate_update: validate::validate_update,
-    warnings: warnings,
+    warnings,
     ..BASE
 };
 

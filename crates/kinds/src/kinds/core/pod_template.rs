@@ -26,9 +26,9 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Pod Labels", "string", "The labels of the Pods."),
     ],
     default: defaults,
-    row: row,
-    validate: validate,
-    warnings: warnings,
+    row,
+    validate,
+    warnings,
     ..BASE
 };
 

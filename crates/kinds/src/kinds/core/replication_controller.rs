@@ -34,9 +34,9 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
-    row: row,
-    validate: validate,
-    warnings: warnings,
+    row,
+    validate,
+    warnings,
     ..BASE
 };
 

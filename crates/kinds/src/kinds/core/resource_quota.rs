@@ -26,9 +26,9 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Limit", "string", "The sum of the limits, of what it may be."),
         AGE,
     ],
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

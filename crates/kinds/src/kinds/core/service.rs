@@ -37,10 +37,10 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
-    prepare_update: prepare_update,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    prepare_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

@@ -19,7 +19,7 @@ pub static DEF: ResourceDef = ResourceDef {
     subresources: list![special("token", ("authentication.k8s.io", "v1", "TokenRequest"), texts!["create"])],
     columns: list![NAME, AGE],
     row: table::name_and_age,
-    validate: validate,
+    validate,
     ..BASE
 };
 

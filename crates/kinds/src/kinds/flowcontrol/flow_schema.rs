@@ -31,7 +31,7 @@ pub static DEF: ResourceDef = ResourceDef {
         column("MissingPL", "string", "Whether there is no such priority level."),
     ],
     default: defaults,
-    row: row,
+    row,
     ..BASE
 };
 

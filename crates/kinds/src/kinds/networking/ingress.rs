@@ -30,8 +30,8 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Ports", "string", "The ports where it is reached."),
         AGE,
     ],
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

@@ -22,9 +22,9 @@ pub static DEF: ResourceDef = ResourceDef {
     scope: Scope::Cluster,
     schema: text("io.k8s.api.networking.v1.IPAddress"),
     columns: list![NAME, column("ParentRef", "string", "What the address belongs to.")],
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

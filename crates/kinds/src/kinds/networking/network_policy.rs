@@ -23,8 +23,8 @@ pub static DEF: ResourceDef = ResourceDef {
     has_generation: true,
     columns: list![NAME, column("Pod-Selector", "string", "The labels of the Pods that it holds for."), AGE],
     default: defaults,
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

@@ -22,9 +22,9 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.networking.v1.ServiceCIDR"),
     subresources: list![Subresource::Status],
     columns: list![NAME, column("CIDRs", "string", "The ranges of addresses."), AGE],
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

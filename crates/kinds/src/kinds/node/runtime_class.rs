@@ -22,9 +22,9 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.node.v1.RuntimeClass"),
     unconditional_update: false,
     columns: list![NAME, column("Handler", "string", "The configuration of the node's runtime."), AGE],
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

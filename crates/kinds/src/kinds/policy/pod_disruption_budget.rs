@@ -30,8 +30,8 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Allowed Disruptions", "integer", "How many Pods may go now."),
         AGE,
     ],
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

@@ -17,7 +17,7 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.rbac.v1.Role"),
     create_on_update: true,
     name_rule: names::path_segment,
-    validate: validate,
+    validate,
     ..BASE
 };
 

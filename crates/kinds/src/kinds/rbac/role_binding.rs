@@ -20,8 +20,8 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: rbac_rules::BINDING_COLUMNS,
     default: rbac_rules::binding_defaults,
     row: rbac_rules::binding_row,
-    validate: validate,
-    validate_update: validate_update,
+    validate,
+    validate_update,
     ..BASE
 };
 

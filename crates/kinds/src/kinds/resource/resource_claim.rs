@@ -21,7 +21,7 @@ pub static DEF: ResourceDef = ResourceDef {
     subresources: list![Subresource::Status],
     columns: list![NAME, column("State", "string", "Whether devices are allocated, and reserved for Pods."), AGE],
     default: defaults,
-    row: row,
+    row,
     ..BASE
 };
 

@@ -28,7 +28,7 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Pool", "string", "The pool that they belong to."),
         AGE,
     ],
-    row: row,
+    row,
     ..BASE
 };
 

@@ -30,9 +30,9 @@ pub static DEF: ResourceDef = ResourceDef {
         column("PreemptionPolicy", "string", "Whether Pods of the class drive others away."),
     ],
     default: defaults,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

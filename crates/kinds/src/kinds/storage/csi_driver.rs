@@ -32,7 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     default: defaults,
-    row: row,
+    row,
     ..BASE
 };
 

@@ -21,7 +21,7 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.storage.v1.CSINode"),
     unconditional_update: false,
     columns: list![NAME, column("Drivers", "integer", "The number of drivers on the node."), AGE],
-    row: row,
+    row,
     ..BASE
 };
 

@@ -23,7 +23,7 @@ pub static DEF: ResourceDef = ResourceDef {
         column("StorageClassName", "string", "The class."),
         column("Capacity", "string", "The free capacity."),
     ],
-    row: row,
+    row,
     ..BASE
 };
 

@@ -30,9 +30,9 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     default: defaults,
-    row: row,
-    validate: validate,
-    validate_update: validate_update,
+    row,
+    validate,
+    validate_update,
     ..BASE
 };
 

@@ -29,7 +29,7 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Attached", "boolean", "Whether it is attached."),
         AGE,
     ],
-    row: row,
+    row,
     ..BASE
 };
 

@@ -21,7 +21,7 @@ pub static DEF: ResourceDef = ResourceDef {
     scope: Scope::Cluster,
     schema: text("io.k8s.api.storage.v1.VolumeAttributesClass"),
     columns: list![NAME, column("DriverName", "string", "The driver that knows the attributes."), AGE],
-    row: row,
+    row,
     ..BASE
 };
 

@@ -24,8 +24,8 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Available", "integer", "The number there is."),
         AGE,
     ],
-    row: row,
-    validate: validate,
+    row,
+    validate,
     ..BASE
 };
 

@@ -15,7 +15,7 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.authentication.v1.TokenRequest"),
     stored: false,
     default: defaults,
-    validate: validate,
+    validate,
     ..BASE
 };
 
