@@ -1,10 +1,11 @@
 //! What must hold for every built-in kind.
 
 use serde_json::{Value, json};
+use skiff_kinds::decode::{FieldValidation, decode_tree};
 use skiff_kinds::def::{Context, ResourceDef};
-use skiff_kinds::{builtin, subresource_kinds};
-use skiff_object::Object;
+use skiff_kinds::{bootstrap, builtin, by_kind, subresource_kinds};
 use skiff_object::meta::Meta;
+use skiff_object::{GroupVersionKind, Object};
 
 mod common;
 
@@ -183,5 +184,20 @@ fn a_write_of_the_object_keeps_the_status_and_the_other_way_round() {
         if def.has_generation {
             assert_eq!(new.generation(), 4, "{}", def.gvk());
         }
+    }
+}
+
+#[test]
+fn what_a_cluster_starts_with_is_valid() {
+    let objects = bootstrap::rbac_objects().into_iter();
+    for tree in objects.chain(bootstrap::priority_classes()).chain(bootstrap::flow_control_objects()) {
+        let kind = GroupVersionKind::of(&tree).expect("apiVersion and kind");
+        let def = by_kind(&kind).expect("a known kind");
+        let mut object = decode_tree(def, tree, FieldValidation::Strict).expect("known and well-typed fields").object;
+        let context = Context { def, subresource: "", now: common::now() };
+        (def.default)(&mut object);
+        (def.prepare_create)(&context, &mut object);
+        let errors = (def.validate)(&context, &object);
+        assert!(errors.is_empty(), "{kind} {}: {errors:?}", object.name());
     }
 }

@@ -1,10 +1,12 @@
-//! The objects that a new cluster starts with: the default roles and their bindings, and the two system
-//! priority classes. Tables of our own, unfolded into objects when the API server asks for them.
+//! The objects that a new cluster starts with: the default roles and their bindings, the two system
+//! priority classes, and the priority levels of requests. Tables of our own, unfolded into objects when the API server asks for them.
 
 mod cluster_roles;
 mod controller_roles;
+mod flow_control;
 mod namespaced;
 
+pub use flow_control::flow_control_objects;
 use serde_json::{Value, json};
 use skiff_object::Object;
 use skiff_object::meta::Meta;

@@ -99,3 +99,10 @@ pub fn check_claim(faults: &mut Faults, spec: &At) {
         }
     }
 }
+
+/// Warns of the old way of naming the class.
+pub fn warnings(object: &Object) -> Vec<String> {
+    let old_way = object.annotation(CLASS_ANNOTATION).is_some();
+    let words = "deprecated since v1.8; use \"storageClassName\" attribute instead";
+    old_way.then(|| format!("metadata.annotations[{CLASS_ANNOTATION}]: {words}")).into_iter().collect()
+}

@@ -87,7 +87,7 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     for when in ["whenDeleted", "whenScaled"] {
         faults.choice(&spec.get("persistentVolumeClaimRetentionPolicy").get(when), &["Retain", "Delete"]);
     }
-    for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+    for field in ["replicas", "minReadySeconds"] {
         faults.non_negative(&spec.get(field));
     }
     faults.non_negative(&spec.get("ordinals").get("start"));
@@ -159,5 +159,10 @@ fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
 }
 
 fn warnings(object: &Object) -> Vec<String> {
-    pod_warnings::template(object, &["spec", "template"])
+    let mut warnings = pod_warnings::template(object, &["spec", "template"]);
+    if table::number(object, &["spec", "revisionHistoryLimit"]) < 0 {
+        let words = "a negative value retains all historical revisions; a value >= 0 is recommended";
+        warnings.push(format!("spec.revisionHistoryLimit: {words}"));
+    }
+    warnings
 }

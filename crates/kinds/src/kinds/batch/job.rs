@@ -5,8 +5,8 @@ use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, Object};
 
-use crate::base::{BASE, list, selectable, text, texts};
-use crate::def::{Context, ResourceDef, Subresource};
+use crate::base::{BASE, list, text, texts};
+use crate::def::{Context, ResourceDef, SelectableField, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
 use crate::rules::{check, pod_defaults, pod_warnings, prepare, table, tree, workload_check};
@@ -22,7 +22,7 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.batch.v1.Job"),
     subresources: list![Subresource::Status],
     has_generation: true,
-    selectable: selectable!["status.successful"],
+    selectable: list![SelectableField { path: text("status.successful"), read: Some(successful) }],
     columns: list![
         NAME,
         column("Status", "string", "Whether the job runs, is suspended or how it ended."),
@@ -64,6 +64,10 @@ fn defaults(object: &mut Object) {
         }
     }
     label_defaults(object);
+}
+
+fn successful(object: &Object) -> String {
+    table::number(object, &["status", "succeeded"]).to_string()
 }
 
 /// A job without labels has those of its Pods.

@@ -44,6 +44,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
+    warnings: warnings,
     ..BASE
 };
 
@@ -143,4 +144,17 @@ fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
         faults.forbidden(&spec.get("providerID"), words);
     }
     faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    let spec = At::top(object, "spec");
+    let mut warnings = Vec::new();
+    if spec.get("configSource").is_set() {
+        let words = "the feature is removed, and the field has no effect";
+        warnings.push(format!("spec.configSource: {words}"));
+    }
+    if !spec.get("externalID").is_blank() {
+        warnings.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+    }
+    warnings
 }

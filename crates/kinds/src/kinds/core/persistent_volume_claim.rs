@@ -36,6 +36,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
+    warnings: storage_rules::warnings,
     ..BASE
 };
 

@@ -41,6 +41,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
+    warnings: warnings,
     ..BASE
 };
 
@@ -268,4 +269,23 @@ fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
     let mut faults = Faults::new();
     service_check::update(&mut faults, &At::top(new, "spec"), &At::top(old, "spec"));
     faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    let spec = At::top(object, "spec");
+    let mut warnings = Vec::new();
+    if spec.get("clusterIP").text() == "None" {
+        for field in ["loadBalancerIP", "externalIPs"] {
+            if !spec.get(field).is_blank() {
+                warnings.push(format!("spec.{field} is ignored for headless services"));
+            }
+        }
+        if spec.get("sessionAffinity").text() != "None" {
+            warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
+        }
+    }
+    if kind_of_object(object) != "ExternalName" && !spec.get("externalName").is_blank() {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    warnings
 }

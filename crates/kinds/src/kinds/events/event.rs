@@ -1,6 +1,6 @@
 //! `events.k8s.io/v1` Event: something that happened to an object.
 
-use crate::base::{BASE, text, texts};
+use crate::base::{BASE, selectable, text, texts};
 use crate::def::ResourceDef;
 use crate::rules::event_rules;
 
@@ -16,6 +16,20 @@ pub static DEF: ResourceDef = ResourceDef {
     storage: Some((text(""), text("v1"))),
     create_on_update: true,
     relaxed_durability: true,
+    // In the order of the core group's, with which it shares its storage.
+    selectable: selectable![
+        "regarding.kind",
+        "regarding.namespace",
+        "regarding.name",
+        "regarding.uid",
+        "regarding.apiVersion",
+        "regarding.resourceVersion",
+        "regarding.fieldPath",
+        "reason",
+        "reportingController",
+        "deprecatedSource.component",
+        "type",
+    ],
     columns: event_rules::COLUMNS,
     row: event_rules::row,
     ..BASE

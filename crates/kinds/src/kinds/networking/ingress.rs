@@ -32,6 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     row,
     validate,
+    warnings: warnings,
     ..BASE
 };
 
@@ -56,4 +57,13 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
     network_check::ingress(&mut faults, &At::top(object, "spec"));
     faults.into_list()
+}
+
+/// The old way of naming the class.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+fn warnings(object: &Object) -> Vec<String> {
+    let old_way = object.annotation(CLASS_ANNOTATION).is_some();
+    let words = format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead");
+    old_way.then_some(words).into_iter().collect()
 }
