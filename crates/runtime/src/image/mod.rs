@@ -24,6 +24,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -112,6 +113,9 @@ impl ImageStore {
     pub fn open(root: impl AsRef<Path>, options: ImageStoreOptions) -> CriResult<Self> {
         let root = root.as_ref();
         std::fs::create_dir_all(root).map_err(|error| disk_error("creating", root, &error))?;
+        // Images bring programs that run as their owner, root among them: nobody else on the host is to reach them.
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))
+            .map_err(|error| disk_error("closing", root, &error))?;
         let lock = lock(root)?;
         let content = Content::open(root)?;
         let snapshots = Snapshots::open(root)?;

@@ -342,7 +342,7 @@ impl<'a> Pull<'a> {
                 }
             }
             OciDistributionError::RequestError(cause) => {
-                let (text, passing) = network(cause, self.reference.domain());
+                let (text, passing) = network(cause, oci_name(self.reference).resolve_registry());
                 let error = CriError::unknown(format!("failed to do request: {method} \"{url}\": {text}"));
                 if passing { Failed::again(error) } else { Failed::last(error) }
             }
@@ -453,7 +453,8 @@ fn network(error: &(dyn Error + 'static), host: &str) -> (String, bool) {
                 }
                 io::ErrorKind::TimedOut => return (format!("dial tcp {host}: i/o timeout"), true),
                 _ if error.to_string().contains("failed to lookup address") => {
-                    return (format!("dial tcp: lookup {host}: no such host"), false);
+                    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+                    return (format!("dial tcp: lookup {name}: no such host"), false);
                 }
                 _ => {}
             }

@@ -169,6 +169,7 @@ async fn unfinished_work_is_gone_after_a_restart() {
     let in_use = ImageStore::open(store.root(), ImageStoreOptions::default()).map(|_| ()).unwrap_err();
     assert!(in_use.message.ends_with("is in use by another process"), "{in_use}");
     let root = store.root().to_owned();
+    assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
     drop(store);
     std::fs::create_dir_all(root.join("staging/7/half")).unwrap();
     std::fs::create_dir_all(root.join("snapshots").join("a".repeat(64))).unwrap();
