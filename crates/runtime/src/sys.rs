@@ -7,6 +7,8 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -67,15 +69,24 @@ pub fn close_others_on_exec() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sets all signals back to what a fresh process expects: unblocked, with their defaults.
+/// Sets all signals to their defaults but SIGPIPE, which is ignored: the shim writes to pipes whose readers leave.
+/// What was ignored by whoever started skiff would else be ignored by every container.
+pub fn prepare_signals() {
+    const LAST: libc::c_int = 64;
+    // SAFETY: signal() with these constants installs no code. The two that cannot be changed refuse, which is fine.
+    unsafe {
+        for signal in 1..=LAST {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
+/// Undoes what [`prepare_signals`] and the shim's own mask change, for the program that comes next.
 pub fn reset_signals() -> io::Result<()> {
     // SAFETY: sigset_t is plain data and is filled by sigemptyset before use; signal() with SIG_DFL installs no code.
     unsafe {
-        for signal in 1..=64 {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-        }
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut())).map(drop)
@@ -257,6 +268,21 @@ pub fn loopback_up() -> io::Result<()> {
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
         check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request)).map(drop)
     }
+}
+
+/// Opens a path as it is inside a root: no link and no `..` leads out of it.
+pub fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    /// Far more than a machine full of starting containers needs.
+    const MAX_TRIES: u32 = 10_000;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..MAX_TRIES {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // The kernel gives up on ".." when anything was renamed or mounted anywhere meanwhile.
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// Wall-clock time in nanoseconds, for the shim, which has no other clock.

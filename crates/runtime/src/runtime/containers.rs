@@ -1,11 +1,12 @@
 //! Containers: making, starting, stopping and removing them.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use skiff_cri::*;
 use tokio::sync::watch;
 
@@ -203,7 +204,10 @@ impl Inner {
             return Err(CriError::invalid_argument("container config must include metadata"));
         }
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
-        sandbox.shim()?;
+        let shim = sandbox.shim()?;
+        if !self.cgroups.is_v2() {
+            self.move_shim(&shim);
+        }
         let wanted = config.image.as_ref().map_or("", |image| image.image.as_str());
         let image = self.images.unpacked(wanted).await?;
         let id = self.ids.hex(64);
@@ -509,14 +513,8 @@ fn file_of_image(layers: &[PathBuf], path: &str) -> String {
     for layer in layers.iter().rev() {
         let open = || -> rustix::io::Result<std::fs::File> {
             let root = rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file = rustix::fs::openat2(
-                &root,
-                path,
-                flags,
-                Mode::empty(),
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            )?;
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            let file = crate::sys::open_inside(root.as_fd(), path, flags)?;
             Ok(file.into())
         };
         let Ok(file) = open() else { continue };

@@ -169,7 +169,8 @@ impl Inner {
         let shim = ShimClient::spawn(&self.shim_program, &id, &run.join("shim.log"), self.shim_events.clone())
             .map_err(internal("start the sandbox's shim"))?;
         let sandbox = Arc::new(Sandbox::new(record, Some(shim.clone())));
-        let set_up = shim.call(Call::Setup(setup(&sandbox, &run, self.shim_cgroup_procs.clone())));
+        self.move_shim(&shim);
+        let set_up = shim.call(Call::Setup(setup(&sandbox, &run)));
         // The shim makes the namespaces while the files are written here.
         let (answer, files) = tokio::join!(set_up, async { write_files(&sandbox, &root, &run) });
         let outcome = match answer.and(files) {
@@ -185,6 +186,23 @@ impl Inner {
         self.tell(&id, &id, ContainerEventType::ContainerCreatedEvent);
         self.tell(&id, &id, ContainerEventType::ContainerStartedEvent);
         Ok(())
+    }
+
+    /// Moves a shim into the cgroup of shims, in the background. The first process that is moved after a while of
+    /// rest waits for some ten milliseconds in the kernel, and those that follow soon do not; so this is also done
+    /// when a container is about to be started, which on v1 has to be moved.
+    pub(crate) fn move_shim(&self, shim: &ShimClient) {
+        let (files, pid) = (self.shim_cgroup_procs.clone(), shim.pid());
+        if files.is_empty() {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            for file in files {
+                if let Err(error) = std::fs::write(&file, pid.to_string()) {
+                    tracing::debug!(file, pid, %error, "the shim stays in skiff's own cgroup");
+                }
+            }
+        });
     }
 
     async fn plug_in(&self, sandbox: &Sandbox) -> CriResult<()> {
@@ -285,7 +303,7 @@ fn unmount_shm(run: &Path) -> CriResult<()> {
     }
 }
 
-fn setup(sandbox: &Sandbox, run: &Path, cgroup_procs: Vec<String>) -> Setup {
+fn setup(sandbox: &Sandbox, run: &Path) -> Setup {
     let own_network = !sandbox.on_host_network();
     let asked = sandbox.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     let defaults = DEFAULT_SYSCTLS.iter().filter(|(name, _)| own_network && !asked.contains_key(*name));
@@ -300,7 +318,6 @@ fn setup(sandbox: &Sandbox, run: &Path, cgroup_procs: Vec<String>) -> Setup {
         hostname: own_network.then(|| sandbox.config.hostname.clone()),
         sysctls: sysctls.into_iter().map(|(name, value)| (sysctl_path(&name), value)).collect(),
         share_pid: sandbox.namespaces().pid == NamespaceMode::Pod as i32,
-        cgroup_procs,
     }
 }
 
@@ -404,6 +421,6 @@ mod tests {
         };
         let sandbox = Sandbox::new(SandboxRecord { config: Some(config), ..Default::default() }, None);
         let expected = Setup { dir: "/run/x".into(), ..Setup::default() };
-        assert_eq!(setup(&sandbox, Path::new("/run/x"), Vec::new()), expected);
+        assert_eq!(setup(&sandbox, Path::new("/run/x")), expected);
     }
 }

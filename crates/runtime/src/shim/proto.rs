@@ -102,8 +102,6 @@ pub struct Setup {
     pub sysctls: Vec<(String, String)>,
     /// Whether containers see each other's processes.
     pub share_pid: bool,
-    /// `cgroup.procs` files that the shim joins, so that it does not die with its starter's group.
-    pub cgroup_procs: Vec<String>,
 }
 
 /// A container to start.

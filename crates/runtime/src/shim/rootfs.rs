@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -204,18 +204,20 @@ fn make_mount(root: BorrowedFd<'_>, bundle: &Bundle, mount: &Mount, source: Opti
 }
 
 fn apply_attributes(tree: BorrowedFd<'_>, parsed: &Options<'_>) -> std::io::Result<()> {
+    let set = u64::from(parsed.attributes.bits());
+    if parsed.recursive_attributes || !parsed.recursive_bind {
+        let attr = MountAttr { set, propagation: parsed.propagation, ..MountAttr::default() };
+        return sys::mount_setattr(tree, parsed.recursive_attributes, &attr);
+    }
+    // Propagation holds for all that is mounted below, the attributes only for the mount itself.
     if parsed.propagation != 0 {
         let attr = MountAttr { propagation: parsed.propagation, ..MountAttr::default() };
         sys::mount_setattr(tree, true, &attr)?;
     }
-    if parsed.attributes.is_empty() {
+    if set == 0 {
         return Ok(());
     }
-    sys::mount_setattr(
-        tree,
-        parsed.recursive_attributes,
-        &MountAttr { set: u64::from(parsed.attributes.bits()), ..MountAttr::default() },
-    )
+    sys::mount_setattr(tree, false, &MountAttr { set, ..MountAttr::default() })
 }
 
 fn new_file_system(kind: &str, source: &str, parsed: &Options<'_>) -> rustix::io::Result<OwnedFd> {
@@ -278,8 +280,7 @@ fn is_proc(fd: BorrowedFd<'_>) -> Step<bool> {
 }
 
 fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    sys::open_inside(root, path, flags | OFlags::PATH)
 }
 
 /// Opens a place in the container, making it and the folders above it where they do not exist.

@@ -57,6 +57,7 @@ pub struct Server {
 impl Server {
     /// A shim that so far only listens to its starter.
     pub fn new(control: OwnedFd) -> Step<Self> {
+        sys::prepare_signals();
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(|error| format!("block SIGCHLD: {error}"))?;
@@ -221,9 +222,6 @@ impl Server {
     fn set_up(&mut self, setup: &Setup) -> Step<()> {
         if self.listener.is_some() {
             return Err("this shim has a sandbox already".to_owned());
-        }
-        for file in &setup.cgroup_procs {
-            std::fs::write(file, "0").step(|| format!("join {file}"))?;
         }
         super::set_oom_score(OOM_SCORE)?;
         enter_namespaces(setup)?;

@@ -5,6 +5,7 @@ mod world;
 
 mod inside;
 mod lifecycle;
+mod speed;
 mod streams;
 mod survival;
 
@@ -18,16 +19,17 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
-    let chosen: Vec<Test> = [lifecycle::TESTS, inside::TESTS, streams::TESTS, survival::TESTS]
-        .into_iter()
-        .flatten()
-        .copied()
-        .filter(|(name, _)| name.contains(&filter))
-        .collect();
+    let all: Vec<Test> = [lifecycle::TESTS, inside::TESTS, streams::TESTS, survival::TESTS].concat();
+    let all_count = all.len();
+    let chosen: Vec<Test> = match filter.as_str() {
+        "speed" => speed::TESTS.to_vec(),
+        part => all.into_iter().filter(|(name, _)| name.contains(part)).collect(),
+    };
     if arguments.iter().any(|argument| argument == "--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
+    println!("\nrunning {} tests", chosen.len());
     let mut failed = Vec::new();
     for (name, test) in &chosen {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -37,6 +39,11 @@ fn main() -> ExitCode {
             failed.push(*name);
         }
     }
-    println!("\n{} passed; {} failed {failed:?}", chosen.len() - failed.len(), failed.len());
+    let result = if failed.is_empty() { "ok" } else { "FAILED" };
+    let (passed, filtered) = (chosen.len() - failed.len(), all_count.saturating_sub(chosen.len()));
+    println!(
+        "\ntest result: {result}. {passed} passed; {} failed; 0 ignored; 0 measured; {filtered} filtered out\n",
+        failed.len()
+    );
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
