@@ -1,14 +1,18 @@
 //! The node's network: pod network, service rules and DNS, set up from the node's facts.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use skiff_base::SystemClock;
 use skiff_client::{Client, Informers, Recorder};
+use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
 use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig, PodNetwork, PodNetworkConfig, Prefix};
 
 use crate::commands::CommandError;
 use crate::isolation::Link;
+use crate::node::CLUSTER_DOMAIN;
 use crate::paths::{NodeFacts, Paths};
 
 /// The pods' addresses, of all nodes.
@@ -17,6 +21,9 @@ pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
 pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
 /// The cluster DNS.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const DNS_PORT: u16 = 53;
+/// Whom the machine itself asks for names.
+const RESOLVERS: &str = "/etc/resolv.conf";
 /// Every node has a part of the pod range of this size.
 const NODE_BITS: u8 = 24;
 const BRIDGE: &str = "skiff0";
@@ -51,6 +58,7 @@ pub struct Network {
     pub pods: Arc<PodNetwork>,
     _rules: Netd,
     _balancer: Balancer,
+    _dns: Dns,
 }
 
 /// Starts the network, or takes over what an earlier run left.
@@ -83,5 +91,22 @@ pub fn start(
     let (client, recorder) = balancer;
     let node_addresses = vec![address];
     let balancer = BalancerConfig { informers: informers.clone(), client, recorder, pool, node_addresses };
-    Ok(Network { pods, _rules: rules, _balancer: Balancer::start(balancer) })
+    let dns = Dns::start(dns_config(facts, informers))?;
+    Ok(Network { pods, _rules: rules, _balancer: Balancer::start(balancer), _dns: dns })
+}
+
+/// The cluster DNS. In isolation there is nobody to ask for the world's names.
+fn dns_config(facts: &NodeFacts, informers: &Informers) -> DnsConfig {
+    let zone = Zone {
+        domain: CLUSTER_DOMAIN.to_owned(),
+        server: DNS_ADDRESS.into(),
+        own_ranges: vec![POD_RANGE, SERVICE_RANGE],
+    };
+    DnsConfig {
+        informers: informers.clone(),
+        zone,
+        listen: vec![SocketAddr::new(DNS_ADDRESS.into(), DNS_PORT)],
+        resolv_conf: (facts.link == 0).then(|| PathBuf::from(RESOLVERS)),
+        clock: SystemClock::shared(),
+    }
 }

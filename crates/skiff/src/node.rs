@@ -36,7 +36,8 @@ pub const KUBERNETES_VERSION: &str = "v1.36.2+skiff";
 /// The first address of the service range: the API server's.
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
-const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The domain of the cluster's names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The API server's port inside an isolated node, where nobody else has any.
 const INNER_API_PORT: u16 = 6443;
 

@@ -55,11 +55,11 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Binds the sockets and begins to answer.
+    /// Binds the sockets, in the calling thread's network namespace, and begins to answer.
     ///
     /// # Errors
     /// An address cannot be bound; the error names it.
-    pub async fn start(config: DnsConfig) -> io::Result<Self> {
+    pub fn start(config: DnsConfig) -> io::Result<Self> {
         let own: Vec<IpAddr> = config.listen.iter().map(SocketAddr::ip).chain([config.zone.server]).collect();
         let shared = Arc::new(Shared {
             names: RwLock::new(Names::new(config.zone)),
@@ -72,7 +72,7 @@ impl Dns {
         observe(&services, &slices, &namespaces, &shared);
         let mut dns = Self { shared, services, slices, namespaces, listening: Vec::new(), tasks: Vec::new() };
         for address in config.listen {
-            dns.listen(address).await?;
+            dns.listen(address)?;
         }
         Ok(dns)
     }
@@ -89,15 +89,18 @@ impl Dns {
         &self.listening
     }
 
-    async fn listen(&mut self, address: SocketAddr) -> io::Result<()> {
+    fn listen(&mut self, address: SocketAddr) -> io::Result<()> {
         let failed = |protocol: &'static str| {
             move |error: io::Error| {
-                io::Error::new(error.kind(), format!("cannot listen on {address} ({protocol}): {error}"))
+                io::Error::new(error.kind(), format!("the DNS cannot listen on {address} ({protocol}): {error}"))
             }
         };
-        let udp = UdpSocket::bind(address).await.map_err(failed("udp"))?;
+        let udp = std::net::UdpSocket::bind(address).map_err(failed("udp"))?;
         let address = udp.local_addr()?;
-        let tcp = TcpListener::bind(address).await.map_err(failed("tcp"))?;
+        let tcp = std::net::TcpListener::bind(address).map_err(failed("tcp"))?;
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
         self.listening.push(address);
         self.tasks.push(tokio::spawn(serve_udp(self.shared.clone(), Arc::new(udp))).abort_handle());
         self.tasks.push(tokio::spawn(serve_tcp(self.shared.clone(), tcp)).abort_handle());
