@@ -18,6 +18,7 @@ use skiff_cri::{
 use crate::admission;
 use crate::config::{sandbox, uid};
 use crate::executor::Node;
+use crate::rotate;
 use crate::worker::{self, Mailbox};
 
 /// How often the whole runtime is compared with what was seen last; events make it needless, mostly.
@@ -216,7 +217,7 @@ fn folders(node: &Node) -> Vec<(String, Pod)> {
 /// Follows the runtime for ever.
 pub async fn follow_runtime(workers: Arc<Workers>, pods: Informer<Pod>) {
     workers.clear_orphans(&pods).await;
-    tokio::join!(follow_events(workers.clone()), relist(workers));
+    tokio::join!(follow_events(workers.clone()), relist(workers.clone()), rotate::keep(workers));
 }
 
 async fn follow_events(workers: Arc<Workers>) {

@@ -63,6 +63,8 @@ fn go_text(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
         std::io::ErrorKind::ConnectionReset => "read: connection reset by peer".to_owned(),
+        std::io::ErrorKind::BrokenPipe => "write: broken pipe".to_owned(),
+        std::io::ErrorKind::UnexpectedEof => "EOF".to_owned(),
         std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
         std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
         std::io::ErrorKind::TimedOut => "connect: connection timed out".to_owned(),
@@ -124,12 +126,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = handshake.map_err(|error| hyper_text(&error))?;
     let answer = async move {
-        let response = sender.send_request(request).await.map_err(|error| match error.is_incomplete_message() {
-            true => "EOF".to_owned(),
-            false => error.to_string(),
-        })?;
+        let response = sender.send_request(request).await.map_err(|error| hyper_text(&error))?;
         let code = response.status().as_u16();
         // What follows the head is read only so that the other side can finish.
         if let Err(error) = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await {
@@ -144,9 +143,24 @@ where
         answered = &mut answer => answered,
         ended = &mut connection => match ended {
             Ok(()) => answer.await,
-            Err(error) if error.is_incomplete_message() => Err("EOF".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(hyper_text(&error)),
         },
+    }
+}
+
+/// A broken exchange in Go's words.
+fn hyper_text(error: &hyper::Error) -> String {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            return go_text(error);
+        }
+        source = cause.source();
+    }
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        "EOF".to_owned()
+    } else {
+        error.to_string()
     }
 }
 
@@ -212,5 +226,73 @@ mod unverified {
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
             self.0.signature_verification_algorithms.supported_schemes()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    async fn listen() -> (TcpListener, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port of this machine");
+        let port = listener.local_addr().expect("it is bound").port();
+        (listener, port)
+    }
+
+    fn action(port: u16) -> HTTPGetAction {
+        HTTPGetAction {
+            path: Some("healthz?full=1".into()),
+            port: IntOrString::Int(i32::from(port)),
+            ..HTTPGetAction::default()
+        }
+    }
+
+    async fn get(port: u16) -> Result<u16, String> {
+        let answer = http_get(&Container::default(), &action(port), "127.0.0.1", "kube-probe/1.36", LIMIT).await;
+        answer.map(|answer| answer.code).map_err(|error| error.replace(&port.to_string(), "PORT"))
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_told_by_its_status() {
+        let (listener, port) = listen().await;
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = vec![0; 1024];
+            let length = stream.read(&mut head).await.expect("a request");
+            stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").await.expect("an answer");
+            String::from_utf8_lossy(&head[..length]).into_owned()
+        });
+        assert_eq!(get(port).await, Ok(503));
+        let head = server.await.expect("the server ends well");
+        assert!(head.starts_with("GET /healthz?full=1 HTTP/1.1") && head.contains("kube-probe/1.36"), "{head}");
+    }
+
+    #[tokio::test]
+    async fn failures_read_as_gos() {
+        let (listener, port) = listen().await;
+        drop(listener);
+        let refused =
+            "Get \"http://127.0.0.1:PORT/healthz?full=1\": dial tcp 127.0.0.1:PORT: connect: connection refused";
+        assert_eq!(get(port).await, Err(refused.to_owned()));
+        let (listener, port) = listen().await;
+        let server = tokio::spawn(async move { drop(listener.accept().await.expect("a connection")) });
+        let error = get(port).await.expect_err("nothing is answered");
+        assert!(error.ends_with(": EOF") || error.contains("connection reset"), "{error}");
+        server.await.expect("the server ends well");
+    }
+
+    #[test]
+    fn ports_have_numbers_or_names() {
+        let container: Container =
+            serde_saphyr::from_str("{name: c, ports: [{name: http, containerPort: 80}]}").expect("valid YAML");
+        assert_eq!(port(&container, &IntOrString::String("http".into())), Ok(80));
+        assert!(port(&container, &IntOrString::String("gone".into())).is_err());
+        assert!(port(&container, &IntOrString::Int(70000)).is_err());
+        assert_eq!(join("fd00::1", 80), "[fd00::1]:80");
     }
 }

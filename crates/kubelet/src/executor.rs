@@ -382,7 +382,10 @@ async fn remove_container(node: &Node, subject: &Subject, id: &str, container: &
     if ended == Ended::Well {
         let (facts, pod) = (node.facts(), &subject.pod);
         remove_file(&facts.paths.log_link(namespace(pod), name(pod), container, id));
-        remove_file(&facts.paths.container_log(pod, container, attempt));
+        let log = facts.paths.container_log(pod, container, attempt);
+        if let Err(error) = crate::rotate::remove(&log) {
+            tracing::warn!(log = %log.display(), %error, "cannot remove a log");
+        }
         remove_file(&facts.paths.termination_log(uid(pod), container, attempt));
     }
     ended

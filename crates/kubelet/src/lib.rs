@@ -15,6 +15,7 @@ mod node;
 mod observe;
 pub mod pod;
 mod probe;
+mod rotate;
 mod server;
 mod sources;
 mod volumes;

@@ -25,6 +25,10 @@ use crate::pod::{spec, step};
 /// How long to wait after the runtime or the API could not be reached.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long a Pod that has just come may keep its first status to itself while it is being started: mostly it runs by then,
+/// and one write tells what three would.
+const STARTING: Duration = Duration::from_millis(100);
+
 /// The fields of a Pod's status that the node agent writes; all others belong to other parts.
 const OWN_FIELDS: [&str; 15] = [
     "phase",
@@ -168,6 +172,7 @@ pub async fn run(node: Arc<Node>, mailbox: Arc<Mailbox>) {
         tokens: Arc::default(),
         told,
         wanted: None,
+        born: Duration::ZERO,
         writing: false,
         retry_status: false,
     };
@@ -189,12 +194,15 @@ struct Worker {
     told: Value,
     /// The status that it shall have.
     wanted: Option<Value>,
+    /// When the worker began.
+    born: Duration,
     writing: bool,
     retry_status: bool,
 }
 
 impl Worker {
     async fn work(mut self) {
+        self.born = self.node.clock.monotonic();
         loop {
             let pod = self.mailbox.pod();
             self.look(&pod).await;
@@ -247,9 +255,12 @@ impl Worker {
             }
         }
         let value = to_value(&status);
+        let held_for = self.starts_soon(&status);
         *self.mailbox.shown.lock() = Some(status);
         self.wanted = (value != self.told).then_some(value);
-        self.write_status(pod);
+        if held_for.is_none() {
+            self.write_status(pod);
+        }
         for action in actions {
             if action == Action::DeletePod {
                 self.held.push(action);
@@ -260,7 +271,15 @@ impl Worker {
         self.release(pod);
         let delay = wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
         let retry = (!self.view.known || self.retry_status).then_some(RETRY);
-        delay.into_iter().chain(retry).min()
+        delay.into_iter().chain(retry).chain(held_for).min()
+    }
+
+    /// How much longer the status of a Pod that is just being started is held back.
+    fn starts_soon(&self, status: &PodStatus) -> Option<Duration> {
+        let starting = |task: &Task| matches!(task, Task::Volumes | Task::Sandbox | Task::Image(_) | Task::Start(_));
+        let pending = status.phase.as_deref() == Some("Pending") && self.state.in_flight.iter().any(starting);
+        let left = STARTING.checked_sub(self.node.clock.monotonic() - self.born);
+        left.filter(|left| pending && !left.is_zero())
     }
 
     fn record(&self, pod: &Pod, event: PodEvent) {

@@ -118,7 +118,7 @@ impl Cluster {
         let authority = Authority::new();
         let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
         let config = skiff_apiserver::Config {
-            store: EmbeddedStore::open(&folder.join("store"), options).expect("a store"),
+            store: EmbeddedStore::open(folder.join("store"), options).expect("a store"),
             clock: clock.clone(),
             ids: ids.clone(),
             version: VersionInfo::skiff("test"),

@@ -245,7 +245,6 @@ impl Keeper {
                 renew_time: Some(MicroTime(self.clock.now())),
                 ..LeaseSpec::default()
             }),
-            ..Lease::default()
         };
         match self.client.create(&lease).await {
             Ok(_) => Ok(()),

@@ -233,7 +233,7 @@ impl Stepping<'_> {
                 }
             }
             RunState::Unknown | RunState::Created => {
-                if self.old_status(spec.name()).is_some_and(|old| is_running(old)) {
+                if self.old_status(spec.name()).is_some_and(is_running) {
                     status.state = Some(lost(
                         self.full_id(&container.id),
                         "The container could not be located when the pod was deleted.  The container used to be Running",
