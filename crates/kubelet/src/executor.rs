@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::{Mutex, RwLock};
 use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
@@ -134,11 +135,26 @@ async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
     if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
         return failed("", format!("cannot make {}: {error}", config.log_directory));
     }
-    let runtime_handler = spec::spec(&subject.pod).runtime_class_name.clone().unwrap_or_default();
+    let runtime_handler = match handler(node, &subject.pod).await {
+        Ok(handler) => handler,
+        Err(error) => return failed("", error),
+    };
     let request = RunPodSandboxRequest { config: Some(config), runtime_handler };
     match node.runtime.run_pod_sandbox(request).await {
         Ok(_) => Ended::Well,
         Err(error) => failed("", error),
+    }
+}
+
+/// The runtime's handler that the Pod's RuntimeClass names; empty for the default one.
+async fn handler(node: &Node, pod: &Pod) -> Result<String, String> {
+    match spec::spec(pod).runtime_class_name.as_deref() {
+        None | Some("") => Ok(String::new()),
+        Some(class) => match node.client.get::<RuntimeClass>("", class).await {
+            Ok(found) => Ok(found.handler),
+            Err(error) if error.is_not_found() => Err(format!("RuntimeClass {class:?} not found")),
+            Err(error) => Err(format!("cannot read RuntimeClass {class:?}: {error}")),
+        },
     }
 }
 

@@ -140,6 +140,12 @@ impl Kubelet {
     }
 }
 
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.workers.stop();
+    }
+}
+
 fn identity(config: &Config, port: u16) -> Identity {
     Identity {
         name: config.node_name.clone(),

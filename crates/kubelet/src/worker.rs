@@ -206,8 +206,11 @@ impl Worker {
         loop {
             let pod = self.mailbox.pod();
             self.look(&pod).await;
+            if self.mailbox.stop.load(Ordering::Acquire) {
+                return;
+            }
             let wake_at = self.turn(&pod);
-            if self.state.cleaned || self.mailbox.stop.load(Ordering::Acquire) {
+            if self.state.cleaned {
                 return;
             }
             self.wait(wake_at).await;

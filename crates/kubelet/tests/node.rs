@@ -20,6 +20,7 @@ use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::ids::Ids;
 use skiff_client::{Body, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError};
 use skiff_cri::fake::FakeRuntime;
+use skiff_cri::{ListPodSandboxRequest, RuntimeService};
 use skiff_kubelet::{Config, Kubelet, NoMounts, ServerConfig};
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -305,6 +306,17 @@ async fn a_pod_lives_and_goes_with_a_nodes_own_rights() {
     let container = cluster.eventually("a restart", || async { cluster.pod("web").await.and_then(restarted) }).await;
     let ended = container.last_state.and_then(|state| state.terminated).expect("its end is told");
     assert_eq!(ended.exit_code, 3);
+
+    // As after a reboot: another sandbox, another address, and no trace of the old one.
+    let sandboxes = cluster.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.expect("a list").items;
+    let old_ip = status.pod_ip.expect("it had an address");
+    cluster.runtime.kill_sandbox(&sandboxes[0].id);
+    let moved = |pod: Pod| {
+        let ips: Vec<_> = pod.status?.pod_ips?.into_iter().map(|ip| ip.ip).collect();
+        (!ips.contains(&old_ip)).then_some(ips)
+    };
+    let ips = cluster.eventually("another address", || async { cluster.pod("web").await.and_then(moved) }).await;
+    assert_eq!(ips.len(), 1, "{ips:?}");
 
     let told = || async {
         let events = cluster.admin.list::<Event>("default", &ListOptions::default()).await.ok()?.items;

@@ -14,8 +14,10 @@ impl Stepping<'_> {
     /// Begins the end of the Pod where there is a reason to, or shortens it.
     pub(super) fn notice_end(&mut self) {
         let deleting = self.pod.metadata.deletion_timestamp.is_some() || self.view.removed;
+        // Nobody waits for a Pod that is gone from the API: it was deleted by force.
+        let grace_seconds = if self.view.removed { 0 } else { spec::grace_seconds(self.pod) };
+        let grace_seconds = grace_seconds.max(MINIMUM_GRACE_SECONDS);
         if let Some(ending) = &mut self.state.terminating {
-            let grace_seconds = spec::grace_seconds(self.pod).max(MINIMUM_GRACE_SECONDS);
             if deleting && grace_seconds < ending.grace_seconds {
                 ending.grace_seconds = grace_seconds;
                 ending.since = self.now;
@@ -32,9 +34,6 @@ impl Stepping<'_> {
         }
         let pulls = self.state.in_flight.iter().filter(|task| matches!(task, Task::Image(_)));
         self.cancel = pulls.cloned().collect();
-        let forced = self.view.removed && self.pod.metadata.deletion_timestamp.is_none();
-        let grace_seconds = if forced { MINIMUM_GRACE_SECONDS } else { spec::grace_seconds(self.pod) };
-        let grace_seconds = grace_seconds.max(MINIMUM_GRACE_SECONDS);
         self.state.terminating = Some(Terminating { since: self.now, grace_seconds, cause });
     }
 
