@@ -9,7 +9,6 @@ pub mod meta;
 pub mod names;
 pub mod node;
 pub mod patch;
-pub mod protobuf;
 pub mod selector;
 pub mod status;
 pub mod validate;

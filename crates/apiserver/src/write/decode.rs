@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 
 use serde_json::Value;
-use skiff_kinds::ResourceDef;
 use skiff_kinds::decode::{self, Decoded, FieldValidation};
-use skiff_kinds::messages::BuiltinMessages;
+use skiff_kinds::{ResourceDef, protobuf};
 use skiff_object::node::{Format, Node};
-use skiff_object::{Object, Status, protobuf};
+use skiff_object::{Object, Status};
 
 use crate::call::Call;
 use crate::failure::Result;
@@ -28,15 +27,8 @@ fn text<'a>(call: &Call, body: &'a [u8]) -> Result<(Format, Cow<'a, [u8]>)> {
 }
 
 fn transcode(body: &[u8]) -> Result<Vec<u8>> {
-    let read = || {
-        let envelope = protobuf::open(body)?;
-        let message = protobuf::message_name(&envelope.api_version, &envelope.kind);
-        let mut map = protobuf::decode(&BuiltinMessages, &message, envelope.raw)?;
-        map.insert("apiVersion".into(), envelope.api_version.into());
-        map.insert("kind".into(), envelope.kind.into());
-        Ok(Value::Object(map).to_string().into_bytes())
-    };
-    read().map_err(|error: protobuf::ProtobufError| Status::bad_request(error.to_string()).into())
+    let tree = protobuf::tree(body).map_err(Status::bad_request)?;
+    Ok(tree.to_string().into_bytes())
 }
 
 /// Reads the object that a create or an update carries, checked as the query asks.

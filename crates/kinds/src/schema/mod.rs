@@ -135,6 +135,8 @@ pub struct Field {
     pub retain_keys: bool,
     /// The key that tells list items apart in a strategic merge patch.
     pub merge_key: Option<&'static str>,
+    /// Its number in protobuf, behind those of the messages that it is embedded in.
+    pub numbers: Vec<u32>,
     /// The Go structs that the field is embedded through, which error messages name.
     pub via: Option<&'static str>,
     /// The Go type in error messages, where it does not follow from [`Field::ty`].

@@ -121,12 +121,16 @@ fn field(package: &str, line: &'static str) -> Field {
         replace: false,
         retain_keys: false,
         merge_key: None,
+        numbers: Vec::new(),
         via: None,
         go: None,
     };
     for attribute in words {
         match attribute.split_once('=') {
-            None => field.required |= attribute == "required",
+            None => match attribute.strip_prefix('#') {
+                Some(numbers) => field.numbers = numbers.split('.').filter_map(|part| part.parse().ok()).collect(),
+                None => field.required |= attribute == "required",
+            },
             Some(("default", json)) => field.default = serde_json::from_str(json).ok(),
             Some(("enum", json)) => field.allowed = serde_json::from_str(json).unwrap_or_default(),
             Some(("list", how)) => field.list = Some(list_type(how)),
