@@ -64,7 +64,7 @@ spec:
 fn a_good_pod_is_fine() {
     check(
         &pod(
-            "containers: [{name: a, image: a, ports: [{containerPort: 80, name: http}], livenessProbe: {httpGet: {port: http}}, volumeMounts: [{name: v, mountPath: /v}], env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]}], initContainers: [{name: i, image: a}], volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: token}}]}}], tolerations: [{operator: Exists}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In, values: [b]}]}]}}}, topologySpreadConstraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule}]",
+            "containers: [{name: a, image: a, ports: [{containerPort: 80, name: http}], livenessProbe: {httpGet: {port: http}}, volumeMounts: [{name: v, mountPath: /v}], env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]}], initContainers: [{name: i, image: a}], volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: token}}]}}], tolerations: [{operator: Exists}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In, values: [b]}]}]}}}, topologySpreadConstraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule}], serviceAccountName: robot",
         ),
         expect![[""]],
     );
@@ -192,6 +192,7 @@ fn volumes() {
             spec.volumes[0].projected.sources[0].serviceAccountToken.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes
             spec.volumes[0].projected.sources[1].downwardAPI.items[0].path: Invalid value: "../x": must not contain '..'
             spec.volumes[0].projected.sources[1].downwardAPI.items[0]: Required value: one of fieldRef and resourceFieldRef is required
+            spec.volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be specified when serviceAccountName is not set
         "#]],
     );
 }

@@ -54,6 +54,9 @@ fn node_term(faults: &mut Faults, term: &At) {
     for requirement in term.get("matchExpressions").items() {
         node_requirement(faults, &requirement);
         faults.all_invalid(&requirement.get("key"), names::check_label_key(requirement.get("key").text()));
+        for value in requirement.get("values").items() {
+            faults.all_invalid(&value, names::check_label_value(value.text()));
+        }
     }
     for requirement in term.get("matchFields").items() {
         let (key, operator, values) = (requirement.get("key"), requirement.get("operator"), requirement.get("values"));
@@ -124,7 +127,12 @@ pub fn tolerations(faults: &mut Faults, tolerations: &At) {
             faults.invalid_as(&effect, effect.text(), "effect must be 'NoExecute' when `tolerationSeconds` is set");
         }
         match operator.text() {
-            "Equal" | "" => faults.name(&value, names::check_label_value),
+            "Equal" | "" => {
+                let wrong = names::check_label_value(value.text());
+                if !wrong.is_empty() {
+                    faults.invalid_as(&operator, value.text(), wrong.join(";"));
+                }
+            }
             "Exists" => {
                 if !value.is_blank() {
                     let value = value.value().clone();
@@ -139,7 +147,7 @@ pub fn tolerations(faults: &mut Faults, tolerations: &At) {
             _ => faults.not_supported(&operator, &["Equal", "Exists"]),
         }
         if !effect.is_blank() {
-            faults.choice(&effect, &["NoExecute", "NoSchedule", "PreferNoSchedule"]);
+            faults.choice(&effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
         }
     }
 }

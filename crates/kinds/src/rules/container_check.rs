@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use skiff_object::names;
+use skiff_object::{FieldError, names};
 
 use crate::rules::check::{At, Faults};
 use crate::rules::security_check;
@@ -30,6 +30,8 @@ pub fn all(faults: &mut Faults, spec: &At, volumes: &Volumes) {
     let mut host_ports = BTreeSet::new();
     for container in main.items() {
         one(faults, &container, Role::Main, volumes, &mut seen);
+    }
+    for container in main.items() {
         host_port_conflicts(faults, &container, &mut host_ports);
     }
     for container in init.items() {
@@ -37,6 +39,11 @@ pub fn all(faults: &mut Faults, spec: &At, volumes: &Volumes) {
         host_port_conflicts(faults, &container, &mut BTreeSet::new());
     }
     for container in ephemeral.items() {
+        let target = container.get("targetContainerName");
+        let others = main.items().into_iter().chain(init.items());
+        if !target.is_blank() && !others.into_iter().any(|other| other.get("name").text() == target.text()) {
+            faults.not_found(&target);
+        }
         one(faults, &container, Role::Ephemeral, volumes, &mut seen);
     }
 }
@@ -51,33 +58,42 @@ fn one<'a>(faults: &mut Faults, container: &At<'a>, role: Role, volumes: &Volume
     volume_check::mounts(faults, container, volumes);
     faults.needs_choice(&container.get("imagePullPolicy"), &["Always", "IfNotPresent", "Never"]);
     resources(faults, &container.get("resources"));
+    resize_policy(faults, &container.get("resizePolicy"));
     security_check::container(faults, &container.get("securityContext"));
     if !name.is_blank() && !seen.insert(name.text()) {
         faults.duplicate(&name);
     }
     match role {
         Role::Main => {
-            restart_policy(faults, container, &["Always", "OnFailure", "Never"]);
             running_rules(faults, container);
+            restart_policy(faults, container);
         }
         Role::Init if container.get("restartPolicy").text() == "Always" => running_rules(faults, container),
         Role::Init => {
-            restart_policy(faults, container, &["Always", "OnFailure", "Never"]);
+            restart_policy(faults, container);
             let words = "may not be set for init containers without restartPolicy=Always";
             for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
                 forbid(faults, &container.get(field), words);
             }
         }
-        Role::Ephemeral => {
-            let words = "field not allowed for ephemeral containers";
-            for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe", "ports", "restartPolicy"] {
-                let words = if field == "restartPolicy" { "may not be set for ephemeral containers" } else { words };
-                forbid(faults, &container.get(field), words);
-            }
-            if !container.get("resources").is_blank() {
-                faults.forbidden(&container.get("resources"), words);
-            }
-        }
+        Role::Ephemeral => ephemeral_rules(faults, container),
+    }
+}
+
+/// What a debugging container does without.
+fn ephemeral_rules(faults: &mut Faults, container: &At) {
+    let words = "cannot be set for an Ephemeral Container";
+    for field in
+        ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy", "resizePolicy"]
+    {
+        forbid(faults, &container.get(field), words);
+    }
+    if !container.get("resources").is_blank() {
+        faults.forbidden(&container.get("resources"), words);
+    }
+    for mount in container.get("volumeMounts").items() {
+        forbid(faults, &mount.get("subPath"), words);
+        forbid(faults, &mount.get("subPathExpr"), words);
     }
 }
 
@@ -87,8 +103,42 @@ fn forbid(faults: &mut Faults, at: &At, words: &str) {
     }
 }
 
-fn restart_policy(faults: &mut Faults, container: &At, supported: &[&str]) {
-    faults.choice(&container.get("restartPolicy"), supported);
+/// The most rules of one container's restarts.
+const RESTART_RULES_LIMIT: usize = 20;
+
+fn restart_policy(faults: &mut Faults, container: &At) {
+    let (policy, rules) = (container.get("restartPolicy"), container.get("restartPolicyRules"));
+    faults.choice(&policy, &["Always", "Never", "OnFailure"]);
+    if !policy.is_set() && !rules.is_blank() {
+        faults.required(&policy, "must specify restartPolicy when restart rules are used");
+    }
+    if rules.items().len() > RESTART_RULES_LIMIT {
+        faults.extend([FieldError::too_long(rules.path(), RESTART_RULES_LIMIT)]);
+    }
+    for rule in rules.items() {
+        faults.choice(&rule.get("action"), &["Restart"]);
+        if rule.get("exitCodes").is_set() {
+            faults.choice(&rule.get("exitCodes").get("operator"), &["In", "NotIn"]);
+        } else {
+            faults.required(&rule.get("exitCodes"), "must be specified");
+        }
+    }
+}
+
+fn resize_policy(faults: &mut Faults, policies: &At) {
+    let mut seen = BTreeSet::new();
+    for policy in policies.items() {
+        let resource = policy.get("resourceName");
+        if !seen.insert(resource.text()) {
+            faults.extend([FieldError::duplicate(policy.path(), resource.text())]);
+        }
+        for (field, supported) in
+            [(resource, ["cpu", "memory"]), (policy.get("restartPolicy"), ["NotRequired", "RestartContainer"])]
+        {
+            let at = field.renamed(policies.path().clone());
+            faults.needs_choice(&at, &supported);
+        }
+    }
 }
 
 /// Hooks and probes, which only what keeps running has.
@@ -152,7 +202,10 @@ fn http_get(faults: &mut Faults, action: &At) {
     faults.port_or_name(&action.get("port"));
     faults.choice(&action.get("scheme"), &["HTTP", "HTTPS"]);
     for header in action.get("httpHeaders").items() {
-        faults.all_invalid(&header.get("name"), names::check_http_header_name(header.get("name").text()));
+        let name = header.get("name").text();
+        for words in names::check_http_header_name(name) {
+            faults.invalid_as(&action.get("httpHeaders"), name, words);
+        }
     }
 }
 
@@ -186,7 +239,7 @@ fn host_port_conflicts(faults: &mut Faults, container: &At, seen: &mut BTreeSet<
         };
         let claim = format!("{}/{}/{number}", port.get("protocol").text(), port.get("hostIP").text());
         if !seen.insert(claim.clone()) {
-            let error = skiff_object::FieldError::duplicate(port.get("hostPort").path(), claim);
+            let error = FieldError::duplicate(port.get("hostPort").path(), claim);
             faults.extend([error]);
         }
     }

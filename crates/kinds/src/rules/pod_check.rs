@@ -33,17 +33,17 @@ pub fn pod_spec(faults: &mut Faults, spec: &At) {
     let volumes = volume_check::volumes(faults, &spec.get("volumes"));
     container_check::all(faults, spec, &volumes);
     pod_resources(faults, &spec.get("resources"));
+    security_check::host_network(faults, spec);
     faults.needs_choice(&spec.get("restartPolicy"), &["Always", "OnFailure", "Never"]);
     faults.needs_choice(&spec.get("dnsPolicy"), &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     faults.labels(&spec.get("nodeSelector"));
     security_check::pod(faults, spec);
-    for secret in spec.get("imagePullSecrets").items() {
-        faults.needs(&secret.get("name"));
-    }
     affinity_check::affinity(faults, &spec.get("affinity"));
     dns_config(faults, spec);
     gates(faults, spec);
     affinity_check::spread(faults, &spec.get("topologySpreadConstraints"));
+    own_users(faults, spec);
+    host_name(faults, spec);
     plain_fields(faults, spec);
     affinity_check::tolerations(faults, &spec.get("tolerations"));
     for alias in spec.get("hostAliases").items() {
@@ -63,6 +63,9 @@ fn pod_resources(faults: &mut Faults, resources: &At) {
                 faults.extend([skiff_object::FieldError::not_supported(quantity.path(), name, &supported)]);
             }
         }
+    }
+    if !resources.get("claims").is_blank() {
+        faults.forbidden(&resources.get("claims"), "claims may not be set for Resources at pod-level");
     }
     container_check::resources(faults, resources);
 }
@@ -114,11 +117,48 @@ fn gates(faults: &mut Faults, spec: &At) {
     }
     let mut seen = BTreeSet::new();
     for gate in spec.get("schedulingGates").items() {
-        faults.all_invalid(&gate, names::check_label_key(gate.get("name").text()));
-        if !seen.insert(gate.get("name").text()) {
-            faults.duplicate(&gate.get("name"));
+        let name = gate.get("name").text();
+        for words in names::check_label_key(name) {
+            faults.invalid_as(&gate, name, words);
+        }
+        if !seen.insert(name) {
+            faults.extend([skiff_object::FieldError::duplicate(gate.path(), name)]);
         }
     }
+}
+
+/// A Pod with users of its own shares none of the host's namespaces.
+fn own_users(faults: &mut Faults, spec: &At) {
+    let users = spec.get("hostUsers");
+    if !users.is_set() || users.flag() {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if spec.get(field).flag() {
+            let at = spec.get(field).renamed(spec.path().child(shown));
+            faults.forbidden(&at, "when `hostUsers` is false");
+        }
+    }
+}
+
+/// The longest name of a host.
+const HOST_NAME_LIMIT_BYTES: usize = 64;
+
+fn host_name(faults: &mut Faults, spec: &At) {
+    let name = spec.get("hostnameOverride");
+    if !name.is_set() {
+        return;
+    }
+    if spec.get("setHostnameAsFQDN").flag() {
+        faults.forbidden(&name, "may not be specified when setHostnameAsFQDN is true");
+    }
+    if spec.get("hostNetwork").flag() {
+        faults.forbidden(&name, "may not be specified when hostNetwork is true");
+    }
+    if name.text().len() > HOST_NAME_LIMIT_BYTES {
+        faults.extend([skiff_object::FieldError::too_long(name.path(), HOST_NAME_LIMIT_BYTES)]);
+    }
+    faults.all_invalid(&name, names::check_dns_subdomain(name.text()));
 }
 
 fn plain_fields(faults: &mut Faults, spec: &At) {

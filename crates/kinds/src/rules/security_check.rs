@@ -29,7 +29,6 @@ pub fn container(faults: &mut Faults, context: &At) {
 /// Checks a Pod's security context.
 pub fn pod(faults: &mut Faults, spec: &At) {
     let context = spec.get("securityContext");
-    host_network(faults, spec);
     let share = spec.get("shareProcessNamespace");
     if share.flag() && spec.get("hostPID").flag() {
         faults.invalid_as(&share, true, "ShareProcessNamespace and HostPID cannot both be enabled");
@@ -50,16 +49,16 @@ pub fn pod(faults: &mut Faults, spec: &At) {
 }
 
 /// On the host's network a container's port is the host's. Templates may leave the host's port out.
-fn host_network(faults: &mut Faults, spec: &At) {
+pub fn host_network(faults: &mut Faults, spec: &At) {
     if !spec.get("hostNetwork").flag() {
         return;
     }
     for container in spec.get("containers").items() {
         for port in container.get("ports").items() {
             let host_port = port.get("hostPort").int().unwrap_or(0);
-            let number = port.get("containerPort");
-            if host_port != 0 && Some(host_port) != number.int() {
-                faults.invalid(&number, "must match `hostPort` when `hostNetwork` is true");
+            if host_port != 0 && Some(host_port) != port.get("containerPort").int() {
+                let words = "must match `containerPort` when `hostNetwork` is true";
+                faults.invalid(&port.get("hostPort"), words);
             }
         }
     }

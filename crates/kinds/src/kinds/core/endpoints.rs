@@ -24,7 +24,7 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     row,
     validate,
-    warnings: warnings,
+    warnings,
     ..BASE
 };
 

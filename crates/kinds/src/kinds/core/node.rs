@@ -44,7 +44,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
-    warnings: warnings,
+    warnings,
     ..BASE
 };
 

@@ -32,7 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     row,
     validate,
-    warnings: warnings,
+    warnings,
     ..BASE
 };
 

@@ -16,7 +16,8 @@ pub(super) fn validate(context: &Context, pod: &Object) -> ErrorList {
         return faults.into_list();
     }
     pod_check::pod_spec(&mut faults, &spec);
-    for list in ["containers", "initContainers"] {
+    tokens(&mut faults, &spec);
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in spec.get(list).items() {
             let image = container.get("image");
             if image.text() != image.text().trim() {
@@ -33,6 +34,21 @@ pub(super) fn validate(context: &Context, pod: &Object) -> ErrorList {
         faults.forbidden(&spec.get("nodeName"), "cannot be set until all schedulingGates have been cleared");
     }
     faults.into_list()
+}
+
+/// A token belongs to an account.
+fn tokens(faults: &mut Faults, spec: &At) {
+    if !spec.get("serviceAccountName").is_blank() {
+        return;
+    }
+    for volume in spec.get("volumes").items() {
+        for source in volume.walk(&["projected", "sources"]).items() {
+            let token = source.get("serviceAccountToken");
+            if token.is_set() {
+                faults.forbidden(&token, "must not be specified when serviceAccountName is not set");
+            }
+        }
+    }
 }
 
 pub(super) fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
@@ -60,6 +76,7 @@ fn update(faults: &mut Faults, new: &Object, old: &Object) {
     deadline(faults, &spec, &was);
     tolerations(faults, &spec, &was);
     gates(faults, &spec, &was);
+    gated_selector(faults, &spec, &was);
     let (mutated, original) = (settled(new, old), settled(old, old));
     if mutated != original {
         let fields = differing_fields(&mutated, &original);
@@ -136,31 +153,59 @@ fn gates(faults: &mut Faults, spec: &At, was: &At) {
         let name = gate.get("name").text();
         if !old.iter().any(|old| old.get("name").text() == name) {
             let words = format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            faults.forbidden(&gate, words);
+            faults.forbidden(&gate.get("name"), words);
         }
     }
 }
 
-fn status_update(faults: &mut Faults, new: &Object, old: &Object) {
-    if changed(new, old, &["spec", "nodeName"]) {
-        faults.forbidden(&At::top(new, "spec").get("nodeName"), "may not be changed directly");
+/// While a Pod is held back by gates, its node selector may be narrowed.
+fn gated_selector(faults: &mut Faults, spec: &At, was: &At) {
+    let (new, old) = (spec.get("nodeSelector"), was.get("nodeSelector"));
+    let is_gated = !was.get("schedulingGates").is_blank();
+    let lost = |(key, value): &(&str, At)| new.get(key).text() != value.text();
+    if is_gated && old.entries().iter().any(lost) {
+        faults.invalid(&new, "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
     }
-    for list in ["containerStatuses", "initContainerStatuses"] {
-        let policy = old.str_at(&["spec", "restartPolicy"]);
-        for (index, was) in old.list_at(&["status", list]).iter().enumerate() {
+}
+
+fn status_update(faults: &mut Faults, new: &Object, old: &Object) {
+    let status = At::top(new, "status");
+    if changed(new, old, &["spec", "nodeName"]) {
+        faults.forbidden(&status.get("nodeName"), "may not be changed directly");
+    }
+    faults.immutable(&status.get("qosClass"), &At::top(old, "status").get("qosClass"));
+    for (statuses, list) in [
+        ("containerStatuses", "containers"),
+        ("initContainerStatuses", "initContainers"),
+        ("ephemeralContainerStatuses", "ephemeralContainers"),
+    ] {
+        for (index, was) in old.list_at(&["status", statuses]).iter().enumerate() {
             let name = was.str_at(&["name"]);
-            let exit = was.int_at(&["state", "terminated", "exitCode"]);
-            let is_final = exit.is_some() && (policy == "Never" || policy == "OnFailure" && exit == Some(0));
-            let now = new.list_at(&["status", list]).iter().find(|now| now.str_at(&["name"]) == name);
-            let is_sidecar = old.list_at(&["spec", "initContainers"]).iter().any(|container| {
-                container.str_at(&["name"]) == name && container.str_at(&["restartPolicy"]) == "Always"
-            });
-            if is_final && !is_sidecar && now.is_some_and(|now| now.at(&["state", "terminated"]).is_none()) {
-                let at = At::top(new, "status").get(list);
+            let Some(exit) = was.int_at(&["state", "terminated", "exitCode"]) else {
+                continue;
+            };
+            let now = new.list_at(&["status", statuses]).iter().find(|now| now.str_at(&["name"]) == name);
+            if now.is_some_and(|now| now.at(&["state", "terminated"]).is_none()) && !may_restart(old, list, name, exit)
+            {
+                let at = status.get(statuses);
                 let path = at.path().index(index).child("state");
                 faults.forbidden(&at.renamed(path), "may not be transitioned to non-terminated state");
             }
         }
+    }
+}
+
+/// Whether a container that ended with this code is started again, by its own policy or else by the Pod's.
+fn may_restart(pod: &Object, list: &str, name: &str, exit: i64) -> bool {
+    let container = pod.list_at(&["spec", list]).iter().find(|container| container.str_at(&["name"]) == name);
+    if list == "ephemeralContainers" || container.is_some_and(|c| !c.list_at(&["restartPolicyRules"]).is_empty()) {
+        return list != "ephemeralContainers";
+    }
+    let own = container.map_or("", |container| container.str_at(&["restartPolicy"]));
+    match if own.is_empty() { pod.str_at(&["spec", "restartPolicy"]) } else { own } {
+        "Never" => false,
+        "OnFailure" => exit != 0,
+        _ => true,
     }
 }
 
