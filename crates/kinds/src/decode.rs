@@ -251,7 +251,8 @@ impl Decoder {
     fn definition(&mut self, definition: &'static Definition, node: Node) -> Result<Value, Malformed> {
         match definition.shape {
             Shape::Struct => self.structure(definition, node),
-            Shape::Any | Shape::Raw => Ok(node.into_value()),
+            Shape::Raw => Ok(node.into_value()),
+            Shape::Any => any(definition, node).map_err(Malformed),
             Shape::Quantity => match &node {
                 Node::Null => Ok(json!("0")),
                 Node::Text(text) => scalar::quantity(text).map(Value::String).map_err(Malformed),
@@ -385,6 +386,21 @@ impl Decoder {
             map.insert(key, value);
         }
         Ok(Value::Object(map))
+    }
+}
+
+/// A value of any shape. Where it may be a schema, that is brought into shape too; upstream drops unknown fields there
+/// without telling of them.
+fn any(outer: &Definition, node: Node) -> Result<Value, String> {
+    if !outer.short_name().starts_with("JSONSchemaPropsOr") {
+        return Ok(node.into_value());
+    }
+    match (definition(&format!("{}.JSONSchemaProps", outer.package())), node) {
+        (Some(schema), node @ Node::Map(_)) => decode_definition(schema, node),
+        (Some(_), Node::List(items)) => {
+            items.into_iter().map(|item| any(outer, item)).collect::<Result<_, _>>().map(Value::Array)
+        }
+        (_, node) => Ok(node.into_value()),
     }
 }
 
