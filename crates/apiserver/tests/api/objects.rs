@@ -288,3 +288,47 @@ async fn what_is_applied_is_owned_and_conflicts_are_told() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn kinds_that_share_a_storage_show_the_same_objects_each_in_its_shape() {
+    let cluster = Cluster::new().await;
+    let event = r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","name":"p","namespace":"default"},
+        "reason":"Started","message":"it did","type":"Normal"}"#;
+    cluster.tree(&format!("POST /api/v1/namespaces/default/events\n\n{event}")).await;
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let shown = cluster.tree(&format!("GET {events}/e")).await;
+    assert_eq!((&shown["note"], &shown["regarding"]["name"]), (&"it did".into(), &"p".into()));
+    let mut watch = Watch::open(&cluster, &format!("GET {events}?watch=1")).await;
+    assert_eq!(watch.next().await[0]["object"]["note"], "it did");
+    let selected = "/api/v1/events?fieldSelector=involvedObject.name%3Dp,involvedObject.kind%3DPod";
+    assert_eq!(cluster.tree(&format!("GET {selected}")).await["items"][0]["message"], "it did");
+
+    let scaler = r#"{"metadata":{"name":"h"},"spec":{"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"d"},
+        "maxReplicas":3,"targetCPUUtilizationPercentage":70}}"#;
+    let path = |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    cluster.tree(&format!("POST {}\n\n{scaler}", path("v1"))).await;
+    let v2 = cluster.tree(&format!("GET {}/h", path("v2"))).await;
+    assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
+    let v1 = cluster.tree(&format!("GET {}/h", path("v1"))).await;
+    assert_eq!(v1["spec"]["targetCPUUtilizationPercentage"], 70);
+    assert_eq!(v1["apiVersion"], "autoscaling/v1");
+}
+
+#[tokio::test]
+async fn every_kind_is_listed_and_discovered() {
+    let cluster = Cluster::new().await;
+    let mut seen = 0;
+    for def in skiff_kinds::builtin() {
+        let version = def.group_version().to_string();
+        let root = if def.group.is_empty() { format!("/api/{version}") } else { format!("/apis/{version}") };
+        let resources = cluster.tree(&format!("GET {root}")).await;
+        let names = resources["resources"].as_array().expect("a list").iter().map(|resource| &resource["name"]);
+        assert!(names.into_iter().any(|name| *name == def.plural.as_ref()), "{version} {}", def.plural);
+        if def.verbs.iter().any(|verb| verb == "list") {
+            let list = cluster.tree(&format!("GET {root}/{}", def.plural)).await;
+            assert_eq!(list["kind"], format!("{}List", def.kind));
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen}");
+}
