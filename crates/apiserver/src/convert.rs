@@ -64,9 +64,9 @@ fn is_cpu(metric: &Value) -> bool {
 /// Takes the processor's share out of a list of metrics, where `state` is `target` or `current`.
 fn take_cpu(object: &mut Object, path: &[&str], state: &str) -> Option<i64> {
     let metrics = object.list_at(path);
-    let place = metrics.iter().position(|metric| {
-        is_cpu(metric) && metric.int_at(&["resource", state, "averageUtilization"]).is_some()
-    })?;
+    let place = metrics
+        .iter()
+        .position(|metric| is_cpu(metric) && metric.int_at(&["resource", state, "averageUtilization"]).is_some())?;
     let mut metrics = metrics.to_vec();
     let share = metrics.remove(place).int_at(&["resource", state, "averageUtilization"]);
     if metrics.is_empty() {

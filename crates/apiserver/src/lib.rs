@@ -13,6 +13,7 @@ pub mod call;
 pub mod codec;
 pub mod config;
 mod convert;
+mod custom;
 pub mod discovery;
 pub mod failure;
 pub mod http;

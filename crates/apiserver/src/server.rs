@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
-use crate::{bootstrap, discovery, read, sub, write};
+use crate::{bootstrap, custom, discovery, read, sub, write};
 
 /// How long a request that is no watch and no tunnel may take, as upstream's.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -79,6 +79,7 @@ impl ApiServer {
             documents: Documents::default(),
             tasks: Mutex::default(),
         });
+        custom::keeper::start(&server).await?;
         let follow = tokio::spawn(hub.clone().run(stream));
         let bookmarks = tokio::spawn(async move {
             loop {
@@ -86,7 +87,8 @@ impl ApiServer {
                 hub.bookmark();
             }
         });
-        server.tasks.lock().extend([follow, bookmarks]);
+        let custom = tokio::spawn(custom::keeper::run(Arc::downgrade(&server)));
+        server.tasks.lock().extend([follow, bookmarks, custom]);
         Ok(server)
     }
 

@@ -34,6 +34,8 @@ pub struct Column {
     pub description: Text,
     /// 0 is always shown, 1 with `-o wide`.
     pub priority: i32,
+    /// Where the value stands, a JSONPath, for custom kinds; built-in kinds make their rows by code.
+    pub path: Text,
 }
 
 /// A subresource that the kind serves, beside the object itself.

@@ -9,6 +9,7 @@ use skiff_object::node::{Format, Node};
 use skiff_object::{Object, Status};
 
 use crate::call::Call;
+use crate::custom;
 use crate::failure::Result;
 use crate::http::negotiate::content_type;
 use crate::write::Target;
@@ -35,7 +36,7 @@ fn transcode(body: &[u8]) -> Result<Vec<u8>> {
 pub fn checked(target: &Target<'_>, body: &[u8]) -> Result<Object> {
     let (format, body) = text(target.call, body)?;
     let decoded = decode::decode(&target.served.def, &body, format, target.options.field_validation)?;
-    Ok(warned(target, decoded))
+    warned(target, decoded)
 }
 
 /// Reads a body as another kind than the path's own; unknown fields are dropped.
@@ -47,14 +48,33 @@ pub fn as_kind(call: &Call, def: &ResourceDef, body: &[u8]) -> Result<Object> {
 /// Brings what a patch made into the shape of the kind, checked as the query asks.
 pub fn recheck(target: &Target<'_>, tree: Object) -> Result<Object> {
     let decoded = decode::decode_tree(&target.served.def, tree, target.options.field_validation)?;
-    Ok(warned(target, decoded))
+    warned(target, decoded)
 }
 
-fn warned(target: &Target<'_>, decoded: Decoded) -> Object {
-    for warning in decoded.warnings {
-        target.call.warn(warning);
+/// Adds the warnings to the answer; what a custom kind's schema does not name is dropped, or an error.
+fn warned(target: &Target<'_>, decoded: Decoded) -> Result<Object> {
+    let mut object = decoded.object;
+    let mut faults = decoded.warnings;
+    if let Some(schema) = &target.served.def.inline_schema {
+        let dropped = custom::schema::prune(schema, &mut object);
+        let unknown: Vec<String> = dropped.iter().map(|path| format!("unknown field {path:?}")).collect();
+        match target.options.field_validation {
+            FieldValidation::Strict if !unknown.is_empty() => {
+                let (kind, version) = (&target.served.def.kind, &target.served.def.version);
+                let text = format!(
+                    "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
+                    unknown.join(", ")
+                );
+                return Err(Status::bad_request(text).into());
+            }
+            FieldValidation::Ignore => {}
+            _ => faults.extend(unknown),
+        }
     }
-    decoded.object
+    for fault in faults {
+        target.call.warn(fault);
+    }
+    Ok(object)
 }
 
 /// Reads a body as a tree of no particular kind; built-in kinds know no nulls, so that they are dropped.

@@ -23,6 +23,7 @@ use skiff_store::{Change, Compare, Durability, Outcome, Transaction};
 use crate::admission::{self, Attributes, Operation};
 use crate::call::Call;
 use crate::codec;
+use crate::custom;
 use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::read::present;
@@ -167,6 +168,9 @@ impl<'a> Target<'a> {
     /// Step 5: sets what the client left out, and writes down what it owns.
     fn default(&self, object: &mut Object, old: Option<&Object>) -> Result<()> {
         (self.served.def.default)(object);
+        if let Some(schema) = &self.served.def.inline_schema {
+            custom::schema::default(schema, object);
+        }
         if self.applied { Ok(()) } else { managed::track(self, old, object) }
     }
 

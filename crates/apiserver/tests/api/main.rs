@@ -1,6 +1,7 @@
 //! The API server as its clients see it: requests in, answers out.
 
 mod access;
+mod custom;
 mod objects;
 mod pods;
 mod served;

@@ -26,6 +26,7 @@ pub const NAME: Column = Column {
     format: Cow::Borrowed("name"),
     description: Cow::Borrowed("The name, unique within the namespace."),
     priority: 0,
+    path: Cow::Borrowed(""),
 };
 /// The time since the creation.
 pub const AGE: Column = column("Age", "string", "The time since the object was created.");
@@ -44,6 +45,7 @@ pub const fn column(name: &'static str, kind: &'static str, description: &'stati
         format: Cow::Borrowed(""),
         description: Cow::Borrowed(description),
         priority: 0,
+        path: Cow::Borrowed(""),
     }
 }
 

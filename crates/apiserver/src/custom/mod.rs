@@ -1,0 +1,171 @@
+//! Custom resources: a CustomResourceDefinition becomes the same struct that built-in kinds are, built at run time,
+//! and takes the same path. Webhook conversion and validation rules (CEL) are not evaluated yet.
+//! See <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/>.
+
+pub mod keeper;
+pub mod schema;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::Value;
+use skiff_base::Timestamp;
+use skiff_kinds::base::BASE;
+use skiff_kinds::def::{Context, SelectableField, Text};
+use skiff_kinds::rules::{prepare, table};
+use skiff_kinds::{Column, ResourceDef, Scope, Subresource};
+use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
+
+/// The kinds that a definition serves, one for each version.
+pub fn kinds_of(definition: &Object) -> Vec<ResourceDef> {
+    let versions = definition.list_at(&["spec", "versions"]).iter();
+    versions.filter(|version| version.bool_at(&["served"])).map(|version| kind_of(definition, version)).collect()
+}
+
+fn owned(text: &str) -> Text {
+    Cow::Owned(text.to_owned())
+}
+
+fn texts(list: &[Value]) -> Cow<'static, [Text]> {
+    list.iter().filter_map(Value::as_str).map(owned).collect()
+}
+
+fn kind_of(definition: &Object, version: &Value) -> ResourceDef {
+    let name = |field: &str| owned(definition.str_at(&["spec", "names", field]));
+    let schema =
+        version.at(&["schema", "openAPIV3Schema"]).cloned().unwrap_or_else(|| Value::Object(Default::default()));
+    let namespaced = definition.str_at(&["spec", "scope"]) != "Cluster";
+    let selectable = version
+        .list_at(&["selectableFields"])
+        .iter()
+        .map(|field| SelectableField { path: owned(field.str_at(&["jsonPath"]).trim_start_matches('.')), read: None });
+    ResourceDef {
+        group: owned(definition.str_at(&["spec", "group"])),
+        version: owned(version.str_at(&["name"])),
+        plural: name("plural"),
+        singular: name("singular"),
+        kind: name("kind"),
+        list_kind: name("listKind"),
+        short_names: texts(definition.list_at(&["spec", "names", "shortNames"])),
+        categories: texts(definition.list_at(&["spec", "names", "categories"])),
+        scope: if namespaced { Scope::Namespaced } else { Scope::Cluster },
+        inline_schema: Some(Arc::new(schema)),
+        subresources: subresources(version),
+        selectable: selectable.collect(),
+        columns: columns(version),
+        has_generation: true,
+        unconditional_update: false,
+        prepare_create,
+        prepare_update: prepare::update_custom,
+        validate,
+        row,
+        ..BASE
+    }
+}
+
+fn subresources(version: &Value) -> Cow<'static, [Subresource]> {
+    let mut list = Vec::new();
+    if let Some(scale) = version.at(&["subresources", "scale"]) {
+        list.push(Subresource::Scale {
+            spec_replicas: owned(scale.str_at(&["specReplicasPath"])),
+            status_replicas: owned(scale.str_at(&["statusReplicasPath"])),
+            selector: owned(scale.str_at(&["labelSelectorPath"])),
+        });
+    }
+    if version.at(&["subresources", "status"]).is_some() {
+        list.push(Subresource::Status);
+    }
+    list.into()
+}
+
+/// The columns that the version names, behind the name; the age where it names none.
+fn columns(version: &Value) -> Cow<'static, [Column]> {
+    let age = Column { kind: owned("date"), path: owned(".metadata.creationTimestamp"), ..table::AGE };
+    let own: Vec<Column> = version
+        .list_at(&["additionalPrinterColumns"])
+        .iter()
+        .map(|column| Column {
+            name: owned(column.str_at(&["name"])),
+            kind: owned(column.str_at(&["type"])),
+            format: owned(column.str_at(&["format"])),
+            description: owned(column.str_at(&["description"])),
+            priority: column.int_at(&["priority"]).unwrap_or(0) as i32,
+            path: owned(column.str_at(&["jsonPath"])),
+        })
+        .collect();
+    let rest = if own.is_empty() { vec![age] } else { own };
+    std::iter::once(table::NAME).chain(rest).collect()
+}
+
+fn row(def: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
+    let cell = |column: &Column| match (column.path.as_ref(), column.kind.as_ref()) {
+        ("", _) => object.name().into(),
+        (path, "date") => {
+            let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
+            table::since(object, &steps, now).into()
+        }
+        (path, _) => look_up(object, path).cloned().unwrap_or(Value::Null),
+    };
+    def.columns.iter().map(cell).collect()
+}
+
+/// The value at a simple JSONPath: fields, indices, and fields in quotes or with escaped dots.
+fn look_up<'a>(object: &'a Object, path: &str) -> Option<&'a Value> {
+    let mut node = object;
+    let mut rest = path;
+    while !rest.is_empty() {
+        if let Some(inner) = rest.strip_prefix('[') {
+            let (step, after) = inner.split_once(']')?;
+            let quoted = step.trim_matches(|letter| letter == '\'' || letter == '"');
+            node = match step.parse::<usize>() {
+                Ok(index) => node.get(index)?,
+                Err(_) => node.get(quoted)?,
+            };
+            rest = after;
+            continue;
+        }
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+        let mut end = rest.len();
+        let bytes = rest.as_bytes();
+        for (index, byte) in bytes.iter().enumerate() {
+            let escaped = index > 0 && bytes[index - 1] == b'\\';
+            if (*byte == b'.' && !escaped) || *byte == b'[' {
+                end = index;
+                break;
+            }
+        }
+        node = node.get(rest[..end].replace("\\.", "."))?;
+        rest = &rest[end..];
+    }
+    Some(node)
+}
+
+fn prepare_create(context: &Context, object: &mut Object) {
+    if context.def.has_status() {
+        object.remove_at(&["status"]);
+    }
+    object.set_at(&["metadata", "generation"], 1);
+}
+
+fn validate(context: &Context, object: &Object) -> ErrorList {
+    match &context.def.inline_schema {
+        Some(schema) => schema::validate(schema, object),
+        None => ErrorList::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn simple_paths_are_looked_up() {
+        let object = json!({"spec": {"a.b": [{"c": 1}, {"c": 2}]}, "metadata": {"annotations": {"x/y": "z"}}});
+        assert_eq!(look_up(&object, r".spec.a\.b[1].c"), Some(&json!(2)));
+        assert_eq!(look_up(&object, ".metadata.annotations['x/y']"), Some(&json!("z")));
+        assert_eq!(look_up(&object, ".spec.nope"), None);
+    }
+}

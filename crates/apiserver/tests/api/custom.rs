@@ -1,0 +1,146 @@
+//! Custom resources: defined, served, checked, listed, and gone with their definition.
+
+use expect_test::expect;
+
+use crate::support::{Cluster, Watch};
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+const DEFINITION: &str = r#"{"metadata":{"name":"widgets.example.com"},"spec":{"group":"example.com","scope":"Namespaced",
+    "names":{"plural":"widgets","singular":"widget","kind":"Widget","listKind":"WidgetList","shortNames":["wd"]},
+    "versions":[{"name":"v1","served":true,"storage":true,
+        "subresources":{"status":{},"scale":{"specReplicasPath":".spec.n","statusReplicasPath":".status.n"}},
+        "additionalPrinterColumns":[{"name":"N","type":"integer","jsonPath":".spec.n"}],
+        "schema":{"openAPIV3Schema":{"type":"object","properties":{
+            "spec":{"type":"object","required":["n"],"properties":{
+                "n":{"type":"integer","minimum":1},"max":{"type":"integer","default":5}}},
+            "status":{"type":"object","properties":{"n":{"type":"integer"}}}}}}}]}}"#;
+
+async fn outcome(cluster: &Cluster, request: &str, expected: &str) {
+    assert_eq!(cluster.outcome(request).await, expected, "{request}");
+}
+
+/// Waits until the definition is established, by watching it.
+async fn define(cluster: &Cluster) {
+    cluster.tree(&format!("POST {DEFINITIONS}\n\n{DEFINITION}")).await;
+    let mut watch = Watch::open(cluster, &format!("GET {DEFINITIONS}?watch=1")).await;
+    loop {
+        let events = watch.next().await;
+        assert!(!events.is_empty(), "the watch ended");
+        let established = |event: &serde_json::Value| {
+            let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+        };
+        if events.iter().any(established) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_custom_kind_takes_the_same_path_as_all_others() {
+    let cluster = Cluster::new().await;
+    outcome(&cluster, &format!("GET {WIDGETS}"), "404 the server could not find the requested resource").await;
+    define(&cluster).await;
+    let made = cluster
+        .tree(&format!(
+            "POST {WIDGETS}\n\n{{\"metadata\":{{\"name\":\"w\"}},\"spec\":{{\"n\":2}},\"status\":{{\"n\":9}}}}"
+        ))
+        .await;
+    assert_eq!(made["spec"], serde_json::json!({"max": 5, "n": 2}));
+    assert!(made.get("status").is_none());
+    outcome(
+        &cluster,
+        &format!("POST {WIDGETS}\n\n{{\"metadata\":{{\"name\":\"x\"}},\"spec\":{{\"n\":0}}}}"),
+        r#"422 Widget.example.com "x" is invalid: spec.n: Invalid value: 0: spec.n in body should be greater than or equal to 1"#,
+    )
+    .await;
+    let unknown = r#"{"metadata":{"name":"y"},"spec":{"n":1,"nope":1}}"#;
+    outcome(
+        &cluster,
+        &format!("POST {WIDGETS}?fieldValidation=Strict\n\n{unknown}"),
+        r#"400 Widget in version "v1" cannot be handled as a Widget: strict decoding error: unknown field "spec.nope""#,
+    )
+    .await;
+    let merge = "Content-Type: application/merge-patch+json";
+    let scaled = cluster.tree(&format!("PATCH {WIDGETS}/w/scale\n{merge}\n\n{{\"spec\":{{\"replicas\":4}}}}")).await;
+    assert_eq!(scaled["spec"]["replicas"], 4);
+    let status = cluster.tree(&format!("PATCH {WIDGETS}/w/status\n{merge}\n\n{{\"status\":{{\"n\":3}}}}")).await;
+    assert_eq!((&status["status"]["n"], &status["metadata"]["generation"]), (&3.into(), &2.into()));
+    let table = cluster
+        .tree(&format!("GET {WIDGETS}?includeObject=None\nAccept: application/json;as=Table;v=v1;g=meta.k8s.io"))
+        .await;
+    assert_eq!(table["rows"][0]["cells"], serde_json::json!(["w", 4]));
+    expect![[r#"
+        200
+        {
+          "apiVersion": "v1",
+          "groupVersion": "example.com/v1",
+          "kind": "APIResourceList",
+          "resources": [
+            {
+              "kind": "Widget",
+              "name": "widgets",
+              "namespaced": true,
+              "shortNames": [
+                "wd"
+              ],
+              "singularName": "widget",
+              "storageVersionHash": "gIwvi5rymmg=",
+              "verbs": [
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch"
+              ]
+            },
+            {
+              "group": "autoscaling",
+              "kind": "Scale",
+              "name": "widgets/scale",
+              "namespaced": true,
+              "singularName": "",
+              "verbs": [
+                "get",
+                "patch",
+                "update"
+              ],
+              "version": "v1"
+            },
+            {
+              "kind": "Widget",
+              "name": "widgets/status",
+              "namespaced": true,
+              "singularName": "",
+              "verbs": [
+                "get",
+                "patch",
+                "update"
+              ]
+            }
+          ]
+        }
+    "#]]
+    .assert_eq(&cluster.answer("GET /apis/example.com/v1").await);
+}
+
+#[tokio::test]
+async fn objects_go_with_their_definition() {
+    let cluster = Cluster::new().await;
+    define(&cluster).await;
+    cluster.tree(&format!("POST {WIDGETS}\n\n{{\"metadata\":{{\"name\":\"w\"}},\"spec\":{{\"n\":2}}}}")).await;
+    let mut watch = Watch::open(&cluster, &format!("GET {DEFINITIONS}?watch=1")).await;
+    cluster.tree(&format!("DELETE {DEFINITIONS}/widgets.example.com")).await;
+    while watch.short().await != "DELETED widgets.example.com" {}
+    outcome(
+        &cluster,
+        &format!("GET {DEFINITIONS}/widgets.example.com"),
+        r#"404 customresourcedefinitions.apiextensions.k8s.io "widgets.example.com" not found"#,
+    )
+    .await;
+}
