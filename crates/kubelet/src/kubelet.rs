@@ -33,7 +33,7 @@ pub const DEFAULT_PORT: u16 = 10250;
 pub struct Config {
     /// The API with the node's identity, `system:node:NAME`.
     pub client: Client,
-    /// Informers with the node's rights; only Services are read from it whole.
+    /// Informers of the process. Only Services are read from them, whole; all else the agent reads with its own client.
     pub informers: Informers,
     /// Sandboxes and containers.
     pub runtime: Arc<dyn RuntimeService>,
@@ -101,10 +101,11 @@ impl Kubelet {
             look: look.clone(),
             written: Mutex::new(None),
         });
+        let own = Informers::new(config.client.clone());
         let selector = format!("metadata.name={}", config.node_name);
-        let api_node = config.informers.selected::<ApiNode>("", "", &selector);
-        let pods = config.informers.selected::<Pod>("", "", &format!("spec.nodeName={}", config.node_name));
-        let workers = workers(&config, facts, api_node.clone()).await;
+        let api_node = own.selected::<ApiNode>("", "", &selector);
+        let pods = own.selected::<Pod>("", "", &format!("spec.nodeName={}", config.node_name));
+        let workers = workers(&config, own, facts, api_node.clone()).await;
         keeper.register().await;
         let mut tasks = JoinSet::new();
         tasks.spawn({
@@ -182,7 +183,12 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
     }
 }
 
-async fn workers(config: &Config, facts: NodeFacts, api_node: skiff_client::Informer<ApiNode>) -> Arc<Workers> {
+async fn workers(
+    config: &Config,
+    own: Informers,
+    facts: NodeFacts,
+    api_node: skiff_client::Informer<ApiNode>,
+) -> Arc<Workers> {
     let version = config.runtime.version(VersionRequest::default()).await;
     let runtime_name = version.map(|version| version.runtime_name).unwrap_or_else(|error| {
         tracing::warn!(%error, "the container runtime does not answer yet");
@@ -198,7 +204,7 @@ async fn workers(config: &Config, facts: NodeFacts, api_node: skiff_client::Info
     });
     let node = Arc::new(Node {
         recorder: Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name),
-        sources: Sources::new(config.informers.clone(), on_change),
+        sources: Sources::new(config.informers.of(), own, on_change),
         facts: RwLock::new(Arc::new(facts)),
         runtime: config.runtime.clone(),
         images: Images::new(config.images.clone()),

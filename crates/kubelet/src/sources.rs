@@ -39,9 +39,8 @@ struct Entry<K> {
 }
 
 impl Sources {
-    /// Reads with `informers`; tells `on_change` whose objects have changed.
-    pub fn new(informers: Informers, on_change: OnChange) -> Self {
-        let services = informers.of::<Service>();
+    /// Reads ConfigMaps and Secrets with `informers`; tells `on_change` whose objects have changed.
+    pub fn new(services: Informer<Service>, informers: Informers, on_change: OnChange) -> Self {
         Self {
             informers,
             services,

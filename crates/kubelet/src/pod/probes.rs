@@ -9,6 +9,11 @@ use super::Stepping;
 use super::spec::{self, Spec};
 use super::types::{Action, ContainerView, Kind, ProbeKind, ProbeResult, ProbeState, RunState, Task};
 
+/// A container that has just been started mostly answers within moments. While its first period lasts, readiness and startup
+/// probes that fail are repeated after these pauses (from the first, doubling to the second) and do not count: the
+/// Pod is ready when it is, not at the next full period. Nothing else differs from the documented numbers.
+const EAGER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
 const KINDS: [ProbeKind; 3] = [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness];
 
 impl Stepping<'_> {
@@ -86,7 +91,10 @@ impl Stepping<'_> {
                 _ => self.is_healthy(spec, container, kind, false),
             };
             let next_at = self.now.max(started_at + initial_delay);
-            self.state.probes.insert(key.clone(), ProbeState { next_at, healthy, run: (healthy, 0) });
+            self.state.probes.insert(
+                key.clone(),
+                ProbeState { next_at, healthy, run: (healthy, 0), first_at: next_at, pause: EAGER.0 },
+            );
         }
         let next_at = self.state.probes[&key].next_at;
         if next_at > self.now {
@@ -110,6 +118,9 @@ impl Stepping<'_> {
         let name = self.name_of(id);
         let Some(position) = self.specs.iter().position(|spec| spec.name() == name) else { return };
         let Some(probe) = self.specs[position].probe(kind).cloned() else { return };
+        if kind != ProbeKind::Liveness && result != ProbeResult::Success && self.tries_again_soon(id, kind, &probe) {
+            return;
+        }
         match result {
             ProbeResult::Success => {}
             ProbeResult::Failure => {
@@ -136,6 +147,21 @@ impl Stepping<'_> {
             let grace = probe.termination_grace_period_seconds.unwrap_or_else(|| spec::grace_seconds(self.pod));
             self.kill(&name, id, grace, why);
         }
+    }
+}
+
+impl Stepping<'_> {
+    /// Whether a failed probe is one of the eager first ones; sets when it is tried again.
+    fn tries_again_soon(&mut self, id: &str, kind: ProbeKind, probe: &Probe) -> bool {
+        let now = self.now;
+        let Some(state) = self.state.probes.get_mut(&(id.to_owned(), kind)) else { return false };
+        let until = state.first_at + seconds(probe.period_seconds, 10);
+        if state.healthy || state.run.1 > 0 || now >= until {
+            return false;
+        }
+        state.next_at = (now + state.pause).min(until);
+        state.pause = (state.pause * 2).min(EAGER.1);
+        true
     }
 }
 

@@ -361,8 +361,12 @@ pub struct ProbeState {
     pub next_at: Timestamp,
     /// The result that counts.
     pub healthy: bool,
-    /// The last answer and how many times in a row it came.
+    /// The last answer that counted and how many times in a row it came.
     pub run: (bool, i32),
+    /// When it was due for the first time.
+    pub first_at: Timestamp,
+    /// The pause before the next eager try.
+    pub pause: Duration,
 }
 
 /// The Pod on its way out.

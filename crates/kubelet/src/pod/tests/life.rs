@@ -378,6 +378,72 @@ fn probes_start_ready_and_restart() {
 }
 
 #[test]
+fn a_slow_starter_is_asked_often_at_first() {
+    check(
+        PROBED,
+        |world| {
+            world.exit("web", 0);
+            world.answer(ProbeKind::Startup, ProbeResult::Failure);
+            world.exit("web", 0);
+            world.pass(11);
+            world.answer(ProbeKind::Startup, ProbeResult::Success);
+            world.pass(1);
+            // One that never starts is ended after its failures at full periods.
+            world.answer(ProbeKind::Startup, ProbeResult::Failure);
+            world.exit("web", 0);
+            world.pass(30);
+        },
+        expect![[r#"
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running | SI--
+            0s      status Running | web running, started | SI--
+            0s    * web exits with 0
+            0s      status Running | web ended 0 Completed | SI--
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s    start web #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, was ended 0 Completed, restarts 1 | SI--
+            0s      status Running | web running, was ended 0 Completed, restarts 1, started | SI--
+            0s    * web exits with 0
+            0s      event !BackOff: Back-off restarting failed container web in pod web_default(uid)
+            0s      status Running | web CrashLoopBackOff (back-off 10s restarting failed container=web pod=web_default(uid)), was ended 0 Completed, restarts 1 | SI--
+            0s    remove web #0
+            10s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            10s   start web #2
+            10s     event Created: Container created
+            10s     event Started: Container started
+            10s     status Running | web running, was ended 0 Completed, restarts 2 | SI--
+            11s     status Running | web running, was ended 0 Completed, restarts 2, started | SI--
+            12s   * web exits with 0
+            12s     event !BackOff: Back-off restarting failed container web in pod web_default(uid)
+            12s     status Running | web CrashLoopBackOff (back-off 20s restarting failed container=web pod=web_default(uid)), was ended 0 Completed, restarts 2 | SI--
+            12s   remove web #1
+            32s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            32s   start web #3
+            32s     event Created: Container created
+            32s     event Started: Container started
+            32s     status Running | web running, was ended 0 Completed, restarts 3 | SI--
+            34s     event !Unhealthy: Startup probe failed: HTTP probe failed with statuscode: 500
+            36s     event !Unhealthy: Startup probe failed: HTTP probe failed with statuscode: 500
+            38s     event !Unhealthy: Startup probe failed: HTTP probe failed with statuscode: 500
+            38s     event Killing: Container web failed startup probe, will be restarted
+            38s   stop web within 5s
+            38s     event !BackOff: Back-off restarting failed container web in pod web_default(uid)
+            38s     status Running | web CrashLoopBackOff (back-off 40s restarting failed container=web pod=web_default(uid)), was ended 143 Error, restarts 3 | SI--
+            38s   remove web #2
+        "#]],
+    );
+}
+
+#[test]
 fn what_cannot_be_made_is_told_and_tried_again() {
     check(
         WEB,
