@@ -27,7 +27,7 @@ const ROUNDS: &str = "SKIFF_CRASH_ROUNDS";
 const WRITERS: u64 = 8;
 const KEYS: u64 = 40;
 /// The child is killed after it told at most this much.
-const LINES: u64 = 600;
+const LINES: u64 = 250;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -64,19 +64,21 @@ async fn child(folder: &Path) {
             say(format!("seen {}", events.iter().map(told).collect::<Vec<_>>().join(" ")));
         }
     });
-    let writers =
-        (0..WRITERS).map(|writer| tokio::spawn(write(store.clone(), Ids::seeded(seed ^ (writer << 32)), writer)));
+    let writers = (0..WRITERS).map(|writer| {
+        tokio::spawn(write(store.clone(), Ids::seeded(seed ^ (writer << 32)), writer, seed.is_multiple_of(3)))
+    });
     futures_util::future::join_all(writers).await;
     watching.await.unwrap();
 }
 
-async fn write(store: Arc<EmbeddedStore>, ids: Ids, writer: u64) {
+/// Writes until the end; with `all_relaxed` nothing is durable, so that the end loses much.
+async fn write(store: Arc<EmbeddedStore>, ids: Ids, writer: u64, all_relaxed: bool) {
     for number in 0.. {
         // No two writers share a key, so that each knows what it wrote last.
         let key = format!("k{}", ids.next_u64() % KEYS * WRITERS + writer);
-        let value = format!("{writer}/{number}/{}", "x".repeat((ids.next_u64() % 2000) as usize));
+        let value = format!("{writer}/{number}/{}", "x".repeat((ids.next_u64() % 200) as usize));
         let delete = ids.next_u64().is_multiple_of(8);
-        let relaxed = ids.next_u64().is_multiple_of(4);
+        let relaxed = all_relaxed || ids.next_u64().is_multiple_of(4);
         let change = if delete {
             Change::Delete { key: bytes(&key) }
         } else {
