@@ -2,9 +2,11 @@
 //! decided purely, and a thin part that makes folders and writes files.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::oci::{DeviceRule, Resources};
+use crate::{devices, sys};
 
 /// Controllers that a pod's folder passes on to its containers on v2.
 const V2_CONTROLLERS: &[&str] = &["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"];
@@ -160,6 +162,11 @@ impl Layout {
         self.folders(cgroup).iter().map(|folder| folder.join("cgroup.procs").display().to_string()).collect()
     }
 
+    /// The folder that a process can be made in, on v2.
+    pub fn birth_folder(&self, cgroup: &str) -> Option<String> {
+        if self.is_v2() { self.folders(cgroup).first().map(|folder| folder.display().to_string()) } else { None }
+    }
+
     /// The file that counts kills for want of memory.
     pub fn oom_file(&self, cgroup: &str) -> Option<String> {
         let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
@@ -183,7 +190,10 @@ impl Layout {
     /// Makes a cgroup, with what is missing above it, and sets its limits.
     pub fn create(&self, cgroup: &str, resources: &Resources) -> io::Result<()> {
         match self {
-            Self::V2 { root } => make_unified(root, cgroup)?,
+            Self::V2 { root } => {
+                make_unified(root, cgroup)?;
+                self.guard_devices(cgroup, &resources.devices)?;
+            }
             Self::V1 { hierarchies, .. } => {
                 for hierarchy in hierarchies {
                     make_v1(hierarchy, cgroup)?;
@@ -191,6 +201,13 @@ impl Layout {
             }
         }
         self.apply(cgroup, resources)
+    }
+
+    fn guard_devices(&self, cgroup: &str, rules: &[DeviceRule]) -> io::Result<()> {
+        let Some(folder) = self.folders(cgroup).into_iter().next() else { return Ok(()) };
+        let directory = std::fs::File::open(&folder)?;
+        sys::attach_device_program(directory.as_fd(), &devices::program(rules))
+            .map_err(|error| named(error, &format!("guard devices of {}", folder.display())))
     }
 
     /// Sets the limits of a cgroup.

@@ -15,6 +15,8 @@ pub struct RuntimeConfig {
     pub shim_cgroup: Option<String>,
     /// The cgroup of sandboxes that name none.
     pub default_cgroup_parent: String,
+    /// The unified hierarchy to use, where it is not mounted at `/sys/fs/cgroup`; else the machine's usual ones.
+    pub cgroup2_root: Option<PathBuf>,
     /// The runtime's version, as `kubectl get nodes -o wide` shows it.
     pub version: String,
 }
@@ -28,6 +30,7 @@ impl RuntimeConfig {
             shim_program: std::env::current_exe()?,
             shim_cgroup: None,
             default_cgroup_parent: "/skiff".to_owned(),
+            cgroup2_root: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })
     }

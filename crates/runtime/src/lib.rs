@@ -4,6 +4,7 @@
 mod cgroups;
 mod client;
 mod config;
+mod devices;
 pub mod image;
 pub mod images;
 pub mod network;

@@ -13,6 +13,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
+use crate::devices::Instruction;
 use crate::shim::proto::MAX_DESCRIPTORS;
 
 /// Which side of a fork one is on.
@@ -34,6 +35,93 @@ pub fn fork() -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid)),
     }
+}
+
+/// Forks like [`fork`], with the child in a cgroup of v2 from its first moment: joining later would wait for the
+/// kernel's lock over all processes.
+pub fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    let arguments = CloneArguments {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArguments::default()
+    };
+    // SAFETY: without a stack or shared memory this is a fork; the shim has one thread, so no lock can be held by
+    // another, and the structure is the one of the size that is given.
+    match unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<CloneArguments>()) } {
+        0 => Ok(Fork::Child),
+        pid if pid > 0 => Ok(Fork::Parent(pid as i32)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the kernel ask a device program for every process of a cgroup. The program goes with the cgroup.
+pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    use std::os::fd::FromRawFd;
+    const LOAD: libc::c_int = 5;
+    const ATTACH: libc::c_int = 8;
+    const TYPE_CGROUP_DEVICE: u32 = 15;
+    const ATTACH_CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u64; 2],
+        version_and_flags: u64,
+    }
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+    }
+    let load = Load {
+        kind: TYPE_CGROUP_DEVICE,
+        count: u32::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log: [0, 0],
+        version_and_flags: 0,
+    };
+    // SAFETY: both structures begin as the kernel's union of arguments does, their sizes are given, and what they
+    // point at lives until the calls are over.
+    unsafe {
+        let loaded = libc::syscall(libc::SYS_bpf, LOAD, &load, size_of::<Load>());
+        if loaded < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let loaded = OwnedFd::from_raw_fd(loaded as i32);
+        let attach = Attach {
+            target: cgroup.as_raw_fd() as u32,
+            program: loaded.as_raw_fd() as u32,
+            kind: ATTACH_CGROUP_DEVICE,
+            flags: ALLOW_MULTI,
+        };
+        if libc::syscall(libc::SYS_bpf, ATTACH, &attach, size_of::<Attach>()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Ends this process at once, without running anything else.

@@ -359,6 +359,7 @@ impl Inner {
                 stdin_once: config.stdin_once,
                 pid_namespace: pid_namespace(config),
                 cgroup_procs: inner.cgroups.procs_files(&record.cgroup),
+                cgroup_folder: inner.cgroups.birth_folder(&record.cgroup),
                 oom_file: inner.cgroups.oom_file(&record.cgroup),
             })
         })

@@ -67,6 +67,7 @@ impl Inner {
             tty,
             streams: if tty { Streams::default() } else { streams },
             cgroup_procs: self.cgroups.procs_files(&container.record.cgroup),
+            cgroup_folder: self.cgroups.birth_folder(&container.record.cgroup),
         };
         let mut pipes = Pipes::default();
         if !tty {

@@ -65,7 +65,11 @@ impl EmbeddedRuntime {
             std::fs::create_dir_all(&folder)
                 .map_err(|error| CriError::internal(format!("make {}: {error}", folder.display())))?;
         }
-        let cgroups = Layout::detect().map_err(|error| CriError::internal(format!("look at cgroups: {error}")))?;
+        let cgroups = match &config.cgroup2_root {
+            Some(root) => Ok(Layout::V2 { root: root.clone() }),
+            None => Layout::detect(),
+        };
+        let cgroups = cgroups.map_err(|error| CriError::internal(format!("look at cgroups: {error}")))?;
         let shim_program = ShimProgram::open(&config.shim_program).map_err(|error| {
             CriError::internal(format!("open {} for shims: {error}", config.shim_program.display()))
         })?;

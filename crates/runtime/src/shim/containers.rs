@@ -13,6 +13,7 @@ use rustix::pipe::PipeFlags;
 use super::logs::LineSplitter;
 use super::process::{self, Stdio};
 use super::proto::*;
+use super::server::Joined;
 use super::{Step, StepContext, rootfs};
 use crate::oci::Bundle;
 use crate::sys;
@@ -80,10 +81,15 @@ pub struct Child {
 }
 
 impl Child {
+    /// On v2, the cgroup to be made in.
+    pub fn cgroup_folder(&self) -> Option<&str> {
+        self.start.cgroup_folder.as_deref()
+    }
+
     /// Becomes the container; never comes back.
-    pub fn run(self) -> ! {
+    pub fn run(self, joined: Joined) -> ! {
         let Self { start, stdio, status } = self;
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match enter(&start) {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match enter(&start, joined) {
             Ok(bundle) => process::become_process(&bundle.spec.process, stdio),
             Err(error) => error,
         }));
@@ -94,8 +100,8 @@ impl Child {
     }
 }
 
-fn enter(start: &Start) -> Step<Bundle> {
-    for file in &start.cgroup_procs {
+fn enter(start: &Start, joined: Joined) -> Step<Bundle> {
+    for file in start.cgroup_procs.iter().filter(|_| !joined.0) {
         std::fs::write(file, "0").step(|| format!("join {file}"))?;
     }
     let path = format!("{}/{BUNDLE_FILE}", start.dir);

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use super::containers::status_pair;
 use super::process::{self, Stdio};
 use super::proto::*;
-use super::server::open_namespace;
+use super::server::{Joined, open_namespace};
 use super::{Step, StepContext};
 use crate::oci::Process;
 use crate::sys;
@@ -33,13 +33,19 @@ pub struct Child {
 }
 
 impl Child {
+    /// On v2, the cgroup to be made in.
+    pub fn cgroup_folder(&self) -> Option<&str> {
+        self.exec.cgroup_folder.as_deref()
+    }
+
     /// Becomes the process; never comes back.
-    pub fn run(self) -> ! {
+    pub fn run(self, joined: Joined) -> ! {
         let Self { target, exec, process, stdio, status } = self;
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match join(target, &exec, process) {
-            Ok(process) => process::become_process(&process, stdio),
-            Err(error) => error,
-        }));
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match join(target, &exec, process, joined) {
+                Ok(process) => process::become_process(&process, stdio),
+                Err(error) => error,
+            }));
         let error = outcome.unwrap_or_else(|_| "the process panicked on its way into the container".to_owned());
         // If nobody listens any more there is nobody to tell.
         drop(sys::send_packet(status.as_fd(), format!("E{error}").as_bytes(), &[]));
@@ -47,11 +53,11 @@ impl Child {
     }
 }
 
-fn join(target: i32, exec: &Exec, process: OwnedFd) -> Step<Process> {
+fn join(target: i32, exec: &Exec, process: OwnedFd, joined: Joined) -> Step<Process> {
     let mut text = Vec::new();
     std::fs::File::from(process).read_to_end(&mut text).step(|| "read the process".into())?;
     let process: Process = serde_json::from_slice(&text).map_err(|error| format!("read the process: {error}"))?;
-    for file in &exec.cgroup_procs {
+    for file in exec.cgroup_procs.iter().filter(|_| !joined.0) {
         std::fs::write(file, "0").step(|| format!("join {file}"))?;
     }
     super::set_oom_score(process.oom_score_adj.unwrap_or(0))?;

@@ -123,6 +123,8 @@ pub struct Start {
     pub pid_namespace: PidNamespace,
     /// `cgroup.procs` files that it joins.
     pub cgroup_procs: Vec<String>,
+    /// On v2, the folder of its cgroup, to be made in.
+    pub cgroup_folder: Option<String>,
     /// The file of its cgroup that counts kills for want of memory.
     pub oom_file: Option<String>,
 }
@@ -154,6 +156,8 @@ pub struct Exec {
     pub streams: Streams,
     /// `cgroup.procs` files that it joins.
     pub cgroup_procs: Vec<String>,
+    /// On v2, the folder of its cgroup, to be made in.
+    pub cgroup_folder: Option<String>,
 }
 
 /// What a shim says.

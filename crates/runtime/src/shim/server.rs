@@ -23,6 +23,10 @@ const OOM_SCORE: i32 = -998;
 /// How long ended containers are waited for when the shim ends.
 const SHUTDOWN_ROUNDS: u32 = 500;
 
+/// Whether a forked process is in its cgroup already, or has to join it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joined(pub bool);
+
 /// Who is connected.
 struct Connection {
     id: u32,
@@ -252,20 +256,20 @@ impl Server {
         sys::setns(self.pid_namespace.as_fd(), libc::CLONE_NEWPID).step(|| "come back to the own pid namespace".into())
     }
 
-    /// Forks into the pid namespace that is wanted.
-    fn fork_into(&self, wanted: &PidNamespace) -> Step<sys::Fork> {
+    /// Forks into the pid namespace and the cgroup that are wanted.
+    fn fork_into(&self, wanted: &PidNamespace, folder: Option<&str>) -> Step<(sys::Fork, Joined)> {
         let join = |pid: i32| -> Step<()> {
             let namespace = open_namespace(&pid.to_string(), "pid")?;
             sys::setns(namespace.as_fd(), libc::CLONE_NEWPID).step(|| "join pid namespace".into())
         };
         match wanted {
-            PidNamespace::Host => return sys::fork().step(|| "fork".into()),
+            PidNamespace::Host => return fork_into_cgroup(folder),
             PidNamespace::Own => sys::unshare(libc::CLONE_NEWPID).step(|| "unshare pid namespace".into())?,
             PidNamespace::Sandbox => join(self.sandbox_init.ok_or("the sandbox shares no pid namespace")?)?,
             PidNamespace::Container(id) => join(self.running_pid(id)?)?,
         }
-        let forked = sys::fork().step(|| "fork".into());
-        if !matches!(forked, Ok(sys::Fork::Child)) {
+        let forked = fork_into_cgroup(folder);
+        if !matches!(forked, Ok((sys::Fork::Child, _))) {
             self.leave_pid_namespace()?;
         }
         forked
@@ -281,9 +285,9 @@ impl Server {
             return Err(format!("container {} was started already", start.id));
         }
         let (mut container, child) = Container::prepare(connection, number, start)?;
-        match self.fork_into(container.pid_namespace())? {
-            sys::Fork::Child => child.run(),
-            sys::Fork::Parent(pid) => {
+        match self.fork_into(container.pid_namespace(), child.cgroup_folder())? {
+            (sys::Fork::Child, joined) => child.run(joined),
+            (sys::Fork::Parent(pid), _) => {
                 container.set_pid(pid);
                 self.containers.push(container);
                 Ok(())
@@ -295,9 +299,9 @@ impl Server {
         let target = self.running_pid(&exec.container)?;
         let wanted = PidNamespace::Container(exec.container.clone());
         let (mut running, child) = Running::prepare(connection, number, target, exec, descriptors)?;
-        match self.fork_into(&wanted)? {
-            sys::Fork::Child => child.run(),
-            sys::Fork::Parent(pid) => {
+        match self.fork_into(&wanted, child.cgroup_folder())? {
+            (sys::Fork::Child, joined) => child.run(joined),
+            (sys::Fork::Parent(pid), _) => {
                 running.set_pid(pid);
                 self.execs.push(running);
                 Ok(())
@@ -381,6 +385,21 @@ impl Server {
             self.reap(buffer);
         }
     }
+}
+
+/// Forks, with the child in the cgroup from its first moment where the kernel can do that.
+fn fork_into_cgroup(folder: Option<&str>) -> Step<(sys::Fork, Joined)> {
+    if let Some(folder) = folder {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let folder = rustix::fs::open(folder, flags, rustix::fs::Mode::empty()).step(|| format!("open {folder}"))?;
+        match sys::fork_into_cgroup(folder.as_fd()) {
+            // Kernels before 5.7, and sandboxes that do not know the call.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL | libc::E2BIG | libc::EPERM)) => {}
+            result => return Ok((result.step(|| "fork into the cgroup".into())?, Joined(true))),
+        }
+    }
+    Ok((sys::fork().step(|| "fork".into())?, Joined(false)))
 }
 
 /// The first process of a shared pid namespace: it takes over orphans and waits for them. It ends with the shim.

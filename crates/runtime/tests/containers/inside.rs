@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("pods_on_the_host_share_its_namespaces", || on_the_host().boxed()),
     ("processes_can_be_shared_between_containers", || shared_processes().boxed()),
     ("memory_beyond_the_limit_is_an_oom_kill", || oom().boxed()),
+    ("devices_are_guarded_on_every_cgroup_version", || devices().boxed()),
     ("limits_can_be_changed_while_it_runs", || update().boxed()),
 ];
 
@@ -210,6 +211,26 @@ async fn oom() {
     config.linux.as_mut().expect("set").resources = Some(limits);
     let (_, status) = world.output(&sandbox, config).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+}
+
+async fn devices() {
+    for world in [World::new().await, World::on_cgroup_v2().await] {
+        let sandbox = world.sandbox(&world.sandbox_config()).await;
+        let what = "mknod /tmp/kmsg c 1 11 && echo made; head -c 1 /tmp/kmsg 2>&1; head -c 1 /dev/zero | wc -c; cat /proc/self/cgroup";
+        let (log, status) = world.output(&sandbox, script("app", what)).await;
+        assert_eq!(status.exit_code, 0, "{log}");
+        assert!(log.contains("made") && log.contains("Operation not permitted") && log.contains("F 1\n"), "{log}");
+        let id = world.run(&sandbox, script("idle", "sleep 1000")).await;
+        let (_, out, _) =
+            world.exec(&id, "head -c 1 /tmp/none /dev/null; mknod /tmp/k c 1 11; cat /tmp/k || echo denied").await;
+        assert!(out.contains("denied"), "{out}");
+        let mut config = script("privileged", "mknod /tmp/kmsg c 1 3; cat /tmp/kmsg && ls /dev/kmsg");
+        security(&mut config).privileged = true;
+        let (log, status) = world.output(&sandbox, config).await;
+        assert_eq!((log.as_str(), status.exit_code), ("stdout F /dev/kmsg\n", 0));
+        world.stop_and_remove(&sandbox).await;
+        assert_eq!(world.traces(), Vec::<String>::new());
+    }
 }
 
 async fn update() {

@@ -51,6 +51,7 @@ impl NetworkPlugin for NoNetwork {
 pub struct World {
     pub folder: PathBuf,
     pub cgroup: String,
+    cgroup2_root: Option<PathBuf>,
     runtime: Option<EmbeddedRuntime>,
 }
 
@@ -59,7 +60,22 @@ impl World {
         let name = format!("skiff-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         make_image(&folder);
-        let mut world = Self { folder, cgroup: format!("/{name}"), runtime: None };
+        let mut world = Self { folder, cgroup: format!("/{name}"), cgroup2_root: None, runtime: None };
+        world.start().await;
+        world
+    }
+
+    /// The same on cgroup v2, wherever the machine has it mounted.
+    pub async fn on_cgroup_v2() -> Self {
+        let mut world = Self::new().await;
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let unified = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let point = fields.next()?;
+            (fields.next()? == "cgroup2").then(|| PathBuf::from(point))
+        });
+        world.cgroup2_root = Some(unified.expect("the machine has cgroup v2"));
+        world.forget();
         world.start().await;
         world
     }
@@ -67,6 +83,7 @@ impl World {
     pub async fn start(&mut self) {
         let mut config = RuntimeConfig::new(self.folder.join("root"), self.folder.join("run")).expect("a program");
         config.default_cgroup_parent = self.cgroup.clone();
+        config.cgroup2_root = self.cgroup2_root.clone();
         config.shim_cgroup = Some(format!("{}/shims", self.cgroup));
         let image = TestImage { layers: vec![self.folder.join("layers/base"), self.folder.join("layers/users")] };
         let started = EmbeddedRuntime::start(config, Arc::new(image), Arc::new(NoNetwork), SystemClock::shared()).await;
@@ -250,7 +267,7 @@ fn make_image(folder: &Path) {
         std::fs::create_dir_all(path).expect("a folder");
     }
     std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox is installed (apt-get install busybox-static)");
-    let names = "sh sleep echo cat id env ls mount hostname true false kill ps stat head dd mkdir touch nc readlink wc tr grep stty";
+    let names = "sh sleep echo cat id env ls mount hostname true false kill ps stat head dd mkdir touch nc readlink wc tr grep stty mknod";
     for name in names.split(' ') {
         std::os::unix::fs::symlink("busybox", bin.join(name)).expect("a link");
     }
