@@ -532,3 +532,146 @@ fn usage_v1(read: &dyn Fn(&str, &str) -> Option<String>) -> Usage {
         processes: number(read("pids", "pids.current")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::oci::{Cpu, HugepageLimit, Memory, Pids};
+
+    const HYBRID: &str = "\
+25 20 0:21 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755
+26 25 0:22 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+27 25 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+30 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+";
+
+    #[test]
+    fn the_layout_is_read_from_the_mounts() {
+        let v2 = Layout::parse("24 20 0:20 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
+        let v2 = v2.expect("a layout");
+        assert_eq!(v2.procs_files("/pods/a"), ["/sys/fs/cgroup/pods/a/cgroup.procs"]);
+        assert_eq!(v2.oom_file("/pods/a").as_deref(), Some("/sys/fs/cgroup/pods/a/memory.events"));
+        assert_eq!(v2.mounts("/pods/a"), []);
+        let v1 = Layout::parse(HYBRID).expect("a layout");
+        assert_eq!(
+            v1.procs_files("/pods/a"),
+            ["/sys/fs/cgroup/cpu,cpuacct/pods/a/cgroup.procs", "/sys/fs/cgroup/memory/pods/a/cgroup.procs"]
+        );
+        assert_eq!(v1.oom_file("/pods/a").as_deref(), Some("/sys/fs/cgroup/memory/pods/a/memory.oom_control"));
+        assert_eq!(v1.mounts("/a")[0], ("cpu,cpuacct".to_owned(), "/sys/fs/cgroup/cpu,cpuacct/a".to_owned()));
+        assert_eq!(Layout::parse("1 1 0:1 / / rw - ext4 /dev/sda rw\n"), None);
+    }
+
+    fn check(resources: &Resources, v1: Expect, v2: Expect) {
+        let text = |unified| -> String {
+            let list = settings(unified, resources);
+            list.iter().map(|setting| format!("{} = {}\n", setting.file, setting.value)).collect()
+        };
+        v1.assert_eq(&text(false));
+        v2.assert_eq(&text(true));
+    }
+
+    #[test]
+    fn limits_become_values_of_files() {
+        let resources = Resources {
+            cpu: Cpu {
+                shares: Some(512),
+                quota: Some(50_000),
+                period: Some(100_000),
+                cpus: "0-1".into(),
+                mems: String::new(),
+            },
+            memory: Memory { limit: Some(64 << 20), swap: Some(64 << 20) },
+            pids: Some(Pids { limit: 100 }),
+            hugepage_limits: vec![HugepageLimit { page_size: "2MB".into(), limit: 0 }],
+            unified: [("memory.high".to_owned(), "60000000".to_owned())].into(),
+            devices: vec![DeviceRule {
+                allow: true,
+                kind: "c".into(),
+                major: Some(1),
+                minor: None,
+                access: "rw".into(),
+            }],
+        };
+        check(
+            &resources,
+            expect![[r#"
+                cpu.shares = 512
+                cpu.cfs_period_us = 100000
+                cpu.cfs_quota_us = 50000
+                cpuset.cpus = 0-1
+                memory.limit_in_bytes = 67108864
+                memory.memsw.limit_in_bytes = 67108864
+                pids.max = 100
+                hugetlb.2MB.limit_in_bytes = 0
+                devices.allow = c 1:* rw
+            "#]],
+            expect![[r#"
+                cpu.weight = 59
+                cpu.max = 50000 100000
+                cpuset.cpus = 0-1
+                memory.max = 67108864
+                memory.swap.max = 0
+                pids.max = 100
+                hugetlb.2MB.max = 0
+                memory.high = 60000000
+            "#]],
+        );
+        check(
+            &Resources {
+                cpu: Cpu { quota: Some(-1), ..Cpu::default() },
+                memory: Memory { limit: Some(-1), swap: None },
+                ..Resources::default()
+            },
+            expect![[r#"
+                cpu.cfs_quota_us = -1
+                memory.limit_in_bytes = -1
+            "#]],
+            expect![[r#"
+                cpu.max = max 100000
+                memory.max = max
+            "#]],
+        );
+    }
+
+    #[test]
+    fn one_processor_of_shares_is_the_default_weight() {
+        assert_eq!([2, 1024, 262_144].map(weight), [1, 100, 10_000]);
+    }
+
+    #[test]
+    fn usage_is_read_on_both_versions() {
+        let v2 = |_: &str, file: &str| {
+            Some(
+                match file {
+                    "cpu.stat" => "usage_usec 12\nuser_usec 5\n",
+                    "memory.current" => "1000\n",
+                    "memory.max" => "max\n",
+                    "memory.stat" => "anon 300\nfile 500\ninactive_file 400\npgfault 7\n",
+                    _ => return None,
+                }
+                .to_owned(),
+            )
+        };
+        let usage = usage_v2(&v2);
+        assert_eq!((usage.cpu_nanoseconds, usage.working_set_bytes, usage.rss_bytes), (12_000, 600, 300));
+        assert_eq!((usage.memory_limit_bytes, usage.page_faults), (None, 7));
+        let v1 = |_: &str, file: &str| {
+            Some(
+                match file {
+                    "cpuacct.usage" => "34\n",
+                    "memory.usage_in_bytes" => "1000\n",
+                    "memory.limit_in_bytes" => "9223372036854771712\n",
+                    "memory.stat" => "total_rss 200\ntotal_inactive_file 100\n",
+                    _ => return None,
+                }
+                .to_owned(),
+            )
+        };
+        let usage = usage_v1(&v1);
+        assert_eq!((usage.cpu_nanoseconds, usage.working_set_bytes, usage.memory_limit_bytes), (34, 900, None));
+    }
+}
