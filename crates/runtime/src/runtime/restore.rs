@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use skiff_cri::{CriError, CriResult};
+use skiff_cri::{CriError, CriResult, PodSandboxConfig};
 
 use super::containers::Container;
 use super::sandboxes::Sandbox;
@@ -78,6 +78,10 @@ impl Inner {
             && let Err(error) = shim.call(Call::Shutdown).await
         {
             tracing::debug!(sandbox = id, %error, "its shim was on its way out");
+        }
+        // Addresses may have been handed out for it already; the plug-in knows by the id.
+        if let Err(error) = self.network.teardown(id, None, &PodSandboxConfig::default()).await {
+            tracing::warn!(sandbox = id, %error, "the network of an unfinished sandbox stays behind");
         }
         self.remove_sandbox_files(id)
     }
