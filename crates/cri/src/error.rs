@@ -62,10 +62,7 @@ impl Code {
             Code::DataLoss,
             Code::Unauthenticated,
         ];
-        usize::try_from(number - 1)
-            .ok()
-            .and_then(|index| ALL.get(index).copied())
-            .unwrap_or(Code::Unknown)
+        usize::try_from(number - 1).ok().and_then(|index| ALL.get(index).copied()).unwrap_or(Code::Unknown)
     }
 }
 
@@ -130,10 +127,7 @@ mod tests {
     #[test]
     fn codes_keep_their_numbers() {
         assert_eq!(Code::from_number(5), Code::NotFound);
-        assert_eq!(
-            Code::from_number(Code::Unauthenticated as i32),
-            Code::Unauthenticated
-        );
+        assert_eq!(Code::from_number(Code::Unauthenticated as i32), Code::Unauthenticated);
         assert_eq!(Code::from_number(99), Code::Unknown);
         assert_eq!(Code::from_number(0), Code::Unknown);
     }
@@ -141,9 +135,6 @@ mod tests {
     #[test]
     fn an_error_prints_as_gos_client_prints_it() {
         let error = CriError::not_found("no container \"x\"");
-        assert_eq!(
-            error.to_string(),
-            "rpc error: code = NotFound desc = no container \"x\""
-        );
+        assert_eq!(error.to_string(), "rpc error: code = NotFound desc = no container \"x\"");
     }
 }

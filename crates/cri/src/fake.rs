@@ -56,16 +56,8 @@ struct ContainerRecord {
 impl FakeRuntime {
     /// A runtime without images, sandboxes and containers, whose network is ready.
     pub fn new(clock: SharedClock) -> Self {
-        let state = State {
-            network_ready: true,
-            streams: "127.0.0.1:1".into(),
-            ..State::default()
-        };
-        Self {
-            clock,
-            ids: Ids::seeded(1),
-            state: Mutex::new(state),
-        }
+        let state = State { network_ready: true, streams: "127.0.0.1:1".into(), ..State::default() };
+        Self { clock, ids: Ids::seeded(1), state: Mutex::new(state) }
     }
 
     /// Puts an image on the node, as if it had been imported.
@@ -76,12 +68,7 @@ impl FakeRuntime {
 
     /// Lets the next call of this RPC (`CreateContainer`) fail. Several failures queue up.
     pub fn fail_next(&self, rpc: &str, error: CriError) {
-        self.state
-            .lock()
-            .failures
-            .entry(rpc.to_owned())
-            .or_default()
-            .push_back(error);
+        self.state.lock().failures.entry(rpc.to_owned()).or_default().push_back(error);
     }
 
     /// Lets every pull of this image fail until [`FakeRuntime::mend_pull`].
@@ -122,9 +109,7 @@ impl FakeRuntime {
     /// The same with a reason of the test's choice, such as `OOMKilled`.
     pub fn exit_with_reason(&self, container_name: &str, exit_code: i32, reason: &str) {
         let mut state = self.state.lock();
-        let id = state
-            .newest(container_name)
-            .unwrap_or_else(|| panic!("no container named {container_name}"));
+        let id = state.newest(container_name).unwrap_or_else(|| panic!("no container named {container_name}"));
         state.end(&id, exit_code, reason, self.now());
     }
 
@@ -143,10 +128,7 @@ impl FakeRuntime {
     pub fn container_config(&self, container_name: &str) -> Option<ContainerConfig> {
         let state = self.state.lock();
         let id = state.newest(container_name)?;
-        state
-            .containers
-            .get(&id)
-            .map(|record| record.config.clone())
+        state.containers.get(&id).map(|record| record.config.clone())
     }
 
     /// The calls that change something, in order, as `CreateContainer web` or `PullImage busybox`;
@@ -161,9 +143,7 @@ impl FakeRuntime {
 
     fn enter(&self, rpc: &str, what: &str) -> CriResult<parking_lot::MutexGuard<'_, State>> {
         let mut state = self.state.lock();
-        state
-            .calls
-            .push(format!("{rpc} {what}").trim_end().to_owned());
+        state.calls.push(format!("{rpc} {what}").trim_end().to_owned());
         match state.failures.get_mut(rpc).and_then(VecDeque::pop_front) {
             Some(error) => Err(error),
             None => Ok(state),
@@ -173,24 +153,14 @@ impl FakeRuntime {
 
 impl State {
     fn newest(&self, name: &str) -> Option<String> {
-        let of_name = self
-            .containers
-            .values()
-            .filter(|record| container_name(&record.config) == name);
+        let of_name = self.containers.values().filter(|record| container_name(&record.config) == name);
         of_name
-            .max_by_key(|record| {
-                (
-                    record.status.created_at,
-                    record.config.metadata.as_ref().map_or(0, |m| m.attempt),
-                )
-            })
+            .max_by_key(|record| (record.status.created_at, record.config.metadata.as_ref().map_or(0, |m| m.attempt)))
             .map(|record| record.status.id.clone())
     }
 
     fn container(&mut self, id: &str) -> CriResult<&mut ContainerRecord> {
-        self.containers
-            .get_mut(id)
-            .ok_or_else(|| no_such("container", id))
+        self.containers.get_mut(id).ok_or_else(|| no_such("container", id))
     }
 
     fn end(&mut self, id: &str, exit_code: i32, reason: &str, now: i64) {
@@ -218,10 +188,7 @@ impl State {
     }
 
     fn containers_of(&self, sandbox_id: &str) -> Vec<String> {
-        let of_sandbox = self
-            .containers
-            .iter()
-            .filter(|(_, record)| record.sandbox == sandbox_id);
+        let of_sandbox = self.containers.iter().filter(|(_, record)| record.sandbox == sandbox_id);
         of_sandbox.map(|(id, _)| id.clone()).collect()
     }
 
@@ -231,10 +198,7 @@ impl State {
             container_id: id.to_owned(),
             container_event_type: kind as i32,
             created_at: now,
-            pod_sandbox_status: self
-                .sandboxes
-                .get(sandbox)
-                .map(|record| record.status.clone()),
+            pod_sandbox_status: self.sandboxes.get(sandbox).map(|record| record.status.clone()),
             containers_statuses: self
                 .containers
                 .values()
@@ -242,37 +206,22 @@ impl State {
                 .map(|record| record.status.clone())
                 .collect(),
         };
-        self.events
-            .retain(|listener| listener.send(event.clone()).is_ok());
+        self.events.retain(|listener| listener.send(event.clone()).is_ok());
     }
 }
 
 fn container_name(config: &ContainerConfig) -> &str {
-    config
-        .metadata
-        .as_ref()
-        .map_or("", |metadata| &metadata.name)
+    config.metadata.as_ref().map_or("", |metadata| &metadata.name)
 }
 
 fn no_such(what: &str, id: &str) -> CriError {
-    CriError::not_found(format!(
-        "{what} with ID starting with {id} not found: ID does not exist"
-    ))
+    CriError::not_found(format!("{what} with ID starting with {id} not found: ID does not exist"))
 }
 
 fn fake_image(name: &str) -> Image {
-    let id = format!(
-        "sha256:{}",
-        name.bytes()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    );
+    let id = format!("sha256:{}", name.bytes().map(|byte| format!("{byte:02x}")).collect::<String>());
     Image {
-        repo_digests: vec![format!(
-            "{}@{id}",
-            name.rsplit_once(':')
-                .map_or(name, |(repository, _)| repository)
-        )],
+        repo_digests: vec![format!("{}@{id}", name.rsplit_once(':').map_or(name, |(repository, _)| repository))],
         id,
         repo_tags: vec![name.to_owned()],
         size: 1,
@@ -281,9 +230,7 @@ fn fake_image(name: &str) -> Image {
 }
 
 fn matches_labels(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
-    selector
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 #[async_trait]
@@ -297,38 +244,22 @@ impl RuntimeService for FakeRuntime {
         })
     }
 
-    async fn run_pod_sandbox(
-        &self,
-        request: RunPodSandboxRequest,
-    ) -> CriResult<RunPodSandboxResponse> {
-        let config = request
-            .config
-            .ok_or_else(|| CriError::invalid_argument("sandbox config must be set"))?;
+    async fn run_pod_sandbox(&self, request: RunPodSandboxRequest) -> CriResult<RunPodSandboxResponse> {
+        let config = request.config.ok_or_else(|| CriError::invalid_argument("sandbox config must be set"))?;
         let metadata = config.metadata.clone().unwrap_or_default();
         let mut state = self.enter("RunPodSandbox", &metadata.name)?;
         let id = self.ids.hex(64);
-        let namespaces = config
-            .linux
-            .and_then(|linux| linux.security_context)
-            .and_then(|c| c.namespace_options);
-        let on_host = namespaces
-            .as_ref()
-            .is_some_and(|options| options.network == NamespaceMode::Node as i32);
+        let namespaces = config.linux.and_then(|linux| linux.security_context).and_then(|c| c.namespace_options);
+        let on_host = namespaces.as_ref().is_some_and(|options| options.network == NamespaceMode::Node as i32);
         let number = state.sandboxes.len() + 2;
         let status = PodSandboxStatus {
             id: id.clone(),
             metadata: Some(metadata),
             state: PodSandboxState::SandboxReady as i32,
             created_at: self.now(),
-            network: (!on_host).then(|| PodSandboxNetworkStatus {
-                ip: format!("10.244.0.{number}"),
-                additional_ips: vec![],
-            }),
-            linux: Some(LinuxPodSandboxStatus {
-                namespaces: Some(Namespace {
-                    options: namespaces,
-                }),
-            }),
+            network: (!on_host)
+                .then(|| PodSandboxNetworkStatus { ip: format!("10.244.0.{number}"), additional_ips: vec![] }),
+            linux: Some(LinuxPodSandboxStatus { namespaces: Some(Namespace { options: namespaces }) }),
             labels: config.labels,
             annotations: config.annotations,
             runtime_handler: request.runtime_handler,
@@ -339,19 +270,13 @@ impl RuntimeService for FakeRuntime {
         Ok(RunPodSandboxResponse { pod_sandbox_id: id })
     }
 
-    async fn stop_pod_sandbox(
-        &self,
-        request: StopPodSandboxRequest,
-    ) -> CriResult<StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(&self, request: StopPodSandboxRequest) -> CriResult<StopPodSandboxResponse> {
         let mut state = self.enter("StopPodSandbox", "")?;
         state.stop_sandbox(&request.pod_sandbox_id, 137, self.now());
         Ok(StopPodSandboxResponse {})
     }
 
-    async fn remove_pod_sandbox(
-        &self,
-        request: RemovePodSandboxRequest,
-    ) -> CriResult<RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(&self, request: RemovePodSandboxRequest) -> CriResult<RemovePodSandboxResponse> {
         let mut state = self.enter("RemovePodSandbox", "")?;
         let id = request.pod_sandbox_id;
         state.stop_sandbox(&id, 137, self.now());
@@ -364,48 +289,27 @@ impl RuntimeService for FakeRuntime {
         Ok(RemovePodSandboxResponse {})
     }
 
-    async fn pod_sandbox_status(
-        &self,
-        request: PodSandboxStatusRequest,
-    ) -> CriResult<PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(&self, request: PodSandboxStatusRequest) -> CriResult<PodSandboxStatusResponse> {
         let state = self.state.lock();
         let id = &request.pod_sandbox_id;
-        let record = state
-            .sandboxes
-            .get(id)
-            .ok_or_else(|| no_such("sandbox", id))?;
-        let of_sandbox = state
-            .containers
-            .values()
-            .filter(|container| container.sandbox == *id);
+        let record = state.sandboxes.get(id).ok_or_else(|| no_such("sandbox", id))?;
+        let of_sandbox = state.containers.values().filter(|container| container.sandbox == *id);
         Ok(PodSandboxStatusResponse {
             status: Some(record.status.clone()),
-            containers_statuses: of_sandbox
-                .map(|container| container.status.clone())
-                .collect(),
+            containers_statuses: of_sandbox.map(|container| container.status.clone()).collect(),
             timestamp: self.now(),
             ..PodSandboxStatusResponse::default()
         })
     }
 
-    async fn list_pod_sandbox(
-        &self,
-        request: ListPodSandboxRequest,
-    ) -> CriResult<ListPodSandboxResponse> {
+    async fn list_pod_sandbox(&self, request: ListPodSandboxRequest) -> CriResult<ListPodSandboxResponse> {
         let filter = request.filter.unwrap_or_default();
         let state = self.state.lock();
-        let matching = state
-            .sandboxes
-            .values()
-            .map(|record| &record.status)
-            .filter(|status| {
-                (filter.id.is_empty() || status.id == filter.id)
-                    && filter
-                        .state
-                        .as_ref()
-                        .is_none_or(|wanted| wanted.state == status.state)
-                    && matches_labels(&filter.label_selector, &status.labels)
-            });
+        let matching = state.sandboxes.values().map(|record| &record.status).filter(|status| {
+            (filter.id.is_empty() || status.id == filter.id)
+                && filter.state.as_ref().is_none_or(|wanted| wanted.state == status.state)
+                && matches_labels(&filter.label_selector, &status.labels)
+        });
         let items = matching.cloned().map(|status| PodSandbox {
             id: status.id,
             metadata: status.metadata,
@@ -415,36 +319,20 @@ impl RuntimeService for FakeRuntime {
             annotations: status.annotations,
             runtime_handler: status.runtime_handler,
         });
-        Ok(ListPodSandboxResponse {
-            items: items.collect(),
-        })
+        Ok(ListPodSandboxResponse { items: items.collect() })
     }
 
-    async fn create_container(
-        &self,
-        request: CreateContainerRequest,
-    ) -> CriResult<CreateContainerResponse> {
-        let config = request
-            .config
-            .ok_or_else(|| CriError::invalid_argument("container config must be set"))?;
+    async fn create_container(&self, request: CreateContainerRequest) -> CriResult<CreateContainerResponse> {
+        let config = request.config.ok_or_else(|| CriError::invalid_argument("container config must be set"))?;
         let mut state = self.enter("CreateContainer", container_name(&config))?;
         let sandbox = request.pod_sandbox_id;
-        let ready = state
-            .sandboxes
-            .get(&sandbox)
-            .ok_or_else(|| no_such("sandbox", &sandbox))?
-            .status
-            .state;
+        let ready = state.sandboxes.get(&sandbox).ok_or_else(|| no_such("sandbox", &sandbox))?.status.state;
         if ready != PodSandboxState::SandboxReady as i32 {
-            return Err(CriError::failed_precondition(format!(
-                "sandbox {sandbox} is not ready"
-            )));
+            return Err(CriError::failed_precondition(format!("sandbox {sandbox} is not ready")));
         }
         let image = config.image.clone().unwrap_or_default();
-        let known = state
-            .images
-            .values()
-            .find(|known| known.id == image.image || known.repo_tags.contains(&image.image));
+        let known =
+            state.images.values().find(|known| known.id == image.image || known.repo_tags.contains(&image.image));
         let known = known.ok_or_else(|| no_such("image", &image.image))?;
         let id = self.ids.hex(64);
         let status = ContainerStatus {
@@ -460,29 +348,15 @@ impl RuntimeService for FakeRuntime {
             mounts: config.mounts.clone(),
             ..ContainerStatus::default()
         };
-        state.containers.insert(
-            id.clone(),
-            ContainerRecord {
-                sandbox,
-                config,
-                status,
-            },
-        );
+        state.containers.insert(id.clone(), ContainerRecord { sandbox, config, status });
         state.tell(&id, ContainerEventType::ContainerCreatedEvent, self.now());
         Ok(CreateContainerResponse { container_id: id })
     }
 
-    async fn start_container(
-        &self,
-        request: StartContainerRequest,
-    ) -> CriResult<StartContainerResponse> {
+    async fn start_container(&self, request: StartContainerRequest) -> CriResult<StartContainerResponse> {
         let now = self.now();
-        let name = self
-            .state
-            .lock()
-            .containers
-            .get(&request.container_id)
-            .map(|c| container_name(&c.config).to_owned());
+        let name =
+            self.state.lock().containers.get(&request.container_id).map(|c| container_name(&c.config).to_owned());
         let mut state = self.enter("StartContainer", &name.unwrap_or_default())?;
         let record = state.container(&request.container_id)?;
         if record.status.state != ContainerState::ContainerCreated as i32 {
@@ -493,71 +367,39 @@ impl RuntimeService for FakeRuntime {
         }
         record.status.state = ContainerState::ContainerRunning as i32;
         record.status.started_at = now;
-        state.tell(
-            &request.container_id,
-            ContainerEventType::ContainerStartedEvent,
-            now,
-        );
+        state.tell(&request.container_id, ContainerEventType::ContainerStartedEvent, now);
         Ok(StartContainerResponse {})
     }
 
-    async fn stop_container(
-        &self,
-        request: StopContainerRequest,
-    ) -> CriResult<StopContainerResponse> {
-        let name = self
-            .state
-            .lock()
-            .containers
-            .get(&request.container_id)
-            .map(|c| container_name(&c.config).to_owned());
+    async fn stop_container(&self, request: StopContainerRequest) -> CriResult<StopContainerResponse> {
+        let name =
+            self.state.lock().containers.get(&request.container_id).map(|c| container_name(&c.config).to_owned());
         let what = format!("{} {}s", name.unwrap_or_default(), request.timeout);
         let mut state = self.enter("StopContainer", &what)?;
-        let (code, reason) = if request.timeout > 0 {
-            (143, "Error")
-        } else {
-            (137, "Error")
-        };
+        let (code, reason) = if request.timeout > 0 { (143, "Error") } else { (137, "Error") };
         state.end(&request.container_id, code, reason, self.now());
         Ok(StopContainerResponse {})
     }
 
-    async fn remove_container(
-        &self,
-        request: RemoveContainerRequest,
-    ) -> CriResult<RemoveContainerResponse> {
-        let name = self
-            .state
-            .lock()
-            .containers
-            .get(&request.container_id)
-            .map(|c| container_name(&c.config).to_owned());
+    async fn remove_container(&self, request: RemoveContainerRequest) -> CriResult<RemoveContainerResponse> {
+        let name =
+            self.state.lock().containers.get(&request.container_id).map(|c| container_name(&c.config).to_owned());
         let mut state = self.enter("RemoveContainer", &name.unwrap_or_default())?;
         state.end(&request.container_id, 137, "Error", self.now());
         if state.containers.contains_key(&request.container_id) {
-            state.tell(
-                &request.container_id,
-                ContainerEventType::ContainerDeletedEvent,
-                self.now(),
-            );
+            state.tell(&request.container_id, ContainerEventType::ContainerDeletedEvent, self.now());
             state.containers.remove(&request.container_id);
         }
         Ok(RemoveContainerResponse {})
     }
 
-    async fn list_containers(
-        &self,
-        request: ListContainersRequest,
-    ) -> CriResult<ListContainersResponse> {
+    async fn list_containers(&self, request: ListContainersRequest) -> CriResult<ListContainersResponse> {
         let filter = request.filter.unwrap_or_default();
         let state = self.state.lock();
         let matching = state.containers.values().filter(|record| {
             (filter.id.is_empty() || record.status.id == filter.id)
                 && (filter.pod_sandbox_id.is_empty() || record.sandbox == filter.pod_sandbox_id)
-                && filter
-                    .state
-                    .as_ref()
-                    .is_none_or(|wanted| wanted.state == record.status.state)
+                && filter.state.as_ref().is_none_or(|wanted| wanted.state == record.status.state)
                 && matches_labels(&filter.label_selector, &record.status.labels)
         });
         let containers = matching.map(|record| {
@@ -575,21 +417,13 @@ impl RuntimeService for FakeRuntime {
                 image_id: status.image_id,
             }
         });
-        Ok(ListContainersResponse {
-            containers: containers.collect(),
-        })
+        Ok(ListContainersResponse { containers: containers.collect() })
     }
 
-    async fn container_status(
-        &self,
-        request: ContainerStatusRequest,
-    ) -> CriResult<ContainerStatusResponse> {
+    async fn container_status(&self, request: ContainerStatusRequest) -> CriResult<ContainerStatusResponse> {
         let mut state = self.state.lock();
         let record = state.container(&request.container_id)?;
-        Ok(ContainerStatusResponse {
-            status: Some(record.status.clone()),
-            info: HashMap::new(),
-        })
+        Ok(ContainerStatusResponse { status: Some(record.status.clone()), info: HashMap::new() })
     }
 
     async fn update_container_resources(
@@ -598,18 +432,12 @@ impl RuntimeService for FakeRuntime {
     ) -> CriResult<UpdateContainerResourcesResponse> {
         let mut state = self.enter("UpdateContainerResources", "")?;
         let record = state.container(&request.container_id)?;
-        record.status.resources = Some(ContainerResources {
-            linux: request.linux,
-        });
+        record.status.resources = Some(ContainerResources { linux: request.linux });
         Ok(UpdateContainerResourcesResponse {})
     }
 
-    async fn reopen_container_log(
-        &self,
-        request: ReopenContainerLogRequest,
-    ) -> CriResult<ReopenContainerLogResponse> {
-        self.enter("ReopenContainerLog", "")?
-            .container(&request.container_id)?;
+    async fn reopen_container_log(&self, request: ReopenContainerLogRequest) -> CriResult<ReopenContainerLogResponse> {
+        self.enter("ReopenContainerLog", "")?.container(&request.container_id)?;
         Ok(ReopenContainerLogResponse {})
     }
 
@@ -618,62 +446,32 @@ impl RuntimeService for FakeRuntime {
         let mut state = self.enter("ExecSync", &command)?;
         let running = state.container(&request.container_id)?.status.state;
         if running != ContainerState::ContainerRunning as i32 {
-            return Err(CriError::failed_precondition(format!(
-                "container {} is not running",
-                request.container_id
-            )));
+            return Err(CriError::failed_precondition(format!("container {} is not running", request.container_id)));
         }
         let outcome = state.execs.get(&command).cloned().unwrap_or_default();
-        Ok(ExecSyncResponse {
-            stdout: outcome.stdout,
-            stderr: outcome.stderr,
-            exit_code: outcome.exit_code,
-        })
+        Ok(ExecSyncResponse { stdout: outcome.stdout, stderr: outcome.stderr, exit_code: outcome.exit_code })
     }
 
     async fn exec(&self, request: ExecRequest) -> CriResult<ExecResponse> {
-        Ok(ExecResponse {
-            url: self.stream_url("exec", &request.container_id),
-        })
+        Ok(ExecResponse { url: self.stream_url("exec", &request.container_id) })
     }
 
     async fn attach(&self, request: AttachRequest) -> CriResult<AttachResponse> {
-        Ok(AttachResponse {
-            url: self.stream_url("attach", &request.container_id),
-        })
+        Ok(AttachResponse { url: self.stream_url("attach", &request.container_id) })
     }
 
     async fn port_forward(&self, request: PortForwardRequest) -> CriResult<PortForwardResponse> {
-        Ok(PortForwardResponse {
-            url: self.stream_url("portforward", &request.pod_sandbox_id),
-        })
+        Ok(PortForwardResponse { url: self.stream_url("portforward", &request.pod_sandbox_id) })
     }
 
-    async fn container_stats(
-        &self,
-        request: ContainerStatsRequest,
-    ) -> CriResult<ContainerStatsResponse> {
-        let filter = ContainerStatsFilter {
-            id: request.container_id.clone(),
-            ..ContainerStatsFilter::default()
-        };
-        let list = self
-            .list_container_stats(ListContainerStatsRequest {
-                filter: Some(filter),
-            })
-            .await?;
-        let stats = list
-            .stats
-            .into_iter()
-            .next()
-            .ok_or_else(|| no_such("container", &request.container_id))?;
+    async fn container_stats(&self, request: ContainerStatsRequest) -> CriResult<ContainerStatsResponse> {
+        let filter = ContainerStatsFilter { id: request.container_id.clone(), ..ContainerStatsFilter::default() };
+        let list = self.list_container_stats(ListContainerStatsRequest { filter: Some(filter) }).await?;
+        let stats = list.stats.into_iter().next().ok_or_else(|| no_such("container", &request.container_id))?;
         Ok(ContainerStatsResponse { stats: Some(stats) })
     }
 
-    async fn list_container_stats(
-        &self,
-        request: ListContainerStatsRequest,
-    ) -> CriResult<ListContainerStatsResponse> {
+    async fn list_container_stats(&self, request: ListContainerStatsRequest) -> CriResult<ListContainerStatsResponse> {
         let filter = request.filter.unwrap_or_default();
         let listed = ContainerFilter {
             id: filter.id,
@@ -681,12 +479,7 @@ impl RuntimeService for FakeRuntime {
             label_selector: filter.label_selector,
             state: None,
         };
-        let containers = self
-            .list_containers(ListContainersRequest {
-                filter: Some(listed),
-            })
-            .await?
-            .containers;
+        let containers = self.list_containers(ListContainersRequest { filter: Some(listed) }).await?.containers;
         let stats = containers.into_iter().map(|container| ContainerStats {
             attributes: Some(ContainerAttributes {
                 id: container.id,
@@ -696,47 +489,27 @@ impl RuntimeService for FakeRuntime {
             }),
             ..ContainerStats::default()
         });
-        Ok(ListContainerStatsResponse {
-            stats: stats.collect(),
-        })
+        Ok(ListContainerStatsResponse { stats: stats.collect() })
     }
 
-    async fn pod_sandbox_stats(
-        &self,
-        request: PodSandboxStatsRequest,
-    ) -> CriResult<PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(&self, request: PodSandboxStatsRequest) -> CriResult<PodSandboxStatsResponse> {
         Err(no_such("sandbox", &request.pod_sandbox_id))
     }
 
-    async fn list_pod_sandbox_stats(
-        &self,
-        _: ListPodSandboxStatsRequest,
-    ) -> CriResult<ListPodSandboxStatsResponse> {
+    async fn list_pod_sandbox_stats(&self, _: ListPodSandboxStatsRequest) -> CriResult<ListPodSandboxStatsResponse> {
         Ok(ListPodSandboxStatsResponse::default())
     }
 
-    async fn update_runtime_config(
-        &self,
-        _: UpdateRuntimeConfigRequest,
-    ) -> CriResult<UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(&self, _: UpdateRuntimeConfigRequest) -> CriResult<UpdateRuntimeConfigResponse> {
         Ok(UpdateRuntimeConfigResponse {})
     }
 
     async fn status(&self, _: StatusRequest) -> CriResult<StatusResponse> {
-        let condition = |name: &str, status| RuntimeCondition {
-            r#type: name.into(),
-            status,
-            ..RuntimeCondition::default()
-        };
+        let condition =
+            |name: &str, status| RuntimeCondition { r#type: name.into(), status, ..RuntimeCondition::default() };
         let network_ready = self.state.lock().network_ready;
-        let conditions = vec![
-            condition("RuntimeReady", true),
-            condition("NetworkReady", network_ready),
-        ];
-        Ok(StatusResponse {
-            status: Some(RuntimeStatus { conditions }),
-            ..StatusResponse::default()
-        })
+        let conditions = vec![condition("RuntimeReady", true), condition("NetworkReady", network_ready)];
+        Ok(StatusResponse { status: Some(RuntimeStatus { conditions }), ..StatusResponse::default() })
     }
 
     async fn get_container_events(&self, _: GetEventsRequest) -> CriResult<EventStream> {
@@ -750,9 +523,7 @@ impl RuntimeService for FakeRuntime {
     }
 
     async fn runtime_config(&self, _: RuntimeConfigRequest) -> CriResult<RuntimeConfigResponse> {
-        let linux = LinuxRuntimeConfiguration {
-            cgroup_driver: CgroupDriver::Cgroupfs as i32,
-        };
+        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs as i32 };
         Ok(RuntimeConfigResponse { linux: Some(linux) })
     }
 }
@@ -760,22 +531,14 @@ impl RuntimeService for FakeRuntime {
 #[async_trait]
 impl ImageService for FakeRuntime {
     async fn list_images(&self, _: ListImagesRequest) -> CriResult<ListImagesResponse> {
-        Ok(ListImagesResponse {
-            images: self.state.lock().images.values().cloned().collect(),
-        })
+        Ok(ListImagesResponse { images: self.state.lock().images.values().cloned().collect() })
     }
 
     async fn image_status(&self, request: ImageStatusRequest) -> CriResult<ImageStatusResponse> {
         let name = request.image.unwrap_or_default().image;
         let state = self.state.lock();
-        let image = state
-            .images
-            .values()
-            .find(|image| image.id == name || image.repo_tags.contains(&name));
-        Ok(ImageStatusResponse {
-            image: image.cloned(),
-            info: HashMap::new(),
-        })
+        let image = state.images.values().find(|image| image.id == name || image.repo_tags.contains(&name));
+        Ok(ImageStatusResponse { image: image.cloned(), info: HashMap::new() })
     }
 
     async fn pull_image(&self, request: PullImageRequest) -> CriResult<PullImageResponse> {
@@ -793,9 +556,7 @@ impl ImageService for FakeRuntime {
     async fn remove_image(&self, request: RemoveImageRequest) -> CriResult<RemoveImageResponse> {
         let name = request.image.unwrap_or_default().image;
         let mut state = self.enter("RemoveImage", &name)?;
-        state
-            .images
-            .retain(|_, image| image.id != name && !image.repo_tags.contains(&name));
+        state.images.retain(|_, image| image.id != name && !image.repo_tags.contains(&name));
         Ok(RemoveImageResponse {})
     }
 
@@ -814,19 +575,11 @@ mod tests {
 
     async fn started(fake: &FakeRuntime) -> String {
         fake.add_image("app:1");
-        let sandbox = fake.run_pod_sandbox(RunPodSandboxRequest {
-            config: Some(PodSandboxConfig::default()),
-            ..Default::default()
-        });
+        let sandbox = fake
+            .run_pod_sandbox(RunPodSandboxRequest { config: Some(PodSandboxConfig::default()), ..Default::default() });
         let config = ContainerConfig {
-            metadata: Some(ContainerMetadata {
-                name: "web".into(),
-                attempt: 0,
-            }),
-            image: Some(ImageSpec {
-                image: "app:1".into(),
-                ..Default::default()
-            }),
+            metadata: Some(ContainerMetadata { name: "web".into(), attempt: 0 }),
+            image: Some(ImageSpec { image: "app:1".into(), ..Default::default() }),
             ..Default::default()
         };
         let request = CreateContainerRequest {
@@ -834,46 +587,23 @@ mod tests {
             config: Some(config),
             ..Default::default()
         };
-        let id = fake
-            .create_container(request)
-            .await
-            .expect("a container")
-            .container_id;
-        fake.start_container(StartContainerRequest {
-            container_id: id.clone(),
-        })
-        .await
-        .expect("starts");
+        let id = fake.create_container(request).await.expect("a container").container_id;
+        fake.start_container(StartContainerRequest { container_id: id.clone() }).await.expect("starts");
         id
     }
 
     #[tokio::test]
     async fn a_container_runs_and_ends_as_told() {
         let fake = FakeRuntime::new(std::sync::Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH)));
-        let mut events = fake
-            .get_container_events(GetEventsRequest {})
-            .await
-            .expect("events");
+        let mut events = fake.get_container_events(GetEventsRequest {}).await.expect("events");
         let id = started(&fake).await;
         fake.exit("web", 3);
-        let status = fake
-            .container_status(ContainerStatusRequest {
-                container_id: id,
-                verbose: false,
-            })
-            .await;
+        let status = fake.container_status(ContainerStatusRequest { container_id: id, verbose: false }).await;
         let status = status.expect("a status").status.expect("is set");
         assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
         let mut kinds = Vec::new();
         for _ in 0..5 {
-            kinds.push(
-                events
-                    .next()
-                    .await
-                    .expect("an event")
-                    .expect("no error")
-                    .container_event_type,
-            );
+            kinds.push(events.next().await.expect("an event").expect("no error").container_event_type);
         }
         assert_eq!(kinds, [0, 1, 0, 1, 2]);
     }
@@ -882,38 +612,17 @@ mod tests {
     async fn scripted_failures_come_once_and_pulls_fail_until_mended() {
         let fake = FakeRuntime::new(std::sync::Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH)));
         fake.fail_next("RunPodSandbox", CriError::internal("no network"));
-        let request = RunPodSandboxRequest {
-            config: Some(PodSandboxConfig::default()),
-            ..Default::default()
-        };
-        assert_eq!(
-            fake.run_pod_sandbox(request.clone()).await,
-            Err(CriError::internal("no network"))
-        );
+        let request = RunPodSandboxRequest { config: Some(PodSandboxConfig::default()), ..Default::default() };
+        assert_eq!(fake.run_pod_sandbox(request.clone()).await, Err(CriError::internal("no network")));
         assert!(fake.run_pod_sandbox(request).await.is_ok());
         fake.fail_pull("a:1", CriError::not_found("manifest unknown"));
         let pull = PullImageRequest {
-            image: Some(ImageSpec {
-                image: "a:1".into(),
-                ..Default::default()
-            }),
+            image: Some(ImageSpec { image: "a:1".into(), ..Default::default() }),
             ..Default::default()
         };
-        assert!(
-            fake.pull_image(pull.clone())
-                .await
-                .is_err_and(|error| error.is_not_found())
-        );
+        assert!(fake.pull_image(pull.clone()).await.is_err_and(|error| error.is_not_found()));
         fake.mend_pull("a:1");
         assert!(fake.pull_image(pull).await.is_ok());
-        assert_eq!(
-            fake.take_calls(),
-            [
-                "RunPodSandbox",
-                "RunPodSandbox",
-                "PullImage a:1",
-                "PullImage a:1"
-            ]
-        );
+        assert_eq!(fake.take_calls(), ["RunPodSandbox", "RunPodSandbox", "PullImage a:1", "PullImage a:1"]);
     }
 }

@@ -27,9 +27,7 @@ pub struct PullProgress {
 }
 
 fn not_offered<T>(call: &str) -> CriResult<T> {
-    Err(CriError::unimplemented(format!(
-        "this runtime does not offer {call}"
-    )))
+    Err(CriError::unimplemented(format!("this runtime does not offer {call}")))
 }
 
 /// Sandboxes, containers, and commands inside them.
@@ -38,70 +36,34 @@ pub trait RuntimeService: Send + Sync + 'static {
     /// The runtime's name and version.
     async fn version(&self, request: VersionRequest) -> CriResult<VersionResponse>;
     /// Makes a sandbox and its network; it is ready when this returns.
-    async fn run_pod_sandbox(
-        &self,
-        request: RunPodSandboxRequest,
-    ) -> CriResult<RunPodSandboxResponse>;
+    async fn run_pod_sandbox(&self, request: RunPodSandboxRequest) -> CriResult<RunPodSandboxResponse>;
     /// Ends what runs in the sandbox and gives its network back. May be repeated.
-    async fn stop_pod_sandbox(
-        &self,
-        request: StopPodSandboxRequest,
-    ) -> CriResult<StopPodSandboxResponse>;
+    async fn stop_pod_sandbox(&self, request: StopPodSandboxRequest) -> CriResult<StopPodSandboxResponse>;
     /// Removes the sandbox and its containers. May be repeated.
-    async fn remove_pod_sandbox(
-        &self,
-        request: RemovePodSandboxRequest,
-    ) -> CriResult<RemovePodSandboxResponse>;
+    async fn remove_pod_sandbox(&self, request: RemovePodSandboxRequest) -> CriResult<RemovePodSandboxResponse>;
     /// One sandbox; `NotFound` when there is none.
-    async fn pod_sandbox_status(
-        &self,
-        request: PodSandboxStatusRequest,
-    ) -> CriResult<PodSandboxStatusResponse>;
+    async fn pod_sandbox_status(&self, request: PodSandboxStatusRequest) -> CriResult<PodSandboxStatusResponse>;
     /// The sandboxes that match.
-    async fn list_pod_sandbox(
-        &self,
-        request: ListPodSandboxRequest,
-    ) -> CriResult<ListPodSandboxResponse>;
+    async fn list_pod_sandbox(&self, request: ListPodSandboxRequest) -> CriResult<ListPodSandboxResponse>;
     /// Makes a container in a sandbox without starting it.
-    async fn create_container(
-        &self,
-        request: CreateContainerRequest,
-    ) -> CriResult<CreateContainerResponse>;
+    async fn create_container(&self, request: CreateContainerRequest) -> CriResult<CreateContainerResponse>;
     /// Starts a container that was made.
-    async fn start_container(
-        &self,
-        request: StartContainerRequest,
-    ) -> CriResult<StartContainerResponse>;
+    async fn start_container(&self, request: StartContainerRequest) -> CriResult<StartContainerResponse>;
     /// Asks the container to end, and ends it when the time is over. May be repeated.
-    async fn stop_container(
-        &self,
-        request: StopContainerRequest,
-    ) -> CriResult<StopContainerResponse>;
+    async fn stop_container(&self, request: StopContainerRequest) -> CriResult<StopContainerResponse>;
     /// Removes a container, ending it if it runs. May be repeated.
-    async fn remove_container(
-        &self,
-        request: RemoveContainerRequest,
-    ) -> CriResult<RemoveContainerResponse>;
+    async fn remove_container(&self, request: RemoveContainerRequest) -> CriResult<RemoveContainerResponse>;
     /// The containers that match.
-    async fn list_containers(
-        &self,
-        request: ListContainersRequest,
-    ) -> CriResult<ListContainersResponse>;
+    async fn list_containers(&self, request: ListContainersRequest) -> CriResult<ListContainersResponse>;
     /// One container; `NotFound` when there is none.
-    async fn container_status(
-        &self,
-        request: ContainerStatusRequest,
-    ) -> CriResult<ContainerStatusResponse>;
+    async fn container_status(&self, request: ContainerStatusRequest) -> CriResult<ContainerStatusResponse>;
     /// Changes the limits of a container.
     async fn update_container_resources(
         &self,
         request: UpdateContainerResourcesRequest,
     ) -> CriResult<UpdateContainerResourcesResponse>;
     /// Opens the log file anew, after it was rotated.
-    async fn reopen_container_log(
-        &self,
-        request: ReopenContainerLogRequest,
-    ) -> CriResult<ReopenContainerLogResponse>;
+    async fn reopen_container_log(&self, request: ReopenContainerLogRequest) -> CriResult<ReopenContainerLogResponse>;
     /// Runs a command in a container and waits for it.
     async fn exec_sync(&self, request: ExecSyncRequest) -> CriResult<ExecSyncResponse>;
     /// The address of a stream that runs a command.
@@ -111,20 +73,11 @@ pub trait RuntimeService: Send + Sync + 'static {
     /// The address of a stream to ports of a sandbox.
     async fn port_forward(&self, request: PortForwardRequest) -> CriResult<PortForwardResponse>;
     /// What one container uses.
-    async fn container_stats(
-        &self,
-        request: ContainerStatsRequest,
-    ) -> CriResult<ContainerStatsResponse>;
+    async fn container_stats(&self, request: ContainerStatsRequest) -> CriResult<ContainerStatsResponse>;
     /// What the running containers use.
-    async fn list_container_stats(
-        &self,
-        request: ListContainerStatsRequest,
-    ) -> CriResult<ListContainerStatsResponse>;
+    async fn list_container_stats(&self, request: ListContainerStatsRequest) -> CriResult<ListContainerStatsResponse>;
     /// What one sandbox uses.
-    async fn pod_sandbox_stats(
-        &self,
-        request: PodSandboxStatsRequest,
-    ) -> CriResult<PodSandboxStatsResponse>;
+    async fn pod_sandbox_stats(&self, request: PodSandboxStatsRequest) -> CriResult<PodSandboxStatsResponse>;
     /// What the matching sandboxes use.
     async fn list_pod_sandbox_stats(
         &self,
@@ -140,10 +93,7 @@ pub trait RuntimeService: Send + Sync + 'static {
     /// What happens to containers from now on.
     async fn get_container_events(&self, request: GetEventsRequest) -> CriResult<EventStream>;
     /// Which cgroup driver the runtime uses.
-    async fn runtime_config(
-        &self,
-        request: RuntimeConfigRequest,
-    ) -> CriResult<RuntimeConfigResponse>;
+    async fn runtime_config(&self, request: RuntimeConfigRequest) -> CriResult<RuntimeConfigResponse>;
 
     /// Writes a running container to disk.
     async fn checkpoint_container(

@@ -67,6 +67,8 @@ pub struct Config {
     pub max_pods: i64,
     /// Size of the file system of the agent's folder, where the program knows it.
     pub disk_bytes: Option<i64>,
+    /// Above all the Pods' cgroups; empty where they stand at the root.
+    pub cgroup_root: String,
     /// Labels beyond the standard ones.
     pub labels: BTreeMap<String, String>,
     /// Taints to register with.
@@ -180,6 +182,7 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
         memory_bytes: machine.memory_bytes,
         allocatable: object::capacity(machine, config.max_pods),
         systemd_cgroups: driver == Some(CgroupDriver::Systemd as i32),
+        cgroup_root: config.cgroup_root.clone(),
     }
 }
 

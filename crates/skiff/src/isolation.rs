@@ -104,10 +104,12 @@ pub fn ensure_keeper(paths: &Paths) -> io::Result<Process> {
 /// As [`ensure_keeper`].
 pub fn keeper_parent(root: &std::path::Path) -> io::Result<()> {
     let exe = std::env::current_exe()?;
+    // The keeper mounts another /proc over this one, at any moment from its start on.
+    let hosts_proc = File::open("/proc")?;
     unshare(namespaces()).map_err(|error| io::Error::other(format!("make namespaces: {error}")))?;
     let child = Command::new(exe).arg("keeper").arg(root).stdin(Stdio::null()).spawn()?;
-    let process =
-        Process::of(child.id() as i32).ok_or_else(|| io::Error::other("the keeper ended as soon as it was started"))?;
+    let process = Process::of_in(&hosts_proc, child.id() as i32);
+    let process = process.ok_or_else(|| io::Error::other("the keeper ended as soon as it was started"))?;
     process.write(&root.join("run/keeper.pid"))
 }
 

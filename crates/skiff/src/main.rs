@@ -1,9 +1,11 @@
 //! The binary: commands, certificates, wiring and supervision. What the parts do is their crates' business.
 
+mod agent;
 mod check;
 mod cli;
 mod commands;
 mod control;
+mod images;
 mod inprocess;
 mod isolation;
 mod kubeconfig;
@@ -21,6 +23,9 @@ use clap::Parser;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    if skiff_runtime::shim::is_invoked() {
+        skiff_runtime::shim::main();
+    }
     let outcome = match Cli::parse().command {
         Command::Up { target, node } => commands::up(&target, &node),
         Command::Down(target) => commands::down(&target),

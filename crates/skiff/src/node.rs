@@ -1,12 +1,15 @@
 //! One node, all parts in this process: what is started, in which order, with which identity, and how it ends.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use k8s_openapi::api::core::v1::Node;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
 use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
@@ -15,18 +18,24 @@ use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Informer, Informers, Recorder};
 use skiff_controllers::ControllerManager;
+use skiff_cri::RuntimeService;
+use skiff_kubelet::Kubelet;
+use skiff_runtime::image::{ImageStore, ImageStoreOptions};
+use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 use skiff_scheduler::Scheduler;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::agent::{self, KernelMounts, PluggedNetwork};
 use crate::cli::NodeOptions;
 use crate::commands::{CommandError, context_name};
 use crate::control::{self, Control};
+use crate::images;
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
-use crate::network::{self, POD_RANGE, SERVICE_RANGE};
+use crate::network::{self, Network, POD_RANGE, SERVICE_RANGE};
 use crate::paths::{NodeFacts, Paths, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
 use crate::server::bind;
@@ -35,9 +44,12 @@ use crate::server::bind;
 pub const KUBERNETES_VERSION: &str = "v1.36.2+skiff";
 /// The first address of the service range: the API server's.
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// The domain of the cluster's names.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The API server's name towards nodes' agents.
+const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 /// The API server's port inside an isolated node, where nobody else has any.
 const INNER_API_PORT: u16 = 6443;
 
@@ -94,17 +106,25 @@ pub async fn run(
     let balancer = inprocess::controller_client(&server, "service-controller");
     let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
     let network = network::start(&setting.paths, &setting.facts, setting.address, &informers, (balancer, recorder))?;
+    let runtime = start_runtime(&setting, &network).await?;
+    let kubelet = start_kubelet(&setting, &server, &runtime).await?;
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
         node_name: setting.facts.node_name.clone(),
         api: format!("https://127.0.0.1:{}", setting.facts.api_port),
         end: stop.clone(),
+        images: runtime.images.clone(),
+        containers_too: Mutex::new(false),
     });
-    control::serve(&setting.paths.control_socket(), command)?;
+    control::serve(&setting.paths.control_socket(), command.clone())?;
     tracing::info!(node = %setting.facts.node_name, address = %setting.address, "the control plane is up");
     wait_for_end(&stop).await?;
     tracing::info!("ending");
-    drop((scheduler, network));
+    drop((scheduler, kubelet));
+    if *command.containers_too.lock() {
+        agent::stop_everything(&runtime.containers).await?;
+    }
+    drop(network);
     controllers.shutdown().await;
     server.stop();
     Ok(())
@@ -157,6 +177,81 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
     Ok(ApiServer::new(config).await.map_err(|failure| failure.0.message)?)
 }
 
+/// The node's runtime, and where its images are.
+struct NodeRuntime {
+    containers: Arc<dyn RuntimeService>,
+    images: ImageStore,
+}
+
+async fn start_runtime(setting: &Setting, network: &Network) -> Result<NodeRuntime, CommandError> {
+    let options = ImageStoreOptions {
+        insecure_registries: setting.options.insecure_registry.clone(),
+        clock: setting.clock.clone(),
+        ..ImageStoreOptions::default()
+    };
+    let folder = setting.paths.images();
+    let images = tokio::task::spawn_blocking(move || ImageStore::open(folder, options)).await??;
+    let config = RuntimeConfig {
+        default_cgroup_parent: format!("{}/skiff", setting.paths.cgroup_parent()),
+        ..RuntimeConfig::new(setting.paths.runtime(), setting.paths.volatile())?
+    };
+    let plugin = Arc::new(PluggedNetwork(network.pods.clone()));
+    let source = Arc::new(images.clone());
+    let runtime = EmbeddedRuntime::start(config, source, plugin, setting.clock.clone()).await?;
+    Ok(NodeRuntime { containers: Arc::new(runtime), images })
+}
+
+async fn start_kubelet(
+    setting: &Setting,
+    server: &Arc<ApiServer>,
+    runtime: &NodeRuntime,
+) -> Result<Kubelet, CommandError> {
+    let node_name = &setting.facts.node_name;
+    let names = [node_name.clone()];
+    let leaf = setting.authority.issue(
+        &format!("system:node:{node_name}"),
+        &Purpose::Server { names: &names, addresses: &[setting.address, Ipv4Addr::LOCALHOST.into()] },
+    )?;
+    let listener = bind(("0.0.0.0", skiff_kubelet::DEFAULT_PORT))?;
+    listener.set_nonblocking(true)?;
+    let client = inprocess::client(server, &format!("system:node:{node_name}"), &["system:nodes"], "kubelet");
+    let config = skiff_kubelet::Config {
+        informers: Informers::new(client.clone()),
+        client,
+        runtime: runtime.containers.clone(),
+        images: Arc::new(runtime.images.clone()),
+        mounter: Arc::new(KernelMounts),
+        clock: setting.clock.clone(),
+        ids: setting.ids.clone(),
+        node_name: node_name.clone(),
+        node_ips: vec![setting.address.to_string()],
+        root_dir: setting.paths.kubelet(),
+        log_dir: setting.paths.container_logs(),
+        pod_cidr: format!("{}/24", POD_RANGE.0),
+        cluster_dns: vec![network::DNS_ADDRESS.to_string()],
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        resolv_conf: PathBuf::from(RESOLV_CONF),
+        version: KUBERNETES_VERSION.to_owned(),
+        max_pods: skiff_kubelet::DEFAULT_MAX_PODS,
+        disk_bytes: disk_bytes(&setting.paths),
+        cgroup_root: setting.paths.cgroup_parent(),
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        server: Some(skiff_kubelet::ServerConfig {
+            listener: tokio::net::TcpListener::from_std(listener)?,
+            tls: Arc::new(server_tls(setting, &leaf)?),
+            allowed_names: vec![KUBELET_CLIENT.to_owned()],
+        }),
+    };
+    Ok(Kubelet::start(config).await)
+}
+
+/// The size of the file system that holds the node's state.
+fn disk_bytes(paths: &Paths) -> Option<i64> {
+    let stat = nix::sys::statvfs::statvfs(&paths.root).ok()?;
+    i64::try_from(stat.blocks() * stat.fragment_size()).ok()
+}
+
 fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {
     let config = skiff_controllers::Config {
         root_ca: setting.authority.certificate_pem().to_owned(),
@@ -168,8 +263,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
 
 /// How the API server speaks to nodes' agents: trusting the cluster's authority, with a certificate of its own.
 fn kubelet_client_tls(setting: &Setting) -> io::Result<rustls::ClientConfig> {
-    let leaf =
-        setting.authority.issue("kube-apiserver-kubelet-client", &Purpose::Client { groups: &["system:masters"] })?;
+    let leaf = setting.authority.issue(KUBELET_CLIENT, &Purpose::Client { groups: &["system:masters"] })?;
     let (chain, key) = leaf.der()?;
     rustls::ClientConfig::builder()
         .with_root_certificates(setting.authority.roots()?)
@@ -273,6 +367,8 @@ struct NodeControl {
     node_name: String,
     api: String,
     end: watch::Sender<bool>,
+    containers_too: Mutex<bool>,
+    images: ImageStore,
 }
 
 #[async_trait::async_trait]
@@ -284,9 +380,11 @@ impl Control for NodeControl {
             }
             (&Method::GET, "/status") => Ok(self.status()),
             (&Method::POST, "/down") => {
+                *self.containers_too.lock() = true;
                 self.end.send_replace(true);
                 Ok(json!({}))
             }
+            (method, path) if path.starts_with("/images") => images::command(&self.images, method, path, &body).await,
             _ => Err(format!("unknown command {method} {path}")),
         }
     }

@@ -68,7 +68,21 @@ impl Paths {
         self.join("skiff.log")
     }
 
-    /// Images, sandboxes and containers.
+    /// What must not outlast a reboot: shims' sockets, namespaces that are held by mounts.
+    pub fn volatile(&self) -> PathBuf {
+        match &self.isolated {
+            // Short, because a socket's path may have 108 letters only.
+            Some(name) => Path::new("/run/skiff").join("isolated").join(name),
+            None => PathBuf::from("/run/skiff/node"),
+        }
+    }
+
+    /// Images, packed and unpacked.
+    pub fn images(&self) -> PathBuf {
+        self.join("images")
+    }
+
+    /// Sandboxes and containers.
     pub fn runtime(&self) -> PathBuf {
         self.join("runtime")
     }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
-    ContainerUser, IdMapping, ImageSpec, KeyValue, LinuxContainerResources,
-    LinuxContainerSecurityContext, PodSandboxConfig,
+    ContainerUser, IdMapping, ImageSpec, KeyValue, LinuxContainerResources, LinuxContainerSecurityContext,
+    PodSandboxConfig,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]

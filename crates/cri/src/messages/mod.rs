@@ -1,9 +1,6 @@
 //! The messages of the interface, with the names, fields and numbers of `runtime.v1`.
 //! Fields for other operating systems than Linux are left out; a decoder skips them.
-#![allow(
-    missing_docs,
-    reason = "the protocol's own documentation says what each field means"
-)]
+#![allow(missing_docs, reason = "the protocol's own documentation says what each field means")]
 
 mod container;
 mod image;
@@ -37,16 +34,9 @@ mod tests {
 
     #[test]
     fn fields_are_written_with_the_protocols_numbers() {
-        let spec = ImageSpec {
-            image: "a".into(),
-            user_specified_image: "b".into(),
-            ..Default::default()
-        };
+        let spec = ImageSpec { image: "a".into(), user_specified_image: "b".into(), ..Default::default() };
         assert_eq!(spec.encode_to_vec(), [0x0a, 1, b'a', 0x92, 0x01, 1, b'b']);
-        let mount = Mount {
-            propagation: MountPropagation::PropagationBidirectional as i32,
-            ..Default::default()
-        };
+        let mount = Mount { propagation: MountPropagation::PropagationBidirectional as i32, ..Default::default() };
         assert_eq!(mount.encode_to_vec(), [0x28, 2]);
     }
 
@@ -60,11 +50,7 @@ mod tests {
 
     #[test]
     fn secrets_stay_out_of_debug_output() {
-        let auth = AuthConfig {
-            username: "me".into(),
-            password: "hunter2".into(),
-            ..Default::default()
-        };
+        let auth = AuthConfig { username: "me".into(), password: "hunter2".into(), ..Default::default() };
         let shown = format!("{auth:?}");
         assert!(shown.contains("me") && !shown.contains("hunter2"));
     }

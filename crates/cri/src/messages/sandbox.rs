@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{
-    ContainerStatus, LinuxContainerResources, LinuxSandboxSecurityContext, NamespaceOption,
-};
+use super::{ContainerStatus, LinuxContainerResources, LinuxSandboxSecurityContext, NamespaceOption};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DnsConfig {

@@ -41,6 +41,8 @@ pub struct NodeFacts {
     pub allocatable: BTreeMap<String, Quantity>,
     /// Whether cgroup parents are named as systemd slices.
     pub systemd_cgroups: bool,
+    /// Above all the node's cgroups, `/skiff-a`; empty for the machine's own node.
+    pub cgroup_root: String,
 }
 
 /// The objects that a Pod refers to, as far as they exist.

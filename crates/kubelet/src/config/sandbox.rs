@@ -49,7 +49,7 @@ pub fn config(pod: &Pod, attempt: u32, node: &NodeFacts) -> PodSandboxConfig {
         labels,
         annotations,
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: resources::cgroup_parent(pod, node.systemd_cgroups),
+            cgroup_parent: format!("{}{}", node.cgroup_root, resources::cgroup_parent(pod, node.systemd_cgroups)),
             security_context: Some(security::sandbox(pod)),
             sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name, sysctl.value)).collect(),
             overhead: None,

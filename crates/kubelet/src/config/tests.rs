@@ -35,6 +35,7 @@ fn node() -> NodeFacts {
         memory_bytes: 8 << 30,
         allocatable: [("cpu".to_owned(), "2".parse().expect("a quantity"))].into(),
         systemd_cgroups: false,
+        cgroup_root: String::new(),
     }
 }
 

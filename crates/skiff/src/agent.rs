@@ -1,0 +1,129 @@
+//! The node agent and the embedded runtime: what the two need of each other, of the network and of the kernel.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use skiff_cri::{
+    CriError, CriResult, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig, RemovePodSandboxRequest,
+    RuntimeService, StopContainerRequest, StopPodSandboxRequest,
+};
+use skiff_kubelet::Mounter;
+use skiff_netd::{HostPort, PodNetwork, Transport};
+use skiff_runtime::NetworkPlugin;
+
+/// Mounts for volumes.
+pub struct KernelMounts;
+
+impl Mounter for KernelMounts {
+    fn mount_tmpfs(&self, target: &Path, size_bytes: Option<u64>) -> io::Result<()> {
+        let options = size_bytes.map_or_else(|| "mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options.as_str()))
+            .map_err(named("mount a tmpfs on", target))
+    }
+
+    fn unmount(&self, target: &Path) -> io::Result<()> {
+        umount2(target, MntFlags::MNT_DETACH).map_err(named("unmount", target))
+    }
+
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
+        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(source), target, None::<&str>, bind, None::<&str>).map_err(named("bind-mount on", target))?;
+        if read_only {
+            // A bind mount takes its flags only in a second step.
+            let flags = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(named("make read-only", target))?;
+        }
+        Ok(())
+    }
+}
+
+fn named<'a>(operation: &'a str, target: &'a Path) -> impl Fn(nix::Error) -> io::Error + 'a {
+    move |error| io::Error::new(io::Error::from(error).kind(), format!("{operation} {}: {error}", target.display()))
+}
+
+/// The pod network as the runtime's plugin.
+pub struct PluggedNetwork(pub Arc<PodNetwork>);
+
+#[async_trait::async_trait]
+impl NetworkPlugin for PluggedNetwork {
+    async fn setup(&self, sandbox_id: &str, netns: &Path, config: &PodSandboxConfig) -> CriResult<Vec<IpAddr>> {
+        let ports = host_ports(config)?;
+        // It takes about a millisecond of the kernel's time, but enters a namespace on a thread of its own.
+        let (network, sandbox, netns) = (self.0.clone(), sandbox_id.to_owned(), netns.to_owned());
+        let addresses = tokio::task::spawn_blocking(move || network.setup(&sandbox, &netns, &ports)).await;
+        addresses.map_err(internal)?.map_err(internal)
+    }
+
+    async fn teardown(&self, sandbox_id: &str, _netns: Option<&Path>, _config: &PodSandboxConfig) -> CriResult<()> {
+        let (network, sandbox) = (self.0.clone(), sandbox_id.to_owned());
+        tokio::task::spawn_blocking(move || network.teardown(&sandbox)).await.map_err(internal)?.map_err(internal)
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> CriError {
+    CriError::internal(error.to_string())
+}
+
+fn host_ports(config: &PodSandboxConfig) -> CriResult<Vec<HostPort>> {
+    let mut ports = Vec::new();
+    for mapping in config.port_mappings.iter().filter(|mapping| mapping.host_port > 0) {
+        let port =
+            |number: i32| u16::try_from(number).map_err(|_| CriError::invalid_argument(format!("{number} is no port")));
+        ports.push(HostPort {
+            transport: match mapping.protocol {
+                1 => Transport::Udp,
+                2 => Transport::Sctp,
+                _ => Transport::Tcp,
+            },
+            host_address: mapping.host_ip.parse().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+            host_port: port(mapping.host_port)?,
+            pod_port: port(mapping.container_port)?,
+        });
+    }
+    Ok(ports)
+}
+
+/// What `skiff down` gives a container to end by itself; Pods that want longer do not get it here.
+const DOWN_GRACE_SECONDS: i64 = 10;
+
+/// Stops all containers and sandboxes, all at once. What they were is known to the API server and comes back with it.
+///
+/// # Errors
+/// The runtime does not say what runs.
+pub async fn stop_everything(runtime: &Arc<dyn RuntimeService>) -> CriResult<()> {
+    let containers = runtime.list_containers(ListContainersRequest::default()).await?.containers;
+    let mut stops = tokio::task::JoinSet::new();
+    for container in containers {
+        let runtime = runtime.clone();
+        stops.spawn(async move {
+            let request = StopContainerRequest { container_id: container.id, timeout: DOWN_GRACE_SECONDS };
+            runtime.stop_container(request).await.map(drop)
+        });
+    }
+    finish(stops).await;
+    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
+    let mut stops = tokio::task::JoinSet::new();
+    for sandbox in sandboxes {
+        let runtime = runtime.clone();
+        stops.spawn(async move {
+            runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await?;
+            runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox.id }).await.map(drop)
+        });
+    }
+    finish(stops).await;
+    Ok(())
+}
+
+async fn finish(mut stops: tokio::task::JoinSet<CriResult<()>>) {
+    while let Some(stopped) = stops.join_next().await {
+        match stopped {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "stopping"),
+            Err(error) => tracing::warn!(%error, "stopping"),
+        }
+    }
+}
