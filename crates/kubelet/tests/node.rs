@@ -147,6 +147,7 @@ impl Cluster {
         let port = listener.local_addr().expect("it is bound").port();
         let node = client("system:node:n1", &["system:nodes"]);
         let config = Config {
+            cgroup_root: String::new(),
             informers: Informers::new(node.clone()),
             client: node,
             runtime: runtime.clone(),

@@ -42,6 +42,7 @@ impl Trial {
     async fn kubelet(&self) -> Kubelet {
         let client = Client::new(Arc::new(InMemory(self.api.clone())), "kubelet");
         let config = Config {
+            cgroup_root: String::new(),
             informers: Informers::new(client.clone()),
             client,
             runtime: self.runtime.clone(),
