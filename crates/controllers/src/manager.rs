@@ -93,22 +93,23 @@ impl ControllerManager {
         config: Config,
     ) -> Handle {
         let mut starter = Starter { clients, informers, clock, ids, tasks: JoinSet::new() };
-        starter.plan("deployment-controller", Deployments::new);
-        starter.plan("replicaset-controller", Replicas::<k8s_openapi::api::apps::v1::ReplicaSet>::new);
-        starter.plan("replication-controller", Replicas::<k8s_openapi::api::core::v1::ReplicationController>::new);
-        starter.plan("daemon-set-controller", Daemons::new);
-        starter.plan("statefulset-controller", StatefulSets::new);
-        starter.plan("job-controller", Jobs::new);
-        starter.plan("ttl-after-finished-controller", FinishedJobs::new);
-        starter.plan("endpointslice-controller", EndpointSlices::new);
-        starter.plan("endpoint-controller", LegacyEndpoints::new);
+        starter.plan("deployment-controller", Deployments::controller);
+        starter.plan("replicaset-controller", Replicas::<k8s_openapi::api::apps::v1::ReplicaSet>::controller);
+        starter
+            .plan("replication-controller", Replicas::<k8s_openapi::api::core::v1::ReplicationController>::controller);
+        starter.plan("daemon-set-controller", Daemons::controller);
+        starter.plan("statefulset-controller", StatefulSets::controller);
+        starter.plan("job-controller", Jobs::controller);
+        starter.plan("ttl-after-finished-controller", FinishedJobs::controller);
+        starter.plan("endpointslice-controller", EndpointSlices::controller);
+        starter.plan("endpoint-controller", LegacyEndpoints::controller);
         starter.plan("service-account-controller", accounts);
         let root_ca = config.root_ca;
         starter.plan("root-ca-cert-publisher", |setup| root_certificates(setup, root_ca));
         let (ranges, clock) = (Ranges::parse(&config.cluster_cidr), starter.clock.clone());
-        starter.plan("node-controller", |setup| Nodes::new(setup, clock, ranges));
-        starter.plan("pod-garbage-collector", PodCollector::new);
-        starter.plan("clusterrole-aggregation-controller", Roles::new);
+        starter.plan("node-controller", |setup| Nodes::controller(setup, clock, ranges));
+        starter.plan("pod-garbage-collector", PodCollector::controller);
+        starter.plan("clusterrole-aggregation-controller", Roles::controller);
         starter.own("namespace-controller", Namespaces::run);
         starter.own("generic-garbage-collector", |setup, client, _| GarbageCollector::run(setup, client));
         Handle { tasks: starter.tasks }

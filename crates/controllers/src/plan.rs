@@ -22,7 +22,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub enum Step {
     /// One action; where it fails the rest of the plan is not carried out.
-    One(Action),
+    One(Box<Action>),
     /// Many alike, begun slowly (1, 2, 4, ... at once) so that a common cause of failure shows early.
     /// Where some fail the plan goes on, so that status is told, and the key is tried again.
     Burst(Vec<Action>),
@@ -200,7 +200,7 @@ impl Plan {
 
     /// Appends one action.
     pub fn then(&mut self, action: Action) {
-        self.steps.push(Step::One(action));
+        self.steps.push(Step::One(Box::new(action)));
     }
 
     /// Appends many actions that go together.
@@ -218,7 +218,7 @@ impl Plan {
     /// All actions in order.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.steps.iter().flat_map(|step| match step {
-            Step::One(action) => std::slice::from_ref(action),
+            Step::One(action) => std::slice::from_ref(&**action),
             Step::Burst(actions) => actions.as_slice(),
         })
     }

@@ -65,7 +65,7 @@ pub struct PodCollector {
 
 impl PodCollector {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let (pods, nodes) = (setup.informer::<Pod>(), setup.informer::<Node>());
         let (known, all) = (nodes.clone(), pods.clone());
         setup.on_change::<Pod>(move |change| concerned(change, &known, &all));

@@ -270,7 +270,7 @@ pub struct Replicas<K: ReplicaOwner> {
 
 impl<K: ReplicaOwner> Replicas<K> {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let owners = setup.informer::<K>();
         setup.for_each::<K>();
         let known = owners.clone();
@@ -365,7 +365,7 @@ mod tests {
             "{{metadata: {{name: web, namespace: d, uid: web-uid, generation: 1}}, spec: {{replicas: {}, minReadySeconds: {}, selector: {{matchLabels: {{app: web}}}}, template: {{metadata: {{labels: {{app: web}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}}}}}",
             case.replicas, case.min_ready
         ));
-        let failure = (!case.failure.is_empty()).then(|| Failure { reason: "FailedCreate", message: case.failure });
+        let failure = (!case.failure.is_empty()).then_some(Failure { reason: "FailedCreate", message: case.failure });
         let observed = Observed {
             pods: brief_pods(&case.pods, controller_reference(&set)),
             owner: Arc::new(set),

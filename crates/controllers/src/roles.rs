@@ -43,7 +43,7 @@ pub struct Roles {
 
 impl Roles {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let roles = setup.informer::<ClusterRole>();
         let known = roles.clone();
         setup.on_change::<ClusterRole>(move |_| {

@@ -243,7 +243,7 @@ impl Runner {
             match step {
                 Step::One(action) => {
                     let target = target_of(&action.write).cloned();
-                    let newest = self.act(key, action, &written).await?;
+                    let newest = self.act(key, *action, &written).await?;
                     if let (Some(target), Some(newest)) = (target, newest) {
                         written.insert((target.resource, target.key), newest);
                     }
@@ -388,10 +388,10 @@ fn target_of(write: &Write) -> Option<&Target> {
 
 /// A patch that builds on an earlier step of the same plan is meant for what that step made.
 fn renew(patch: &mut Patch, newest: &str) {
-    if let Patch::Merge(body) | Patch::Strategic(body) = patch {
-        if let Some(version) = body.pointer_mut("/metadata/resourceVersion") {
-            *version = json!(newest);
-        }
+    if let Patch::Merge(body) | Patch::Strategic(body) = patch
+        && let Some(version) = body.pointer_mut("/metadata/resourceVersion")
+    {
+        *version = json!(newest);
     }
 }
 

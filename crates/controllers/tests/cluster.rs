@@ -14,7 +14,7 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::{Value, json};
 use skiff_apiserver::config::Cidr;
 use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
-use skiff_base::clock::{SharedClock, SystemClock};
+use skiff_base::clock::{Clock, SharedClock, SystemClock};
 use skiff_base::ids::Ids;
 use skiff_client::{
     Body, Change, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError,
@@ -216,15 +216,15 @@ fn deployment(name: &str, replicas: i32) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_goes_its_way_from_creation_to_deletion() {
-    let cluster = Cluster::start("deployment").await;
+    let (cluster, clock) = (Cluster::start("deployment").await, SystemClock::new());
     cluster.add_node("n1", "64").await;
     let service = json!({"metadata": {"name": "web", "namespace": "default"},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
     cluster.put::<Service>(service).await;
-    let begun = std::time::SystemTime::now();
+    let begun = clock.monotonic();
     cluster.put::<Deployment>(deployment("web", 50)).await;
     let deployment = cluster.deployed("web", 50).await;
-    println!("50 pods: {:?}", begun.elapsed());
+    println!("50 pods: {:?}", clock.monotonic() - begun);
     assert_eq!(
         deployment.metadata.annotations.as_ref().expect("annotations")["deployment.kubernetes.io/revision"],
         "1"
@@ -251,12 +251,12 @@ async fn a_deployment_goes_its_way_from_creation_to_deletion() {
         })
         .await;
     let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "app:v2"}]}}}});
-    let begun = std::time::SystemTime::now();
+    let begun = clock.monotonic();
     cluster.admin.patch::<Deployment>("default", "web", "", &Patch::Strategic(image)).await.expect("a new image");
     let deployment = cluster.deployed("web", 50).await;
-    println!("50 pods replaced: {:?}", begun.elapsed());
+    println!("50 pods replaced: {:?}", clock.monotonic() - begun);
     assert_eq!(deployment.metadata.annotations.expect("annotations")["deployment.kubernetes.io/revision"], "2");
-    let begun = std::time::SystemTime::now();
+    let begun = clock.monotonic();
     cluster.admin.delete::<Deployment>("default", "web", &DeleteOptions::default()).await.expect("deleted");
     cluster
         .eventually("everything gone", || async {
@@ -264,12 +264,12 @@ async fn a_deployment_goes_its_way_from_creation_to_deletion() {
             (left == 0).then_some(())
         })
         .await;
-    println!("50 pods gone: {:?}", begun.elapsed());
+    println!("50 pods gone: {:?}", clock.monotonic() - begun);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_has_its_defaults_and_goes_with_all_that_is_in_it() {
-    let cluster = Cluster::start("namespace").await;
+    let (cluster, clock) = (Cluster::start("namespace").await, SystemClock::new());
     cluster.add_node("n1", "4").await;
     cluster.put::<Namespace>(json!({"metadata": {"name": "team"}})).await;
     cluster
@@ -282,14 +282,14 @@ async fn a_namespace_has_its_defaults_and_goes_with_all_that_is_in_it() {
     let pod =
         json!({"metadata": {"name": "p", "namespace": "team"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     cluster.put::<Pod>(pod).await;
-    let begun = std::time::SystemTime::now();
+    let begun = clock.monotonic();
     cluster.admin.delete::<Namespace>("", "team", &DeleteOptions::default()).await.expect("deleted");
     cluster
         .eventually("the namespace gone", || async {
             cluster.admin.get::<Namespace>("", "team").await.is_err_and(|error| error.is_not_found()).then_some(())
         })
         .await;
-    println!("namespace gone: {:?}", begun.elapsed());
+    println!("namespace gone: {:?}", clock.monotonic() - begun);
     assert!(cluster.list::<Pod>("team").await.is_empty());
     assert!(cluster.list::<ConfigMap>("team").await.is_empty());
 }

@@ -105,10 +105,10 @@ impl Core {
             return false;
         }
         self.snapshot.set_node(node.clone());
-        if let Change::Updated { old, new } = change {
-            if !matters(old, new) {
-                return false;
-            }
+        if let Change::Updated { old, new } = change
+            && !matters(old, new)
+        {
+            return false;
         }
         let Self { snapshot, queue, .. } = self;
         let Some(node) = snapshot.node(&name) else { return false };

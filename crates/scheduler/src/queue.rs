@@ -111,10 +111,10 @@ impl Queue {
     pub fn wake(&mut self, now: Duration, is_right: impl Fn(&PodInfo, &[&'static str]) -> bool) {
         let mut woken = Vec::new();
         for (uid, entry) in &self.entries {
-            if let Place::Unschedulable { ready_at, rejected_by, .. } = &entry.place {
-                if is_right(&entry.pod, rejected_by) {
-                    woken.push((uid.clone(), backoff_or_active(*ready_at, now)));
-                }
+            if let Place::Unschedulable { ready_at, rejected_by, .. } = &entry.place
+                && is_right(&entry.pod, rejected_by)
+            {
+                woken.push((uid.clone(), backoff_or_active(*ready_at, now)));
             }
         }
         for (uid, place) in woken {

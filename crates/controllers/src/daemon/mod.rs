@@ -39,7 +39,7 @@ pub struct Daemons {
 
 impl Daemons {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let sets = setup.informer::<DaemonSet>();
         setup.for_each::<DaemonSet>();
         let known = sets.clone();
@@ -86,10 +86,11 @@ fn sets_of_pod(change: &Change<Pod>, sets: &Informer<DaemonSet>) -> Vec<ObjectKe
 }
 
 fn all_if_node_matters(change: &Change<Node>, sets: &Informer<DaemonSet>) -> Vec<ObjectKey> {
-    if let Change::Updated { old, new } = change {
-        if old.metadata.labels == new.metadata.labels && taints(old) == taints(new) {
-            return Vec::new();
-        }
+    if let Change::Updated { old, new } = change
+        && old.metadata.labels == new.metadata.labels
+        && taints(old) == taints(new)
+    {
+        return Vec::new();
     }
     sets.list().iter().map(|set| ObjectKey::of(&set.metadata)).collect()
 }

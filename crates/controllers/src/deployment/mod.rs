@@ -54,7 +54,7 @@ pub struct Deployments {
 
 impl Deployments {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let (deployments, sets) = (setup.informer::<Deployment>(), setup.informer::<ReplicaSet>());
         setup.for_each::<Deployment>();
         let known = deployments.clone();

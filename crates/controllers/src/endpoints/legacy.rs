@@ -151,7 +151,7 @@ pub struct LegacyEndpoints {
 
 impl LegacyEndpoints {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let services = setup.informer::<Service>();
         setup.for_each::<Service>();
         setup.for_each::<Endpoints>();

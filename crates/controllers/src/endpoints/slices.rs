@@ -192,32 +192,31 @@ fn endpoint(observed: &Observed, pod: &Pod, address: &str) -> Endpoint {
     }
 }
 
-fn identity(endpoint: &Endpoint) -> (Option<&String>, Option<&String>) {
-    (endpoint.target_ref.as_ref().and_then(|target| target.uid.as_ref()), endpoint.addresses.first())
+fn identity(endpoint: &Endpoint) -> (Option<String>, Option<String>) {
+    let target = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone());
+    (target, endpoint.addresses.first().cloned())
 }
 
 /// Puts the endpoints of one shelf into slices: where they are already, then where room is left, then into new ones.
 fn fill(
     service: &Service,
     shelf: &Shelf,
-    mut endpoints: Vec<Endpoint>,
+    endpoints: Vec<Endpoint>,
     existing: &[&Arc<EndpointSlice>],
     ids: &Ids,
 ) -> Vec<Draft> {
     let wanted_ports = slice_ports(&shelf.1);
+    let mut homeless: HashMap<_, _> = endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
     let mut drafts = Vec::new();
     for slice in existing.iter().filter(|slice| slice.ports.clone().unwrap_or_default() == wanted_ports) {
-        let mut kept = Vec::new();
-        for old in slice.endpoints.iter().flatten() {
-            if let Some(at) = endpoints.iter().position(|new| identity(new) == identity(old)) {
-                kept.push(endpoints.swap_remove(at));
-            }
-        }
+        let old = slice.endpoints.iter().flatten();
+        let kept = old.filter_map(|old| homeless.remove(&identity(old))).collect();
         let mut new = (***slice).clone();
         new.endpoints = Some(kept);
         new.metadata.labels = Some(labels(service));
         drafts.push(Draft { slice: new, old: Some((*slice).clone()), gone: false });
     }
+    let mut endpoints: Vec<_> = homeless.into_values().collect();
     endpoints.sort_by(|a, b| a.addresses.cmp(&b.addresses));
     // Fuller slices first, so that few stay half empty.
     drafts.sort_by_key(|draft| std::cmp::Reverse(len(&draft.slice)));
@@ -317,7 +316,7 @@ pub struct EndpointSlices {
 
 impl EndpointSlices {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let services = setup.informer::<Service>();
         setup.for_each::<Service>();
         let known = services.clone();

@@ -42,7 +42,7 @@ pub struct Jobs {
 
 impl Jobs {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let jobs = setup.informer::<Job>();
         setup.for_each::<Job>();
         setup.on_change::<Pod>(|change: &Change<Pod>| {

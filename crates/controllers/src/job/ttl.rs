@@ -37,7 +37,7 @@ pub struct FinishedJobs {
 
 impl FinishedJobs {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         setup.for_each::<Job>();
         Arc::new(Self { jobs: setup.informer() })
     }

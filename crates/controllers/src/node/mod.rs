@@ -60,7 +60,7 @@ pub struct Nodes {
 
 impl Nodes {
     /// Sets up queue and caches; `cluster_cidr` may be empty.
-    pub fn new(setup: &mut Setup, clock: SharedClock, ranges: Option<Ranges>) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup, clock: SharedClock, ranges: Option<Ranges>) -> Arc<dyn Controller> {
         let heard = Arc::new(Mutex::new(Heard::default()));
         let nodes = setup.informer::<Node>();
         let (known, book, watch) = (nodes.clone(), heard.clone(), clock.clone());

@@ -37,7 +37,7 @@ pub struct StatefulSets {
 
 impl StatefulSets {
     /// Sets up queue and caches.
-    pub fn new(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let sets = setup.informer::<StatefulSet>();
         setup.for_each::<StatefulSet>();
         let known = sets.clone();
