@@ -258,9 +258,28 @@ fn pods_can_hardly_change() {
 }
 
 #[test]
+fn jobs() {
+    check(
+        "{apiVersion: batch/v1, kind: Job, metadata: {name: j, uid: u}, spec: {completionMode: Indexed, completions: 2, successPolicy: {rules: [{}, {succeededCount: 3}]}, podFailurePolicy: {rules: [{action: Odd}, {action: FailIndex, onExitCodes: {containerName: x, operator: In, values: [3, 0, 3]}}]}, template: {spec: {restartPolicy: OnFailure, containers: [{name: a, image: a}]}}}}",
+        expect![[r#"
+            spec.podFailurePolicy.rules[0].action: Unsupported value: "Odd": supported values: "Count", "FailIndex", "FailJob", "Ignore"
+            spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is required
+            spec.podFailurePolicy.rules[1].action: Invalid value: "FailIndex": requires the backoffLimitPerIndex to be set
+            spec.podFailurePolicy.rules[1].onExitCodes.containerName: Invalid value: "x": must be one of the container or initContainer names in the pod template
+            spec.podFailurePolicy.rules[1].onExitCodes.values[1]: Invalid value: 0: must not be 0 for the In operator
+            spec.podFailurePolicy.rules[1].onExitCodes.values[2]: Duplicate value: 3
+            spec.podFailurePolicy.rules[1].onExitCodes.values: Invalid value: [3,0,3]: must be ordered
+            spec.successPolicy.rules[0]: Required value: at least one of succeededCount or succeededIndexes must be specified
+            spec.successPolicy.rules[1].succeededCount: Invalid value: 3: must be less than or equal to 2 (the number of specified completions)
+            spec.template.spec.restartPolicy: Invalid value: "OnFailure": only "Never" is supported when podFailurePolicy is specified
+        "#]],
+    );
+}
+
+#[test]
 fn other_workloads() {
     check(
-        "{apiVersion: batch/v1, kind: Job, metadata: {name: j}, spec: {parallelism: -1, completionMode: Indexed, template: {spec: {containers: [{name: a, image: a}]}}}}",
+        "{apiVersion: batch/v1, kind: Job, metadata: {name: j, uid: u}, spec: {parallelism: -1, completionMode: Indexed, template: {spec: {containers: [{name: a, image: a}]}}}}",
         expect![[r#"
             spec.parallelism: Invalid value: -1: must be greater than or equal to 0
             spec.completions: Required value: when completion mode is Indexed

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use skiff_base::Quantity;
-use skiff_object::field::{ErrorList, FieldError, FieldPath};
+use skiff_object::field::{ErrorKind, ErrorList, FieldError, FieldPath};
 use skiff_object::meta::Meta;
 use skiff_object::{Object, names, validate};
 
@@ -139,6 +139,12 @@ impl Faults {
     /// The value here is wrong.
     pub fn invalid(&mut self, at: &At, detail: impl Into<String>) {
         self.0.push(FieldError::invalid(&at.path, at.value().clone(), detail));
+    }
+
+    /// What stands here is wrong as a whole; the message does not show it.
+    pub fn invalid_whole(&mut self, at: &At, detail: &str) {
+        let (kind, path) = (ErrorKind::Invalid, at.path.clone());
+        self.0.push(FieldError { kind, path, value: None, detail: detail.to_owned() });
     }
 
     /// A value is wrong that is shown otherwise than it stands here.

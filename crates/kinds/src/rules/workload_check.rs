@@ -1,9 +1,13 @@
 //! What may be wrong with what makes Pods from a template: replicas, selectors, updates.
 
+use std::collections::BTreeSet;
+
 use skiff_object::meta::Meta;
+use skiff_object::names;
 use skiff_object::selector::LabelSelector;
 
 use crate::rules::check::{At, Faults};
+use crate::rules::container_check;
 use crate::rules::pod_check::{self, SELECTOR_MISMATCH};
 
 /// Checks a label selector that must be there and must not select everything.
@@ -123,16 +127,54 @@ pub fn job(faults: &mut Faults, spec: &At) {
     faults.non_negative(&spec.get("maxFailedIndexes"));
     completion_mode(faults, spec);
     pod_failure_policy(faults, spec);
-    faults.choice(&spec.get("podReplacementPolicy"), &["Failed", "TerminatingOrFailed"]);
-    faults.selector(&spec.get("selector"));
+    success_policy(faults, spec);
+    replacement_policy(faults, spec);
     let template = spec.get("template");
     pod_check::template(faults, &template);
     let policy = template.walk(&["spec", "restartPolicy"]);
-    if !matches!(policy.text(), "OnFailure" | "Never") {
-        faults.required(&policy, "valid values: \"OnFailure\", \"Never\"");
+    match policy.text() {
+        "Always" | "" => faults.required(&policy, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if spec.get("podFailurePolicy").is_set() => {
+            faults.invalid(&policy, "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        "OnFailure" | "Never" => {}
+        _ => faults.not_supported(&policy, &["OnFailure", "Never"]),
     }
-    if spec.get("podFailurePolicy").is_set() && policy.text() == "OnFailure" {
-        faults.invalid(&policy, "only \"Never\" is supported when podFailurePolicy is specified");
+}
+
+fn replacement_policy(faults: &mut Faults, spec: &At) {
+    let policy = spec.get("podReplacementPolicy");
+    if spec.get("podFailurePolicy").is_set() {
+        faults.choice(&policy, &["Failed"]);
+    } else {
+        faults.choice(&policy, &["Failed", "TerminatingOrFailed"]);
+    }
+}
+
+fn success_policy(faults: &mut Faults, spec: &At) {
+    let policy = spec.get("successPolicy");
+    if !policy.is_set() {
+        return;
+    }
+    if spec.get("completionMode").text() != "Indexed" {
+        faults.invalid(&policy, "requires indexed completion mode");
+        return;
+    }
+    let rules = policy.get("rules");
+    if rules.is_blank() {
+        faults.required(&rules, "at least one rules must be specified when the successPolicy is specified");
+    }
+    let completions = spec.get("completions").int().unwrap_or(0);
+    for rule in rules.items() {
+        let count = rule.get("succeededCount");
+        if !count.is_set() && !rule.get("succeededIndexes").is_set() {
+            faults.required(&rule, "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        faults.non_negative(&count);
+        if count.int().is_some_and(|count| count > completions) {
+            let words = format!("must be less than or equal to {completions} (the number of specified completions)");
+            faults.invalid(&count, words);
+        }
     }
 }
 
@@ -141,7 +183,7 @@ const INDEXED_COMPLETIONS_LIMIT: i64 = 100_000;
 
 fn completion_mode(faults: &mut Faults, spec: &At) {
     let (mode, completions) = (spec.get("completionMode"), spec.get("completions"));
-    faults.choice(&mode, &["Indexed", "NonIndexed"]);
+    faults.choice(&mode, &["NonIndexed", "Indexed"]);
     let is_indexed = mode.text() == "Indexed";
     if is_indexed && !completions.is_set() {
         faults.required(&completions, "when completion mode is Indexed");
@@ -166,27 +208,62 @@ fn completion_mode(faults: &mut Faults, spec: &At) {
 
 fn pod_failure_policy(faults: &mut Faults, spec: &At) {
     for rule in spec.walk(&["podFailurePolicy", "rules"]).items() {
-        faults.needs_choice(&rule.get("action"), &["Count", "FailIndex", "FailJob", "Ignore"]);
+        let action = rule.get("action");
+        if action.text() == "FailIndex" && !spec.get("backoffLimitPerIndex").is_set() {
+            faults.invalid(&action, "requires the backoffLimitPerIndex to be set");
+        }
+        needs_listed(faults, &action, &["Count", "FailIndex", "FailJob", "Ignore"]);
         let (codes, conditions) = (rule.get("onExitCodes"), rule.get("onPodConditions"));
         if codes.is_set() {
-            faults.needs_choice(&codes.get("operator"), &["In", "NotIn"]);
-            if codes.get("values").is_blank() {
-                faults.invalid(&codes.get("values"), "at least one value is required");
-            }
-            if codes.get("operator").text() == "In"
-                && codes.get("values").items().iter().any(|code| code.int() == Some(0))
-            {
-                faults.invalid(&codes.get("values").items()[0], "must not be 0 for the In operator");
-            }
+            exit_codes(faults, spec, &codes);
         }
         for pattern in conditions.items() {
-            faults.needs_choice(&pattern.get("status"), &["False", "True", "Unknown"]);
-            faults.name(&pattern.get("type"), skiff_object::names::check_label_key);
+            faults.all_invalid(&pattern.get("type"), names::check_label_key(pattern.get("type").text()));
+            needs_listed(faults, &pattern.get("status"), &["False", "True", "Unknown"]);
         }
         match (codes.is_set(), conditions.is_blank()) {
-            (true, false) => faults.invalid(&rule, "specifying both OnExitCodes and OnPodConditions is not supported"),
-            (false, true) => faults.invalid(&rule, "specifying one of OnExitCodes and OnPodConditions is required"),
+            (true, false) => {
+                faults.invalid_whole(&rule, "specifying both OnExitCodes and OnPodConditions is not supported");
+            }
+            (false, true) => {
+                faults.invalid_whole(&rule, "specifying one of OnExitCodes and OnPodConditions is required");
+            }
             _ => {}
         }
+    }
+}
+
+/// One of these texts must stand here; who left it out is told of them.
+fn needs_listed(faults: &mut Faults, at: &At, supported: &[&str]) {
+    if at.is_blank() {
+        let quoted: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();
+        faults.required(at, &format!("valid values: [{}]", quoted.join(" ")));
+    } else {
+        faults.choice(at, supported);
+    }
+}
+
+fn exit_codes(faults: &mut Faults, spec: &At, codes: &At) {
+    let (operator, values, container) = (codes.get("operator"), codes.get("values"), codes.get("containerName"));
+    needs_listed(faults, &operator, &["In", "NotIn"]);
+    let pod_spec = spec.walk(&["template", "spec"]);
+    if container.is_set() && !container_check::has_container(pod_spec.value(), container.text()) {
+        faults.invalid(&container, "must be one of the container or initContainer names in the pod template");
+    }
+    if values.is_blank() {
+        faults.invalid(&values, "at least one value is required");
+    }
+    let mut seen = BTreeSet::new();
+    let all = values.items();
+    for code in &all {
+        if operator.text() == "In" && code.int() == Some(0) {
+            faults.invalid(code, "must not be 0 for the In operator");
+        }
+        if !seen.insert(code.int()) {
+            faults.duplicate(code);
+        }
+    }
+    if !all.is_sorted_by_key(|code| code.int()) {
+        faults.invalid(&values, "must be ordered");
     }
 }

@@ -3,7 +3,8 @@
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{ErrorList, Object};
+use skiff_object::selector::LabelSelector;
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, SelectableField, Subresource};
@@ -152,13 +153,33 @@ fn duration(object: &Object, now: Timestamp) -> String {
 fn validate(_: &Context, object: &Object) -> ErrorList {
     let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
     workload_check::job(&mut faults, &spec);
+    let selector = spec.get("selector");
+    if selector.is_set() {
+        faults.selector(&selector);
+    } else {
+        faults.required(&selector, "");
+    }
     let template = spec.get("template");
-    let labels = template.walk(&["metadata", "labels"]);
-    let wanted = spec.walk(&["selector", "matchLabels"]);
-    if wanted.entries().iter().any(|(key, value)| labels.get(key).text() != value.text()) {
+    let selects = |selector: &LabelSelector| {
+        selector.matches(|key| template.value().at(&["metadata", "labels", key]).and_then(Value::as_str))
+    };
+    if LabelSelector::from_object(selector.value()).is_ok_and(|selector| !selects(&selector)) {
         workload_check::mismatch(&mut faults, &template);
     }
+    host_names(&mut faults, object, &spec);
     faults.into_list()
+}
+
+/// Pods of an indexed job are named after it and their index.
+fn host_names(faults: &mut Faults, object: &Object, spec: &At) {
+    let completions = spec.get("completions").int().unwrap_or(0);
+    if spec.get("completionMode").text() == "Indexed" && completions > 0 {
+        let longest = format!("{}-{}", object.name(), completions - 1);
+        if !names::check_dns_label(&longest).is_empty() {
+            let words = format!("will not able to create pod with invalid DNS label: {longest}");
+            faults.invalid(&At::top(object, "metadata").get("name"), words);
+        }
+    }
 }
 
 /// A suspended job that never ran may still change where its Pods will run.
