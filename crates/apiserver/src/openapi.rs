@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use parking_lot::Mutex;
 use skiff_kinds::{ResourceDef, openapi};
@@ -18,6 +18,11 @@ use crate::server::ApiServer;
 
 /// How many documents are kept: the one of v2 and those of v3, for one state of the catalogue.
 const MAX_DOCUMENTS: usize = 128;
+
+/// The media type of the v2 document in protobuf, as it is asked for.
+const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The same as it is answered: the one that is asked for is no valid media type.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Documents that were asked for, compressed, with the fingerprint of the catalogue that they describe.
 #[derive(Default)]
@@ -40,6 +45,9 @@ pub fn answer(server: &ApiServer, parts: &Parts, path: &str) -> Result<Option<An
         )));
     }
     let fingerprint = openapi::fingerprint(&defs);
+    if rest == "v2" && wants_protobuf(parts) {
+        return Ok(Some(protobuf_head()));
+    }
     let version = match rest.split('/').collect::<Vec<_>>()[..] {
         ["v2"] => None,
         ["v3", "api", version] => Some(GroupVersion::new("", version)),
@@ -52,6 +60,20 @@ pub fn answer(server: &ApiServer, parts: &Parts, path: &str) -> Result<Option<An
     };
     let found = server.documents.get(rest, &fingerprint, make).ok_or_else(Status::no_such_path)?;
     Ok(Some(document(parts, &fingerprint, found)?))
+}
+
+fn wants_protobuf(parts: &Parts) -> bool {
+    let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    accept.contains(PROTOBUF_ASKED) && !accept.contains("json")
+}
+
+/// The v2 document in protobuf, without definitions: clients of our day ask for it only where v3 does not name a kind,
+/// and so learn that nobody does.
+fn protobuf_head() -> Answer {
+    let text = |tag: u8, text: &str| [&[tag, text.len() as u8], text.as_bytes()].concat();
+    let info = [text(0x0a, "Kubernetes"), text(0x12, "v1.36.0")].concat();
+    let document = [text(0x0a, "2.0"), vec![0x12, info.len() as u8], info].concat();
+    answer::bytes(200, document, PROTOBUF, &Default::default())
 }
 
 impl Documents {

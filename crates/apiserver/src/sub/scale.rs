@@ -88,7 +88,9 @@ fn scale_of(object: &Object, paths: &Paths<'_>) -> Object {
         }
     }
     let mut status = json!({"replicas": object.int_at(&paths.observed).unwrap_or(0)});
-    let selector = selector_text(object.at(&paths.selector).unwrap_or(&Value::Null));
+    // Custom kinds need not say where their selector stands.
+    let selector = if paths.selector.is_empty() { None } else { object.at(&paths.selector) };
+    let selector = selector_text(selector.unwrap_or(&Value::Null));
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
