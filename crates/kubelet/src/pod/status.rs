@@ -13,8 +13,10 @@ use super::spec::{self, Spec};
 use super::types::{ContainerView, Kind, RunState};
 
 /// The exit code of a container that vanished: as if it had been killed.
-const LOST_EXIT_CODE: i32 = 137;
+pub(super) const LOST_EXIT_CODE: i32 = 137;
 const LOST_REASON: &str = "ContainerStatusUnknown";
+const LOST_MESSAGE: &str =
+    "The container could not be located when the pod was deleted.  The container used to be Running";
 
 /// The precision in which the API keeps times.
 pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {
@@ -234,10 +236,7 @@ impl Stepping<'_> {
             }
             RunState::Unknown | RunState::Created => {
                 if self.old_status(spec.name()).is_some_and(is_running) {
-                    status.state = Some(lost(
-                        self.full_id(&container.id),
-                        "The container could not be located when the pod was deleted.  The container used to be Running",
-                    ));
+                    status.state = Some(lost(self.full_id(&container.id), LOST_MESSAGE));
                 }
             }
         }
@@ -250,7 +249,14 @@ impl Stepping<'_> {
         status.last_state = old.last_state.clone().or_else(|| Some(ContainerState::default()));
         let ended = old.state.as_ref().is_some_and(|state| state.terminated.is_some());
         let init_over = spec.kind == Kind::Init && old.ready;
-        if ended && (init_over || self.state.terminating.is_some()) {
+        let pod = spec::spec(self.pod);
+        let for_good = spec.kind != Kind::Init && self.exit_code(spec).is_some_and(|code| !spec.restarts(pod, code));
+        if for_good && !ended {
+            let id = old.container_id.clone().unwrap_or_default();
+            status.container_id = old.container_id.clone();
+            status.image_id = old.image_id.clone();
+            status.state = Some(lost(id, LOST_MESSAGE));
+        } else if ended && (init_over || for_good || self.state.terminating.is_some()) {
             *status = ContainerStatus { resources: status.resources.clone(), ..old.clone() };
         } else if is_running(old) && self.hooked(spec).is_none() {
             let id = old.container_id.clone().unwrap_or_default();

@@ -134,6 +134,10 @@ impl Stepping<'_> {
                 return;
             }
         }
+        let vanished = self.view.latest(&name).is_none() && spec.kind != Kind::Init;
+        if vanished && self.exit_code(spec).is_some_and(|code| !spec.restarts(spec::spec(self.pod), code)) {
+            return;
+        }
         if let Some(retry_at) = self.state.container(&name).retry_at.filter(|at| *at > self.now) {
             return self.wake(retry_at);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Stepping;
 use super::spec;
+use super::status::LOST_EXIT_CODE;
 use super::types::{Action, ContainerView, Kind, RunState, Task, Terminating, Volumes};
 
 /// The least grace a container gets, also when its Pod is deleted by force.
@@ -65,21 +66,28 @@ impl Stepping<'_> {
             return false;
         }
         let pod = spec::spec(self.pod);
-        let over = |spec: &spec::Spec<'_>| {
-            self.view.latest(spec.name()).is_some_and(|container| {
-                container.state == RunState::Exited && !spec.restarts(pod, container.exit_code)
-            })
-        };
+        let over = |spec: &spec::Spec<'_>| self.exit_code(spec).is_some_and(|code| !spec.restarts(pod, code));
         let regular = || self.specs.iter().filter(|spec| spec.kind == Kind::Regular);
         let init_failed = || {
             let failed = |spec: &spec::Spec<'_>| {
                 let latest = self.view.latest(spec.name());
-                over(spec) && latest.is_some_and(|container| container.exit_code != 0)
+                latest.is_some() && over(spec) && self.exit_code(spec).is_some_and(|code| code != 0)
             };
             self.specs.iter().any(|spec| spec.kind == Kind::Init && failed(spec))
                 && regular().all(|spec| self.view.latest(spec.name()).is_none())
         };
         regular().all(over) || init_failed()
+    }
+
+    /// How the newest container of a spec ended, if it has. One that the runtime no longer has ended as was told last,
+    /// and if it was running then, it was lost.
+    pub(super) fn exit_code(&self, spec: &spec::Spec<'_>) -> Option<i32> {
+        if let Some(latest) = self.view.latest(spec.name()) {
+            return (latest.state == RunState::Exited).then_some(latest.exit_code);
+        }
+        let state = self.old_status(spec.name())?.state.as_ref()?;
+        let lost = state.running.as_ref().map(|_| LOST_EXIT_CODE);
+        state.terminated.as_ref().map(|ended| ended.exit_code).or(lost)
     }
 
     pub(super) fn terminate(&mut self) {

@@ -520,6 +520,56 @@ fn a_reboot_makes_a_new_sandbox_and_counts_the_restart() {
 }
 
 #[test]
+fn what_has_vanished_starts_again_unless_it_runs_only_once() {
+    check(
+        WEB,
+        |world| world.vanish(),
+        expect![[r#"
+        0s      status Pending | web ContainerCreating | -I--
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Pending | web ContainerCreating | SI--
+        0s    start web #0
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running, started, ready | SIRC
+        0s    * the runtime has lost all
+        0s    * the agent starts anew
+        0s      status Running | web ContainerCreating, was ended 137 ContainerStatusUnknown, restarts 1 | -I--
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Running | web ContainerCreating, was ended 137 ContainerStatusUnknown, restarts 1 | SI--
+        0s    start web #1
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running, was ended 137 ContainerStatusUnknown, restarts 1, started, ready | SIRC
+    "#]],
+    );
+    let once = WEB.replace("spec:", "spec:\n  restartPolicy: Never");
+    check(
+        &once,
+        |world| world.vanish(),
+        expect![[r#"
+        0s      status Pending | web ContainerCreating | -I--
+        0s    set up volumes
+        0s    run sandbox #0
+        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+        0s      status Pending | web ContainerCreating | SI--
+        0s    start web #0
+        0s      event Created: Container created
+        0s      event Started: Container started
+        0s      status Running | web running, started, ready | SIRC
+        0s    * the runtime has lost all
+        0s    * the agent starts anew
+        0s      status Failed | web ended 137 ContainerStatusUnknown | -I--
+        0s    tear down volumes
+    "#]],
+    );
+}
+
+#[test]
 fn a_new_agent_takes_over_what_runs() {
     check(
         PROBED,

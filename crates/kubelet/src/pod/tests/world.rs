@@ -157,6 +157,14 @@ impl World {
         self.run();
     }
 
+    /// The runtime forgets everything, as when its state was removed while the agent was down.
+    pub(super) fn vanish(&mut self) {
+        self.view.sandboxes.clear();
+        self.view.containers.clear();
+        self.say("* the runtime has lost all");
+        self.restart_agent();
+    }
+
     pub(super) fn reboot(&mut self) {
         let now = self.now;
         self.view.sandboxes.iter_mut().for_each(|sandbox| sandbox.ready = false);
