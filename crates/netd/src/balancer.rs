@@ -23,7 +23,8 @@ pub struct BalancerConfig {
     pub recorder: Recorder,
     /// Addresses of which each Service gets one for itself.
     pub pool: Vec<Prefix>,
-    /// What a Service gets when the pool has none left: the node's addresses, which Services share.
+    /// What a Service gets when the pool has none left: the node's addresses. Services share them as long as no two
+    /// want the same port; a later one waits then.
     pub node_addresses: Vec<IpAddr>,
 }
 
@@ -83,7 +84,7 @@ impl Worker {
 
     async fn reconcile(&mut self, key: &ObjectKey) -> Result<(), skiff_client::Error> {
         let Some(service) = self.services.by_key(key) else {
-            self.given.remove(key);
+            self.give_back(key);
             return Ok(());
         };
         let old = current(&service);
@@ -112,9 +113,42 @@ impl Worker {
         let taken: BTreeSet<IpAddr> = others.flat_map(|(_, addresses)| addresses).copied().collect();
         let wish = service.spec.as_ref().and_then(|spec| spec.load_balancer_ip.as_ref()?.parse().ok());
         let known = self.given.get(key).map_or(old, Vec::as_slice);
-        let addresses = choose(known, wish, &taken, &self.config.pool, &self.config.node_addresses);
+        let chosen = choose(known, wish, &taken, &self.config.pool);
+        let addresses = match chosen {
+            Some(address) => vec![address],
+            None => match self.port_sharer(key, service) {
+                None => self.config.node_addresses.clone(),
+                Some(other) => {
+                    let message = format!("Error syncing load balancer: service {other} has a port of the node already");
+                    self.config.recorder.warning(service, "SyncLoadBalancerFailed", message);
+                    Vec::new()
+                }
+            },
+        };
+        if addresses != known {
+            self.give_back(key);
+        }
         self.given.insert(key.clone(), addresses.clone());
         addresses
+    }
+
+    /// Another Service that has the node's addresses and a port that this one wants there.
+    fn port_sharer(&self, key: &ObjectKey, service: &Service) -> Option<ObjectKey> {
+        let wanted = ports(service);
+        let has_node = |addresses: &Vec<IpAddr>| addresses.iter().any(|it| self.config.node_addresses.contains(it));
+        let others = self.given.iter().filter(|(other, addresses)| *other != key && has_node(addresses));
+        let clashes = |other: &ObjectKey| self.services.by_key(other).is_some_and(|it| !ports(&it).is_disjoint(&wanted));
+        others.map(|(other, _)| other).find(|other| clashes(other)).cloned()
+    }
+
+    /// Forgets what the Service was given; those that wait for some may have it.
+    fn give_back(&mut self, key: &ObjectKey) {
+        if self.given.remove(key).is_none_or(|addresses| addresses.is_empty()) {
+            return;
+        }
+        for (waiting, _) in self.given.iter().filter(|(_, addresses)| addresses.is_empty()) {
+            self.queue.add(waiting.clone());
+        }
     }
 
     /// A Service that is no load balancer any more loses what it got here, and nothing that others gave it.
@@ -125,26 +159,19 @@ impl Worker {
     }
 }
 
-/// The addresses of a Service that wants some: those it has, if they are still good; the one it wishes for, if it is
-/// free; the first free one of the pool; the node's.
-fn choose(
-    known: &[IpAddr],
-    wish: Option<Ipv4Addr>,
-    taken: &BTreeSet<IpAddr>,
-    pool: &[Prefix],
-    node: &[IpAddr],
-) -> Vec<IpAddr> {
+/// The address of a Service that wants one: the one it wishes for, if it is free; the one it has, if it is still good;
+/// the first free one of the pool. `None` if the pool has none left.
+fn choose(known: &[IpAddr], wish: Option<Ipv4Addr>, taken: &BTreeSet<IpAddr>, pool: &[Prefix]) -> Option<IpAddr> {
     let is_free = |address: &IpAddr| in_pool(*address, pool) && !taken.contains(address);
-    if let Some(wish) = wish.map(IpAddr::V4).filter(is_free) {
-        return vec![wish];
-    }
-    if let [address] = known
-        && is_free(address)
-    {
-        return vec![*address];
-    }
-    let first = pool.iter().flat_map(|range| range.addresses()).map(IpAddr::V4).find(is_free);
-    first.map_or_else(|| node.to_vec(), |address| vec![address])
+    let wish = wish.map(IpAddr::V4).filter(is_free);
+    let own = || if let [address] = known { Some(*address).filter(is_free) } else { None };
+    let first = || pool.iter().flat_map(|range| range.addresses()).map(IpAddr::V4).find(is_free);
+    wish.or_else(own).or_else(first)
+}
+
+fn ports(service: &Service) -> BTreeSet<(String, i32)> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".into()), port.port)).collect()
 }
 
 fn in_pool(address: IpAddr, pool: &[Prefix]) -> bool {
@@ -179,8 +206,8 @@ mod tests {
         let pool: Vec<Prefix> = pool.split_whitespace().map(|word| word.parse().expect("a range")).collect();
         let taken = addresses(taken).into_iter().collect();
         let wish = wish.map(|wish| wish.parse().expect("an address"));
-        let chosen = choose(&addresses(known), wish, &taken, &pool, &addresses("192.0.2.1"));
-        assert_eq!(chosen, addresses(expected), "known {known}, wish {wish:?}, taken {taken:?}");
+        let chosen = choose(&addresses(known), wish, &taken, &pool);
+        assert_eq!(chosen, addresses(expected).first().copied(), "known {known}, wish {wish:?}, taken {taken:?}");
     }
 
     #[test]
@@ -188,8 +215,8 @@ mod tests {
         let pool = "203.0.113.4/31 203.0.113.6/32";
         check("", None, "", pool, "203.0.113.4");
         check("", None, "203.0.113.4 203.0.113.5", pool, "203.0.113.6");
-        check("", None, "203.0.113.4 203.0.113.5 203.0.113.6", pool, "192.0.2.1");
-        check("", None, "", "", "192.0.2.1");
+        check("", None, "203.0.113.4 203.0.113.5 203.0.113.6", pool, "");
+        check("", None, "", "", "");
     }
 
     #[test]
