@@ -119,7 +119,8 @@ impl Worker {
             None => match self.port_sharer(key, service) {
                 None => self.config.node_addresses.clone(),
                 Some(other) => {
-                    let message = format!("Error syncing load balancer: service {other} has a port of the node already");
+                    let message =
+                        format!("Error syncing load balancer: service {other} has a port of the node already");
                     self.config.recorder.warning(service, "SyncLoadBalancerFailed", message);
                     Vec::new()
                 }
@@ -137,7 +138,8 @@ impl Worker {
         let wanted = ports(service);
         let has_node = |addresses: &Vec<IpAddr>| addresses.iter().any(|it| self.config.node_addresses.contains(it));
         let others = self.given.iter().filter(|(other, addresses)| *other != key && has_node(addresses));
-        let clashes = |other: &ObjectKey| self.services.by_key(other).is_some_and(|it| !ports(&it).is_disjoint(&wanted));
+        let clashes =
+            |other: &ObjectKey| self.services.by_key(other).is_some_and(|it| !ports(&it).is_disjoint(&wanted));
         others.map(|(other, _)| other).find(|other| clashes(other)).cloned()
     }
 

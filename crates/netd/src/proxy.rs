@@ -65,9 +65,14 @@ impl Netd {
 
     /// Waits until the rules for all Services known at the start are in the kernel.
     pub async fn ready(&self) {
-        // The other end goes only with the worker, and then nobody will ever be ready.
-        if self.applied.clone().wait_for(|count| *count > 0).await.is_err() {
-            tracing::debug!("the service rules ended before they were complete");
+        self.applied_after(0).await;
+    }
+
+    /// Waits until more transactions than these were applied.
+    pub async fn applied_after(&self, count: u64) {
+        // The other end goes only with the worker, and then there will be no more.
+        if self.applied.clone().wait_for(|applied| *applied > count).await.is_err() {
+            tracing::debug!("the service rules ended before this was applied");
         }
     }
 

@@ -1,0 +1,232 @@
+//! The service rules and the load balancer addresses against the real API server, with upstream's rights, and a
+//! network namespace of the tests' own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use nix::sched::{CloneFlags, unshare};
+use serde_json::json;
+use skiff_apiserver::config::Cidr;
+use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
+use skiff_base::clock::{SharedClock, SystemClock};
+use skiff_base::ids::Ids;
+use skiff_client::{Body, Client, DeleteOptions, Informers, Patch, Recorder, Transport, TransportError};
+use skiff_netd::rules::Frame;
+use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig};
+use skiff_store::{EmbeddedOptions, EmbeddedStore};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// How long anything here may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct InProcess {
+    server: Arc<ApiServer>,
+    user: UserInfo,
+}
+
+#[async_trait::async_trait]
+impl Transport for InProcess {
+    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
+        let mut request = request
+            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
+        request.extensions_mut().insert(self.user.clone());
+        Ok(self.server.handle(request).await)
+    }
+}
+
+fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
+    let transport = InProcess { server: server.clone(), user: UserInfo::new(user, groups) };
+    Client::new(Arc::new(transport), "test")
+}
+
+async fn start_server(folder: &std::path::Path) -> Arc<ApiServer> {
+    let clock: SharedClock = SystemClock::shared();
+    let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
+    let config = skiff_apiserver::Config {
+        store: EmbeddedStore::open(folder, options).expect("a store"),
+        clock,
+        ids: Arc::new(Ids::seeded(7)),
+        version: VersionInfo::skiff("test"),
+        kinds: skiff_kinds::builtin().to_vec(),
+        service_cidr: Cidr { base: "10.96.0.0".parse().expect("an address"), bits: 12 },
+        node_port_range: 30000..=32767,
+        cluster_domain: "cluster.local".into(),
+        advertise: "192.0.2.1:6443".parse().expect("an address"),
+        service_accounts: None,
+        kubelet_tls: None,
+        authorization: true,
+        tokens: Vec::new(),
+    };
+    ApiServer::new(config).await.expect("a server")
+}
+
+fn start_rules(server: &Arc<ApiServer>) -> Netd {
+    let frame = Frame {
+        bridge: "skiff0".into(),
+        pod_range: "10.244.0.0/16".parse().expect("a range"),
+        service_range: "10.96.0.0/12".parse().expect("a range"),
+        balancer_ranges: vec!["203.0.113.0/24".parse().expect("a range")],
+    };
+    let informers = Informers::new(client(server, "system:kube-proxy", &[]));
+    let host_ports = watch::channel(Vec::new()).1;
+    Netd::start(NetdConfig { informers, node_name: "node-1".into(), frame, host_ports }).expect("starts")
+}
+
+fn start_balancer(server: &Arc<ApiServer>) -> Balancer {
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+    let own = client(server, "system:serviceaccount:kube-system:service-controller", &groups);
+    Balancer::start(BalancerConfig {
+        informers: Informers::new(own.clone()),
+        recorder: Recorder::start(own.clone(), SystemClock::shared(), "service-controller", ""),
+        client: own,
+        pool: vec!["203.0.113.4/31".parse().expect("a range")],
+        node_addresses: vec!["192.0.2.1".parse().expect("an address")],
+    })
+}
+
+/// Runs nft in the current namespace.
+#[allow(clippy::disallowed_methods, reason = "nft is the tests' oracle only")]
+fn nft(arguments: &[&str]) -> String {
+    let output = std::process::Command::new("nft").args(arguments).output().expect("nft is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Waits until the kernel's rules are as wanted.
+async fn until(netd: &Netd, what: &str, wanted: impl Fn(&str) -> bool) {
+    let reached = async {
+        loop {
+            let applied = netd.applied();
+            if wanted(&nft(&["-nn", "list", "table", "ip", "skiff"])) {
+                return;
+            }
+            netd.applied_after(applied).await;
+        }
+    };
+    timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{what} in {}", nft(&["list", "ruleset"])));
+}
+
+fn service(name: &str) -> Service {
+    let spec = json!({ "type": "LoadBalancer", "ports": [{ "port": 80, "targetPort": 8080 }] });
+    let metadata = json!({ "name": name, "namespace": "default" });
+    serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).expect("a Service")
+}
+
+fn slice(service: &str, address: &str) -> EndpointSlice {
+    let labels = json!({ "kubernetes.io/service-name": service });
+    serde_json::from_value(json!({
+        "metadata": { "name": format!("{service}-1"), "namespace": "default", "labels": labels },
+        "addressType": "IPv4",
+        "ports": [{ "name": "", "port": 8080, "protocol": "TCP" }],
+        "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
+    }))
+    .expect("a slice")
+}
+
+/// Runs `work` in a new network namespace, with an API server whose store is in a folder of its own.
+fn with_server(name: &str, work: impl AsyncFnOnce(Arc<ApiServer>) + Send) {
+    let folder = std::env::temp_dir().join(format!("skiff-netd-cluster-{}-{name}", std::process::id()));
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("tests of the network run as root");
+            // Its threads are made by this one, and so are in the same namespace.
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            runtime.expect("starts").block_on(async {
+                let server = start_server(&folder).await;
+                work(server.clone()).await;
+                server.stop();
+            });
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    std::fs::remove_dir_all(&folder).expect("the folder was made by this test");
+}
+
+#[test]
+fn rules_follow_services_and_endpoints() {
+    with_server("rules", async |server| {
+        let admin = client(&server, "admin", &["system:masters"]);
+        let netd = start_rules(&server);
+        timeout(PATIENCE, netd.ready()).await.expect("the rules are made");
+        until(&netd, "the API's own Service", |rules| {
+            rules.contains("10.96.0.1 . 6 . 443 . 0x00000000 : 192.0.2.1 . 6443")
+        })
+        .await;
+
+        let _balancer = start_balancer(&server);
+        admin.create(&service("web")).await.expect("is created");
+        until(&netd, "a refusal", |rules| rules.contains("203.0.113.4 . 6 . 80 : goto reject")).await;
+        admin.create(&slice("web", "10.244.0.5")).await.expect("is created");
+        until(&netd, "the endpoint", |rules| rules.contains("203.0.113.4 . 6 . 80 . 0x00000000 : 10.244.0.5 . 8080"))
+            .await;
+
+        // Somebody takes our rules away: the next change finds out, and all of them come back.
+        nft(&["delete", "table", "ip", "skiff"]);
+        let endpoints = json!({ "endpoints": [{ "addresses": ["10.244.0.6"], "conditions": { "ready": true } }] });
+        admin.patch::<EndpointSlice>("default", "web-1", "", &Patch::Merge(endpoints)).await.expect("is changed");
+        let applied = netd.applied();
+        timeout(PATIENCE, netd.applied_after(applied.saturating_sub(1))).await.expect("is applied");
+        let all = ["10.96.0.1 . 6 . 443 . 0x00000000", "0x00000000 : 10.244.0.6 . 8080", "chain nat-postrouting"];
+        let is_back = || async {
+            loop {
+                let applied = netd.applied();
+                let there = nft(&["list", "tables"]).contains("skiff");
+                if there && all.iter().all(|part| nft(&["-nn", "list", "table", "ip", "skiff"]).contains(part)) {
+                    return;
+                }
+                netd.applied_after(applied).await;
+            }
+        };
+        timeout(PATIENCE, is_back()).await.expect("all rules are back");
+
+        admin.delete::<Service>("default", "web", &DeleteOptions::default()).await.expect("is deleted");
+        until(&netd, "no trace of it", |rules| !rules.contains("203.0.113.4") && !rules.contains("10.244.0.6")).await;
+
+        netd.shutdown().await;
+        assert!(nft(&["list", "tables"]).contains("skiff"), "the rules stay when the program ends");
+        Netd::clean_up().expect("cleans up");
+        assert_eq!(nft(&["list", "tables"]), "");
+    });
+}
+
+#[test]
+fn load_balancers_share_the_node_when_the_pool_is_empty() {
+    with_server("balancers", async |server| {
+        let admin = client(&server, "admin", &["system:masters"]);
+        let _balancer = start_balancer(&server);
+        let (sender, mut changes) = watch::channel(());
+        let services = Informers::new(admin.clone()).of::<Service>();
+        services.on_change(move |_| sender.send_replace(()));
+        let mut wait_for = async |name: &str, address: Option<&str>| {
+            let reached = async {
+                loop {
+                    changes.mark_unchanged();
+                    let object = services.get("default", name);
+                    let status = object.as_ref().and_then(|service| service.status.as_ref()?.load_balancer.as_ref());
+                    let first = status.and_then(|balancer| balancer.ingress.as_ref()?.first()?.ip.as_deref());
+                    if object.is_some() && first == address {
+                        return;
+                    }
+                    changes.changed().await.expect("the informer lives");
+                }
+            };
+            timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{name} gets {address:?}"));
+        };
+        let expected = [("a", Some("203.0.113.4")), ("b", Some("203.0.113.5")), ("c", Some("192.0.2.1")), ("d", None)];
+        for (name, address) in expected {
+            admin.create(&service(name)).await.expect("is created");
+            wait_for(name, address).await;
+        }
+        // What one gives back, the one that waits for its port gets.
+        admin.delete::<Service>("default", "c", &DeleteOptions::default()).await.expect("is deleted");
+        wait_for("d", Some("192.0.2.1")).await;
+        let cluster = json!({ "spec": { "type": "ClusterIP", "ports": [{ "port": 80, "nodePort": null }] } });
+        admin.patch::<Service>("default", "a", "", &Patch::Merge(cluster)).await.expect("is changed");
+        wait_for("a", None).await;
+    });
+}
