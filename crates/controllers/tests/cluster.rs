@@ -104,7 +104,18 @@ impl Cluster {
             folder,
         };
         cluster.play_agent();
+        cluster.look_at::<Deployment>().look_at::<ReplicaSet>().look_at::<DaemonSet>().look_at::<StatefulSet>();
+        cluster.look_at::<Job>().look_at::<Event>().look_at::<EndpointSlice>().look_at::<Endpoints>();
+        cluster.look_at::<Namespace>().look_at::<Node>().look_at::<ServiceAccount>().look_at::<ConfigMap>();
+        cluster.look_at::<ClusterRole>();
         cluster
+    }
+
+    /// Each change of an object of the kind is a reason for [`Cluster::eventually`] to look again.
+    fn look_at<K: Kind>(&self) -> &Self {
+        let changed = self.changed.clone();
+        self.informers.of::<K>().on_change(move |_| changed.notify_waiters());
+        self
     }
 
     /// Says of every pod that has a node that it runs and is ready, and lets go of those that are to go.
@@ -137,18 +148,16 @@ impl Cluster {
         self.admin.list::<K>(namespace, &ListOptions::default()).await.expect("a list").items
     }
 
-    /// Waits until `holds` gives something; looks again at each change of a pod, and now and then for the rest.
+    /// Waits until `holds` gives something; looks again at each change in the cluster.
     async fn eventually<T, F: Future<Output = Option<T>>>(&self, what: &str, holds: impl Fn() -> F) -> T {
         let looking = async {
             loop {
+                // Made before the look, so that no change after it is missed.
                 let notified = self.changed.notified();
                 if let Some(found) = holds().await {
                     return found;
                 }
-                tokio::select! {
-                    () = notified => {}
-                    () = tokio::time::sleep(Duration::from_millis(5)) => {}
-                }
+                notified.await;
             }
         };
         tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{what} did not come true"))
