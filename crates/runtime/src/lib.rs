@@ -11,6 +11,7 @@ pub mod network;
 pub mod oci;
 mod records;
 mod runtime;
+mod seccomp;
 pub mod shim;
 pub mod spec;
 pub mod streaming;

@@ -56,6 +56,9 @@ pub struct Process {
     /// How eagerly the kernel kills it when memory runs out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// Whether the runtime's default seccomp profile holds. Not a field of the OCI specification, which would list
+    /// every call by name.
+    pub default_seccomp: bool,
     /// The AppArmor profile, if any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub apparmor_profile: String,

@@ -157,6 +157,7 @@ fn process(
         rlimits: Vec::new(),
         no_new_privileges: security.no_new_privs,
         oom_score_adj: i32::try_from(resources.oom_score_adj).ok(),
+        default_seccomp: default_seccomp(security)?,
         apparmor_profile: apparmor(security),
         user,
     })
@@ -202,6 +203,18 @@ fn environment(input: &SpecInput<'_>, uid: u32) -> Vec<String> {
         env.push(format!("HOME={}", input.users.home(uid)));
     }
     env
+}
+
+fn default_seccomp(security: &LinuxContainerSecurityContext) -> CriResult<bool> {
+    use skiff_cri::security_profile::ProfileType;
+    let profile = security.seccomp.clone().filter(|_| !security.privileged);
+    match profile.map(|profile| ProfileType::try_from(profile.profile_type)) {
+        Some(Ok(ProfileType::RuntimeDefault)) => Ok(true),
+        Some(Ok(ProfileType::Localhost)) => {
+            Err(CriError::unimplemented("seccomp profiles of type Localhost are not offered by this runtime yet"))
+        }
+        _ => Ok(false),
+    }
 }
 
 fn apparmor(security: &LinuxContainerSecurityContext) -> String {
@@ -622,6 +635,22 @@ mod tests {
             "/linux/namespaces",
             expect![[r#"[{"type":"mount"},{"path":"/proc/5/ns/pid","type":"pid"},{"type":"cgroup"}]"#]],
         );
+    }
+
+    #[test]
+    fn seccomp_is_the_default_profile_or_none() {
+        use skiff_cri::SecurityProfile;
+        use skiff_cri::security_profile::ProfileType;
+        let with = |kind: ProfileType, privileged| {
+            let profile = SecurityProfile { profile_type: kind as i32, localhost_ref: String::new() };
+            input(LinuxContainerSecurityContext { seccomp: Some(profile), privileged, ..own_pids() })
+        };
+        check(&input(own_pids()), "/process/defaultSeccomp", expect!["false"]);
+        check(&with(ProfileType::RuntimeDefault, false), "/process/defaultSeccomp", expect!["true"]);
+        check(&with(ProfileType::RuntimeDefault, true), "/process/defaultSeccomp", expect!["false"]);
+        check(&with(ProfileType::Unconfined, false), "/process/defaultSeccomp", expect!["false"]);
+        let not_yet = expect!["seccomp profiles of type Localhost are not offered by this runtime yet"];
+        check(&with(ProfileType::Localhost, false), "/process", not_yet);
     }
 
     #[test]

@@ -243,6 +243,9 @@ impl Inner {
             let path = folder.join(name);
             std::fs::create_dir_all(&path).map_err(internal(format_args!("make {}", path.display())))?;
         }
+        // It gives the container's root its mode, whatever skiff's own mask is.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.join("upper"), open).map_err(internal("open the container's root"))?;
         let cgroup = format!("{}/{id}", sandbox.cgroup_parent(&self.config.default_cgroup_parent));
         let spec = self.specification(sandbox, &config, &image, &folder, &cgroup)?;
         let layers: Vec<String> = image.layers.iter().map(|layer| layer.display().to_string()).collect();

@@ -8,6 +8,8 @@ mod service;
 mod stats;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,6 +29,8 @@ use crate::streaming::{StreamBackend, StreamingServer};
 use containers::Container;
 use sandboxes::Sandbox;
 
+/// Containers' files are nobody else's on the node.
+const PRIVATE_FOLDER: u32 = 0o700;
 /// How many events a listener may be behind before it is told that it missed some.
 const EVENTS_BEHIND: usize = 1024;
 
@@ -61,9 +65,15 @@ impl EmbeddedRuntime {
         network: Arc<dyn NetworkPlugin>,
         clock: SharedClock,
     ) -> CriResult<Self> {
+        let mut config = config;
+        // Shims live in another folder, where relative paths would mean something else.
+        for folder in [&mut config.root, &mut config.run] {
+            *folder = std::path::absolute(&*folder).map_err(internal("find the runtime's folders"))?;
+        }
         for folder in [config.root.join("sandboxes"), config.run.clone()] {
             std::fs::create_dir_all(&folder)
-                .map_err(|error| CriError::internal(format!("make {}: {error}", folder.display())))?;
+                .and_then(|()| std::fs::set_permissions(&folder, Permissions::from_mode(PRIVATE_FOLDER)))
+                .map_err(internal(format_args!("make {}", folder.display())))?;
         }
         let cgroups = match &config.cgroup2_root {
             Some(root) => Ok(Layout::V2 { root: root.clone() }),

@@ -118,6 +118,10 @@ fn become_user(process: &Process) -> Step<()> {
             }
         }
     }
+    if process.default_seccomp {
+        // Now, while it is still allowed without giving up all later privileges; nothing that follows is refused by it.
+        sys::install_seccomp(&crate::seccomp::filter(&sets.bounding)).step(|| "install the seccomp filter".into())?;
+    }
     sys::prctl(libc::PR_SET_KEEPCAPS, 1).step(|| "keep capabilities".into())?;
     let user = &process.user;
     sys::set_ids(user.uid, user.gid, &user.additional_gids)

@@ -9,7 +9,9 @@ use crate::world::{World, script};
 pub const TESTS: &[Test] = &[
     ("a_container_sees_its_own_small_world", || a_small_world().boxed()),
     ("users_and_capabilities_are_as_asked", || users_and_capabilities().boxed()),
+    ("the_default_seccomp_profile_holds_also_for_commands", || seccomp().boxed()),
     ("volumes_are_mounted_as_asked", || volumes().boxed()),
+    ("mounts_propagate_as_asked", || propagation().boxed()),
     ("a_read_only_root_cannot_be_written", || read_only_root().boxed()),
     ("an_image_cannot_lead_a_mount_out_of_its_root", || no_way_out().boxed()),
     ("pods_on_the_host_share_its_namespaces", || on_the_host().boxed()),
@@ -74,6 +76,21 @@ async fn users_and_capabilities() {
     assert!(seen.ends_with("CapEff:\t00000000a80425fb\n"), "{seen}");
 }
 
+async fn seccomp() {
+    let world = World::new().await;
+    let sandbox = world.sandbox(&world.sandbox_config()).await;
+    let mut config = script("app", "sleep 1000");
+    security(&mut config).seccomp = Some(SecurityProfile::default());
+    security(&mut config).run_as_username = "web".into();
+    let id = world.run(&sandbox, config).await;
+    let attempt = "grep Seccomp: /proc/self/status; (echo forks) & wait; unshare -U true";
+    let (code, out, errors) = world.exec(&id, attempt).await;
+    assert_eq!((code, out.as_str()), (1, "Seccomp:\t2\nforks\n"));
+    assert!(errors.contains("Operation not permitted"), "{errors}");
+    let id = world.run(&sandbox, script("free", "sleep 1000")).await;
+    assert_eq!(world.exec(&id, attempt).await.1, "Seccomp:\t0\nforks\n");
+}
+
 async fn volumes() {
     let world = World::new().await;
     let (data, file) = (world.folder.join("data"), world.folder.join("file"));
@@ -107,6 +124,49 @@ async fn volumes() {
     assert!(error.message.contains("nowhere") && error.message.contains("No such file"), "{error}");
     let status = world.status(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+}
+
+async fn propagation() {
+    let world = World::new().await;
+    let shared = world.folder.join("shared");
+    for name in ["inner", "later", "made"] {
+        std::fs::create_dir_all(shared.join(name)).expect("a folder");
+    }
+    rustix::mount::mount_bind(&shared, &shared).expect("mounts");
+    rustix::mount::mount_change(&shared, rustix::mount::MountPropagationFlags::SHARED).expect("is shared");
+    let sandbox = world.sandbox(&world.sandbox_config()).await;
+    let mount = |propagation: MountPropagation| Mount {
+        host_path: shared.display().to_string(),
+        container_path: "/shared".into(),
+        propagation: propagation as i32,
+        ..Default::default()
+    };
+    let mut ids = Vec::new();
+    for mode in [
+        MountPropagation::PropagationPrivate,
+        MountPropagation::PropagationHostToContainer,
+        MountPropagation::PropagationBidirectional,
+    ] {
+        let mut config = script("app", "sleep 1000");
+        config.metadata.as_mut().expect("set").attempt = mode as u32;
+        config.mounts = vec![mount(mode)];
+        security(&mut config).privileged = true;
+        ids.push(world.run(&sandbox, config).await);
+    }
+    let tmpfs = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("test", shared.join("later"), "tmpfs", tmpfs, None).expect("mounts");
+    std::fs::write(shared.join("later/file"), "").expect("a file");
+    let mut seen = Vec::new();
+    for id in &ids {
+        seen.push(world.exec(id, "ls /shared/later").await.1);
+    }
+    assert_eq!(seen, ["", "file\n", "file\n"]);
+    for id in &ids {
+        world.exec(id, "mkdir -p /shared/made; mount -t tmpfs made /shared/made; touch /shared/made/file").await;
+        seen.push(std::fs::read_dir(shared.join("made")).expect("a folder").count().to_string());
+    }
+    // What the first two mounted stayed with them; what the third mounted is seen by the host.
+    assert_eq!(seen[3..], ["0", "0", "1"]);
 }
 
 async fn read_only_root() {

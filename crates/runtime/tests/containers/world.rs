@@ -267,7 +267,7 @@ fn make_image(folder: &Path) {
         std::fs::create_dir_all(path).expect("a folder");
     }
     std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox is installed (apt-get install busybox-static)");
-    let names = "sh sleep echo cat id env ls mount hostname true false kill ps stat head dd mkdir touch nc readlink wc tr grep stty mknod";
+    let names = "sh sleep echo cat id env ls mount hostname true false kill ps stat head dd mkdir touch nc readlink wc tr grep stty mknod unshare";
     for name in names.split(' ') {
         std::os::unix::fs::symlink("busybox", bin.join(name)).expect("a link");
     }
