@@ -273,10 +273,10 @@ async fn copy(from: Option<Box<dyn AsyncRead + Send + Unpin>>, to: Option<&Outpu
     let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
     while let Ok(1..) = from.read_buf(&mut buffer).await {
         let bytes = buffer.split().freeze();
-        if let Some(to) = to {
-            if to.write(bytes).await.is_err() {
-                return;
-            }
+        if let Some(to) = to
+            && to.write(bytes).await.is_err()
+        {
+            return;
         }
         buffer.reserve(CHUNK_BYTES);
     }
