@@ -5,6 +5,7 @@
 pub mod base;
 pub mod bootstrap;
 pub mod catalogue;
+pub mod convert;
 pub mod decode;
 pub mod def;
 pub mod kinds;
