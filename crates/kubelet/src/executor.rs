@@ -440,7 +440,9 @@ async fn delete(node: &Node, pod: &Pod) -> Ended {
 async fn clean_up(node: &Node, subject: &Subject) -> Ended {
     let (facts, pod) = (node.facts(), subject.pod.clone());
     let work = move || {
-        let folders = [facts.paths.pod(uid(&pod)), facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod))];
+        let logs = facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod));
+        unlink_logs(&facts.paths.logs.join("containers"), &logs)?;
+        let folders = [facts.paths.pod(uid(&pod)), logs];
         folders.iter().try_for_each(|folder| match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -452,4 +454,19 @@ async fn clean_up(node: &Node, subject: &Subject) -> Ended {
         Ok(Err(error)) => failed("", error),
         Err(error) => failed("", error),
     }
+}
+
+/// Removes the links into a Pod's folder of logs that are left, for containers that the runtime lost before the agent did.
+fn unlink_logs(links: &Path, logs: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(links) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if std::fs::read_link(&path).is_ok_and(|target| target.starts_with(logs)) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }

@@ -155,6 +155,9 @@ async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
     trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "bye"}}));
     trial.until_file(&file, "bye").await;
 
+    // A link of a container that the runtime has lost meanwhile.
+    let lost = trial.folder.join("log/containers/web_default_web-lost.log");
+    std::os::unix::fs::symlink(trial.folder.join("log/pods/default_web_u1/web/9.log"), lost).expect("a link");
     let mut leaving = trial.pod();
     leaving.set_at(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:30Z");
     leaving.set_at(&["metadata", "deletionGracePeriodSeconds"], 30);
