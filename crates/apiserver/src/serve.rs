@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn::PeerCertificates;
@@ -24,6 +25,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many requests may be under way on one HTTP/2 connection, as upstream's.
 const MAX_STREAMS: u32 = 250;
+/// How many connections may be open on one listener; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 8192;
 /// How long requests may go on after the server was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait after a connection could not be accepted (mostly: too many open files).
@@ -42,15 +45,24 @@ impl ApiServer {
     ) -> io::Result<()> {
         let acceptor = TlsAcceptor::from(tls);
         let graceful = Arc::new(GracefulShutdown::new());
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut shutdown = pin!(shutdown);
         loop {
+            let accept = async {
+                let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+                Ok::<_, io::Error>((listener.accept().await?.0, place))
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = accept => accepted,
                 () = &mut shutdown => break,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    tokio::spawn(connection(self.clone(), stream, acceptor.clone(), graceful.watcher()));
+                Ok((stream, place)) => {
+                    let serving = connection(self.clone(), stream, acceptor.clone(), graceful.watcher());
+                    tokio::spawn(async move {
+                        let _place = place;
+                        serving.await;
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection");

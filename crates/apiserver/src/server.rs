@@ -13,6 +13,7 @@ use skiff_base::ids::Ids;
 use skiff_kinds::Subresource;
 use skiff_object::{Reason, Status};
 use skiff_store::Store;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::alloc::Allocators;
@@ -34,6 +35,8 @@ use crate::{bootstrap, custom, discovery, read, sub, write};
 
 /// How long a request that is no watch and no tunnel may take, as upstream's.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
+const MAX_REQUESTS: usize = 1024;
 /// How often watchers that want bookmarks get one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 
@@ -50,6 +53,7 @@ pub struct ApiServer {
     pub(crate) allocators: Allocators,
     pub(crate) metrics: Metrics,
     pub(crate) documents: Documents,
+    turns: Semaphore,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -77,6 +81,7 @@ impl ApiServer {
             config,
             metrics: Metrics::default(),
             documents: Documents::default(),
+            turns: Semaphore::new(MAX_REQUESTS),
             tasks: Mutex::default(),
         });
         custom::keeper::start(&server).await?;
@@ -137,10 +142,15 @@ impl ApiServer {
         let plain = negotiate::accepted(&parts.headers, &query, false).unwrap_or_default();
         let long = info.is_long_running();
         let routed = self.route(&mut parts, body, query, info.clone());
-        let result = if long {
+        let in_turn = async {
+            // Closed never: it lives as long as the server does.
+            let _turn = if long { None } else { Some(self.turns.acquire().await) };
             routed.await
+        };
+        let result = if long {
+            in_turn.await
         } else {
-            tokio::time::timeout(REQUEST_TIMEOUT, routed)
+            tokio::time::timeout(REQUEST_TIMEOUT, in_turn)
                 .await
                 .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout").into()))
         };

@@ -1,11 +1,12 @@
 //! What is served: every built-in kind, and those that custom resource definitions add while the server runs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use skiff_kinds::ResourceDef;
-use skiff_object::GroupVersionKind;
+use skiff_kinds::decode::{FieldValidation, decode_tree};
+use skiff_object::{GroupVersionKind, Object};
 
 use crate::codec::Heads;
 use crate::convert::Conversion;
@@ -22,6 +23,18 @@ pub struct Served {
     pub heads: Heads,
     /// How stored objects become this kind's, and back, where another kind is what is stored.
     pub conversion: Option<Conversion>,
+    /// An object of the kind in which nothing is set, made when it is first needed.
+    blank: OnceLock<Object>,
+}
+
+impl Served {
+    /// An object of the kind in which nothing is set.
+    pub fn blank(&self) -> &Object {
+        self.blank.get_or_init(|| {
+            let decoded = decode_tree(&self.def, Object::Object(Default::default()), FieldValidation::Ignore);
+            decoded.map(|decoded| decoded.object).unwrap_or_default()
+        })
+    }
 }
 
 type Path = (String, String, String);
@@ -85,7 +98,7 @@ impl Snapshot {
         let own = ResourceCache::new(self.stored_as(&def));
         let cache = self.by_storage.entry(own.prefix.clone()).or_insert_with(|| Arc::new(own)).clone();
         let conversion = crate::convert::conversion(&def);
-        let served = Arc::new(Served { heads: Heads::of(&def), cache, conversion, def });
+        let served = Arc::new(Served { heads: Heads::of(&def), cache, conversion, blank: OnceLock::new(), def });
         let path = (served.def.group.to_string(), served.def.version.to_string(), served.def.plural.to_string());
         if self.by_path.insert(path, served.clone()).is_some() {
             self.ordered.retain(|other| !is_same_path(&other.def, &served.def));

@@ -1,9 +1,7 @@
 //! Who owns which fields: `metadata.managedFields` of every write, and server-side apply.
 //! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/>.
 
-use serde_json::json;
 use skiff_base::clock;
-use skiff_kinds::decode::{FieldValidation, decode_tree};
 use skiff_kinds::schema::{apply as schemas, definition};
 use skiff_object::apply::{self, Schema, Set, Write};
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status, validate, yaml};
@@ -34,20 +32,18 @@ struct Facts {
     manager: String,
     api_version: String,
     now: String,
-    blank: Object,
     ignored: Set,
 }
 
 impl Facts {
-    fn of(target: &Target<'_>) -> Result<Self> {
+    fn of(target: &Target<'_>) -> Self {
         let def = &target.served.def;
-        Ok(Self {
+        Self {
             manager: manager(target),
             api_version: def.group_version().to_string(),
             now: clock::rfc3339(target.call.now),
-            blank: decode_tree(def, json!({}), FieldValidation::Ignore)?.object,
             ignored: apply::ignored_fields(def.has_status(), &target.subresource),
-        })
+        }
     }
 
     fn write<'a>(&'a self, target: &'a Target<'_>) -> Write<'a> {
@@ -59,17 +55,16 @@ impl Facts {
             api_version: &self.api_version,
             now: &self.now,
             schema: known.map_or(Schema::Deduced, schemas::of_definition),
-            blank: &self.blank,
+            blank: target.served.blank(),
             ignored: &self.ignored,
         }
     }
 }
 
 /// Writes down who owns what a create or an update has changed.
-pub fn track(target: &Target<'_>, live: Option<&Object>, new: &mut Object) -> Result<()> {
-    let facts = Facts::of(target)?;
+pub fn track(target: &Target<'_>, live: Option<&Object>, new: &mut Object) {
+    let facts = Facts::of(target);
     apply::track(live, new, &facts.write(target));
-    Ok(())
 }
 
 /// Answers a server-side apply: a patch that creates where there is nothing.
@@ -91,7 +86,7 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let mut checked = decode::recheck(&target, config.clone())?;
     metadata::settle_namespace(&call.served.def, &mut checked, &target.namespace)?;
     update::check_name(&checked, &target.name)?;
-    let facts = Facts::of(&target)?;
+    let facts = Facts::of(&target);
     let force = target.options.force;
     let (_, there) = server.store().get(&target.key(), None).await?;
     if there.is_none() {

@@ -166,12 +166,14 @@ impl<'a> Target<'a> {
     }
 
     /// Step 5: sets what the client left out, and writes down what it owns.
-    fn default(&self, object: &mut Object, old: Option<&Object>) -> Result<()> {
+    fn default(&self, object: &mut Object, old: Option<&Object>) {
         (self.served.def.default)(object);
         if let Some(schema) = &self.served.def.inline_schema {
             custom::schema::default(schema, object);
         }
-        if self.applied { Ok(()) } else { managed::track(self, old, object) }
+        if !self.applied {
+            managed::track(self, old, object);
+        }
     }
 
     /// Step 6.

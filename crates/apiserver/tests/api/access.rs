@@ -151,6 +151,9 @@ async fn a_node_sees_what_its_pods_need_and_changes_only_its_own() {
         r#"403 secrets "sb" is forbidden: User "system:node:n1" cannot get resource "secrets" in API group "" in the namespace "default""#,
     )
     .await;
+    let by_name = "GET /api/v1/namespaces/default/secrets?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3D";
+    assert_eq!(cluster.send(&format!("{by_name}sa")).await.status(), 200);
+    assert_eq!(cluster.send(&format!("{by_name}sb")).await.status(), 403);
     outcome(
         &cluster,
         "DELETE /api/v1/namespaces/default/pods/b",
