@@ -81,14 +81,37 @@ impl Cluster {
 
     /// Starts a node and imports `localhost:5000/hello:v1` and `:v2` into it.
     pub fn up(purpose: &str) -> Self {
-        let cluster = Self::empty(purpose);
-        cluster.skiff(&["up"]).ok();
+        let cluster = Self::up_without_images(purpose);
         for version in ["v1", "v2"] {
             let file = cluster.data.join(format!("hello-{version}.tar"));
             hello_image(version).save(&format!("localhost:5000/hello:{version}"), &file).expect("written");
             cluster.skiff(&["image", "import", &file.display().to_string()]).ok();
         }
         cluster
+    }
+
+    /// Starts a node that has no images.
+    pub fn up_without_images(purpose: &str) -> Self {
+        let cluster = Self::empty(purpose);
+        cluster.skiff(&["up"]).ok();
+        cluster
+    }
+
+    /// Creates what a manifest says.
+    #[track_caller]
+    pub fn create(&self, manifest: &str) {
+        self.kubectl_with("create -f -", manifest).ok();
+    }
+
+    /// Waits until a Pod is Ready.
+    #[track_caller]
+    pub fn ready(&self, pod: &str) {
+        self.kubectl(&format!("wait --for=condition=Ready pod/{pod} --timeout=60s")).ok();
+    }
+
+    /// The result of a shell line inside a Pod.
+    pub fn sh(&self, pod: &str, line: &str) -> Answer {
+        self.kubectl_args(&["exec", pod, "--", "sh", "-c", line])
     }
 
     /// Runs `skiff COMMAND` for this node.
@@ -193,6 +216,12 @@ impl Cluster {
         for version in ["v1", "v2"] {
             self.push(&hello_image(version), "hello", version);
         }
+    }
+
+    /// Takes the registry away; connections to it are refused from then on.
+    pub fn stop_registry(&mut self) {
+        let mut registry = self.registry.take().expect("a registry that runs");
+        registry.kill().and_then(|()| registry.wait()).expect("it was a child of this process");
     }
 
     fn curl(&self, arguments: &[&str]) -> Answer {

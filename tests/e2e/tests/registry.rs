@@ -1,0 +1,92 @@
+//! Images from a registry: pulled for a pod and by hand, missing ones, and a registry that is down.
+
+use skiff_e2e::Cluster;
+use skiff_e2e::cluster::eventually;
+
+#[test]
+fn images_come_from_a_registry() {
+    let mut cluster = Cluster::up_without_images("registry");
+    cluster.start_registry();
+    a_pod_pulls(&cluster);
+    by_hand(&cluster);
+    a_tag_that_is_missing(&cluster);
+    a_policy_of_never(&cluster);
+    cluster.stop_registry();
+    a_registry_that_is_down(&cluster);
+}
+
+fn events_of(cluster: &Cluster, pod: &str) -> String {
+    cluster.kubectl(&format!("events --for pod/{pod} --no-headers")).ok()
+}
+
+fn a_pod_pulls(cluster: &Cluster) {
+    cluster.kubectl("run first --image=localhost:5000/hello:v1").ok();
+    cluster.ready("first");
+    let events = events_of(cluster, "first");
+    for said in
+        [r#"Pulling image "localhost:5000/hello:v1""#, r#"Successfully pulled image "localhost:5000/hello:v1" in "#]
+    {
+        assert!(events.contains(said), "{events}");
+    }
+    let status = &cluster.get("pod first")["status"]["containerStatuses"][0];
+    let id = status["imageID"].as_str().unwrap_or_default();
+    assert!(id.starts_with("localhost:5000/hello@sha256:"), "{status}");
+    cluster.kubectl("run second --image=localhost:5000/hello:v1").ok();
+    cluster.ready("second");
+    let events = events_of(cluster, "second");
+    assert!(events.contains("already present on machine") && !events.contains("Pulling"), "{events}");
+    let by_digest = format!("run third --image={id}");
+    cluster.kubectl(&by_digest).ok();
+    cluster.ready("third");
+}
+
+fn by_hand(cluster: &Cluster) {
+    let list = cluster.skiff(&["image", "list"]).ok();
+    assert!(list.contains("localhost:5000/hello:v1") && !list.contains("hello:v2"), "{list}");
+    let pulled = cluster.skiff(&["image", "pull", "localhost:5000/hello:v2"]).ok();
+    assert!(pulled.contains("localhost:5000/hello:v2"), "{pulled}");
+    assert!(cluster.skiff(&["image", "list"]).ok().contains("localhost:5000/hello:v2"));
+    cluster.skiff(&["image", "rm", "localhost:5000/hello:v2"]).ok();
+    assert!(!cluster.skiff(&["image", "list"]).ok().contains("localhost:5000/hello:v2"));
+    let gone = cluster.skiff(&["image", "rm", "localhost:5000/hello:v2"]);
+    assert!(gone.code != 0 && gone.stderr.contains("localhost:5000/hello:v2"), "{gone:?}");
+    let missing = cluster.skiff(&["image", "pull", "localhost:5000/hello:v9"]);
+    assert!(missing.code != 0 && missing.stderr.contains("not found"), "{missing:?}");
+}
+
+fn a_tag_that_is_missing(cluster: &Cluster) {
+    cluster.kubectl("run missing --image=localhost:5000/hello:v9").ok();
+    fails_to_pull(cluster, "missing", "not found");
+    // The right image at last: the pod runs without being made anew.
+    cluster.kubectl("set image pod/missing missing=localhost:5000/hello:v2").ok();
+    cluster.ready("missing");
+}
+
+fn a_policy_of_never(cluster: &Cluster) {
+    cluster.kubectl("run never --image=localhost:5000/hello:v9 --image-pull-policy=Never").ok();
+    eventually("the pod says that it may not pull", || {
+        cluster.kubectl("get pod never").stdout.contains("ErrImageNeverPull")
+    });
+}
+
+fn a_registry_that_is_down(cluster: &Cluster) {
+    cluster.kubectl("run down --image=localhost:5000/hello:v8").ok();
+    fails_to_pull(cluster, "down", "connection refused");
+    let refused = cluster.skiff(&["image", "pull", "localhost:5000/hello:v8"]);
+    assert!(refused.code != 0 && refused.stderr.to_lowercase().contains("connection refused"), "{refused:?}");
+}
+
+/// Waits for both reasons that kubectl shows in turn, and for the events that explain them.
+fn fails_to_pull(cluster: &Cluster, pod: &str, why: &str) {
+    for reason in ["ErrImagePull", "ImagePullBackOff"] {
+        eventually(reason, || cluster.kubectl(&format!("get pod {pod}")).stdout.contains(reason));
+    }
+    eventually("the events say why", || {
+        let events = events_of(cluster, pod);
+        events.contains("Failed to pull image")
+            && events.to_lowercase().contains(why)
+            && events.contains("Error: ErrImagePull")
+            && events.contains("Error: ImagePullBackOff")
+            && events.contains("Back-off pulling image")
+    });
+}
