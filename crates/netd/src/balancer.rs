@@ -26,6 +26,8 @@ pub struct BalancerConfig {
     /// What a Service gets when the pool has none left: the node's addresses. Services share them as long as no two
     /// want the same port; a later one waits then.
     pub node_addresses: Vec<IpAddr>,
+    /// TCP ports of the node's addresses that no Service gets: those that the node itself is reached at.
+    pub reserved_ports: Vec<u16>,
 }
 
 /// The running controller; it ends when this is dropped.
@@ -116,11 +118,10 @@ impl Worker {
         let chosen = choose(known, wish, &taken, &self.config.pool);
         let addresses = match chosen {
             Some(address) => vec![address],
-            None => match self.port_sharer(key, service) {
+            None => match self.obstacle(key, service) {
                 None => self.config.node_addresses.clone(),
-                Some(other) => {
-                    let message =
-                        format!("Error syncing load balancer: service {other} has a port of the node already");
+                Some(obstacle) => {
+                    let message = format!("Error syncing load balancer: {obstacle}");
                     self.config.recorder.warning(service, "SyncLoadBalancerFailed", message);
                     Vec::new()
                 }
@@ -131,6 +132,14 @@ impl Worker {
         }
         self.given.insert(key.clone(), addresses.clone());
         addresses
+    }
+
+    /// Why this Service cannot have the node's addresses.
+    fn obstacle(&self, key: &ObjectKey, service: &Service) -> Option<String> {
+        if let Some(port) = reserved_port(service, &self.config.reserved_ports) {
+            return Some(format!("port {port} of the node is the node's own"));
+        }
+        self.port_sharer(key, service).map(|other| format!("service {other} has a port of the node already"))
     }
 
     /// Another Service that has the node's addresses and a port that this one wants there.
@@ -174,6 +183,12 @@ fn choose(known: &[IpAddr], wish: Option<Ipv4Addr>, taken: &BTreeSet<IpAddr>, po
 fn ports(service: &Service) -> BTreeSet<(String, i32)> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     ports.map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".into()), port.port)).collect()
+}
+
+/// A port that the Service wants of the node and that the node keeps for itself.
+fn reserved_port(service: &Service, reserved: &[u16]) -> Option<u16> {
+    let wanted = ports(service);
+    reserved.iter().copied().find(|port| wanted.contains(&("TCP".to_owned(), i32::from(*port))))
 }
 
 fn in_pool(address: IpAddr, pool: &[Prefix]) -> bool {
@@ -230,6 +245,16 @@ mod tests {
         check("203.0.113.9", Some("203.0.113.7"), "", pool, "203.0.113.7");
         check("203.0.113.9", Some("203.0.113.7"), "203.0.113.7", pool, "203.0.113.9");
         check("203.0.113.9", Some("8.8.8.8"), "", pool, "203.0.113.9");
+    }
+
+    #[test]
+    fn the_node_keeps_its_own_ports() {
+        let port = |ports: serde_json::Value| {
+            let service = serde_json::from_value(json!({ "spec": { "ports": ports } })).expect("a Service");
+            reserved_port(&service, &[22, 6443])
+        };
+        assert_eq!(port(json!([{ "port": 80 }, { "port": 6443 }])), Some(6443));
+        assert_eq!(port(json!([{ "port": 22, "protocol": "UDP" }, { "port": 80 }])), None);
     }
 
     #[test]

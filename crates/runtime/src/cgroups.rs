@@ -281,6 +281,44 @@ impl Layout {
         }
     }
 
+    /// The folders of a cgroup in every hierarchy, those without controllers too.
+    fn all_folders(&self, cgroup: &str) -> Vec<PathBuf> {
+        let mut folders = self.folders(cgroup);
+        if let Self::V1 { named, .. } = self {
+            folders.extend(named.iter().map(|root| root.join(cgroup.trim_start_matches('/'))));
+        }
+        folders
+    }
+
+    /// The processes in a cgroup and in all cgroups below it.
+    pub fn processes_below(&self, cgroup: &str) -> Vec<i32> {
+        let mut pids = Vec::new();
+        let mut folders = self.all_folders(cgroup);
+        while let Some(folder) = folders.pop() {
+            let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            folders.extend(child_folders(&folder));
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Removes a cgroup and all below it, in every hierarchy.
+    pub fn remove_below(&self, cgroup: &str) -> io::Result<()> {
+        self.all_folders(cgroup).iter().try_for_each(|folder| remove_folder(folder))
+    }
+
+    /// Removes those of a cgroup and the ones below it that hold no process, in every hierarchy.
+    pub fn remove_empty_below(&self, cgroup: &str) {
+        for folder in self.all_folders(cgroup) {
+            remove_children(&folder);
+            if let Err(error) = std::fs::remove_dir(&folder) {
+                tracing::trace!(folder = %folder.display(), %error, "cgroup stays");
+            }
+        }
+    }
+
     /// What a cgroup uses; files that are missing count as zero.
     pub fn usage(&self, cgroup: &str) -> Usage {
         let read = |controller: &str, file: &str| {
@@ -370,13 +408,17 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
 }
 
 fn remove_children(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        remove_children(&entry.path());
-        if let Err(error) = std::fs::remove_dir(entry.path()) {
-            tracing::trace!(folder = %entry.path().display(), %error, "cgroup stays for now");
+    for child in child_folders(folder) {
+        remove_children(&child);
+        if let Err(error) = std::fs::remove_dir(&child) {
+            tracing::trace!(folder = %child.display(), %error, "cgroup stays for now");
         }
     }
+}
+
+fn child_folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 /// The files that say what the resources ask for.

@@ -7,6 +7,7 @@ mod config;
 mod devices;
 pub mod image;
 pub mod images;
+pub mod leftovers;
 pub mod network;
 pub mod oci;
 mod records;

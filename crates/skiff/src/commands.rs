@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use crate::check;
 use crate::cli::{ImageCommand, NodeOptions, Output, Target};
 use crate::control::{self, ControlError};
-use crate::isolation::{self, Link, MAX_LINKS};
+use crate::isolation::{self, Link};
 use crate::kubeconfig;
+use crate::leftovers;
 use crate::paths::{NodeFacts, Paths, named};
 use crate::process::{Process, descendants};
 
@@ -79,7 +80,7 @@ fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
         (None, None) => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
     };
     let (api_port, link) = match &paths.isolated {
-        Some(_) => (options.api_port.map_or_else(free_port, Ok)?, free_link(&target.data_dir)?),
+        Some(_) => (options.api_port.map_or_else(free_port, Ok)?, isolation::free_link(&target.data_dir)?),
         None => (options.api_port.unwrap_or(API_PORT), 0),
     };
     let facts = NodeFacts { node_name, api_port, link };
@@ -89,19 +90,6 @@ fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// The lowest link number that no isolated node of this data folder has and no interface of this machine.
-fn free_link(data_dir: &Path) -> Outcome<u8> {
-    let mut taken = Vec::new();
-    for name in isolation::list(data_dir)? {
-        taken.extend(NodeFacts::load(&Paths::new(data_dir, Some(&name)))?.map(|facts| facts.link));
-    }
-    let free = |number: &u8| {
-        let interface = Path::new("/sys/class/net").join(Link::new(*number).host_interface());
-        !taken.contains(number) && !interface.exists()
-    };
-    (1..=MAX_LINKS).find(free).ok_or_else(|| format!("there are {MAX_LINKS} isolated nodes already").into())
 }
 
 /// The arguments that start the server for the same node with the same options.
@@ -240,6 +228,7 @@ fn stop(paths: &Paths) -> Outcome<bool> {
         }
         if !server.wait_gone(STOP_LIMIT) {
             server.signal(Signal::SIGKILL)?;
+            server.wait_gone(STOP_LIMIT);
         }
     }
     if let Some(keeper) = Process::read(&paths.keeper_pid())? {
@@ -249,9 +238,9 @@ fn stop(paths: &Paths) -> Outcome<bool> {
             return Err(format!("process {} does not end", keeper.pid).into());
         }
     }
-    crate::node::remove_leftovers(paths)?;
+    ran |= leftovers::end_processes(paths)?;
     if let Some(facts) = NodeFacts::load(paths)?.filter(|facts| facts.link > 0) {
-        small_runtime()?.block_on(isolation::remove_link(Link::new(facts.link)))?;
+        small_runtime()?.block_on(isolation::remove_link(paths, Link::new(facts.link)))?;
     }
     Ok(ran)
 }
@@ -263,11 +252,8 @@ fn stop(paths: &Paths) -> Outcome<bool> {
 pub fn delete(target: &Target) -> Outcome {
     let paths = paths(target);
     stop(&paths)?;
-    crate::node::remove_everything(&paths)?;
-    match fs::remove_dir_all(&paths.root) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(&paths.root, "remove", error).into()),
-        _ => {}
-    }
+    leftovers::remove_everything(&paths)?;
+    leftovers::remove_folder(&paths.root)?;
     if let (None, Some(file)) = (&paths.isolated, kubeconfig::users_file()) {
         kubeconfig::remove_from(&file, &context_name(&paths))?;
     }
@@ -297,7 +283,7 @@ fn observe_status(paths: &Paths) -> Outcome<Value> {
     let mut status = ask(paths, Method::GET, "/status", &Value::Null)?;
     let roots = [Some(server), Process::read(&paths.keeper_pid())?];
     let mut pids: Vec<i32> = roots.iter().flatten().flat_map(|root| descendants(root.pid)).collect();
-    pids.extend(crate::node::shim_pids(paths));
+    pids.extend(skiff_runtime::leftovers::shim_pids(&paths.volatile()));
     pids.sort_unstable();
     pids.dedup();
     let mut processes = Vec::new();

@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::paths::{Paths, named};
+use crate::paths::{NodeFacts, Paths, named};
 use crate::process::Process;
 
 /// Link networks are 198.18.N.0/24: a range that is set aside for tests between devices (RFC 2544), so that it
@@ -72,14 +72,19 @@ fn namespaces() -> CloneFlags {
         | CloneFlags::CLONE_NEWPID
 }
 
-/// Starts the keeper of a node unless it runs already.
+/// The keeper of a node that was started before, if it lives.
+///
+/// # Errors
+/// Its file cannot be read.
+pub fn keeper_of(paths: &Paths) -> io::Result<Option<Process>> {
+    Process::read(&paths.keeper_pid())
+}
+
+/// Starts the keeper of a node.
 ///
 /// # Errors
 /// The kernel refuses the namespaces, or the keeper cannot be started.
-pub fn ensure_keeper(paths: &Paths) -> io::Result<Process> {
-    if let Some(keeper) = Process::read(&paths.keeper_pid())? {
-        return Ok(keeper);
-    }
+pub fn start_keeper(paths: &Paths) -> io::Result<Process> {
     let log = File::options().create(true).append(true).open(paths.log())?;
     // A process of its own makes the namespaces, so that this one stays where it is.
     let status = Command::new(std::env::current_exe()?)
@@ -101,7 +106,7 @@ pub fn ensure_keeper(paths: &Paths) -> io::Result<Process> {
 /// The command `keeper-parent`: makes the namespaces, starts the keeper in them and ends.
 ///
 /// # Errors
-/// As [`ensure_keeper`].
+/// As [`start_keeper`].
 pub fn keeper_parent(root: &std::path::Path) -> io::Result<()> {
     let exe = std::env::current_exe()?;
     // The keeper mounts another /proc over this one, at any moment from its start on.
@@ -143,19 +148,45 @@ pub fn keeper() -> io::Result<()> {
     }
 }
 
-/// Makes the link between the host and the keeper's network, unless it is there.
+/// Whose link this is: the folder of the node that made it, as the interface's alias says.
+fn is_link_of(paths: &Paths, link: Link) -> bool {
+    let alias = fs::read_to_string(alias_file(link)).unwrap_or_default();
+    !alias.trim_end().is_empty() && alias.trim_end() == paths.root.display().to_string()
+}
+
+fn alias_file(link: Link) -> std::path::PathBuf {
+    std::path::Path::new("/sys/class/net").join(link.host_interface()).join("ifalias")
+}
+
+/// Makes the link between the host and the keeper's network, unless it is there, and all that belongs to it.
 ///
 /// # Errors
-/// The kernel refuses the interface, its addresses or its route.
-pub async fn ensure_link(keeper: Process, link: Link) -> io::Result<()> {
+/// Another node has a link of this number (`AlreadyExists`), or the kernel refuses the interface, its addresses or
+/// its route.
+pub async fn ensure_link(paths: &Paths, keeper: Process, link: Link) -> io::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
     let failed = |what: &'static str| move |error: rtnetlink::Error| io::Error::other(format!("{what}: {error}"));
     let name = link.host_interface();
-    if interface_index(&handle, &name).await.is_none() {
-        let request = LinkVeth::new(&name, &format!("{name}n")).build();
-        handle.link().add(request).execute().await.map_err(failed("make the link to the node"))?;
-        let inner = interface_index(&handle, &format!("{name}n")).await;
+    let unmoved = format!("{name}n");
+    let taken = || io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is another node's link"));
+    if let Some(index) = interface_index(&handle, &unmoved).await.filter(|_| is_link_of(paths, link)) {
+        // An earlier start was interrupted before it moved the node's end; the pair goes together.
+        handle.link().del(index).execute().await.map_err(failed("remove an unfinished link"))?;
+    }
+    if interface_index(&handle, &name).await.is_some() {
+        if !is_link_of(paths, link) {
+            return Err(taken());
+        }
+    } else {
+        let request = LinkVeth::new(&name, &unmoved).build();
+        match handle.link().add(request).execute().await {
+            Err(_) if interface_index(&handle, &name).await.is_some() => return Err(taken()),
+            made => made.map_err(failed("make the link to the node"))?,
+        }
+        let alias = alias_file(link);
+        fs::write(&alias, paths.root.display().to_string()).map_err(|error| named(&alias, "write", error))?;
+        let inner = interface_index(&handle, &unmoved).await;
         let inner = inner.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
         let netns = File::open(format!("/proc/{}/ns/net", keeper.pid))?;
         let moved = LinkUnspec::new_with_index(inner)
@@ -163,16 +194,16 @@ pub async fn ensure_link(keeper: Process, link: Link) -> io::Result<()> {
             .setns_by_fd(std::os::fd::AsRawFd::as_raw_fd(&netns))
             .build();
         handle.link().set(moved).execute().await.map_err(failed("move the link into the node"))?;
-        let outer = interface_index(&handle, &name).await;
-        let outer = outer.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
-        let up = LinkUnspec::new_with_index(outer).up().build();
-        handle.link().set(up).execute().await.map_err(failed("bring the link up"))?;
-        let address = handle.address().add(outer, link.host().into(), 30);
-        address.execute().await.map_err(failed("give the link its address"))?;
-        let route =
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(link.address(0), 24).gateway(link.node()).build();
-        handle.route().add(route).execute().await.map_err(failed("route the node's addresses"))?;
     }
+    let outer = interface_index(&handle, &name).await;
+    let outer = outer.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
+    let up = LinkUnspec::new_with_index(outer).up().build();
+    handle.link().set(up).execute().await.map_err(failed("bring the link up"))?;
+    let address = handle.address().add(outer, link.host().into(), 30).replace();
+    address.execute().await.map_err(failed("give the link its address"))?;
+    let route =
+        RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(link.address(0), 24).gateway(link.node()).build();
+    handle.route().add(route).replace().execute().await.map_err(failed("route the node's addresses"))?;
     driver.abort();
     Ok(())
 }
@@ -202,16 +233,24 @@ pub async fn configure_inner_link(link: Link) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the link away; its routes go with it.
+/// Takes the node's link away; its routes go with it. A link of this number that another node made stays.
 ///
 /// # Errors
 /// The kernel refuses.
-pub async fn remove_link(link: Link) -> io::Result<()> {
+pub async fn remove_link(paths: &Paths, link: Link) -> io::Result<()> {
+    if !is_link_of(paths, link) {
+        return Ok(());
+    }
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
     if let Some(index) = interface_index(&handle, &link.host_interface()).await {
         let removed = handle.link().del(index).execute().await;
-        removed.map_err(|error| io::Error::other(format!("remove the link to the node: {error}")))?;
+        // The kernel removes it by itself once the node's network is gone, and may just have done so.
+        if let Err(error) = removed
+            && interface_index(&handle, &link.host_interface()).await.is_some()
+        {
+            return Err(io::Error::other(format!("remove the link to the node: {error}")));
+        }
     }
     driver.abort();
     Ok(())
@@ -266,11 +305,27 @@ pub fn inherited_listener() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// The lowest link number that no isolated node of this data folder has and no interface of this machine.
+///
+/// # Errors
+/// A node's facts cannot be read, or all numbers are taken.
+pub fn free_link(data_dir: &std::path::Path) -> io::Result<u8> {
+    let mut taken = Vec::new();
+    for name in list(data_dir)? {
+        taken.extend(NodeFacts::load(&Paths::new(data_dir, Some(&name)))?.map(|facts| facts.link));
+    }
+    let free = |number: &u8| {
+        let interface = std::path::Path::new("/sys/class/net").join(Link::new(*number).host_interface());
+        !taken.contains(number) && !interface.exists()
+    };
+    (1..=MAX_LINKS).find(free).ok_or_else(|| io::Error::other(format!("there are {MAX_LINKS} isolated nodes already")))
+}
+
 /// The names of the isolated nodes below the data folder.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn list(data_dir: &std::path::Path) -> io::Result<Vec<String>> {
+fn list(data_dir: &std::path::Path) -> io::Result<Vec<String>> {
     let folder = data_dir.join("isolated");
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,

@@ -9,6 +9,7 @@ mod images;
 mod inprocess;
 mod isolation;
 mod kubeconfig;
+mod leftovers;
 mod network;
 mod node;
 mod paths;

@@ -52,6 +52,14 @@ pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetwork
     })
 }
 
+/// What Services may have of the node itself.
+pub struct OwnAddresses {
+    /// The node's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its TCP ports that stay its own.
+    pub reserved_ports: Vec<u16>,
+}
+
 /// The running network of the node.
 pub struct Network {
     /// Addresses and interfaces of pods.
@@ -68,7 +76,7 @@ pub struct Network {
 pub fn start(
     paths: &Paths,
     facts: &NodeFacts,
-    address: IpAddr,
+    own: OwnAddresses,
     informers: &Informers,
     balancer: (Client, Recorder),
 ) -> Result<Network, CommandError> {
@@ -89,8 +97,9 @@ pub fn start(
         host_ports: pods.host_ports(),
     })?;
     let (client, recorder) = balancer;
-    let node_addresses = vec![address];
-    let balancer = BalancerConfig { informers: informers.clone(), client, recorder, pool, node_addresses };
+    let OwnAddresses { addresses: node_addresses, reserved_ports } = own;
+    let balancer =
+        BalancerConfig { informers: informers.clone(), client, recorder, pool, node_addresses, reserved_ports };
     let dns = Dns::start(dns_config(facts, informers))?;
     Ok(Network { pods, _rules: rules, _balancer: Balancer::start(balancer), _dns: dns })
 }

@@ -18,7 +18,7 @@ use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Informer, Informers, Recorder};
 use skiff_controllers::ControllerManager;
-use skiff_cri::RuntimeService;
+use skiff_cri::{ListPodSandboxRequest, RuntimeService};
 use skiff_kubelet::Kubelet;
 use skiff_runtime::image::{ImageStore, ImageStoreOptions};
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
@@ -35,7 +35,7 @@ use crate::images;
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
-use crate::network::{self, Network, POD_RANGE, SERVICE_RANGE};
+use crate::network::{self, Network, OwnAddresses, POD_RANGE, SERVICE_RANGE};
 use crate::paths::{NodeFacts, Paths, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
 use crate::server::bind;
@@ -52,6 +52,9 @@ pub const CLUSTER_DOMAIN: &str = "cluster.local";
 const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 /// The API server's port inside an isolated node, where nobody else has any.
 const INNER_API_PORT: u16 = 6443;
+
+/// Where people reach a machine when all else fails; a Service must not take that from them.
+const SSH_PORT: u16 = 22;
 
 /// What every part is told of the node.
 struct Setting {
@@ -105,7 +108,8 @@ pub async fn run(
     let controllers = start_controllers(&setting, &server, &informers);
     let balancer = inprocess::controller_client(&server, "service-controller");
     let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
-    let network = network::start(&setting.paths, &setting.facts, setting.address, &informers, (balancer, recorder))?;
+    let network =
+        network::start(&setting.paths, &setting.facts, own_addresses(&setting), &informers, (balancer, recorder))?;
     let runtime = start_runtime(&setting, &network).await?;
     let kubelet = start_kubelet(&setting, &server, &runtime).await?;
     let command = Arc::new(NodeControl {
@@ -128,6 +132,12 @@ pub async fn run(
     controllers.shutdown().await;
     server.stop();
     Ok(())
+}
+
+/// The node's addresses and the ports of them that are not for Services.
+fn own_addresses(setting: &Setting) -> OwnAddresses {
+    let ports = vec![SSH_PORT, setting.api_port, skiff_kubelet::DEFAULT_PORT];
+    OwnAddresses { addresses: vec![setting.address], reserved_ports: ports }
 }
 
 /// The node's own address: given, the link's, or the one that outgoing connections have.
@@ -191,13 +201,18 @@ async fn start_runtime(setting: &Setting, network: &Network) -> Result<NodeRunti
     };
     let folder = setting.paths.images();
     let images = tokio::task::spawn_blocking(move || ImageStore::open(folder, options)).await??;
+    let cgroup = setting.paths.runtime_cgroup();
     let config = RuntimeConfig {
-        default_cgroup_parent: format!("{}/skiff", setting.paths.cgroup_parent()),
+        shim_cgroup: Some(format!("{cgroup}/shims")),
+        default_cgroup_parent: cgroup,
         ..RuntimeConfig::new(setting.paths.runtime(), setting.paths.volatile())?
     };
     let plugin = Arc::new(PluggedNetwork(network.pods.clone()));
     let source = Arc::new(images.clone());
     let runtime = EmbeddedRuntime::start(config, source, plugin, setting.clock.clone()).await?;
+    // Sandboxes that were removed while nobody kept the books have addresses still.
+    let known = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
+    network.pods.retain(|id| known.iter().any(|sandbox| sandbox.id == id))?;
     Ok(NodeRuntime { containers: Arc::new(runtime), images })
 }
 
@@ -416,25 +431,4 @@ impl NodeControl {
         })?;
         Ok(self.status())
     }
-}
-
-/// Ends what a server that was killed left running.
-///
-/// # Errors
-/// Something does not end.
-pub fn remove_leftovers(_paths: &Paths) -> Result<(), CommandError> {
-    Ok(())
-}
-
-/// Removes what the node left on the machine beside its folder.
-///
-/// # Errors
-/// Something cannot be removed.
-pub fn remove_everything(_paths: &Paths) -> Result<(), CommandError> {
-    Ok(())
-}
-
-/// The processes that keep containers while no server runs.
-pub fn shim_pids(_paths: &Paths) -> Vec<i32> {
-    Vec::new()
 }

@@ -110,6 +110,11 @@ impl Paths {
         }
     }
 
+    /// The cgroup of the runtime's own, and of sandboxes that name none.
+    pub fn runtime_cgroup(&self) -> String {
+        format!("{}/skiff", self.cgroup_parent())
+    }
+
     /// Makes the folders that everything else expects.
     ///
     /// # Errors

@@ -8,12 +8,16 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{NodeOptions, Target};
 use crate::commands::{CommandError, server_arguments};
 use crate::isolation::{self, Link};
+use crate::leftovers;
 use crate::node;
 use crate::paths::{NodeFacts, Paths};
 use crate::process::Process;
 
 /// More threads would only cost memory: the work is short and waits mostly.
 const WORKER_THREADS: usize = 2;
+
+/// How often a node looks for another link number when others start at the same time.
+const LINK_ATTEMPTS: usize = 10;
 
 /// Runs the server until it is told to end.
 ///
@@ -24,7 +28,7 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
     paths.create()?;
     let facts = NodeFacts::load(&paths)?.ok_or("this node was never set up; start it with skiff up")?;
     if paths.isolated.is_some() && !inside {
-        return enter(target, options, &paths, &facts);
+        return enter(target, options, &paths, facts);
     }
     let hosts_listener = if inside { Some(isolation::inherited_listener()?) } else { None };
     if !inside {
@@ -44,18 +48,41 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
 
 /// The isolated node's first stage: binds the host's port, makes the namespaces and the link, and starts the second
 /// stage inside.
-fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: &NodeFacts) -> Result<(), CommandError> {
+fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: NodeFacts) -> Result<(), CommandError> {
     nix::unistd::setsid().map(drop).unwrap_or_default();
     let listener = bind(("127.0.0.1", facts.api_port))?;
-    let keeper = isolation::ensure_keeper(paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(isolation::ensure_link(keeper, Link::new(facts.link)))?;
+    let keeper = match isolation::keeper_of(paths)? {
+        Some(keeper) => keeper,
+        None => {
+            // With the last keeper all that it held is gone, or soon will be: the link, the run folder's mounts.
+            runtime.block_on(isolation::remove_link(paths, Link::new(facts.link)))?;
+            leftovers::end_processes(paths)?;
+            isolation::start_keeper(paths)?
+        }
+    };
+    runtime.block_on(link_up(target, paths, facts, keeper))?;
     drop(runtime);
     let mut arguments = server_arguments(target, options);
     arguments.push("--inside".to_owned());
     let server = isolation::spawn_inside(keeper, listener, &arguments, paths)?;
     server.write(&paths.server_pid())?;
     Ok(())
+}
+
+/// Makes the node's link. Another node, of another data folder, may have taken its number meanwhile: then it gets a new
+/// one, and with it new addresses.
+async fn link_up(target: &Target, paths: &Paths, mut facts: NodeFacts, keeper: Process) -> io::Result<()> {
+    for _ in 0..LINK_ATTEMPTS {
+        match isolation::ensure_link(paths, keeper, Link::new(facts.link)).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                facts.link = isolation::free_link(&target.data_dir)?;
+                facts.save(paths)?;
+            }
+            done => return done,
+        }
+    }
+    isolation::ensure_link(paths, keeper, Link::new(facts.link)).await
 }
 
 /// Binds a port, or says what to do about it.

@@ -185,7 +185,8 @@ impl Cluster {
         command
     }
 
-    fn keeper_pid(&self) -> u32 {
+    /// The process id of the first process of the node on the host.
+    pub fn keeper_pid(&self) -> u32 {
         self.pid_in("keeper.pid")
     }
 

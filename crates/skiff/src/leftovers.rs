@@ -1,0 +1,143 @@
+//! What a node leaves on the machine beside its folder: processes, cgroups, mounts, interfaces, rules, logs.
+//! All of it is found from outside, so that it can be ended and removed also when the server was killed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, umount2};
+use skiff_netd::{Netd, PodNetwork};
+use skiff_runtime::leftovers;
+
+use crate::commands::CommandError;
+use crate::network;
+use crate::paths::{NodeFacts, Paths, named};
+
+/// The cgroup that the node agent makes for Pods, below the node's cgroup parent.
+const PODS_CGROUP: &str = "/kubepods";
+
+/// Ends what a server that was killed left running; says whether there was anything. The server and, in isolation,
+/// the keeper must be gone already.
+///
+/// # Errors
+/// Something does not end.
+pub fn end_processes(paths: &Paths) -> Result<bool, CommandError> {
+    let ran = leftovers::end_everything(&paths.runtime(), &paths.volatile())?;
+    if paths.isolated.is_some() {
+        // With the keeper all of its processes ended, and all of its mounts went; only names are left.
+        leftovers::remove_cgroup(&paths.cgroup_parent())?;
+        remove_folder(&paths.volatile())?;
+    }
+    Ok(ran)
+}
+
+/// Removes what the node left on the machine beside its folder, and makes sure that nothing is mounted in that.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove_everything(paths: &Paths) -> Result<(), CommandError> {
+    if paths.isolated.is_none() {
+        if let Some(facts) = NodeFacts::load(paths)? {
+            Netd::clean_up()?;
+            PodNetwork::clean_up_everything(&network::pod_network_config(paths, &facts)?)?;
+            leftovers::remove_cgroup(&paths.runtime_cgroup())?;
+            leftovers::remove_empty_cgroups(PODS_CGROUP)?;
+            remove_logs(paths)?;
+        }
+    }
+    // What is mounted there may be the user's own files: they must be out of the way before anything is removed.
+    unmount_below(&[paths.volatile(), paths.kubelet(), paths.runtime(), paths.network()])?;
+    remove_folder(&paths.volatile())?;
+    Ok(())
+}
+
+/// The logs of the node's Pods where the machine has its logs: the folders whose name ends with a Pod's id, and the
+/// links that led there.
+fn remove_logs(paths: &Paths) -> io::Result<()> {
+    let logs = paths.container_logs();
+    let uids = names(&paths.kubelet().join("pods"))?;
+    for folder in names(&logs.join("pods"))? {
+        if uids.iter().any(|uid| folder.strip_suffix(uid.as_str()).is_some_and(|rest| rest.ends_with('_'))) {
+            remove_folder(&logs.join("pods").join(folder))?;
+        }
+    }
+    for link in names(&logs.join("containers"))? {
+        let link = logs.join("containers").join(link);
+        let is_dangling = fs::read_link(&link).is_ok_and(|target| target.starts_with(logs.join("pods")))
+            && !link.try_exists().unwrap_or(true);
+        if is_dangling {
+            fs::remove_file(&link).map_err(|error| named(&link, "remove", error))?;
+        }
+    }
+    Ok(())
+}
+
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<_>>()
+            .map_err(|error| named(folder, "read", error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(named(folder, "read", error)),
+    }
+}
+
+/// Removes a folder and all that is in it; one that is not there is fine.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(folder, "remove", error)),
+        _ => Ok(()),
+    }
+}
+
+/// Unmounts everything that is mounted at or below the folders.
+fn unmount_below(folders: &[PathBuf]) -> io::Result<()> {
+    let mounted = || Ok::<_, io::Error>(mounts_below(&fs::read_to_string("/proc/self/mountinfo")?, folders));
+    for target in mounted()?.iter().rev() {
+        umount2(target, MntFlags::MNT_DETACH).map_err(|error| named(target, "unmount", error.into()))?;
+    }
+    match mounted()?.first() {
+        Some(left) => Err(io::Error::other(format!("{} is still mounted", left.display()))),
+        None => Ok(()),
+    }
+}
+
+/// The mount points of a process's mountinfo that are at or below the folders, the earliest first.
+fn mounts_below(mountinfo: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    points.filter(|point| folders.iter().any(|folder| point.starts_with(folder))).collect()
+}
+
+/// The kernel writes the four letters that would break a line's fields as a backslash and their octal number.
+fn unescape(text: &str) -> PathBuf {
+    let mut path = text.to_owned();
+    for (escape, letter) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        path = path.replace(escape, letter);
+    }
+    path.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(points: &[&str], expected: &[&str]) {
+        let lines: Vec<_> = points.iter().map(|point| format!("1 2 0:3 / {point} rw - tmpfs tmpfs rw")).collect();
+        let found = mounts_below(&lines.join("\n"), &["/d/kubelet".into(), "/run/skiff/node".into()]);
+        assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn only_mounts_of_the_node_are_its_own() {
+        check(&["/", "/d", "/d/images", "/d/kubelet2"], &[]);
+        check(&["/d/kubelet/a", "/proc", "/run/skiff/node/b/shm"], &["/d/kubelet/a", "/run/skiff/node/b/shm"]);
+        check(
+            &["/d/kubelet/with\\040space", "/d/kubelet/back\\134slash"],
+            &["/d/kubelet/with space", "/d/kubelet/back\\slash"],
+        );
+    }
+}
