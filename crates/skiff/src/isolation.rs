@@ -8,6 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nix::mount::{MsFlags, mount};
@@ -25,6 +26,8 @@ use crate::process::Process;
 const LINK_PREFIX: [u8; 2] = [198, 18];
 /// The most isolated nodes at a time.
 pub const MAX_LINKS: u8 = 250;
+/// A keeper that was killed is gone after this long.
+const END_LIMIT: Duration = Duration::from_secs(30);
 /// The name of the link inside the node.
 const INNER_LINK: &str = "eth0";
 
@@ -77,7 +80,15 @@ fn namespaces() -> CloneFlags {
 /// # Errors
 /// Its file cannot be read.
 pub fn keeper_of(paths: &Paths) -> io::Result<Option<Process>> {
-    Process::read(&paths.keeper_pid())
+    let Some(keeper) = Process::read(&paths.keeper_pid())? else { return Ok(None) };
+    // One that is ending has no namespaces any more, but must see all others in its process namespace end first.
+    if fs::exists(format!("/proc/{}/ns/net", keeper.pid)).is_ok_and(|exists| exists) {
+        return Ok(Some(keeper));
+    }
+    if keeper.wait_gone(END_LIMIT) {
+        return Ok(None);
+    }
+    Err(io::Error::other(format!("process {} does not end", keeper.pid)))
 }
 
 /// Starts the keeper of a node.
@@ -188,7 +199,8 @@ pub async fn ensure_link(paths: &Paths, keeper: Process, link: Link) -> io::Resu
         fs::write(&alias, paths.root.display().to_string()).map_err(|error| named(&alias, "write", error))?;
         let inner = interface_index(&handle, &unmoved).await;
         let inner = inner.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
-        let netns = File::open(format!("/proc/{}/ns/net", keeper.pid))?;
+        let netns = format!("/proc/{}/ns/net", keeper.pid);
+        let netns = File::open(&netns).map_err(|error| named(netns.as_ref(), "open", error))?;
         let moved = LinkUnspec::new_with_index(inner)
             .name(INNER_LINK)
             .setns_by_fd(std::os::fd::AsRawFd::as_raw_fd(&netns))
