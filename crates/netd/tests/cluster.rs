@@ -86,6 +86,7 @@ fn start_balancer(server: &Arc<ApiServer>) -> Balancer {
         client: own,
         pool: vec!["203.0.113.4/31".parse().expect("a range")],
         node_addresses: vec!["192.0.2.1".parse().expect("an address")],
+        reserved_ports: Vec::new(),
     })
 }
 

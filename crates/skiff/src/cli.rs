@@ -110,11 +110,11 @@ pub enum Command {
         #[arg(long, hide = true)]
         inside: bool,
     },
+    /// Make an isolated node's namespaces and start its keeper in them
     #[command(hide = true)]
-    #[expect(missing_docs, reason = "not for people")]
     KeeperParent { root: PathBuf },
+    /// Hold an isolated node's namespaces open
     #[command(hide = true)]
-    #[expect(missing_docs, reason = "not for people")]
     Keeper { root: PathBuf },
 }
 
