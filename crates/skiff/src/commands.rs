@@ -283,14 +283,16 @@ fn observe_status(paths: &Paths) -> Outcome<Value> {
     let mut status = ask(paths, Method::GET, "/status", &Value::Null)?;
     let roots = [Some(server), Process::read(&paths.keeper_pid())?];
     let mut pids: Vec<i32> = roots.iter().flatten().flat_map(|root| descendants(root.pid)).collect();
-    pids.extend(skiff_runtime::leftovers::shim_pids(&paths.volatile()));
+    let shims = skiff_runtime::leftovers::shim_pids(&paths.volatile());
+    pids.extend(&shims);
     pids.sort_unstable();
     pids.dedup();
     let mut processes = Vec::new();
     for process in pids.into_iter().filter_map(Process::of) {
         let executable = fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
-        // Containers' own processes are the user's, not the node's.
-        if executable.file_name() != std::env::current_exe()?.file_name() {
+        // Containers' own processes are the user's, not the node's. Shims run from a view of the program without a name.
+        let is_ours = shims.contains(&process.pid) || executable.file_name() == std::env::current_exe()?.file_name();
+        if !is_ours {
             continue;
         }
         let command = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();

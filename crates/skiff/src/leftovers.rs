@@ -69,6 +69,14 @@ fn remove_logs(paths: &Paths) -> io::Result<()> {
             fs::remove_file(&link).map_err(|error| named(&link, "remove", error))?;
         }
     }
+    for folder in [logs.join("pods"), logs.join("containers")] {
+        match fs::remove_dir(&folder) {
+            Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::DirectoryNotEmpty].contains(&error.kind()) => {
+                return Err(named(&folder, "remove", error));
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }
 

@@ -38,7 +38,7 @@ use crate::kubeconfig;
 use crate::network::{self, Network, OwnAddresses, POD_RANGE, SERVICE_RANGE};
 use crate::paths::{NodeFacts, Paths, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
-use crate::server::bind;
+use crate::server::{API_PORT_ADVICE, bind};
 
 /// The version of the Kubernetes API that is served.
 pub const KUBERNETES_VERSION: &str = "v1.36.2+skiff";
@@ -93,7 +93,7 @@ pub async fn run(
         facts,
         options,
     };
-    let mut listeners = vec![bind(("0.0.0.0", setting.api_port))?];
+    let mut listeners = vec![bind(("0.0.0.0", setting.api_port), API_PORT_ADVICE)?];
     listeners.extend(hosts_listener);
     let store = open_store(&setting).await?;
     let server = start_api_server(&setting, store).await?;
@@ -227,7 +227,7 @@ async fn start_kubelet(
         &format!("system:node:{node_name}"),
         &Purpose::Server { names: &names, addresses: &[setting.address, Ipv4Addr::LOCALHOST.into()] },
     )?;
-    let listener = bind(("0.0.0.0", skiff_kubelet::DEFAULT_PORT))?;
+    let listener = bind(("0.0.0.0", skiff_kubelet::DEFAULT_PORT), "perhaps another kubelet; end that one")?;
     listener.set_nonblocking(true)?;
     let client = inprocess::client(server, &format!("system:node:{node_name}"), &["system:nodes"], "kubelet");
     let config = skiff_kubelet::Config {

@@ -16,6 +16,8 @@ use crate::process::Process;
 /// More threads would only cost memory: the work is short and waits mostly.
 const WORKER_THREADS: usize = 2;
 
+/// What to do when the API server's port is taken.
+pub const API_PORT_ADVICE: &str = "end that one, or choose another port with --api-port";
 /// How often a node looks for another link number when others start at the same time.
 const LINK_ATTEMPTS: usize = 10;
 
@@ -50,7 +52,7 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
 /// stage inside.
 fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: NodeFacts) -> Result<(), CommandError> {
     nix::unistd::setsid().map(drop).unwrap_or_default();
-    let listener = bind(("127.0.0.1", facts.api_port))?;
+    let listener = bind(("127.0.0.1", facts.api_port), API_PORT_ADVICE)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let keeper = match isolation::keeper_of(paths)? {
         Some(keeper) => keeper,
@@ -85,17 +87,14 @@ async fn link_up(target: &Target, paths: &Paths, mut facts: NodeFacts, keeper: P
     isolation::ensure_link(paths, keeper, Link::new(facts.link)).await
 }
 
-/// Binds a port, or says what to do about it.
+/// Binds a port, or says what to do about it: `advice` is for when another program has it.
 ///
 /// # Errors
 /// The port is in use, or cannot be had.
-pub fn bind(address: (&str, u16)) -> Result<TcpListener, CommandError> {
+pub fn bind(address: (&str, u16), advice: &str) -> Result<TcpListener, CommandError> {
     TcpListener::bind(address).map_err(|error| {
-        let advice = if error.kind() == io::ErrorKind::AddrInUse {
-            "; another program uses it: end that one, or choose another port with --api-port"
-        } else {
-            ""
-        };
+        let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+        let advice = if is_taken { format!("; another program uses it: {advice}") } else { String::new() };
         format!("listen on {}:{}: {error}{advice}", address.0, address.1).into()
     })
 }

@@ -53,6 +53,10 @@ fn kill(pid: u32) {
 fn a_killed_server(cluster: &Cluster) {
     let before = containers(cluster);
     assert_eq!(before.len(), 2);
+    let status = cluster.skiff(&["status"]).ok();
+    for role in [" server ", " keeper ", " shim "] {
+        assert!(status.contains(role), "{status}");
+    }
     let pid = cluster.server_pid();
     cluster.kubectl("create configmap last-words --from-literal=said=yes").ok();
     kill(pid);
