@@ -15,6 +15,7 @@ mkdir -p /run/skiff
 mount -t tmpfs tmpfs /run/skiff
 mount -t tmpfs tmpfs /var/log
 ip link set lo up
+trap '"$SKIFF_BIN" delete --data-dir "$DATA"' EXIT
 traces() {
   ip -br link | grep -v '^lo ' | sed 's/^\([a-z]*\).*/\1/; s/^/link /' | sort -u
   nft list tables
