@@ -2,6 +2,7 @@
 //! processes and cgroups. Nothing here needs the runtime to run, nor a tokio runtime.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -18,12 +19,18 @@ use crate::shim::proto::SOCKET_NAME;
 /// A killed process is gone after this long, unless the kernel holds it in a call.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// The shims that still hold a sandbox, by the sockets in the folder of volatile files.
-pub fn shim_pids(run: &Path) -> Vec<i32> {
-    let mut pids: Vec<i32> = folder_names(run).iter().filter_map(|name| shim_at(&run.join(name)).ok()).collect();
+/// The shims that hold a sandbox now, by the records in `root` and the sockets in the folder of volatile files.
+/// Others' shims in that folder are not among them.
+pub fn shim_pids(root: &Path, run: &Path) -> Vec<i32> {
+    let mut pids: Vec<i32> = sandbox_ids(root).iter().filter_map(|id| shim_at(&run.join(id)).ok()).collect();
     pids.sort_unstable();
     pids.dedup();
     pids
+}
+
+/// The sandboxes that the folder knows of, finished or not.
+pub fn sandbox_ids(root: &Path) -> Vec<OsString> {
+    folder_names(&root.join("sandboxes"))
 }
 
 /// Who listens on the socket in this folder. The connection is closed again at once, which a shim does not mind.
@@ -44,7 +51,7 @@ fn shim_at(folder: &Path) -> io::Result<i32> {
 pub fn end_everything(root: &Path, run: &Path) -> io::Result<bool> {
     let layout = Layout::detect()?;
     let cgroups = container_cgroups(root);
-    let shims = shim_pids(run);
+    let shims = shim_pids(root, run);
     let mut members: BTreeSet<i32> = shims.iter().copied().collect();
     // Shims first, so that none starts or restarts anything meanwhile.
     kill_all(&shims)?;
@@ -69,6 +76,14 @@ pub fn remove_cgroup(cgroup: &str) -> io::Result<()> {
     layout.remove_below(cgroup)
 }
 
+/// Whether a process is in the cgroup or in one below it.
+///
+/// # Errors
+/// The machine has no cgroups.
+pub fn is_cgroup_in_use(cgroup: &str) -> io::Result<bool> {
+    Ok(!Layout::detect()?.processes_below(cgroup).is_empty())
+}
+
 /// Removes those cgroups at and below this one that have no processes.
 ///
 /// # Errors
@@ -81,7 +96,7 @@ pub fn remove_empty_cgroups(cgroup: &str) -> io::Result<()> {
 fn container_cgroups(root: &Path) -> Vec<String> {
     let sandboxes = root.join("sandboxes");
     let mut cgroups = Vec::new();
-    for sandbox in folder_names(&sandboxes) {
+    for sandbox in sandbox_ids(root) {
         let containers = sandboxes.join(sandbox).join("containers");
         for container in folder_names(&containers) {
             // What has no record yet has no process either: the record is written before the start.
@@ -92,7 +107,7 @@ fn container_cgroups(root: &Path) -> Vec<String> {
     cgroups
 }
 
-fn folder_names(folder: &Path) -> Vec<std::ffi::OsString> {
+fn folder_names(folder: &Path) -> Vec<OsString> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
 }
 

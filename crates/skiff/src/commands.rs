@@ -56,12 +56,12 @@ pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
         start_server(&paths, target, options)?;
     }
     let status = wait_ready(&paths, Duration::from_secs(options.wait))?;
-    if paths.isolated.is_none() {
-        if let Some(file) = kubeconfig::users_file() {
-            let text = fs::read_to_string(paths.kubeconfig())?;
-            let config: Value = serde_saphyr::from_str(&text)?;
-            kubeconfig::merge_into(&file, &config)?;
-        }
+    if paths.isolated.is_none()
+        && let Some(file) = kubeconfig::users_file()
+    {
+        let text = fs::read_to_string(paths.kubeconfig())?;
+        let config: Value = serde_saphyr::from_str(&text)?;
+        kubeconfig::merge_into(&file, &config)?;
     }
     print_next_steps(&paths, &facts, &status)
 }
@@ -283,7 +283,7 @@ fn observe_status(paths: &Paths) -> Outcome<Value> {
     let mut status = ask(paths, Method::GET, "/status", &Value::Null)?;
     let roots = [Some(server), Process::read(&paths.keeper_pid())?];
     let mut pids: Vec<i32> = roots.iter().flatten().flat_map(|root| descendants(root.pid)).collect();
-    let shims = skiff_runtime::leftovers::shim_pids(&paths.volatile());
+    let shims = skiff_runtime::leftovers::shim_pids(&paths.runtime(), &paths.volatile());
     pids.extend(&shims);
     pids.sort_unstable();
     pids.dedup();

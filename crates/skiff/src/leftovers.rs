@@ -22,10 +22,18 @@ const PODS_CGROUP: &str = "/kubepods";
 /// # Errors
 /// Something does not end.
 pub fn end_processes(paths: &Paths) -> Result<bool, CommandError> {
+    if NodeFacts::load(paths)?.is_none() {
+        // It never ran; what is there under its name is another's, of another data folder.
+        return Ok(false);
+    }
     let ran = leftovers::end_everything(&paths.runtime(), &paths.volatile())?;
-    if paths.isolated.is_some() {
+    if let Some(name) = &paths.isolated {
         // With the keeper all of its processes ended, and all of its mounts went; only names are left.
-        leftovers::remove_cgroup(&paths.cgroup_parent())?;
+        let cgroup = paths.cgroup_parent();
+        if leftovers::is_cgroup_in_use(&cgroup)? {
+            return Err(format!("another node is called {name}: there are processes in the cgroup {cgroup}").into());
+        }
+        leftovers::remove_cgroup(&cgroup)?;
         remove_folder(&paths.volatile())?;
     }
     Ok(ran)
@@ -36,18 +44,21 @@ pub fn end_processes(paths: &Paths) -> Result<bool, CommandError> {
 /// # Errors
 /// Something cannot be removed.
 pub fn remove_everything(paths: &Paths) -> Result<(), CommandError> {
+    let Some(facts) = NodeFacts::load(paths)? else { return Ok(()) };
     if paths.isolated.is_none() {
-        if let Some(facts) = NodeFacts::load(paths)? {
-            Netd::clean_up()?;
-            PodNetwork::clean_up_everything(&network::pod_network_config(paths, &facts)?)?;
-            leftovers::remove_cgroup(&paths.runtime_cgroup())?;
-            leftovers::remove_empty_cgroups(PODS_CGROUP)?;
-            remove_logs(paths)?;
-        }
+        Netd::clean_up()?;
+        PodNetwork::clean_up_everything(&network::pod_network_config(paths, &facts)?)?;
+        leftovers::remove_cgroup(&paths.runtime_cgroup())?;
+        leftovers::remove_empty_cgroups(PODS_CGROUP)?;
+        remove_logs(paths)?;
     }
+    let sandboxes = leftovers::sandbox_ids(&paths.runtime());
+    let volatile: Vec<PathBuf> = sandboxes.iter().map(|id| paths.volatile().join(id)).collect();
     // What is mounted there may be the user's own files: they must be out of the way before anything is removed.
-    unmount_below(&[paths.volatile(), paths.kubelet(), paths.runtime(), paths.network()])?;
-    remove_folder(&paths.volatile())?;
+    unmount_below(&volatile)?;
+    unmount_below(&[paths.kubelet(), paths.runtime(), paths.network()])?;
+    volatile.iter().try_for_each(|folder| remove_folder(folder))?;
+    remove_if_empty(&paths.volatile())?;
     Ok(())
 }
 
@@ -69,15 +80,18 @@ fn remove_logs(paths: &Paths) -> io::Result<()> {
             fs::remove_file(&link).map_err(|error| named(&link, "remove", error))?;
         }
     }
-    for folder in [logs.join("pods"), logs.join("containers")] {
-        match fs::remove_dir(&folder) {
-            Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::DirectoryNotEmpty].contains(&error.kind()) => {
-                return Err(named(&folder, "remove", error));
-            }
-            _ => {}
+    remove_if_empty(&logs.join("pods"))?;
+    remove_if_empty(&logs.join("containers"))
+}
+
+/// Removes a folder that nobody else has anything in.
+fn remove_if_empty(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::DirectoryNotEmpty].contains(&error.kind()) => {
+            Err(named(folder, "remove", error))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {

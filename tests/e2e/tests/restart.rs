@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::eventually;
+use skiff_e2e::cluster::{eventually, skiff_binary};
 
 #[test]
 fn nothing_is_lost_and_nothing_stays() {
@@ -21,6 +21,7 @@ fn nothing_is_lost_and_nothing_stays() {
     cluster.skiff(&["up"]).ok();
     cluster.rollout("hello");
     let traces = Traces::of(&cluster);
+    a_namesake(&cluster);
     assert_eq!(traces.left(), traces.expected, "what a running node has on the machine");
     kill(cluster.server_pid());
     cluster.skiff(&["delete"]).ok();
@@ -91,6 +92,21 @@ fn down_after_a_kill(cluster: &Cluster) {
     cluster.skiff(&["down"]).ok();
     let folder = traces.folder.display().to_string();
     assert_eq!(traces.left(), [folder], "a stopped node has its folder and nothing else");
+}
+
+/// A node of another data folder that has the same name does no harm.
+fn a_namesake(cluster: &Cluster) {
+    let folder = cluster.folder().join("elsewhere").display().to_string();
+    let other = |command: &str| {
+        let target = [command, "--isolated", &cluster.name, "--data-dir", &folder];
+        Command::new(skiff_binary()).args(target).output().unwrap()
+    };
+    assert!(other("delete").status.success(), "there is nothing to delete");
+    let refused = other("up");
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("another node is called"), "{said}");
+    cluster.kubectl("exec deployment/hello -- true").ok();
 }
 
 /// Waits until none of the containers of before is left and all Pods are Ready again.
