@@ -1,7 +1,9 @@
 //! Objects kept in files and changed by hand: apply, edit, patch, diff, wait, selectors, output forms, errors.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::eventually;
@@ -32,6 +34,7 @@ fn objects_in_files() {
     changing(&cluster);
     fields_and_their_owners(&cluster);
     looking(&cluster);
+    watching(&cluster);
     mistakes(&cluster);
     namespaces_and_rights(&cluster);
     draining(&cluster);
@@ -130,6 +133,22 @@ fn looking(cluster: &Cluster) {
     assert!(cluster.kubectl("events --for deployment/web").ok().contains("ScalingReplicaSet"));
     let sorted = cluster.kubectl("get events --sort-by=.metadata.creationTimestamp").ok();
     assert!(sorted.contains("Scheduled"), "{sorted}");
+}
+
+fn watching(cluster: &Cluster) {
+    let words = ["get", "cm", "shared", "--watch", "--no-headers", "--output-watch-events"];
+    let mut kubectl = cluster.kubectl_command(&words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(kubectl.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap().split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    assert_eq!(next(), "ADDED shared 1");
+    cluster.kubectl_args(&["patch", "cm", "shared", "-p", r#"{"data":{"y":"2"}}"#]).ok();
+    assert_eq!(next(), "MODIFIED shared 2");
+    cluster.kubectl("delete cm shared").ok();
+    assert_eq!(next(), "DELETED shared 2");
+    cluster.kubectl("create configmap shared --from-literal=x=1").ok();
+    assert_eq!(next(), "ADDED shared 1");
+    kubectl.kill().unwrap();
+    kubectl.wait().unwrap();
 }
 
 fn mistakes(cluster: &Cluster) {
