@@ -264,11 +264,16 @@ fn recreate_never_overlaps(cluster: &Cluster) {
 }
 
 fn a_rollout_that_is_stuck(cluster: &Cluster) {
-    let patch = r#"{"spec":{"progressDeadlineSeconds":1}}"#;
-    cluster.kubectl_args(&["patch", "deployment", "web", "-p", patch]).ok();
+    let deadline = |seconds: u32| {
+        let patch = format!(r#"{{"spec":{{"progressDeadlineSeconds":{seconds}}}}}"#);
+        cluster.kubectl_args(&["patch", "deployment", "web", "-p", &patch]).ok();
+    };
+    deadline(1);
     cluster.kubectl("set image deployment/web web=localhost:5000/hello:v9").ok();
     let stuck = cluster.kubectl("rollout status deployment/web --timeout=60s");
     assert_eq!(stuck.stderr, "error: deployment \"web\" exceeded its progress deadline\n");
+    // The way back may take longer than that.
+    deadline(600);
     cluster.kubectl("rollout undo deployment/web").ok();
     cluster.rollout("web");
 }
