@@ -259,8 +259,12 @@ impl Drop for Cluster {
                 .unwrap_or_else(|error| eprintln!("registry: {error}"));
         }
         if std::thread::panicking() {
-            eprintln!("{}", self.kubectl("get events -A").stdout);
-            eprintln!("{}", self.kubectl("get pods -A -o wide").stdout);
+            const ROWS: usize = 40;
+            for what in ["get events -A --sort-by=.lastTimestamp", "get pods -A -o wide"] {
+                let text = self.kubectl(what).stdout;
+                let rows: Vec<_> = text.lines().collect();
+                eprintln!("{}", rows[rows.len().saturating_sub(ROWS)..].join("\n"));
+            }
             let log = self.data.join("isolated").join(&self.name).join("skiff.log");
             let text = std::fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<_> = text.lines().collect();
