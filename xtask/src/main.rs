@@ -1,4 +1,4 @@
-//! Everything a contributor runs: `cargo xtask test`, `bench`, `tidy`.
+//! Everything a contributor runs: `cargo xtask test`, `bench`, `facts`, `tidy`.
 
 mod bench;
 mod needs;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask test [LAYER | FILTER]   install what the tests need, run them, sum them up; layers: pure, node
 cargo xtask bench [NAME]            measure; names: store, up, idle, pods, memory
+cargo xtask facts                   make the descriptions of the API anew, from the k8s-openapi crate
 cargo xtask tidy                    format, lints, dependency edges, file sizes";
 
 fn main() -> ExitCode {
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("test") => test::run(&rest),
         Some("bench") => bench::run(&rest),
+        Some("facts") => facts(),
         Some("tidy") => tidy::run(),
         _ => Err(USAGE.to_owned()),
     };
@@ -29,4 +31,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The generator is a workspace of its own, because what it builds is needed for nothing else.
+fn facts() -> Result<(), String> {
+    let arguments =
+        ["run", "--release", "--manifest-path", "xtask/facts/Cargo.toml", "--", "crates/kinds/data/descriptions.bin"];
+    shell::run(&mut shell::cargo(&arguments))
 }
