@@ -27,6 +27,12 @@ const START_POLL: Duration = Duration::from_millis(5);
 /// A stopping server and its containers have this long: the grace of a Pod and a little more.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
+/// How the C library's allocator is set up in the server: one arena for its few threads, and large blocks given back to
+/// the system at once. Describing the whole API takes tens of megabytes for a moment; without this they are kept.
+const MALLOC_SETTING: &str =
+    "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144";
+const MALLOC_VARIABLE: &str = "GLIBC_TUNABLES";
+
 /// Why a command failed, for people.
 pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T = ()> = Result<T, CommandError>;
@@ -122,6 +128,7 @@ fn start_server(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
     }
     let mut child = Command::new(std::env::current_exe()?)
         .args(server_arguments(target, options))
+        .env(MALLOC_VARIABLE, std::env::var_os(MALLOC_VARIABLE).unwrap_or_else(|| MALLOC_SETTING.into()))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

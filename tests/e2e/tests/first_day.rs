@@ -82,8 +82,8 @@ fn inside_a_container(cluster: &Cluster) {
     let pod = cluster.kubectl("get pods -l app=hello -o name").ok().trim().trim_start_matches("pod/").to_owned();
     cluster.kubectl(&format!("cp {} {pod}:/tmp/copied.txt", file.display())).ok();
     assert_eq!(cluster.kubectl(&format!("exec {pod} -- cat /tmp/copied.txt")).ok(), "a file");
-    let ran =
-        cluster.kubectl("run once --image=localhost:5000/hello:v1 --restart=Never --rm -i --quiet -- echo done").ok();
+    let once = "run once --image=localhost:5000/hello:v1 --restart=Never --rm -i --quiet -- cat";
+    let ran = cluster.kubectl_with(once, "done").ok();
     assert!(ran.contains("done"), "{ran}");
 }
 
