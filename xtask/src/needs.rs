@@ -37,6 +37,18 @@ pub fn install() -> Result<(), String> {
     install_kubectl()
 }
 
+/// Installs Debian packages, unless they are there.
+///
+/// # Errors
+/// They cannot be installed.
+pub fn install_packages(packages: &[&str]) -> Result<(), String> {
+    if output(command("dpkg", &["--status"]).args(packages).stderr(std::process::Stdio::null())).is_ok() {
+        return Ok(());
+    }
+    run(&mut quiet_apt(&["update"]))?;
+    run(quiet_apt(&["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
 fn quiet_apt(arguments: &[&str]) -> std::process::Command {
     let mut apt = command("apt-get", &["-qq", "-o", "Dpkg::Use-Pty=0"]);
     apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());

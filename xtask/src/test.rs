@@ -26,6 +26,7 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
         println!("== {layer} ==");
         let outcome = match *layer {
             "pure" => pure(filter, &mut count),
+            "machine" => machine(&mut count),
             _ => node(filter, &mut count),
         };
         if let Err(error) = outcome {
@@ -44,7 +45,7 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
 pub fn run(arguments: &[&str]) -> Result<(), String> {
     match arguments {
         [] => run_layers(&["pure", "node"], None),
-        [layer @ ("pure" | "node"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
+        [layer @ ("pure" | "node" | "machine"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
         [filter, ..] => run_layers(&["pure", "node"], Some(filter)),
     }
 }
@@ -61,6 +62,17 @@ fn node(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
     tests.args(["--test-threads=1"]).args(filter);
     tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
     counted(&mut tests, count)
+}
+
+/// A node on a whole other computer, emulated.
+fn machine(count: &mut Count) -> Result<(), String> {
+    let outcome = crate::machine::check();
+    if outcome.is_ok() {
+        count.passed += 1;
+    } else {
+        count.failed += 1;
+    }
+    outcome
 }
 
 /// The programs that whole nodes are made of.
