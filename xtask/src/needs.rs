@@ -31,7 +31,7 @@ pub fn install() -> Result<(), String> {
         run(&mut quiet_apt(&["update"]))?;
         run(quiet_apt(&["install", "--yes", "--no-install-recommends"]).args(&packages))?;
     }
-    for need in NEEDS.iter().filter(|need| !has(need.program)) {
+    if let Some(need) = NEEDS.iter().find(|need| !has(need.program)) {
         return Err(format!("{} is not there after installing {}; {} needs it", need.program, need.package, need.why));
     }
     install_kubectl()

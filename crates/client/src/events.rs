@@ -155,10 +155,10 @@ impl Memory {
         if self.written.insert(entry.clone(), (name, 1)).is_none() {
             self.order.push_back(entry);
         }
-        if self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.written.remove(&oldest);
-            }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.written.remove(&oldest);
         }
     }
 }

@@ -58,10 +58,12 @@ pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
     let paths = paths(target);
     paths.create()?;
     let facts = decide_facts(&paths, target, options)?;
+    let log_start = fs::metadata(paths.log()).map_or(0, |log| log.len());
     if Process::read(&paths.server_pid())?.is_none() {
+        leftovers::claim_machine(&paths)?;
         start_server(&paths, target, options)?;
     }
-    let status = wait_ready(&paths, Duration::from_secs(options.wait))?;
+    let status = wait_ready(&paths, Duration::from_secs(options.wait), log_start)?;
     if paths.isolated.is_none()
         && let Some(file) = kubeconfig::users_file()
     {
@@ -161,7 +163,8 @@ fn last_words(log: &mut File, from: u64, paths: &Paths) -> io::Result<String> {
     Ok(errors.join("\n"))
 }
 
-fn wait_ready(paths: &Paths, limit: Duration) -> Outcome<Value> {
+/// Waits for the node; a server that ends meanwhile is quoted from where its log began.
+fn wait_ready(paths: &Paths, limit: Duration, log_start: u64) -> Outcome<Value> {
     let runtime = small_runtime()?;
     runtime.block_on(async {
         let socket = paths.control_socket();
@@ -173,7 +176,7 @@ fn wait_ready(paths: &Paths, limit: Duration) -> Outcome<Value> {
                 }
                 Err(ControlError::NotRunning(_) | ControlError::Broken(_)) => {
                     let mut log = File::open(paths.log())?;
-                    return Err(last_words(&mut log, 0, paths)?.into());
+                    return Err(last_words(&mut log, log_start, paths)?.into());
                 }
                 answer => return Ok(answer?),
             }

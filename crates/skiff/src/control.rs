@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::paths::named;
+
+/// A command's body is a few options.
+const BODY_LIMIT: usize = 64 << 10;
 
 /// What the server answers on its control socket.
 #[async_trait::async_trait]
@@ -53,21 +56,31 @@ async fn answer(stream: UnixStream, control: Arc<dyn Control>) {
         let control = control.clone();
         async move {
             let (parts, body) = request.into_parts();
-            let body = body.collect().await?.to_bytes();
-            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let (status, value) = match control.command(&parts.method, parts.uri.path(), body).await {
+            let answer = match read_body(body).await {
+                Ok(body) => control.command(&parts.method, parts.uri.path(), body).await,
+                Err(error) => Err(error),
+            };
+            let (status, value) = match answer {
                 Ok(value) => (StatusCode::OK, value),
                 Err(error) => (StatusCode::BAD_REQUEST, json!({ "error": error })),
             };
             let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
             *response.status_mut() = status;
-            Ok::<_, hyper::Error>(response)
+            Ok::<_, std::convert::Infallible>(response)
         }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "control connection");
     }
+}
+
+async fn read_body(body: hyper::body::Incoming) -> Result<Value, String> {
+    let bytes = Limited::new(body, BODY_LIMIT).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&bytes).map_err(|error| format!("the command's options: {error}"))
 }
 
 /// Why a command was not carried out.

@@ -16,6 +16,43 @@ use crate::paths::{NodeFacts, Paths, named};
 /// The cgroup that the node agent makes for Pods, below the node's cgroup parent.
 const PODS_CGROUP: &str = "/kubepods";
 
+/// Holds the data folder of the machine's own node.
+const OWNER_FILE: &str = "/run/skiff/owner";
+
+/// Says that the machine's network belongs to the node of this data folder from now on: a machine has one bridge and one
+/// set of rules. Gone with a reboot, as these are.
+///
+/// # Errors
+/// The node of another data folder has it.
+pub fn claim_machine(paths: &Paths) -> Result<(), CommandError> {
+    if paths.isolated.is_some() {
+        return Ok(());
+    }
+    if let Some(other) = other_owner(paths)? {
+        let other = other.display();
+        return Err(format!(
+            "this machine's node is the one in {other}: end it first (skiff delete --data-dir {other})"
+        )
+        .into());
+    }
+    let file = Path::new(OWNER_FILE);
+    let folder = file.parent().unwrap_or(file);
+    fs::create_dir_all(folder).map_err(|error| named(folder, "create folder", error))?;
+    let text = fs::canonicalize(&paths.root)?.display().to_string();
+    Ok(fs::write(file, text).map_err(|error| named(file, "write", error))?)
+}
+
+/// The data folder that has the machine's network, if it is another and still there.
+fn other_owner(paths: &Paths) -> io::Result<Option<PathBuf>> {
+    let owner = match fs::read_to_string(OWNER_FILE) {
+        Ok(owner) => PathBuf::from(owner),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(named(Path::new(OWNER_FILE), "read", error)),
+    };
+    let same = fs::canonicalize(&paths.root).is_ok_and(|root| root == owner);
+    Ok((!same && NodeFacts::load(&Paths::new(&owner, None))?.is_some()).then_some(owner))
+}
+
 /// Ends what a server that was killed left running; says whether there was anything. The server and, in isolation,
 /// the keeper must be gone already.
 ///
@@ -45,12 +82,13 @@ pub fn end_processes(paths: &Paths) -> Result<bool, CommandError> {
 /// Something cannot be removed.
 pub fn remove_everything(paths: &Paths) -> Result<(), CommandError> {
     let Some(facts) = NodeFacts::load(paths)? else { return Ok(()) };
-    if paths.isolated.is_none() {
+    if paths.isolated.is_none() && other_owner(paths)?.is_none() {
         Netd::clean_up()?;
         PodNetwork::clean_up_everything(&network::pod_network_config(paths, &facts)?)?;
         leftovers::remove_cgroup(&paths.runtime_cgroup())?;
         leftovers::remove_empty_cgroups(PODS_CGROUP)?;
         remove_logs(paths)?;
+        remove_file(Path::new(OWNER_FILE))?;
     }
     let sandboxes = leftovers::sandbox_ids(&paths.runtime());
     let volatile: Vec<PathBuf> = sandboxes.iter().map(|id| paths.volatile().join(id)).collect();
@@ -59,6 +97,9 @@ pub fn remove_everything(paths: &Paths) -> Result<(), CommandError> {
     unmount_below(&[paths.kubelet(), paths.runtime(), paths.network()])?;
     volatile.iter().try_for_each(|folder| remove_folder(folder))?;
     remove_if_empty(&paths.volatile())?;
+    if let (None, Some(parent)) = (&paths.isolated, Path::new(OWNER_FILE).parent()) {
+        remove_if_empty(parent)?;
+    }
     Ok(())
 }
 
@@ -82,6 +123,14 @@ fn remove_logs(paths: &Paths) -> io::Result<()> {
     }
     remove_if_empty(&logs.join("pods"))?;
     remove_if_empty(&logs.join("containers"))
+}
+
+/// Removes a file; one that is not there is fine.
+fn remove_file(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(file, "remove", error)),
+        _ => Ok(()),
+    }
 }
 
 /// Removes a folder that nobody else has anything in.

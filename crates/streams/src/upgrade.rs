@@ -205,10 +205,10 @@ async fn spdy_command(mut incoming: Incoming, streams: Streams, version: u8) -> 
 async fn read_sizes(mut stream: Opened, sizes: mpsc::Sender<TerminalSize>) {
     while let Some(bytes) = stream.input.recv().await {
         for part in bytes.split_inclusive(|byte| *byte == b'}') {
-            if let Some(size) = TerminalSize::parse(part) {
-                if sizes.send(size).await.is_err() {
-                    return;
-                }
+            if let Some(size) = TerminalSize::parse(part)
+                && sizes.send(size).await.is_err()
+            {
+                return;
             }
         }
     }

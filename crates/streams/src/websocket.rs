@@ -123,10 +123,10 @@ pub(crate) fn command(socket: Socket, streams: Streams, version: u8) -> RemoteCo
     let (size_sender, resize) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         while let Some(bytes) = raw_sizes.recv().await {
-            if let Some(size) = TerminalSize::parse(&bytes) {
-                if size_sender.send(size).await.is_err() {
-                    return;
-                }
+            if let Some(size) = TerminalSize::parse(&bytes)
+                && size_sender.send(size).await.is_err()
+            {
+                return;
             }
         }
     });
@@ -189,9 +189,7 @@ pub(crate) fn tunnel(socket: Socket) -> DuplexStream {
         while let Some(Ok(message)) = source.next().await {
             match message {
                 Message::Binary(bytes) => {
-                    if to_session.write_all(&bytes).await.is_err() {
-                        return;
-                    }
+                    let Ok(()) = to_session.write_all(&bytes).await else { return };
                 }
                 Message::Close(_) => break,
                 _ => {}

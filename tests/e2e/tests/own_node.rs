@@ -1,6 +1,5 @@
 //! The machine's own node, not an isolated one, in namespaces that stand for a machine: what it leaves when it is
 //! deleted, also after it was killed.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::process::{Command, Stdio};
 

@@ -20,6 +20,8 @@ use crate::sys;
 
 /// The file with the container's bundle in its folder.
 pub const BUNDLE_FILE: &str = "bundle.json";
+/// As much of what a container said before the first one attached is kept for that one.
+const UNHEARD_LIMIT: usize = 64 << 10;
 /// How often processes that outlived their container's first one are looked for.
 const KILL_ROUNDS: u32 = 20;
 
@@ -54,6 +56,9 @@ pub struct Container {
     input_pending: Vec<u8>,
     attached: Vec<Attached>,
     next_attached: u32,
+    /// What a container that waits for one visitor only has said so far. It may say all it has to say before that one
+    /// has come in, and would then be heard by nobody.
+    unheard: Option<[Vec<u8>; 2]>,
 }
 
 struct Output {
@@ -133,6 +138,7 @@ impl Container {
             input_pending: Vec::new(),
             attached: Vec::new(),
             next_attached: 0,
+            unheard: start.stdin_once.then(Default::default),
             start,
         };
         let stdio = container.make_streams(&child_status)?;
@@ -304,6 +310,9 @@ impl Container {
             }
             Ok(length) => {
                 output.splitter.push(&buffer[..length], now, &mut entries);
+                if let Some(unheard) = &mut self.unheard {
+                    keep_last(&mut unheard[index], &buffer[..length]);
+                }
                 for attached in &mut self.attached {
                     if let Some(sink) = &mut attached.sinks[index] {
                         sink.pending.extend_from_slice(&buffer[..length]);
@@ -379,9 +388,13 @@ impl Container {
         let mut descriptors = descriptors.into_iter();
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
         let (input, out, error) = (next(streams.stdin), next(streams.stdout), next(streams.stderr));
-        let sink = |fd: OwnedFd| Sink { fd, pending: Vec::new() };
-        self.attached.push(Attached { id: self.next_attached, input, sinks: [out.map(sink), error.map(sink)] });
+        let [said, complained] = self.unheard.take().unwrap_or_default();
+        let sink = |fd: Option<OwnedFd>, pending| fd.map(|fd| Sink { fd, pending });
+        let mut sinks = [sink(out, said), sink(error, complained)];
+        sinks.iter_mut().for_each(flush);
+        self.attached.push(Attached { id: self.next_attached, input, sinks });
         self.next_attached += 1;
+        self.drop_idle_attached();
         Ok(())
     }
 
@@ -452,6 +465,13 @@ impl Container {
             }
         }
     }
+}
+
+/// Adds to what is kept, and forgets the beginning of what has become too long.
+fn keep_last(kept: &mut Vec<u8>, more: &[u8]) {
+    kept.extend_from_slice(more);
+    let over = kept.len().saturating_sub(UNHEARD_LIMIT);
+    kept.drain(..over);
 }
 
 /// Leaves word of an exit in a container's folder, whole or not at all.

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("a_command_can_talk", || exec_streams().boxed()),
     ("a_command_can_have_a_terminal", || exec_terminal().boxed()),
     ("streams_of_a_container_can_be_joined", || attach().boxed()),
+    ("the_first_visitor_hears_what_was_said_before", || attach_late().boxed()),
     ("a_containers_terminal_can_be_joined", || attach_terminal().boxed()),
     ("ports_of_a_sandbox_can_be_reached", || ports().boxed()),
     ("a_log_can_be_rotated", || rotate().boxed()),
@@ -120,6 +121,32 @@ async fn attach() {
     assert_eq!(process.exit.await, ExitStatus::Exited(0));
     let status = world.wait_exit(&id).await;
     assert_eq!(text_of_log(&status.log_path), "stdout F got one\nstdout F got two\nstderr F over\n");
+}
+
+async fn attach_late() {
+    let world = World::new().await;
+    let sandbox = world.sandbox(&world.sandbox_config()).await;
+    let mut config = script("app", "echo early; echo wrong >&2; read line; echo late");
+    (config.stdin, config.stdin_once) = (true, true);
+    let id = world.run(&sandbox, config).await;
+    let log = world.status(&id).await.log_path;
+    while !text_of_log(&log).contains("wrong") {
+        tokio::task::yield_now().await;
+    }
+    let request =
+        AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: true, ..Default::default() };
+    let backend = world.runtime().stream_backend();
+    let first = backend.attach(&request).await.expect("joins");
+    let second = backend.attach(&request).await.expect("joins");
+    first.stdin.expect("open").write_all(b"\n").await.expect("takes it");
+    let (mut to_first, mut wrong, mut to_second) = (String::new(), String::new(), String::new());
+    first.stdout.expect("open").read_to_string(&mut to_first).await.expect("text");
+    first.stderr.expect("open").read_to_string(&mut wrong).await.expect("text");
+    second.stdout.expect("open").read_to_string(&mut to_second).await.expect("text");
+    assert_eq!((to_first.as_str(), wrong.as_str(), to_second.as_str()), ("early\nlate\n", "wrong\n", "late\n"));
+    world.wait_exit(&id).await;
+    let Err(error) = backend.attach(&request).await else { panic!("an ended container has nobody to talk to") };
+    assert!(error.message.contains("is not running"), "{error}");
 }
 
 async fn attach_terminal() {

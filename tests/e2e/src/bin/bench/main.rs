@@ -1,6 +1,8 @@
 //! The benchmarks of a whole node, run by `cargo xtask bench`. Every figure is a median of several runs, and is
 //! printed beside the target that it is held against.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
 mod proxy;
 
 use std::time::{Duration, Instant};
