@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Body};
-use crate::http::negotiate::{self, Accepted};
+use crate::http::negotiate::{self, Accepted, Offer};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::metrics::Metrics;
@@ -138,8 +138,9 @@ impl ApiServer {
         let (mut parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
-        // A failure is told in the encoding that the client accepts, or else in JSON.
-        let plain = negotiate::accepted(&parts.headers, &query, false).unwrap_or_default();
+        // A failure is told in the encoding that the client accepts, or else in JSON for people.
+        let unacceptable = |_| Accepted { pretty: true, ..Accepted::default() };
+        let plain = negotiate::accepted(&parts.headers, &query, Offer::Plain).unwrap_or_else(unacceptable);
         let long = info.is_long_running();
         let routed = self.route(&mut parts, body, query, info.clone());
         let in_turn = async {
@@ -171,7 +172,8 @@ impl ApiServer {
         let accepted = if sub::is_tunnel(&info) {
             Accepted::default()
         } else {
-            negotiate::accepted(&parts.headers, &query, true)?
+            let offer = if served.def.inline_schema.is_some() { Offer::Custom } else { Offer::Builtin };
+            negotiate::accepted(&parts.headers, &query, offer)?
         };
         let call = Call {
             info,

@@ -1,8 +1,9 @@
 //! Protobuf: bytes as upstream's encoder writes them, and every kind there and back.
 
+use base64::Engine;
 use serde_json::{Value, json};
 use skiff_kinds::decode::{FieldValidation, blank, decode_tree};
-use skiff_kinds::protobuf::{encode, encode_event, tree};
+use skiff_kinds::protobuf::{ListFrame, encode, encode_any, encode_event, message, tree};
 use skiff_kinds::schema::definition;
 use skiff_kinds::{ResourceDef, builtin, by_kind, subresource_kinds};
 use skiff_object::GroupVersionKind;
@@ -90,6 +91,57 @@ fn bytes_are_upstreams() {
     assert_eq!(encoded, [&head[..], &message, b"\x1a\x00\x22\x00"].concat());
     let event = encode_event("ADDED", b"xyz");
     assert_eq!(event, b"\0\0\0\x0e\x0a\x05ADDED\x12\x05\x0a\x03xyz");
+}
+
+/// Objects in which every field is set, in JSON and as upstream's encoder writes them.
+fn golden() -> Vec<(Value, Vec<u8>)> {
+    let packed = include_bytes!("golden/upstream.json.gz");
+    let pairs: Vec<Value> =
+        serde_json::from_reader(flate2::read::GzDecoder::new(&packed[..])).expect("a list of objects");
+    let pair = |pair: &Value| {
+        let protobuf = pair["protobuf"].as_str().expect("a text");
+        let protobuf = base64::engine::general_purpose::STANDARD.decode(protobuf).expect("base64");
+        (pair["json"].clone(), protobuf)
+    };
+    pairs.iter().map(pair).collect()
+}
+
+#[test]
+fn golden_objects_are_written_as_upstream_writes_them() {
+    for (object, protobuf) in golden() {
+        let encoded = encode_any(&object).expect("a known kind");
+        assert!(encoded == protobuf, "{}\nours   {}\ntheirs {}", object["kind"], shown(&encoded), shown(&protobuf));
+    }
+}
+
+#[test]
+fn golden_objects_are_read_as_upstream_reads_them() {
+    for (object, protobuf) in golden() {
+        assert_eq!(tree(&protobuf), Ok(object));
+    }
+}
+
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).escape_debug().to_string()
+}
+
+#[test]
+fn a_list_around_its_items_is_the_list() {
+    let item = |name: &str, data: &str| json!({"metadata": {"name": name}, "data": {"k": data}});
+    let items = [item("a", "v"), item("b", &"x".repeat(300))];
+    let head = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "7"}});
+    let mut list = head.clone();
+    list["items"] = json!(items);
+    let definition = definition("io.k8s.api.core.v1.ConfigMap").expect("it is in the facts");
+    let messages = items.map(|item| message(definition, &item));
+    let frame = ListFrame::new(&head, messages.iter().map(Vec::len)).expect("a known list");
+    let mut written = frame.head.clone();
+    for message in &messages {
+        frame.item(&mut written, message.len());
+        written.extend(message);
+    }
+    written.extend(frame.tail());
+    assert_eq!(Some(written), encode_any(&list));
 }
 
 #[test]

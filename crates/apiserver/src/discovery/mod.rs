@@ -15,7 +15,7 @@ use skiff_object::Status;
 
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
-use crate::http::negotiate::{self, Accepted};
+use crate::http::negotiate::{self, Accepted, Offer};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::server::{ApiServer, check_verb};
@@ -36,7 +36,7 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
     if matches!(path, "/api" | "/apis") && wants_aggregated(&parts.headers) {
         return Ok(aggregated_answer(server, path, negotiate::accepts_gzip(&parts.headers)));
     }
-    let accepted = negotiate::accepted(&parts.headers, query, false)?;
+    let accepted = negotiate::accepted(&parts.headers, query, Offer::Plain)?;
     let snapshot = server.catalogue.snapshot();
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match segments.as_slice() {

@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
 use http::{Response, StatusCode};
 use serde::Serialize;
+use skiff_kinds::protobuf;
 use skiff_object::{Object, Status};
 
 use crate::failure::Failure;
@@ -25,6 +26,11 @@ pub fn tree(code: u16, object: &Object, accepted: &Accepted) -> Answer {
     match accepted.media {
         Media::Yaml => bytes(code, to_yaml(object), "application/yaml", accepted),
         Media::Json => bytes(code, to_json(object, accepted.pretty), "application/json", accepted),
+        Media::Protobuf => match protobuf::encode_any(object) {
+            Some(encoded) => bytes(code, encoded, protobuf::MEDIA_TYPE, accepted),
+            // What protobuf does not know is not offered in it; should it come here, it is still told.
+            None => bytes(code, to_json(object, false), "application/json", accepted),
+        },
     }
 }
 
@@ -32,7 +38,7 @@ pub fn tree(code: u16, object: &Object, accepted: &Accepted) -> Answer {
 pub fn data(code: u16, data: &impl Serialize, accepted: &Accepted) -> Answer {
     match accepted.media {
         Media::Json => bytes(code, to_json(data, accepted.pretty), "application/json", accepted),
-        Media::Yaml => tree(code, &serde_json::to_value(data).expect("plain data can always be encoded"), accepted),
+        _ => tree(code, &serde_json::to_value(data).expect("plain data can always be encoded"), accepted),
     }
 }
 

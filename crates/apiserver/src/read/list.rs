@@ -9,6 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use skiff_kinds::protobuf;
 use skiff_object::{Object, Status};
 use skiff_store::{KeyRange, StoreError};
 
@@ -216,43 +217,74 @@ fn page_error(error: StoreError) -> crate::failure::Failure {
 
 /// Writes a page in the shape that the client accepts.
 fn render(call: &Call, page: Page) -> Result<Answer> {
-    let whole = call.accepted.shape == Shape::Object && call.served.conversion.is_none();
-    if whole && call.accepted.media == Media::Json && !call.accepted.pretty {
-        return Ok(raw(call, page));
+    if call.accepted.shape == (Shape::Metadata { list: false }) {
+        return Err(present::not_in_shape(call, "PartialObjectMetadata, but the requested object is a list", "List"));
     }
-    let tree = tree(call, &page)?;
-    Ok(answer::tree(200, &tree, &call.accepted))
+    let as_stored = call.accepted.shape == Shape::Object && call.served.conversion.is_none();
+    match call.accepted.media {
+        Media::Json if as_stored && !call.accepted.pretty => Ok(raw(call, page)),
+        Media::Protobuf => in_protobuf(call, &page),
+        _ => {
+            let mut list = head(call, &page);
+            let field = if list["kind"] == "Table" { "rows" } else { "items" };
+            list[field] = page.entries.iter().map(|entry| item(call, entry)).collect::<Result<Vec<_>>>()?.into();
+            Ok(answer::tree(200, &list, &call.accepted))
+        }
+    }
 }
 
-fn tree(call: &Call, page: &Page) -> Result<Object> {
-    let (def, shape) = (&call.served.def, call.accepted.shape);
-    let decode = |entry: &Arc<Entry>| present::decode(&call.served, &entry.value, entry.revision);
-    let mut list = match shape {
-        Shape::Table(include) => {
-            let mut table = present::table_head(def, &page.revision.to_string());
-            let row = |entry| decode(entry).map(|object| present::row(def, &object, include, call.now));
-            table["rows"] = page.entries.iter().map(row).collect::<Result<Vec<_>>>()?.into();
-            table
-        }
-        Shape::Metadata => {
-            let items = page.entries.iter().map(|entry| decode(entry).map(|object| present::partial(&object)));
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                   "metadata": {"resourceVersion": page.revision.to_string()},
-                   "items": items.collect::<Result<Vec<_>>>()?})
-        }
-        Shape::Object => {
-            let items = page.entries.iter().map(decode).collect::<Result<Vec<_>>>()?;
-            json!({"kind": list_kind(call), "apiVersion": def.group_version().to_string(),
-                   "metadata": {"resourceVersion": page.revision.to_string()}, "items": items})
-        }
+/// A list without its items.
+fn head(call: &Call, page: &Page) -> Object {
+    let (def, revision) = (&call.served.def, page.revision.to_string());
+    let mut head = match call.accepted.shape {
+        Shape::Table(_) => present::table_head(def, &revision),
+        Shape::Metadata { .. } => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+            "metadata": {"resourceVersion": revision}}),
+        Shape::Object => json!({"kind": list_kind(call), "apiVersion": def.group_version().to_string(),
+            "metadata": {"resourceVersion": revision}}),
     };
+    present::state_version(&mut head, &call.accepted);
     if !page.next.is_empty() {
-        list["metadata"]["continue"] = page.next.as_str().into();
+        head["metadata"]["continue"] = page.next.as_str().into();
     }
     if let Some(remaining) = page.remaining {
-        list["metadata"]["remainingItemCount"] = remaining.into();
+        head["metadata"]["remainingItemCount"] = remaining.into();
     }
-    Ok(list)
+    head
+}
+
+/// An object as it stands in a list.
+fn item(call: &Call, entry: &Entry) -> Result<Object> {
+    let decode = || present::decode(&call.served, &entry.value, entry.revision);
+    match call.accepted.shape {
+        Shape::Table(include) => Ok(present::row(&call.served.def, &decode()?, include, call.now)),
+        Shape::Metadata { .. } => {
+            let mut metadata = present::partial(&present::decode_metadata(&entry.value, entry.revision)?);
+            present::state_version(&mut metadata, &call.accepted);
+            Ok(metadata)
+        }
+        Shape::Object => decode(),
+    }
+}
+
+/// The list in protobuf: each object's message once, and the frame around them.
+fn in_protobuf(call: &Call, page: &Page) -> Result<Answer> {
+    let name = match call.accepted.shape {
+        Shape::Object => call.served.def.schema.as_ref(),
+        _ => "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata",
+    };
+    let unknown = || Status::internal(format_args!("{name} is unknown to protobuf"));
+    let definition = skiff_kinds::schema::definition(name).ok_or_else(unknown)?;
+    let encode = |entry: &Arc<Entry>| Ok(protobuf::message(definition, &item(call, entry)?));
+    let messages = page.entries.iter().map(encode).collect::<Result<Vec<Vec<u8>>>>()?;
+    let frame = protobuf::ListFrame::new(&head(call, page), messages.iter().map(Vec::len)).ok_or_else(unknown)?;
+    let mut whole = frame.head.clone();
+    for message in messages {
+        frame.item(&mut whole, message.len());
+        whole.extend_from_slice(&message);
+    }
+    whole.extend_from_slice(frame.tail());
+    Ok(answer::bytes(200, whole, protobuf::MEDIA_TYPE, &call.accepted))
 }
 
 fn list_kind(call: &Call) -> String {

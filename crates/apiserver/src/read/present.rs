@@ -5,30 +5,45 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
 use skiff_kinds::{Column, ResourceDef};
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{Object, Reason, Status};
 
 use crate::call::Call;
 use crate::codec;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::http::answer::{self, Answer};
-use crate::http::negotiate::{Include, Shape};
+use crate::http::negotiate::{Accepted, Include, Media, Shape};
 use crate::storage::catalogue::Served;
 
 /// Answers with a stored object.
 pub fn stored(call: &Call, code: u16, stored: &[u8], revision: u64) -> Result<Answer> {
-    if call.accepted.shape == Shape::Object && call.served.conversion.is_none() {
+    let as_stored = call.accepted.shape == Shape::Object && call.served.conversion.is_none();
+    if as_stored && call.accepted.media != Media::Protobuf {
         let bytes = codec::sent(&call.served.heads.typed, stored, revision);
         return Ok(answer::json(code, bytes, &call.accepted));
     }
-    let object = decode(&call.served, stored, revision)?;
-    Ok(object_answer(call, code, &object))
+    let object = match call.accepted.shape {
+        Shape::Metadata { .. } => decode_metadata(stored, revision)?,
+        _ => decode(&call.served, stored, revision)?,
+    };
+    object_answer(call, code, &object)
 }
 
 /// Answers with an object.
-pub fn object_answer(call: &Call, code: u16, object: &Object) -> Answer {
-    let shaped = shape(&call.served.def, object, call.accepted.shape, call.now);
-    answer::tree(code, shaped.as_ref().unwrap_or(object), &call.accepted)
+pub fn object_answer(call: &Call, code: u16, object: &Object) -> Result<Answer> {
+    if call.accepted.shape == (Shape::Metadata { list: true }) {
+        return Err(not_in_shape(call, "PartialObjectMetadataList, but the requested object is not a list", ""));
+    }
+    let shaped = shape(&call.served.def, object, &call.accepted, call.now);
+    Ok(answer::tree(code, shaped.as_ref().unwrap_or(object), &call.accepted))
+}
+
+/// 406 for an object that is wanted as a list, or a list that is wanted as an object.
+pub fn not_in_shape(call: &Call, why: &str, suffix: &str) -> Failure {
+    let def = &call.served.def;
+    let group = def.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    let text = format!("you requested {why} (*{group}.{}{suffix})", def.kind);
+    Status::failure(406, Reason::NotAcceptable, text).into()
 }
 
 /// Answers with a list of objects that are not stored.
@@ -37,7 +52,8 @@ pub fn list_answer(call: &Call, objects: &[Object]) -> Answer {
     let list = match call.accepted.shape {
         Shape::Table(include) => {
             let mut table = table_head(def, "");
-            table["rows"] = objects.iter().map(|object| row(def, object, include, call.now)).collect();
+            let rows = objects.iter().map(|object| row(def, object, include, call.now));
+            table["rows"] = rows.collect();
             table
         }
         _ => json!({"kind": format!("{}List", def.kind), "apiVersion": def.group_version().to_string(),
@@ -55,16 +71,37 @@ pub fn decode(served: &Served, stored: &[u8], revision: u64) -> Result<Object> {
     Ok(object)
 }
 
+/// Decodes of stored bytes what `PartialObjectMetadata` shows.
+pub fn decode_metadata(stored: &[u8], revision: u64) -> Result<Object> {
+    #[derive(serde::Deserialize)]
+    struct Peek {
+        metadata: Object,
+    }
+    let undecodable = |error| Status::internal(format_args!("decoding a stored object's metadata: {error}"));
+    let mut metadata = serde_json::from_slice::<Peek>(stored).map_err(undecodable)?.metadata;
+    metadata["resourceVersion"] = revision.to_string().into();
+    Ok(json!({"metadata": metadata}))
+}
+
 /// The object in another shape than its own, where one is asked for.
-pub fn shape(def: &ResourceDef, object: &Object, shape: Shape, now: Timestamp) -> Option<Object> {
-    match shape {
-        Shape::Object => None,
-        Shape::Metadata => Some(partial(object)),
+pub fn shape(def: &ResourceDef, object: &Object, accepted: &Accepted, now: Timestamp) -> Option<Object> {
+    let mut shaped = match accepted.shape {
+        Shape::Object => return None,
+        Shape::Metadata { .. } => partial(object),
         Shape::Table(include) => {
             let mut table = table_head(def, object.resource_version());
             table["rows"] = vec![row(def, object, include, now)].into();
-            Some(table)
+            table
         }
+    };
+    state_version(&mut shaped, accepted);
+    Some(shaped)
+}
+
+/// Tables and metadata state the version that was asked for; they are the same in both.
+pub fn state_version(shaped: &mut Object, accepted: &Accepted) {
+    if accepted.is_beta {
+        shaped["apiVersion"] = "meta.k8s.io/v1beta1".into();
     }
 }
 

@@ -10,6 +10,7 @@ use futures_util::stream;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
+use skiff_kinds::protobuf;
 use skiff_object::{GroupKind, Object, Status};
 use tokio::time::Sleep;
 
@@ -17,10 +18,10 @@ use crate::call::Call;
 use crate::failure::{Failure, Result};
 use crate::http::answer::Answer;
 use crate::http::body::{self, BoxError};
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{self, Accepted, Include, Media, Shape};
 use crate::read::{list, present, revision_of};
 use crate::server::ApiServer;
-use crate::storage::cache::{Event, Message, Start, Subscription};
+use crate::storage::cache::{Event, Form, Message, Start, Subscription};
 use crate::storage::catalogue::Served;
 
 /// A watch without a time limit of its own ends after this long, and at most twice as long, as upstream's.
@@ -30,6 +31,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Answers a watch.
 pub async fn watch(server: &ApiServer, call: &Call) -> Result<Answer> {
+    let media_type = negotiate::stream_type(&call.accepted)?;
     let filter = list::filter_of(call)?;
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let (start, initial_end) = start_of(call)?;
@@ -43,18 +45,13 @@ pub async fn watch(server: &ApiServer, call: &Call) -> Result<Answer> {
     };
     let subscription = match call.served.cache.subscribe(start, filter, bookmarks, reached) {
         Ok(subscription) => subscription,
-        Err(failure) if failure.0.code == 410 => return Ok(refused(call, reached)),
+        Err(failure) if failure.0.code == 410 => return Ok(refused(call, media_type, reached)),
         Err(failure) => return Err(failure),
     };
-    let mut encoder = Encoder {
-        served: call.served.clone(),
-        shape: call.accepted.shape,
-        clock: server.clock().clone(),
-        columns_sent: false,
-    };
+    let mut encoder = Encoder::new(call, server.clock().clone());
     let after_initial = initial_end.then(|| encoder.bookmark(subscription.revision, true));
     let feed = Feed { encoder, subscription, sent: 0, after_initial, deadline: Box::pin(tokio::time::sleep(timeout)) };
-    Ok(streaming(stream::unfold(feed, Feed::next)))
+    Ok(streaming(media_type, stream::unfold(feed, Feed::next)))
 }
 
 /// Where the watch begins, and whether a bookmark marks the end of what was there.
@@ -88,18 +85,19 @@ fn list_options_invalid(initial: bool, matching: &str) -> Failure {
 }
 
 /// A watch from a forgotten revision is told so by an event, as upstream does.
-fn refused(call: &Call, reached: u64) -> Answer {
+fn refused(call: &Call, media_type: &'static str, reached: u64) -> Answer {
     let asked = call.query.text("resourceVersion");
     let status = Status::expired(format!("too old resource version: {asked} ({reached})"));
-    let event = json!({"type": "ERROR", "object": status});
-    let mut encoded = present::encode(&event).to_vec();
-    encoded.push(b'\n');
-    streaming(stream::iter([Ok(Bytes::from(encoded))]))
+    let event = frame(call.accepted.media, "ERROR", json!(status));
+    streaming(media_type, stream::iter([Ok(event)]))
 }
 
-fn streaming(pieces: impl futures_util::Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Answer {
+fn streaming(
+    media_type: &'static str,
+    pieces: impl futures_util::Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
+) -> Answer {
     let mut answer = Answer::new(body::stream(pieces));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     answer.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     answer
 }
@@ -154,15 +152,28 @@ impl Feed {
     }
 }
 
-/// Writes events in the shape that the client accepts.
+/// Writes events in the form that the client accepts.
 struct Encoder {
     served: Arc<Served>,
-    shape: Shape,
+    accepted: Accepted,
+    form: Form,
+    /// Whether the stored bytes are what is sent.
+    as_stored: bool,
     clock: SharedClock,
     columns_sent: bool,
 }
 
 impl Encoder {
+    fn new(call: &Call, clock: SharedClock) -> Self {
+        let (served, accepted) = (call.served.clone(), call.accepted);
+        let metadata = matches!(accepted.shape, Shape::Metadata { .. });
+        let is_own_version = served.def.version == served.cache.def.version && served.conversion.is_none();
+        let as_stored = is_own_version && accepted.shape == Shape::Object && accepted.media == Media::Json;
+        let version = if accepted.is_beta { "v1beta1".to_owned() } else { served.def.group_version().to_string() };
+        let form = Form { version: version.into(), media: accepted.media, metadata };
+        Self { served, accepted, form, as_stored, clock, columns_sent: false }
+    }
+
     fn message(&mut self, message: &Message) -> Bytes {
         match message {
             Message::Event(event) => self.event(event),
@@ -171,20 +182,33 @@ impl Encoder {
     }
 
     fn event(&mut self, event: &Event) -> Bytes {
-        if self.shape == Shape::Object && self.served.conversion.is_none() {
+        if self.as_stored {
             return event.frame(&self.served.heads);
         }
-        match present::decode(&self.served, &event.entry.value, event.object_revision()) {
-            Ok(object) => line(event.happened.name(), self.shaped(object)),
-            Err(failure) => line("ERROR", json!(*failure.0)),
+        // A Table's ages are those of the moment, and its columns are sent once.
+        if matches!(self.accepted.shape, Shape::Table(_)) {
+            return self.encode(event);
+        }
+        let form = self.form.clone();
+        event.frame_in(&form, || self.encode(event))
+    }
+
+    fn encode(&mut self, event: &Event) -> Bytes {
+        let (stored, revision) = (&event.entry.value, event.object_revision());
+        let decoded = match self.accepted.shape {
+            Shape::Metadata { .. } => present::decode_metadata(stored, revision),
+            _ => present::decode(&self.served, stored, revision),
+        };
+        match decoded {
+            Ok(object) => frame(self.accepted.media, event.happened.name(), self.shaped(object)),
+            Err(failure) => frame(self.accepted.media, "ERROR", json!(*failure.0)),
         }
     }
 
     fn shaped(&mut self, object: Object) -> Value {
-        let Some(mut shaped) = present::shape(&self.served.def, &object, self.shape, self.clock.now()) else {
-            return object;
-        };
-        if matches!(self.shape, Shape::Table(_)) {
+        let shaped = present::shape(&self.served.def, &object, &self.accepted, self.clock.now());
+        let Some(mut shaped) = shaped else { return object };
+        if matches!(self.accepted.shape, Shape::Table(_)) {
             if self.columns_sent {
                 // The client knows the columns from the first event.
                 shaped["columnDefinitions"] = Value::Null;
@@ -199,23 +223,29 @@ impl Encoder {
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let (kind, version) = match self.shape {
-            Shape::Metadata => ("PartialObjectMetadata".to_owned(), "meta.k8s.io/v1".to_owned()),
-            _ => (self.served.def.kind.to_string(), self.served.def.group_version().to_string()),
+        let def = &self.served.def;
+        let object = json!({"kind": def.kind, "apiVersion": def.group_version().to_string(), "metadata": metadata});
+        let mut shown = match self.accepted.shape {
+            Shape::Object => object,
+            Shape::Metadata { .. } => present::partial(&object),
+            Shape::Table(include) => {
+                let row = if include == Include::None { Value::Null } else { present::partial(&object) };
+                json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
+                    "metadata": {"resourceVersion": revision.to_string()}, "rows": [{"cells": [], "object": row}]})
+            }
         };
-        let object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
-        if let Shape::Table(include) = self.shape {
-            let partial = present::partial(&object);
-            let shown = if include == crate::http::negotiate::Include::None { Value::Null } else { partial };
-            let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
-                "metadata": {"resourceVersion": revision.to_string()}, "rows": [{"cells": [], "object": shown}]});
-            return line("BOOKMARK", table);
+        if self.accepted.shape != Shape::Object {
+            present::state_version(&mut shown, &self.accepted);
         }
-        line("BOOKMARK", object)
+        frame(self.accepted.media, "BOOKMARK", shown)
     }
 }
 
-fn line(kind: &str, object: Value) -> Bytes {
+/// One event of a watch as it is sent.
+fn frame(media: Media, kind: &str, object: Value) -> Bytes {
+    if let (Media::Protobuf, Some(encoded)) = (media, protobuf::encode_any(&object)) {
+        return protobuf::encode_event(kind, &encoded).into();
+    }
     let mut encoded = present::encode(&json!({"type": kind, "object": object})).to_vec();
     encoded.push(b'\n');
     encoded.into()

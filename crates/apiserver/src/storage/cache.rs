@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::codec::{self, Heads};
 use crate::failure::{Result, expired};
+use crate::http::negotiate::Media;
 use crate::storage::filter::Filter;
 use crate::storage::keys;
 
@@ -179,7 +180,27 @@ pub struct Event {
     pub entry: Arc<Entry>,
     /// The revision that did it.
     pub revision: Revision,
-    frames: Arc<[OnceLock<Bytes>; 3]>,
+    frames: Arc<Frames>,
+}
+
+/// The encodings of one change, each made when the first watcher wants it.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The whole object in JSON, as the kind that is stored.
+    whole: [OnceLock<Bytes>; 3],
+    /// In other forms, of which a change has few.
+    others: Mutex<Vec<(Happened, Form, Bytes)>>,
+}
+
+/// A form in which events are sent, apart from the most common one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Form {
+    /// The group and version that the events state.
+    pub version: Arc<str>,
+    /// The encoding.
+    pub media: Media,
+    /// Whether only the metadata is sent.
+    pub metadata: bool,
 }
 
 impl Event {
@@ -188,7 +209,7 @@ impl Event {
         Self::sharing(change, filter, &Arc::default())
     }
 
-    fn sharing(change: &Change, filter: &Filter, frames: &Arc<[OnceLock<Bytes>; 3]>) -> Option<Self> {
+    fn sharing(change: &Change, filter: &Filter, frames: &Arc<Frames>) -> Option<Self> {
         let (happened, entry) = change.seen_by(filter)?;
         Some(Self { happened, entry: entry.clone(), revision: change.revision, frames: frames.clone() })
     }
@@ -198,7 +219,7 @@ impl Event {
         if self.happened == Happened::Deleted { self.revision } else { self.entry.revision }
     }
 
-    /// The whole object's watch event, encoded at most once.
+    /// The whole object's watch event as the kind that is stored, encoded at most once.
     pub fn frame(&self, heads: &Heads) -> Bytes {
         let encode = || {
             let mut out = BytesMut::with_capacity(self.entry.value.len() + heads.typed.len() + 64);
@@ -209,7 +230,19 @@ impl Event {
             out.put_slice(b"}\n");
             out.freeze()
         };
-        self.frames[self.happened as usize].get_or_init(encode).clone()
+        self.frames.whole[self.happened as usize].get_or_init(encode).clone()
+    }
+
+    /// The event in another form, encoded by the first watcher that wants it.
+    pub fn frame_in(&self, form: &Form, encode: impl FnOnce() -> Bytes) -> Bytes {
+        let mut others = self.frames.others.lock();
+        let known = others.iter().find(|(happened, of, _)| *happened == self.happened && of == form);
+        if let Some((_, _, frame)) = known {
+            return frame.clone();
+        }
+        let frame = encode();
+        others.push((self.happened, form.clone(), frame.clone()));
+        frame
     }
 }
 

@@ -99,7 +99,7 @@ fn component_statuses(call: &Call) -> Result<Answer> {
         let known = names.contains(&call.info.name.as_str());
         let missing = || Status::not_found(&call.served.def.group_resource(), &call.info.name);
         let object = known.then(|| one(&call.info.name)).ok_or_else(missing)?;
-        return Ok(read::present::object_answer(call, 200, &object));
+        return read::present::object_answer(call, 200, &object);
     }
     let items = names.map(one);
     Ok(read::present::list_answer(call, &items))

@@ -14,16 +14,19 @@ use crate::failure::Result;
 use crate::http::negotiate::content_type;
 use crate::write::Target;
 
-/// The media types of request bodies.
-pub const BODY_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+/// The media types of request bodies; custom kinds do not take the last one.
+const BODY_TYPES: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// A body as text, and its format, as its type says. Protobuf becomes the JSON that says the same.
 fn text<'a>(call: &Call, body: &'a [u8]) -> Result<(Format, Cow<'a, [u8]>)> {
+    // Options and scales are built-in kinds everywhere; a custom kind's own objects are unknown to protobuf.
+    let writes_own = matches!(call.info.verb.as_str(), "create" | "update") && call.info.subresource != "scale";
+    let is_custom = call.served.def.inline_schema.is_some() && writes_own;
     match content_type(&call.headers) {
-        "" | "application/json" | "*/*" => Ok((Format::Json, body.into())),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => Ok((Format::Yaml, body.into())),
-        "application/vnd.kubernetes.protobuf" => Ok((Format::Json, transcode(body)?.into())),
-        _ => Err(Status::unsupported_media_type(&BODY_TYPES).into()),
+        "" | "application/json" => Ok((Format::Json, body.into())),
+        "application/yaml" => Ok((Format::Yaml, body.into())),
+        protobuf::MEDIA_TYPE if !is_custom => Ok((Format::Json, transcode(body)?.into())),
+        _ => Err(Status::unsupported_media_type(&BODY_TYPES[..if is_custom { 2 } else { 3 }]).into()),
     }
 }
 

@@ -127,7 +127,7 @@ pub async fn delete(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let def = &call.served.def;
     let shown = !gone || (def.group.is_empty() && RETURN_OBJECT.contains(&def.plural.as_ref()));
     if shown {
-        return Ok(present::object_answer(call, 200, &object));
+        return present::object_answer(call, 200, &object);
     }
     let mut status = json!(Status::success(&def.group_resource(), object.name(), object.uid()));
     status.remove_at(&["code"]);

@@ -2,6 +2,7 @@
 
 mod access;
 mod custom;
+mod forms;
 mod objects;
 mod pods;
 mod served;

@@ -555,8 +555,9 @@ async fn tables_and_metadata_are_shown_when_asked() {
     assert_eq!(events[0]["object"]["rows"][0]["cells"][0], "a");
     outcome(
         &cluster,
-        &format!("GET {PODS}\nAccept: application/vnd.kubernetes.protobuf"),
-        "406 only the following media types are accepted: application/json, application/yaml",
+        &format!("GET {PODS}\nAccept: application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io"),
+        "406 only the following media types are accepted: application/json, application/yaml, \
+         application/vnd.kubernetes.protobuf",
     )
     .await;
 }

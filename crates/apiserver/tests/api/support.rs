@@ -152,6 +152,11 @@ impl Cluster {
     pub async fn send(&self, text: &str) -> Response<Body> {
         let text = text.trim_start();
         let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+        self.send_bytes(head, body.trim().to_owned()).await
+    }
+
+    /// The same with a body that is no text.
+    pub async fn send_bytes(&self, head: &str, body: impl Into<Bytes>) -> Response<Body> {
         let mut lines = head.lines().map(str::trim);
         let (method, target) = lines.next().and_then(|line| line.split_once(' ')).expect("METHOD target");
         let mut request =
@@ -164,7 +169,7 @@ impl Cluster {
                 _ => request = request.header(name, value),
             }
         }
-        let mut request = request.body(body::full(body.trim().to_owned())).expect("a request");
+        let mut request = request.body(body::full(body)).expect("a request");
         request.extensions_mut().insert(user);
         self.server.handle(request).await
     }

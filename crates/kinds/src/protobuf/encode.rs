@@ -14,21 +14,19 @@ pub(super) fn message(out: &mut Vec<u8>, definition: &Definition, object: &Value
     if is_special(definition) {
         return special(out, definition, object);
     }
-    let mut fields: Vec<&Field> = definition.fields.iter().filter(|field| !field.numbers.is_empty()).collect();
-    fields.sort_by(|left, right| left.numbers.cmp(&right.numbers));
-    level(out, &fields, 0, object);
+    level(out, definition, &definition.wire_order, 0, object);
 }
 
 /// Writes the fields whose numbers agree up to `depth`; those of embedded messages are nested.
-fn level(out: &mut Vec<u8>, fields: &[&Field], depth: usize, object: &Value) {
-    for group in fields.chunk_by(|left, right| left.numbers[depth] == right.numbers[depth]) {
-        let number = group[0].numbers[depth];
-        if group[0].numbers.len() > depth + 1 {
-            let mut inner = Vec::new();
-            level(&mut inner, group, depth + 1, object);
-            wire::bytes(out, number, &inner);
+fn level(out: &mut Vec<u8>, definition: &Definition, places: &[usize], depth: usize, object: &Value) {
+    let of = |place: usize| &definition.fields[place];
+    for group in places.chunk_by(|left, right| of(*left).numbers[depth] == of(*right).numbers[depth]) {
+        let first = of(group[0]);
+        let number = first.numbers[depth];
+        if first.numbers.len() > depth + 1 {
+            wire::nested(out, number, |out| level(out, definition, group, depth + 1, object));
         } else {
-            field(out, number, group[0], object.get(group[0].name).filter(|value| !value.is_null()));
+            field(out, number, first, object.get(first.name).filter(|value| !value.is_null()));
         }
     }
 }
@@ -37,17 +35,15 @@ fn field(out: &mut Vec<u8>, number: u32, field: &Field, value: Option<&Value>) {
     let is_pointer = matches!(field.presence, Presence::Pointer | Presence::Nullable);
     match (&field.ty, value) {
         (Type::List(item), Some(Value::Array(items))) if is_list_message(field) => {
-            let mut inner = Vec::new();
-            items.iter().for_each(|value| one(&mut inner, 1, item, value));
-            wire::bytes(out, number, &inner);
+            wire::nested(out, number, |out| items.iter().for_each(|value| one(out, 1, item, value)));
         }
         (Type::List(item), Some(Value::Array(items))) => items.iter().for_each(|value| one(out, number, item, value)),
         (Type::Map(ty), Some(Value::Object(entries))) => {
             for (key, value) in entries {
-                let mut entry = Vec::new();
-                wire::text(&mut entry, 1, key);
-                one(&mut entry, 2, ty, value);
-                wire::bytes(out, number, &entry);
+                wire::nested(out, number, |out| {
+                    wire::text(out, 1, key);
+                    one(out, 2, ty, value);
+                });
             }
         }
         (Type::List(_) | Type::Map(_), _) => {}
@@ -72,19 +68,15 @@ fn one(out: &mut Vec<u8>, number: u32, ty: &Type, value: &Value) {
         Type::Double => wire::double(out, number, value.as_f64().unwrap_or(0.0)),
         Type::Bytes => wire::bytes(out, number, &STANDARD.decode(value.as_str().unwrap_or("")).unwrap_or_default()),
         // A list as the value of a map is a message around its items.
-        Type::List(item) => {
-            let mut inner = Vec::new();
-            value.as_array().into_iter().flatten().for_each(|value| one(&mut inner, 1, item, value));
-            wire::bytes(out, number, &inner);
-        }
+        Type::List(item) => wire::nested(out, number, |out| {
+            value.as_array().into_iter().flatten().for_each(|value| one(out, 1, item, value));
+        }),
         Type::Map(_) => {}
-        Type::Ref(_) => {
-            let mut inner = Vec::new();
+        Type::Ref(_) => wire::nested(out, number, |out| {
             if let Some(definition) = ty.definition() {
-                message(&mut inner, definition, value);
+                message(out, definition, value);
             }
-            wire::bytes(out, number, &inner);
-        }
+        }),
     }
 }
 
@@ -112,11 +104,11 @@ fn special(out: &mut Vec<u8>, definition: &Definition, value: &Value) {
 /// Types of custom resource definitions that are one thing or another.
 fn any(out: &mut Vec<u8>, definition: &Definition, value: &Value) {
     let schema = |out: &mut Vec<u8>, number: u32, value: &Value| {
-        let mut inner = Vec::new();
-        if let Some(definition) = json_schema(definition) {
-            message(&mut inner, definition, value);
-        }
-        wire::bytes(out, number, &inner);
+        wire::nested(out, number, |out| {
+            if let Some(definition) = json_schema(definition) {
+                message(out, definition, value);
+            }
+        });
     };
     match (definition.short_name(), value) {
         ("JSON", value) => wire::bytes(out, 1, &json_bytes(value)),

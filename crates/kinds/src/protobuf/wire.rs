@@ -53,6 +53,38 @@ pub(super) fn text(out: &mut Vec<u8>, number: u32, value: &str) {
     bytes(out, number, value.as_bytes());
 }
 
+/// A field whose content `write` appends: its length is put in front afterwards, so that nothing is copied where the
+/// content is short.
+pub(super) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    tag(out, number, BYTES);
+    let start = out.len();
+    out.push(0);
+    write(out);
+    let size = out.len() - start - 1;
+    if size < 0x80 {
+        out[start] = size as u8;
+        return;
+    }
+    let mut length = Vec::with_capacity(VARINT_LIMIT_BYTES);
+    varint(&mut length, size as u64);
+    out.splice(start..=start, length);
+}
+
+/// What stands before a content of that size.
+pub(super) fn nested_head(out: &mut Vec<u8>, number: u32, size: usize) {
+    tag(out, number, BYTES);
+    varint(out, size as u64);
+}
+
+/// How many bytes a field takes whose content has that size.
+pub(super) fn nested_size(number: u32, size: usize) -> usize {
+    varint_size(u64::from(number) << 3) + varint_size(size as u64) + size
+}
+
+fn varint_size(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
 /// The fields of a message in their order; `None` once where it is malformed.
 pub(super) fn fields(bytes: &[u8]) -> impl Iterator<Item = Option<(u32, Value<'_>)>> {
     let mut rest = bytes;

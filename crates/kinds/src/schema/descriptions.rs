@@ -77,7 +77,10 @@ mod tests {
         let (mut all, mut described) = (0, 0);
         for name in schema::names() {
             let definition = schema::definition(name).expect("it was listed");
-            if definition.short_name().ends_with("List") {
+            // What only discovery and metadata clients see is in no published document.
+            let unpublished = ["apidiscovery", "PartialObjectMetadata", "v1.GroupVersionKind"];
+            let is_unpublished = unpublished.iter().any(|part| name.contains(part));
+            if is_unpublished || definition.short_name().ends_with("List") {
                 continue;
             }
             for field in &definition.fields {

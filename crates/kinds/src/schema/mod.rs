@@ -152,6 +152,8 @@ pub struct Definition {
     pub shape: Shape,
     /// Sorted by name.
     pub fields: Vec<Field>,
+    /// The places of the fields that protobuf has, in the order of their numbers.
+    pub wire_order: Vec<usize>,
     /// The kinds whose objects it describes.
     pub kinds: Vec<GroupVersionKind>,
     /// Whether it merges as a whole in server-side apply.

@@ -62,10 +62,15 @@ fn parse(name: &'static str, text: &'static str) -> Definition {
         name,
         shape: shape(name),
         fields: lines.map(|line| field(package, line)).collect(),
+        wire_order: Vec::new(),
         kinds: Vec::new(),
         atomic: false,
         unions: None,
     };
+    let mut wire_order: Vec<usize> = (0..definition.fields.len()).collect();
+    wire_order.retain(|index| !definition.fields[*index].numbers.is_empty());
+    wire_order.sort_by(|left, right| definition.fields[*left].numbers.cmp(&definition.fields[*right].numbers));
+    definition.wire_order = wire_order;
     for attribute in head.split(' ').skip(1) {
         match attribute.split_once('=') {
             Some(("gvk", kinds)) => definition.kinds = kinds.split(',').filter_map(kind).collect(),
@@ -193,7 +198,7 @@ mod tests {
             assert!(definition.fields.is_sorted_by_key(|field| field.name), "{}", definition.name);
         }
         assert!(TABLE.is_sorted_by_key(|entry| entry.name));
-        assert_eq!((TABLE.len(), fields), (585, 2460));
+        assert_eq!((TABLE.len(), fields), (594, 2497));
     }
 
     #[test]
