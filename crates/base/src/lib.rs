@@ -1,8 +1,9 @@
-//! The ground that every other crate stands on: time, ids, quantities and back-off.
+//! The ground that every other crate stands on: time, schedules, ids, quantities and back-off.
 //! Nothing here does I/O, and nothing here knows Kubernetes' kinds.
 
 pub mod backoff;
 pub mod clock;
+pub mod cron;
 pub mod ids;
 pub mod quantity;
 

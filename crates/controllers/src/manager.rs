@@ -8,6 +8,7 @@ use skiff_base::ids::Ids;
 use skiff_client::{Client, Informers};
 use tokio::task::JoinSet;
 
+use crate::cron::CronJobs;
 use crate::daemon::Daemons;
 use crate::deployment::Deployments;
 use crate::endpoints::{EndpointSlices, LegacyEndpoints};
@@ -100,6 +101,7 @@ impl ControllerManager {
         starter.plan("daemon-set-controller", Daemons::controller);
         starter.plan("statefulset-controller", StatefulSets::controller);
         starter.plan("job-controller", Jobs::controller);
+        starter.plan("cronjob-controller", CronJobs::controller);
         starter.plan("ttl-after-finished-controller", FinishedJobs::controller);
         starter.plan("endpointslice-controller", EndpointSlices::controller);
         starter.plan("endpoint-controller", LegacyEndpoints::controller);

@@ -1,45 +1,70 @@
 //! The decision about one Job. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
-use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
 
-use super::tally::{End, Tally, end_of, index_of, is_indexed};
-use super::{INDEX, Observed, TRACKING, let_go};
-use crate::meta::{controller_reference, generated_name, nonzero, time};
+use super::pods::{Making, surplus};
+use super::policy::{Verdict, content, verdict};
+use super::tally::{End, Scope, Tally, end_of, index_of, is_indexed, only_replaces_failed};
+use super::{Observed, backoff, is_tracked, let_go, release};
+use crate::meta::{adoption, controller_of, is_controlled_by, nonzero, selector, selects, time};
 use crate::plan::{Action, Note, Plan};
-use crate::pods::{from_template, is_active, is_ready, is_terminating};
+use crate::pods::{is_active, is_ready, is_terminating};
 
 const DEFAULT_BACKOFF_LIMIT: i32 = 6;
-/// A failed pod is followed by the next one after this long, twice as long each time.
-const BACKOFF_INITIAL: Duration = Duration::from_secs(10);
-const BACKOFF_CAP: Duration = Duration::from_secs(600);
-/// The most pods that one plan creates; the rest follows when these are seen.
+/// The most pods that one plan creates or deletes; the rest follows when these are seen.
 const BURST_PODS: usize = 500;
 /// Jobs of another controller are not touched.
 const OWN_NAME: &str = "kubernetes.io/job-controller";
 
+/// How a Job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// It did what it was for.
+    Complete,
+    /// It did not.
+    Failed,
+}
+
+impl Finish {
+    /// The condition that states it.
+    pub fn condition(self) -> &'static str {
+        match self {
+            Self::Complete => "Complete",
+            Self::Failed => "Failed",
+        }
+    }
+
+    /// The condition that announces it, while pods are still on their way out.
+    fn announcement(self) -> &'static str {
+        match self {
+            Self::Complete => "SuccessCriteriaMet",
+            Self::Failed => "FailureTarget",
+        }
+    }
+}
+
 /// How a Job ends, with the reason and the text of its conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Outcome {
-    success: bool,
+    finish: Finish,
     reason: String,
     message: String,
 }
 
 impl Outcome {
-    fn failure(reason: &str, message: &str) -> Self {
-        Self { success: false, reason: reason.to_owned(), message: message.to_owned() }
+    fn failure(reason: &str, message: impl Into<String>) -> Self {
+        Self { finish: Finish::Failed, reason: reason.to_owned(), message: message.into() }
     }
 
-    /// The condition that announces it, and the one that states it.
-    fn conditions(&self) -> (&'static str, &'static str) {
-        if self.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") }
+    fn success(reason: &str, message: impl Into<String>) -> Self {
+        Self { finish: Finish::Complete, reason: reason.to_owned(), message: message.into() }
     }
 }
 
@@ -48,11 +73,20 @@ fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> 
     conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")
 }
 
+fn ending(job: &Job) -> Option<(Finish, &JobCondition)> {
+    let status = job.status.as_ref()?;
+    let all = [Finish::Complete, Finish::Failed];
+    all.into_iter().find_map(|finish| Some((finish, condition(status, finish.condition())?)))
+}
+
+/// How the Job ended, if it has.
+pub fn finish_of(job: &Job) -> Option<Finish> {
+    ending(job).map(|(finish, _)| finish)
+}
+
 /// When the Job ended, if it has.
 pub fn finished_at(job: &Job) -> Option<Timestamp> {
-    let status = job.status.as_ref()?;
-    let ended = condition(status, "Complete").or_else(|| condition(status, "Failed"))?;
-    ended.last_transition_time.as_ref().map(|time| time.0)
+    ending(job).and_then(|(_, condition)| condition.last_transition_time.as_ref()).map(|time| time.0)
 }
 
 /// What is to be done.
@@ -60,29 +94,74 @@ pub fn reconcile(observed: &Observed, now: Timestamp, ids: &Ids) -> Plan {
     let job = &*observed.job;
     let mut plan = Plan::nothing();
     let Some(spec) = job.spec.as_ref() else { return plan };
-    let foreign = spec.managed_by.as_deref().is_some_and(|by| by != OWN_NAME);
-    if foreign || job.metadata.deletion_timestamp.is_some() {
+    if spec.managed_by.as_deref().is_some_and(|by| by != OWN_NAME) {
         return plan;
     }
-    let tally = Tally::of(job, &observed.pods);
-    let mut working = Working {
-        job,
-        spec,
-        pods: &observed.pods,
-        status: job.status.clone().unwrap_or_default(),
-        tally,
-        now,
-        notes: Vec::new(),
-    };
+    let pods = claim(observed, &mut plan);
+    if !plan.steps.is_empty() {
+        // The pods will be seen again as they are then.
+        return plan;
+    }
+    if finish_of(job).is_some() {
+        plan.burst(pods.iter().filter(|pod| is_tracked(pod)).map(|pod| let_go(pod)).collect());
+        return plan;
+    }
+    let tally = Tally::of(job, spec, &pods);
+    let status = job.status.clone().unwrap_or_default();
+    let delayed = delayed(spec, &pods, &tally);
+    let mut working = Working { job, spec, pods: &pods, delayed, status, tally, now, notes: Vec::new() };
     let changes = working.decide(ids, &mut plan);
     working.finish(changes, &mut plan);
     plan
+}
+
+/// The pods that are the Job's own; plans to adopt and to let go where labels say so.
+fn claim(observed: &Observed, plan: &mut Plan) -> Vec<Arc<Pod>> {
+    let job = &*observed.job;
+    let uid = job.metadata.uid.as_ref();
+    let spec_selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let chosen = selector(spec_selector);
+    let deleting = job.metadata.deletion_timestamp.is_some();
+    let mut mine = Vec::new();
+    for pod in &observed.pods {
+        let matches = selects(&chosen, &pod.metadata);
+        if is_controlled_by(&pod.metadata, uid) {
+            if matches || deleting || spec_selector.is_none() {
+                mine.push(pod.clone());
+            } else {
+                plan.then(release(pod, uid));
+            }
+        } else if controller_of(&pod.metadata).is_none() && matches && !deleting && is_active(pod) {
+            plan.then(Action::patch::<Pod>(&pod.metadata, super::tracked(adoption(job, pod.metadata.uid.as_ref()))));
+        }
+    }
+    mine
+}
+
+/// The last failed pod of each number that may be tried again: it is kept until the next one carries its count.
+fn delayed(spec: &JobSpec, pods: &[Arc<Pod>], tally: &Tally) -> BTreeMap<i32, Arc<Pod>> {
+    let mut delayed: BTreeMap<i32, Arc<Pod>> = BTreeMap::new();
+    let Some(given_up) = &tally.given_up else { return delayed };
+    let running: Vec<_> = pods.iter().filter(|pod| is_active(pod)).filter_map(|pod| index_of(pod)).collect();
+    let rank = |pod: &Pod| (super::tally::failures_before(pod), backoff::ended_at(pod));
+    for pod in pods.iter().filter(|pod| is_tracked(pod) && end_of(spec, pod) == Some(End::Failed)) {
+        let Some(index) = index_of(pod).filter(|index| *index < spec.completions.unwrap_or(0)) else { continue };
+        if running.contains(&index) || tally.completed.has(index) || given_up.has(index) {
+            continue;
+        }
+        if delayed.get(&index).is_none_or(|known| rank(known) <= rank(pod)) {
+            delayed.insert(index, pod.clone());
+        }
+    }
+    delayed
 }
 
 struct Working<'a> {
     job: &'a Job,
     spec: &'a JobSpec,
     pods: &'a [Arc<Pod>],
+    /// The last failed pod of each number that waits to be tried again.
+    delayed: BTreeMap<i32, Arc<Pod>>,
     status: JobStatus,
     tally: Tally,
     now: Timestamp,
@@ -94,19 +173,26 @@ impl Working<'_> {
         self.pods.iter().filter(|pod| is_active(pod))
     }
 
-    fn terminating(&self) -> usize {
-        self.pods.iter().filter(|pod| is_terminating(pod) && end_of(pod).is_none()).count()
+    fn terminating(&self) -> i32 {
+        self.pods.iter().filter(|pod| is_terminating(pod)).count() as i32
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.spec.suspend.unwrap_or(false)
     }
 
     /// Creations and deletions of pods; the status is changed on the way.
     fn decide(&mut self, ids: &Ids, plan: &mut Plan) -> Vec<Action> {
-        if finished_at(self.job).is_some() {
-            return self.stop_all();
+        if self.job.metadata.deletion_timestamp.is_some() {
+            self.tally.note_ended(self.spec, self.pods, Scope::All, |_| false);
+            return Vec::new();
         }
         if let Some(outcome) = self.outcome(plan) {
             return self.conclude(&outcome);
         }
-        if self.spec.suspend.unwrap_or(false) {
+        let delayed: Vec<_> = self.delayed.values().map(|pod| pod.metadata.uid.clone()).collect();
+        self.tally.note_ended(self.spec, self.pods, Scope::Ended, |pod| delayed.contains(&pod.metadata.uid));
+        if self.is_suspended() {
             return self.suspend();
         }
         self.resume();
@@ -114,36 +200,37 @@ impl Working<'_> {
     }
 
     fn outcome(&self, plan: &mut Plan) -> Option<Outcome> {
-        for (success, kind) in [(true, "SuccessCriteriaMet"), (false, "FailureTarget")] {
-            if let Some(told) = condition(&self.status, kind) {
-                let (reason, message) = (told.reason.clone(), told.message.clone());
-                return Some(Outcome {
-                    success,
-                    reason: reason.unwrap_or_default(),
-                    message: message.unwrap_or_default(),
-                });
-            }
-        }
-        let limit = self.spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT);
-        if self.tally.failed() > limit || self.restarts_exceed(limit) {
-            return Some(Outcome::failure("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
-        }
-        if let Some(left) = self.deadline_left() {
-            if left.is_zero() {
-                let text = "Job was active longer than specified deadline";
-                return Some(Outcome::failure("DeadlineExceeded", text));
-            }
-            plan.look_again(left);
-        }
-        let done = match self.spec.completions {
-            Some(completions) => self.tally.succeeded() >= completions,
-            None => self.tally.succeeded() > 0 && self.active().next().is_none(),
-        };
-        done.then(|| Outcome {
-            success: true,
-            reason: "CompletionsReached".to_owned(),
-            message: "Reached expected number of succeeded pods".to_owned(),
+        self.announced()
+            .or_else(|| self.failed_by_policy())
+            .or_else(|| self.failed_too_often())
+            .or_else(|| self.out_of_time(plan))
+            .or_else(|| self.failed_by_number())
+            .or_else(|| self.succeeded())
+    }
+
+    /// What was announced is not judged again.
+    fn announced(&self) -> Option<Outcome> {
+        [Finish::Complete, Finish::Failed].into_iter().find_map(|finish| {
+            let told = condition(&self.status, finish.announcement())?;
+            let (reason, message) = (told.reason.clone(), told.message.clone());
+            Some(Outcome { finish, reason: reason.unwrap_or_default(), message: message.unwrap_or_default() })
         })
+    }
+
+    fn failed_by_policy(&self) -> Option<Outcome> {
+        self.spec.pod_failure_policy.as_ref()?;
+        let mut failed = self.pods.iter().filter(|pod| end_of(self.spec, pod) == Some(End::Failed));
+        failed.find_map(|pod| match verdict(self.spec, pod) {
+            Verdict::FailJob(message) => Some(Outcome::failure("PodFailurePolicy", message)),
+            _ => None,
+        })
+    }
+
+    fn failed_too_often(&self) -> Option<Outcome> {
+        let default = if self.spec.backoff_limit_per_index.is_some() { i32::MAX } else { DEFAULT_BACKOFF_LIMIT };
+        let limit = self.spec.backoff_limit.unwrap_or(default);
+        let over = self.tally.failed(self.spec, self.pods) > limit || self.restarts_exceed(limit);
+        over.then(|| Outcome::failure("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
     }
 
     /// Where containers are restarted in place their restarts count as failures do.
@@ -161,29 +248,64 @@ impl Working<'_> {
         if limit == 0 { restarts > 0 } else { restarts >= limit }
     }
 
-    fn deadline_left(&self) -> Option<Duration> {
-        if self.spec.suspend.unwrap_or(false) {
+    fn out_of_time(&self, plan: &mut Plan) -> Option<Outcome> {
+        if self.is_suspended() {
             return None;
         }
         let (seconds, start) = (self.spec.active_deadline_seconds?, self.status.start_time.as_ref()?.0);
         let been = Duration::try_from(self.now.duration_since(start)).unwrap_or_default();
-        Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(been))
+        let left = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(been);
+        if left.is_zero() {
+            return Some(Outcome::failure("DeadlineExceeded", "Job was active longer than specified deadline"));
+        }
+        plan.look_again(left);
+        None
+    }
+
+    fn failed_by_number(&self) -> Option<Outcome> {
+        let failed = self.tally.given_up.as_ref()?.len();
+        if self.spec.max_failed_indexes.is_some_and(|most| failed > most) {
+            let text = "Job has exceeded the specified maximal number of failed indexes";
+            return Some(Outcome::failure("MaxFailedIndexesExceeded", text));
+        }
+        let all = failed > 0 && failed + self.tally.completed.len() >= self.spec.completions.unwrap_or(0);
+        all.then(|| Outcome::failure("FailedIndexes", "Job has failed indexes"))
+    }
+
+    fn succeeded(&self) -> Option<Outcome> {
+        if let Some(message) = content(self.spec, &self.tally.completed) {
+            return Some(Outcome::success("SuccessPolicy", message));
+        }
+        if self.active().next().is_some() {
+            return None;
+        }
+        let succeeded = self.tally.succeeded(self.spec, self.pods);
+        let done = self.spec.completions.map_or(succeeded > 0, |completions| succeeded >= completions);
+        done.then(|| Outcome::success("CompletionsReached", "Reached expected number of succeeded pods"))
     }
 
     fn conclude(&mut self, outcome: &Outcome) -> Vec<Action> {
-        let (announced, stated) = outcome.conditions();
-        self.set_condition(announced, "True", &outcome.reason, &outcome.message);
+        let scope = if outcome.finish == Finish::Failed { Scope::AllFailed } else { Scope::All };
+        self.tally.note_ended(self.spec, self.pods, scope, |_| false);
+        self.set_condition(outcome.finish.announcement(), "True", &outcome.reason, &outcome.message);
         let over = self.active().next().is_none() && self.terminating() == 0 && self.tally.is_settled();
         if !over {
             return self.stop_all();
         }
-        self.set_condition(stated, "True", &outcome.reason, &outcome.message);
-        if outcome.success {
-            self.status.completion_time = Some(time(self.now));
-            self.notes.push(Note::normal(self.job, "Completed", "Job completed"));
-        } else {
-            let reason = if outcome.reason == "DeadlineExceeded" { "DeadlineExceeded" } else { "BackoffLimitExceeded" };
-            self.notes.push(Note::warning(self.job, reason, outcome.message.clone()));
+        self.set_condition(outcome.finish.condition(), "True", &outcome.reason, &outcome.message);
+        match outcome.finish {
+            Finish::Complete => {
+                self.status.completion_time = Some(time(self.now));
+                let succeeded = self.tally.succeeded(self.spec, self.pods);
+                if !is_indexed(self.spec) && self.spec.completions.is_some_and(|wanted| succeeded > wanted) {
+                    let text = "Too many succeeded pods running after completion count reached";
+                    self.notes.push(Note::warning(self.job, "TooManySucceededPods", text));
+                }
+                self.notes.push(Note::normal(self.job, "Completed", "Job completed"));
+            }
+            Finish::Failed => {
+                self.notes.push(Note::warning(self.job, reason(&outcome.reason), outcome.message.clone()));
+            }
         }
         Vec::new()
     }
@@ -200,97 +322,83 @@ impl Working<'_> {
         if condition(&self.status, "Suspended").is_some() {
             self.set_condition("Suspended", "False", "JobResumed", "Job resumed");
             self.notes.push(Note::normal(self.job, "Resumed", "Job resumed"));
+            self.status.start_time = None;
         }
         if self.status.start_time.is_none() {
             self.status.start_time = Some(time(self.now));
-            self.notes.extend(self.what_is_not_honoured());
         }
-    }
-
-    /// A Job that asks for more than is built here is told so when it starts.
-    fn what_is_not_honoured(&self) -> Option<Note> {
-        let asked = [
-            ("podFailurePolicy", self.spec.pod_failure_policy.is_some()),
-            ("successPolicy", self.spec.success_policy.is_some()),
-            ("backoffLimitPerIndex", self.spec.backoff_limit_per_index.is_some()),
-        ];
-        let fields: Vec<_> = asked.iter().filter(|(_, set)| *set).map(|(field, _)| *field).collect();
-        let text = format!("Not honoured yet: spec.{}", fields.join(", spec."));
-        (!fields.is_empty()).then(|| Note::warning(self.job, "NotSupported", text))
     }
 
     fn run(&self, ids: &Ids, plan: &mut Plan) -> Vec<Action> {
         let parallelism = self.spec.parallelism.unwrap_or(1).max(0);
-        let active = self.active().count() as i32;
+        let active: Vec<_> = self.active().cloned().collect();
+        let running = active.len() as i32;
+        let succeeded = self.tally.succeeded(self.spec, self.pods);
         let wanted = match self.spec.completions {
-            Some(completions) => parallelism.min((completions - self.tally.succeeded()).max(0)),
+            Some(completions) => parallelism.min((completions - succeeded).max(0)),
             // A work queue: once one has succeeded no more are started.
-            None if self.tally.succeeded() > 0 => active.min(parallelism),
+            None if succeeded > 0 => running.min(parallelism),
             None => parallelism,
         };
-        if active > wanted {
-            let mut surplus: Vec<_> = self.active().collect();
-            surplus.sort_by_key(|pod| {
-                (is_ready(pod), std::cmp::Reverse(pod.metadata.creation_timestamp.as_ref().map(|t| t.0)))
-            });
-            return surplus.into_iter().take((active - wanted) as usize).map(|pod| self.deletion(pod)).collect();
+        let too_many = surplus(self.spec, &active, running - wanted);
+        if !too_many.is_empty() {
+            return too_many.iter().take(BURST_PODS).map(|pod| self.making().deletion(pod)).collect();
         }
-        let held =
-            if self.spec.pod_replacement_policy.as_deref() == Some("Failed") { self.terminating() as i32 } else { 0 };
-        let missing = usize::try_from(wanted - active - held).unwrap_or(0).min(BURST_PODS);
-        let pause = self.backoff_left();
-        if missing > 0 && !pause.is_zero() {
+        let held = if only_replaces_failed(self.spec) { self.terminating() } else { 0 };
+        let missing = usize::try_from(wanted - running - held).unwrap_or(0).min(BURST_PODS);
+        if missing == 0 {
+            return Vec::new();
+        }
+        if self.tally.given_up.is_some() {
+            return self.start_by_number(&active, missing, ids, plan);
+        }
+        let pause = backoff::left(self.spec, self.pods, self.now);
+        if !pause.is_zero() {
             plan.look_again(pause);
             return Vec::new();
         }
-        self.creations(missing, ids)
-    }
-
-    /// How long the next pod has to wait after the last failure.
-    fn backoff_left(&self) -> Duration {
-        let failed = self.pods.iter().filter(|pod| end_of(pod) == Some(End::Failed));
-        let Some(last) = failed.filter_map(|pod| ended_at(pod)).max() else { return Duration::ZERO };
-        let doublings = u32::try_from(self.tally.failed() - 1).unwrap_or(0).min(16);
-        let delay = BACKOFF_INITIAL.saturating_mul(1 << doublings).min(BACKOFF_CAP);
-        delay.saturating_sub(Duration::try_from(self.now.duration_since(last)).unwrap_or_default())
-    }
-
-    fn creations(&self, missing: usize, ids: &Ids) -> Vec<Action> {
-        if !is_indexed(self.job) {
-            return (0..missing).map(|_| self.creation(None, ids)).collect();
+        if !is_indexed(self.spec) {
+            return (0..missing).map(|_| self.making().creation(None, None, ids)).collect();
         }
-        let taken: BTreeSet<_> = self.active().filter_map(|pod| index_of(pod)).collect();
-        let free = (0..self.spec.completions.unwrap_or(0))
-            .filter(|index| !taken.contains(index) && !self.tally.completed.contains(index));
-        free.take(missing).map(|index| self.creation(Some(index), ids)).collect()
+        self.pending(&active).take(missing).map(|index| self.making().creation(Some(index), None, ids)).collect()
     }
 
-    fn creation(&self, index: Option<i32>, ids: &Ids) -> Action {
-        let meta = &self.job.metadata;
-        let job_name = meta.name.as_deref().unwrap_or_default();
-        let base = index.map_or_else(|| format!("{job_name}-"), |index| format!("{job_name}-{index}-"));
-        let name = generated_name(&base, ids);
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let owner = controller_reference(self.job);
-        let mut pod = from_template(&self.spec.template, namespace, name.clone(), Some(base), owner);
-        pod.metadata.finalizers.get_or_insert_default().push(TRACKING.to_owned());
-        if let Some(index) = index {
-            number(&mut pod, job_name, index);
+    fn making(&self) -> Making<'_> {
+        Making { job: self.job, spec: self.spec }
+    }
+
+    /// The numbers that have no pod and are neither done nor given up, lowest first.
+    fn pending(&self, active: &[Arc<Pod>]) -> impl Iterator<Item = i32> {
+        let held = only_replaces_failed(self.spec);
+        let on_the_way = self.pods.iter().filter(move |pod| held && is_terminating(pod));
+        let taken: std::collections::BTreeSet<_> =
+            active.iter().chain(on_the_way).filter_map(|pod| index_of(pod)).collect();
+        (0..self.spec.completions.unwrap_or(0)).filter(move |index| {
+            let over = self.tally.completed.has(*index) || self.tally.given_up.as_ref().is_some_and(|g| g.has(*index));
+            !over && !taken.contains(index)
+        })
+    }
+
+    /// Each number waits after its own failures.
+    fn start_by_number(&self, active: &[Arc<Pod>], missing: usize, ids: &Ids, plan: &mut Plan) -> Vec<Action> {
+        let mut creations = Vec::new();
+        for index in self.pending(active).take(missing) {
+            let before = self.delayed.get(&index);
+            let pause = before.map_or(Duration::ZERO, |pod| {
+                let failures = super::pods::failures_in_all(pod) + 1;
+                backoff::left_after(usize::try_from(failures).unwrap_or(0), backoff::ended_at(pod), self.now)
+            });
+            if pause.is_zero() {
+                creations.push(self.making().creation(Some(index), before.map(|pod| &**pod), ids));
+            } else {
+                plan.look_again(pause);
+            }
         }
-        Action::create(&pod)
-            .and_tell(Note::normal(self.job, "SuccessfulCreate", format!("Created pod: {name}")))
-            .or_tell(Note::warning(self.job, "FailedCreate", "Error creating: "))
-    }
-
-    fn deletion(&self, pod: &Pod) -> Action {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        Action::delete(pod)
-            .and_tell(Note::normal(self.job, "SuccessfulDelete", format!("Deleted pod: {name}")))
-            .or_tell(Note::warning(self.job, "FailedDelete", "Error deleting: "))
+        creations
     }
 
     fn stop_all(&self) -> Vec<Action> {
-        self.active().map(|pod| self.deletion(pod)).collect()
+        self.active().map(|pod| self.making().deletion(pod)).collect()
     }
 
     /// True where the condition says something new.
@@ -299,15 +407,18 @@ impl Working<'_> {
         if conditions.iter().any(|condition| condition.type_ == kind && condition.status == value) {
             return false;
         }
-        conditions.retain(|condition| condition.type_ != kind);
-        conditions.push(JobCondition {
+        let new = JobCondition {
             type_: kind.to_owned(),
             status: value.to_owned(),
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             last_probe_time: Some(time(self.now)),
             last_transition_time: Some(time(self.now)),
-        });
+        };
+        match conditions.iter_mut().find(|condition| condition.type_ == kind) {
+            Some(old) => *old = new,
+            None => conditions.push(new),
+        }
         true
     }
 
@@ -316,48 +427,23 @@ impl Working<'_> {
         let active = self.active().count() as i32;
         self.status.active = nonzero(active);
         self.status.ready = Some(self.active().filter(|pod| is_ready(pod)).count() as i32);
-        self.status.terminating = Some(self.terminating() as i32);
-        self.tally.write(&mut self.status, is_indexed(self.job));
+        self.status.terminating = Some(self.terminating());
+        self.tally.write(&mut self.status, self.spec);
         if self.job.status.as_ref() != Some(&self.status) {
             plan.then(Action::update_status(&Job { status: Some(self.status), ..self.job.clone() }));
         }
         for note in self.notes {
             plan.then(Action::tell(note));
         }
-        plan.burst(self.tally.ended.iter().map(|pod| let_go(pod)).collect());
+        plan.burst(self.tally.let_go.iter().map(|pod| let_go(pod)).collect());
         plan.burst(changes);
     }
 }
 
-/// Gives a pod its number: by annotation, label, hostname and environment.
-fn number(pod: &mut Pod, job_name: &str, index: i32) {
-    let text = index.to_string();
-    pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), text.clone());
-    pod.metadata.labels.get_or_insert_default().insert(INDEX.to_owned(), text);
-    let spec = pod.spec.get_or_insert_default();
-    spec.hostname = Some(format!("{job_name}-{index}"));
-    let source = EnvVarSource {
-        field_ref: Some(ObjectFieldSelector {
-            field_path: format!("metadata.labels['{INDEX}']"),
-            ..ObjectFieldSelector::default()
-        }),
-        ..EnvVarSource::default()
-    };
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        let variable =
-            EnvVar { name: "JOB_COMPLETION_INDEX".to_owned(), value_from: Some(source.clone()), ..EnvVar::default() };
-        container.env.get_or_insert_default().push(variable);
-    }
-}
-
-fn ended_at(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    let ends = statuses
-        .into_iter()
-        .flatten()
-        .filter_map(|status| status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-    let last = ends.map(|time| time.0).max();
-    last.or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+/// Reasons of events are known at build time; these are all that a Job can fail with.
+fn reason(text: &str) -> &'static str {
+    let all = ["PodFailurePolicy", "DeadlineExceeded", "MaxFailedIndexesExceeded", "FailedIndexes"];
+    all.into_iter().find(|known| *known == text).unwrap_or("BackoffLimitExceeded")
 }
 
 #[cfg(test)]
@@ -365,6 +451,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use serde_json::json;
 
+    use super::super::{INDEX, TRACKING};
     use super::*;
     use crate::testing::{World, now, object};
 
@@ -390,15 +477,20 @@ mod tests {
         }
         let job = world.get::<Job>("j").expect("it stays");
         let status = job.status.clone().unwrap_or_default();
-        let conditions: Vec<_> =
-            status.conditions.iter().flatten().map(|c| format!("{}={}", c.type_, c.status)).collect();
+        let conditions: Vec<_> = status
+            .conditions
+            .iter()
+            .flatten()
+            .map(|c| format!("{}={} {}", c.type_, c.status, c.reason.as_deref().unwrap_or_default()))
+            .collect();
         let last = format!(
-            "{}\nsucceeded {} failed {} active {} completed {:?} uncounted {:?}\n{}",
+            "{}\nsucceeded {} failed {} active {} completed {:?} given up {:?} uncounted {:?}\n{}",
             told.join(" "),
             status.succeeded.unwrap_or(0),
             status.failed.unwrap_or(0),
             status.active.unwrap_or(0),
             status.completed_indexes.unwrap_or_default(),
+            status.failed_indexes.unwrap_or_default(),
             status.uncounted_terminated_pods.map(|u| u.succeeded.iter().chain(&u.failed).flatten().count()),
             conditions.join(" ")
         );
@@ -423,8 +515,14 @@ mod tests {
         if pod.metadata.deletion_timestamp.is_some() && !ended {
             pod.status = Some(serde_json::from_value(json!({"phase": "Failed"})).expect("a status"));
         } else if crate::pods::phase(&pod).is_empty() {
-            let phase = ends.next().copied().unwrap_or("Running");
-            pod.status = Some(serde_json::from_value(json!({"phase": phase})).expect("a status"));
+            let end = ends.next().copied().unwrap_or("Running");
+            let (phase, code) = end.split_once(' ').unwrap_or((end, "1"));
+            let code: i32 = code.parse().expect("an exit code");
+            let container = json!({"name": "c", "image": "i", "imageID": "i", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": code, "finishedAt": "2026-01-31T12:00:00Z"}}});
+            let containers = if phase == "Failed" { json!([container]) } else { json!([]) };
+            let status = json!({"phase": phase, "containerStatuses": containers});
+            pod.status = Some(serde_json::from_value(status).expect("a status"));
         } else {
             return;
         }
@@ -437,9 +535,9 @@ mod tests {
             "completions: 3, parallelism: 2",
             &["Succeeded", "Failed", "Succeeded", "Succeeded"],
             expect![[r#"
-            SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
-            succeeded 3 failed 1 active 0 completed "" uncounted Some(0)
-            SuccessCriteriaMet=True Complete=True"#]],
+                SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
+                succeeded 3 failed 1 active 0 completed "" given up "" uncounted Some(0)
+                SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]],
         );
     }
 
@@ -449,9 +547,9 @@ mod tests {
             "completions: 1, parallelism: 1, backoffLimit: 1",
             &["Failed", "Failed", "Failed"],
             expect![[r#"
-            SuccessfulCreate SuccessfulCreate BackoffLimitExceeded
-            succeeded 0 failed 2 active 0 completed "" uncounted Some(0)
-            FailureTarget=True Failed=True"#]],
+                SuccessfulCreate SuccessfulCreate BackoffLimitExceeded
+                succeeded 0 failed 2 active 0 completed "" given up "" uncounted Some(0)
+                FailureTarget=True BackoffLimitExceeded Failed=True BackoffLimitExceeded"#]],
         );
     }
 
@@ -462,9 +560,9 @@ mod tests {
             "completions: 4, parallelism: 2, completionMode: Indexed",
             &ends,
             expect![[r#"
-            SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
-            succeeded 4 failed 1 active 0 completed "0-3" uncounted Some(0)
-            SuccessCriteriaMet=True Complete=True"#]],
+                SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
+                succeeded 4 failed 1 active 0 completed "0-3" given up "" uncounted Some(0)
+                SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]],
         );
     }
 
@@ -474,9 +572,9 @@ mod tests {
             "parallelism: 2",
             &["Succeeded", "Succeeded"],
             expect![[r#"
-            SuccessfulCreate SuccessfulCreate Completed
-            succeeded 2 failed 0 active 0 completed "" uncounted Some(0)
-            SuccessCriteriaMet=True Complete=True"#]],
+                SuccessfulCreate SuccessfulCreate Completed
+                succeeded 2 failed 0 active 0 completed "" given up "" uncounted Some(0)
+                SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]],
         );
     }
 
@@ -486,9 +584,66 @@ mod tests {
             "completions: 1, parallelism: 1, suspend: true",
             &[],
             expect![[r#"
-            Suspended
-            succeeded 0 failed 0 active 0 completed "" uncounted Some(0)
-            Suspended=True"#]],
+                Suspended
+                succeeded 0 failed 0 active 0 completed "" given up "" uncounted Some(0)
+                Suspended=True JobSuspended"#]],
         );
+    }
+
+    #[test]
+    fn each_number_fails_on_its_own() {
+        let spec = "completions: 3, parallelism: 3, completionMode: Indexed, backoffLimitPerIndex: 1";
+        let ends = ["Failed", "Succeeded", "Succeeded", "Failed"];
+        check(spec, &ends, expect![[r#"
+            SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate FailedIndexes
+            succeeded 2 failed 2 active 0 completed "1,2" given up "0" uncounted Some(0)
+            FailureTarget=True FailedIndexes Failed=True FailedIndexes"#]]);
+        let ends = ["Failed", "Succeeded", "Succeeded", "Succeeded"];
+        check(spec, &ends, expect![[r#"
+            SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
+            succeeded 3 failed 1 active 0 completed "0-2" given up "" uncounted Some(0)
+            SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]]);
+        check(&format!("{spec}, maxFailedIndexes: 0"), &["Failed", "Running", "Running", "Failed"], expect![[r#"
+            SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulDelete SuccessfulDelete MaxFailedIndexesExceeded
+            succeeded 0 failed 4 active 0 completed "" given up "0" uncounted Some(0)
+            FailureTarget=True MaxFailedIndexesExceeded Failed=True MaxFailedIndexesExceeded"#]]);
+    }
+
+    #[test]
+    fn policies_decide_about_failures_and_success() {
+        let rules = "podFailurePolicy: {rules: [{action: Ignore, onExitCodes: {operator: In, values: [5]}}, {action: FailJob, onExitCodes: {operator: In, values: [42]}}]}";
+        let spec = format!("completions: 2, parallelism: 2, backoffLimit: 0, {rules}");
+        check(&spec, &["Failed 5", "Succeeded", "Succeeded"], expect![[r#"
+            SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
+            succeeded 2 failed 0 active 0 completed "" given up "" uncounted Some(0)
+            SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]]);
+        check(&spec, &["Failed 42", "Running"], expect![[r#"
+            SuccessfulCreate SuccessfulCreate SuccessfulDelete PodFailurePolicy
+            succeeded 0 failed 2 active 0 completed "" given up "" uncounted Some(0)
+            FailureTarget=True PodFailurePolicy Failed=True PodFailurePolicy"#]]);
+        let spec = "completions: 3, parallelism: 3, completionMode: Indexed, successPolicy: {rules: [{succeededIndexes: '1'}]}";
+        check(spec, &["Running", "Succeeded", "Running"], expect![[r#"
+            SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulDelete SuccessfulDelete Completed
+            succeeded 1 failed 0 active 0 completed "1" given up "" uncounted Some(0)
+            SuccessCriteriaMet=True SuccessPolicy Complete=True SuccessPolicy"#]]);
+    }
+
+    #[test]
+    fn a_job_that_shrinks_loses_the_highest_numbers() {
+        let job: Job = object(
+            "{metadata: {name: j, namespace: d, uid: u}, spec: {completions: 2, parallelism: 2, completionMode: Indexed, template: {}}, status: {startTime: '2026-01-31T12:00:00Z', completedIndexes: '0,3', succeeded: 2, ready: 0, terminating: 0, uncountedTerminatedPods: {}}}",
+        );
+        let owner = crate::meta::controller_reference(&job);
+        let pods = [1, 2, 1].iter().enumerate().map(|(at, index)| {
+            let mut pod: Pod = object(&format!("{{metadata: {{name: p{at}, namespace: d, uid: u{at}, finalizers: [{TRACKING}], annotations: {{{INDEX}: '{index}'}}}}, status: {{phase: Running}}}}"));
+            pod.metadata.owner_references = Some(vec![owner.clone()]);
+            Arc::new(pod)
+        });
+        let observed = Observed { pods: pods.collect(), job: Arc::new(job) };
+        expect![[r#"
+            update jobs/status d/j {"active":3,"completedIndexes":"0","ready":0,"startTime":"2026-01-31T12:00:00Z","succeeded":1,"terminating":0,"uncountedTerminatedPods":{}}
+            delete pods d/p1 [SuccessfulDelete: Deleted pod: p1]
+            delete pods d/p0 [SuccessfulDelete: Deleted pod: p0]
+        "#]].assert_eq(&reconcile(&observed, now(), &Ids::seeded(1)).to_string());
     }
 }

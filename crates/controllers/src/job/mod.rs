@@ -1,7 +1,11 @@
 //! Jobs: pods that run until enough of them have succeeded, each counted exactly once.
 //! See <https://kubernetes.io/docs/concepts/workloads/controllers/job/>.
 
+mod backoff;
 mod decide;
+mod indexes;
+mod pods;
+mod policy;
 mod tally;
 mod ttl;
 
@@ -14,10 +18,11 @@ use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
 use skiff_client::{Change, Informer, ObjectKey, Patch};
 
-use crate::meta::{controller_key, controller_of};
+use crate::meta::{controller_key, controller_of, selector, selects};
 use crate::plan::{Action, Plan};
 use crate::runner::{Controller, Failure, Setup};
 
+pub use decide::{Finish, finish_of};
 pub use ttl::FinishedJobs;
 
 /// Keeps a pod until its Job has counted it.
@@ -25,11 +30,16 @@ const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 /// The number of a pod of an indexed Job.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
+/// How often the number of a pod had failed before it.
+const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// The same for failures that did not count.
+const IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
+
 /// What the decision rests on.
 pub struct Observed {
     /// The Job.
     pub job: Arc<Job>,
-    /// The pods that it controls.
+    /// The pods that it controls, and those that nobody does.
     pub pods: Vec<Arc<Pod>>,
 }
 
@@ -45,18 +55,20 @@ impl Jobs {
     pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let jobs = setup.informer::<Job>();
         setup.for_each::<Job>();
-        setup.on_change::<Pod>(|change: &Change<Pod>| {
-            controller_key::<Job>(&change.object().metadata).into_iter().collect()
-        });
+        let known = jobs.clone();
+        setup.on_change::<Pod>(move |change| keys_of_pod(change, &known));
         Arc::new(Self { jobs, pods: setup.informer(), ids: setup.ids.clone() })
     }
 
-    /// The pods of the Job with this name, and those of an earlier one that is gone.
+    /// The pods that concern the Job with this name, and those of an earlier one that is gone.
     fn pods_of(&self, key: &ObjectKey, job: Option<&Job>) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
         let uid = job.and_then(|job| job.metadata.uid.as_ref());
         let mut pods = self.pods.list_namespace(&key.namespace);
-        pods.retain(|pod| controller_key::<Job>(&pod.metadata).as_ref() == Some(key));
-        pods.into_iter().partition(|pod| controller_of(&pod.metadata).map(|owner| &owner.uid) == uid)
+        pods.retain(|pod| match controller_of(&pod.metadata) {
+            Some(_) => controller_key::<Job>(&pod.metadata).as_ref() == Some(key),
+            None => job.is_some(),
+        });
+        pods.into_iter().partition(|pod| controller_of(&pod.metadata).is_none_or(|owner| Some(&owner.uid) == uid))
     }
 }
 
@@ -74,6 +86,21 @@ impl Controller for Jobs {
     }
 }
 
+/// The Jobs that a change of a pod concerns: the one that controls it now and before; for an orphan those that may adopt it.
+fn keys_of_pod(change: &Change<Pod>, jobs: &Informer<Job>) -> Vec<ObjectKey> {
+    let meta = &change.object().metadata;
+    let mut keys: Vec<_> = controller_key::<Job>(meta).into_iter().collect();
+    if let Change::Updated { old, .. } = change {
+        keys.extend(controller_key::<Job>(&old.metadata).filter(|key| !keys.contains(key)));
+    }
+    if controller_of(meta).is_none() {
+        let all = jobs.list_namespace(meta.namespace.as_deref().unwrap_or_default());
+        let chosen = |job: &Job| selector(job.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
+        keys.extend(all.iter().filter(|job| selects(&chosen(job), meta)).map(|job| ObjectKey::of(&job.metadata)));
+    }
+    keys
+}
+
 fn is_tracked(pod: &Pod) -> bool {
     pod.metadata.finalizers.iter().flatten().any(|name| name == TRACKING)
 }
@@ -82,4 +109,25 @@ fn is_tracked(pod: &Pod) -> bool {
 fn let_go(pod: &Pod) -> Action {
     let patch = json!({"metadata": {"uid": pod.metadata.uid, "$deleteFromPrimitiveList/finalizers": [TRACKING]}});
     Action::patch::<Pod>(&pod.metadata, Patch::Strategic(patch))
+}
+
+/// Lets a pod go that the Job does not select, and does not count it.
+fn release(pod: &Pod, owner: Option<&String>) -> Action {
+    let patch = json!({"metadata": {
+        "uid": pod.metadata.uid,
+        "ownerReferences": [{"$patch": "delete", "uid": owner}],
+        "$deleteFromPrimitiveList/finalizers": [TRACKING],
+    }});
+    Action::patch::<Pod>(&pod.metadata, Patch::Strategic(patch))
+}
+
+/// An adoption that also sees to it that the pod is counted.
+fn tracked(adoption: Patch) -> Patch {
+    match adoption {
+        Patch::Strategic(mut body) => {
+            body["metadata"]["finalizers"] = json!([TRACKING]);
+            Patch::Strategic(body)
+        }
+        other => other,
+    }
 }
