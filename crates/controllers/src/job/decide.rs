@@ -594,38 +594,62 @@ mod tests {
     fn each_number_fails_on_its_own() {
         let spec = "completions: 3, parallelism: 3, completionMode: Indexed, backoffLimitPerIndex: 1";
         let ends = ["Failed", "Succeeded", "Succeeded", "Failed"];
-        check(spec, &ends, expect![[r#"
+        check(
+            spec,
+            &ends,
+            expect![[r#"
             SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate FailedIndexes
             succeeded 2 failed 2 active 0 completed "1,2" given up "0" uncounted Some(0)
-            FailureTarget=True FailedIndexes Failed=True FailedIndexes"#]]);
+            FailureTarget=True FailedIndexes Failed=True FailedIndexes"#]],
+        );
         let ends = ["Failed", "Succeeded", "Succeeded", "Succeeded"];
-        check(spec, &ends, expect![[r#"
+        check(
+            spec,
+            &ends,
+            expect![[r#"
             SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
             succeeded 3 failed 1 active 0 completed "0-2" given up "" uncounted Some(0)
-            SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]]);
-        check(&format!("{spec}, maxFailedIndexes: 0"), &["Failed", "Running", "Running", "Failed"], expect![[r#"
+            SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]],
+        );
+        check(
+            &format!("{spec}, maxFailedIndexes: 0"),
+            &["Failed", "Running", "Running", "Failed"],
+            expect![[r#"
             SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulDelete SuccessfulDelete MaxFailedIndexesExceeded
             succeeded 0 failed 4 active 0 completed "" given up "0" uncounted Some(0)
-            FailureTarget=True MaxFailedIndexesExceeded Failed=True MaxFailedIndexesExceeded"#]]);
+            FailureTarget=True MaxFailedIndexesExceeded Failed=True MaxFailedIndexesExceeded"#]],
+        );
     }
 
     #[test]
     fn policies_decide_about_failures_and_success() {
         let rules = "podFailurePolicy: {rules: [{action: Ignore, onExitCodes: {operator: In, values: [5]}}, {action: FailJob, onExitCodes: {operator: In, values: [42]}}]}";
         let spec = format!("completions: 2, parallelism: 2, backoffLimit: 0, {rules}");
-        check(&spec, &["Failed 5", "Succeeded", "Succeeded"], expect![[r#"
+        check(
+            &spec,
+            &["Failed 5", "Succeeded", "Succeeded"],
+            expect![[r#"
             SuccessfulCreate SuccessfulCreate SuccessfulCreate Completed
             succeeded 2 failed 0 active 0 completed "" given up "" uncounted Some(0)
-            SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]]);
-        check(&spec, &["Failed 42", "Running"], expect![[r#"
+            SuccessCriteriaMet=True CompletionsReached Complete=True CompletionsReached"#]],
+        );
+        check(
+            &spec,
+            &["Failed 42", "Running"],
+            expect![[r#"
             SuccessfulCreate SuccessfulCreate SuccessfulDelete PodFailurePolicy
             succeeded 0 failed 2 active 0 completed "" given up "" uncounted Some(0)
-            FailureTarget=True PodFailurePolicy Failed=True PodFailurePolicy"#]]);
+            FailureTarget=True PodFailurePolicy Failed=True PodFailurePolicy"#]],
+        );
         let spec = "completions: 3, parallelism: 3, completionMode: Indexed, successPolicy: {rules: [{succeededIndexes: '1'}]}";
-        check(spec, &["Running", "Succeeded", "Running"], expect![[r#"
+        check(
+            spec,
+            &["Running", "Succeeded", "Running"],
+            expect![[r#"
             SuccessfulCreate SuccessfulCreate SuccessfulCreate SuccessfulDelete SuccessfulDelete Completed
             succeeded 1 failed 0 active 0 completed "1" given up "" uncounted Some(0)
-            SuccessCriteriaMet=True SuccessPolicy Complete=True SuccessPolicy"#]]);
+            SuccessCriteriaMet=True SuccessPolicy Complete=True SuccessPolicy"#]],
+        );
     }
 
     #[test]
