@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 use skiff_base::Timestamp;
+use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, GroupKind, GroupResource, GroupVersion, GroupVersionKind, Object};
 
 /// A text that is static for built-in kinds and owned for custom ones.
@@ -203,5 +204,27 @@ impl ResourceDef {
     /// Whether there is a status subresource.
     pub fn has_status(&self) -> bool {
         self.subresource("status").is_some()
+    }
+
+    /// What is wrong with a changed object. What was wrong in the same way before is let pass: rules grow stricter, and
+    /// nobody should have to mend what they did not touch.
+    pub fn check_update(&self, context: &Context, new: &Object, old: &Object) -> ErrorList {
+        let mut errors = (self.validate)(context, new);
+        if !errors.is_empty() {
+            let known = (self.validate)(context, old);
+            errors.retain(|error| !known.contains(error));
+        }
+        errors.extend((self.validate_update)(context, new, old));
+        errors
+    }
+
+    /// Warnings to send with the answer to an update: none where nothing was changed that its author had written, and none
+    /// for Pods, which programs change far more often than people.
+    pub fn update_warnings(&self, subresource: &str, new: &Object, old: &Object) -> Vec<String> {
+        let same = self.has_generation && new.generation() == old.generation();
+        if !subresource.is_empty() || same || self.deletion == Deletion::GracefulPod {
+            return Vec::new();
+        }
+        (self.warnings)(new)
     }
 }

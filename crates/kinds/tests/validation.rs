@@ -109,10 +109,10 @@ fn containers() {
             spec.containers[0].env[0].name: Invalid value: "a=b": a valid environment variable name must consist only of printable ASCII characters other than '='
             spec.containers[0].env[1].valueFrom.fieldRef.fieldPath: Invalid value: "spec.x": error converting fieldPath: field label not supported: spec.x
             spec.containers[0].env[1].valueFrom: Invalid value: "": may not be specified when `value` is not empty
-            spec.containers[0].env[2].valueFrom: Invalid value: "": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`
-            spec.containers[0].env[3].valueFrom.configMapKeyRef.name: Required value
+            spec.containers[0].env[2].valueFrom: Invalid value: "": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`
+            spec.containers[0].env[3].valueFrom.configMapKeyRef.name: Invalid value: "": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
             spec.containers[0].env[3].valueFrom.configMapKeyRef.key: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
-            spec.containers[0].envFrom[0]: Invalid value: "": must specify one of: `configMapRef` or `secretRef`
+            spec.containers[0].envFrom: Invalid value: "": must specify one of: `configMapRef` or `secretRef`
         "#]],
     );
     check(
@@ -172,16 +172,15 @@ fn volumes() {
         expect![[r#"
             spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type
             spec.volumes[1].hostPath.path: Required value
-            spec.volumes[1].hostPath.type: Unsupported value: "Nothing": supported values: "", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"
             spec.volumes[1].name: Duplicate value: "v"
             spec.volumes[2].secret.secretName: Required value
             spec.volumes[2].secret.defaultMode: Invalid value: 512: must be a number between 0 and 0777 (octal), both inclusive
             spec.volumes[2].secret.items[0].path: Invalid value: "/a": must be a relative path
             spec.containers[0].volumeMounts[0].name: Not found: "x"
             spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/a": must be unique
-            spec.containers[0].volumeMounts[1].subPath: Invalid value: "../b": must not contain '..'
+            spec.containers[0].volumeMounts.subPath: Invalid value: "../b": must not contain '..'
             spec.containers[0].volumeMounts[2].mountPath: Required value
-            spec.containers[0].volumeMounts[2].mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers
+            spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers
         "#]],
     );
     check(
@@ -190,8 +189,8 @@ fn volumes() {
         ),
         expect![[r#"
             spec.volumes[0].projected.sources[0].serviceAccountToken.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes
-            spec.volumes[0].projected.sources[1].downwardAPI.items[0].path: Invalid value: "../x": must not contain '..'
-            spec.volumes[0].projected.sources[1].downwardAPI.items[0]: Required value: one of fieldRef and resourceFieldRef is required
+            spec.volumes[0].projected.sources[1].downwardAPI.path: Invalid value: "../x": must not contain '..'
+            spec.volumes[0].projected.sources[1].downwardAPI: Required value: one of fieldRef and resourceFieldRef is required
             spec.volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be specified when serviceAccountName is not set
         "#]],
     );
@@ -207,6 +206,8 @@ fn where_pods_run() {
             spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'
             spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 0: must be in the range 1-100
             spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.topologyKey: Required value: can not be empty
+            spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.topologyKey: Invalid value: "": name part must be non-empty
+            spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.topologyKey: Invalid value: "": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
             spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero
             spec.topologySpreadConstraints[0].topologyKey: Required value: can not be empty
             spec.topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: "Perhaps": supported values: "DoNotSchedule", "ScheduleAnyway"

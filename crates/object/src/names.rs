@@ -89,6 +89,23 @@ pub fn check_dns_subdomain(value: &str) -> Vec<String> {
     faults
 }
 
+/// A DNS subdomain whose labels may have underscores, as names are that resolvers search in.
+pub fn check_dns_subdomain_with_underscore(value: &str) -> Vec<String> {
+    let mut faults = length_fault(value, SUBDOMAIN_LIMIT_BYTES);
+    let part = |label: &str| {
+        shaped(label, |byte| lower(byte) || byte == b'_', |byte| lower(byte) || byte == b'-' || byte == b'_')
+    };
+    if !value.split('.').all(part) {
+        let pattern = "[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?";
+        faults.push(mismatch(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
+            &format!("{pattern}(\\.{pattern})*"),
+            &["example.com"],
+        ));
+    }
+    faults
+}
+
 /// A subdomain whose first label is `*`, as Ingress hosts may be.
 pub fn check_wildcard_dns_subdomain(value: &str) -> Vec<String> {
     let mut faults = length_fault(value, SUBDOMAIN_LIMIT_BYTES);

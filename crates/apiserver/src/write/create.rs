@@ -45,7 +45,7 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     errors.extend((def.validate)(&target.context(), &object));
     target.refuse(&object, errors)?;
     target.admit(Operation::Create, Some(&object), None).await?;
-    target.warn(&object);
+    target.warn(&object, None);
     if target.options.dry_run {
         return Ok(Written { stored: target.encode(&object), revision: 0, created: true });
     }

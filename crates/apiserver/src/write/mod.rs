@@ -211,10 +211,13 @@ impl<'a> Target<'a> {
     }
 
     /// The kind's own warnings about what was written.
-    fn warn(&self, object: &Object) {
-        for warning in (self.served.def.warnings)(object) {
-            self.call.warn(warning);
-        }
+    fn warn(&self, object: &Object, old: Option<&Object>) {
+        let def = &self.served.def;
+        let warnings = match old {
+            Some(old) => def.update_warnings(&self.subresource, object, old),
+            None => (def.warnings)(object),
+        };
+        warnings.into_iter().for_each(|warning| self.call.warn(warning));
     }
 
     /// 422 where anything is wrong.

@@ -116,7 +116,7 @@ async fn attempt_change(
         apply_rules(target, &mut new, old).await?;
     }
     target.admit(Operation::Update, Some(&new), Some(old)).await?;
-    target.warn(&new);
+    target.warn(&new, Some(old));
     let reservation = target.server.allocators.begin(target, &mut new, Some(old))?;
     let stored = target.encode(&new);
     let revision = current.mod_revision;
@@ -147,8 +147,7 @@ async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Res
     new.set_at(&["metadata", "resourceVersion"], old.resource_version());
     let mut errors = metadata::validate(def, new);
     errors.extend(skiff_object::validate::metadata_update(new, old));
-    errors.extend((def.validate)(&target.context(), new));
-    errors.extend((def.validate_update)(&target.context(), new, old));
+    errors.extend(def.check_update(&target.context(), new, old));
     target.refuse(new, errors)
 }
 

@@ -1,7 +1,5 @@
 //! What may be wrong with where a Pod wants to run: affinity, tolerations, spread.
 
-use std::collections::BTreeSet;
-
 use skiff_object::names;
 
 use crate::rules::check::{At, Faults};
@@ -18,7 +16,8 @@ pub fn affinity(faults: &mut Faults, affinity: &At) {
     }
     for preferred in node.get("preferredDuringSchedulingIgnoredDuringExecution").items() {
         weight(faults, &preferred.get("weight"));
-        node_term(faults, &preferred.get("preference"));
+        // A preference may name values that no label can have: it is then not met.
+        node_term(faults, &preferred.get("preference"), false);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let pods = affinity.get(kind);
@@ -46,16 +45,16 @@ pub fn node_selector(faults: &mut Faults, selector: &At) {
         faults.required(&terms, "must have at least one node selector term");
     }
     for term in terms.items() {
-        node_term(faults, &term);
+        node_term(faults, &term, true);
     }
 }
 
-fn node_term(faults: &mut Faults, term: &At) {
+fn node_term(faults: &mut Faults, term: &At, check_values: bool) {
     for requirement in term.get("matchExpressions").items() {
         node_requirement(faults, &requirement);
-        faults.all_invalid(&requirement.get("key"), names::check_label_key(requirement.get("key").text()));
-        for value in requirement.get("values").items() {
-            faults.all_invalid(&value, names::check_label_value(value.text()));
+        label_key(faults, &requirement.get("key"));
+        for value in requirement.get("values").items().iter().filter(|_| check_values) {
+            faults.all_invalid(value, names::check_label_value(value.text()));
         }
     }
     for requirement in term.get("matchFields").items() {
@@ -96,21 +95,63 @@ fn node_requirement(faults: &mut Faults, requirement: &At) {
     }
 }
 
+/// A key of a label; the message shows it also where it is absent.
+fn label_key(faults: &mut Faults, key: &At) {
+    for words in names::check_label_key(key.text()) {
+        faults.invalid_as(key, key.text(), words);
+    }
+}
+
 fn pod_term(faults: &mut Faults, term: &At) {
-    faults.selector(&term.get("labelSelector"));
+    let selector = term.get("labelSelector");
+    faults.selector(&selector);
     faults.selector(&term.get("namespaceSelector"));
     for namespace in term.get("namespaces").items() {
-        faults.all_invalid(&namespace, names::check_dns_label(namespace.text()));
+        let at = namespace.renamed(term.path().child("namespace"));
+        faults.all_invalid(&at, names::check_dns_label(at.text()));
+    }
+    let (matched, mismatched) = (term.get("matchLabelKeys"), term.get("mismatchLabelKeys"));
+    for keys in [(&matched, "matchLabelKeys"), (&mismatched, "mismatchLabelKeys")] {
+        selector_keys(faults, keys.0, keys.1, &selector);
+    }
+    for key in mismatched.items() {
+        if matched.texts().contains(&key.text()) {
+            faults.invalid(&key, "exists in both matchLabelKeys and mismatchLabelKeys");
+        }
     }
     topology_key(faults, &term.get("topologyKey"));
+}
+
+/// Keys whose values a selector takes from the Pod itself. What that made of the selector already is no fault.
+fn selector_keys(faults: &mut Faults, keys: &At, field: &str, selector: &At) {
+    if keys.is_blank() {
+        return;
+    }
+    if !selector.is_set() {
+        faults.forbidden(keys, "must not be specified when labelSelector is not set");
+        return;
+    }
+    let expressions = selector.get("matchExpressions").items();
+    for key in keys.items() {
+        label_key(faults, &key);
+        let made =
+            |other: &At| matches!(other.get("operator").text(), "In" | "NotIn") && other.get("values").count() == 1;
+        let named = |other: &&At| other.get("key").text() == key.text();
+        let of_others = expressions.iter().filter(named).any(|other| !made(other));
+        if of_others
+            || expressions.iter().filter(named).count() > 1
+            || selector.get("matchLabels").get(key.text()).is_set()
+        {
+            faults.invalid(&key, format!("exists in both {field} and labelSelector"));
+        }
+    }
 }
 
 fn topology_key(faults: &mut Faults, key: &At) {
     if key.is_blank() {
         faults.required(key, "can not be empty");
-    } else {
-        faults.all_invalid(key, names::check_label_key(key.text()));
     }
+    label_key(faults, key);
 }
 
 /// Checks a Pod's tolerations.
@@ -139,11 +180,6 @@ pub fn tolerations(faults: &mut Faults, tolerations: &At) {
                     faults.invalid_as(&operator, value, "value must be empty when `operator` is 'Exists'");
                 }
             }
-            "Lt" | "Gt" => {
-                if value.text().parse::<i64>().is_err() {
-                    faults.invalid(&value, "value must be a valid integer");
-                }
-            }
             _ => faults.not_supported(&operator, &["Equal", "Exists"]),
         }
         if !effect.is_blank() {
@@ -154,28 +190,33 @@ pub fn tolerations(faults: &mut Faults, tolerations: &At) {
 
 /// Checks how a Pod is to be spread.
 pub fn spread(faults: &mut Faults, constraints: &At) {
-    let mut seen = BTreeSet::new();
-    for constraint in constraints.items() {
-        let skew = constraint.get("maxSkew");
-        if skew.int().unwrap_or(0) <= 0 {
-            faults.invalid_as(&skew, skew.int().unwrap_or(0), "must be greater than zero");
-        }
+    let all = constraints.items();
+    let pair = |constraint: &At| {
+        let (key, otherwise) = (constraint.get("topologyKey").text(), constraint.get("whenUnsatisfiable").text());
+        format!("{{{key}, {otherwise}}}")
+    };
+    for (index, constraint) in all.iter().enumerate() {
+        faults.positive(&constraint.get("maxSkew"), "must be greater than zero");
         let (key, otherwise) = (constraint.get("topologyKey"), constraint.get("whenUnsatisfiable"));
-        topology_key(faults, &key);
+        if key.is_blank() {
+            faults.required(&key, "can not be empty");
+        } else {
+            label_key(faults, &key);
+        }
         if !matches!(otherwise.text(), "DoNotSchedule" | "ScheduleAnyway") {
             faults.not_supported(&otherwise, &["DoNotSchedule", "ScheduleAnyway"]);
         }
-        let pair = format!("{{{}, {}}}", key.text(), otherwise.text());
-        if !seen.insert(pair.clone()) {
-            let error =
-                skiff_object::FieldError::duplicate(&constraint.path().child("{topologyKey, whenUnsatisfiable}"), pair);
-            faults.extend([error]);
+        if all[index + 1..].iter().any(|other| pair(other) == pair(constraint)) {
+            let path = constraint.path().child("{topologyKey, whenUnsatisfiable}");
+            faults.extend([skiff_object::FieldError::duplicate(&path, pair(constraint))]);
         }
-        min_domains(faults, &constraint, otherwise.text());
+        min_domains(faults, constraint, otherwise.text());
         for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             faults.choice(&constraint.get(policy), &["Honor", "Ignore"]);
         }
-        faults.selector(&constraint.get("labelSelector"));
+        let selector = constraint.get("labelSelector");
+        selector_keys(faults, &constraint.get("matchLabelKeys"), "matchLabelKeys", &selector);
+        faults.selector(&selector);
     }
 }
 

@@ -6,6 +6,7 @@ use skiff_object::field::{ErrorKind, ErrorList, FieldError, FieldPath};
 use skiff_object::meta::Meta;
 use skiff_object::{Object, names, validate};
 
+use crate::rules::address;
 use crate::rules::tree::is_blank;
 
 /// What upstream says of a number below zero.
@@ -99,6 +100,25 @@ impl<'a> At<'a> {
     /// The node for functions that take one.
     pub fn node(&self) -> Option<&'a Value> {
         self.node
+    }
+
+    /// The number of items or entries here.
+    pub fn count(&self) -> usize {
+        match self.node {
+            Some(Value::Array(list)) => list.len(),
+            Some(Value::Object(map)) => map.len(),
+            _ => 0,
+        }
+    }
+
+    /// The texts of the list here.
+    pub fn texts(&self) -> Vec<&'a str> {
+        self.node.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    /// The same place, its path given with a key in brackets.
+    pub fn keyed(&self, key: &str) -> Self {
+        Self { node: self.node, path: self.path.key(key) }
     }
 
     /// The path.
@@ -283,17 +303,66 @@ impl Faults {
         }
     }
 
-    /// An address that stands here must be one.
+    /// An address must stand here.
     pub fn ip(&mut self, at: &At) {
-        if at.text().parse::<std::net::IpAddr>().is_err() {
-            self.invalid(at, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+        self.all_invalid(at, address::ip_faults(at.text()));
+    }
+
+    /// The address of something particular must stand here.
+    pub fn particular_ip(&mut self, at: &At) {
+        match at.text().parse() {
+            Ok(ip) if address::ip_faults(at.text()).is_empty() => self.all_invalid(at, address::special_faults(ip)),
+            _ => self.ip(at),
         }
     }
 
-    /// A range of addresses that stands here must be one.
+    /// A range of addresses must stand here.
     pub fn cidr(&mut self, at: &At) {
-        if !is_cidr(at.text()) {
-            self.invalid(at, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+        self.all_invalid(at, address::cidr_faults(at.text()));
+    }
+
+    /// A text or list here is longer than `limit_bytes`.
+    pub fn too_long(&mut self, at: &At, limit_bytes: usize) {
+        self.0.push(FieldError::too_long(&at.path, limit_bytes));
+    }
+
+    /// A text that stands here must be no longer than that.
+    pub fn at_most_bytes(&mut self, at: &At, limit_bytes: usize) {
+        if at.text().len() > limit_bytes {
+            self.too_long(at, limit_bytes);
+        }
+    }
+
+    /// A list or map that stands here must have no more entries than that; tells whether it has.
+    pub fn at_most_items(&mut self, at: &At, limit: usize) -> bool {
+        let count = at.count();
+        if count > limit {
+            self.0.push(FieldError::too_many(&at.path, count, limit));
+        }
+        count <= limit
+    }
+
+    /// The text here (or below) was there before, and is shown alone.
+    pub fn duplicate_as(&mut self, at: &At, value: impl Into<Value>) {
+        self.0.push(FieldError::duplicate(&at.path, value));
+    }
+
+    /// A value is none of those, and is shown otherwise than it stands here.
+    pub fn not_supported_as(&mut self, at: &At, value: impl Into<Value>, supported: &[&str]) {
+        self.0.push(FieldError::not_supported(&at.path, value, supported));
+    }
+
+    /// A field that may not be set here is set.
+    pub fn forbid(&mut self, at: &At, detail: &str) {
+        if at.is_set() {
+            self.forbidden(at, detail);
+        }
+    }
+
+    /// A number must stand here that is greater than zero.
+    pub fn positive(&mut self, at: &At, detail: &str) {
+        if at.int().unwrap_or(0) <= 0 {
+            self.invalid_as(at, at.int().unwrap_or(0), detail);
         }
     }
 
@@ -301,19 +370,6 @@ impl Faults {
     pub fn immutable(&mut self, new: &At, old: &At) {
         self.extend(validate::immutable(new.node, old.node, &new.path));
     }
-}
-
-/// Whether a text is an address, a slash and a length.
-pub fn is_cidr(text: &str) -> bool {
-    let Some((address, length)) = text.split_once('/') else {
-        return false;
-    };
-    let limit = match address.parse::<std::net::IpAddr>() {
-        Ok(std::net::IpAddr::V4(_)) => 32,
-        Ok(std::net::IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    !length.starts_with('+') && length.parse::<u8>().is_ok_and(|length| length <= limit)
 }
 
 /// The number at a path and whether it changed from old to new.

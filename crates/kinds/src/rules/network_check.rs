@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use skiff_object::{FieldError, names};
 
-use crate::rules::check::{At, Faults, is_cidr};
-use crate::rules::service_check::special_address;
+use crate::rules::address::Range;
+use crate::rules::check::{At, Faults};
 
 /// Checks an Ingress.
 pub fn ingress(faults: &mut Faults, spec: &At) {
@@ -163,29 +163,12 @@ fn ip_block(faults: &mut Faults, block: &At) {
     faults.cidr(&range);
     for except in block.get("except").items() {
         faults.cidr(&except);
-        if is_cidr(range.text()) && is_cidr(except.text()) && !is_strict_subset(except.text(), range.text()) {
+        if let (Some(inner), Some(outer)) = (Range::read(except.text()), Range::read(range.text()))
+            && !inner.is_strictly_within(outer)
+        {
             faults.invalid(&except, "must be a strict subset of `cidr`");
         }
     }
-}
-
-/// Whether one range lies within another and is smaller; both are well-formed.
-fn is_strict_subset(inner: &str, outer: &str) -> bool {
-    let parse = |text: &str| {
-        let (address, length) = text.split_once('/')?;
-        let length: u32 = length.parse().ok()?;
-        let (bits, width) = match address.parse().ok()? {
-            std::net::IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32),
-            std::net::IpAddr::V6(v6) => (v6.to_bits(), 128),
-        };
-        Some((bits, width, length))
-    };
-    let (Some((inner, inner_width, inner_length)), Some((outer, width, length))) = (parse(inner), parse(outer)) else {
-        return false;
-    };
-    let shift = width - length.min(width);
-    let prefix = |bits: u128| if shift >= 128 { 0 } else { bits >> shift };
-    inner_width == width && inner_length > length && prefix(inner) == prefix(outer)
 }
 
 /// The most addresses of one endpoint, the most endpoints and ports of one slice.
@@ -234,8 +217,8 @@ fn slice_endpoint(faults: &mut Faults, endpoint: &At, kind: &str) {
     }
     for address in addresses.items() {
         match (kind, address.text().parse::<std::net::IpAddr>()) {
-            ("IPv4", Ok(ip)) if ip.is_ipv4() => special_address(faults, &address, ip),
-            ("IPv6", Ok(ip)) if ip.is_ipv6() => special_address(faults, &address, ip),
+            ("IPv4", Ok(ip)) if ip.is_ipv4() => faults.particular_ip(&address),
+            ("IPv6", Ok(ip)) if ip.is_ipv6() => faults.particular_ip(&address),
             ("IPv4", Err(_)) | ("IPv6", Err(_)) => faults.ip(&address),
             ("IPv4", Ok(_)) => faults.invalid(&address, "must be an IPv4 address"),
             ("IPv6", Ok(_)) => faults.invalid(&address, "must be an IPv6 address"),
@@ -256,10 +239,7 @@ pub fn endpoints(faults: &mut Faults, subsets: &At) {
         }
         for address in ready.items().into_iter().chain(not_ready.items()) {
             let ip = address.get("ip");
-            faults.ip(&ip);
-            if let Ok(parsed) = ip.text().parse() {
-                special_address(faults, &ip, parsed);
-            }
+            faults.particular_ip(&ip);
             faults.name(&address.get("hostname"), names::check_dns_label);
             faults.name(&address.get("nodeName"), names::check_dns_subdomain);
         }

@@ -1,7 +1,7 @@
 //! What a pod specification gets where its author left it out; for Pods and for templates of Pods.
 //! The numbers are those of <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/>.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_object::meta::Meta;
 
 use crate::rules::container_defaults as containers;
@@ -71,5 +71,40 @@ fn pod_level_requests(spec: &mut Value) {
             .collect();
         let sum = requests.into_iter().reduce(skiff_base::Quantity::plus);
         spec.set_at(&["resources", "requests", &resource], sum.map_or(limit, |sum| sum.to_string().into()));
+    }
+}
+
+/// What a Pod takes from its own labels when it is made: keys that its selectors of siblings name without a value.
+/// See <https://kubernetes.io/docs/concepts/scheduling-eviction/topology-spread-constraints/>, `matchLabelKeys`.
+pub fn own_labels(pod: &mut Value) {
+    let labels = pod.map_at(&["metadata", "labels"]).cloned().unwrap_or_default();
+    let select = |holder: &mut Value, field: &str, operator: &str| {
+        if !holder.get("labelSelector").is_some_and(Value::is_object) {
+            return;
+        }
+        let keys: Vec<_> = holder.list_at(&[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let mut expressions = holder.list_at(&["labelSelector", "matchExpressions"]).to_vec();
+        for key in keys {
+            if let Some(value) = labels.get(&key) {
+                expressions.push(json!({"key": key, "operator": operator, "values": [value]}));
+            }
+        }
+        if !expressions.is_empty() {
+            holder.set_at(&["labelSelector", "matchExpressions"], expressions);
+        }
+    };
+    for constraint in items_mut(pod, &["spec", "topologySpreadConstraints"]) {
+        select(constraint, "matchLabelKeys", "In");
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let path = |list| ["spec", "affinity", kind, list];
+        let mut both = |term: &mut Value| {
+            select(term, "matchLabelKeys", "In");
+            select(term, "mismatchLabelKeys", "NotIn");
+        };
+        items_mut(pod, &path("requiredDuringSchedulingIgnoredDuringExecution")).for_each(&mut both);
+        for preferred in items_mut(pod, &path("preferredDuringSchedulingIgnoredDuringExecution")) {
+            node_mut(preferred, &["podAffinityTerm"]).into_iter().for_each(&mut both);
+        }
     }
 }

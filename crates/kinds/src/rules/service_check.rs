@@ -127,30 +127,7 @@ fn addresses(faults: &mut Faults, spec: &At) {
         faults.choice(&spec.get("ipFamilyPolicy"), &["PreferDualStack", "RequireDualStack", "SingleStack"]);
     }
     for address in spec.get("externalIPs").items() {
-        faults.ip(&address);
-        if let Ok(ip) = address.text().parse::<std::net::IpAddr>() {
-            special_address(faults, &address, ip);
-        }
-    }
-}
-
-/// Addresses that can be no one's in particular.
-pub fn special_address(faults: &mut Faults, at: &At, ip: std::net::IpAddr) {
-    if ip.is_unspecified() {
-        faults.invalid(at, format!("may not be unspecified ({ip})"));
-    }
-    if ip.is_loopback() {
-        faults.invalid(at, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
-    }
-    let (link_local, link_local_multicast) = match ip {
-        std::net::IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
-        std::net::IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] == 0xff02),
-    };
-    if link_local {
-        faults.invalid(at, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
-    }
-    if link_local_multicast {
-        faults.invalid(at, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+        faults.particular_ip(&address);
     }
 }
 

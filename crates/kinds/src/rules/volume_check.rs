@@ -1,14 +1,25 @@
-//! What may be wrong with volumes and with where containers mount them.
+//! What may be wrong with the volumes of a Pod: their names, and the sources that only Pods have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use skiff_object::names;
 
 use crate::rules::check::{At, Faults};
-use crate::rules::container_check::{field_reference, resource_reference};
+use crate::rules::env_check::{field_reference, resource_reference};
+use crate::rules::source_check;
 
-/// The names of a Pod's volumes, and whether each is a claim (which alone may be a block device).
-pub type Volumes<'a> = BTreeMap<&'a str, bool>;
+/// What a volume is, as far as mounts care.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A claim, which alone may be a block device.
+    Claim,
+    /// Anything else.
+    Other,
+}
+
+/// A Pod's volumes by name.
+pub type Volumes<'a> = BTreeMap<&'a str, Source>;
 
 /// The greatest mode of a file.
 const MODE_LIMIT: i64 = 0o777;
@@ -19,16 +30,23 @@ const TOKEN_EXPIRATION_MAX_SECONDS: i64 = 1 << 32;
 const DOWNWARD_FIELDS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
-/// Checks a Pod's volumes; gives their names.
-pub fn volumes<'a>(faults: &mut Faults, volumes: &At<'a>) -> Volumes<'a> {
+/// Checks a Pod's volumes; gives their names. `pod_name` is empty where it is not known yet.
+pub fn volumes<'a>(faults: &mut Faults, volumes: &At<'a>, pod_name: &str) -> Volumes<'a> {
     let mut seen = Volumes::new();
     for volume in volumes.items() {
         source(faults, &volume);
         let name = volume.get("name");
         faults.needs_name(&name, names::check_dns_label);
         let is_claim = volume.get("persistentVolumeClaim").is_set() || volume.get("ephemeral").is_set();
-        if !name.is_blank() && seen.insert(name.text(), is_claim).is_some() {
+        let kind = if is_claim { Source::Claim } else { Source::Other };
+        if !name.is_blank() && seen.insert(name.text(), kind).is_some() {
             faults.duplicate(&name);
+        }
+        if volume.get("ephemeral").is_set() && !pod_name.is_empty() {
+            let claim = format!("{pod_name}-{}", name.text());
+            for words in names::check_dns_subdomain(&claim) {
+                faults.invalid(&name, format!("PVC name {claim:?}: {words}"));
+            }
         }
     }
     seen
@@ -36,7 +54,7 @@ pub fn volumes<'a>(faults: &mut Faults, volumes: &At<'a>) -> Volumes<'a> {
 
 /// Exactly one source, well-formed.
 fn source(faults: &mut Faults, volume: &At) {
-    let sources = volume.value().as_object().into_iter().flatten();
+    let sources = volume.value().as_object().into_iter().flatten().filter(|(_, source)| !source.is_null());
     let sources: Vec<_> = sources.map(|(kind, _)| kind.as_str()).filter(|kind| *kind != "name").collect();
     if sources.is_empty() {
         faults.required(volume, "must specify a volume type");
@@ -71,67 +89,28 @@ fn source_of_kind(faults: &mut Faults, kind: &str, source: &At) {
         }
         "downwardAPI" => {
             mode(faults, &source.get("defaultMode"));
-            source.get("items").items().iter().for_each(|item| downward_item(faults, item));
+            downward_items(faults, source);
         }
         "projected" => projected(faults, source),
         "persistentVolumeClaim" => drop(faults.needs(&source.get("claimName"))),
         "ephemeral" => ephemeral(faults, source),
-        _ => storage_source(faults, kind, source),
-    }
-}
-
-/// Checks the sources that volumes and PersistentVolumes share.
-pub fn storage_source(faults: &mut Faults, kind: &str, source: &At) {
-    const HOST_PATH_TYPES: [&str; 8] =
-        ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-    let needs = |faults: &mut Faults, fields: &[&str]| {
-        for field in fields {
-            faults.needs(&source.get(field));
-        }
-    };
-    match kind {
-        "hostPath" => {
-            let path = source.get("path");
-            if faults.needs(&path) && path.text().split('/').any(|part| part == "..") {
-                faults.invalid(&path, "must not contain '..'");
+        "csi" => {
+            source_check::driver_name(faults, &source.get("driver"));
+            let secret = source.get("nodePublishSecretRef");
+            if secret.is_set() && faults.needs(&secret.get("name")) {
+                let at = secret.get("name").renamed(source.path().child("name"));
+                faults.all_invalid(&at, names::check_dns_subdomain(at.text()));
             }
-            faults.choice(&source.get("type"), &HOST_PATH_TYPES);
-        }
-        "local" => needs(faults, &["path"]),
-        "nfs" => {
-            needs(faults, &["server", "path"]);
-            let path = source.get("path");
-            if !path.is_blank() && !path.text().starts_with('/') {
-                faults.invalid(&path, "must be an absolute path");
-            }
-        }
-        "csi" => needs(faults, &["driver"]),
-        "iscsi" => {
-            needs(faults, &["targetPortal", "iqn"]);
-            faults.between(&source.get("lun"), 0, 255);
-        }
-        "glusterfs" => needs(faults, &["endpoints", "path"]),
-        "rbd" => needs(faults, &["monitors", "image"]),
-        "cephfs" => needs(faults, &["monitors"]),
-        "flexVolume" => needs(faults, &["driver"]),
-        "azureFile" => needs(faults, &["secretName", "shareName"]),
-        "azureDisk" => needs(faults, &["diskName", "diskURI"]),
-        "gcePersistentDisk" => needs(faults, &["pdName"]),
-        "awsElasticBlockStore" | "cinder" => needs(faults, &["volumeID"]),
-        "vsphereVolume" => needs(faults, &["volumePath"]),
-        "photonPersistentDisk" => needs(faults, &["pdID"]),
-        "portworxVolume" => needs(faults, &["volumeID"]),
-        "scaleIO" => needs(faults, &["gateway", "system", "volumeName"]),
-        "quobyte" => needs(faults, &["registry", "volume"]),
-        "gitRepo" => needs(faults, &["repository"]),
-        "flocker" if source.get("datasetName").is_blank() && source.get("datasetUUID").is_blank() => {
-            faults.required(source, "one of datasetName and datasetUUID is required");
         }
         "image" => {
-            needs(faults, &["reference"]);
+            faults.needs(&source.get("reference"));
             faults.choice(&source.get("pullPolicy"), &["Always", "IfNotPresent", "Never"]);
         }
-        _ => {}
+        "gitRepo" => {
+            faults.needs(&source.get("repository"));
+            relative(faults, &source.get("directory"));
+        }
+        _ => source_check::storage_source(faults, kind, source, false),
     }
 }
 
@@ -144,73 +123,105 @@ fn mode(faults: &mut Faults, mode: &At) {
 fn items(faults: &mut Faults, items: &At) {
     for item in items.items() {
         faults.needs(&item.get("key"));
-        file_path(faults, &item.get("path"));
+        if faults.needs(&item.get("path")) {
+            local_path(faults, &item.get("path"));
+        }
         mode(faults, &item.get("mode"));
     }
 }
 
-/// The path of a projected file.
-fn file_path(faults: &mut Faults, path: &At) {
-    if faults.needs(path) {
-        relative(faults, path);
-        if path.text().starts_with("..") && path.text().split('/').all(|part| part != "..") {
-            faults.invalid(path, "must not start with '..'");
-        }
+/// Checks the path of a projected file: relative, and none that the kubelet keeps for itself.
+pub fn local_path(faults: &mut Faults, path: &At) {
+    relative(faults, path);
+    if path.text().starts_with("..") && !path.text().starts_with("../") {
+        faults.invalid(path, "must not start with '..'");
     }
 }
 
-fn relative(faults: &mut Faults, path: &At) {
+/// Checks a relative path that does not climb.
+pub fn relative(faults: &mut Faults, path: &At) {
     if path.text().starts_with('/') {
         faults.invalid(path, "must be a relative path");
     }
+    no_backsteps(faults, path);
+}
+
+/// Checks a path that does not climb.
+pub fn no_backsteps(faults: &mut Faults, path: &At) {
     if path.text().split('/').any(|part| part == "..") {
         faults.invalid(path, "must not contain '..'");
     }
 }
 
-fn downward_item(faults: &mut Faults, item: &At) {
-    file_path(faults, &item.get("path"));
-    let (field, resource) = (item.get("fieldRef"), item.get("resourceFieldRef"));
-    match (field.is_set(), resource.is_set()) {
-        (true, true) => {
-            faults.invalid_as(item, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")
+/// As upstream has it, faults are told of the volume rather than of the item.
+fn downward_items(faults: &mut Faults, source: &At) {
+    for item in source.get("items").items() {
+        let at = |field: &str| item.get(field).renamed(source.path().child(field));
+        let (field, resource) = (at("fieldRef"), at("resourceFieldRef"));
+        faults.needs(&at("path"));
+        local_path(faults, &at("path"));
+        match (field.is_set(), resource.is_set()) {
+            (true, both) => {
+                field_reference(faults, &field, &DOWNWARD_FIELDS);
+                if both {
+                    let words = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                    faults.invalid_as(source, "resource", words);
+                }
+            }
+            (false, true) => resource_reference(faults, &resource, true),
+            (false, false) => faults.required(source, "one of fieldRef and resourceFieldRef is required"),
         }
-        (true, false) => field_reference(faults, &field, &DOWNWARD_FIELDS, true),
-        (false, true) => resource_reference(faults, &resource, true),
-        (false, false) => faults.required(item, "one of fieldRef and resourceFieldRef is required"),
+        mode(faults, &at("mode"));
     }
-    mode(faults, &item.get("mode"));
 }
 
 fn projected(faults: &mut Faults, projected: &At) {
     mode(faults, &projected.get("defaultMode"));
-    for source in projected.get("sources").items() {
-        let given = source.value().as_object().map_or(0, |map| map.len());
-        if given > 1 {
-            faults.forbidden(&source, "may not specify more than 1 volume type");
+    let mut paths = BTreeSet::new();
+    let mut conflict = |faults: &mut Faults, path: &str, shown: &str| {
+        if !path.is_empty() && !paths.insert(path.to_owned()) {
+            faults.invalid_as(projected, shown, "conflicting duplicate paths");
         }
+    };
+    for source in projected.get("sources").items() {
         for kind in ["secret", "configMap"] {
             let part = source.get(kind);
             if part.is_set() {
                 faults.needs(&part.get("name"));
                 items(faults, &part.get("items"));
+                for item in part.get("items").items() {
+                    conflict(faults, item.get("path").text(), part.get("name").text());
+                }
             }
         }
-        for item in source.get("downwardAPI").get("items").items() {
-            downward_item(faults, &item);
+        let downward = source.get("downwardAPI");
+        downward_items(faults, &downward);
+        for item in downward.get("items").items() {
+            let path = item.get("path").text();
+            conflict(faults, path, path);
         }
-        let token = source.get("serviceAccountToken");
-        if token.is_set() {
-            token_source(faults, &token);
+        if source.get("serviceAccountToken").is_set() {
+            token_source(faults, &source.get("serviceAccountToken"), projected);
         }
         let bundle = source.get("clusterTrustBundle");
         if bundle.is_set() {
-            faults.needs(&bundle.get("path"));
+            trust_bundle(faults, &bundle);
+            conflict(faults, bundle.get("path").text(), bundle.get("path").text());
+        }
+        let certificate = source.get("podCertificate");
+        if certificate.is_set() {
+            pod_certificate(faults, &certificate);
+            for field in ["credentialBundlePath", "keyPath", "certificateChainPath"] {
+                conflict(faults, certificate.get(field).text(), certificate.get(field).text());
+            }
+        }
+        if source.value().as_object().map_or(0, |map| map.values().filter(|part| !part.is_null()).count()) > 1 {
+            faults.forbidden(&source, "may not specify more than 1 volume type per source");
         }
     }
 }
 
-fn token_source(faults: &mut Faults, token: &At) {
+fn token_source(faults: &mut Faults, token: &At, projected: &At) {
     let seconds = token.get("expirationSeconds");
     if seconds.int().is_some_and(|seconds| seconds < TOKEN_EXPIRATION_MIN_SECONDS) {
         faults.invalid(&seconds, "may not specify a duration less than 10 minutes");
@@ -218,7 +229,75 @@ fn token_source(faults: &mut Faults, token: &At) {
     if seconds.int().is_some_and(|seconds| seconds > TOKEN_EXPIRATION_MAX_SECONDS) {
         faults.invalid(&seconds, "may not specify a duration larger than 2^32 seconds");
     }
-    file_path(faults, &token.get("path"));
+    let path = token.get("path").renamed(projected.path().child("path"));
+    if faults.needs(&path) {
+        local_path(faults, &path);
+    }
+}
+
+fn trust_bundle(faults: &mut Faults, bundle: &At) {
+    let (name, signer, selector) = (bundle.get("name"), bundle.get("signerName"), bundle.get("labelSelector"));
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => faults.invalid(bundle, "only one of name and signerName may be used"),
+        (true, false) => {
+            if name.is_blank() {
+                faults.required(&name, "must be a valid object name");
+            }
+            let own = name.text().rsplit(':').next().unwrap_or("");
+            for words in names::check_dns_subdomain(own) {
+                faults.invalid(&name, format!("not a valid clustertrustbundlename: {words}"));
+            }
+            if selector.is_set() {
+                faults.invalid(&selector, "labelSelector must be unset if name is specified");
+            }
+        }
+        (false, true) => {
+            if signer.is_blank() {
+                faults.required(&signer, "must be a valid signer name");
+            }
+            crate::rules::certificate_check::signer_name(faults, &signer);
+            faults.selector(&selector);
+        }
+        (false, false) => faults.required(bundle, "either name or signerName must be specified"),
+    }
+    faults.needs(&bundle.get("path"));
+    local_path(faults, &bundle.get("path"));
+}
+
+/// How keys of projected certificates are made.
+const KEY_TYPES: [&str; 6] = ["ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"];
+/// The shortest and the longest life of a projected certificate.
+const CERTIFICATE_MIN_SECONDS: i64 = 60 * 60;
+const CERTIFICATE_MAX_SECONDS: i64 = 91 * 24 * 60 * 60;
+
+fn pod_certificate(faults: &mut Faults, certificate: &At) {
+    crate::rules::certificate_check::signer_name(faults, &certificate.get("signerName"));
+    faults.needs_choice(&certificate.get("keyType"), &KEY_TYPES);
+    let seconds = certificate.get("maxExpirationSeconds");
+    if seconds.int().is_some_and(|seconds| seconds < CERTIFICATE_MIN_SECONDS) {
+        faults.invalid(&seconds, format!("if provided, maxExpirationSeconds must be >= {CERTIFICATE_MIN_SECONDS}"));
+    }
+    if seconds.int().is_some_and(|seconds| seconds > CERTIFICATE_MAX_SECONDS) {
+        faults.invalid(&seconds, format!("if provided, maxExpirationSeconds must be <= {CERTIFICATE_MAX_SECONDS}"));
+    }
+    let paths = ["credentialBundlePath", "keyPath", "certificateChainPath"].map(|field| certificate.get(field));
+    if paths.iter().all(At::is_blank) {
+        let words = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        faults.required(certificate, words);
+    }
+    paths.iter().filter(|path| !path.is_blank()).for_each(|path| local_path(faults, path));
+}
+
+/// Metadata that templates of objects may have; the rest is the server's to set.
+pub fn template_metadata(faults: &mut Faults, metadata: &At) {
+    let annotations = metadata.get("annotations");
+    faults.extend(skiff_object::validate::annotations(annotations.node(), annotations.path()));
+    faults.labels(&metadata.get("labels"));
+    for (field, value) in metadata.value().as_object().into_iter().flatten() {
+        if !matches!(field.as_str(), "annotations" | "labels") && !matches!(value, Value::Null) {
+            faults.forbidden(&metadata.get(field), "cannot be set");
+        }
+    }
 }
 
 fn ephemeral(faults: &mut Faults, source: &At) {
@@ -227,70 +306,6 @@ fn ephemeral(faults: &mut Faults, source: &At) {
         faults.required(&template, "");
         return;
     }
-    faults.labels(&template.walk(&["metadata", "labels"]));
+    template_metadata(faults, &template.get("metadata"));
     crate::rules::storage_rules::check_claim(faults, &template.get("spec"));
-}
-
-/// Checks where a container mounts volumes, and the devices that it gets.
-pub fn mounts(faults: &mut Faults, container: &At, volumes: &Volumes) {
-    let privileged = container.walk(&["securityContext", "privileged"]).flag();
-    let mut paths = BTreeSet::new();
-    for mount in container.get("volumeMounts").items() {
-        let (name, path) = (mount.get("name"), mount.get("mountPath"));
-        if faults.needs(&name) && !volumes.contains_key(name.text()) {
-            faults.not_found(&name);
-        }
-        faults.needs(&path);
-        if !paths.insert(path.text()) {
-            faults.invalid(&path, "must be unique");
-        }
-        sub_path(faults, &mount);
-        propagation(faults, &mount, privileged);
-    }
-    for device in container.get("volumeDevices").items() {
-        let (name, path) = (device.get("name"), device.get("devicePath"));
-        if faults.needs(&name) {
-            match volumes.get(name.text()) {
-                None => faults.not_found(&name),
-                Some(false) => {
-                    faults.invalid(
-                        &name,
-                        "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode",
-                    );
-                }
-                Some(true) => {}
-            }
-        }
-        faults.needs(&path);
-        if !path.is_blank() && !paths.insert(path.text()) {
-            faults.invalid(&path, "must not already exist in volumeMounts");
-        }
-    }
-}
-
-fn sub_path(faults: &mut Faults, mount: &At) {
-    let (fixed, expanded) = (mount.get("subPath"), mount.get("subPathExpr"));
-    for path in [&fixed, &expanded] {
-        if !path.is_blank() {
-            relative(faults, path);
-        }
-    }
-    if !fixed.is_blank() && !expanded.is_blank() {
-        faults.invalid(&expanded, "subPathExpr and subPath are mutually exclusive");
-    }
-}
-
-fn propagation(faults: &mut Faults, mount: &At, privileged: bool) {
-    let propagation = mount.get("mountPropagation");
-    faults.choice(&propagation, &["Bidirectional", "HostToContainer", "None"]);
-    if propagation.text() == "Bidirectional" && !privileged {
-        faults.forbidden(&propagation, "Bidirectional mount propagation is available only to privileged containers");
-    }
-    let recursive = mount.get("recursiveReadOnly");
-    if recursive.is_set() && recursive.text() != "Disabled" {
-        faults.choice(&recursive, &["Disabled", "Enabled", "IfPossible"]);
-        if !mount.get("readOnly").flag() {
-            faults.forbidden(&recursive, "may only be specified when readOnly is true");
-        }
-    }
 }

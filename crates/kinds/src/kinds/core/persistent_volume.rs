@@ -9,7 +9,7 @@ use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column, wide};
-use crate::rules::{affinity_check, container_defaults, prepare, storage_rules, table, tree, volume_check};
+use crate::rules::{affinity_check, container_defaults, prepare, source_check, storage_rules, table, tree};
 
 /// `persistentvolumes`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -120,7 +120,7 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
         if index > 0 {
             faults.forbidden(source, "may not specify more than 1 volume type");
         } else {
-            volume_check::storage_source(&mut faults, kind, source);
+            source_check::storage_source(&mut faults, kind, source, true);
         }
     }
     if spec.get("local").is_set() && !affinity.is_set() {

@@ -1,6 +1,7 @@
 //! `v1` Pod: containers that run together on a node.
 
 pub(crate) mod qos;
+mod resize;
 mod row;
 mod validate;
 
@@ -94,6 +95,8 @@ fn prepare_create(context: &Context, object: &mut Object) {
     pod_defaults::service_account_alias(spec);
     spec.default_at(&["priority"], 0);
     tree::default_text(spec, &["preemptionPolicy"], "PreemptLowerPriority");
+    pod_defaults::own_labels(object);
+    let spec = tree::made_mut(object, &["spec"]);
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(spec)});
     if !spec.list_at(&["schedulingGates"]).is_empty() {
         status["conditions"] = json!([{
@@ -121,7 +124,7 @@ fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
         }
         "resize" => {
             let wanted = new.at(&["spec"]).cloned().unwrap_or_default();
-            keep_spec_but(context, new, old, |spec| resize(spec, &wanted));
+            keep_spec_but(context, new, old, |spec| resize::take_over(spec, &wanted));
         }
         _ => {
             for field in ["priority", "preemptionPolicy"] {
@@ -142,18 +145,6 @@ fn keep_spec_but(context: &Context, new: &mut Object, old: &Object, change: impl
     }
     change(tree::made_mut(new, &["spec"]));
     prepare::raise_generation(context, new, old);
-}
-
-fn resize(spec: &mut Value, wanted: &Value) {
-    for list in ["containers", "initContainers"] {
-        let wanted = wanted.list_at(&[list]);
-        for container in tree::items_mut(spec, &[list]) {
-            let name = container.str_at(&["name"]);
-            if let Some(wanted) = wanted.iter().find(|wanted| wanted.str_at(&["name"]) == name) {
-                tree::carry_over(container, wanted, &["resources"]);
-            }
-        }
-    }
 }
 
 fn warnings(object: &Object) -> Vec<String> {
