@@ -1,4 +1,4 @@
-//! What every cluster begins with, written in one transaction.
+//! What every cluster begins with.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use skiff_base::clock;
 use skiff_kinds::bootstrap::{priority_classes, rbac_objects};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
-use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
+use skiff_store::{Change, Compare, KeyValue, MAX_TRANSACTION_OPERATIONS, Outcome, Transaction};
 
 use crate::codec;
 use crate::config::Config;
@@ -31,14 +31,30 @@ pub async fn run(config: &Config, catalogue: &Catalogue) -> Result<()> {
         for object in endpoints(config) {
             put(config, catalogue, object, &mut transaction).await?;
         }
-        if transaction.changes.is_empty() {
-            return Ok(());
-        }
-        if let Outcome::Committed(_) = config.store.commit(transaction).await? {
+        if write_parts(config, transaction).await? {
             return Ok(());
         }
     }
     Err(plain(500, "writing the cluster's first objects: others keep changing them"))
+}
+
+/// Writes as much at a time as a transaction may hold; says whether nobody came in between.
+async fn write_parts(config: &Config, whole: Transaction) -> Result<bool> {
+    // Each change has its comparison, in the same order.
+    let (mut compares, mut changes) = (whole.compares.into_iter(), whole.changes.into_iter());
+    loop {
+        let part = Transaction {
+            compares: compares.by_ref().take(MAX_TRANSACTION_OPERATIONS).collect(),
+            changes: changes.by_ref().take(MAX_TRANSACTION_OPERATIONS).collect(),
+            durability: whole.durability,
+        };
+        if part.changes.is_empty() {
+            return Ok(true);
+        }
+        if let Outcome::Failed { .. } = config.store.commit(part).await? {
+            return Ok(false);
+        }
+    }
 }
 
 /// Adds an object where it is not there.

@@ -3,6 +3,7 @@
 //! The trait and its data stand in this file; each back end has a module of its own.
 
 pub mod embedded;
+pub mod etcd;
 
 use std::pin::Pin;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore, HistoryLimits};
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 
 /// A point in the store's history. Every transaction that changes something makes the next one; 0 is before all.
 pub type Revision = u64;
@@ -83,7 +85,11 @@ pub enum Change {
     },
 }
 
-/// A transaction: all changes at one revision, where all comparisons hold; else nothing.
+/// The most comparisons, and the most changes, of one transaction: etcd's default limit.
+pub const MAX_TRANSACTION_OPERATIONS: usize = 128;
+
+/// A transaction: all changes at one revision, where all comparisons hold; else nothing. None of more than
+/// [`MAX_TRANSACTION_OPERATIONS`] on every back end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
     /// The conditions.
@@ -117,7 +123,7 @@ pub struct WatchEvent {
     pub key: Bytes,
     /// The new value, or `None` where the key was removed.
     pub value: Option<KeyValue>,
-    /// What stood there before.
+    /// What stood there before; an etcd that is being compacted may not know it any more.
     pub previous: Option<KeyValue>,
 }
 

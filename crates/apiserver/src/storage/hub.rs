@@ -17,6 +17,8 @@ use crate::storage::keys;
 
 /// How long a request waits for a revision that the caches have not reached.
 const FRESHNESS_WAIT: Duration = Duration::from_secs(3);
+/// How long an event may be under way before the store is asked to say how far it is.
+const EVENT_WAIT: Duration = Duration::from_millis(20);
 /// How long to wait before the store is asked again after it failed.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -144,13 +146,19 @@ impl Hub {
             return Ok(self.reached());
         }
         let mut applied = self.applied.subscribe();
-        // Where the revision was made by keys that are not ours, no event would tell of it.
-        self.store.request_progress().await?;
-        let reached = applied.wait_for(|applied| *applied >= revision);
-        match tokio::time::timeout(FRESHNESS_WAIT, reached).await {
-            Ok(Ok(reached)) => Ok(*reached),
-            _ => Err(too_large_revision(revision, self.reached())),
+        let reached = async {
+            let reached = applied.wait_for(|applied| *applied >= revision).await;
+            reached.map(|reached| *reached).map_err(|_| too_large_revision(revision, self.reached()))
+        };
+        let mut reached = std::pin::pin!(reached);
+        // Mostly the event that made the revision is under way.
+        if let Ok(reached) = tokio::time::timeout(EVENT_WAIT, &mut reached).await {
+            return reached;
         }
+        // Where the revision was made by keys that are not ours, no event tells of it.
+        self.store.request_progress().await?;
+        let in_time = tokio::time::timeout(FRESHNESS_WAIT, reached).await;
+        in_time.unwrap_or_else(|_| Err(too_large_revision(revision, self.reached())))
     }
 
     /// Sends bookmarks to all watchers that want them.
