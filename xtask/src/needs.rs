@@ -34,7 +34,29 @@ pub fn install() -> Result<(), String> {
     if let Some(need) = NEEDS.iter().find(|need| !has(need.program)) {
         return Err(format!("{} is not there after installing {}; {} needs it", need.program, need.package, need.why));
     }
+    fetch_etcd();
     install_kubectl()
+}
+
+/// etcd's server is unpacked, not installed, because its package would start it. Tests that need it say so where it is
+/// not to be had.
+fn fetch_etcd() {
+    const PACKAGE: &str = "etcd-server";
+    if has("etcd") || tools().join("etcd").is_file() {
+        return;
+    }
+    let folder = tools().join("etcd-package");
+    let fetch = || {
+        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        run(&mut quiet_apt(&["update"]))?;
+        run(quiet_apt(&["download", PACKAGE]).current_dir(&folder))?;
+        let unpack = format!("dpkg -x {PACKAGE}_*.deb . && cp usr/bin/etcd ..");
+        run(command("sh", &["-ec", &unpack]).current_dir(&folder))
+    };
+    println!("fetching {PACKAGE}");
+    if let Err(error) = fetch() {
+        println!("etcd is not to be had ({error}); what needs it is skipped");
+    }
 }
 
 /// Installs Debian packages, unless they are there.

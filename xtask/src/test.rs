@@ -52,7 +52,8 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
 
 /// Everything but whole nodes: decisions, codecs, and the parts that need root but no cluster.
 fn pure(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
-    counted(cargo(&["test", "--workspace", "--exclude", "skiff-e2e"]).args(filter), count)
+    let mut tests = cargo(&["test", "--workspace", "--exclude", "skiff-e2e"]);
+    counted(tests.args(filter).env("PATH", needs::path()), count)
 }
 
 /// Whole nodes in isolation, driven by kubectl.

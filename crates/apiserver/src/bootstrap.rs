@@ -8,7 +8,7 @@ use skiff_base::clock;
 use skiff_kinds::bootstrap::{priority_classes, rbac_objects};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
-use skiff_store::{Change, Compare, KeyValue, MAX_TRANSACTION_OPERATIONS, Outcome, Transaction};
+use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
 
 use crate::codec;
 use crate::config::Config;
@@ -40,12 +40,13 @@ pub async fn run(config: &Config, catalogue: &Catalogue) -> Result<()> {
 
 /// Writes as much at a time as a transaction may hold; says whether nobody came in between.
 async fn write_parts(config: &Config, whole: Transaction) -> Result<bool> {
+    let limit = config.store.transaction_limit();
     // Each change has its comparison, in the same order.
     let (mut compares, mut changes) = (whole.compares.into_iter(), whole.changes.into_iter());
     loop {
         let part = Transaction {
-            compares: compares.by_ref().take(MAX_TRANSACTION_OPERATIONS).collect(),
-            changes: changes.by_ref().take(MAX_TRANSACTION_OPERATIONS).collect(),
+            compares: compares.by_ref().take(limit).collect(),
+            changes: changes.by_ref().take(limit).collect(),
             durability: whole.durability,
         };
         if part.changes.is_empty() {

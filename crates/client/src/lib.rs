@@ -3,6 +3,7 @@
 //! a [`Resource`] chosen at run time.
 
 mod client;
+mod election;
 mod error;
 pub mod events;
 mod https;
@@ -12,6 +13,7 @@ mod resource;
 mod transport;
 
 pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchEvent, WatchOptions, WatchStream};
+pub use election::Election;
 pub use error::Error;
 pub use events::Recorder;
 pub use https::HttpsTransport;

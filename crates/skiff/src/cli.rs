@@ -55,9 +55,32 @@ pub struct NodeOptions {
     /// A registry that is reached without TLS, beside those on this machine; can be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub insecure_registry: Vec<String>,
+    /// Where the cluster's objects are kept.
+    #[command(flatten)]
+    pub datastore: DatastoreOptions,
     /// Seconds to wait for the node to be Ready
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub wait: u64,
+}
+
+/// Where the cluster's objects are kept, when not in the data folder; kept from the first start.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DatastoreOptions {
+    /// The etcd cluster that keeps the objects, such as http://a:2379,http://b:2379 [default: the data folder]
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub datastore_endpoint: Vec<String>,
+    /// The authorities of etcd's certificates (PEM) [default: those of the system]
+    #[arg(long, value_name = "FILE", requires = "datastore_endpoint")]
+    pub datastore_cafile: Option<PathBuf>,
+    /// The certificate to show to etcd (PEM)
+    #[arg(long, value_name = "FILE", requires = "datastore_keyfile")]
+    pub datastore_certfile: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires = "datastore_certfile")]
+    pub datastore_keyfile: Option<PathBuf>,
+    /// What the cluster's keys in etcd begin with [default: /registry]
+    #[arg(long, value_name = "PREFIX", requires = "datastore_endpoint")]
+    pub etcd_prefix: Option<String>,
 }
 
 /// The commands.

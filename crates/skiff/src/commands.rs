@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::check;
 use crate::cli::{ImageCommand, NodeOptions, Output, Target};
 use crate::control::{self, ControlError};
+use crate::datastore;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
 use crate::leftovers;
@@ -76,11 +77,11 @@ pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
 
 /// What the node decided at its first start, or decides now.
 fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcome<NodeFacts> {
+    let datastore = datastore::chosen(&options.datastore)?;
     if let Some(mut facts) = NodeFacts::load(paths)? {
-        if let Some(port) = options.api_port {
-            facts.api_port = port;
-            facts.save(paths)?;
-        }
+        facts.api_port = options.api_port.unwrap_or(facts.api_port);
+        facts.datastore = datastore::settle(facts.datastore.take(), datastore, paths)?;
+        facts.save(paths)?;
         return Ok(facts);
     }
     let node_name = match (&options.node_name, &paths.isolated) {
@@ -91,7 +92,7 @@ fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
         Some(_) => (options.api_port.map_or_else(free_port, Ok)?, isolation::free_link(&target.data_dir)?),
         None => (options.api_port.unwrap_or(API_PORT), 0),
     };
-    let facts = NodeFacts { node_name, api_port, link };
+    let facts = NodeFacts { node_name, api_port, link, datastore };
     facts.save(paths)?;
     Ok(facts)
 }

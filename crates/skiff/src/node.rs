@@ -17,13 +17,11 @@ use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Informer, Informers, Recorder};
-use skiff_controllers::ControllerManager;
 use skiff_cri::{ListPodSandboxRequest, RuntimeService};
 use skiff_kubelet::Kubelet;
 use skiff_runtime::image::{ImageStore, ImageStoreOptions};
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
-use skiff_scheduler::Scheduler;
-use skiff_store::{EmbeddedOptions, EmbeddedStore, Store};
+use skiff_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -31,11 +29,13 @@ use crate::agent::{self, KernelMounts, PluggedNetwork};
 use crate::cli::NodeOptions;
 use crate::commands::{CommandError, context_name};
 use crate::control::{self, Control};
+use crate::datastore;
 use crate::images;
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
 use crate::network::{self, Network, OwnAddresses, POD_RANGE, SERVICE_RANGE};
+use crate::offices;
 use crate::paths::{NodeFacts, Paths, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
 use crate::server::{API_PORT_ADVICE, bind};
@@ -57,13 +57,17 @@ const INNER_API_PORT: u16 = 6443;
 const SSH_PORT: u16 = 22;
 
 /// What every part is told of the node.
-struct Setting {
+pub struct Setting {
     paths: Paths,
-    facts: NodeFacts,
+    /// What the node decided at its first start.
+    pub facts: NodeFacts,
     options: NodeOptions,
-    clock: SharedClock,
-    ids: Arc<Ids>,
-    authority: Authority,
+    /// The time.
+    pub clock: SharedClock,
+    /// Names and UIDs.
+    pub ids: Arc<Ids>,
+    /// The cluster's certificate authority.
+    pub authority: Authority,
     address: IpAddr,
     api_port: u16,
 }
@@ -83,7 +87,7 @@ pub async fn run(
         isolation::configure_inner_link(Link::new(facts.link)).await?;
     }
     let clock = SystemClock::shared();
-    let setting = Setting {
+    let setting = Arc::new(Setting {
         address: node_address(&facts, &options)?,
         api_port: if facts.link > 0 { INNER_API_PORT } else { facts.api_port },
         authority: Authority::load_or_create(&paths.pki(), clock.now())?,
@@ -92,7 +96,7 @@ pub async fn run(
         paths,
         facts,
         options,
-    };
+    });
     let mut listeners = vec![bind(("0.0.0.0", setting.api_port), API_PORT_ADVICE)?];
     listeners.extend(hosts_listener);
     let store = open_store(&setting).await?;
@@ -102,10 +106,7 @@ pub async fn run(
     write_kubeconfig(&setting)?;
     let informers =
         Informers::new(inprocess::client(&server, "system:apiserver", &["system:masters"], "skiff-informers"));
-    let scheduler_client = inprocess::client(&server, "system:kube-scheduler", &[], "kube-scheduler");
-    let scheduler =
-        Scheduler::start(scheduler_client, &informers, setting.clock.clone(), skiff_scheduler::Config::default());
-    let controllers = start_controllers(&setting, &server, &informers);
+    let offices = offices::take(&setting, &server, &informers, &stop);
     let balancer = inprocess::controller_client(&server, "service-controller");
     let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
     let network =
@@ -124,12 +125,12 @@ pub async fn run(
     tracing::info!(node = %setting.facts.node_name, address = %setting.address, "the control plane is up");
     wait_for_end(&stop).await?;
     tracing::info!("ending");
-    drop((scheduler, kubelet));
+    drop(kubelet);
     if *command.containers_too.lock() {
         agent::stop_everything(&runtime.containers).await?;
     }
     drop(network);
-    controllers.shutdown().await;
+    offices.end().await;
     server.stop();
     Ok(())
 }
@@ -155,11 +156,7 @@ fn node_address(facts: &NodeFacts, options: &NodeOptions) -> Result<IpAddr, Comm
 }
 
 async fn open_store(setting: &Setting) -> Result<Arc<dyn Store>, CommandError> {
-    let (path, clock) = (setting.paths.store(), setting.clock.clone());
-    let opened = tokio::task::spawn_blocking(move || {
-        EmbeddedStore::open(path, EmbeddedOptions { clock, ..EmbeddedOptions::default() })
-    });
-    Ok(opened.await??)
+    datastore::open(setting.facts.datastore.as_ref(), &setting.paths, setting.clock.clone()).await
 }
 
 async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, CommandError> {
@@ -265,15 +262,6 @@ async fn start_kubelet(
 fn disk_bytes(paths: &Paths) -> Option<i64> {
     let stat = nix::sys::statvfs::statvfs(&paths.root).ok()?;
     i64::try_from(stat.blocks() * stat.fragment_size()).ok()
-}
-
-fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {
-    let config = skiff_controllers::Config {
-        root_ca: setting.authority.certificate_pem().to_owned(),
-        cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
-    };
-    let client = |name: &str| inprocess::controller_client(server, name);
-    ControllerManager::start(client, informers, setting.clock.clone(), setting.ids.clone(), config)
 }
 
 /// How the API server speaks to nodes' agents: trusting the cluster's authority, with a certificate of its own.

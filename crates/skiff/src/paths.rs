@@ -136,6 +136,24 @@ pub struct NodeFacts {
     pub api_port: u16,
     /// Which of the link networks an isolated node has; 0 for the machine's own node.
     pub link: u8,
+    /// The etcd that keeps the cluster's objects; without it they are in the node's own folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<Datastore>,
+}
+
+/// An etcd cluster, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datastore {
+    /// The members.
+    pub endpoints: Vec<String>,
+    /// The authorities of their certificates; without it the system's.
+    pub cafile: Option<PathBuf>,
+    /// The certificate to show.
+    pub certfile: Option<PathBuf>,
+    /// Its key.
+    pub keyfile: Option<PathBuf>,
+    /// What the cluster's keys begin with.
+    pub prefix: String,
 }
 
 impl NodeFacts {

@@ -85,11 +85,8 @@ pub enum Change {
     },
 }
 
-/// The most comparisons, and the most changes, of one transaction: etcd's default limit.
-pub const MAX_TRANSACTION_OPERATIONS: usize = 128;
-
-/// A transaction: all changes at one revision, where all comparisons hold; else nothing. None of more than
-/// [`MAX_TRANSACTION_OPERATIONS`] on every back end.
+/// A transaction: all changes at one revision, where all comparisons hold; else nothing. How many there may be of each
+/// is told by [`Store::transaction_limit`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
     /// The conditions.
@@ -179,6 +176,10 @@ pub trait Store: Send + Sync + 'static {
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream, StoreError>;
     /// Forgets the history before `revision`; present values always stay.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+    /// The most comparisons, and the most changes, of one transaction.
+    fn transaction_limit(&self) -> usize {
+        usize::MAX
+    }
     /// Asks that every watch which is further than it has told says so soon, with a [`WatchItem::Progress`].
     async fn request_progress(&self) -> Result<(), StoreError>;
 }

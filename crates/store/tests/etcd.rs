@@ -134,10 +134,8 @@ async fn a_watch_whose_place_was_compacted_while_it_was_away_says_so() {
     }
     let folder = Folder::new("etcd-compacted");
     let members = etcd::cluster(folder.path(), 1, None);
-    let (reader, writer) = (
-        EtcdStore::open(options(&members)).await.unwrap(),
-        EtcdStore::open(options(&members)).await.unwrap(),
-    );
+    let (reader, writer) =
+        (EtcdStore::open(options(&members)).await.unwrap(), EtcdStore::open(options(&members)).await.unwrap());
     let start = commit(&*writer, vec![put("a", "1")]).await;
     let second = commit(&*writer, vec![put("a", "2")]).await;
     let third = commit(&*writer, vec![put("a", "3")]).await;
@@ -169,11 +167,8 @@ async fn etcd_is_reached_by_tls_with_a_client_certificate() {
     let ca = write("ca.crt", authority.clone());
     let tls = Certificates { certificate: &certificate, key: &key, authority: &ca };
     let members = etcd::cluster(folder.path(), 1, Some(tls));
-    let good = EtcdTls {
-        authorities: authority.into_bytes(),
-        certificate: client.into_bytes(),
-        key: client_key.into_bytes(),
-    };
+    let good =
+        EtcdTls { authorities: authority.into_bytes(), certificate: client.into_bytes(), key: client_key.into_bytes() };
     let store = EtcdStore::open(EtcdOptions { tls: Some(good.clone()), ..options(&members) }).await.unwrap();
     let at = commit(&*store, vec![put("a", "1")]).await;
     assert_eq!(listed(&*store, "", None, 0).await, format!("a=1@{at}:{at} +0 at {at}"));

@@ -152,8 +152,10 @@ impl Channel {
 
     /// Leaves an endpoint out for a while where it failed.
     fn note(&self, endpoint: &Endpoint, error: Option<&CallError>) {
-        let failed =
-            matches!(error, Some(CallError::NotSent(_) | CallError::Broken(_) | CallError::Refused(CODE_UNAVAILABLE, _)));
+        let failed = matches!(
+            error,
+            Some(CallError::NotSent(_) | CallError::Broken(_) | CallError::Refused(CODE_UNAVAILABLE, _))
+        );
         if failed {
             let until = self.now_ms() + AVOID_PERIOD.as_millis() as u64;
             endpoint.avoid_until_ms.store(until, Ordering::Relaxed);

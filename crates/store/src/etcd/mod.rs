@@ -19,9 +19,7 @@ use skiff_base::clock::SharedClock;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::{
-    Change, KeyRange, KeyValue, Outcome, RangeResult, Revision, Store, StoreError, Transaction, WatchStream,
-};
+use crate::{Change, KeyRange, KeyValue, Outcome, RangeResult, Revision, Store, StoreError, Transaction, WatchStream};
 use grpc::{CODE_OUT_OF_RANGE, CODE_UNAVAILABLE, CallError, Channel};
 use messages as pb;
 pub use tls::EtcdTls;
@@ -34,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// How many keys are read at a time.
 const PAGE_KEYS: usize = 2000;
+
+/// etcd's own default limit of what one transaction may compare or change.
+const TRANSACTION_LIMIT: usize = 128;
 
 const KV_RANGE: &str = "/etcdserverpb.KV/Range";
 const KV_PUT: &str = "/etcdserverpb.KV/Put";
@@ -188,9 +189,12 @@ impl Inner {
         path: &str,
         question: &impl prost::Message,
     ) -> Result<A, StoreError> {
-        self.attempted(operation, path, question, |error| {
-            !matches!(error, CallError::Refused(code, _) if *code != CODE_UNAVAILABLE)
-        })
+        self.attempted(
+            operation,
+            path,
+            question,
+            |error| !matches!(error, CallError::Refused(code, _) if *code != CODE_UNAVAILABLE),
+        )
         .await
     }
 
@@ -436,6 +440,10 @@ impl Store for EtcdStore {
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.inner.compact(revision).await
+    }
+
+    fn transaction_limit(&self) -> usize {
+        TRANSACTION_LIMIT
     }
 
     async fn request_progress(&self) -> Result<(), StoreError> {

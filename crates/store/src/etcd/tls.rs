@@ -30,8 +30,8 @@ impl EtcdTls {
             builder.with_no_client_auth()
         } else {
             let chain = certificates(&self.certificate, "the client certificate")?;
-            let key =
-                PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| format!("the client certificate's key: {error}"))?;
+            let key = PrivateKeyDer::from_pem_slice(&self.key)
+                .map_err(|error| format!("the client certificate's key: {error}"))?;
             builder.with_client_auth_cert(chain, key).map_err(|error| format!("the client certificate: {error}"))?
         };
         config.alpn_protocols = vec![b"h2".to_vec()];

@@ -1,0 +1,132 @@
+//! Where the cluster's objects are kept: in the node's own folder, or in an etcd.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skiff_base::clock::SharedClock;
+use skiff_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, Store};
+
+use crate::cli::DatastoreOptions;
+use crate::commands::CommandError;
+use crate::paths::{Datastore, Paths, named};
+
+/// What the API server's keys begin with.
+const ROOT: &str = "/registry/";
+/// What they begin with in etcd, unless another prefix is asked for: as upstream's.
+const DEFAULT_PREFIX: &str = "/registry";
+/// Where the distributions keep the authorities that everybody trusts.
+const SYSTEM_AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+
+/// What the command line asks for.
+///
+/// # Errors
+/// A file's path cannot be made absolute.
+pub fn chosen(options: &DatastoreOptions) -> io::Result<Option<Datastore>> {
+    let absolute = |path: &Option<PathBuf>| {
+        path.as_ref().map(|path| std::path::absolute(path).map_err(|error| named(path, "find", error))).transpose()
+    };
+    if options.datastore_endpoint.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Datastore {
+        endpoints: options.datastore_endpoint.clone(),
+        cafile: absolute(&options.datastore_cafile)?,
+        certfile: absolute(&options.datastore_certfile)?,
+        keyfile: absolute(&options.datastore_keyfile)?,
+        prefix: options.etcd_prefix.clone().unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
+    }))
+}
+
+/// What holds for a node that was started before: a node without an etcd does not silently begin anew with one.
+///
+/// # Errors
+/// The node's objects are in its own folder, and an etcd is asked for.
+pub fn settle(
+    kept: Option<Datastore>,
+    asked: Option<Datastore>,
+    paths: &Paths,
+) -> Result<Option<Datastore>, CommandError> {
+    match (kept, asked) {
+        (kept, None) => Ok(kept),
+        (None, Some(_)) if paths.store().exists() => Err(format!(
+            "this node keeps its cluster in {}; to move it into etcd, use skiff snapshot save, and then \
+             skiff snapshot restore with --datastore-endpoint",
+            paths.store().display()
+        )
+        .into()),
+        (_, asked) => Ok(asked),
+    }
+}
+
+/// Opens the store.
+///
+/// # Errors
+/// The folder cannot be used, a certificate cannot be read, or no endpoint answers.
+pub async fn open(
+    datastore: Option<&Datastore>,
+    paths: &Paths,
+    clock: SharedClock,
+) -> Result<Arc<dyn Store>, CommandError> {
+    let Some(datastore) = datastore else {
+        let path = paths.store();
+        let open = move || EmbeddedStore::open(path, EmbeddedOptions { clock, ..EmbeddedOptions::default() });
+        return Ok(tokio::task::spawn_blocking(open).await??);
+    };
+    let prefix = datastore.prefix.trim_matches('/');
+    let prefix = if prefix.is_empty() { "/".to_owned() } else { format!("/{prefix}/") };
+    let options = EtcdOptions {
+        tls: tls(datastore)?,
+        root: ROOT.into(),
+        prefix: prefix.into(),
+        clock,
+        ..EtcdOptions::new(datastore.endpoints.clone())
+    };
+    Ok(EtcdStore::open(options).await?)
+}
+
+fn tls(datastore: &Datastore) -> Result<Option<EtcdTls>, CommandError> {
+    if !datastore.endpoints.iter().any(|endpoint| endpoint.trim().starts_with("https://")) {
+        return Ok(None);
+    }
+    let system = || SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists()).map(Path::to_owned);
+    let authorities = datastore.cafile.clone().or_else(system);
+    let authorities =
+        authorities.ok_or("this system has no list of certificate authorities; name etcd's with --datastore-cafile")?;
+    let read = |path: &PathBuf| fs::read(path).map_err(|error| named(path, "read", error));
+    Ok(Some(EtcdTls {
+        authorities: read(&authorities)?,
+        certificate: datastore.certfile.as_ref().map(read).transpose()?.unwrap_or_default(),
+        key: datastore.keyfile.as_ref().map(read).transpose()?.unwrap_or_default(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datastore(endpoint: &str) -> Datastore {
+        let options = DatastoreOptions { datastore_endpoint: vec![endpoint.into()], ..DatastoreOptions::default() };
+        chosen(&options).expect("no paths are given").expect("an endpoint is given")
+    }
+
+    #[test]
+    fn a_node_keeps_its_store_until_it_is_moved() {
+        let fresh = Paths::new(Path::new("/nowhere"), None);
+        let (a, b) = (datastore("http://a"), datastore("http://b"));
+        let settled = |kept: Option<&Datastore>, asked: Option<&Datastore>, paths: &Paths| {
+            settle(kept.cloned(), asked.cloned(), paths).map_err(|error| error.to_string())
+        };
+        assert_eq!(settled(None, Some(&a), &fresh), Ok(Some(a.clone())));
+        assert_eq!(settled(Some(&a), None, &fresh), Ok(Some(a.clone())));
+        assert_eq!(settled(Some(&a), Some(&b), &fresh), Ok(Some(b)));
+        let folder = std::env::temp_dir().join(format!("skiff-datastore-{}", std::process::id()));
+        let used = Paths::new(&folder, None);
+        fs::create_dir_all(used.store()).expect("a folder");
+        let refused = settled(None, Some(&a), &used).expect_err("its objects would be left behind");
+        fs::remove_dir_all(&folder).expect("the folder is there");
+        assert!(refused.contains("skiff snapshot save"), "{refused}");
+    }
+}
