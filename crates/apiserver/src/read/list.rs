@@ -3,11 +3,8 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use skiff_kinds::protobuf;
 use skiff_object::{Object, Status};
@@ -15,11 +12,12 @@ use skiff_store::{KeyRange, StoreError};
 
 use crate::call::Call;
 use crate::codec;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::http::answer::{self, Answer};
 use crate::http::body;
 use crate::http::negotiate::{Media, Shape};
-use crate::read::{present, revision_of};
+use crate::read::options::{Continue, ListOptions};
+use crate::read::present;
 use crate::server::ApiServer;
 use crate::storage::cache::Entry;
 use crate::storage::filter::Filter;
@@ -29,21 +27,11 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// How many keys are read from the store at a time while a page is filled.
 const STORE_PAGE: usize = 1000;
 
-/// What a list request asks for.
-struct Wanted {
-    revision: Option<u64>,
-    exact: bool,
-    limit: usize,
-    from: Option<Continue>,
-}
-
-/// The opaque token that leads to a list's next page, laid out as upstream's.
-#[derive(Serialize, Deserialize)]
-struct Continue {
-    v: String,
-    rv: i64,
-    start: String,
-}
+/// What a client is told whose list began too long ago.
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can \
+    start a new list without the continue parameter, or use the continue token in this response to retrieve the \
+    remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were \
+    created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
 /// A list, or a page of one.
 pub struct Page {
@@ -76,6 +64,9 @@ pub fn filter_of(call: &Call) -> Result<Filter> {
         query.text("fieldSelector"),
     )?;
     if !call.info.name.is_empty() {
+        if filter.name.as_ref().is_some_and(|name| *name != call.info.name) {
+            return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name").into());
+        }
         filter.name = Some(call.info.name.clone());
     }
     Ok(filter)
@@ -83,84 +74,54 @@ pub fn filter_of(call: &Call) -> Result<Filter> {
 
 /// Finds the page that a request asks for.
 pub async fn page(server: &ApiServer, call: &Call, filter: &Filter) -> Result<Page> {
-    let wanted = wanted(call)?;
-    if let Some(from) = &wanted.from {
-        return stored_page(server, call, filter, from.rv as u64, &from.start, wanted.limit).await;
+    let options = ListOptions::of_list(&call.query)?;
+    if let Some(from) = options.next_page()? {
+        return next_page(server, call, filter, from, options.limit).await;
     }
-    if let (true, Some(revision)) = (wanted.exact, wanted.revision) {
-        return stored_page(server, call, filter, revision, "", wanted.limit).await;
+    let revision = options.revision()?;
+    if let (true, Some(revision)) = (options.is_exact(revision), revision) {
+        return exact_page(server, call, filter, revision, "", options.limit).await;
     }
-    let reached = match wanted.revision {
+    let reached = match revision {
         None => server.hub.fresh().await?,
         Some(revision) => server.hub.wait_for(revision).await?,
     };
+    // Whoever takes any state takes all of it, as from upstream's cache.
+    let limit = if revision == Some(0) { 0 } else { options.limit };
     let (mut entries, revision) = call.served.cache.list(filter, reached);
     let (mut next, mut remaining) = (String::new(), None);
-    if wanted.limit > 0 && entries.len() > wanted.limit {
-        remaining = filter.is_unselective().then_some((entries.len() - wanted.limit) as u64);
-        entries.truncate(wanted.limit);
+    if limit > 0 && entries.len() > limit {
+        remaining = filter.is_unselective().then_some((entries.len() - limit) as u64);
+        entries.truncate(limit);
         next = token(call, revision, entries.last());
     }
     Ok(Page { entries, revision, next, remaining })
 }
 
-fn wanted(call: &Call) -> Result<Wanted> {
-    let query = &call.query;
-    let limit = match query.text("limit") {
-        "" => 0,
-        text => text
-            .parse::<i64>()
-            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?
-            .max(0) as usize,
-    };
-    let (revision, matching) = (revision_of(query.text("resourceVersion"))?, query.text("resourceVersionMatch"));
-    let refuse = |why: &str| Err(Status::bad_request(why).into());
-    match matching {
-        "" | "Exact" | "NotOlderThan" => {}
-        other => {
-            return refuse(&format!(
-                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-            ));
-        }
-    }
-    if !matching.is_empty() && revision.is_none() {
-        return refuse(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-        );
-    }
-    if matching == "Exact" && revision == Some(0) {
-        return refuse(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        );
-    }
-    let from = match query.text("continue") {
-        "" => None,
-        token if revision.is_none_or(|revision| revision == 0) => Some(read_token(token)?),
-        _ => return refuse("specifying resource version is not allowed when using continue"),
-    };
-    // Without a match rule, a page at a named revision is exact: the behaviour from before there were rules.
-    let exact =
-        matching == "Exact" || (matching.is_empty() && limit > 0 && revision.is_some_and(|revision| revision > 0));
-    Ok(Wanted { revision, exact, limit, from })
-}
-
-fn read_token(token: &str) -> Result<Continue> {
-    let decoded = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok();
-    let token = decoded.and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok());
-    token
-        .filter(|token| token.v == "meta.k8s.io/v1" && token.rv > 0)
-        .ok_or_else(|| Status::bad_request("continue key is not valid: illegal base64 data").into())
-}
-
+/// The token that leads behind the last object of a page.
 fn token(call: &Call, revision: u64, last: Option<&Arc<Entry>>) -> String {
     let prefix = call.served.cache.prefix.len();
     let last = last.map_or("", |entry| std::str::from_utf8(&entry.key[prefix..]).unwrap_or(""));
-    let token = Continue { v: "meta.k8s.io/v1".into(), rv: revision as i64, start: format!("{last}\0") };
-    URL_SAFE_NO_PAD.encode(answer::to_json(&token, false))
+    Continue::new(i64::try_from(revision).unwrap_or(i64::MAX), format!("{last}\0")).encode()
 }
 
-/// A page from the store's history.
-async fn stored_page(
+/// The page that follows another; where its state is forgotten, the client is told how to go on without it.
+async fn next_page(server: &ApiServer, call: &Call, filter: &Filter, from: Continue, limit: usize) -> Result<Page> {
+    let revision = match u64::try_from(from.rv) {
+        Ok(revision) => revision,
+        Err(_) => server.store().revision().await?,
+    };
+    exact_page(server, call, filter, revision, &from.start, limit).await.map_err(|mut failure| {
+        if failure.0.code == 410 {
+            failure.0.message = CONTINUE_EXPIRED.to_owned();
+            failure.0.metadata.insert("continue".into(), Continue::new(-1, from.start).encode().into());
+        }
+        failure
+    })
+}
+
+/// A page of the state at one revision, from the store's history.
+async fn exact_page(
     server: &ApiServer,
     call: &Call,
     filter: &Filter,
@@ -178,6 +139,10 @@ async fn stored_page(
         range.start = range.start.max(Bytes::from(format!("{}{start}", cache.prefix)));
     }
     let mut entries: Vec<Arc<Entry>> = Vec::new();
+    if range.start >= range.end {
+        // The token stems from another namespace, behind this one.
+        return Ok(Page { entries, revision, next: String::new(), remaining: None });
+    }
     loop {
         let chunk = if limit == 0 { STORE_PAGE } else { STORE_PAGE.min(limit - entries.len() + 1) };
         let result = server.store().range(&range, Some(revision), chunk).await.map_err(page_error)?;
@@ -204,13 +169,9 @@ async fn stored_page(
     }
 }
 
-fn page_error(error: StoreError) -> crate::failure::Failure {
+fn page_error(error: StoreError) -> Failure {
     match error {
-        StoreError::Compacted { .. } => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. \
-             You must start a new list without the continue parameter.",
-        )
-        .into(),
+        StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old.").into(),
         other => other.into(),
     }
 }

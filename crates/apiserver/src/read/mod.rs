@@ -1,6 +1,7 @@
 //! Reading: get, list and watch, and the shapes in which objects are shown.
 
 pub mod list;
+pub mod options;
 pub mod present;
 pub mod watch;
 
@@ -12,20 +13,9 @@ use crate::http::answer::Answer;
 use crate::server::ApiServer;
 use crate::storage::keys;
 
-/// Reads the `resourceVersion` of a query: `None` where it is absent.
-pub fn revision_of(text: &str) -> Result<Option<u64>> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| {
-        Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
-            .into()
-    })
-}
-
 /// Answers a get.
 pub async fn get(server: &ApiServer, call: &Call) -> Result<Answer> {
-    if let Some(revision @ 1..) = revision_of(call.query.text("resourceVersion"))? {
+    if let Some(revision @ 1..) = options::revision_of(call.query.text("resourceVersion"))? {
         server.hub.wait_for(revision).await?;
     }
     let key = keys::object(&call.served.cache.prefix, call.info.namespace_of(&call.served.def), &call.info.name);

@@ -11,18 +11,20 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_kinds::protobuf;
-use skiff_object::{GroupKind, Object, Status};
+use skiff_object::{Object, Status};
 use tokio::time::Sleep;
 
 use crate::call::Call;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::http::body::{self, BoxError};
 use crate::http::negotiate::{self, Accepted, Include, Media, Shape};
-use crate::read::{list, present, revision_of};
+use crate::read::options::ListOptions;
+use crate::read::{list, present};
 use crate::server::ApiServer;
 use crate::storage::cache::{Event, Form, Message, Start, Subscription};
 use crate::storage::catalogue::Served;
+use crate::storage::hub::Hub;
 
 /// A watch without a time limit of its own ends after this long, and at most twice as long, as upstream's.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
@@ -33,55 +35,42 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub async fn watch(server: &ApiServer, call: &Call) -> Result<Answer> {
     let media_type = negotiate::stream_type(&call.accepted)?;
     let filter = list::filter_of(call)?;
-    let bookmarks = call.query.flag("allowWatchBookmarks");
-    let (start, initial_end) = start_of(call)?;
-    let reached = match (start, revision_of(call.query.text("resourceVersion"))?) {
-        (_, Some(revision)) => server.hub.wait_for(revision).await?,
-        (_, None) => server.hub.fresh().await?,
+    let options = ListOptions::of_watch(&call.query)?;
+    let revision = options.watch_revision(&call.served.def.group_resource())?;
+    let (start, initial_end) = start_of(&options, revision);
+    let reached = match revision {
+        Some(revision) => server.hub.wait_for(revision).await?,
+        None => server.hub.fresh().await?,
     };
-    let timeout = match call.query.text("timeoutSeconds").parse::<u64>() {
-        Ok(seconds @ 1..) => Duration::from_secs(seconds),
-        _ => Duration::from_secs(MIN_TIMEOUT_SECONDS + server.ids().next_u64() % MIN_TIMEOUT_SECONDS),
+    let timeout = match options.timeout_seconds {
+        0 => Duration::from_secs(MIN_TIMEOUT_SECONDS + server.ids().next_u64() % MIN_TIMEOUT_SECONDS),
+        seconds => Duration::from_secs(seconds),
     };
-    let subscription = match call.served.cache.subscribe(start, filter, bookmarks, reached) {
+    let subscription = match call.served.cache.subscribe(start, filter, options.bookmarks, reached) {
         Ok(subscription) => subscription,
         Err(failure) if failure.0.code == 410 => return Ok(refused(call, media_type, reached)),
         Err(failure) => return Err(failure),
     };
     let mut encoder = Encoder::new(call, server.clock().clone());
     let after_initial = initial_end.then(|| encoder.bookmark(subscription.revision, true));
-    let feed = Feed { encoder, subscription, sent: 0, after_initial, deadline: Box::pin(tokio::time::sleep(timeout)) };
+    let feed = Feed {
+        encoder,
+        subscription,
+        sent: 0,
+        after_initial,
+        deadline: Box::pin(tokio::time::sleep(timeout)),
+        last_bookmark: options.bookmarks.then(|| server.hub.clone()),
+    };
     Ok(streaming(media_type, stream::unfold(feed, Feed::next)))
 }
 
 /// Where the watch begins, and whether a bookmark marks the end of what was there.
-fn start_of(call: &Call) -> Result<(Start, bool)> {
-    let query = &call.query;
-    let matching = query.text("resourceVersionMatch");
-    let revision = revision_of(query.text("resourceVersion"))?;
-    let initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
-    if initial.is_some() != (matching == "NotOlderThan") || (initial.is_none() && !matching.is_empty()) {
-        return Err(list_options_invalid(initial.is_some(), matching));
-    }
-    Ok(match (initial, revision) {
-        (Some(true), _) => (Start::Everything, query.flag("allowWatchBookmarks")),
-        (Some(false), None | Some(0)) => (Start::Now, false),
-        (None, None | Some(0)) => (Start::Everything, false),
+fn start_of(options: &ListOptions, revision: Option<u64>) -> (Start, bool) {
+    match (options.initial_events, revision) {
+        (Some(true), _) => (Start::Everything, options.bookmarks),
+        (_, None | Some(0)) => (Start::Now, false),
         (_, Some(revision)) => (Start::After(revision), false),
-    })
-}
-
-fn list_options_invalid(initial: bool, matching: &str) -> Failure {
-    use skiff_object::{FieldError, FieldPath};
-    let path = FieldPath::new("resourceVersionMatch");
-    let error = if initial {
-        FieldError::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-    } else if matching == "NotOlderThan" || matching == "Exact" {
-        FieldError::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-    } else {
-        FieldError::not_supported(&path, matching, &["Exact", "NotOlderThan"])
-    };
-    Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", &vec![error]).into()
+    }
 }
 
 /// A watch from a forgotten revision is told so by an event, as upstream does.
@@ -110,6 +99,8 @@ struct Feed {
     sent: usize,
     after_initial: Option<Bytes>,
     deadline: Pin<Box<Sleep>>,
+    /// Where a watch wants bookmarks it ends with one, so that the next can begin there.
+    last_bookmark: Option<Arc<Hub>>,
 }
 
 impl Feed {
@@ -120,7 +111,7 @@ impl Feed {
         let message = tokio::select! {
             biased;
             message = self.subscription.queue.recv() => message?,
-            () = &mut self.deadline => return None,
+            () = &mut self.deadline => return self.last(),
         };
         let mut piece = self.encoder.message(&message);
         if !self.subscription.queue.is_empty() {
@@ -132,6 +123,18 @@ impl Feed {
             piece = joined.freeze();
         }
         Some((Ok(piece), self))
+    }
+
+    /// The end of a watch whose time is up.
+    fn last(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
+        // All that happened up to this revision is in the queue already.
+        let reached = self.last_bookmark.take()?.reached();
+        let mut piece = BytesMut::new();
+        while let Ok(message) = self.subscription.queue.try_recv() {
+            piece.put_slice(&self.encoder.message(&message));
+        }
+        piece.put_slice(&self.encoder.bookmark(reached, false));
+        Some((Ok(piece.freeze()), self))
     }
 
     fn next_initial(&mut self) -> Option<Bytes> {

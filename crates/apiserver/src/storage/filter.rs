@@ -3,7 +3,7 @@
 use skiff_kinds::ResourceDef;
 use skiff_object::{FieldSelector, LabelSelector, Status};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::storage::cache::Entry;
 
 /// A field that a selector names.
@@ -46,7 +46,7 @@ impl Filter {
         for (path, value, equal) in parsed.terms {
             let field = match path.as_str() {
                 "metadata.name" => Field::Name,
-                "metadata.namespace" => Field::Namespace,
+                "metadata.namespace" if has_namespace_field(served) => Field::Namespace,
                 _ => selectable(stored, served, &path)?,
             };
             if field == Field::Name && equal && filter.name.is_none() {
@@ -81,12 +81,33 @@ impl Filter {
     }
 }
 
+/// Cluster-wide kinds with fields of their own do not know the namespace's; the others look for an empty one.
+fn has_namespace_field(def: &ResourceDef) -> bool {
+    let has_own_rules = !def.selectable.is_empty() || def.inline_schema.is_some();
+    def.is_namespaced() || !has_own_rules
+}
+
 fn selectable(stored: &ResourceDef, served: &ResourceDef, path: &str) -> Result<Field> {
+    // The name of the field from before v1.
+    let path = if served.plural == "pods" && path == "spec.host" { "spec.nodeName" } else { path };
     let position = |def: &ResourceDef| def.selectable.iter().position(|field| field.path == path);
     // Where two groups share a storage their selectable fields stand in the same order under other names.
     let renamed = || position(served).filter(|_| stored.selectable.len() == served.selectable.len());
     match position(stored).or_else(renamed) {
         Some(index) => Ok(Field::Selectable(index)),
-        None => Err(Status::bad_request(format!("field label not supported: {path}")).into()),
+        None => Err(unsupported(served, path)),
     }
+}
+
+/// 400 in the words that the kind's own conversion has for it.
+fn unsupported(def: &ResourceDef, path: &str) -> Failure {
+    let text = match (def.group.as_ref(), def.kind.as_ref()) {
+        _ if def.inline_schema.is_some() => format!("field label not supported for {}: {path}", def.gvk()),
+        ("resource.k8s.io", "ResourceSlice") => format!("field label not supported for {}: {path}", def.gvk()),
+        ("batch", "Job") => format!("field label {path:?} not supported for batchv1.Job"),
+        ("apps", "StatefulSet") => format!("field label not supported for appsv1.StatefulSet: {path}"),
+        _ if !def.selectable.is_empty() => format!("field label not supported: {path}"),
+        _ => format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+    };
+    Status::bad_request(text).into()
 }

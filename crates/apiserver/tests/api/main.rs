@@ -3,6 +3,7 @@
 mod access;
 mod custom;
 mod forms;
+mod lists;
 mod objects;
 mod pods;
 mod served;

@@ -27,6 +27,8 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     revision: Revision,
+    /// Older states than this are forgotten.
+    oldest: Revision,
     /// All values of a key, with the revision that wrote them; `None` is a deletion.
     keys: BTreeMap<Bytes, Vec<(Revision, Option<KeyValue>)>>,
     watchers: Vec<(KeyRange, mpsc::UnboundedSender<Result<WatchItem, StoreError>>)>,
@@ -53,6 +55,12 @@ impl Store for MemoryStore {
     async fn range(&self, range: &KeyRange, at: Option<Revision>, limit: usize) -> Result<RangeResult, StoreError> {
         let state = self.state.lock();
         let at = at.unwrap_or(state.revision);
+        if at < state.oldest {
+            return Err(StoreError::Compacted { oldest: state.oldest });
+        }
+        if at > state.revision {
+            return Err(StoreError::Future { asked: at, current: state.revision });
+        }
         let keys = state.keys.keys().filter(|key| range.contains(key));
         let mut items: Vec<_> = keys.filter_map(|key| state.at(key, at)).collect();
         let limit = if limit == 0 { items.len() } else { limit };
@@ -104,13 +112,15 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn compact(&self, _revision: Revision) -> Result<(), StoreError> {
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.state.lock().oldest = revision;
         Ok(())
     }
 }
 
 /// A cluster to try requests on.
 pub struct Cluster {
+    pub store: Arc<dyn Store>,
     pub server: Arc<ApiServer>,
     pub clock: Arc<ManualClock>,
     /// Who asks, unless a request says otherwise.
@@ -144,8 +154,9 @@ impl Cluster {
         let clock = Arc::new(ManualClock::at("2026-01-02T03:04:05Z".parse().expect("a time")));
         let mut config = config(Arc::new(MemoryStore::default()), clock.clone());
         adjust(&mut config);
+        let store = config.store.clone();
         let server = ApiServer::new(config).await.expect("a server on a store in memory");
-        Self { server, clock, user: UserInfo::new("admin", &["system:masters"]) }
+        Self { store, server, clock, user: UserInfo::new("admin", &["system:masters"]) }
     }
 
     /// Sends a request as it would be typed: `METHOD target`, header lines, a blank line, a body.
