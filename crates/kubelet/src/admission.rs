@@ -24,6 +24,39 @@ pub fn reject(
             "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Some(("NodeAffinity".to_owned(), message.to_owned()));
     }
+    lacks(pod, others, allocatable)
+        .map(|lack| (format!("OutOf{}", lack.name), format!("Pod was rejected: {}", lack.message())))
+}
+
+/// A resource of which there is too little for a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// The resource.
+    pub name: String,
+    /// What the Pod asks for; of processors in thousandths, as the other numbers.
+    pub requested: i64,
+    /// What others have.
+    pub used: i64,
+    /// What there is in all.
+    pub capacity: i64,
+}
+
+impl Lack {
+    /// In upstream's words.
+    pub fn message(&self) -> String {
+        let Self { name, requested, used, capacity } = self;
+        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}")
+    }
+}
+
+/// The first resource that the Pod asks more of than the others leave.
+pub fn lacks(pod: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, Quantity>) -> Option<Lack> {
+    all_lacks(pod, others, allocatable).into_iter().next()
+}
+
+/// All resources that the Pod asks more of than the others leave.
+pub fn all_lacks(pod: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, Quantity>) -> Vec<Lack> {
+    let mut lacks = Vec::new();
     for (name, capacity) in allocatable {
         let (requested, used) = if name == "pods" {
             (Quantity::from_units(1, skiff_base::quantity::Format::DecimalSi), count(others.len()))
@@ -33,16 +66,41 @@ pub fn reject(
         };
         if !requested.is_zero() && used.plus(requested) > *capacity {
             let number = |quantity: &Quantity| if name == "cpu" { quantity.milli_value() } else { quantity.value() };
-            let message = format!(
-                "Pod was rejected: Node didn't have enough resource: {name}, requested: {}, used: {}, capacity: {}",
-                number(&requested),
-                number(&used),
-                number(capacity)
-            );
-            return Some((format!("OutOf{name}"), message));
+            lacks.push(Lack {
+                name: name.clone(),
+                requested: number(&requested),
+                used: number(&used),
+                capacity: number(capacity),
+            });
         }
     }
-    None
+    lacks
+}
+
+/// Where a Pod comes from: absent or `api` for the API server, `file` or `http` for one that the node itself was given.
+pub const SOURCE: &str = "kubernetes.io/config.source";
+/// On the API server's image of a static Pod: the hash of that Pod.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Pods with at least this priority (`system-cluster-critical`) are critical.
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
+
+fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
+    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether the node was given the Pod by a file or a URL.
+pub fn is_static(pod: &Pod) -> bool {
+    annotation(pod, SOURCE).is_some_and(|source| source != "api")
+}
+
+/// Whether the Pod is the API server's image of a static one.
+pub fn is_mirror(pod: &Pod) -> bool {
+    annotation(pod, MIRROR).is_some()
+}
+
+/// Whether the node keeps the Pod also where it must end others.
+pub fn is_critical(pod: &Pod) -> bool {
+    is_static(pod) || is_mirror(pod) || spec(pod).priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY)
 }
 
 fn count(number: usize) -> Quantity {

@@ -16,6 +16,7 @@ use skiff_cri::{
 };
 
 use crate::admission;
+use crate::allocation::{self, Room};
 use crate::config::{sandbox, uid};
 use crate::executor::Node;
 use crate::rotate;
@@ -91,13 +92,34 @@ impl Workers {
     fn add(self: &Arc<Self>, pod: Arc<Pod>) {
         let mut mailboxes = self.mailboxes.lock();
         if let Some(mailbox) = mailboxes.get(uid(&pod)) {
-            return mailbox.update(pod);
+            mailbox.update(pod);
+            drop(mailboxes);
+            return self.settle_resizes();
         }
         let rejection = self.admit(&pod, &mailboxes);
         let mailbox = Arc::new(Mailbox::new(pod.clone(), rejection));
         mailboxes.insert(uid(&pod).to_owned(), mailbox.clone());
         drop(mailboxes);
         self.start(uid(&pod).to_owned(), mailbox);
+        self.settle_resizes();
+    }
+
+    /// Gives Pods that ask for other resources what the node can give: first those that ask for less, then by priority.
+    pub fn settle_resizes(&self) {
+        let mailboxes = self.mailboxes.lock();
+        let mut wanting: Vec<_> = mailboxes.values().filter(|m| m.is_active() && m.wants_resize()).cloned().collect();
+        if wanting.is_empty() {
+            return;
+        }
+        wanting.sort_by_key(|mailbox| allocation::turn(&mailbox.pod(), &mailbox.allocated_pod()));
+        let facts = self.node.facts();
+        let room = Room { allocatable: &facts.allocatable, static_cpus: facts.static_cpus };
+        for mailbox in wanting {
+            let pod = mailbox.pod();
+            let others = mailboxes.values().filter(|other| other.is_active() && !Arc::ptr_eq(other, &mailbox));
+            let others: Vec<_> = others.map(|other| other.allocated_pod()).collect();
+            mailbox.settle_resize(allocation::resize(&pod, &others, room));
+        }
     }
 
     /// Why the node does not take the Pod. A Pod that it has taken before stays.
@@ -106,7 +128,7 @@ impl Workers {
             return None;
         }
         let others: Vec<_> =
-            mailboxes.values().filter(|mailbox| mailbox.is_active()).map(|mailbox| mailbox.pod()).collect();
+            mailboxes.values().filter(|mailbox| mailbox.is_active()).map(|mailbox| mailbox.allocated_pod()).collect();
         let facts = self.node.facts();
         let api_node = self.api_node.get("", &facts.name);
         let labels = api_node.as_ref().and_then(|node| node.metadata.labels.as_ref());
@@ -118,6 +140,7 @@ impl Workers {
         tokio::spawn(async move {
             worker::run(workers.node.clone(), mailbox).await;
             workers.mailboxes.lock().remove(&uid);
+            workers.settle_resizes();
         });
     }
 

@@ -16,8 +16,9 @@ use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Client, DeleteOptions, Recorder};
 use skiff_cri::{
-    CreateContainerRequest, CriError, NamespaceMode, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, RuntimeService, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    ContainerStatsRequest, CreateContainerRequest, CriError, NamespaceMode, RemoveContainerRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeService, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest, UpdateContainerResourcesRequest,
 };
 
 use crate::config::container::Ingredients;
@@ -104,8 +105,8 @@ pub async fn execute(node: &Node, subject: &Subject, action: &Action) -> Ended {
         Action::RunSandbox { attempt } => run_sandbox(node, subject, *attempt).await,
         Action::InspectImage { image, .. } => node.images.inspect(image).await,
         Action::PullImage { image, .. } => pull(node, subject, image).await,
-        Action::StartContainer { name, attempt, sandbox_id, image_ref, .. } => {
-            match start(node, subject, name, *attempt, sandbox_id, image_ref).await {
+        Action::StartContainer { name, attempt, sandbox_id, image_ref, volume_images, .. } => {
+            match start(node, subject, name, *attempt, sandbox_id, (image_ref, volume_images)).await {
                 Ok(id) => Ended::Started { id },
                 Err((reason, message)) => failed(reason, message),
             }
@@ -122,6 +123,7 @@ pub async fn execute(node: &Node, subject: &Subject, action: &Action) -> Ended {
         Action::RemoveSandbox { id } => remove_sandbox(node, subject, id).await,
         Action::DeletePod => delete(node, &subject.pod).await,
         Action::CleanUp => clean_up(node, subject).await,
+        Action::Resize { containers } => resize(node, subject, containers).await,
         Action::Probe { name, id, probe, ip } => {
             let (result, message) = probe::run(node, &subject.pod, name, id, *probe, ip).await;
             Ended::Probed { result, message }
@@ -246,7 +248,7 @@ async fn start(
     container: &str,
     attempt: u32,
     sandbox_id: &str,
-    image_ref: &str,
+    (image_ref, volume_images): (&str, &BTreeMap<String, String>),
 ) -> Result<String, StartError> {
     let (pod, facts) = (&subject.pod, node.facts());
     let config_error = |error: String| ("CreateContainerConfigError", error);
@@ -255,7 +257,7 @@ async fn start(
     let objects = node.sources.of(pod).await.map_err(config_error)?;
     check_user(node, subject, &spec).await.map_err(config_error)?;
     let locations = volumes::locations(pod, &facts.paths);
-    let from = Ingredients { attempt, image_ref, ips: &ips, objects: &objects, volumes: &locations };
+    let from = Ingredients { attempt, image_ref, ips: &ips, objects: &objects, volumes: &locations, volume_images };
     let mut config = config::container::config(pod, &spec, &from, &facts).map_err(|error| config_error(error.0))?;
     let known = config.envs.iter().map(|env| (env.key.clone(), env.value.clone())).collect();
     volumes::prepare_sub_paths(pod, &spec.container, &known, &facts).map_err(config_error)?;
@@ -346,6 +348,42 @@ fn link_log(subject: &Subject, container: &str, attempt: u32, id: &str, facts: &
     if let Err(error) = linked {
         tracing::warn!(link = %link.display(), %error, "cannot link a container's log");
     }
+}
+
+/// Changes the limits of running containers to what the Pod has been allocated.
+async fn resize(node: &Node, subject: &Subject, containers: &[(String, String)]) -> Ended {
+    let facts = node.facts();
+    for (name, id) in containers {
+        let Some(spec) = spec::container(&subject.pod, name) else { continue };
+        let linux = config::resources::container(&subject.pod, &spec.container, &facts);
+        if let Err(error) = check_memory(node, id, linux.memory_limit_in_bytes).await {
+            return failed("", error);
+        }
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(linux),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        if let Err(error) = node.runtime.update_container_resources(request).await {
+            return failed("", format!("resizing container {name}: {error}"));
+        }
+    }
+    Ended::Well
+}
+
+/// A limit below what the container uses would have it killed, not resized.
+async fn check_memory(node: &Node, id: &str, limit_bytes: i64) -> Result<(), String> {
+    let limit = u64::try_from(limit_bytes).unwrap_or(0);
+    if limit == 0 {
+        return Ok(());
+    }
+    let request = ContainerStatsRequest { container_id: id.to_owned() };
+    let stats = node.runtime.container_stats(request).await.ok().and_then(|response| response.stats);
+    let used = stats.and_then(|stats| stats.memory?.working_set_bytes).map_or(0, |bytes| bytes.value);
+    if used > limit {
+        return Err(format!("attempting to set container memory limit ({limit}) below current usage ({used})"));
+    }
+    Ok(())
 }
 
 async fn post_start(node: &Node, subject: &Subject, name: &str, id: &str) -> Ended {

@@ -181,6 +181,7 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
         hosts: text("/etc/hosts".as_ref()),
         memory_bytes: machine.memory_bytes,
         allocatable: object::capacity(machine, config.max_pods),
+        static_cpus: false,
         systemd_cgroups: driver == Some(CgroupDriver::Systemd as i32),
         cgroup_root: config.cgroup_root.clone(),
     }

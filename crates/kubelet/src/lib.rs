@@ -5,6 +5,7 @@
 
 mod admission;
 mod agent;
+mod allocation;
 mod config;
 mod dial;
 mod executor;

@@ -16,11 +16,12 @@ use serde_json::{Value, json};
 use skiff_client::Patch;
 use tokio::sync::Notify;
 
+use crate::allocation::{Allocation, Refusal};
 use crate::config::{name, namespace, uid};
 use crate::executor::{Node, Subject, execute};
 use crate::observe::observe;
-use crate::pod::types::{Action, Ended, Outcome, PodEvent, PodState, RuntimeView, Step, Task};
-use crate::pod::{spec, step};
+use crate::pod::types::{Action, Ended, Eviction, Outcome, PodEvent, PodState, RuntimeView, Step, Task};
+use crate::pod::{PASSING_CONDITIONS, spec, step};
 
 /// How long to wait after the runtime or the API could not be reached.
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,6 +52,9 @@ const OWN_FIELDS: [&str; 15] = [
 /// How others reach a Pod's worker. Nothing is queued: the worker looks at the newest state when it wakes.
 pub struct Mailbox {
     pod: Mutex<Arc<Pod>>,
+    allocation: Mutex<Allocation>,
+    resize_pending: Mutex<Option<Refusal>>,
+    eviction: Mutex<Option<Eviction>>,
     rejection: Option<(String, String)>,
     removed: AtomicBool,
     runtime_changed: AtomicBool,
@@ -63,8 +67,13 @@ pub struct Mailbox {
 impl Mailbox {
     /// For a Pod that has come to the node; `rejection` says why the node does not take it.
     pub fn new(pod: Arc<Pod>, rejection: Option<(String, String)>) -> Self {
+        let ran = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        let allocation = if ran { Allocation::recovered(&pod) } else { Allocation::wanted(&pod) };
         Self {
             pod: Mutex::new(pod),
+            allocation: Mutex::new(allocation),
+            resize_pending: Mutex::new(None),
+            eviction: Mutex::new(None),
             rejection,
             removed: AtomicBool::new(false),
             runtime_changed: AtomicBool::new(true),
@@ -78,6 +87,49 @@ impl Mailbox {
     /// The Pod as it was seen last.
     pub fn pod(&self) -> Arc<Pod> {
         self.pod.lock().clone()
+    }
+
+    /// The Pod with the resources that the node has allocated to it.
+    pub fn allocated_pod(&self) -> Arc<Pod> {
+        self.allocation.lock().apply(&self.pod())
+    }
+
+    /// Whether the Pod asks for other resources than it was allocated.
+    pub fn wants_resize(&self) -> bool {
+        Allocation::wanted(&self.pod()) != *self.allocation.lock()
+    }
+
+    /// Settles whether the Pod gets what it asks for now; returns whether that changes anything.
+    pub fn settle_resize(&self, verdict: Result<(), Refusal>) -> bool {
+        let refusal = match verdict {
+            Ok(()) => {
+                *self.allocation.lock() = Allocation::wanted(&self.pod());
+                None
+            }
+            Err(refusal) => Some(refusal),
+        };
+        let before = std::mem::replace(&mut *self.resize_pending.lock(), refusal.clone());
+        let changed = refusal.is_none() || before != refusal;
+        if changed {
+            self.wake.notify_one();
+        }
+        changed
+    }
+
+    /// Ends the Pod by the node's decision. The first reason counts; a shorter grace does too.
+    pub fn evict(&self, eviction: Eviction) {
+        let mut held = self.eviction.lock();
+        match &mut *held {
+            Some(earlier) => earlier.grace_seconds = eviction.grace_seconds.or(earlier.grace_seconds),
+            None => *held = Some(eviction),
+        }
+        drop(held);
+        self.wake.notify_one();
+    }
+
+    /// Whether the node has decided to end the Pod.
+    pub fn is_evicted(&self) -> bool {
+        self.eviction.lock().is_some()
     }
 
     /// The Pod with the newest status that this agent has decided on.
@@ -204,7 +256,7 @@ impl Worker {
     async fn work(mut self) {
         self.born = self.node.clock.monotonic();
         loop {
-            let pod = self.mailbox.pod();
+            let pod = self.mailbox.allocated_pod();
             self.look(&pod).await;
             if self.mailbox.stop.load(Ordering::Acquire) {
                 return;
@@ -238,6 +290,8 @@ impl Worker {
         view.removed = self.mailbox.removed.load(Ordering::Acquire);
         view.objects_changed = self.mailbox.objects_changed.swap(false, Ordering::AcqRel);
         view.rejection = self.mailbox.rejection.clone();
+        view.eviction = self.mailbox.eviction.lock().clone();
+        view.resize_pending = self.mailbox.resize_pending.lock().clone();
         view.host_ips = self.node.facts().ips.clone();
         view.runtime_name = self.node.runtime_name.read().clone();
         self.view = Arc::new(view);
@@ -401,6 +455,17 @@ fn status_patch(told: &Value, wanted: &Value) -> Value {
             fields.insert(field.clone(), Value::Null);
         }
     }
+    // Conditions that only pass are taken away one by one: those of others must stay.
+    let kinds = |status: &Value| -> Vec<String> {
+        let all = status["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter().filter_map(|condition| condition["type"].as_str().map(str::to_owned)).collect()
+    };
+    let left = kinds(wanted);
+    let gone =
+        kinds(told).into_iter().filter(|kind| PASSING_CONDITIONS.contains(&kind.as_str()) && !left.contains(kind));
+    if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
+        conditions.extend(gone.map(|kind| json!({"$patch": "delete", "type": kind})));
+    }
     for field in ["podIPs", "hostIPs"] {
         if let (Some(Value::Array(ips)), true) = (fields.get_mut(field), old.contains_key(field)) {
             ips.insert(0, json!({"$patch": "replace"}));
@@ -417,6 +482,11 @@ mod tests {
     fn a_patch_says_only_what_changes() {
         let told = json!({"phase": "Pending", "message": "m", "podIPs": [{"ip": "1"}], "qosClass": "BestEffort"});
         let wanted = json!({"phase": "Running", "podIPs": [{"ip": "2"}], "qosClass": "BestEffort"});
+        let resizing = json!({"conditions": [{"type": "Ready"}, {"type": "PodResizePending"}]});
+        assert_eq!(
+            status_patch(&resizing, &json!({"conditions": [{"type": "Ready"}]})),
+            json!({"conditions": [{"type": "Ready"}, {"$patch": "delete", "type": "PodResizePending"}]})
+        );
         assert_eq!(
             status_patch(&told, &wanted),
             json!({"phase": "Running", "message": null, "podIPs": [{"$patch": "replace"}, {"ip": "2"}]})

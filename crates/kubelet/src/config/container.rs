@@ -37,6 +37,8 @@ pub struct Ingredients<'a> {
     pub objects: &'a Objects,
     /// Where each volume of the Pod is on the node.
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// What the runtime calls the images of those that are images.
+    pub volume_images: &'a BTreeMap<String, String>,
 }
 
 /// The configuration of one attempt of a container.
@@ -116,6 +118,10 @@ fn mounts(
     let mut has_hosts = false;
     for mount in spec.container.volume_mounts.iter().flatten() {
         has_hosts |= mount.mount_path == HOSTS_PATH;
+        if let Some(image_ref) = from.volume_images.get(&mount.name) {
+            mounts.push(image_mount(pod, mount, image_ref, variables)?);
+            continue;
+        }
         mounts.push(Mount {
             container_path: absolute(&mount.mount_path),
             host_path: host_path(pod, mount, from.volumes, variables)?.to_string_lossy().into_owned(),
@@ -140,6 +146,29 @@ fn mounts(
     let message = node.paths.termination_log(uid(pod), spec.name(), from.attempt);
     mounts.push(own_file(message_path(spec), message));
     Ok(mounts)
+}
+
+/// The files of an image in the container, read-only whatever the mount says.
+fn image_mount(
+    pod: &Pod,
+    mount: &VolumeMount,
+    image_ref: &str,
+    variables: &BTreeMap<String, String>,
+) -> Result<Mount, EnvError> {
+    let volume = spec::spec(pod).volumes.iter().flatten().find(|volume| volume.name == mount.name);
+    let reference = volume.and_then(|volume| volume.image.as_ref()).and_then(|image| image.reference.clone());
+    let sub_path = sub_path(mount, variables)?.map(|path| path.to_string_lossy().into_owned());
+    Ok(Mount {
+        container_path: absolute(&mount.mount_path),
+        readonly: true,
+        image: Some(ImageSpec {
+            image: image_ref.to_owned(),
+            user_specified_image: reference.unwrap_or_default(),
+            ..ImageSpec::default()
+        }),
+        image_sub_path: sub_path.unwrap_or_default(),
+        ..Mount::default()
+    })
 }
 
 fn absolute(path: &str) -> String {

@@ -39,6 +39,8 @@ pub struct NodeFacts {
     pub memory_bytes: i64,
     /// What Pods can have.
     pub allocatable: BTreeMap<String, Quantity>,
+    /// Whether containers of Guaranteed Pods get processors for themselves.
+    pub static_cpus: bool,
     /// Whether cgroup parents are named as systemd slices.
     pub systemd_cgroups: bool,
     /// Above all the node's cgroups, `/skiff-a`; empty for the machine's own node.

@@ -25,6 +25,7 @@ fn pod(text: &str) -> Pod {
 
 fn node() -> NodeFacts {
     NodeFacts {
+        static_cpus: false,
         name: "n1".into(),
         ips: vec!["192.0.2.1".into()],
         paths: paths::Paths { root: "/k".into(), logs: "/l".into() },
@@ -59,7 +60,14 @@ fn check(text: &str, show: impl Fn(&skiff_cri::ContainerConfig) -> String, expec
     let (objects, node) = (objects(), node());
     let volumes = crate::volumes::locations(&pod, &node.paths);
     let ips = ["10.244.0.9".to_owned()];
-    let from = Ingredients { attempt: 3, image_ref: "sha256:1", ips: &ips, objects: &objects, volumes: &volumes };
+    let from = Ingredients {
+        attempt: 3,
+        image_ref: "sha256:1",
+        ips: &ips,
+        objects: &objects,
+        volumes: &volumes,
+        volume_images: &BTreeMap::new(),
+    };
     let text = match container::config(&pod, &spec, &from, &node) {
         Ok(config) => show(&config),
         Err(error) => format!("error: {error}\n"),

@@ -10,6 +10,9 @@ use super::types::{Kind, status_of};
 
 /// The conditions that the node agent owns, in the order in which upstream writes them.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// Those that it writes only while they hold.
+pub const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+const DISRUPTION: &str = "DisruptionTarget";
 
 /// A condition's status, reason and message.
 type Verdict = (bool, Option<&'static str>, Option<String>);
@@ -40,13 +43,12 @@ impl Stepping<'_> {
         for spec in self.specs.iter().filter(|spec| matches!(spec.kind, Kind::Init | Kind::Sidecar)) {
             let (pending, failed) = init_progress(spec.kind, status_of(&status.init_container_statuses, spec.name()));
             pending_init |= pending;
-            failed_init |= failed;
+            failed_init |= failed.is_some();
+            if failed.is_some_and(|code| !spec.restarts(spec::spec(self.pod), code)) {
+                return "Failed";
+            }
         }
         let count = self.count(status);
-        let policy = spec::restart_policy(spec::spec(self.pod));
-        if failed_init && policy == "Never" {
-            return "Failed";
-        }
         let main_begun = count.running + count.stopped > 0;
         if ((pending_init || failed_init) && !main_begun) || count.waiting > 0 {
             return "Pending";
@@ -61,10 +63,10 @@ impl Stepping<'_> {
             return "Pending";
         }
         let all_well = count.stopped == count.succeeded;
-        match (all_well, policy) {
+        match all_well {
             _ if ending.is_none() && self.view.known && !self.is_finished() => "Running",
-            (true, _) => "Succeeded",
-            _ => "Failed",
+            true => "Succeeded",
+            false => "Failed",
         }
     }
 
@@ -104,8 +106,23 @@ impl Stepping<'_> {
         ];
         let own = OWN.iter().zip(verdicts).map(|(kind, verdict)| self.condition(kind, verdict, &old));
         let mut all: Vec<_> = own.collect();
+        if let Some((reason, message)) = &self.view.resize_pending {
+            let pending = self.condition(PASSING[0], (true, None, Some(message.clone())), &old);
+            all.push(PodCondition { reason: Some(reason.clone()), ..pending });
+        }
+        if let Some(error) = &self.state.resize {
+            let reason = error.as_ref().map(|_| "Error");
+            all.push(self.condition(PASSING[1], (true, reason, error.clone()), &old));
+        }
+        let evicted = self.view.eviction.as_ref().map(|eviction| &eviction.message);
+        if let Some(message) = evicted.filter(|_| self.state.terminating.is_some()) {
+            let reason = Some("TerminationByKubelet");
+            all.push(self.condition(DISRUPTION, (true, reason, Some(message.clone())), &old));
+        }
         let api = self.pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        all.extend(api.into_iter().filter(|condition| !OWN.contains(&condition.type_.as_str())));
+        let known: Vec<_> = all.iter().map(|condition| condition.type_.clone()).collect();
+        let others = api.into_iter().filter(|condition| !PASSING.contains(&condition.type_.as_str()));
+        all.extend(others.filter(|condition| !known.contains(&condition.type_)));
         all
     }
 
@@ -207,11 +224,11 @@ impl Stepping<'_> {
     }
 }
 
-/// Whether an init container keeps the Pod pending, and whether it has failed.
-fn init_progress(kind: Kind, status: Option<&ContainerStatus>) -> (bool, bool) {
-    let Some(status) = status else { return (true, false) };
+/// Whether an init container keeps the Pod pending, and the code with which it has failed.
+fn init_progress(kind: Kind, status: Option<&ContainerStatus>) -> (bool, Option<i32>) {
+    let Some(status) = status else { return (true, None) };
     if kind == Kind::Sidecar {
-        return (status.started != Some(true), false);
+        return (status.started != Some(true), None);
     }
     let ended = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
         state.as_ref().and_then(|state| state.terminated.as_ref()).map(|ended| ended.exit_code)
@@ -219,8 +236,8 @@ fn init_progress(kind: Kind, status: Option<&ContainerStatus>) -> (bool, bool) {
     let waiting = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
     let last = if waiting { ended(&status.last_state) } else { None };
     match ended(&status.state).or(last) {
-        Some(0) => (waiting, false),
-        Some(_) => (false, true),
-        None => (true, false),
+        Some(0) => (waiting, None),
+        Some(code) => (false, Some(code)),
+        None => (true, None),
     }
 }

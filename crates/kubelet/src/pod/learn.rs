@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Stepping;
+use super::resize::IMAGE_VOLUME;
 use super::types::{Ended, Image, Outcome, Task, Volumes};
 
 /// The first wait after a failed image pull; doubles up to [`BACKOFF_CAP`].
@@ -33,6 +34,7 @@ impl Stepping<'_> {
 
     fn learn_one(&mut self, outcome: &Outcome) {
         match &outcome.task {
+            Task::Resize => return self.learn_resize(&outcome.result),
             Task::Image(name) => return self.learn_image(name, &outcome.result),
             Task::Start(name) => return self.learn_start(name, &outcome.result),
             Task::PostStart(id) => return self.learn_post_start(id, &outcome.result),
@@ -83,7 +85,7 @@ impl Stepping<'_> {
     }
 
     /// A failed action is tried again after a growing delay, and told where a person can mend the cause.
-    fn learn_failure(&mut self, task: &Task, reason: &str, message: &str) {
+    pub(super) fn learn_failure(&mut self, task: &Task, reason: &str, message: &str) {
         match task {
             Task::Volumes => self.event(true, "FailedMount", message, ""),
             Task::Sandbox => {
@@ -106,8 +108,7 @@ impl Stepping<'_> {
     }
 
     fn learn_image(&mut self, name: &str, result: &Ended) {
-        let image = self.specs.iter().find(|spec| spec.name() == name).map(|spec| spec.image().to_owned());
-        let Some(image) = image else { return };
+        let Some(image) = self.image_named(name) else { return };
         let now = self.now;
         match result {
             Ended::ImagePresent { image_ref } => {
@@ -118,6 +119,7 @@ impl Stepping<'_> {
                 let memory = self.state.container(name);
                 memory.image = Image::Present { image_ref: image_ref.clone(), pulled: true };
                 memory.pull_backoff = None;
+                memory.waiting = None;
                 let (took, waited) = (go_duration(*took), go_duration(*waited));
                 let message = format!(
                     "Successfully pulled image {image:?} in {took} ({waited} including waiting). Image size: {size_bytes} bytes."
@@ -142,6 +144,16 @@ impl Stepping<'_> {
         }
     }
 
+    /// The image of a container, or of a volume.
+    fn image_named(&self, name: &str) -> Option<String> {
+        if let Some(volume) = name.strip_prefix(IMAGE_VOLUME) {
+            let volumes = super::spec::spec(self.pod).volumes.iter().flatten();
+            let volume = volumes.into_iter().find(|other| other.name == volume)?;
+            return volume.image.as_ref()?.reference.clone();
+        }
+        self.specs.iter().find(|spec| spec.name() == name).map(|spec| spec.image().to_owned())
+    }
+
     fn learn_start(&mut self, name: &str, result: &Ended) {
         let now = self.now;
         match result {
@@ -159,6 +171,9 @@ impl Stepping<'_> {
                 }
             }
             Ended::Failed { reason, message } => {
+                // The image of a volume may be what is missing.
+                let volumes = self.state.containers.iter_mut().filter(|(name, _)| name.starts_with(IMAGE_VOLUME));
+                volumes.for_each(|(_, memory)| memory.image = Image::Unknown);
                 let memory = self.state.container(name);
                 memory.image = Image::Unknown;
                 memory.waiting = Some((reason.clone(), message.clone()));

@@ -6,11 +6,14 @@
 mod conditions;
 mod learn;
 mod probes;
+mod resize;
 pub mod spec;
 mod status;
 mod sync;
 mod terminate;
 pub mod types;
+
+pub use conditions::PASSING as PASSING_CONDITIONS;
 
 #[cfg(test)]
 mod tests;

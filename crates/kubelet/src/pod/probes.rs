@@ -144,6 +144,9 @@ impl Stepping<'_> {
         if !success && kind != ProbeKind::Readiness {
             state.run.1 = 0;
             let why = format!("Container {name} failed {} probe, will be restarted", kind.word());
+            if spec::restart_policy(spec::spec(self.pod)) != "Never" {
+                self.state.container(&name).replaced = Some(id.to_owned());
+            }
             let grace = probe.termination_grace_period_seconds.unwrap_or_else(|| spec::grace_seconds(self.pod));
             self.kill(&name, id, grace, why);
         }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use skiff_base::Quantity;
 
@@ -61,8 +61,16 @@ impl Spec<'_> {
         self.container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some())
     }
 
-    /// Whether it comes back after it ended with `exit_code`.
+    /// Whether it comes back after it ended with `exit_code`: by the first of its own rules that speaks of that code, else by its
+    /// own policy, else by the Pod's.
+    /// See <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy>.
     pub fn restarts(&self, pod: &PodSpec, exit_code: i32) -> bool {
+        if matches!(self.kind, Kind::Regular | Kind::Init)
+            && let Some(rule) =
+                self.container.restart_policy_rules.iter().flatten().find(|rule| speaks(rule, exit_code))
+        {
+            return rule.action == "Restart";
+        }
         let policy = match self.kind {
             Kind::Ephemeral => "Never",
             Kind::Sidecar => "Always",
@@ -73,6 +81,17 @@ impl Spec<'_> {
             ("OnFailure", _) | (_, Kind::Init) => exit_code != 0,
             _ => true,
         }
+    }
+}
+
+/// Whether a restart rule is about this exit code.
+fn speaks(rule: &ContainerRestartRule, exit_code: i32) -> bool {
+    let Some(codes) = &rule.exit_codes else { return false };
+    let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
+    match codes.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        _ => false,
     }
 }
 
@@ -99,6 +118,23 @@ pub fn containers(pod: &Pod) -> Vec<Spec<'_>> {
 /// The container of a name.
 pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<Spec<'a>> {
     containers(pod).into_iter().find(|spec| spec.name() == name)
+}
+
+/// The image volumes that a container mounts, each as if it were a container to be started from its image.
+pub fn image_volumes(pod: &Pod, container: &Container) -> Vec<Spec<'static>> {
+    let mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    let volumes = spec(pod).volumes.iter().flatten().filter(|volume| mounted(&volume.name));
+    let images = volumes.filter_map(|volume| {
+        let image = volume.image.as_ref()?;
+        let container = Container {
+            name: format!("{}{}", super::resize::IMAGE_VOLUME, volume.name),
+            image: image.reference.clone(),
+            image_pull_policy: image.pull_policy.clone(),
+            ..Container::default()
+        };
+        Some(Spec { kind: Kind::Regular, container: Cow::Owned(container) })
+    });
+    images.collect()
 }
 
 fn init(container: &Container) -> Spec<'_> {

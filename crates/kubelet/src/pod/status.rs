@@ -155,7 +155,8 @@ impl Stepping<'_> {
             state: Some(self.waiting(spec)),
             last_state: Some(ContainerState::default()),
             allocated_resources: allocated,
-            resources: (spec.kind != Kind::Ephemeral).then_some(resources),
+            resources: (spec.kind != Kind::Ephemeral).then(|| self.enacted(spec).unwrap_or(resources)),
+            stop_signal: spec.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
             volume_mounts: (!mounts.is_empty()).then_some(mounts),
             ..ContainerStatus::default()
         }
@@ -226,7 +227,7 @@ impl Stepping<'_> {
             RunState::Exited => {
                 let ended = self.terminated(container);
                 let waits = self.state.containers.get(spec.name()).is_some_and(|memory| memory.waiting.is_some());
-                let restarts = spec.restarts(spec::spec(self.pod), container.exit_code);
+                let restarts = self.follows(spec, container);
                 if waits && restarts && self.state.terminating.is_none() {
                     status.last_state = Some(ended);
                 } else {

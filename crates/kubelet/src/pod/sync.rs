@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Stepping;
 use super::learn::{BACKOFF_CAP, BACKOFF_INITIAL};
+use super::resize::IMAGE_VOLUME;
 use super::spec::{self, Spec};
 use super::types::{Action, ContainerView, Image, Kind, RunState, Task, Volumes};
 
@@ -71,6 +72,7 @@ impl Stepping<'_> {
             let latest = in_sandbox(spec);
             let state = latest.map(|container| container.state);
             self.replace_changed(spec, latest);
+            self.replace_resized(spec, latest);
             match (spec.kind, state) {
                 (Kind::Init, _) if main_begun => {}
                 (Kind::Init, Some(RunState::Exited)) if latest.is_some_and(|c| c.exit_code == 0) => {}
@@ -94,6 +96,7 @@ impl Stepping<'_> {
                 _ => self.start(spec, sandbox_id),
             }
         }
+        self.resize(&specs);
         self.specs = specs;
     }
 
@@ -104,12 +107,13 @@ impl Stepping<'_> {
         };
         if !container.hash.is_empty() && container.hash != spec.hash() {
             let why = format!("Container {} definition changed, will be restarted", spec.name());
+            self.state.container(spec.name()).replaced = Some(container.id.clone());
             self.kill_spec(spec, container, spec::grace_seconds(self.pod), why);
         }
     }
 
     /// As [`Stepping::kill`], while the specs are lent out.
-    fn kill_spec(&mut self, spec: &Spec<'_>, container: &ContainerView, grace_seconds: i64, why: String) {
+    pub(super) fn kill_spec(&mut self, spec: &Spec<'_>, container: &ContainerView, grace_seconds: i64, why: String) {
         let before = self.events.len();
         self.kill(spec.name(), &container.id, grace_seconds, why);
         for event in &mut self.events[before..] {
@@ -141,6 +145,7 @@ impl Stepping<'_> {
         if let Some(retry_at) = self.state.container(&name).retry_at.filter(|at| *at > self.now) {
             return self.wake(retry_at);
         }
+        let Some(volume_images) = self.volume_images(spec) else { return };
         let Some(image_ref) = self.image(spec) else { return };
         let attempt = self.next_attempt(&name);
         let now = self.now;
@@ -150,11 +155,15 @@ impl Stepping<'_> {
             attempt,
             sandbox_id: sandbox_id.to_owned(),
             image_ref,
+            volume_images,
         }) {
+            let resources = spec.container.resources.clone().unwrap_or_default();
+            self.state.container(&name).enacted = Some((attempt, resources));
             let restarted = self.view.latest(&name).and_then(|latest| latest.finished_at);
+            let cap = self.restart_cap();
             let memory = self.state.container(&name);
             if let Some(finished) = restarted {
-                memory.backoff = Some((next_delay(memory.backoff, finished), now));
+                memory.backoff = Some((next_delay(memory.backoff, finished, cap), now));
             }
         }
     }
@@ -163,7 +172,7 @@ impl Stepping<'_> {
     fn is_over_or_backing_off(&mut self, spec: &Spec<'_>, ended: &ContainerView, sandbox_id: &str) -> bool {
         // In a new sandbox the init containers run once more, whatever they came to in the old one.
         let again = spec.kind == Kind::Init && ended.sandbox_id != sandbox_id;
-        if !again && !spec.restarts(spec::spec(self.pod), ended.exit_code) {
+        if !again && !self.follows(spec, ended) {
             return true;
         }
         let finished = ended.finished_at.unwrap_or(ended.created_at);
@@ -184,6 +193,18 @@ impl Stepping<'_> {
         }
         self.wake(until);
         true
+    }
+
+    /// Whether another container follows one that has ended.
+    pub(super) fn follows(&self, spec: &Spec<'_>, ended: &ContainerView) -> bool {
+        let memory = self.state.containers.get(spec.name());
+        let replaced = memory.is_some_and(|memory| memory.replaced.as_deref() == Some(ended.id.as_str()));
+        replaced || spec.restarts(spec::spec(self.pod), ended.exit_code)
+    }
+
+    /// The longest wait between restarts.
+    fn restart_cap(&self) -> Duration {
+        self.view.restart_cap.unwrap_or(BACKOFF_CAP)
     }
 
     /// The attempt that a container started now would be.
@@ -240,6 +261,30 @@ impl Stepping<'_> {
                 None
             }
         }
+    }
+
+    /// The images of the volumes that a container mounts, once they are all there; until then whatever brings them nearer, and
+    /// the container shows what keeps them away.
+    fn volume_images(&mut self, spec: &Spec<'_>) -> Option<std::collections::BTreeMap<String, String>> {
+        let mut all = std::collections::BTreeMap::new();
+        let mut missing = false;
+        for volume in spec::image_volumes(self.pod, &spec.container) {
+            match self.image(&volume) {
+                Some(image_ref) => {
+                    let pulled = Image::Present { image_ref: image_ref.clone(), pulled: true };
+                    self.state.container(volume.name()).image = pulled;
+                    let name = volume.name().strip_prefix(IMAGE_VOLUME).unwrap_or(volume.name());
+                    all.insert(name.to_owned(), image_ref);
+                }
+                None => {
+                    missing = true;
+                    if let Some(waiting) = self.state.container(volume.name()).waiting.clone() {
+                        self.state.container(spec.name()).waiting = Some(waiting);
+                    }
+                }
+            }
+        }
+        (!missing).then_some(all)
     }
 
     fn pull(&mut self, spec: &Spec<'_>) {
@@ -309,10 +354,10 @@ fn is_stale(raised: super::Timestamp, finished: super::Timestamp) -> bool {
     finished > raised + BACKOFF_CAP * 2
 }
 
-fn next_delay(backoff: Option<(Duration, super::Timestamp)>, finished: super::Timestamp) -> Duration {
+fn next_delay(backoff: Option<(Duration, super::Timestamp)>, finished: super::Timestamp, cap: Duration) -> Duration {
     match backoff {
-        Some((delay, raised)) if !is_stale(raised, finished) => (delay * 2).min(BACKOFF_CAP),
-        _ => BACKOFF_INITIAL,
+        Some((delay, raised)) if !is_stale(raised, finished) => (delay * 2).min(cap),
+        _ => BACKOFF_INITIAL.min(cap),
     }
 }
 

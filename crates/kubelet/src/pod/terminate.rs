@@ -17,9 +17,10 @@ impl Stepping<'_> {
         let deleting = self.pod.metadata.deletion_timestamp.is_some() || self.view.removed;
         // Nobody waits for a Pod that is gone from the API: it was deleted by force.
         let grace_seconds = if self.view.removed { 0 } else { spec::grace_seconds(self.pod) };
-        let grace_seconds = grace_seconds.max(MINIMUM_GRACE_SECONDS);
+        let most = self.view.eviction.as_ref().and_then(|eviction| eviction.grace_seconds);
+        let grace_seconds = grace_seconds.min(most.unwrap_or(i64::MAX)).max(MINIMUM_GRACE_SECONDS);
         if let Some(ending) = &mut self.state.terminating {
-            if deleting && grace_seconds < ending.grace_seconds {
+            if (deleting || most.is_some()) && grace_seconds < ending.grace_seconds {
                 ending.grace_seconds = grace_seconds;
                 ending.since = self.now;
             }
@@ -50,6 +51,9 @@ impl Stepping<'_> {
         if let Some(rejection) = self.view.rejection.as_ref().filter(|_| !begun) {
             return Some(rejection.clone());
         }
+        if let Some(eviction) = &self.view.eviction {
+            return Some((eviction.reason.clone(), eviction.message.clone()));
+        }
         let seconds = spec::spec(self.pod).active_deadline_seconds?;
         let deadline = self.state.start_time? + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         if deadline > self.now {
@@ -66,7 +70,13 @@ impl Stepping<'_> {
             return false;
         }
         let pod = spec::spec(self.pod);
-        let over = |spec: &spec::Spec<'_>| self.exit_code(spec).is_some_and(|code| !spec.restarts(pod, code));
+        let replaced = |spec: &spec::Spec<'_>| {
+            let latest = self.view.latest(spec.name()).filter(|latest| latest.state == RunState::Exited);
+            latest.is_some_and(|latest| self.follows(spec, latest))
+        };
+        let over = |spec: &spec::Spec<'_>| {
+            self.exit_code(spec).is_some_and(|code| !spec.restarts(pod, code)) && !replaced(spec)
+        };
         let regular = || self.specs.iter().filter(|spec| spec.kind == Kind::Regular);
         let init_failed = || {
             let failed = |spec: &spec::Spec<'_>| {

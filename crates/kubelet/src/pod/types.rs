@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus, ResourceRequirements};
 use skiff_base::Timestamp;
 
 /// Which list of the Pod's spec a container comes from, and how it lives.
@@ -97,12 +97,29 @@ pub struct RuntimeView {
     pub removed: bool,
     /// Why the node does not take the Pod, where it does not: reason and message.
     pub rejection: Option<(String, String)>,
+    /// Why the node ends the Pod, where it does: for want of resources, or because it shuts down.
+    pub eviction: Option<Eviction>,
+    /// Why the resources that the Pod asks for now are not allocated to it: reason and message.
+    pub resize_pending: Option<(String, String)>,
+    /// The longest wait between restarts, where the node has one of its own.
+    pub restart_cap: Option<Duration>,
     /// Whether a ConfigMap, a Secret or a field that the Pod shows in files or needs to start has changed.
     pub objects_changed: bool,
     /// The node's addresses.
     pub host_ips: Vec<String>,
     /// The runtime's name, the scheme of container ids in the status.
     pub runtime_name: String,
+}
+
+/// A Pod's end by the node's decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// The status reason, `Evicted`.
+    pub reason: String,
+    /// The status message.
+    pub message: String,
+    /// The most grace that its containers get; the Pod's own where that is not said.
+    pub grace_seconds: Option<i64>,
 }
 
 impl RuntimeView {
@@ -176,6 +193,7 @@ pub enum Task {
     RemoveSandbox(String),
     Delete,
     CleanUp,
+    Resize,
     Probe(String, ProbeKind),
 }
 
@@ -192,7 +210,17 @@ pub enum Action {
     /// Pull an image.
     PullImage { name: String, image: String },
     /// Create and start a container.
-    StartContainer { kind: Kind, name: String, attempt: u32, sandbox_id: String, image_ref: String },
+    StartContainer {
+        kind: Kind,
+        name: String,
+        attempt: u32,
+        sandbox_id: String,
+        image_ref: String,
+        /// What the runtime calls the images of the volumes that it mounts.
+        volume_images: BTreeMap<String, String>,
+    },
+    /// Change the limits of running containers: their names and ids.
+    Resize { containers: Vec<(String, String)> },
     /// Run the postStart hook.
     RunPostStart { name: String, id: String },
     /// Run the preStop hook (where asked), then stop the container within the grace period.
@@ -231,6 +259,7 @@ impl Action {
             Action::RemoveSandbox { id } => Task::RemoveSandbox(id.clone()),
             Action::DeletePod => Task::Delete,
             Action::CleanUp => Task::CleanUp,
+            Action::Resize { .. } => Task::Resize,
             Action::Probe { id, probe, .. } => Task::Probe(id.clone(), *probe),
         }
     }
@@ -334,7 +363,7 @@ pub enum Image {
 }
 
 /// What is remembered of a container name over its restarts.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ContainerMemory {
     /// The restart back-off in force and when it was last raised.
     pub backoff: Option<(Duration, Timestamp)>,
@@ -352,6 +381,10 @@ pub struct ContainerMemory {
     pub post_start: Option<String>,
     /// The container that has been told to stop, and the grace period of the Pod at that time.
     pub killed: Option<(String, i64)>,
+    /// The container that another one shall follow whatever code it ends with.
+    pub replaced: Option<String>,
+    /// The resources in force, and since which attempt.
+    pub enacted: Option<(u32, ResourceRequirements)>,
 }
 
 /// One probe of one container.
@@ -398,6 +431,12 @@ pub struct PodState {
     pub probes: BTreeMap<(String, ProbeKind), ProbeState>,
     /// Set once the Pod shall end.
     pub terminating: Option<Terminating>,
+    /// The resources that a resize under way gives its containers.
+    pub resizing: BTreeMap<String, (u32, ResourceRequirements)>,
+    /// Whether a resize is in progress, and why it does not succeed where it does not.
+    pub resize: Option<Option<String>>,
+    /// The refusal of a resize that was told last.
+    pub resize_told: Option<(String, String)>,
     /// Whether the Pod's object has been deleted.
     pub deleted: bool,
     /// Whether all is gone from the node.

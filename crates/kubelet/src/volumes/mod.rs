@@ -72,6 +72,8 @@ pub enum Plugin {
     DownwardApi,
     /// Files from several sources.
     Projected,
+    /// The files of an image, mounted by the runtime.
+    Image,
 }
 
 impl Plugin {
@@ -98,7 +100,7 @@ impl Plugin {
         } else if volume.nfs.is_some() {
             Err("nfs")
         } else if volume.image.is_some() {
-            Err("image")
+            Ok(Self::Image)
         } else {
             Err("its type")
         }
@@ -113,6 +115,7 @@ impl Plugin {
             Self::Secret => "kubernetes.io~secret",
             Self::DownwardApi => "kubernetes.io~downward-api",
             Self::Projected => "kubernetes.io~projected",
+            Self::Image => "kubernetes.io~image",
         }
     }
 }
@@ -121,7 +124,7 @@ impl Plugin {
 pub fn locations(pod: &Pod, paths: &Paths) -> BTreeMap<String, PathBuf> {
     let volumes = spec(pod).volumes.iter().flatten();
     let known = volumes.filter_map(|volume| {
-        let plugin = Plugin::of(volume).ok()?;
+        let plugin = Plugin::of(volume).ok().filter(|plugin| *plugin != Plugin::Image)?;
         let path = match &volume.host_path {
             Some(host_path) => PathBuf::from(&host_path.path),
             None => paths.volume(uid(pod), plugin.folder(), &volume.name),

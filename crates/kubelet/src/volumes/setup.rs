@@ -49,6 +49,7 @@ fn set_up_one(
     let group = spec(pod).security_context.as_ref().and_then(|context| context.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
     match plugin {
+        Plugin::Image => Ok(()),
         Plugin::HostPath => volume.host_path.as_ref().map_or(Ok(()), check_host_path),
         Plugin::EmptyDir => {
             let source = volume.empty_dir.clone().unwrap_or_default();

@@ -138,6 +138,7 @@ fn an_image_that_cannot_be_pulled_is_tried_again() {
             10s     event Pulling: Pulling image "web:v1"
             10s   pull web:v1 for web
             10s     event Pulled: Successfully pulled image "web:v1" in 1.317s (1.317s including waiting). Image size: 5 bytes.
+            10s     status Running | web ended 1 Error, was ended 1 Error | SI--
             10s   start web #1
             10s     event Created: Container created
             10s     event Started: Container started

@@ -2,4 +2,5 @@
 //! what was done and shown comes out as text.
 
 mod life;
+mod resize;
 mod world;

@@ -118,6 +118,24 @@ impl World {
         self.run();
     }
 
+    /// Forgets what has happened so far.
+    pub(super) fn take_log(&mut self) -> String {
+        std::mem::take(&mut self.log)
+    }
+
+    /// The node allocates another amount of a resource, request and limit.
+    pub(super) fn allocate(&mut self, name: &str, resource: &str, amount: &str) {
+        let spec = self.pod.spec.as_mut().expect("the scenario's Pod has a spec");
+        let container = spec.containers.iter_mut().find(|container| container.name == name);
+        let resources = container.expect("the Pod has such a container").resources.get_or_insert_default();
+        for list in [&mut resources.requests, &mut resources.limits] {
+            let amount = k8s_openapi::apimachinery::pkg::api::resource::Quantity(amount.to_owned());
+            list.get_or_insert_default().insert(resource.to_owned(), amount);
+        }
+        self.say(&format!("* {resource} of {name} becomes {amount}"));
+        self.run();
+    }
+
     pub(super) fn newest(&mut self, name: &str) -> &mut ContainerView {
         let found = self.view.containers.iter_mut().filter(|container| container.name == name);
         found.max_by_key(|container| container.attempt).expect("the scenario has such a container")
@@ -222,6 +240,7 @@ impl World {
                 return Ended::ImagePresent { image_ref: format!("ref-{image}") };
             }
             Action::InspectImage { .. } => return Ended::ImageAbsent,
+            Action::Resize { .. } => return Ended::Well,
             Action::PullImage { image, .. } => {
                 self.images.insert(image.clone());
                 let took = Duration::from_millis(1317);
@@ -294,6 +313,10 @@ fn describe(action: &Action) -> (&'static str, String) {
         Action::RemoveSandbox { id } => ("removeSandbox", format!("remove {id}")),
         Action::DeletePod => ("delete", "delete the Pod's object".into()),
         Action::CleanUp => ("cleanup", "clean up".into()),
+        Action::Resize { containers } => {
+            let names: Vec<_> = containers.iter().map(|(name, _)| name.as_str()).collect();
+            ("resize", format!("resize {}", names.join(", ")))
+        }
         Action::Probe { name, probe, .. } => ("probe", format!("{} probe of {name}", probe.word())),
     }
 }
@@ -311,6 +334,23 @@ fn summary(status: &PodStatus) -> String {
     let holds = |kind: &str| status.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
     let letters: String = short.iter().map(|(kind, letter)| if holds(kind) { *letter } else { '-' }).collect();
     write!(text, " | {letters}").expect("writes to a string");
+    for condition in status
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|c| crate::pod::PASSING_CONDITIONS.contains(&c.type_.as_str()) || c.type_ == "DisruptionTarget")
+    {
+        write!(text, " | {}", condition.type_).expect("writes to a string");
+        if let Some(reason) = &condition.reason {
+            write!(text, " ({reason}: {})", condition.message.as_deref().unwrap_or("")).expect("writes to a string");
+        }
+    }
+    for status in status.container_statuses.iter().flatten() {
+        let cpu = status.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("cpu"));
+        if let Some(cpu) = cpu {
+            write!(text, " | {} has {} cpu", status.name, cpu.0).expect("writes to a string");
+        }
+    }
     text
 }
 
