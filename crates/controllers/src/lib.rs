@@ -1,6 +1,7 @@
 //! The controllers: one module each, deciding purely from what its caches show, and one runner that carries plans out.
 //! Nothing here knows the store or the server; everything is learnt and done through the API.
 
+mod claims;
 mod cron;
 mod daemon;
 mod deployment;

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
-use skiff_client::{Change, Informer, Kind, ObjectKey};
+use skiff_client::{Informer, Kind, ObjectKey};
 use skiff_object::LabelSelector;
 
+use crate::claims::{claim, owners_of, retain_own};
 use crate::meta::{
-    adoption, controller_key, controller_of, controller_reference, generated_name, is_controlled_by, labels_selector,
-    nonzero, release, selector, selects, time,
+    controller_of, controller_reference, generated_name, is_controlled_by, labels_selector, nonzero, selector, selects,
+    time,
 };
 use crate::plan::{Action, Note, Plan};
 use crate::pods::{
@@ -121,7 +121,7 @@ pub struct Observed<K> {
 pub fn reconcile<K: ReplicaOwner>(observed: &Observed<K>, now: Timestamp, ids: &Ids) -> Plan {
     let mut plan = Plan::nothing();
     let owner = &*observed.owner;
-    let mine = claim(observed, &mut plan);
+    let mine = claim(owner, &owner.selector(), &observed.pods, is_active, &mut plan);
     if !plan.steps.is_empty() {
         // The pods will be seen again as they are then.
         return plan;
@@ -141,28 +141,6 @@ pub fn reconcile<K: ReplicaOwner>(observed: &Observed<K>, now: Timestamp, ids: &
         plan.then(Action::update_status(&owner.with_status(new)));
     }
     plan
-}
-
-/// The pods that are the owner's own; plans to adopt and to let go where labels say so.
-fn claim<K: ReplicaOwner>(observed: &Observed<K>, plan: &mut Plan) -> Vec<Arc<Pod>> {
-    let owner = &*observed.owner;
-    let uid = owner.metadata().uid.as_ref();
-    let (chosen, deleting) = (owner.selector(), owner.metadata().deletion_timestamp.is_some());
-    let mut mine = Vec::new();
-    for pod in &observed.pods {
-        let matches = selects(&chosen, &pod.metadata);
-        match (controller_of(&pod.metadata), matches) {
-            (Some(controller), true) if Some(&controller.uid) == uid => mine.push(pod.clone()),
-            (Some(controller), false) if Some(&controller.uid) == uid && !deleting => {
-                plan.then(Action::patch::<Pod>(&pod.metadata, release(uid, pod.metadata.uid.as_ref())));
-            }
-            (None, true) if !deleting && is_active(pod) => {
-                plan.then(Action::patch::<Pod>(&pod.metadata, adoption(owner, pod.metadata.uid.as_ref())));
-            }
-            _ => {}
-        }
-    }
-    mine
 }
 
 fn scale<K: ReplicaOwner>(observed: &Observed<K>, active: &[Arc<Pod>], ids: &Ids, plan: &mut Plan) {
@@ -274,19 +252,15 @@ impl<K: ReplicaOwner> Replicas<K> {
         let owners = setup.informer::<K>();
         setup.for_each::<K>();
         let known = owners.clone();
-        setup.on_change::<Pod>(move |change| keys_of_pod(change, &known));
+        setup.on_change::<Pod>(move |change| owners_of(change, &known, K::selector));
         Arc::new(Self { owners, pods: setup.informer(), ids: setup.ids.clone() })
     }
 
     fn observe(&self, key: &ObjectKey, failure: Option<&Failure>) -> Option<Observed<K>> {
         let owner = self.owners.by_key(key)?;
-        let uid = owner.metadata().uid.clone();
         let mut pods = self.pods.list_namespace(&key.namespace);
         let crowds = self.crowds(&*owner, &pods);
-        pods.retain(|pod| match controller_of(&pod.metadata) {
-            Some(controller) => Some(&controller.uid) == uid.as_ref(),
-            None => true,
-        });
+        retain_own(&*owner, &mut pods);
         Some(Observed { owner, pods, crowds, failure: failure.cloned() })
     }
 
@@ -318,25 +292,6 @@ impl<K: ReplicaOwner> Controller for Replicas<K> {
             None => Plan::nothing(),
         }
     }
-}
-
-/// The owners that a change of a pod concerns: those that control it now and before; for an orphan those that may adopt it.
-fn keys_of_pod<K: ReplicaOwner>(change: &Change<Pod>, owners: &Informer<K>) -> Vec<ObjectKey> {
-    let meta = &change.object().metadata;
-    let mut keys: Vec<_> = controller_key::<K>(meta).into_iter().collect();
-    if let Change::Updated { old, .. } = change {
-        keys.extend(controller_key::<K>(&old.metadata).filter(|key| !keys.contains(key)));
-    }
-    if controller_of(meta).is_none() {
-        keys.extend(adopters(meta, owners));
-    }
-    keys
-}
-
-fn adopters<K: ReplicaOwner>(meta: &ObjectMeta, owners: &Informer<K>) -> Vec<ObjectKey> {
-    let candidates = owners.list_namespace(meta.namespace.as_deref().unwrap_or_default());
-    let willing = candidates.iter().filter(|owner| selects(&owner.selector(), meta));
-    willing.map(|owner| ObjectKey::of(owner.metadata())).collect()
 }
 
 #[cfg(test)]
@@ -412,17 +367,6 @@ mod tests {
             "{replicas: 1, pods: [a ready, b terminating, c failed]}",
             expect![[r#"
             update replicasets/status d/web {"availableReplicas":1,"fullyLabeledReplicas":1,"observedGeneration":1,"readyReplicas":1,"replicas":1,"terminatingReplicas":1}
-        "#]],
-        );
-    }
-
-    #[test]
-    fn orphans_are_adopted_and_strangers_let_go() {
-        check(
-            "{replicas: 2, pods: [a ready, b orphan, c other]}",
-            expect![[r#"
-            patch pods d/b {"metadata":{"ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"ReplicaSet","name":"web","uid":"web-uid"}],"uid":"b-uid"}}
-            patch pods d/c {"metadata":{"ownerReferences":[{"$patch":"delete","uid":"web-uid"}],"uid":"c-uid"}}
         "#]],
         );
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use skiff_base::ids::safe_encode;
 use skiff_client::Kind;
 
-use crate::meta::{Labels, controller_reference};
+use crate::meta::{Labels, controller_of, controller_reference};
 use crate::plan::{Action, Plan};
 
 /// The label by which pods name the revision that they came of, and DaemonSets' revisions themselves.
@@ -53,44 +53,78 @@ pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     serde_json::from_value(template).ok()
 }
 
-/// The revision of the present template. Where there is none it is planned, and where an old one is right again
-/// it becomes the newest.
-pub fn sync<K: Kind>(
-    owner: &K,
-    template: &PodTemplateSpec,
-    hash_label: &str,
-    collisions: Option<i32>,
-    existing: &[Arc<ControllerRevision>],
-    plan: &mut Plan,
-) -> ControllerRevision {
-    let data = data_of(template);
-    let newest = existing.iter().map(|revision| revision.revision).max().unwrap_or(0);
-    if let Some(found) = existing.iter().find(|revision| revision.data.as_ref().is_some_and(|raw| raw.0 == data)) {
-        let mut found = (**found).clone();
-        if found.revision < newest {
-            found.revision = newest + 1;
-            plan.then(Action::update(&found));
+/// The names of those revisions that neither belong to the owner nor to nobody.
+pub fn foreign_names<K: Kind>(owner: &K, all: &[Arc<ControllerRevision>]) -> Vec<String> {
+    let uid = owner.metadata().uid.as_ref();
+    let foreign = all.iter().filter(|revision| controller_of(&revision.metadata).is_some_and(|o| Some(&o.uid) != uid));
+    foreign.filter_map(|revision| revision.metadata.name.clone()).collect()
+}
+
+/// The revisions that a new one is to fit in with.
+pub struct History<'a> {
+    /// The owner's own.
+    pub mine: &'a [Arc<ControllerRevision>],
+    /// Names that others have taken.
+    pub foreign: &'a [String],
+    /// The label by which revisions name their hash.
+    pub hash_label: &'static str,
+}
+
+impl History<'_> {
+    /// The revision of the present template, and the collision count with which it got its name. Where there is no
+    /// such revision it is planned, and where an old one is right again it becomes the newest.
+    pub fn sync<K: Kind>(
+        &self,
+        owner: &K,
+        template: &PodTemplateSpec,
+        collisions: Option<i32>,
+        plan: &mut Plan,
+    ) -> (ControllerRevision, Option<i32>) {
+        let data = data_of(template);
+        let newest = self.mine.iter().map(|revision| revision.revision).max().unwrap_or(0);
+        let same = |revision: &&Arc<ControllerRevision>| revision.data.as_ref().is_some_and(|raw| raw.0 == data);
+        if let Some(found) = self.mine.iter().filter(same).max_by_key(|revision| revision.revision) {
+            let mut found = (**found).clone();
+            if found.revision < newest {
+                found.revision = newest + 1;
+                plan.then(Action::update(&found));
+            }
+            return (found, collisions);
         }
-        return found;
+        let (name, hash, collisions) = self.free_name(owner, &data, collisions);
+        let meta = owner.metadata();
+        let mut labels: Labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+        labels.insert(self.hash_label.to_owned(), hash);
+        let revision = ControllerRevision {
+            metadata: ObjectMeta {
+                name: Some(name),
+                namespace: meta.namespace.clone(),
+                labels: Some(labels),
+                annotations: meta.annotations.clone().filter(|annotations| !annotations.is_empty()),
+                owner_references: Some(vec![controller_reference(owner)]),
+                ..ObjectMeta::default()
+            },
+            data: Some(RawExtension(data)),
+            revision: newest + 1,
+        };
+        plan.then(Action::create(&revision));
+        (revision, collisions)
     }
-    let meta = owner.metadata();
-    let hash = hash(&data, collisions);
-    let mut labels: Labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-    labels.insert(hash_label.to_owned(), hash.clone());
-    let revision = ControllerRevision {
-        metadata: ObjectMeta {
-            name: Some(format!("{}-{hash}", meta.name.as_deref().unwrap_or_default())),
-            namespace: meta.namespace.clone(),
-            labels: Some(labels),
-            annotations: meta.annotations.clone().filter(|annotations| !annotations.is_empty()),
-            owner_references: Some(vec![controller_reference(owner)]),
-            ..ObjectMeta::default()
-        },
-        data: Some(RawExtension(data)),
-        revision: newest + 1,
-    };
-    plan.then(Action::create(&revision));
-    revision
+
+    /// A name with its hash, after as many collisions as it takes.
+    fn free_name<K: Kind>(&self, owner: &K, data: &Value, collisions: Option<i32>) -> (String, String, Option<i32>) {
+        let base = owner.metadata().name.as_deref().unwrap_or_default();
+        let mut collisions = collisions;
+        loop {
+            let hash = hash(data, collisions);
+            let name = format!("{base}-{hash}");
+            let mut mine = self.mine.iter().filter_map(|revision| revision.metadata.name.as_ref());
+            if !self.foreign.contains(&name) && mine.all(|taken| *taken != name) {
+                return (name, hash, collisions);
+            }
+            collisions = Some(collisions.unwrap_or(0) + 1);
+        }
+    }
 }
 
 /// Plans the end of the oldest revisions beyond the limit that no pod came of.
@@ -124,14 +158,21 @@ mod tests {
             ))
         };
         let mut plan = Plan::nothing();
-        let first = sync(&owner, &template("v1"), REVISION_HASH, None, &[], &mut plan);
-        let second = sync(&owner, &template("v2"), REVISION_HASH, None, &[Arc::new(first.clone())], &mut plan);
+        let mut sync = |mine: &[Arc<ControllerRevision>], foreign: &[String], image: &str| {
+            let history = History { mine, foreign, hash_label: REVISION_HASH };
+            history.sync(&owner, &template(image), None, &mut plan)
+        };
+        let (first, _) = sync(&[], &[], "v1");
+        let (second, _) = sync(&[Arc::new(first.clone())], &[], "v2");
         assert_eq!((first.revision, second.revision), (1, 2));
         let all = [Arc::new(first.clone()), Arc::new(second)];
-        let again = sync(&owner, &template("v1"), REVISION_HASH, None, &all, &mut plan);
+        let (again, _) = sync(&all, &[], "v1");
+        let (other, collisions) = sync(&[], &first.metadata.name.iter().cloned().collect::<Vec<_>>(), "v1");
+        assert_eq!(collisions, Some(1));
+        assert_ne!(other.metadata.name, first.metadata.name);
         assert_eq!((again.metadata.name.clone(), again.revision), (first.metadata.name, 3));
         assert_eq!(template_of(&again), Some(template("v1")));
-        assert_eq!(plan.steps.len(), 3);
+        assert_eq!(plan.steps.len(), 4);
         let mut plan = Plan::nothing();
         clean_up(&all, |revision| revision.metadata.name == again.metadata.name, 0, &mut plan);
         assert_eq!(plan.steps.len(), 1);

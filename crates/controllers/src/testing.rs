@@ -19,6 +19,15 @@ pub fn object<K: DeserializeOwned>(yaml: &str) -> K {
     serde_json::from_value(value).unwrap_or_else(|error| panic!("{yaml}: {error}"))
 }
 
+/// A revision as its owner has it.
+pub fn owned<K: skiff_client::Kind>(
+    mut revision: k8s_openapi::api::apps::v1::ControllerRevision,
+    owner: &K,
+) -> k8s_openapi::api::apps::v1::ControllerRevision {
+    revision.metadata.owner_references = Some(vec![crate::meta::controller_reference(owner)]);
+    revision
+}
+
 /// Pods written `name word...` where a word is `pending`, `running`, `ready` (for ten seconds), `terminating`, `failed`,
 /// `orphan` (no owner), `other` (labels that are not selected), or a node's name.
 pub fn brief_pods(texts: &[String], owner: OwnerReference) -> Vec<Arc<Pod>> {

@@ -350,7 +350,7 @@ mod tests {
         check(
             "{spec: 'suspend: false', status: \"lastScheduleTime: '2026-01-31T12:00:00Z'\", jobs: [tick-29497680 running]}",
             expect![[r#"
-                tell [UnexpectedJob: Saw a job that the controller did not create or forgot: tick-29498400]
+                update cronjobs/status d/tick {"active":[{"apiVersion":"batch/v1","kind":"Job","name":"tick-29497680","namespace":"d","uid":"tick-29497680-uid"}],"lastScheduleTime":"2026-01-31T12:00:00Z"}
                 look again in 60 s
             "#]],
         );

@@ -13,14 +13,12 @@ use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
 
 use super::Observed;
-use crate::meta::{
-    adoption, controller_of, controller_reference, generated_name, is_controlled_by, nonzero, release, scaled,
-    selector, selects,
-};
+use crate::claims::claim;
+use crate::meta::{controller_reference, generated_name, nonzero, scaled, selector};
 use crate::placement::{chooses, taints, tolerates};
 use crate::plan::{Action, Note, Plan};
 use crate::pods::{available_in, from_template, is_active, is_available, is_ready, is_terminal, phase};
-use crate::revisions::{self, DEFAULT_HISTORY, REVISION_HASH};
+use crate::revisions::{self, DEFAULT_HISTORY, History, REVISION_HASH};
 
 /// Every daemon stays where others have to leave, and starts where others may not.
 const TOLERATED: [(&str, &str); 6] = [
@@ -45,14 +43,17 @@ pub fn reconcile(observed: &Observed, now: Timestamp, ids: &Ids) -> Plan {
         plan.then(Action::tell(Note::warning(set, "SelectingAll", text)));
         return plan;
     }
-    let mine = claim(observed, &mut plan);
+    let chosen = selector(Some(&spec.selector));
+    let mine = claim(set, &chosen, &observed.pods, is_active, &mut plan);
+    let revisions = claim(set, &chosen, &observed.revisions, |_| true, &mut plan);
     if !plan.steps.is_empty() || set.metadata.deletion_timestamp.is_some() {
         return plan;
     }
     let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    let current = revisions::sync(set, &spec.template, REVISION_HASH, collisions, &observed.revisions, &mut plan);
+    let history = History { mine: &revisions, foreign: &observed.foreign, hash_label: REVISION_HASH };
+    let (current, collisions) = history.sync(set, &spec.template, collisions, &mut plan);
     let hash = revisions::hash_of(&current);
-    let daemons = Daemons::new(observed, mine, hash, now);
+    let daemons = Daemons::new(observed, mine, hash, collisions, now);
     daemons.place(ids, &mut plan);
     daemons.tell(&mut plan);
     let in_use: HashSet<_> = daemons.mine.iter().filter_map(|pod| revision_of(pod).cloned()).collect();
@@ -60,29 +61,8 @@ pub fn reconcile(observed: &Observed, now: Timestamp, ids: &Ids) -> Plan {
     let used = |revision: &ControllerRevision| {
         revision.metadata.name == current.metadata.name || in_use.contains(&revisions::hash_of(revision))
     };
-    revisions::clean_up(&observed.revisions, used, limit, &mut plan);
+    revisions::clean_up(&revisions, used, limit, &mut plan);
     plan
-}
-
-fn claim(observed: &Observed, plan: &mut Plan) -> Vec<Arc<Pod>> {
-    let set = &*observed.set;
-    let uid = set.metadata.uid.as_ref();
-    let chosen = selector(set.spec.as_ref().map(|spec| &spec.selector));
-    let deleting = set.metadata.deletion_timestamp.is_some();
-    let mut mine = Vec::new();
-    for pod in &observed.pods {
-        match (is_controlled_by(&pod.metadata, uid), selects(&chosen, &pod.metadata)) {
-            (true, true) => mine.push(pod.clone()),
-            (true, false) if !deleting => {
-                plan.then(Action::patch::<Pod>(&pod.metadata, release(uid, pod.metadata.uid.as_ref())));
-            }
-            (false, true) if !deleting && controller_of(&pod.metadata).is_none() && is_active(pod) => {
-                plan.then(Action::patch::<Pod>(&pod.metadata, adoption(set, pod.metadata.uid.as_ref())));
-            }
-            _ => {}
-        }
-    }
-    mine
 }
 
 fn revision_of(pod: &Pod) -> Option<&String> {
@@ -111,11 +91,12 @@ struct Daemons<'a> {
     by_node: BTreeMap<String, Vec<Arc<Pod>>>,
     template: PodSpec,
     hash: String,
+    collisions: Option<i32>,
     now: Timestamp,
 }
 
 impl<'a> Daemons<'a> {
-    fn new(observed: &'a Observed, mine: Vec<Arc<Pod>>, hash: String, now: Timestamp) -> Self {
+    fn new(observed: &'a Observed, mine: Vec<Arc<Pod>>, hash: String, collisions: Option<i32>, now: Timestamp) -> Self {
         let mut by_node: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
         for pod in &mine {
             by_node.entry(node_of(pod).unwrap_or_default().to_owned()).or_default().push(pod.clone());
@@ -132,7 +113,7 @@ impl<'a> Daemons<'a> {
                 ..Toleration::default()
             });
         }
-        Self { set: &observed.set, nodes: &observed.nodes, mine, by_node, template, hash, now }
+        Self { set: &observed.set, nodes: &observed.nodes, mine, by_node, template, hash, collisions, now }
     }
 
     fn min_ready(&self) -> i32 {
@@ -295,7 +276,7 @@ impl<'a> Daemons<'a> {
         let old = self.set.status.clone().unwrap_or_default();
         let mut status = DaemonSetStatus {
             observed_generation: self.set.metadata.generation,
-            collision_count: old.collision_count,
+            collision_count: self.collisions,
             conditions: old.conditions.clone(),
             ..DaemonSetStatus::default()
         };
@@ -348,7 +329,7 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::testing::{brief_pods, now, object};
+    use crate::testing::{brief_pods, now, object, owned};
 
     /// Nodes written `name [key]` with a NoSchedule taint; pods as in [`brief_pods`], `old` for those of another template.
     fn check(nodes: &[&str], pods: &[&str], strategy: &str, expected: Expect) {
@@ -357,7 +338,8 @@ mod tests {
         ));
         let mut scratch = Plan::nothing();
         let template = &set.spec.as_ref().expect("a spec").template;
-        let revision = revisions::sync(&set, template, REVISION_HASH, None, &[], &mut scratch);
+        let history = History { mine: &[], foreign: &[], hash_label: REVISION_HASH };
+        let (revision, _) = history.sync(&set, template, None, &mut scratch);
         let hash = revisions::hash_of(&revision);
         let nodes = nodes.iter().map(|text| {
             let (name, taint) = text.split_once(' ').unwrap_or((text, ""));
@@ -370,8 +352,13 @@ mod tests {
             let hash = if text.contains(" old") { "old".to_owned() } else { hash.clone() };
             Arc::make_mut(pod).metadata.labels.get_or_insert_default().insert(REVISION_HASH.to_owned(), hash);
         }
-        let observed =
-            Observed { nodes: nodes.collect(), pods: all, revisions: vec![Arc::new(revision)], set: Arc::new(set) };
+        let observed = Observed {
+            nodes: nodes.collect(),
+            pods: all,
+            revisions: vec![Arc::new(owned(revision, &set))],
+            foreign: Vec::new(),
+            set: Arc::new(set),
+        };
         let plan = reconcile(&observed, now(), &Ids::seeded(1));
         let lines: Vec<_> = plan.to_string().lines().map(brief).collect();
         expected.assert_eq(&lines.join("\n"));

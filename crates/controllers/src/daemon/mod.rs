@@ -10,10 +10,13 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
 use skiff_client::{Change, Informer, ObjectKey};
+use skiff_object::LabelSelector;
 
-use crate::meta::{controller_key, controller_of, is_controlled_by, selector, selects};
+use crate::claims::{owners_of, retain_own};
+use crate::meta::selector;
 use crate::placement::taints;
 use crate::plan::Plan;
+use crate::revisions::foreign_names;
 use crate::runner::{Controller, Failure, Setup};
 
 /// What the decision rests on.
@@ -24,8 +27,10 @@ pub struct Observed {
     pub nodes: Vec<Arc<Node>>,
     /// The pods of its namespace that it controls, or might adopt.
     pub pods: Vec<Arc<Pod>>,
-    /// The history of its template.
+    /// The history of its template, and revisions of nobody that it might adopt.
     pub revisions: Vec<Arc<ControllerRevision>>,
+    /// The names of others' revisions in its namespace.
+    pub foreign: Vec<String>,
 }
 
 /// The controller.
@@ -43,12 +48,11 @@ impl Daemons {
         let sets = setup.informer::<DaemonSet>();
         setup.for_each::<DaemonSet>();
         let known = sets.clone();
-        setup.on_change::<Pod>(move |change| sets_of_pod(change, &known));
+        setup.on_change::<Pod>(move |change| owners_of(change, &known, chosen));
         let known = sets.clone();
         setup.on_change::<Node>(move |change| all_if_node_matters(change, &known));
-        setup.on_change::<ControllerRevision>(|change| {
-            controller_key::<DaemonSet>(&change.object().metadata).into_iter().collect()
-        });
+        let known = sets.clone();
+        setup.on_change::<ControllerRevision>(move |change| owners_of(change, &known, chosen));
         Arc::new(Self {
             sets,
             nodes: setup.informer(),
@@ -60,12 +64,12 @@ impl Daemons {
 
     fn observe(&self, key: &ObjectKey) -> Option<Observed> {
         let set = self.sets.by_key(key)?;
-        let uid = set.metadata.uid.as_ref();
         let mut pods = self.pods.list_namespace(&key.namespace);
-        pods.retain(|pod| controller_of(&pod.metadata).is_none_or(|controller| Some(&controller.uid) == uid));
+        retain_own(&*set, &mut pods);
         let mut revisions = self.revisions.list_namespace(&key.namespace);
-        revisions.retain(|revision| is_controlled_by(&revision.metadata, uid));
-        Some(Observed { nodes: self.nodes.list(), pods, revisions, set })
+        let foreign = foreign_names(&*set, &revisions);
+        retain_own(&*set, &mut revisions);
+        Some(Observed { nodes: self.nodes.list(), pods, revisions, foreign, set })
     }
 }
 
@@ -73,16 +77,6 @@ impl Controller for Daemons {
     fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
         self.observe(key).map_or_else(Plan::nothing, |observed| decide::reconcile(&observed, now, &self.ids))
     }
-}
-
-fn sets_of_pod(change: &Change<Pod>, sets: &Informer<DaemonSet>) -> Vec<ObjectKey> {
-    let meta = &change.object().metadata;
-    if controller_of(meta).is_some() {
-        return controller_key::<DaemonSet>(meta).into_iter().collect();
-    }
-    let all = sets.list_namespace(meta.namespace.as_deref().unwrap_or_default());
-    let willing = all.iter().filter(|set| selects(&selector(set.spec.as_ref().map(|spec| &spec.selector)), meta));
-    willing.map(|set| ObjectKey::of(&set.metadata)).collect()
 }
 
 fn all_if_node_matters(change: &Change<Node>, sets: &Informer<DaemonSet>) -> Vec<ObjectKey> {
@@ -93,4 +87,8 @@ fn all_if_node_matters(change: &Change<Node>, sets: &Informer<DaemonSet>) -> Vec
         return Vec::new();
     }
     sets.list().iter().map(|set| ObjectKey::of(&set.metadata)).collect()
+}
+
+fn chosen(set: &DaemonSet) -> LabelSelector {
+    selector(set.spec.as_ref().map(|spec| &spec.selector))
 }

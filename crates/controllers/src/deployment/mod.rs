@@ -16,7 +16,8 @@ use k8s_openapi::api::core::v1::Pod;
 use skiff_base::Timestamp;
 use skiff_client::{Change, Informer, ObjectKey};
 
-use crate::meta::{controller_key, controller_of, is_controlled_by, selector, selects};
+use crate::claims::{owners_of, retain_own};
+use crate::meta::{controller_key, is_controlled_by, selector};
 use crate::plan::Plan;
 use crate::runner::{Controller, Failure, Setup};
 
@@ -58,7 +59,9 @@ impl Deployments {
         let (deployments, sets) = (setup.informer::<Deployment>(), setup.informer::<ReplicaSet>());
         setup.for_each::<Deployment>();
         let known = deployments.clone();
-        setup.on_change::<ReplicaSet>(move |change| keys_of_set(change, &known));
+        setup.on_change::<ReplicaSet>(move |change| {
+            owners_of(change, &known, |deployment| selector(deployment.spec.as_ref().map(|spec| &spec.selector)))
+        });
         let known = sets.clone();
         setup.on_change::<Pod>(move |change| key_of_lost_pod(change, &known));
         Arc::new(Self { deployments, sets, pods: setup.informer() })
@@ -66,12 +69,8 @@ impl Deployments {
 
     fn observe(&self, key: &ObjectKey, failure: Option<&Failure>) -> Option<Observed> {
         let deployment = self.deployments.by_key(key)?;
-        let uid = deployment.metadata.uid.clone();
         let mut sets = self.sets.list_namespace(&key.namespace);
-        sets.retain(|set| match controller_of(&set.metadata) {
-            Some(controller) => Some(&controller.uid) == uid.as_ref(),
-            None => true,
-        });
+        retain_own(&*deployment, &mut sets);
         let namesake = self.sets.get(&key.namespace, &template::set_name(&deployment));
         let mut pods = Vec::new();
         if numbers::is_recreate(&deployment) {
@@ -89,20 +88,6 @@ impl Controller for Deployments {
             None => Plan::nothing(),
         }
     }
-}
-
-fn keys_of_set(change: &Change<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<ObjectKey> {
-    let meta = &change.object().metadata;
-    let mut keys: Vec<_> = controller_key::<Deployment>(meta).into_iter().collect();
-    if let Change::Updated { old, .. } = change {
-        keys.extend(controller_key::<Deployment>(&old.metadata).filter(|key| !keys.contains(key)));
-    }
-    if controller_of(meta).is_none() && !matches!(change, Change::Deleted(_)) {
-        let all = deployments.list_namespace(meta.namespace.as_deref().unwrap_or_default());
-        let willing = all.iter().filter(|d| selects(&selector(d.spec.as_ref().map(|spec| &spec.selector)), meta));
-        keys.extend(willing.map(|deployment| ObjectKey::of(&deployment.metadata)));
-    }
-    keys
 }
 
 /// A pod that is gone lets a Deployment with the strategy Recreate go on.

@@ -12,9 +12,8 @@ use super::status::{
 };
 use super::template::{hash, is_current, set_name};
 use super::{DESIRED_REPLICAS, MAX_REPLICAS, Observed, REVISION, REVISION_HISTORY, TEMPLATE_HASH};
-use crate::meta::{
-    adoption, annotation, controller_of, controller_reference, is_controlled_by, release, selector, selects,
-};
+use crate::claims::claim;
+use crate::meta::{annotation, controller_reference, is_controlled_by, selector};
 use crate::plan::{Action, Note, Plan};
 use crate::pods::is_terminal;
 
@@ -31,7 +30,10 @@ pub fn reconcile(observed: &Observed, now: Timestamp) -> Plan {
         return plan;
     }
     let mut plan = Plan::nothing();
-    let mine = claim(observed, &mut plan);
+    let chosen = selector(deployment.spec.as_ref().map(|spec| &spec.selector));
+    let mut mine: Vec<_> =
+        claim(deployment, &chosen, &observed.sets, |_| true, &mut plan).iter().map(|set| (**set).clone()).collect();
+    mine.sort_by_key(age);
     if !plan.steps.is_empty() {
         // The ReplicaSets will be seen again as they are then.
         return plan;
@@ -39,32 +41,6 @@ pub fn reconcile(observed: &Observed, now: Timestamp) -> Plan {
     let mut rollout = Rollout::new(observed, mine, now);
     rollout.decide();
     rollout.plan
-}
-
-/// The ReplicaSets that are the Deployment's own; plans to adopt and to let go where labels say so.
-fn claim(observed: &Observed, plan: &mut Plan) -> Vec<ReplicaSet> {
-    let deployment = &*observed.deployment;
-    let uid = deployment.metadata.uid.as_ref();
-    let chosen = selector(deployment.spec.as_ref().map(|spec| &spec.selector));
-    let deleting = deployment.metadata.deletion_timestamp.is_some();
-    let mut mine = Vec::new();
-    for set in &observed.sets {
-        let matches = selects(&chosen, &set.metadata);
-        let owned = is_controlled_by(&set.metadata, uid);
-        if owned && (matches || deleting) {
-            mine.push((**set).clone());
-        } else if owned {
-            plan.then(Action::patch::<ReplicaSet>(&set.metadata, release(uid, set.metadata.uid.as_ref())));
-        } else if controller_of(&set.metadata).is_none()
-            && matches
-            && !deleting
-            && set.metadata.deletion_timestamp.is_none()
-        {
-            plan.then(Action::patch::<ReplicaSet>(&set.metadata, adoption(deployment, set.metadata.uid.as_ref())));
-        }
-    }
-    mine.sort_by_key(age);
-    mine
 }
 
 fn age(set: &ReplicaSet) -> (Option<Timestamp>, Option<String>) {

@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
-};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume};
 use skiff_base::Timestamp;
 
 use super::Observed;
-use crate::meta::{
-    adoption, controller_of, controller_reference, is_controlled_by, nonzero, release, scaled, selector, selects,
-};
+use super::claims::claim_name;
+use crate::claims::claim;
+use crate::meta::{controller_reference, nonzero, scaled, selector};
 use crate::plan::{Action, Note, Plan};
 use crate::pods::{available_in, from_template, is_active, is_available, is_ready, is_terminal};
-use crate::revisions::{self, DEFAULT_HISTORY, REVISION_HASH, STATEFUL_HASH};
+use crate::revisions::{self, DEFAULT_HISTORY, History, REVISION_HASH, STATEFUL_HASH};
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
@@ -30,16 +28,20 @@ pub fn reconcile(observed: &Observed, now: Timestamp) -> Plan {
         plan.then(Action::tell(Note::warning(set, "SelectingAll", text)));
         return plan;
     }
-    let mine = claim(observed, &mut plan);
+    let chosen = selector(Some(&spec.selector));
+    let candidates: Vec<_> = observed.pods.iter().filter(|pod| ordinal_of(set, pod).is_some()).cloned().collect();
+    let mine = claim(set, &chosen, &candidates, is_active, &mut plan);
+    let revisions = claim(set, &chosen, &observed.revisions, |_| true, &mut plan);
     if !plan.steps.is_empty() || set.metadata.deletion_timestamp.is_some() {
         return plan;
     }
     let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    let update = revisions::sync(set, &spec.template, STATEFUL_HASH, collisions, &observed.revisions, &mut plan);
+    let history = History { mine: &revisions, foreign: &observed.foreign, hash_label: STATEFUL_HASH };
+    let (update, collisions) = history.sync(set, &spec.template, collisions, &mut plan);
     let told = set.status.as_ref().and_then(|status| status.current_revision.as_ref());
-    let current = observed.revisions.iter().find(|revision| revision.metadata.name.as_ref() == told);
+    let current = revisions.iter().find(|revision| revision.metadata.name.as_ref() == told);
     let current = current.map_or_else(|| update.clone(), |revision| (**revision).clone());
-    let stateful = Stateful { observed, set, spec, pods: by_ordinal(set, &mine), update, current, now };
+    let stateful = Stateful { observed, set, spec, pods: by_ordinal(set, &mine), update, current, collisions, now };
     stateful.act(&mut plan);
     stateful.tell(&mine, &mut plan);
     let used = |revision: &ControllerRevision| {
@@ -49,29 +51,8 @@ pub fn reconcile(observed: &Observed, now: Timestamp) -> Plan {
             || mine.iter().any(|pod| revision_of(pod) == name)
     };
     let limit = spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY);
-    revisions::clean_up(&observed.revisions, used, limit, &mut plan);
+    revisions::clean_up(&revisions, used, limit, &mut plan);
     plan
-}
-
-fn claim(observed: &Observed, plan: &mut Plan) -> Vec<Arc<Pod>> {
-    let set = &*observed.set;
-    let uid = set.metadata.uid.as_ref();
-    let chosen = selector(set.spec.as_ref().map(|spec| &spec.selector));
-    let deleting = set.metadata.deletion_timestamp.is_some();
-    let mut mine = Vec::new();
-    for pod in observed.pods.iter().filter(|pod| ordinal_of(set, pod).is_some()) {
-        match (is_controlled_by(&pod.metadata, uid), selects(&chosen, &pod.metadata)) {
-            (true, true) => mine.push(pod.clone()),
-            (true, false) if !deleting => {
-                plan.then(Action::patch::<Pod>(&pod.metadata, release(uid, pod.metadata.uid.as_ref())));
-            }
-            (false, true) if !deleting && controller_of(&pod.metadata).is_none() && is_active(pod) => {
-                plan.then(Action::patch::<Pod>(&pod.metadata, adoption(set, pod.metadata.uid.as_ref())));
-            }
-            _ => {}
-        }
-    }
-    mine
 }
 
 /// The number that a pod's name ends with, if it is of this set.
@@ -88,18 +69,25 @@ fn revision_of(pod: &Pod) -> Option<&String> {
     pod.metadata.labels.as_ref()?.get(REVISION_HASH)
 }
 
-struct Stateful<'a> {
-    observed: &'a Observed,
-    set: &'a StatefulSet,
-    spec: &'a StatefulSetSpec,
-    pods: BTreeMap<i32, Arc<Pod>>,
+/// A decision under way.
+pub struct Stateful<'a> {
+    /// What it rests on.
+    pub observed: &'a Observed,
+    /// The set.
+    pub set: &'a StatefulSet,
+    /// Its spec.
+    pub spec: &'a StatefulSetSpec,
+    /// Its pods by number.
+    pub pods: BTreeMap<i32, Arc<Pod>>,
     update: ControllerRevision,
     current: ControllerRevision,
+    collisions: Option<i32>,
     now: Timestamp,
 }
 
 impl Stateful<'_> {
-    fn name(&self) -> &str {
+    /// The set's name.
+    pub fn name(&self) -> &str {
         self.set.metadata.name.as_deref().unwrap_or_default()
     }
 
@@ -107,7 +95,8 @@ impl Stateful<'_> {
         self.spec.pod_management_policy.as_deref() != Some("Parallel")
     }
 
-    fn ordinals(&self) -> std::ops::Range<i32> {
+    /// The wanted numbers.
+    pub fn ordinals(&self) -> std::ops::Range<i32> {
         let start = self.spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
         start..start + self.spec.replicas.unwrap_or(1)
     }
@@ -127,6 +116,7 @@ impl Stateful<'_> {
     }
 
     fn act(&self, plan: &mut Plan) {
+        self.keep_claims(plan);
         if !self.complete(plan) || !self.shrink(plan) || !self.is_rolling() {
             return;
         }
@@ -139,7 +129,7 @@ impl Stateful<'_> {
         for ordinal in self.ordinals() {
             match self.pods.get(&ordinal) {
                 None => {
-                    self.claims(ordinal, plan);
+                    self.make_claims(ordinal, plan);
                     creations.push(self.creation(ordinal));
                     if self.is_ordered() {
                         break;
@@ -149,6 +139,12 @@ impl Stateful<'_> {
                     plan.then(self.deletion(pod));
                     if self.is_ordered() {
                         return false;
+                    }
+                }
+                Some(pod) if pod.metadata.deletion_timestamp.is_none() && self.lacks_claims(ordinal) => {
+                    self.make_claims(ordinal, plan);
+                    if self.is_ordered() && !self.is_available(pod) {
+                        return self.is_stuck(ordinal, pod);
                     }
                 }
                 Some(pod) if self.is_ordered() && !self.is_available(pod) => {
@@ -237,7 +233,7 @@ impl Stateful<'_> {
         spec.subdomain = self.spec.service_name.clone().filter(|service| !service.is_empty());
         for template in self.spec.volume_claim_templates.iter().flatten() {
             let volume = template.metadata.name.clone().unwrap_or_default();
-            let claim_name = self.claim_name(template, ordinal);
+            let claim_name = claim_name(self.set, template, ordinal);
             let volumes = spec.volumes.get_or_insert_default();
             volumes.retain(|other| other.name != volume);
             let source = PersistentVolumeClaimVolumeSource { claim_name, read_only: None };
@@ -255,33 +251,6 @@ impl Stateful<'_> {
 
     fn note(&self, reason: &'static str, text: String) -> Note {
         Note::normal(self.set, reason, text)
-    }
-
-    fn claim_name(&self, template: &PersistentVolumeClaim, ordinal: i32) -> String {
-        format!("{}-{}-{ordinal}", template.metadata.name.as_deref().unwrap_or_default(), self.name())
-    }
-
-    fn claims(&self, ordinal: i32, plan: &mut Plan) {
-        for template in self.spec.volume_claim_templates.iter().flatten() {
-            let name = self.claim_name(template, ordinal);
-            if self.observed.claims.contains(&name) {
-                continue;
-            }
-            let mut claim = template.clone();
-            claim.status = None;
-            claim.metadata.name = Some(name.clone());
-            claim.metadata.namespace = self.set.metadata.namespace.clone();
-            let labels = claim.metadata.labels.get_or_insert_default();
-            labels.extend(self.spec.selector.match_labels.clone().unwrap_or_default());
-            let set = self.name();
-            let text = format!("create Claim {name} Pod {set}-{ordinal} in StatefulSet {set} success");
-            let failed = format!("create Claim {name} for Pod {set}-{ordinal} in StatefulSet {set} failed error: ");
-            plan.then(Action::create(&claim).and_tell(self.note("SuccessfulCreate", text)).or_tell(Note::warning(
-                self.set,
-                "FailedCreate",
-                failed,
-            )));
-        }
     }
 
     fn deletion(&self, pod: &Pod) -> Action {
@@ -313,7 +282,7 @@ impl Stateful<'_> {
             current_revision: self.current.metadata.name.clone(),
             update_revision: self.update.metadata.name.clone(),
             observed_generation: self.set.metadata.generation,
-            collision_count: Some(old.collision_count.unwrap_or(0)),
+            collision_count: Some(self.collisions.unwrap_or(0)),
             conditions: old.conditions.clone(),
         };
         // The update is complete: what was the update is what is current.
@@ -337,7 +306,7 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::testing::{brief_pods, now, object};
+    use crate::testing::{brief_pods, now, object, owned};
 
     /// Pods as in [`brief_pods`], `old` for those of another template.
     fn check(spec: &str, pods: &[&str], expected: Expect) {
@@ -345,7 +314,8 @@ mod tests {
             "{{metadata: {{name: db, namespace: d, uid: u, generation: 1}}, spec: {{{spec}, serviceName: db, selector: {{matchLabels: {{app: web}}}}, volumeClaimTemplates: [{{metadata: {{name: data}}, spec: {{}}}}], template: {{metadata: {{labels: {{app: web}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}}}}}"
         ));
         let template = &set.spec.as_ref().expect("a spec").template;
-        let revision = revisions::sync(&set, template, STATEFUL_HASH, None, &[], &mut Plan::nothing());
+        let history = History { mine: &[], foreign: &[], hash_label: STATEFUL_HASH };
+        let (revision, _) = history.sync(&set, template, None, &mut Plan::nothing());
         let texts: Vec<_> = pods.iter().map(|text| text.replace(" old", "")).collect();
         let mut all = brief_pods(&texts, controller_reference(&set));
         for (pod, text) in all.iter_mut().zip(pods) {
@@ -353,10 +323,26 @@ mod tests {
             let hash = if text.contains(" old") { "old".to_owned() } else { name };
             Arc::make_mut(pod).metadata.labels.get_or_insert_default().insert(REVISION_HASH.to_owned(), hash);
         }
-        let claims = ["data-db-1".to_owned()].into();
-        let observed = Observed { pods: all, claims, revisions: vec![Arc::new(revision)], set: Arc::new(set) };
+        // Each pod has its claim; besides there is one of number 1.
+        let numbers = all.iter().filter_map(|pod| ordinal_of(&set, pod)).chain([1]);
+        let claims = numbers.map(|number| {
+            let name = format!("data-db-{number}");
+            (name.clone(), Arc::new(object(&format!("{{metadata: {{name: {name}, namespace: d}}}}"))))
+        });
+        let observed = Observed {
+            claims: claims.collect(),
+            pods: all,
+            revisions: vec![Arc::new(owned(revision, &set))],
+            foreign: Vec::new(),
+            set: Arc::new(set),
+        };
         let plan = reconcile(&observed, now()).to_string();
-        let lines = plan.lines().filter(|line| !line.starts_with("update")).map(|line| {
+        let lines = plan.lines().filter(|line| !line.starts_with("update statefulsets")).map(|line| {
+            if let Some(claim) = line.strip_prefix("update persistentvolumeclaims ") {
+                let owner = if claim.contains("StatefulSet") { "the set" } else { "the pod" };
+                let name = claim.split(' ').next().unwrap_or_default();
+                return format!("{name} goes with {owner}");
+            }
             let mut words = line.split_whitespace();
             let note = line.rsplit_once(" [").map_or("", |(_, note)| note);
             format!("{} {} [{note}", words.next().unwrap_or(""), words.nth(1).unwrap_or(""))
@@ -438,6 +424,28 @@ mod tests {
             &["db-0 ready", "db-1 failed"],
             expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"],
         );
+    }
+
+    #[test]
+    fn claims_follow_the_retention_policy() {
+        let policy = |deleted: &str, scaled: &str| {
+            format!(
+                "replicas: 1, persistentVolumeClaimRetentionPolicy: {{whenDeleted: {deleted}, whenScaled: {scaled}}}"
+            )
+        };
+        let pods = ["db-0 ready", "db-1 ready"];
+        check(&policy("Retain", "Retain"), &pods, expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"]);
+        check(&policy("Delete", "Retain"), &pods, expect![[r#"
+            d/data-db-0 goes with the set
+            d/data-db-1 goes with the set
+            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]]);
+        check(&policy("Retain", "Delete"), &pods, expect![[r#"
+            d/data-db-1 goes with the pod
+            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]]);
+        check(&policy("Delete", "Delete"), &pods, expect![[r#"
+            d/data-db-0 goes with the set
+            d/data-db-1 goes with the pod
+            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]]);
     }
 
     #[test]

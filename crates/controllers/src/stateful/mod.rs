@@ -1,18 +1,22 @@
 //! StatefulSets: pods with numbers, names and claims of their own, made, updated and removed in order.
 //! See <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/>.
 
+mod claims;
 mod decide;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use skiff_base::Timestamp;
 use skiff_client::{Change, Informer, ObjectKey};
+use skiff_object::LabelSelector;
 
-use crate::meta::{controller_key, controller_of, is_controlled_by, selector, selects};
+use crate::claims::{owners_of, retain_own};
+use crate::meta::selector;
 use crate::plan::Plan;
+use crate::revisions::foreign_names;
 use crate::runner::{Controller, Failure, Setup};
 
 /// What the decision rests on.
@@ -21,10 +25,12 @@ pub struct Observed {
     pub set: Arc<StatefulSet>,
     /// The pods of its namespace that it controls, or might adopt.
     pub pods: Vec<Arc<Pod>>,
-    /// The names of the claims of its namespace.
-    pub claims: HashSet<String>,
-    /// The history of its template.
+    /// The claims of its namespace, by name.
+    pub claims: HashMap<String, Arc<PersistentVolumeClaim>>,
+    /// The history of its template, and revisions of nobody that it might adopt.
     pub revisions: Vec<Arc<ControllerRevision>>,
+    /// The names of others' revisions in its namespace.
+    pub foreign: Vec<String>,
 }
 
 /// The controller.
@@ -41,23 +47,24 @@ impl StatefulSets {
         let sets = setup.informer::<StatefulSet>();
         setup.for_each::<StatefulSet>();
         let known = sets.clone();
-        setup.on_change::<Pod>(move |change| sets_of_pod(change, &known));
-        setup.on_change::<ControllerRevision>(|change| {
-            controller_key::<StatefulSet>(&change.object().metadata).into_iter().collect()
-        });
+        setup.on_change::<Pod>(move |change| owners_of(change, &known, chosen));
+        let known = sets.clone();
+        setup.on_change::<ControllerRevision>(move |change| owners_of(change, &known, chosen));
+        let known = sets.clone();
+        setup.on_change::<PersistentVolumeClaim>(move |change| keys_of_lost_claim(change, &known));
         Arc::new(Self { sets, pods: setup.informer(), claims: setup.informer(), revisions: setup.informer() })
     }
 
     fn observe(&self, key: &ObjectKey) -> Option<Observed> {
         let set = self.sets.by_key(key)?;
-        let uid = set.metadata.uid.as_ref();
         let mut pods = self.pods.list_namespace(&key.namespace);
-        pods.retain(|pod| controller_of(&pod.metadata).is_none_or(|controller| Some(&controller.uid) == uid));
+        retain_own(&*set, &mut pods);
         let mut revisions = self.revisions.list_namespace(&key.namespace);
-        revisions.retain(|revision| is_controlled_by(&revision.metadata, uid));
+        let foreign = foreign_names(&*set, &revisions);
+        retain_own(&*set, &mut revisions);
         let claims = self.claims.list_namespace(&key.namespace);
-        let claims = claims.iter().filter_map(|claim| claim.metadata.name.clone()).collect();
-        Some(Observed { set, pods, claims, revisions })
+        let claims = claims.into_iter().filter_map(|claim| Some((claim.metadata.name.clone()?, claim))).collect();
+        Some(Observed { set, pods, claims, revisions, foreign })
     }
 }
 
@@ -67,12 +74,20 @@ impl Controller for StatefulSets {
     }
 }
 
-fn sets_of_pod(change: &Change<Pod>, sets: &Informer<StatefulSet>) -> Vec<ObjectKey> {
-    let meta = &change.object().metadata;
-    if controller_of(meta).is_some() {
-        return controller_key::<StatefulSet>(meta).into_iter().collect();
-    }
-    let all = sets.list_namespace(meta.namespace.as_deref().unwrap_or_default());
-    let willing = all.iter().filter(|set| selects(&selector(set.spec.as_ref().map(|spec| &spec.selector)), meta));
-    willing.map(|set| ObjectKey::of(&set.metadata)).collect()
+/// A claim that is gone is made anew for the pod that needs it.
+fn keys_of_lost_claim(change: &Change<PersistentVolumeClaim>, sets: &Informer<StatefulSet>) -> Vec<ObjectKey> {
+    let Change::Deleted(claim) = change else { return Vec::new() };
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    let all = sets.list_namespace(claim.metadata.namespace.as_deref().unwrap_or_default());
+    let owns = |set: &StatefulSet| {
+        let templates = set.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
+        let set = set.metadata.name.as_deref().unwrap_or_default();
+        let mut bases = templates.map(|t| format!("{}-{set}-", t.metadata.name.as_deref().unwrap_or_default()));
+        bases.any(|base| name.starts_with(&base))
+    };
+    all.iter().filter(|set| owns(set)).map(|set| ObjectKey::of(&set.metadata)).collect()
+}
+
+fn chosen(set: &StatefulSet) -> LabelSelector {
+    selector(set.spec.as_ref().map(|spec| &spec.selector))
 }
