@@ -1,14 +1,21 @@
 //! The Container Runtime Interface, v1: its messages and the two services as traits.
-//! The kubelet knows these traits and never which runtime is behind them.
+//! The kubelet knows these traits and never which runtime is behind them: one of this process, or one behind a socket
+//! ([`CriClient`]). [`CriServer`] offers a runtime of this process on a socket.
 //! Nothing here runs a container; [`fake`] only pretends to, for tests of those that call.
 
+mod calls;
+mod client;
 mod error;
 pub mod fake;
+pub mod grpc;
 mod messages;
+mod server;
 mod services;
 
+pub use client::CriClient;
 pub use error::{Code, CriError, CriResult};
 pub use messages::*;
+pub use server::CriServer;
 pub use services::{EventStream, ImageService, PullProgress, RuntimeService};
 
 /// The version of the interface that is spoken here, as `Version` answers it.
