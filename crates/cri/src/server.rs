@@ -31,11 +31,7 @@ impl CriServer {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn start(
-        socket: &Path,
-        runtime: Arc<dyn RuntimeService>,
-        images: Arc<dyn ImageService>,
-    ) -> io::Result<Self> {
+    pub fn start(socket: &Path, runtime: Arc<dyn RuntimeService>, images: Arc<dyn ImageService>) -> io::Result<Self> {
         let named = |what: &str, error: io::Error| {
             io::Error::new(error.kind(), format!("{what} {}: {error}", socket.display()))
         };

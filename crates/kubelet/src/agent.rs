@@ -42,7 +42,7 @@ pub struct Workers {
 impl Workers {
     /// No workers yet.
     pub fn new(node: Arc<Node>, api_node: Informer<ApiNode>) -> Arc<Self> {
-        Arc::new(Self { node, mailboxes: Mutex::default(), api_node, hears_events: AtomicBool::new(true) })
+        Arc::new(Self { node, mailboxes: Mutex::default(), api_node, hears_events: AtomicBool::new(false) })
     }
 
     /// What the node runs for.

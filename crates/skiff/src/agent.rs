@@ -1,5 +1,6 @@
 //! The node agent and the embedded runtime: what the two need of each other, of the network and of the kernel.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -89,13 +90,18 @@ fn host_ports(config: &PodSandboxConfig) -> CriResult<Vec<HostPort>> {
 
 /// What `skiff down` gives a container to end by itself; Pods that want longer do not get it here.
 const DOWN_GRACE_SECONDS: i64 = 10;
+/// The label by which the node agent knows the sandboxes and containers of Pods.
+const POD_UID_LABEL: &str = "io.kubernetes.pod.uid";
 
 /// Stops all containers and sandboxes, all at once. What they were is known to the API server and comes back with it.
 ///
 /// # Errors
 /// The runtime does not say what runs.
 pub async fn stop_everything(runtime: &Arc<dyn RuntimeService>) -> CriResult<()> {
-    let containers = runtime.list_containers(ListContainersRequest::default()).await?.containers;
+    // Another runtime may also have containers that are no business of this node.
+    let ours = |labels: &HashMap<String, String>| labels.contains_key(POD_UID_LABEL);
+    let mut containers = runtime.list_containers(ListContainersRequest::default()).await?.containers;
+    containers.retain(|container| ours(&container.labels));
     let mut stops = tokio::task::JoinSet::new();
     for container in containers {
         let runtime = runtime.clone();
@@ -105,7 +111,8 @@ pub async fn stop_everything(runtime: &Arc<dyn RuntimeService>) -> CriResult<()>
         });
     }
     finish(stops).await;
-    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
+    let mut sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
+    sandboxes.retain(|sandbox| ours(&sandbox.labels));
     let mut stops = tokio::task::JoinSet::new();
     for sandbox in sandboxes {
         let runtime = runtime.clone();

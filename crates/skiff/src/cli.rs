@@ -58,6 +58,10 @@ pub struct NodeOptions {
     /// Where the cluster's objects are kept.
     #[command(flatten)]
     pub datastore: DatastoreOptions,
+    /// The CRI socket of another container runtime, such as unix:///run/containerd/containerd.sock
+    /// [default: the embedded runtime]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub container_runtime_endpoint: Option<String>,
     /// Seconds to wait for the node to be Ready
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub wait: u64,

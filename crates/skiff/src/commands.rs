@@ -116,6 +116,9 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
     }
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
     options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
+    if let Some(endpoint) = &options.container_runtime_endpoint {
+        flag("--container-runtime-endpoint", endpoint.clone());
+    }
     arguments
 }
 

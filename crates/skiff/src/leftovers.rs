@@ -88,7 +88,9 @@ pub fn remove_everything(paths: &Paths) -> Result<(), CommandError> {
         leftovers::remove_cgroup(&paths.runtime_cgroup())?;
         leftovers::remove_empty_cgroups(PODS_CGROUP)?;
         remove_logs(paths)?;
-        remove_file(Path::new(OWNER_FILE))?;
+        for file in [Path::new(OWNER_FILE), &paths.cri_socket(), &crate::runtime::network_file()] {
+            remove_file(file)?;
+        }
     }
     let sandboxes = leftovers::sandbox_ids(&paths.runtime());
     let volatile: Vec<PathBuf> = sandboxes.iter().map(|id| paths.volatile().join(id)).collect();

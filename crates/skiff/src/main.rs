@@ -17,6 +17,7 @@ mod offices;
 mod paths;
 mod pki;
 mod process;
+mod runtime;
 mod server;
 
 use std::process::ExitCode;

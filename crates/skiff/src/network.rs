@@ -26,10 +26,21 @@ const DNS_PORT: u16 = 53;
 const RESOLVERS: &str = "/etc/resolv.conf";
 /// Every node has a part of the pod range of this size.
 const NODE_BITS: u8 = 24;
-const BRIDGE: &str = "skiff0";
+/// The bridge that pods are on.
+pub const BRIDGE: &str = "skiff0";
 
 fn prefix(range: (Ipv4Addr, u8)) -> Result<Prefix, CommandError> {
     Prefix::new(range.0, range.1).ok_or_else(|| format!("{}/{} is no address range", range.0, range.1).into())
+}
+
+/// The pod addresses of this node.
+pub fn node_range() -> String {
+    format!("{}/{NODE_BITS}", POD_RANGE.0)
+}
+
+/// The bridge's own address, where pods send what is not for their neighbours.
+pub fn pod_gateway() -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(POD_RANGE.0) + 1)
 }
 
 /// What the pod network is made of on this node.

@@ -17,27 +17,25 @@ use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Informer, Informers, Recorder};
-use skiff_cri::{ListPodSandboxRequest, RuntimeService};
 use skiff_kubelet::Kubelet;
-use skiff_runtime::image::{ImageStore, ImageStoreOptions};
-use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 use skiff_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::agent::{self, KernelMounts, PluggedNetwork};
+use crate::agent::{self, KernelMounts};
 use crate::cli::NodeOptions;
 use crate::commands::{CommandError, context_name};
 use crate::control::{self, Control};
 use crate::datastore;
-use crate::images;
+use crate::images::{self, NodeImages};
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
-use crate::network::{self, Network, OwnAddresses, POD_RANGE, SERVICE_RANGE};
+use crate::network::{self, OwnAddresses, POD_RANGE, SERVICE_RANGE};
 use crate::offices;
 use crate::paths::{NodeFacts, Paths, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
+use crate::runtime::{self, NodeRuntime};
 use crate::server::{API_PORT_ADVICE, bind};
 
 /// The version of the Kubernetes API that is served.
@@ -111,14 +109,14 @@ pub async fn run(
     let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
     let network =
         network::start(&setting.paths, &setting.facts, own_addresses(&setting), &informers, (balancer, recorder))?;
-    let runtime = start_runtime(&setting, &network).await?;
+    let runtime = runtime::start(&setting.paths, &setting.options, &setting.clock, &network).await?;
     let kubelet = start_kubelet(&setting, &server, &runtime).await?;
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
         node_name: setting.facts.node_name.clone(),
         api: format!("https://127.0.0.1:{}", setting.facts.api_port),
         end: stop.clone(),
-        images: runtime.images.clone(),
+        images: NodeImages::of(&runtime),
         containers_too: Mutex::new(false),
     });
     control::serve(&setting.paths.control_socket(), command.clone())?;
@@ -184,35 +182,6 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
     Ok(ApiServer::new(config).await.map_err(|failure| failure.0.message)?)
 }
 
-/// The node's runtime, and where its images are.
-struct NodeRuntime {
-    containers: Arc<dyn RuntimeService>,
-    images: ImageStore,
-}
-
-async fn start_runtime(setting: &Setting, network: &Network) -> Result<NodeRuntime, CommandError> {
-    let options = ImageStoreOptions {
-        insecure_registries: setting.options.insecure_registry.clone(),
-        clock: setting.clock.clone(),
-        ..ImageStoreOptions::default()
-    };
-    let folder = setting.paths.images();
-    let images = tokio::task::spawn_blocking(move || ImageStore::open(folder, options)).await??;
-    let cgroup = setting.paths.runtime_cgroup();
-    let config = RuntimeConfig {
-        shim_cgroup: Some(format!("{cgroup}/shims")),
-        default_cgroup_parent: cgroup,
-        ..RuntimeConfig::new(setting.paths.runtime(), setting.paths.volatile())?
-    };
-    let plugin = Arc::new(PluggedNetwork(network.pods.clone()));
-    let source = Arc::new(images.clone());
-    let runtime = EmbeddedRuntime::start(config, source, plugin, setting.clock.clone()).await?;
-    // Sandboxes that were removed while nobody kept the books have addresses still.
-    let known = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
-    network.pods.retain(|id| known.iter().any(|sandbox| sandbox.id == id))?;
-    Ok(NodeRuntime { containers: Arc::new(runtime), images })
-}
-
 async fn start_kubelet(
     setting: &Setting,
     server: &Arc<ApiServer>,
@@ -231,7 +200,7 @@ async fn start_kubelet(
         informers: Informers::new(client.clone()),
         client,
         runtime: runtime.containers.clone(),
-        images: Arc::new(runtime.images.clone()),
+        images: runtime.images.clone(),
         mounter: Arc::new(KernelMounts),
         clock: setting.clock.clone(),
         ids: setting.ids.clone(),
@@ -371,7 +340,7 @@ struct NodeControl {
     api: String,
     end: watch::Sender<bool>,
     containers_too: Mutex<bool>,
-    images: ImageStore,
+    images: NodeImages,
 }
 
 #[async_trait::async_trait]

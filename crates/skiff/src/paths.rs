@@ -77,6 +77,14 @@ impl Paths {
         }
     }
 
+    /// Where the embedded runtime speaks CRI.
+    pub fn cri_socket(&self) -> PathBuf {
+        match &self.isolated {
+            Some(_) => self.volatile().join("cri.sock"),
+            None => PathBuf::from("/run/skiff/cri.sock"),
+        }
+    }
+
     /// Images, packed and unpacked.
     pub fn images(&self) -> PathBuf {
         self.join("images")

@@ -35,7 +35,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -67,6 +67,11 @@ fn hello_binary() -> PathBuf {
 /// The test image at a version.
 pub fn hello_image(version: &str) -> Image {
     image::hello(version, &hello_binary(), Path::new("/bin/busybox")).expect("busybox-static is installed")
+}
+
+/// An image that only waits, for runtimes that hold a pod's namespaces by a container.
+pub fn pause_image() -> Image {
+    image::pause(Path::new("/bin/busybox")).expect("busybox-static is installed")
 }
 
 impl Cluster {

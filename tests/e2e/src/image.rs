@@ -28,7 +28,25 @@ pub fn digest_of(bytes: &[u8]) -> String {
 /// # Errors
 /// One of the programs cannot be read.
 pub fn hello(version: &str, hello: &Path, busybox: &Path) -> io::Result<Image> {
-    let base = layer(&|tar| {
+    let base = base(busybox)?;
+    let program = layer(&|tar| {
+        add(tar, "hello", tar::EntryType::Regular, 0o755, &std::fs::read(hello)?)?;
+        add(tar, "version", tar::EntryType::Regular, 0o644, version.as_bytes())
+    })?;
+    Ok(assemble(vec![base, program], &["/hello"]))
+}
+
+/// An image that waits for ever.
+///
+/// # Errors
+/// The program cannot be read.
+pub fn pause(busybox: &Path) -> io::Result<Image> {
+    Ok(assemble(vec![base(busybox)?], &["sleep", "infinity"]))
+}
+
+/// A busybox root.
+fn base(busybox: &Path) -> io::Result<Vec<u8>> {
+    layer(&|tar| {
         for folder in ["bin", "etc", "tmp", "proc", "sys", "dev", "root", "var"] {
             add(tar, folder, tar::EntryType::Directory, if folder == "tmp" { 0o1777 } else { 0o755 }, &[])?;
         }
@@ -48,12 +66,7 @@ pub fn hello(version: &str, hello: &Path, busybox: &Path) -> io::Result<Image> {
             b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n",
         )?;
         add(tar, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nweb:x:1000:\n")
-    })?;
-    let program = layer(&|tar| {
-        add(tar, "hello", tar::EntryType::Regular, 0o755, &std::fs::read(hello)?)?;
-        add(tar, "version", tar::EntryType::Regular, 0o644, version.as_bytes())
-    })?;
-    Ok(assemble(vec![base, program]))
+    })
 }
 
 fn layer(fill: &dyn Fn(&mut tar::Builder<Vec<u8>>) -> io::Result<()>) -> io::Result<Vec<u8>> {
@@ -78,13 +91,13 @@ fn link(tar: &mut tar::Builder<Vec<u8>>, path: &str, to: &str) -> io::Result<()>
     tar.append_link(&mut header, path, to)
 }
 
-fn assemble(layers: Vec<Vec<u8>>) -> Image {
+fn assemble(layers: Vec<Vec<u8>>, command: &[&str]) -> Image {
     let mut blobs = BTreeMap::new();
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let diff_ids: Vec<_> = layers.iter().map(|layer| digest_of(layer)).collect();
     let config = json!({
         "architecture": architecture, "os": "linux",
-        "config": {"Cmd": ["/hello"], "Env": ["PATH=/bin"], "WorkingDir": "/"},
+        "config": {"Cmd": command, "Env": ["PATH=/bin"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
     let config = config.to_string().into_bytes();

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a whole node lives in real time, and so does who waits for it")]
 
 pub mod cluster;
+pub mod containerd;
 pub mod image;
 
 pub use cluster::{Answer, Cluster};

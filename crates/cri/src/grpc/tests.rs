@@ -75,7 +75,8 @@ async fn ask(channel: &Channel, method: &str, text: &str) -> CriResult<String> {
 async fn calls_are_answered_also_many_at_once() {
     let (_served, channel) = Served::start("calls");
     let long = "x".repeat(1 << 20);
-    let (one, two, three) = tokio::join!(ask(&channel, "Echo", "1"), ask(&channel, "Echo", &long), ask(&channel, "No", ""));
+    let (one, two, three) =
+        tokio::join!(ask(&channel, "Echo", "1"), ask(&channel, "Echo", &long), ask(&channel, "No", ""));
     assert_eq!(one, Ok("a.B 1".to_owned()));
     assert_eq!(two.expect("answered").len(), "a.B ".len() + long.len());
     assert_eq!(three, Err(CriError::unimplemented("unknown method No")));
@@ -86,7 +87,8 @@ async fn a_stream_gives_its_messages_and_then_its_status() {
     let (_served, channel) = Served::start("stream");
     let messages: Streaming<VersionResponse> =
         channel.streaming("/a.B/Count", &VersionRequest::default()).await.expect("begins");
-    let got: Vec<_> = messages.map(|message| message.map(|answer| answer.version).map_err(|error| error.code)).collect().await;
+    let got: Vec<_> =
+        messages.map(|message| message.map(|answer| answer.version).map_err(|error| error.code)).collect().await;
     assert_eq!(got, [Ok("0".to_owned()), Ok("1".to_owned()), Ok("2".to_owned()), Err(Code::DataLoss)]);
 }
 

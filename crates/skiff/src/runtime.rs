@@ -1,0 +1,164 @@
+//! The node's container runtime: the embedded one, which is also served on a CRI socket, or another one behind a socket.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use skiff_base::clock::SharedClock;
+use skiff_cri::{
+    CriClient, CriServer, ImageService, ListPodSandboxRequest, NetworkConfig, RuntimeService,
+    UpdateRuntimeConfigRequest, VersionRequest,
+};
+use skiff_runtime::image::{ImageStore, ImageStoreOptions};
+use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
+
+use crate::agent::PluggedNetwork;
+use crate::cli::NodeOptions;
+use crate::commands::CommandError;
+use crate::network::{BRIDGE, Network, node_range, pod_gateway};
+use crate::paths::{Paths, write_atomically};
+
+/// How long another runtime may take to answer when the node starts, and how often it is asked.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// Where runtimes look for the pod network, unless they are told otherwise.
+const CNI_FOLDER: &str = "/etc/cni/net.d";
+const CNI_FILE: &str = "10-skiff.conflist";
+
+/// The node's runtime, and where its images are.
+pub struct NodeRuntime {
+    /// Sandboxes and containers.
+    pub containers: Arc<dyn RuntimeService>,
+    /// Images, as any runtime has them.
+    pub images: Arc<dyn ImageService>,
+    /// The embedded runtime's own images, which can do more.
+    pub store: Option<ImageStore>,
+    /// The endpoint of another runtime.
+    pub endpoint: Option<String>,
+    _served: Option<CriServer>,
+}
+
+/// Starts the runtime that the options ask for.
+///
+/// # Errors
+/// It does not start, or does not answer.
+pub async fn start(
+    paths: &Paths,
+    options: &NodeOptions,
+    clock: &SharedClock,
+    network: &Network,
+) -> Result<NodeRuntime, CommandError> {
+    match &options.container_runtime_endpoint {
+        Some(endpoint) => connect(paths, endpoint).await,
+        None => embedded(paths, options, clock, network).await,
+    }
+}
+
+async fn embedded(
+    paths: &Paths,
+    options: &NodeOptions,
+    clock: &SharedClock,
+    network: &Network,
+) -> Result<NodeRuntime, CommandError> {
+    let image_options = ImageStoreOptions {
+        insecure_registries: options.insecure_registry.clone(),
+        clock: clock.clone(),
+        ..ImageStoreOptions::default()
+    };
+    let folder = paths.images();
+    let store = tokio::task::spawn_blocking(move || ImageStore::open(folder, image_options)).await??;
+    let cgroup = paths.runtime_cgroup();
+    let config = RuntimeConfig {
+        shim_cgroup: Some(format!("{cgroup}/shims")),
+        default_cgroup_parent: cgroup,
+        ..RuntimeConfig::new(paths.runtime(), paths.volatile())?
+    };
+    let plugin = Arc::new(PluggedNetwork(network.pods.clone()));
+    let runtime = EmbeddedRuntime::start(config, Arc::new(store.clone()), plugin, clock.clone()).await?;
+    // Sandboxes that were removed while nobody kept the books have addresses still.
+    let known = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
+    network.pods.retain(|id| known.iter().any(|sandbox| sandbox.id == id))?;
+    let (containers, images) = (Arc::new(runtime), Arc::new(store.clone()));
+    let served = CriServer::start(&paths.cri_socket(), containers.clone(), images.clone())?;
+    Ok(NodeRuntime { containers, images, store: Some(store), endpoint: None, _served: Some(served) })
+}
+
+async fn connect(paths: &Paths, endpoint: &str) -> Result<NodeRuntime, CommandError> {
+    let client = Arc::new(CriClient::new(endpoint)?);
+    offer_network(paths)?;
+    let asked = async {
+        loop {
+            match client.version(VersionRequest::default()).await {
+                Ok(version) => return version,
+                Err(error) => tracing::info!(endpoint, %error, "waiting for the container runtime"),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    let version = tokio::time::timeout(PATIENCE, asked).await.map_err(|_| {
+        format!("the container runtime at {endpoint} did not answer for {} s; is it running?", PATIENCE.as_secs())
+    })?;
+    tracing::info!(endpoint, name = version.runtime_name, version = version.runtime_version, "container runtime");
+    let network_config = Some(NetworkConfig { pod_cidr: node_range() });
+    let runtime_config = Some(skiff_cri::RuntimeConfig { network_config });
+    client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await?;
+    Ok(NodeRuntime {
+        containers: client.clone(),
+        images: client,
+        store: None,
+        endpoint: Some(endpoint.to_owned()),
+        _served: None,
+    })
+}
+
+/// Writes the pod network as CNI plugins take it into the node's folder, and, on the machine's own node, where runtimes
+/// look, unless somebody has set up another network there.
+fn offer_network(paths: &Paths) -> Result<(), CommandError> {
+    let text = serde_json::to_vec_pretty(&cni_network())?;
+    let mut folders = vec![paths.join("cni")];
+    let theirs = Path::new(CNI_FOLDER);
+    if paths.isolated.is_none() && !has_other_network(theirs) {
+        folders.push(theirs.to_owned());
+    }
+    for folder in folders {
+        std::fs::create_dir_all(&folder)?;
+        write_atomically(&folder.join(CNI_FILE), &text, 0o644)?;
+    }
+    Ok(())
+}
+
+/// What [`offer_network`] left outside the node's folder.
+pub fn network_file() -> PathBuf {
+    Path::new(CNI_FOLDER).join(CNI_FILE)
+}
+
+fn has_other_network(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name != CNI_FILE && [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end))
+    })
+}
+
+/// Pods on the node's own bridge, so that Services find them where the embedded runtime would have put them.
+fn cni_network() -> serde_json::Value {
+    json!({
+        "cniVersion": "0.4.0",
+        "name": "skiff",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": BRIDGE,
+                "isGateway": true,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{ "subnet": node_range(), "gateway": pod_gateway() }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }],
+                },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ],
+    })
+}

@@ -1,0 +1,131 @@
+//! Debian's containerd as a node's runtime: started inside the node's namespaces, on a socket in the node's folder.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::cluster::{Answer, Cluster, eventually, hello_image, pause_image, skiff_binary};
+
+const PAUSE: &str = "localhost:5000/pause:v1";
+
+/// A containerd that runs as long as the value lives.
+pub struct Containerd {
+    folder: PathBuf,
+    keeper: u32,
+    child: Child,
+}
+
+impl Containerd {
+    /// A node with containerd as its runtime, and the test images in it.
+    pub fn cluster(purpose: &str) -> (Cluster, Self) {
+        let cluster = Cluster::empty(purpose);
+        let folder = cluster.folder().join("containerd");
+        std::fs::create_dir_all(&folder).expect("a writable folder");
+        let endpoint = format!("unix://{}", folder.join("s").display());
+        // The node waits for its runtime, and the runtime for the node's namespaces.
+        let up = Command::new(skiff_binary())
+            .args(["up", "--isolated", &cluster.name, "--data-dir"])
+            .arg(cluster.folder())
+            .args(["--container-runtime-endpoint", &endpoint])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program under test can be started");
+        let conf = cluster.folder().join("isolated").join(&cluster.name).join("cni");
+        eventually("the node asks for its runtime", || conf.join("10-skiff.conflist").exists());
+        let keeper = cluster.keeper_pid();
+        std::fs::write(folder.join("config.toml"), config(&folder, &conf)).expect("written");
+        let child = start(&folder, keeper);
+        let runtime = Self { folder, keeper, child };
+        let up = Answer::of(up.wait_with_output().expect("it ends"));
+        let said = std::fs::read_to_string(runtime.folder.join("log")).unwrap_or_default();
+        assert_eq!(up.code, 0, "{}\n{said}", up.stderr);
+        for version in ["v1", "v2"] {
+            runtime.import(&format!("localhost:5000/hello:{version}"), &hello_image(version));
+        }
+        runtime.import(PAUSE, &pause_image());
+        (cluster, runtime)
+    }
+
+    fn import(&self, name: &str, image: &crate::image::Image) {
+        let file = self.folder.join("image.tar");
+        image.save(name, &file).expect("written");
+        self.ctr(&["images", "import", &file.display().to_string()]).ok();
+    }
+
+    /// Runs `ctr` in the namespace of Kubernetes.
+    pub fn ctr(&self, arguments: &[&str]) -> Answer {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.folder.join("s")).args(["--namespace", "k8s.io"]).args(arguments);
+        Answer::of(command.stdin(Stdio::null()).output().expect("containerd is installed"))
+    }
+
+    /// The daemon itself.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the daemon without warning and starts it again; its containers run on.
+    pub fn crash(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("it was a child of this process");
+        self.child = start(&self.folder, self.keeper);
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // Its shims end with the node's process namespace.
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("containerd: {error}");
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(self.folder.join("log")).unwrap_or_default());
+        }
+    }
+}
+
+fn start(folder: &Path, keeper: u32) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).expect("a writable folder");
+    // It keeps its own cgroup: a cgroup namespace would hide the paths that the node agent names.
+    Command::new("nsenter")
+        .args(["--target", &keeper.to_string(), "--mount", "--net", "--uts", "--ipc", "--pid", "--"])
+        .args(["containerd", "--config"])
+        .arg(folder.join("config.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("nsenter is installed")
+}
+
+fn config(folder: &Path, cni: &Path) -> String {
+    let (folder, cni) = (folder.display(), cni.display());
+    format!(
+        r#"version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+[debug]
+  level = "warn"
+[grpc]
+  address = "{folder}/s"
+[ttrpc]
+  address = "{folder}/t"
+[plugins."io.containerd.grpc.v1.cri"]
+  # Where the tests are themselves run in a container, the score cannot be lowered.
+  restrict_oom_score_adj = true
+  sandbox_image = "{PAUSE}"
+  stream_server_address = "127.0.0.1"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        SystemdCgroup = false
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{cni}"
+"#
+    )
+}
