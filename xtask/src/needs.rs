@@ -11,12 +11,14 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 5] = [
+const NEEDS: [Need; 7] = [
     Need { program: "busybox", package: "busybox-static", why: "the test images" },
     Need { program: "docker-registry", package: "docker-registry", why: "pulling images" },
     Need { program: "curl", package: "curl", why: "filling the registry" },
     Need { program: "nsenter", package: "util-linux", why: "looking into a node's network" },
     Need { program: "nft", package: "nftables", why: "the oracle of the service rules" },
+    Need { program: "containerd", package: "containerd", why: "another runtime behind the node's interface" },
+    Need { program: "runc", package: "runc", why: "what containerd starts containers with" },
 ];
 
 /// Installs what is missing.
@@ -35,6 +37,8 @@ pub fn install() -> Result<(), String> {
         return Err(format!("{} is not there after installing {}; {} needs it", need.program, need.package, need.why));
     }
     fetch_etcd();
+    install_packages(&["containernetworking-plugins"])?;
+    install_crictl()?;
     install_kubectl()
 }
 
@@ -94,6 +98,27 @@ fn install_kubectl() -> Result<(), String> {
     println!("installing kubectl from Debian's package");
     run(&mut quiet_apt(&["update"]))?;
     run(&mut quiet_apt(&["install", "--yes", "--no-install-recommends", "kubernetes-client"]))
+}
+
+/// The version of `crictl` that is built, of the same release as the interface that is spoken.
+const CRI_TOOLS: &str = "sigs.k8s.io/cri-tools@v1.36.0";
+
+/// crictl is taken as it is found, else built from its Go module.
+fn install_crictl() -> Result<(), String> {
+    let place = tools().join("crictl");
+    if has("crictl") || place.is_file() {
+        return Ok(());
+    }
+    if !has("go") {
+        return Err("crictl is not there and cannot be built: install it, or Go (https://go.dev/dl)".to_owned());
+    }
+    println!("building crictl from its Go module");
+    let folder = tools().join("crictl-src");
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let found = output(command("go", &["mod", "download", "-json", CRI_TOOLS]).current_dir(&folder))?;
+    let found: serde_json::Value = serde_json::from_str(&found).map_err(|error| format!("go mod download: {error}"))?;
+    let source = found["Dir"].as_str().ok_or_else(|| format!("{CRI_TOOLS}: {}", found["Error"]))?;
+    run(command("go", &["build", "-trimpath", "-o"]).arg(&place).arg("./cmd/crictl").current_dir(source))
 }
 
 const KUBECTL_MAIN: &str = r#"package main

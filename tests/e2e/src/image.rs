@@ -51,11 +51,7 @@ fn base(busybox: &Path) -> io::Result<Vec<u8>> {
             add(tar, folder, tar::EntryType::Directory, if folder == "tmp" { 0o1777 } else { 0o755 }, &[])?;
         }
         add(tar, "bin/busybox", tar::EntryType::Regular, 0o755, &std::fs::read(busybox)?)?;
-        for applet in [
-            "sh", "ls", "cat", "echo", "sleep", "wget", "nslookup", "tar", "id", "env", "head", "hostname", "touch",
-            "true", "false", "ps", "mount", "rm", "mkdir", "date", "test", "wc", "seq", "kill", "nc", "dd", "stat",
-            "tty",
-        ] {
+        for applet in applets(busybox)?.lines().filter(|applet| *applet != "busybox") {
             link(tar, &format!("bin/{applet}"), "busybox")?;
         }
         add(
@@ -67,6 +63,12 @@ fn base(busybox: &Path) -> io::Result<Vec<u8>> {
         )?;
         add(tar, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nweb:x:1000:\n")
     })
+}
+
+/// What busybox can be called.
+fn applets(busybox: &Path) -> io::Result<String> {
+    let listed = std::process::Command::new(busybox).arg("--list").output()?;
+    String::from_utf8(listed.stdout).map_err(io::Error::other)
 }
 
 fn layer(fill: &dyn Fn(&mut tar::Builder<Vec<u8>>) -> io::Result<()>) -> io::Result<Vec<u8>> {
