@@ -1,114 +1,201 @@
-//! The OpenAPI documents, v2 and v3, made when they are first asked for and kept compressed.
+//! The OpenAPI documents, v2 and v3, made when they are first asked for and kept compressed, with their fingerprints.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, LOCATION, VARY};
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use skiff_kinds::{ResourceDef, openapi};
-use skiff_object::{GroupVersion, Object, Status};
+use skiff_object::{GroupVersion, Status};
 
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::http::body;
 use crate::http::negotiate;
+use crate::http::query::Query;
 use crate::server::ApiServer;
+use crate::storage::catalogue::{Served, Snapshot};
 
-/// How many documents are kept: the one of v2 and those of v3, for one state of the catalogue.
+/// How many documents are kept: those of v2 and of v3, for one state of the catalogue.
 const MAX_DOCUMENTS: usize = 128;
+/// How long a document that is named with its hash stays what it is; a year is the most that caches heed.
+const HASHED_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The media type of the v2 document in protobuf, as it is asked for.
 const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 /// The same as it is answered: the one that is asked for is no valid media type.
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const JSON: &str = "application/json";
 
-/// Documents that were asked for, compressed, with the fingerprint of the catalogue that they describe.
+/// Documents that were asked for.
 #[derive(Default)]
 pub struct Documents {
+    /// Compressed, with the fingerprint of the kinds that they describe.
     made: Mutex<HashMap<String, (String, Bytes)>>,
+    prints: Mutex<Option<Arc<Fingerprints>>>,
 }
 
-/// Answers a path below `/openapi`.
-pub fn answer(server: &ApiServer, parts: &Parts, path: &str) -> Result<Option<Answer>> {
-    let Some(rest) = path.strip_prefix("/openapi/") else { return Ok(None) };
-    let snapshot = server.catalogue.snapshot();
-    let shared: Vec<Arc<ResourceDef>> = snapshot.ordered.iter().map(|served| served.def.clone()).collect();
-    let defs: Vec<&ResourceDef> = shared.iter().map(AsRef::as_ref).collect();
-    if rest == "v3" {
-        return Ok(Some(answer::bytes(
-            200,
-            answer::to_json(&openapi::v3_index(&defs), false),
-            "application/json",
-            &Default::default(),
-        )));
+/// The fingerprints of one state of the catalogue.
+pub struct Fingerprints {
+    of: Arc<Snapshot>,
+    /// Of all kinds.
+    pub whole: String,
+    versions: Vec<(GroupVersion, String)>,
+}
+
+impl Fingerprints {
+    fn of(snapshot: Arc<Snapshot>) -> Self {
+        let mut versions: BTreeMap<GroupVersion, Vec<u64>> = BTreeMap::new();
+        for served in &snapshot.ordered {
+            versions.entry(served.def.group_version()).or_default().push(served.fingerprint());
+        }
+        let print = |(version, kinds): (GroupVersion, Vec<u64>)| (version, openapi::fingerprint(kinds.into_iter()));
+        let versions = versions.into_iter().map(print).collect();
+        let whole = openapi::fingerprint(snapshot.ordered.iter().map(|served| served.fingerprint()));
+        Self { of: snapshot, whole, versions }
     }
-    let fingerprint = openapi::fingerprint(&defs);
-    if rest == "v2" && wants_protobuf(parts) {
-        return Ok(Some(protobuf_head()));
-    }
-    let version = match rest.split('/').collect::<Vec<_>>()[..] {
-        ["v2"] => None,
-        ["v3", "api", version] => Some(GroupVersion::new("", version)),
-        ["v3", "apis", group, version] => Some(GroupVersion::new(group, version)),
-        _ => return Err(Status::no_such_path().into()),
-    };
-    let make = || match &version {
-        None => Some(openapi::v2_document(&defs)),
-        Some(version) => openapi::v3_document(&defs, version),
-    };
-    let found = server.documents.get(rest, &fingerprint, make).ok_or_else(Status::no_such_path)?;
-    Ok(Some(document(parts, &fingerprint, found)?))
-}
-
-fn wants_protobuf(parts: &Parts) -> bool {
-    let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    accept.contains(PROTOBUF_ASKED) && !accept.contains("json")
-}
-
-/// The v2 document in protobuf, without definitions: clients of our day ask for it only where v3 does not name a kind,
-/// and so learn that nobody does.
-fn protobuf_head() -> Answer {
-    let text = |tag: u8, text: &str| [&[tag, text.len() as u8], text.as_bytes()].concat();
-    let info = [text(0x0a, "Kubernetes"), text(0x12, "v1.36.0")].concat();
-    let document = [text(0x0a, "2.0"), vec![0x12, info.len() as u8], info].concat();
-    answer::bytes(200, document, PROTOBUF, &Default::default())
 }
 
 impl Documents {
-    fn get(&self, path: &str, fingerprint: &str, make: impl FnOnce() -> Option<Object>) -> Option<Bytes> {
-        if let Some((_, bytes)) = self.made.lock().get(path).filter(|(of, _)| of == fingerprint) {
+    /// The fingerprints of what is served now.
+    pub fn fingerprints(&self, snapshot: &Arc<Snapshot>) -> Arc<Fingerprints> {
+        let mut prints = self.prints.lock();
+        match &*prints {
+            Some(known) if Arc::ptr_eq(&known.of, snapshot) => known.clone(),
+            _ => prints.insert(Arc::new(Fingerprints::of(snapshot.clone()))).clone(),
+        }
+    }
+
+    /// A document under a name, compressed; made anew where the fingerprint is another.
+    pub fn get(&self, name: &str, fingerprint: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Option<Bytes> {
+        if let Some((_, bytes)) = self.made.lock().get(name).filter(|(of, _)| of == fingerprint) {
             return Some(bytes.clone());
         }
-        let bytes = answer::gzip(&answer::to_json(&make()?, false));
+        let bytes = answer::gzip(&make()?);
         let mut made = self.made.lock();
         if made.len() >= MAX_DOCUMENTS {
             made.clear();
         }
-        made.insert(path.to_owned(), (fingerprint.to_owned(), bytes.clone()));
+        made.insert(name.to_owned(), (fingerprint.to_owned(), bytes.clone()));
         Some(bytes)
     }
 }
 
-fn document(parts: &Parts, fingerprint: &str, compressed: Bytes) -> Result<Answer> {
+/// Answers a path below `/openapi`.
+pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, path: &str) -> Result<Option<Answer>> {
+    let Some(rest) = path.strip_prefix("/openapi/") else { return Ok(None) };
+    let snapshot = server.catalogue.snapshot();
+    let prints = server.documents.fingerprints(&snapshot);
+    let version = match rest.split('/').collect::<Vec<_>>()[..] {
+        ["v2"] => return v2(server, parts, &snapshot, &prints).map(Some),
+        ["v3"] => return index(parts, &prints).map(Some),
+        ["v3", "api", version] => GroupVersion::new("", version),
+        ["v3", "apis", group, version] => GroupVersion::new(group, version),
+        _ => return Err(Status::no_such_path().into()),
+    };
+    let found = prints.versions.iter().find(|(own, _)| *own == version);
+    let (_, fingerprint) = found.ok_or_else(Status::no_such_path)?;
+    v3(server, parts, query, &snapshot, &version, fingerprint).map(Some)
+}
+
+fn index(parts: &Parts, prints: &Fingerprints) -> Result<Answer> {
+    let text = answer::to_json(&openapi::v3_index(&prints.versions), false);
+    let mut answer = sent(&parts.headers, &prints.whole, JSON, answer::gzip(&text))?;
+    answer.headers_mut().remove(VARY);
+    Ok(answer)
+}
+
+fn v2(server: &ApiServer, parts: &Parts, snapshot: &Snapshot, prints: &Fingerprints) -> Result<Answer> {
+    let offers = [JSON, PROTOBUF_ASKED, PROTOBUF];
+    let Some(chosen) = negotiate::first_of(&parts.headers, &offers) else { return Ok(not_acceptable()) };
+    let media = if chosen == JSON { JSON } else { PROTOBUF };
+    let make = || {
+        let document = openapi::v2_document(&defs(&snapshot.ordered));
+        Some(if media == JSON { answer::to_json(&document, false) } else { openapi::gnostic::encode(&document) })
+    };
+    let name = if media == JSON { "v2" } else { "v2 in protobuf" };
+    let found = server.documents.get(name, &prints.whole, make).ok_or_else(Status::no_such_path)?;
+    sent(&parts.headers, &prints.whole, media, found)
+}
+
+fn v3(
+    server: &ApiServer,
+    parts: &Parts,
+    query: &Query,
+    snapshot: &Snapshot,
+    version: &GroupVersion,
+    fingerprint: &str,
+) -> Result<Answer> {
+    if negotiate::first_of(&parts.headers, &[JSON]).is_none() {
+        return Ok(not_acceptable());
+    }
+    let path = parts.uri.path();
+    let hash = query.text("hash");
+    if !hash.is_empty() && hash != fingerprint {
+        return Ok(moved(&format!("{path}?hash={fingerprint}")));
+    }
+    let make = || Some(answer::to_json(&openapi::v3_document(&defs(&snapshot.ordered), version)?, false));
+    let found = server.documents.get(path, fingerprint, make).ok_or_else(Status::no_such_path)?;
+    let mut answer = sent(&parts.headers, fingerprint, JSON, found)?;
+    if !hash.is_empty() {
+        let headers = answer.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        if let Ok(value) = HeaderValue::from_str(&expiry(server)) {
+            headers.insert(EXPIRES, value);
+        }
+    }
+    Ok(answer)
+}
+
+fn defs(ordered: &[Arc<Served>]) -> Vec<&ResourceDef> {
+    ordered.iter().map(|served| served.def.as_ref()).collect()
+}
+
+fn expiry(server: &ApiServer) -> String {
+    let then = server.clock().now() + HASHED_LIFE;
+    then.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+/// A path that names an old hash leads to the document as it is now.
+fn moved(place: &str) -> Answer {
+    let mut answer = Answer::new(body::empty());
+    *answer.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(value) = HeaderValue::from_str(place) {
+        answer.headers_mut().insert(LOCATION, value);
+    }
+    answer
+}
+
+fn not_acceptable() -> Answer {
+    let mut answer = Answer::new(body::empty());
+    *answer.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    answer
+}
+
+/// A compressed document with its ETag, or 304 where the client has it already.
+fn sent(asked: &HeaderMap, fingerprint: &str, media: &'static str, compressed: Bytes) -> Result<Answer> {
     let etag = format!("\"{fingerprint}\"");
-    let known = parts.headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == etag.as_bytes());
-    let mut answer = if known {
+    let mut answer = if negotiate::has_etag(asked, &etag) {
         let mut answer = Answer::new(body::empty());
-        *answer.status_mut() = http::StatusCode::NOT_MODIFIED;
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
         answer
-    } else if negotiate::accepts_gzip(&parts.headers) {
+    } else if negotiate::accepts_gzip(asked) {
         let mut answer = Answer::new(body::full(compressed));
         answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
         answer
     } else {
-        Answer::new(body::full(answer::gunzip(&compressed).map_err(Status::internal)?))
+        let mut answer = Answer::new(body::full(answer::gunzip(&compressed).map_err(Status::internal)?));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+        answer
     };
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(VARY, HeaderValue::from_static(ACCEPT.as_str()));
     if let Ok(value) = HeaderValue::from_str(&etag) {
         headers.insert(ETAG, value);
     }

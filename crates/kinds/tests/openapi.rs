@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use expect_test::{Expect, expect};
 use serde_json::Value;
 use skiff_kinds::builtin;
-use skiff_kinds::openapi::{fingerprint, v2_document, v3_document, v3_index};
+use skiff_kinds::openapi::{fingerprint, fingerprint_of, v2_document, v3_document, v3_index};
 use skiff_object::GroupVersion;
 
 fn v3(group: &str, version: &str) -> Value {
@@ -47,13 +47,15 @@ fn assert_whole(document: &Value) {
 #[test]
 fn documents_are_whole() {
     assert_whole(&v2_document(builtin()));
-    let index = v3_index(builtin());
-    let paths = index["paths"].as_object().expect("there are paths");
-    assert_eq!(paths.len(), 22);
-    for path in paths.keys() {
-        let version = path.trim_start_matches("apis/").trim_start_matches("api/");
-        assert_whole(&v3_document(builtin(), &GroupVersion::parse(version).expect("a version")).expect("it is served"));
+    let versions: BTreeSet<_> = builtin().iter().map(|def| def.group_version()).collect();
+    assert_eq!(versions.len(), 22);
+    for version in &versions {
+        assert_whole(&v3_document(builtin(), version).expect("it is served"));
     }
+    let index =
+        v3_index(&[(GroupVersion::new("", "v1"), "X".to_owned()), (GroupVersion::new("apps", "v1"), "Y".to_owned())]);
+    assert_eq!(index["paths"]["api/v1"]["serverRelativeURL"], "/openapi/v3/api/v1?hash=X");
+    assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=Y");
     assert!(v3_document(builtin(), &GroupVersion::new("example.com", "v1")).is_none());
 }
 
@@ -165,46 +167,47 @@ fn schemas_look_like_upstreams() {
     check(
         &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["get"],
         expect![[r##"
-        {
-          "consumes": [
-            "*/*"
-          ],
-          "description": "read Deployment (Scale)",
-          "operationId": "readAppsV1NamespacedDeploymentScale",
-          "produces": [
-            "application/json",
-            "application/yaml"
-          ],
-          "responses": {
-            "200": {
-              "description": "OK",
-              "schema": {
-                "$ref": "#/definitions/io.k8s.api.autoscaling.v1.Scale"
+            {
+              "consumes": [
+                "*/*"
+              ],
+              "description": "read Deployment (Scale)",
+              "operationId": "readAppsV1NamespacedDeploymentScale",
+              "produces": [
+                "application/json",
+                "application/yaml",
+                "application/vnd.kubernetes.protobuf"
+              ],
+              "responses": {
+                "200": {
+                  "description": "OK",
+                  "schema": {
+                    "$ref": "#/definitions/io.k8s.api.autoscaling.v1.Scale"
+                  }
+                },
+                "401": {
+                  "description": "Unauthorized"
+                }
+              },
+              "schemes": [
+                "https"
+              ],
+              "tags": [
+                "apps_v1"
+              ],
+              "x-kubernetes-action": "get",
+              "x-kubernetes-group-version-kind": {
+                "group": "autoscaling",
+                "kind": "Scale",
+                "version": "v1"
               }
-            },
-            "401": {
-              "description": "Unauthorized"
-            }
-          },
-          "schemes": [
-            "https"
-          ],
-          "tags": [
-            "apps_v1"
-          ],
-          "x-kubernetes-action": "get",
-          "x-kubernetes-group-version-kind": {
-            "group": "autoscaling",
-            "kind": "Scale",
-            "version": "v1"
-          }
-        }"##]],
+            }"##]],
     );
 }
 
 #[test]
 fn fingerprints_follow_the_kinds() {
-    let one = fingerprint(&builtin()[..1]);
-    assert_eq!(one, fingerprint(&builtin()[..1]));
-    assert_ne!(one, fingerprint(&builtin()[..2]));
+    let of = |count: usize| fingerprint(builtin()[..count].iter().map(|def| fingerprint_of(def)));
+    assert_eq!(of(1), of(1));
+    assert_ne!(of(1), of(2));
 }

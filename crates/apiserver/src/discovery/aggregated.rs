@@ -21,7 +21,7 @@ fn group_tree(snapshot: &Snapshot, group: &str) -> Value {
         json!({"version": version, "freshness": "Current", "resources": resources})
     };
     let versions: Vec<Value> = snapshot.versions(group).into_iter().map(version).collect();
-    let mut metadata = json!({"creationTimestamp": null});
+    let mut metadata = json!({});
     if !group.is_empty() {
         metadata["name"] = group.into();
     }

@@ -5,9 +5,9 @@ mod aggregated;
 mod health;
 mod legacy;
 
-use http::HeaderMap;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, VARY};
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 use skiff_kinds::Subresource;
@@ -15,13 +15,14 @@ use skiff_object::Status;
 
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
-use crate::http::negotiate::{self, Accepted, Offer};
+use crate::http::body;
+use crate::http::negotiate::{self, Accepted, Media, Offer};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::server::{ApiServer, check_verb};
 
-/// The media type of the document that tells of everything at once.
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// What the media type of the document that tells of everything at once says beside its encoding.
+const AGGREGATED: &str = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Answers a path that names no resource.
 pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestInfo) -> Result<Answer> {
@@ -30,11 +31,11 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
         return answer;
     }
     check_verb(matches!(info.verb.as_str(), "get" | "head"))?;
-    if let Some(answer) = crate::openapi::answer(server, parts, path)? {
+    if let Some(answer) = crate::openapi::answer(server, parts, query, path)? {
         return Ok(answer);
     }
-    if matches!(path, "/api" | "/apis") && wants_aggregated(&parts.headers) {
-        return Ok(aggregated_answer(server, path, negotiate::accepts_gzip(&parts.headers)));
+    if let ("/api" | "/apis", Some(media)) = (path, negotiate::aggregated(&parts.headers)) {
+        return aggregated_answer(server, path, media, &parts.headers);
     }
     let accepted = negotiate::accepted(&parts.headers, query, Offer::Plain)?;
     let snapshot = server.catalogue.snapshot();
@@ -58,21 +59,24 @@ fn found(data: Option<impl Serialize>, accepted: &Accepted) -> Result<Answer> {
     Ok(answer::data(200, &data.ok_or_else(Status::no_such_path)?, accepted))
 }
 
-fn wants_aggregated(headers: &HeaderMap) -> bool {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    accept.split(',').any(|clause| {
-        let has = |part: &str| clause.split(';').any(|own| own.trim() == part);
-        has("application/json") && has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
-    })
-}
-
-fn aggregated_answer(server: &ApiServer, path: &str, gzip: bool) -> Answer {
-    let tree = aggregated::document(&server.catalogue.snapshot(), path == "/api");
-    let accepted = Accepted { gzip, ..Accepted::default() };
-    let mut answer = answer::tree(200, &tree, &accepted);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+fn aggregated_answer(server: &ApiServer, path: &str, media: Media, headers: &HeaderMap) -> Result<Answer> {
+    let snapshot = server.catalogue.snapshot();
+    let etag = format!("\"{}\"", server.documents.fingerprints(&snapshot).whole);
+    let mut answer = if negotiate::has_etag(headers, &etag) {
+        let mut answer = Answer::new(body::empty());
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        answer
+    } else {
+        let tree = aggregated::document(&snapshot, path == "/api");
+        let accepted = Accepted { gzip: negotiate::accepts_gzip(headers), media, ..Accepted::default() };
+        answer::tree(200, &tree, &accepted)
+    };
+    let media = format!("{}{AGGREGATED}", media.name());
+    for (name, value) in [(CONTENT_TYPE, media.as_str()), (ETAG, etag.as_str()), (CACHE_CONTROL, "public")] {
+        answer.headers_mut().insert(name, HeaderValue::from_str(value).map_err(Status::internal)?);
+    }
     answer.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
-    answer
+    Ok(answer)
 }
 
 /// All paths that are worth looking at.

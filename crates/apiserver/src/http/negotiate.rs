@@ -2,7 +2,7 @@
 //! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources>.
 
 use http::HeaderMap;
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, IF_NONE_MATCH, USER_AGENT};
 use skiff_kinds::protobuf;
 use skiff_object::Status;
 
@@ -167,6 +167,37 @@ fn matches(range: &str, media: Media) -> bool {
 pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     let value = headers.get(http::header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or("");
     value.split(',').any(|coding| coding.trim().starts_with("gzip"))
+}
+
+/// The media type among `offers` that the client likes best; the first one where it does not say.
+pub fn first_of<'a>(headers: &HeaderMap, offers: &[&'a str]) -> Option<&'a str> {
+    let header = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let header = if header.is_empty() { "*/*" } else { header };
+    let fits = |range: &str, offer: &str| {
+        range == "*/*" || range == offer || range.strip_suffix('*').is_some_and(|prefix| offer.starts_with(prefix))
+    };
+    clauses(header).iter().find_map(|clause| offers.iter().copied().find(|offer| fits(clause.media, offer)))
+}
+
+/// Whether the client asks for discovery in one document, and in which media type it wants that.
+pub fn aggregated(headers: &HeaderMap) -> Option<Media> {
+    let header = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    for clause in clauses(header) {
+        let Some(media) = Media::ALL.into_iter().find(|media| matches(clause.media, *media)) else { continue };
+        let wanted = ["as", "g", "v"].map(|key| clause.parameter(key));
+        match wanted {
+            ["APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2"] => return Some(media),
+            ["", _, _] => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether the client says that it has what bears this ETag.
+pub fn has_etag(headers: &HeaderMap, etag: &str) -> bool {
+    let value = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or("");
+    value.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
 }
 
 /// The shape that a clause asks for; `None` where the path does not offer it in that media type.

@@ -25,9 +25,15 @@ pub struct Served {
     pub conversion: Option<Conversion>,
     /// An object of the kind in which nothing is set, made when it is first needed.
     blank: OnceLock<Object>,
+    fingerprint: OnceLock<u64>,
 }
 
 impl Served {
+    /// A number that changes whenever what is told of the kind would.
+    pub fn fingerprint(&self) -> u64 {
+        *self.fingerprint.get_or_init(|| skiff_kinds::openapi::fingerprint_of(&self.def))
+    }
+
     /// An object of the kind in which nothing is set.
     pub fn blank(&self) -> &Object {
         self.blank.get_or_init(|| {
@@ -98,7 +104,14 @@ impl Snapshot {
         let own = ResourceCache::new(self.stored_as(&def));
         let cache = self.by_storage.entry(own.prefix.clone()).or_insert_with(|| Arc::new(own)).clone();
         let conversion = crate::convert::conversion(&def);
-        let served = Arc::new(Served { heads: Heads::of(&def), cache, conversion, blank: OnceLock::new(), def });
+        let served = Arc::new(Served {
+            heads: Heads::of(&def),
+            cache,
+            conversion,
+            blank: OnceLock::new(),
+            fingerprint: OnceLock::new(),
+            def,
+        });
         let path = (served.def.group.to_string(), served.def.version.to_string(), served.def.plural.to_string());
         if self.by_path.insert(path, served.clone()).is_some() {
             self.ordered.retain(|other| !is_same_path(&other.def, &served.def));

@@ -2,6 +2,7 @@
 
 mod access;
 mod custom;
+mod documents;
 mod forms;
 mod lists;
 mod objects;

@@ -2,6 +2,7 @@
 //! Both are made from the catalogue and the type table when they are asked for; nothing of them is kept.
 //! See <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-interface-definition>.
 
+pub mod gnostic;
 mod operations;
 mod render;
 mod schemas;
@@ -23,15 +24,14 @@ pub enum Dialect {
     V3,
 }
 
-/// The list that `/openapi/v3` answers with: each group and version, and where its document is.
-pub fn v3_index(defs: &[&ResourceDef]) -> Value {
-    let mut paths = Map::new();
-    for version in versions(defs) {
-        let path = prefix(&version).trim_start_matches('/').to_owned();
-        let hash = fingerprint(&of_version(defs, &version));
-        paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
-    }
-    json!({"paths": paths})
+/// The list that `/openapi/v3` answers with: each group and version, and where its document of that fingerprint is.
+pub fn v3_index(versions: &[(GroupVersion, String)]) -> Value {
+    let paths = versions.iter().map(|(version, hash)| {
+        let path = prefix(version).trim_start_matches('/').to_owned();
+        let place = json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")});
+        (path, place)
+    });
+    json!({"paths": paths.collect::<Map<String, Value>>()})
 }
 
 /// The document of one group and version; `None` where none of the kinds belongs to it.
@@ -72,19 +72,31 @@ pub fn v2_document(defs: &[&ResourceDef]) -> Value {
     })
 }
 
-/// A text that changes whenever the document of these kinds would: their ETag.
-pub fn fingerprint(defs: &[&ResourceDef]) -> String {
+/// A number that changes whenever what documents say of a kind would.
+pub fn fingerprint_of(def: &ResourceDef) -> u64 {
+    let mut hash = Fnv::default();
+    for part in [&def.group, &def.version, &def.plural, &def.singular, &def.kind, &def.list_kind, &def.schema] {
+        hash.add(part.as_bytes());
+    }
+    for list in [&def.verbs, &def.short_names, &def.categories] {
+        hash.add(list.join(",").as_bytes());
+    }
+    hash.add(&[u8::from(def.is_namespaced())]);
+    for subresource in def.subresources.iter() {
+        hash.add(subresource.name().as_bytes());
+    }
+    if let Some(schema) = &def.inline_schema {
+        hash.add(schema.to_string().as_bytes());
+    }
+    hash.0
+}
+
+/// A text that changes whenever a document of kinds with these fingerprints would: its ETag.
+pub fn fingerprint(kinds: impl Iterator<Item = u64>) -> String {
     let mut hash = Fnv::default();
     hash.add(env!("CARGO_PKG_VERSION").as_bytes());
     hash.add(&schema::fingerprint().to_le_bytes());
-    for def in defs {
-        for part in [&def.group, &def.version, &def.plural, &def.kind, &def.schema] {
-            hash.add(part.as_bytes());
-        }
-        if let Some(schema) = &def.inline_schema {
-            hash.add(schema.to_string().as_bytes());
-        }
-    }
+    kinds.for_each(|kind| hash.add(&kind.to_le_bytes()));
     format!("{:016X}", hash.0)
 }
 

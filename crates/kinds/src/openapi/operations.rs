@@ -4,6 +4,7 @@ use skiff_object::{GroupVersion, GroupVersionKind};
 
 use super::prefix;
 use crate::def::{ResourceDef, Subresource};
+use crate::protobuf;
 use crate::schema::definition;
 
 /// A parameter of a request.
@@ -90,9 +91,9 @@ static LOG: [Parameter; 9] = [
 ];
 
 /// Media types of answers.
-pub(super) const ANSWERS: &[&str] = &["application/json", "application/yaml"];
+pub(super) const ANSWERS: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 /// Media types of watches beside them.
-pub(super) const STREAMS: &[&str] = &["application/json;stream=watch"];
+pub(super) const STREAMS: &[&str] = &["application/json;stream=watch", protobuf::STREAM_MEDIA_TYPE];
 /// Media types of patches.
 const PATCHES: &[&str] = &[
     "application/apply-patch+yaml",

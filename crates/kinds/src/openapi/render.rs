@@ -66,11 +66,14 @@ fn common(operation: &Operation, dialect: Dialect) -> Value {
 }
 
 fn answer_types(operation: &Operation) -> Vec<&'static str> {
-    match &operation.answer {
-        None => vec!["*/*"],
-        Some(_) if operation.streams => ANSWERS.iter().chain(STREAMS).copied().collect(),
-        Some(_) => ANSWERS.to_vec(),
+    if operation.answer.is_none() {
+        return vec!["*/*"];
     }
+    // Protobuf does not know custom kinds.
+    let is_custom = operation.kind.as_ref().is_some_and(|kind| crate::by_kind(kind).is_none());
+    let streams = if operation.streams { STREAMS } else { &[] };
+    let all = ANSWERS.iter().chain(streams).copied();
+    all.filter(|name| !is_custom || !name.starts_with(crate::protobuf::MEDIA_TYPE)).collect()
 }
 
 fn answer_schema(operation: &Operation, schemas: &mut Schemas) -> Value {

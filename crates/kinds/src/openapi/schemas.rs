@@ -59,6 +59,9 @@ impl Schemas {
 
     fn custom(&mut self, def: &ResourceDef, schema: &Value) -> Value {
         let mut schema = schema.clone();
+        if self.dialect == Dialect::V2 {
+            simplify(&mut schema);
+        }
         let metadata = self.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
         if let Some(map) = schema.as_object_mut() {
             map.insert("x-kubernetes-group-version-kind".to_owned(), json!([gvk(&def.gvk())]));
@@ -249,6 +252,27 @@ impl Schemas {
             _ => {}
         }
         schema
+    }
+}
+
+/// Takes out of a custom schema what v2 has no words for, or what its readers would take for more than it means.
+fn simplify(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    let is_set = |map: &Map<String, Value>, key: &str| map.get(key) == Some(&Value::Bool(true));
+    let is_open = is_set(map, "x-kubernetes-preserve-unknown-fields") || is_set(map, "nullable");
+    if is_open || is_set(map, "x-kubernetes-int-or-string") {
+        map.remove("type");
+    }
+    let wordless = ["allOf", "anyOf", "oneOf", "not", "nullable"];
+    let beyond = ["properties", "items", "additionalProperties", "required"];
+    map.retain(|key, _| !wordless.contains(&key.as_str()) && !(is_open && beyond.contains(&key.as_str())));
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(key) {
+            simplify(inner);
+        }
+    }
+    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(simplify);
     }
 }
 

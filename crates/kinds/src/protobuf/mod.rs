@@ -3,7 +3,7 @@
 
 mod decode;
 mod encode;
-mod wire;
+pub(crate) mod wire;
 
 use serde_json::json;
 use skiff_object::node::Node;

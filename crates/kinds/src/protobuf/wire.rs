@@ -9,7 +9,7 @@ const VARINT_LIMIT_BYTES: usize = 10;
 
 /// A field's value as it came.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// A whole number or a boolean.
     Varint(u64),
     /// A floating-point number's bits.
@@ -20,7 +20,7 @@ pub(super) enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -33,29 +33,29 @@ fn tag(out: &mut Vec<u8>, number: u32, wire: u8) {
 }
 
 /// A whole number; negative ones take ten bytes, whatever their type.
-pub(super) fn integer(out: &mut Vec<u8>, number: u32, value: i64) {
+pub(crate) fn integer(out: &mut Vec<u8>, number: u32, value: i64) {
     tag(out, number, VARINT);
     varint(out, value as u64);
 }
 
-pub(super) fn double(out: &mut Vec<u8>, number: u32, value: f64) {
+pub(crate) fn double(out: &mut Vec<u8>, number: u32, value: f64) {
     tag(out, number, FIXED64);
     out.extend(value.to_bits().to_le_bytes());
 }
 
-pub(super) fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+pub(crate) fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     tag(out, number, BYTES);
     varint(out, value.len() as u64);
     out.extend(value);
 }
 
-pub(super) fn text(out: &mut Vec<u8>, number: u32, value: &str) {
+pub(crate) fn text(out: &mut Vec<u8>, number: u32, value: &str) {
     bytes(out, number, value.as_bytes());
 }
 
 /// A field whose content `write` appends: its length is put in front afterwards, so that nothing is copied where the
 /// content is short.
-pub(super) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
     tag(out, number, BYTES);
     let start = out.len();
     out.push(0);
@@ -71,13 +71,13 @@ pub(super) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec
 }
 
 /// What stands before a content of that size.
-pub(super) fn nested_head(out: &mut Vec<u8>, number: u32, size: usize) {
+pub(crate) fn nested_head(out: &mut Vec<u8>, number: u32, size: usize) {
     tag(out, number, BYTES);
     varint(out, size as u64);
 }
 
 /// How many bytes a field takes whose content has that size.
-pub(super) fn nested_size(number: u32, size: usize) -> usize {
+pub(crate) fn nested_size(number: u32, size: usize) -> usize {
     varint_size(u64::from(number) << 3) + varint_size(size as u64) + size
 }
 
@@ -86,7 +86,7 @@ fn varint_size(value: u64) -> usize {
 }
 
 /// The fields of a message in their order; `None` once where it is malformed.
-pub(super) fn fields(bytes: &[u8]) -> impl Iterator<Item = Option<(u32, Value<'_>)>> {
+pub(crate) fn fields(bytes: &[u8]) -> impl Iterator<Item = Option<(u32, Value<'_>)>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -101,7 +101,7 @@ pub(super) fn fields(bytes: &[u8]) -> impl Iterator<Item = Option<(u32, Value<'_
 }
 
 /// The varints of a packed list.
-pub(super) fn packed(mut rest: &[u8]) -> Option<Vec<u64>> {
+pub(crate) fn packed(mut rest: &[u8]) -> Option<Vec<u64>> {
     let mut out = Vec::new();
     while !rest.is_empty() {
         out.push(read_varint(&mut rest)?);
