@@ -60,6 +60,11 @@ impl Quantity {
         saturate(div_away(self.nanos, NANO / 1000))
     }
 
+    /// The exact value in billionths.
+    pub fn nanos(&self) -> i128 {
+        self.nanos
+    }
+
     /// Whether the value is below zero.
     pub fn is_negative(&self) -> bool {
         self.nanos < 0
