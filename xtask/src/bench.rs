@@ -5,7 +5,9 @@ use crate::shell::{cargo, run as run_command};
 use crate::test::build_binaries;
 
 /// What can be measured.
-const NAMES: [&str; 4] = ["store", "up", "idle", "pods"];
+const NAMES: [&str; 5] = ["store", "api", "up", "idle", "pods"];
+/// Those that need a whole node.
+const OF_NODES: [&str; 3] = ["up", "idle", "pods"];
 
 /// Measures what is named, or all.
 ///
@@ -28,7 +30,13 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
             "store_bench",
         ]))?;
     }
-    let of_nodes: Vec<_> = NAMES[1..].iter().filter(|name| wants(name)).collect();
+    if wants("api") {
+        let server = ["--release", "--package", "skiff-apiserver", "--example", "serve"];
+        run_command(cargo(&["build", "--quiet"]).args(server))?;
+        let bench = ["--release", "--package", "skiff-apiserver", "--example", "bench"];
+        run_command(cargo(&["run", "--quiet"]).args(bench).env("PATH", needs::path()))?;
+    }
+    let of_nodes: Vec<_> = OF_NODES.iter().filter(|name| wants(name)).collect();
     if of_nodes.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test [LAYER | FILTER]   install what the tests need, run them, sum them up; layers: pure, node, machine
-cargo xtask bench [NAME]            measure; names: store, up, idle, pods, memory
+cargo xtask bench [NAME]            measure; names: store, api, up, idle, pods
 cargo xtask facts                   make the descriptions of the API anew, from the k8s-openapi crate
 cargo xtask tidy                    format, lints, dependency edges, file sizes";
 

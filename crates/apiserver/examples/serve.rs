@@ -1,5 +1,5 @@
-//! The API server alone, on loopback, with a store in a folder and a kubeconfig for an administrator:
-//! `cargo run -p skiff-apiserver --example serve -- FOLDER PORT`. For trials with kubectl and for measuring.
+//! The API server alone, on loopback, with a store in a folder (or in an etcd) and a kubeconfig for an administrator:
+//! `cargo run -p skiff-apiserver --example serve -- FOLDER PORT [ETCD,...]`. For trials with kubectl and for measuring.
 
 use std::error::Error;
 use std::path::Path;
@@ -13,7 +13,7 @@ use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
 use skiff_apiserver::{ApiServer, Config, VersionInfo};
 use skiff_base::clock::SystemClock;
 use skiff_base::ids::Ids;
-use skiff_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use skiff_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -47,7 +47,8 @@ async fn main() -> Fallible<()> {
     let authority = params.self_signed(&key)?;
     let issuer = Issuer::new(params, key);
     let (serving, admin) = (issue(&issuer, "kube-apiserver", None)?, issue(&issuer, "admin", Some("system:masters"))?);
-    let store = EmbeddedStore::open(Path::new(&folder).join("store"), EmbeddedOptions::default())?;
+    std::fs::create_dir_all(&folder)?;
+    let store = open_store(&folder, arguments.next()).await?;
     let signing_key = KeyPair::generate()?.serialize_der();
     let config = Config {
         store: store.clone(),
@@ -69,14 +70,30 @@ async fn main() -> Fallible<()> {
     };
     let server = ApiServer::new(config).await?;
     write_kubeconfig(Path::new(&folder), port, &authority.pem(), &admin)?;
+    for (name, text) in
+        [("ca.crt", authority.pem()), ("admin.crt", admin.certificate.pem()), ("admin.key", admin.key.serialize_pem())]
+    {
+        std::fs::write(Path::new(&folder).join(name), text)?;
+    }
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("serving after {:?}", clock.monotonic() - began);
     let tls = tls(&authority, serving)?;
     let interrupted = async { drop(tokio::signal::ctrl_c().await) };
     server.clone().serve(listener, tls, interrupted).await?;
     server.stop();
-    store.close();
     Ok(())
+}
+
+async fn open_store(folder: &str, etcd: Option<String>) -> Fallible<Arc<dyn Store>> {
+    let Some(endpoints) = etcd else {
+        return Ok(EmbeddedStore::open(Path::new(folder).join("store"), EmbeddedOptions::default())?);
+    };
+    let options = EtcdOptions {
+        root: "/registry/".into(),
+        prefix: "/registry/".into(),
+        ..EtcdOptions::new(endpoints.split(',').map(str::to_owned).collect())
+    };
+    Ok(EtcdStore::open(options).await?)
 }
 
 fn tls(authority: &rcgen::Certificate, serving: Identity) -> Fallible<Arc<rustls::ServerConfig>> {

@@ -1,0 +1,188 @@
+//! The API server under load, as `docs/BENCHMARKS.md` tells it: `bench FOLDER [ROUNDS [FILTER]]`, beside the program `serve`.
+//! Load generator, server and peers share the machine's cores; the server syncs to the disk of FOLDER. Each figure is the
+//! median of ROUNDS, taken in turns with those of the peers. Prints Markdown.
+#![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock and starts programs")]
+
+mod load;
+mod peers;
+mod server;
+mod watching;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use load::{Protocol, Rate, Request};
+use server::Server;
+
+pub type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How long each figure is taken in each round.
+const PERIOD: Duration = Duration::from_secs(3);
+/// The payload of a ConfigMap of 1 KiB.
+const DATA_BYTES: usize = 1024;
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+/// The objects of the figures of memory and lists.
+const POD_COUNT: usize = 5000;
+const CONFIG_MAP_COUNT: usize = 10_000;
+
+/// All figures of all rounds, in the order in which they first came.
+#[derive(Default)]
+struct Figures {
+    order: Vec<(String, &'static str)>,
+    rows: BTreeMap<String, Vec<f64>>,
+}
+
+impl Figures {
+    fn add(&mut self, name: &str, unit: &'static str, value: f64) {
+        if !self.rows.contains_key(name) {
+            self.order.push((name.to_owned(), unit));
+        }
+        self.rows.entry(name.to_owned()).or_default().push(value);
+        eprintln!("{name}: {value:.1} {unit}");
+    }
+
+    fn add_rate(&mut self, name: &str, rate: &Rate) {
+        self.add(name, "/s", rate.per_second);
+        self.add(&format!("{name}, p99"), "ms", rate.p99_ms);
+    }
+
+    fn print(&self) {
+        println!("| figure | median | min | max |\n|---|---|---|---|");
+        for (name, unit) in &self.order {
+            let mut values = self.rows[name].clone();
+            values.sort_by(f64::total_cmp);
+            let shown =
+                |value: f64| if value < 100.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") };
+            let (first, last) = (values[0], values[values.len() - 1]);
+            println!("| {name} | {} | {} | {} |", shown(values[values.len() / 2]), shown(first), shown(last));
+        }
+    }
+}
+
+fn main() -> Fallible<()> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let rounds: usize = arguments.next().map_or(Ok(3), |text| text.parse())?;
+    let filter = arguments.next().unwrap_or_default();
+    let folder = folder.join(format!("skiff-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(all(&folder, rounds, &filter));
+    std::fs::remove_dir_all(&folder)?;
+    outcome
+}
+
+async fn all(folder: &Path, rounds: usize, filter: &str) -> Fallible<()> {
+    let mut figures = Figures::default();
+    for round in 0..rounds {
+        eprintln!("-- round {}", round + 1);
+        let wants = |name: &str| name.contains(filter);
+        if wants("peers") {
+            peers::measure(folder, &mut figures).await?;
+        }
+        let own = folder.join(format!("round-{round}"));
+        let server = Server::start(&own).await?;
+        if wants("requests") {
+            for protocol in [Protocol::Http1, Protocol::Http2] {
+                requests(&server, protocol, &mut figures).await?;
+            }
+        }
+        if wants("watches") {
+            watching::idle(&server, &mut figures).await?;
+            watching::busy(&server, &mut figures).await?;
+        }
+        server.stop()?;
+        if wants("memory") {
+            let server = Server::start(&folder.join(format!("full-{round}"))).await?;
+            full(&server, &mut figures).await?;
+            server.stop()?;
+        }
+    }
+    figures.print();
+    Ok(())
+}
+
+/// A ConfigMap of 1 KiB.
+pub fn config_map(name: &str, fill: u64) -> String {
+    let letter = char::from(b'a' + (fill % 26) as u8).to_string();
+    format!(r#"{{"metadata":{{"name":"{name}"}},"data":{{"value":"{}"}}}}"#, letter.repeat(DATA_BYTES))
+}
+
+/// Single requests, as fast as they are answered.
+async fn requests(server: &Server, protocol: Protocol, figures: &mut Figures) -> Fallible<()> {
+    let client = Arc::new(server.client(protocol)?);
+    let tag = protocol.name();
+    let name = move |number: u64| format!("{}-{number}", if protocol == Protocol::Http1 { "one" } else { "two" });
+    let next = Arc::new(AtomicU64::new(0));
+    let create = {
+        let next = next.clone();
+        move || {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            Request::post(CONFIG_MAPS, config_map(&name(number), number))
+        }
+    };
+    let rate = load::run(&client, 64, PERIOD, create.clone()).await?;
+    figures.add_rate(&format!("create 1 KiB ConfigMaps, 64 in flight, {tag}"), &rate);
+    let rate = load::run(&client, 1, PERIOD, create).await?;
+    figures.add_rate(&format!("create, one at a time, {tag}"), &rate);
+    let made = next.load(Ordering::Relaxed);
+    let turn = Arc::new(AtomicU64::new(0));
+    let get = {
+        let turn = turn.clone();
+        move || Request::get(&format!("{CONFIG_MAPS}/{}", name(turn.fetch_add(1, Ordering::Relaxed) % made)))
+    };
+    let rate = load::run(&client, 32, PERIOD, get).await?;
+    figures.add_rate(&format!("get, 32 in flight, {tag}"), &rate);
+    let put = move || {
+        let number = turn.fetch_add(1, Ordering::Relaxed);
+        let name = name(number % made);
+        Request::put(&format!("{CONFIG_MAPS}/{name}"), config_map(&name, number))
+    };
+    let rate = load::run(&client, 64, PERIOD, put).await?;
+    figures.add_rate(&format!("update (PUT), 64 in flight, {tag}"), &rate);
+    Ok(())
+}
+
+/// A pod of about 3 KB as it is answered.
+fn pod(number: usize) -> String {
+    let variables: Vec<String> =
+        (0..20).map(|n| format!(r#"{{"name":"VARIABLE_{n}","value":"value-{number}-{n}-of-some-length"}}"#)).collect();
+    format!(
+        r#"{{"metadata":{{"name":"pod-{number:05}","labels":{{"app":"app-{}","tier":"backend"}},"annotations":{{"note":"{}"}}}},
+        "spec":{{"nodeName":"node-{}","containers":[{{"name":"main","image":"registry.example.com/team/app:v1.2.3","env":[{}],
+        "resources":{{"requests":{{"cpu":"100m","memory":"64Mi"}},"limits":{{"memory":"128Mi"}}}},
+        "ports":[{{"containerPort":8080,"protocol":"TCP"}}]}}]}}}}"#,
+        number % 100,
+        "n".repeat(200),
+        number % 50,
+        variables.join(",")
+    )
+}
+
+/// A server with many objects: its memory, and lists of all pods.
+async fn full(server: &Server, figures: &mut Figures) -> Fallible<()> {
+    let client = Arc::new(server.client(Protocol::Http1)?);
+    let fill = async |count: usize, make: fn(usize) -> Request| {
+        let next = Arc::new(AtomicU64::new(0));
+        let make = move || {
+            let number = next.fetch_add(1, Ordering::Relaxed) as usize;
+            (number < count).then(|| make(number))
+        };
+        load::exhaust(&client, 32, make).await
+    };
+    fill(POD_COUNT, |number| Request::post(PODS, pod(number))).await?;
+    fill(CONFIG_MAP_COUNT, |number| Request::post(CONFIG_MAPS, config_map(&format!("map-{number:05}"), number as u64)))
+        .await?;
+    figures.add("memory with 5,000 pods and 10,000 ConfigMaps", "MiB", server.memory_mib()?);
+    let list = || Request::get("/api/v1/pods");
+    let rate = load::run(&client, 4, PERIOD, list).await?;
+    figures.add("list 5,000 pods, 4 in flight", "lists/s", rate.per_second);
+    figures.add("list 5,000 pods, size", "MB", rate.bytes as f64 / rate.count.max(1) as f64 / 1e6);
+    figures.add("memory after the lists", "MiB", server.memory_mib()?);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The server under measurement: a process of its own, with the allocator set up as `skiff` sets it up.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::Fallible;
+use super::load::{Client, Protocol};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// As `skiff up` sets it for its server.
+const MALLOC_SETTING: &str =
+    "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144";
+
+pub struct Server {
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            eprintln!("ending the server: {error}");
+        }
+    }
+}
+
+impl Server {
+    /// Starts the program `serve` that stands beside this one.
+    pub async fn start(folder: &Path) -> Fallible<Self> {
+        std::fs::create_dir_all(folder)?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let program = std::env::current_exe()?.with_file_name("serve");
+        let log = std::fs::File::create(folder.join("log"))?;
+        let child = Command::new(program)
+            .arg(folder)
+            .arg(port.to_string())
+            .env("GLIBC_TUNABLES", MALLOC_SETTING)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        let server = Self { child, folder: folder.to_owned(), port };
+        let deadline = Instant::now() + START_LIMIT;
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if Instant::now() > deadline {
+                return Err(format!("the server does not listen; see {}", folder.display()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(server)
+    }
+
+    /// The administrator's client.
+    pub fn client(&self, protocol: Protocol) -> Fallible<Client> {
+        let read = |name: &str| std::fs::read(self.folder.join(name));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&read("ca.crt")?)?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(&read("admin.crt")?)?],
+                PrivateKeyDer::from_pem_slice(&read("admin.key")?)?,
+            )?;
+        Ok(Client { port: self.port, tls: Arc::new(tls), protocol })
+    }
+
+    /// The memory that the process alone holds.
+    pub fn memory_mib(&self) -> Fallible<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let line = text.lines().find(|line| line.starts_with("Pss:")).ok_or("no Pss in smaps_rollup")?;
+        let kib: f64 = line.split_whitespace().nth(1).ok_or("no figure in smaps_rollup")?.parse()?;
+        Ok(kib / 1024.0)
+    }
+
+    pub fn stop(self) -> Fallible<()> {
+        drop(self);
+        Ok(())
+    }
+}
