@@ -10,6 +10,7 @@ use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
 use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
 
+use crate::alloc::{Allocators, Claims};
 use crate::codec;
 use crate::config::Config;
 use crate::failure::{Result, plain};
@@ -22,11 +23,15 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 const TRIES: usize = 5;
 
 /// Writes what is not there yet.
-pub async fn run(config: &Config, catalogue: &Catalogue) -> Result<()> {
+pub async fn run(config: &Config, catalogue: &Catalogue, allocators: &Allocators) -> Result<()> {
     for _ in 0..TRIES {
         let mut transaction = Transaction::default();
         for object in objects(config) {
-            add(config, catalogue, object, &mut transaction).await?;
+            let claims = if object["kind"] == "Service" { Allocators::of_first(&object) } else { Claims::default() };
+            let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+            if add(config, catalogue, object, &mut transaction).await? {
+                claims.add_to(allocators, &namespace, &name, &mut transaction);
+            }
         }
         for object in endpoints(config) {
             put(config, catalogue, object, &mut transaction).await?;
@@ -58,13 +63,14 @@ async fn write_parts(config: &Config, whole: Transaction) -> Result<bool> {
     }
 }
 
-/// Adds an object where it is not there.
-async fn add(config: &Config, catalogue: &Catalogue, object: Object, transaction: &mut Transaction) -> Result<()> {
-    let Some((key, found)) = find(config, catalogue, &object).await? else { return Ok(()) };
-    if found.is_none() {
+/// Adds an object where it is not there; says whether it was not.
+async fn add(config: &Config, catalogue: &Catalogue, object: Object, transaction: &mut Transaction) -> Result<bool> {
+    let Some((key, found)) = find(config, catalogue, &object).await? else { return Ok(false) };
+    let missing = found.is_none();
+    if missing {
         write(config, catalogue, object, None, key, transaction);
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// Adds an object, or replaces it where it says something else than it should.

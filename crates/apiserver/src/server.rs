@@ -70,12 +70,14 @@ impl ApiServer {
     /// The store cannot be read or written, or a key cannot be used.
     pub async fn new(config: Config) -> Result<Arc<Self>> {
         let catalogue = Arc::new(Catalogue::new(&config.kinds));
-        bootstrap::run(&config, &catalogue).await?;
+        let allocators = Allocators::new(&config);
+        bootstrap::run(&config, &catalogue, &allocators).await?;
+        allocators.repair().await?;
         let (hub, stream) = Hub::start(config.store.clone(), catalogue.clone()).await?;
         let server = Arc::new(Self {
             authenticator: Authenticator::new(&config, catalogue.clone())?,
             authorizer: Authorizer::new(catalogue.clone(), config.authorization),
-            allocators: Allocators::new(&config, &catalogue)?,
+            allocators,
             hub: hub.clone(),
             catalogue,
             config,

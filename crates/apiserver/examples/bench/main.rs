@@ -18,6 +18,7 @@ use std::time::Duration;
 use load::{Protocol, Rate, Request};
 use server::Server;
 
+/// What may fail here.
 pub type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How long each figure is taken in each round.

@@ -2,14 +2,14 @@
 
 use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
-use skiff_store::Outcome;
 
 use crate::admission::Operation;
+use crate::alloc;
 use crate::call::Call;
 use crate::failure::{Result, plain};
 use crate::http::answer::Answer;
 use crate::server::ApiServer;
-use crate::write::{Target, Written, decode, metadata};
+use crate::write::{CLAIM_TRIES, Committed, Target, Written, decode, metadata};
 
 /// How often another name is generated where one is taken, as upstream does.
 const NAME_TRIES: usize = 8;
@@ -40,7 +40,8 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     target.mutate(Operation::Create, &mut object, None).await?;
     metadata::prepare_create(&def, &mut object, target.call.now, ids);
     (def.prepare_create)(&target.context(), &mut object);
-    let reservation = target.server.allocators.begin(&target, &mut object, None)?;
+    let unclaimed = alloc::concerns(&target).then(|| object.clone());
+    let mut claims = target.server.allocators.begin(&target, &mut object, None).await?;
     let mut errors = metadata::validate(&def, &object);
     errors.extend((def.validate)(&target.context(), &object));
     target.refuse(&object, errors)?;
@@ -49,18 +50,25 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     if target.options.dry_run {
         return Ok(Written { stored: target.encode(&object), revision: 0, created: true });
     }
-    for attempt in 1.. {
+    let (mut names, mut tries) = (1, 1);
+    loop {
         let stored = target.encode(&object);
-        match target.commit(0, Some(stored.clone())).await? {
-            Outcome::Committed(revision) => {
-                reservation.commit();
-                return Ok(Written { stored, revision, created: true });
-            }
-            Outcome::Failed { .. } if generated && attempt < NAME_TRIES => {
+        match target.commit(0, Some(stored.clone()), &claims).await? {
+            Committed::At(revision) => return Ok(Written { stored, revision, created: true }),
+            Committed::Moved if generated && names < NAME_TRIES => {
+                names += 1;
                 target.name = metadata::generate_name(&object, ids);
                 object.set_at(&["metadata", "name"], target.name.as_str());
             }
-            Outcome::Failed { .. } => break,
+            Committed::Outclaimed if tries < CLAIM_TRIES => {
+                tries += 1;
+                if let Some(unclaimed) = &unclaimed {
+                    object.clone_from(unclaimed);
+                }
+                object.set_at(&["metadata", "name"], target.name.as_str());
+                claims = target.server.allocators.begin(&target, &mut object, None).await?;
+            }
+            Committed::Moved | Committed::Outclaimed => break,
         }
     }
     Err(Status::already_exists(&def.group_resource(), &target.name).into())

@@ -8,15 +8,15 @@ use skiff_kinds::ResourceDef;
 use skiff_kinds::def::Deletion;
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
-use skiff_store::Outcome;
 
 use crate::admission::Operation;
+use crate::alloc::Claims;
 use crate::call::Call;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::read::{list, present};
 use crate::server::ApiServer;
-use crate::write::{Target, decode};
+use crate::write::{Committed, Target, decode};
 
 /// How often a deletion is tried against a moving object.
 const TRIES: usize = 10;
@@ -177,10 +177,8 @@ pub async fn object_of(target: &Target<'_>, options: &DeleteOptions) -> Result<(
         if target.options.dry_run {
             return Ok((shown.clone(), gone));
         }
-        if let Outcome::Committed(revision) = target.commit(current.mod_revision, value).await? {
-            if gone {
-                target.server.allocators.release(target, &old);
-            }
+        let claims = if gone { target.server.allocators.end(target, &old) } else { Claims::default() };
+        if let Committed::At(revision) = target.commit(current.mod_revision, value, &claims).await? {
             let mut shown = shown.clone();
             if !gone {
                 shown.set_at(&["metadata", "resourceVersion"], revision.to_string());

@@ -21,6 +21,7 @@ use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
 use skiff_store::{Change, Compare, Durability, Outcome, Transaction};
 
 use crate::admission::{self, Attributes, Operation};
+use crate::alloc::Claims;
 use crate::call::Call;
 use crate::codec;
 use crate::custom;
@@ -92,6 +93,20 @@ impl Written {
         present::decode(served, &self.stored, self.revision)
     }
 }
+
+/// What became of step 12.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// Written at this revision.
+    At(u64),
+    /// The object is not what it was.
+    Moved,
+    /// The object is, but what was claimed for it was taken meanwhile: other claims may do.
+    Outclaimed,
+}
+
+/// How often other claims are made where they were taken meanwhile.
+const CLAIM_TRIES: usize = 8;
 
 /// One object that is written, and through which door.
 #[derive(Clone)]
@@ -194,20 +209,28 @@ impl<'a> Target<'a> {
         codec::encode_stored(&object)
     }
 
-    /// Step 12: writes (or removes, where `value` is `None`) if the key is still as it was at `expected`.
-    async fn commit(&self, expected: u64, value: Option<Bytes>) -> Result<Outcome> {
+    /// Step 12: writes (or removes, where `value` is `None`) if the key is still as it was at `expected`, and with it what
+    /// is claimed for the object.
+    async fn commit(&self, expected: u64, value: Option<Bytes>, claims: &Claims) -> Result<Committed> {
         let key = self.key();
         let change = match value {
             Some(value) => Change::Put { key: key.clone(), value },
             None => Change::Delete { key: key.clone() },
         };
         let relaxed = self.served.cache.def.relaxed_durability;
-        let transaction = Transaction {
+        let mut transaction = Transaction {
             compares: vec![Compare { key, mod_revision: expected }],
             changes: vec![change],
             durability: if relaxed { Durability::Relaxed } else { Durability::Durable },
         };
-        Ok(self.server.store().commit(transaction).await?)
+        claims.add_to(&self.server.allocators, &self.namespace, &self.name, &mut transaction);
+        Ok(match self.server.store().commit(transaction).await? {
+            Outcome::Committed(revision) => Committed::At(revision),
+            Outcome::Failed { current, .. } => {
+                let present = current.first().and_then(Option::as_ref).map_or(0, |pair| pair.mod_revision);
+                if present == expected { Committed::Outclaimed } else { Committed::Moved }
+            }
+        })
     }
 
     /// The kind's own warnings about what was written.

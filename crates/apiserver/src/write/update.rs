@@ -2,15 +2,16 @@
 
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, Object, Status};
-use skiff_store::{KeyValue, Outcome};
+use skiff_store::KeyValue;
 
 use crate::admission::Operation;
+use crate::alloc;
 use crate::call::Call;
 use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::read::present;
 use crate::server::ApiServer;
-use crate::write::{Target, Written, create, decode, metadata};
+use crate::write::{CLAIM_TRIES, Committed, Target, Written, create, decode, metadata};
 
 /// How often a change without a resourceVersion of its own is tried against a moving object.
 const TRIES: usize = 5;
@@ -117,24 +118,27 @@ async fn attempt_change(
     }
     target.admit(Operation::Update, Some(&new), Some(old)).await?;
     target.warn(&new, Some(old));
-    let reservation = target.server.allocators.begin(target, &mut new, Some(old))?;
-    let stored = target.encode(&new);
     let revision = current.mod_revision;
-    if target.options.dry_run || stored == current.value {
-        return Ok(Some(Written { stored, revision, created: false }));
-    }
-    let gone = is_released(def, &new, old);
-    let value = (!gone).then(|| stored.clone());
-    match target.commit(revision, value).await? {
-        Outcome::Committed(revision) => {
-            reservation.commit();
-            if gone {
-                target.server.allocators.release(target, &new);
-            }
-            Ok(Some(Written { stored, revision, created: false }))
+    let unclaimed = alloc::concerns(target).then(|| new.clone());
+    for _ in 0..CLAIM_TRIES {
+        if let Some(unclaimed) = &unclaimed {
+            new.clone_from(unclaimed);
         }
-        Outcome::Failed { .. } => Ok(None),
+        let claims = target.server.allocators.begin(target, &mut new, Some(old)).await?;
+        let stored = target.encode(&new);
+        if target.options.dry_run || stored == current.value {
+            return Ok(Some(Written { stored, revision, created: false }));
+        }
+        let gone = is_released(def, &new, old);
+        let claims = if gone { target.server.allocators.end(target, old) } else { claims };
+        let value = (!gone).then(|| stored.clone());
+        match target.commit(revision, value, &claims).await? {
+            Committed::At(revision) => return Ok(Some(Written { stored, revision, created: false })),
+            Committed::Moved => return Ok(None),
+            Committed::Outclaimed => {}
+        }
     }
+    Ok(None)
 }
 
 /// Steps 5 to 8: the kind's rules for what clients write.

@@ -60,7 +60,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
-                "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
+                "uid": "74d6cbb3-445e-465c-9e58-00f90e911703"
               }
             }
         "#]],
@@ -119,7 +119,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
+                "uid": "74d6cbb3-445e-465c-9e58-00f90e911703"
               }
             }
         "#]],
@@ -142,7 +142,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
               "details": {
                 "kind": "configmaps",
                 "name": "a",
-                "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
+                "uid": "74d6cbb3-445e-465c-9e58-00f90e911703"
               },
               "kind": "Status",
               "metadata": {},
@@ -242,38 +242,38 @@ async fn what_is_applied_is_owned_and_conflicts_are_told() {
         &cluster,
         &apply("one", "", "  x: '1'\n  y: '1'\n"),
         expect![[r#"
-        201
-        {
-          "apiVersion": "v1",
-          "data": {
-            "x": "1",
-            "y": "1"
-          },
-          "kind": "ConfigMap",
-          "metadata": {
-            "creationTimestamp": "2026-01-02T03:04:05Z",
-            "managedFields": [
-              {
-                "apiVersion": "v1",
-                "fieldsType": "FieldsV1",
-                "fieldsV1": {
-                  "f:data": {
-                    "f:x": {},
-                    "f:y": {}
+            201
+            {
+              "apiVersion": "v1",
+              "data": {
+                "x": "1",
+                "y": "1"
+              },
+              "kind": "ConfigMap",
+              "metadata": {
+                "creationTimestamp": "2026-01-02T03:04:05Z",
+                "managedFields": [
+                  {
+                    "apiVersion": "v1",
+                    "fieldsType": "FieldsV1",
+                    "fieldsV1": {
+                      "f:data": {
+                        "f:x": {},
+                        "f:y": {}
+                      }
+                    },
+                    "manager": "one",
+                    "operation": "Apply",
+                    "time": "2026-01-02T03:04:05Z"
                   }
-                },
-                "manager": "one",
-                "operation": "Apply",
-                "time": "2026-01-02T03:04:05Z"
+                ],
+                "name": "a",
+                "namespace": "default",
+                "resourceVersion": "2",
+                "uid": "74d6cbb3-445e-465c-9e58-00f90e911703"
               }
-            ],
-            "name": "a",
-            "namespace": "default",
-            "resourceVersion": "2",
-            "uid": "12898e1d-d35e-4c0a-8104-d16aa41556bc"
-          }
-        }
-    "#]],
+            }
+        "#]],
     )
     .await;
     outcome(

@@ -77,7 +77,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "e77e5d52-771e-4641-a0ed-e0f3746ecd1f"
+                "uid": "7706e091-385c-42a9-b81d-243ac54a66a8"
               },
               "spec": {
                 "containers": [
@@ -91,7 +91,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                     "volumeMounts": [
                       {
                         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                        "name": "kube-api-access-8h2wv",
+                        "name": "kube-api-access-2wvrd",
                         "readOnly": true
                       }
                     ]
@@ -123,7 +123,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 ],
                 "volumes": [
                   {
-                    "name": "kube-api-access-8h2wv",
+                    "name": "kube-api-access-2wvrd",
                     "projected": {
                       "defaultMode": 420,
                       "sources": [
@@ -383,26 +383,26 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
         &cluster,
         &format!("GET {DEPLOYMENTS}/web/scale"),
         expect![[r#"
-        200
-        {
-          "apiVersion": "autoscaling/v1",
-          "kind": "Scale",
-          "metadata": {
-            "creationTimestamp": "2026-01-02T03:04:05Z",
-            "name": "web",
-            "namespace": "default",
-            "resourceVersion": "5",
-            "uid": "74d6cbb3-445e-465c-9e58-00f90e911703"
-          },
-          "spec": {
-            "replicas": 3
-          },
-          "status": {
-            "replicas": 0,
-            "selector": "app=web"
-          }
-        }
-    "#]],
+            200
+            {
+              "apiVersion": "autoscaling/v1",
+              "kind": "Scale",
+              "metadata": {
+                "creationTimestamp": "2026-01-02T03:04:05Z",
+                "name": "web",
+                "namespace": "default",
+                "resourceVersion": "5",
+                "uid": "51adca83-278e-4ed9-acc8-57dfdbcb0378"
+              },
+              "spec": {
+                "replicas": 3
+              },
+              "status": {
+                "replicas": 0,
+                "selector": "app=web"
+              }
+            }
+        "#]],
     )
     .await;
     let merge = "Content-Type: application/merge-patch+json";
@@ -486,7 +486,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",
-                "uid": "51adca83-278e-4ed9-acc8-57dfdbcb0378"
+                "uid": "f77e0dcd-6c34-49c3-a77e-5d52771e5641"
               },
               "spec": {
                 "progressDeadlineSeconds": 600,
