@@ -1,6 +1,7 @@
 //! Everything a contributor runs: `cargo xtask test`, `bench`, `facts`, `tidy`.
 
 mod bench;
+mod clients;
 mod machine;
 mod needs;
 mod shell;
@@ -10,7 +11,8 @@ mod tidy;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-cargo xtask test [LAYER | FILTER]   install what the tests need, run them, sum them up; layers: pure, node, machine
+cargo xtask test [LAYER | FILTER]   install what the tests need, run them, sum them up;
+                                    layers: pure, node, clients, machine
 cargo xtask bench [NAME]            measure; names: store, api, up, idle, pods
 cargo xtask facts                   make the descriptions of the API anew, from the k8s-openapi crate
 cargo xtask tidy                    format, lints, dependency edges, file sizes";

@@ -82,7 +82,7 @@ fn quiet_apt(arguments: &[&str]) -> std::process::Command {
 }
 
 /// The folder of programs that are built for the tests.
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     root().join("target").join("tools")
 }
 

@@ -26,6 +26,7 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
         println!("== {layer} ==");
         let outcome = match *layer {
             "pure" => pure(filter, &mut count),
+            "clients" => clients(filter, &mut count),
             "machine" => machine(&mut count),
             _ => node(filter, &mut count),
         };
@@ -44,15 +45,15 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
 /// As [`run_layers`].
 pub fn run(arguments: &[&str]) -> Result<(), String> {
     match arguments {
-        [] => run_layers(&["pure", "node"], None),
-        [layer @ ("pure" | "node" | "machine"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
+        [] => run_layers(&["pure", "node", "clients"], None),
+        [layer @ ("pure" | "node" | "clients" | "machine"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
         [filter, ..] => run_layers(&["pure", "node"], Some(filter)),
     }
 }
 
 /// Everything but whole nodes: decisions, codecs, and the parts that need root but no cluster.
 fn pure(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
-    let mut tests = cargo(&["test", "--workspace", "--exclude", "skiff-e2e"]);
+    let mut tests = cargo(&["test", "--workspace", "--exclude", "skiff-e2e", "--exclude", "skiff-clients"]);
     counted(tests.args(filter).env("PATH", needs::path()), count)
 }
 
@@ -61,6 +62,16 @@ fn node(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
     let binaries = build_binaries()?;
     let mut tests = cargo(&["test", "--package", "skiff-e2e", "--no-fail-fast", "--"]);
     tests.args(["--test-threads=1"]).args(filter);
+    tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
+    counted(&mut tests, count)
+}
+
+/// Programs of others, in their own languages, against whole nodes.
+fn clients(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
+    let folder = crate::clients::build()?;
+    let binaries = build_binaries()?;
+    let mut tests = cargo(&["test", "--package", "skiff-clients", "--no-fail-fast", "--"]);
+    tests.args(["--test-threads=1"]).args(filter).env("SKIFF_CLIENTS", folder);
     tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
     counted(&mut tests, count)
 }

@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::failure::{Result, plain};
 use crate::http::answer::Answer;
 use crate::server::ApiServer;
-use crate::write::{CLAIM_TRIES, Committed, Target, Written, decode, metadata};
+use crate::write::{CLAIM_TRIES, Committed, NOT_STORED, Target, Written, decode, metadata};
 
 /// How often another name is generated where one is taken, as upstream does.
 const NAME_TRIES: usize = 8;
@@ -48,7 +48,7 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     target.admit(Operation::Create, Some(&object), None).await?;
     target.warn(&object, None);
     if target.options.dry_run {
-        return Ok(Written { stored: target.encode(&object), revision: 0, created: true });
+        return Ok(Written { stored: target.encode(&object), revision: NOT_STORED, created: true });
     }
     let (mut names, mut tries) = (1, 1);
     loop {

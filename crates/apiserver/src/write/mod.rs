@@ -72,6 +72,9 @@ impl Options {
     }
 }
 
+/// The revision of what a dry run would have created.
+const NOT_STORED: u64 = 0;
+
 /// What became of a write.
 pub struct Written {
     /// The object as it is stored now (or would be).
@@ -85,12 +88,20 @@ pub struct Written {
 impl Written {
     /// The answer to the client.
     pub fn answer(&self, call: &Call) -> Result<Answer> {
-        present::stored(call, if self.created { 201 } else { 200 }, &self.stored, self.revision)
+        let code = if self.created { 201 } else { 200 };
+        if self.revision == NOT_STORED {
+            return present::object_answer(call, code, &self.object(&call.served)?);
+        }
+        present::stored(call, code, &self.stored, self.revision)
     }
 
     /// The object as clients of the kind know it.
     pub fn object(&self, served: &Served) -> Result<Object> {
-        present::decode(served, &self.stored, self.revision)
+        let mut object = present::decode(served, &self.stored, self.revision)?;
+        if self.revision == NOT_STORED {
+            object.remove_at(&["metadata", "resourceVersion"]);
+        }
+        Ok(object)
     }
 }
 
