@@ -22,6 +22,8 @@ use crate::{Client, Error, Kind, ListOptions, Resource, WatchOptions};
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 const JSON: &str = "application/json";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// Lists of metadata are a kind of their own, and the server insists on it.
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -326,7 +328,7 @@ async fn follow(client: &Client, scope: &Scope, sink: &dyn Sink, version: &mut S
             field_selector: scope.field_selector.clone(),
             ..ListOptions::default()
         };
-        let list = client.list_raw(&scope.resource, &scope.namespace, &options, scope.accept).await?;
+        let list = client.list_raw(&scope.resource, &scope.namespace, &options, scope.accept_list()).await?;
         if !sink.replace(&list.items) {
             return Ok(false);
         }
@@ -421,6 +423,10 @@ impl Informers {
 }
 
 impl Scope {
+    fn accept_list(&self) -> &'static str {
+        if self.accept == METADATA { METADATA_LIST } else { self.accept }
+    }
+
     fn of(resource: Resource, accept: &'static str) -> Self {
         Self {
             resource,

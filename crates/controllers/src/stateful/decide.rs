@@ -434,18 +434,34 @@ mod tests {
             )
         };
         let pods = ["db-0 ready", "db-1 ready"];
-        check(&policy("Retain", "Retain"), &pods, expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"]);
-        check(&policy("Delete", "Retain"), &pods, expect![[r#"
+        check(
+            &policy("Retain", "Retain"),
+            &pods,
+            expect!["delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"],
+        );
+        check(
+            &policy("Delete", "Retain"),
+            &pods,
+            expect![[r#"
             d/data-db-0 goes with the set
             d/data-db-1 goes with the set
-            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]]);
-        check(&policy("Retain", "Delete"), &pods, expect![[r#"
+            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]],
+        );
+        check(
+            &policy("Retain", "Delete"),
+            &pods,
+            expect![[r#"
             d/data-db-1 goes with the pod
-            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]]);
-        check(&policy("Delete", "Delete"), &pods, expect![[r#"
+            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]],
+        );
+        check(
+            &policy("Delete", "Delete"),
+            &pods,
+            expect![[r#"
             d/data-db-0 goes with the set
             d/data-db-1 goes with the pod
-            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]]);
+            delete d/db-1 [SuccessfulDelete: delete Pod db-1 in StatefulSet db successful]"#]],
+        );
     }
 
     #[test]

@@ -101,6 +101,15 @@ func TestMapper(t *testing.T) {
 // TestOpenAPI reads the descriptions of both versions.
 func TestOpenAPI(t *testing.T) {
 	client := discoveryClient(t)
+	two, err := client.OpenAPISchema() // sent as protobuf
+	must(t, err)
+	found := false
+	for _, definition := range two.GetDefinitions().GetAdditionalProperties() {
+		found = found || definition.GetName() == "io.k8s.api.apps.v1.Deployment"
+	}
+	if !found {
+		t.Error("no Deployment in OpenAPI v2")
+	}
 	paths, err := client.OpenAPIV3().Paths()
 	must(t, err)
 	for _, path := range []string{"api/v1", "apis/apps/v1", "apis/apiextensions.k8s.io/v1"} {

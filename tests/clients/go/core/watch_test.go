@@ -198,7 +198,9 @@ func TestWatch(t *testing.T) {
 	if err != nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
 		t.Fatalf("a watch from the distant past: %v", err)
 	}
-	_, err = maps.List(ctx, metav1.ListOptions{ResourceVersion: "999999999", ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan})
+	future := &metav1.ListOptions{ResourceVersion: "999999999", ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan}
+	err = clients(t).CoreV1().RESTClient().Get().Namespace(ns).Resource("configmaps").
+		VersionedParams(future, metav1.ParameterCodec).MaxRetries(0).Do(ctx).Error()
 	refused(t, err, apierrors.IsTimeout, "Too large resource version")
 }
 
