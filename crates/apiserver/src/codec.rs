@@ -94,6 +94,8 @@ pub fn write_sent(out: &mut BytesMut, head: &str, stored: &[u8], revision: u64) 
 pub fn sent(head: &str, stored: &[u8], revision: u64) -> Bytes {
     let mut out = BytesMut::with_capacity(head.len() + stored.len() + 16);
     write_sent(&mut out, head, stored, revision);
+    // Answers in JSON end with a line's end, as upstream's do.
+    out.put_u8(b'\n');
     out.freeze()
 }
 
@@ -123,7 +125,7 @@ mod tests {
         assert_eq!(stored, r#"{"metadata":{"name":"x","uid":"u"},"data":{"a":"\"b\""}}"#);
         let bytes = sent(&Heads::of(&def).typed, &stored, 7);
         let expected = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"x","uid":"u"},"data":{"a":"\"b\""}}"#;
-        assert_eq!(bytes, expected);
+        assert_eq!(bytes, format!("{expected}\n"));
         let decoded = decode_stored(&def, &stored, 7).expect("it was encoded just now");
         assert_eq!(decoded, serde_json::from_str::<Object>(expected).expect("valid JSON"));
     }

@@ -1,59 +1,431 @@
-//! The few figures of `/metrics`, under upstream's names.
+//! The figures of `/metrics`, under upstream's names.
+//! See <https://kubernetes.io/docs/reference/instrumentation/metrics/>.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use skiff_base::Timestamp;
 
+use crate::config::VersionInfo;
+use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::storage::catalogue::Snapshot;
 
-/// How many different requests are counted apart; what comes then is counted together.
+/// How many different requests are counted apart; what comes then is not counted by itself.
 const MAX_SERIES: usize = 4096;
+/// The upper bounds of the durations that are told apart, in seconds.
+const DURATIONS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0,
+];
+/// The upper bounds of the sizes of answers that are told apart, in bytes.
+const SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+/// Ticks of the processor's clock in a second, which Linux has fixed for programs.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// A page of memory.
+const PAGE_BYTES: u64 = 4096;
 
-/// Counters of requests.
+/// How values spread over ranges.
+#[derive(Clone)]
+struct Histogram<const N: usize> {
+    below: [u64; N],
+    sum: f64,
+    count: u64,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self { below: [0; N], sum: 0.0, count: 0 }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    fn observe(&mut self, bounds: &[f64; N], value: f64) {
+        if let Some(first) = bounds.iter().position(|bound| value <= *bound) {
+            self.below[first] += 1;
+        }
+        self.sum += value;
+        self.count += 1;
+    }
+
+    fn write(&self, text: &mut Text, name: &str, labels: &str, bounds: &[f64; N]) {
+        let mut sum = 0;
+        for (bound, count) in bounds.iter().zip(self.below) {
+            sum += count;
+            text.line(format_args!("{name}_bucket{{{labels},le=\"{}\"}} {sum}", number(*bound)));
+        }
+        text.line(format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count));
+        text.line(format_args!("{name}_sum{{{labels}}} {}", self.sum));
+        text.line(format_args!("{name}_count{{{labels}}} {}", self.count));
+    }
+}
+
+/// Large bounds are written as upstream writes them, `1e+06`.
+fn number(value: f64) -> String {
+    if value >= 1e6 { format!("1e+{:02}", value.log10().round() as u32) } else { value.to_string() }
+}
+
+/// What is known of one sort of request.
+#[derive(Default)]
+struct Series {
+    labels: String,
+    codes: Vec<(u16, u64)>,
+    durations: Histogram<23>,
+    sizes: Histogram<7>,
+}
+
+/// Counters of requests, and what is under way.
 #[derive(Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<(String, String, u16), u64>>,
+    requests: Mutex<HashMap<u64, Series>>,
+    reading: AtomicI64,
+    writing: AtomicI64,
+    deprecated: Mutex<Vec<String>>,
+}
+
+/// A request that is under way, and counted so until this is dropped.
+pub struct Underway<'a>(Option<&'a AtomicI64>);
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What an answered request was like.
+pub struct Answered<'a> {
+    /// What it was about.
+    pub info: &'a RequestInfo,
+    /// Its query string.
+    pub query: &'a Query,
+    /// Whether a patch was an apply.
+    pub applied: bool,
+    /// The code of the answer.
+    pub code: u16,
+    /// How long it took; `None` for what lasts as long as its client likes.
+    pub took: Option<Duration>,
+    /// How large the answer is, where that is known.
+    pub size_bytes: Option<u64>,
+}
+
+impl Answered<'_> {
+    /// The verb as upstream's figures name it.
+    fn verb(&self) -> &'static str {
+        let is_connect = matches!(self.info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy");
+        match self.info.verb.as_str() {
+            _ if is_connect => "CONNECT",
+            "get" => "GET",
+            "list" => "LIST",
+            "watch" => "WATCH",
+            "create" | "post" => "POST",
+            "update" | "put" => "PUT",
+            "patch" if self.applied => "APPLY",
+            "patch" => "PATCH",
+            "delete" => "DELETE",
+            "deletecollection" => "DELETECOLLECTION",
+            "head" => "HEAD",
+            _ => "other",
+        }
+    }
+
+    fn scope(&self) -> &'static str {
+        let info = self.info;
+        match (info.is_resource, info.name.is_empty() && info.verb != "create", info.namespace.is_empty()) {
+            (false, _, _) => "",
+            (true, false, _) => "resource",
+            (true, true, false) => "namespace",
+            (true, true, true) => "cluster",
+        }
+    }
+
+    fn is_dry(&self) -> bool {
+        self.query.get("dryRun").is_some_and(|value| !value.is_empty())
+    }
+
+    fn labels(&self) -> String {
+        let info = self.info;
+        format!(
+            "component=\"apiserver\",dry_run=\"{}\",group={:?},resource={:?},scope={:?},subresource={:?},verb={:?},version={:?}",
+            if self.is_dry() { "All" } else { "" },
+            info.group,
+            info.resource,
+            self.scope(),
+            if info.is_resource { &info.subresource } else { &info.path },
+            self.verb(),
+            info.version,
+        )
+    }
+
+    fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let info = self.info;
+        let path = if info.is_resource { "" } else { &info.path };
+        (&info.group, &info.version, &info.resource, &info.subresource, path).hash(&mut hasher);
+        (self.verb(), self.scope(), self.is_dry()).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 impl Metrics {
-    /// Counts an answered request.
-    pub fn count(&self, info: &RequestInfo, code: u16) {
-        let mut requests = self.requests.lock();
-        let resource = if info.is_resource { info.full_resource() } else { String::new() };
-        let mut key = (info.verb.to_ascii_uppercase(), resource, code);
-        if requests.len() >= MAX_SERIES && !requests.contains_key(&key) {
-            key = ("other".into(), "other".into(), code);
+    /// Counts a request as under way; what lasts as long as its client likes is not.
+    pub fn begin(&self, info: &RequestInfo) -> Underway<'_> {
+        if info.is_long_running() {
+            return Underway(None);
         }
-        *requests.entry(key).or_default() += 1;
+        let is_read = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options");
+        let count = if is_read { &self.reading } else { &self.writing };
+        count.fetch_add(1, Ordering::Relaxed);
+        Underway(Some(count))
+    }
+
+    /// Counts an answered request. What is served under no path of ours is not told apart.
+    pub fn count(&self, answered: &Answered) {
+        let mut requests = self.requests.lock();
+        let key = answered.key();
+        if !requests.contains_key(&key) {
+            if requests.len() >= MAX_SERIES {
+                return;
+            }
+            requests.insert(key, Series { labels: answered.labels(), ..Series::default() });
+        }
+        let Some(series) = requests.get_mut(&key) else { return };
+        match series.codes.iter_mut().find(|(code, _)| *code == answered.code) {
+            Some((_, count)) => *count += 1,
+            None => series.codes.push((answered.code, 1)),
+        }
+        if let Some(took) = answered.took {
+            series.durations.observe(&DURATIONS, took.as_secs_f64());
+        }
+        if let (Some(size), "get" | "list") = (answered.size_bytes, answered.info.verb.as_str()) {
+            series.sizes.observe(&SIZES, size as f64);
+        }
+    }
+
+    /// Notes that somebody uses what is deprecated.
+    pub fn deprecated(&self, info: &RequestInfo) {
+        let line = format!(
+            "group={:?},removed_release=\"\",resource={:?},subresource={:?},version={:?}",
+            info.group, info.resource, info.subresource, info.version
+        );
+        let mut deprecated = self.deprecated.lock();
+        if deprecated.len() < MAX_SERIES && !deprecated.contains(&line) {
+            deprecated.push(line);
+        }
     }
 
     /// The exposition text.
-    pub fn text(&self, snapshot: &Snapshot) -> String {
-        let mut text = String::from("# TYPE apiserver_request_total counter\n");
-        for ((verb, resource, code), count) in self.requests.lock().iter() {
-            put(
-                &mut text,
-                format_args!("apiserver_request_total{{verb={verb:?},resource={resource:?},code=\"{code}\"}} {count}"),
-            );
-        }
-        text.push_str("# TYPE apiserver_storage_objects gauge\n# TYPE apiserver_longrunning_requests gauge\n");
-        for cache in snapshot.caches() {
-            let resource = cache.def.group_resource().to_string();
-            put(&mut text, format_args!("apiserver_storage_objects{{resource={resource:?}}} {}", cache.object_count()));
-            if cache.watcher_count() > 0 {
-                let count = cache.watcher_count();
-                put(
-                    &mut text,
-                    format_args!("apiserver_longrunning_requests{{verb=\"WATCH\",resource={resource:?}}} {count}"),
-                );
+    pub fn text(&self, snapshot: &Snapshot, version: &VersionInfo, started: Timestamp) -> String {
+        let mut text = Text::default();
+        self.write_requests(&mut text);
+        self.write_underway(&mut text);
+        write_storage(&mut text, snapshot);
+        write_build(&mut text, version);
+        write_process(&mut text, started);
+        text.0
+    }
+
+    fn write_requests(&self, text: &mut Text) {
+        let requests = self.requests.lock();
+        let mut all: Vec<&Series> = requests.values().collect();
+        all.sort_by(|left, right| left.labels.cmp(&right.labels));
+        text.head(
+            "apiserver_request_total",
+            "counter",
+            "Requests that were answered, by what they were and how it went.",
+        );
+        for series in &all {
+            for (code, count) in &series.codes {
+                text.line(format_args!("apiserver_request_total{{code=\"{code}\",{}}} {count}", series.labels));
             }
         }
-        text
+        let name = "apiserver_request_duration_seconds";
+        text.head(name, "histogram", "How long answers took, by what was asked.");
+        for series in all.iter().filter(|series| series.durations.count > 0) {
+            series.durations.write(text, name, &series.labels, &DURATIONS);
+        }
+        let name = "apiserver_response_sizes";
+        text.head(name, "histogram", "How large answers were, in bytes, by what was asked.");
+        for series in all.iter().filter(|series| series.sizes.count > 0) {
+            series.sizes.write(text, name, &series.labels, &SIZES);
+        }
+        text.head("apiserver_requested_deprecated_apis", "gauge", "Deprecated parts of the API that were asked for.");
+        for labels in self.deprecated.lock().iter() {
+            text.line(format_args!("apiserver_requested_deprecated_apis{{{labels}}} 1"));
+        }
+    }
+
+    fn write_underway(&self, text: &mut Text) {
+        let name = "apiserver_current_inflight_requests";
+        text.head(name, "gauge", "Requests that are under way.");
+        for (kind, count) in [("mutating", &self.writing), ("readOnly", &self.reading)] {
+            text.line(format_args!("{name}{{request_kind={kind:?}}} {}", count.load(Ordering::Relaxed)));
+        }
     }
 }
 
-fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(text, "{line}").expect("writing to a string cannot fail");
+/// What is stored of each resource, and who watches it.
+fn write_storage(text: &mut Text, snapshot: &Snapshot) {
+    text.head("apiserver_storage_objects", "gauge", "Objects that are stored, by resource.");
+    for cache in snapshot.caches() {
+        let resource = cache.def.group_resource().to_string();
+        text.line(format_args!("apiserver_storage_objects{{resource={resource:?}}} {}", cache.object_count()));
+    }
+    text.head("apiserver_resource_objects", "gauge", "Objects that are stored, by group and resource.");
+    for cache in snapshot.caches() {
+        let (group, resource) = (&cache.def.group, &cache.def.plural);
+        let labels = format!("group={group:?},resource={resource:?}");
+        text.line(format_args!("apiserver_resource_objects{{{labels}}} {}", cache.object_count()));
+    }
+    text.head("apiserver_longrunning_requests", "gauge", "Watches that are under way.");
+    for cache in snapshot.caches().filter(|cache| cache.watcher_count() > 0) {
+        let (def, count) = (&cache.def, cache.watcher_count());
+        text.line(format_args!(
+            "apiserver_longrunning_requests{{component=\"apiserver\",group={:?},resource={:?},scope=\"\",subresource=\"\",\
+             verb=\"WATCH\",version={:?}}} {count}",
+            def.group, def.plural, def.version
+        ));
+    }
+    text.head("apiserver_watch_events_total", "counter", "Events that were sent to watchers, by resource.");
+    for cache in snapshot.caches() {
+        let (def, count) = (&cache.def, cache.sent_events());
+        if count > 0 {
+            let labels = format!("group={:?},resource={:?},version={:?}", def.group, def.plural, def.version);
+            text.line(format_args!("apiserver_watch_events_total{{{labels}}} {count}"));
+        }
+    }
+}
+
+fn write_build(text: &mut Text, version: &VersionInfo) {
+    text.head("kubernetes_build_info", "gauge", "Always 1; its labels tell what was built.");
+    text.line(format_args!(
+        "kubernetes_build_info{{build_date={:?},compiler={:?},git_commit={:?},git_tree_state={:?},git_version={:?},\
+         go_version={:?},major={:?},minor={:?},platform={:?}}} 1",
+        version.build_date,
+        version.compiler,
+        version.git_commit,
+        version.git_tree_state,
+        version.git_version,
+        version.go_version,
+        version.major,
+        version.minor,
+        version.platform
+    ));
+}
+
+/// What the kernel knows of this process; what it does not tell is left out.
+fn write_process(text: &mut Text, started: Timestamp) {
+    let mut one = |name: &str, kind: &str, help: &str, value: String| {
+        text.head(name, kind, help);
+        text.line(format_args!("{name} {value}"));
+    };
+    one(
+        "process_start_time_seconds",
+        "gauge",
+        "When the server began, in seconds since 1970.",
+        (started.as_millisecond() as f64 / 1000.0).to_string(),
+    );
+    let fields = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The program's name, in parentheses, may hold anything; the rest is numbers.
+    let fields: Vec<&str> = fields.rsplit(')').next().unwrap_or("").split_ascii_whitespace().collect();
+    let field = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
+    if let (Some(user), Some(system)) = (field(11), field(12)) {
+        let seconds = (user + system) as f64 / TICKS_PER_SECOND;
+        one("process_cpu_seconds_total", "counter", "Time on processors, in seconds.", seconds.to_string());
+    }
+    if let Some(bytes) = field(20) {
+        one("process_virtual_memory_bytes", "gauge", "Virtual memory, in bytes.", bytes.to_string());
+    }
+    if let Some(pages) = field(21) {
+        let bytes = pages * PAGE_BYTES;
+        one("process_resident_memory_bytes", "gauge", "Resident memory, in bytes.", bytes.to_string());
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        one("process_open_fds", "gauge", "Open files.", open.count().to_string());
+    }
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let most = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_ascii_whitespace().next());
+    if let Some(most) = most {
+        one("process_max_fds", "gauge", "How many files may be open.", most.to_owned());
+    }
+}
+
+/// The text of an exposition.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("writing to a string cannot fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn answered(metrics: &Metrics, method: Method, path: &str, query: &str, code: u16) {
+        let query = Query::parse(query);
+        let info = RequestInfo::parse(&method, path, &query);
+        let took = Some(Duration::from_millis(30));
+        metrics.count(&Answered { info: &info, query: &query, applied: false, code, took, size_bytes: Some(20_000) });
+    }
+
+    #[test]
+    fn requests_are_counted_by_what_they_were() {
+        let metrics = Metrics::default();
+        answered(&metrics, Method::GET, "/api/v1/namespaces/a/pods", "", 200);
+        answered(&metrics, Method::GET, "/api/v1/namespaces/a/pods", "", 200);
+        answered(&metrics, Method::GET, "/api/v1/namespaces/b/pods", "", 403);
+        answered(&metrics, Method::POST, "/apis/apps/v1/namespaces/b/deployments", "dryRun=All", 201);
+        answered(&metrics, Method::GET, "/readyz", "", 200);
+        let mut text = Text::default();
+        metrics.write_requests(&mut text);
+        let lines: Vec<&str> = text.0.lines().filter(|line| line.starts_with("apiserver_request_total")).collect();
+        let of = |code: &str, what: &str, count: &str| {
+            format!("apiserver_request_total{{code=\"{code}\",component=\"apiserver\",{what}}} {count}")
+        };
+        let pods = r#"dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1""#;
+        let ready = r#"dry_run="",group="",resource="",scope="",subresource="/readyz",verb="GET",version="""#;
+        let dry = r#"dry_run="All",group="apps",resource="deployments",scope="resource",subresource="",verb="POST",version="v1""#;
+        assert_eq!(lines, [of("200", ready, "1"), of("200", pods, "2"), of("403", pods, "1"), of("201", dry, "1")]);
+        let bucket = |bound: &str| {
+            format!("apiserver_request_duration_seconds_bucket{{component=\"apiserver\",{pods},le=\"{bound}\"}}")
+        };
+        assert!(text.0.contains(&format!("{} 0\n", bucket("0.025"))));
+        assert!(text.0.contains(&format!("{} 3\n", bucket("0.05"))));
+        assert!(text.0.contains(&format!("{} 3\n", bucket("+Inf"))));
+        assert!(
+            text.0.contains(&format!(
+                "apiserver_response_sizes_bucket{{component=\"apiserver\",{pods},le=\"1e+09\"}} 3\n"
+            ))
+        );
+    }
+
+    #[test]
+    fn what_is_under_way_is_known() {
+        let metrics = Metrics::default();
+        let query = Query::default();
+        let get = RequestInfo::parse(&Method::GET, "/api/v1/nodes", &query);
+        let post = RequestInfo::parse(&Method::POST, "/api/v1/nodes", &query);
+        let (first, second) = (metrics.begin(&get), metrics.begin(&post));
+        drop(first);
+        let mut text = Text::default();
+        metrics.write_underway(&mut text);
+        assert!(text.0.contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 1"));
+        assert!(text.0.contains("apiserver_current_inflight_requests{request_kind=\"readOnly\"} 0"));
+        drop(second);
+    }
 }

@@ -23,6 +23,8 @@ use crate::server::ApiServer;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How large a request's head may be, as upstream's; 431 above it.
+const MAX_HEADER_BYTES: usize = 1024 * 1024;
 /// How many requests may be under way on one HTTP/2 connection, as upstream's.
 const MAX_STREAMS: u32 = 250;
 /// How many connections may be open on one listener; further ones wait to be accepted.
@@ -71,9 +73,7 @@ impl ApiServer {
             }
         }
         drop(listener);
-        for cache in self.catalogue.snapshot().caches() {
-            cache.disconnect();
-        }
+        self.drain();
         if let Ok(graceful) = Arc::try_unwrap(graceful)
             && tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err()
         {
@@ -111,8 +111,9 @@ async fn connection(
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADER_BYTES as u32);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(%error, "a connection broke");

@@ -2,15 +2,19 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::request::Parts;
 use http::{Method, Request, Response};
+use hyper::body::Body as _;
 use parking_lot::Mutex;
+use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_kinds::Subresource;
+use skiff_object::patch::PatchType;
 use skiff_object::{Reason, Status};
 use skiff_store::Store;
 use tokio::sync::Semaphore;
@@ -24,17 +28,16 @@ use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Body};
+use crate::http::limits;
 use crate::http::negotiate::{self, Accepted, Offer};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
-use crate::metrics::Metrics;
+use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
 use crate::{bootstrap, custom, discovery, read, sub, write};
 
-/// How long a request that is no watch and no tunnel may take, as upstream's.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
 const MAX_REQUESTS: usize = 1024;
 /// How often watchers that want bookmarks get one.
@@ -53,7 +56,11 @@ pub struct ApiServer {
     pub(crate) allocators: Allocators,
     pub(crate) metrics: Metrics,
     pub(crate) documents: Documents,
+    /// When the server began.
+    pub(crate) started: Timestamp,
+    audit_ids: Ids,
     turns: Semaphore,
+    stopping: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -69,7 +76,7 @@ impl ApiServer {
     /// # Errors
     /// The store cannot be read or written, or a key cannot be used.
     pub async fn new(config: Config) -> Result<Arc<Self>> {
-        let catalogue = Arc::new(Catalogue::new(&config.kinds));
+        let (catalogue, started) = (Arc::new(Catalogue::new(&config.kinds)), config.clock.now());
         let allocators = Allocators::new(&config);
         bootstrap::run(&config, &catalogue, &allocators).await?;
         allocators.repair().await?;
@@ -83,7 +90,10 @@ impl ApiServer {
             config,
             metrics: Metrics::default(),
             documents: Documents::default(),
+            started,
+            audit_ids: Ids::random(),
             turns: Semaphore::new(MAX_REQUESTS),
+            stopping: AtomicBool::new(false),
             tasks: Mutex::default(),
         });
         custom::keeper::start(&server).await?;
@@ -107,6 +117,18 @@ impl ApiServer {
         for cache in self.catalogue.snapshot().caches() {
             cache.disconnect();
         }
+    }
+
+    /// Ends all watches, so that their clients go elsewhere, and tells that the server is not ready for more.
+    pub fn drain(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for cache in self.catalogue.snapshot().caches() {
+            cache.disconnect();
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_following(&self) -> bool {
@@ -137,49 +159,80 @@ impl ApiServer {
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Body>) -> Answer {
+        let began = self.clock().monotonic();
         let (mut parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
-        // A failure is told in the encoding that the client accepts, or else in JSON for people.
-        let unacceptable = |_| Accepted { pretty: true, ..Accepted::default() };
-        let plain = negotiate::accepted(&parts.headers, &query, Offer::Plain).unwrap_or_else(unacceptable);
-        let long = info.is_long_running();
-        let routed = self.route(&mut parts, body, query, info.clone());
-        let in_turn = async {
-            // Closed never: it lives as long as the server does.
-            let _turn = if long { None } else { Some(self.turns.acquire().await) };
-            routed.await
-        };
-        let result = if long {
-            in_turn.await
-        } else {
-            tokio::time::timeout(REQUEST_TIMEOUT, in_turn)
-                .await
-                .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout").into()))
-        };
-        let answer = result.unwrap_or_else(|failure| answer::failure(failure, &plain));
-        self.metrics.count(&info, answer.status().as_u16());
+        let audit_id = limits::audit_id(&parts.headers, &self.audit_ids);
+        let applied = negotiate::content_type(&parts.headers) == PatchType::Apply.media_type();
+        let underway = self.metrics.begin(&info);
+        let mut answer = self.in_time(&mut parts, body, &query, &info).await;
+        drop(underway);
+        let took = (!info.is_long_running()).then(|| self.clock().monotonic().saturating_sub(began));
+        let (code, size_bytes) = (answer.status().as_u16(), answer.body().size_hint().exact());
+        self.metrics.count(&Answered { info: &info, query: &query, applied, code, took, size_bytes });
+        limits::finish(&mut answer, &audit_id);
         answer
     }
 
-    async fn route(self: &Arc<Self>, parts: &mut Parts, body: Body, query: Query, info: RequestInfo) -> Result<Answer> {
-        let user = Arc::new(authn::authenticate(self, parts).await?);
-        self.authorize(&user, &info).await?;
-        if !info.is_resource {
-            return discovery::answer(self, parts, &query, &info);
+    /// Answers within the time that the request has; watches and tunnels have all of it.
+    async fn in_time(self: &Arc<Self>, parts: &mut Parts, body: Body, query: &Query, info: &RequestInfo) -> Answer {
+        // A failure is told in the encoding that the client accepts, or else in JSON for people.
+        let unacceptable = |_| Accepted { pretty: true, ..Accepted::default() };
+        let plain = negotiate::accepted(&parts.headers, query, Offer::Plain).unwrap_or_else(unacceptable);
+        let fail = |failure: Failure| answer::failure(failure, &plain);
+        let is_write = is_write(&parts.method);
+        let routed = self.route(parts, body, query, info, &plain);
+        if info.is_long_running() {
+            return routed.await.unwrap_or_else(fail);
         }
-        let found = self.catalogue.get(&info.group, &info.version, &info.resource);
-        let served = found.ok_or_else(Status::no_such_path)?;
-        check_scope(&served, &info)?;
-        let accepted = if sub::is_tunnel(&info) {
+        let deadline = match limits::deadline(query, is_write) {
+            Ok(deadline) => deadline,
+            Err(failure) => return fail(failure),
+        };
+        let in_turn = async {
+            // Closed never: it lives as long as the server does.
+            let _turn = self.turns.acquire().await;
+            routed.await
+        };
+        match tokio::time::timeout(deadline, in_turn).await {
+            Ok(result) => result.unwrap_or_else(fail),
+            Err(_) if is_write => {
+                let text = "request did not complete within requested timeout - context deadline exceeded";
+                fail(Status::timeout(text).into())
+            }
+            Err(_) => fail(Status::timeout("request did not complete within the allotted timeout").into()),
+        }
+    }
+
+    async fn route(
+        self: &Arc<Self>,
+        parts: &mut Parts,
+        body: Body,
+        query: &Query,
+        info: &RequestInfo,
+        plain: &Accepted,
+    ) -> Result<Answer> {
+        let user = Arc::new(authn::authenticate(self, parts).await?);
+        self.authorize(&user, info).await?;
+        if !info.is_resource {
+            return discovery::answer(self, parts, query, info);
+        }
+        let Some(served) = self.catalogue.get(&info.group, &info.version, &info.resource) else {
+            return self.nothing_there(info);
+        };
+        check_scope(&served, info)?;
+        let is_tunnel = sub::is_tunnel(info);
+        check_verb(is_tunnel || parts.method != Method::HEAD)?;
+        let accepted = if is_tunnel {
             Accepted::default()
         } else {
             let offer = if served.def.inline_schema.is_some() { Offer::Custom } else { Offer::Builtin };
-            negotiate::accepted(&parts.headers, &query, offer)?
+            negotiate::accepted(&parts.headers, query, offer)?
         };
         let call = Call {
-            info,
-            query,
+            info: info.clone(),
+            query: query.clone(),
             headers: std::mem::take(&mut parts.headers),
             accepted,
             user,
@@ -187,9 +240,24 @@ impl ApiServer {
             now: self.clock().now(),
             warnings: Mutex::default(),
         };
-        let mut answer = self.dispatch(&call, parts, body).await?;
+        if !call.served.def.deprecation.is_empty() {
+            call.warn(call.served.def.deprecation.as_ref());
+            self.metrics.deprecated(info);
+        }
+        let answered = self.dispatch(&call, parts, body).await;
+        let mut answer = answered.unwrap_or_else(|failure| answer::failure(failure, plain));
         answer::warn(&mut answer, &call.warnings.lock());
         Ok(answer)
+    }
+
+    /// 404, told by a Status below a built-in version, and elsewhere in plain words, as by upstream.
+    fn nothing_there(&self, info: &RequestInfo) -> Result<Answer> {
+        let snapshot = self.catalogue.snapshot();
+        let mut builtin = snapshot.ordered.iter().filter(|served| served.def.inline_schema.is_none());
+        if builtin.any(|served| served.def.group == info.group && served.def.version == info.version) {
+            return Err(Status::no_such_path().into());
+        }
+        Ok(discovery::no_page())
     }
 
     /// Whether a user may do something; 403 in upstream's words where not.
@@ -263,8 +331,14 @@ fn check_scope(served: &Served, info: &RequestInfo) -> Result<()> {
     if !namespaced && given && !is_namespace {
         return Err(Status::no_such_path().into());
     }
+    let (named, whole) = (!info.name.is_empty(), info.subresource.is_empty());
+    match info.verb.as_str() {
+        "update" | "patch" => check_verb(named)?,
+        "create" => check_verb(!named || !whole)?,
+        _ => {}
+    }
     if namespaced && !given {
-        if !info.name.is_empty() {
+        if named {
             return Err(Status::no_such_path().into());
         }
         if served.def.stored && info.verb == "create" {

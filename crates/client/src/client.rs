@@ -153,7 +153,7 @@ impl Client {
         let code = response.status().as_u16();
         let body = read_all(response).await?;
         let status = serde_json::from_slice::<Status>(&body)
-            .unwrap_or_else(|_| Status::failure(code, Reason::Unknown, String::from_utf8_lossy(&body).into_owned()));
+            .unwrap_or_else(|_| Status::failure(code, reason_of(code), String::from_utf8_lossy(&body).into_owned()));
         Err(Error::Api(Box::new(status)))
     }
 
@@ -410,6 +410,19 @@ impl WatchOptions {
             ("fieldSelector", &self.field_selector),
             ("resourceVersion", &self.resource_version),
         ])
+    }
+}
+
+/// The reason that a code stands for where the answer is no Status: paths below which nothing is served say so in words.
+fn reason_of(code: u16) -> Reason {
+    match code {
+        401 => Reason::Unauthorized,
+        403 => Reason::Forbidden,
+        404 => Reason::NotFound,
+        405 => Reason::MethodNotAllowed,
+        429 => Reason::TooManyRequests,
+        503 => Reason::ServiceUnavailable,
+        _ => Reason::Unknown,
     }
 }
 

@@ -94,6 +94,7 @@ pub const BASE: ResourceDef = ResourceDef {
     prepare_update: rules::prepare::update,
     validate: rules::schema_check::validate,
     validate_update: valid_update,
+    deprecation: Cow::Borrowed(""),
     warnings: no_warnings,
     row: plain_row,
 };

@@ -164,6 +164,8 @@ pub struct ResourceDef {
     pub validate: fn(&Context, &Object) -> ErrorList,
     /// What is wrong with a changed object (beside what [`ResourceDef::validate`] says of it).
     pub validate_update: fn(&Context, new: &Object, old: &Object) -> ErrorList,
+    /// What every request for the kind is warned of; empty where it is not deprecated.
+    pub deprecation: Text,
     /// Warnings to send with the answer to a write.
     pub warnings: fn(&Object) -> Vec<String>,
     /// The cells of an object's Table row, as many as there are columns.

@@ -56,11 +56,26 @@ fn kind_of(definition: &Object, version: &Value) -> ResourceDef {
         columns: columns(version),
         has_generation: true,
         unconditional_update: false,
+        deprecation: deprecation(definition, version),
         prepare_create,
         prepare_update: prepare::update_custom,
         validate,
         row,
         ..BASE
+    }
+}
+
+/// What requests for a deprecated version are warned of: its own words, or the usual ones.
+fn deprecation(definition: &Object, version: &Value) -> Cow<'static, str> {
+    if version.at(&["deprecated"]) != Some(&Value::Bool(true)) {
+        return Cow::Borrowed("");
+    }
+    match version.str_at(&["deprecationWarning"]) {
+        "" => {
+            let (group, kind) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "kind"]));
+            Cow::Owned(format!("{group}/{} {kind} is deprecated", version.str_at(&["name"])))
+        }
+        own => owned(own),
     }
 }
 

@@ -1,46 +1,125 @@
 //! `/healthz`, `/livez` and `/readyz`, whole and check by check, with upstream's texts.
 //! See <https://kubernetes.io/docs/reference/using-api/health-checks/>.
 
+use http::header::{HeaderValue, X_CONTENT_TYPE_OPTIONS};
+
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::http::query::Query;
 use crate::server::ApiServer;
 
-/// What is checked.
-pub const CHECKS: [&str; 4] = ["ping", "log", "etcd", "informer-sync"];
+/// What each of the three looks at, in upstream's order.
+const HEALTHZ: [&str; 6] = [
+    "ping",
+    "log",
+    "etcd",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+];
+const LIVEZ: [&str; 6] = HEALTHZ;
+const READYZ: [&str; 9] = [
+    "ping",
+    "log",
+    "etcd",
+    "etcd-readiness",
+    "informer-sync",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "shutdown",
+];
 
 /// Answers a path of health checks.
 pub fn answer(server: &ApiServer, path: &str, query: &Query) -> Option<Result<Answer>> {
-    let mut segments = path.trim_start_matches('/').split('/');
-    let kind = segments.next().filter(|kind| matches!(*kind, "healthz" | "livez" | "readyz"))?;
-    if let Some(check) = segments.next() {
-        return CHECKS
-            .contains(&check)
-            .then(|| Ok(answer::text(200, if passes(server, check) { "ok" } else { "failed" })));
+    let path = path.trim_start_matches('/');
+    let (kind, check) = path.split_once('/').unwrap_or((path, ""));
+    let checks = checks_of(kind)?;
+    let mut answer = if check.is_empty() {
+        let (code, text) = report(kind, checks, query, |check| fault(server, check).is_none());
+        answer::text(code, text)
+    } else {
+        checks.contains(&check).then_some(())?;
+        match fault(server, check) {
+            None => answer::text(200, "ok"),
+            Some(why) => answer::text(500, format!("internal server error: {why}\n")),
+        }
+    };
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Some(Ok(answer))
+}
+
+/// What is looked at under a path.
+pub fn checks_of(kind: &str) -> Option<&'static [&'static str]> {
+    match kind {
+        "healthz" => Some(&HEALTHZ),
+        "livez" => Some(&LIVEZ),
+        "readyz" => Some(&READYZ),
+        _ => None,
     }
-    let excluded: Vec<&str> = query.all("exclude").collect();
+}
+
+/// The whole picture: only its failure, or who asks for it, is shown every check.
+fn report(kind: &str, checks: &[&str], query: &Query, passes: impl Fn(&str) -> bool) -> (u16, String) {
+    let mut excluded: Vec<&str> = query.all("exclude").collect();
+    excluded.retain(|name| !name.is_empty());
     let (mut text, mut healthy) = (String::new(), true);
-    for check in CHECKS {
-        if excluded.contains(&check) {
+    for check in checks {
+        if excluded.contains(check) {
+            excluded.retain(|name| name != check);
             text.push_str(&format!("[+]{check} excluded: ok\n"));
-        } else if passes(server, check) {
+        } else if passes(check) {
             text.push_str(&format!("[+]{check} ok\n"));
         } else {
             healthy = false;
             text.push_str(&format!("[-]{check} failed: reason withheld\n"));
         }
     }
-    if !healthy {
-        return Some(Ok(answer::text(500, format!("{text}{kind} check failed\n"))));
+    if !excluded.is_empty() {
+        excluded.sort_unstable();
+        let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
+        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(",")));
     }
-    let verbose = query.flag("verbose");
-    Some(Ok(answer::text(200, if verbose { format!("{text}{kind} check passed\n") } else { "ok".to_owned() })))
+    match (healthy, query.get("verbose").is_some()) {
+        (false, _) => (500, format!("{text}{kind} check failed\n")),
+        (true, true) => (200, format!("{text}{kind} check passed\n")),
+        (true, false) => (200, "ok".to_owned()),
+    }
 }
 
-fn passes(server: &ApiServer, check: &str) -> bool {
+/// What is wrong with a part; the caches are filled and the first objects written before the server exists.
+pub fn fault(server: &ApiServer, check: &str) -> Option<&'static str> {
     match check {
-        // The caches are filled before the server exists; they lag only while the store's watch is broken.
-        "etcd" | "informer-sync" => server.is_following(),
-        _ => true,
+        "etcd" | "etcd-readiness" | "informer-sync" if !server.is_following() => {
+            Some("the store cannot be followed at present")
+        }
+        "shutdown" if server.is_stopping() => Some("process is shutting down"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(query: &str, broken: &str, expected: (u16, &str)) {
+        let (code, text) = report("livez", &["ping", "etcd"], &Query::parse(query), |check| check != broken);
+        assert_eq!((code, text.as_str()), expected, "{query}");
+    }
+
+    #[test]
+    fn reports_are_upstreams() {
+        check("", "", (200, "ok"));
+        check("verbose", "", (200, "[+]ping ok\n[+]etcd ok\nlivez check passed\n"));
+        check("", "etcd", (500, "[+]ping ok\n[-]etcd failed: reason withheld\nlivez check failed\n"));
+        check("verbose&exclude=etcd", "etcd", (200, "[+]ping ok\n[+]etcd excluded: ok\nlivez check passed\n"));
+        check(
+            "verbose&exclude=x",
+            "",
+            (
+                200,
+                "[+]ping ok\n[+]etcd ok\nwarn: some health checks cannot be excluded: no matches for \"x\"\nlivez check passed\n",
+            ),
+        );
     }
 }

@@ -5,7 +5,7 @@ mod aggregated;
 mod health;
 mod legacy;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -16,10 +16,15 @@ use skiff_object::Status;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::http::body;
-use crate::http::negotiate::{self, Accepted, Media, Offer};
+use crate::http::negotiate::{self, Accepted, Media, Offer, Shape};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::server::{ApiServer, check_verb};
+use crate::storage::catalogue::Snapshot;
+
+/// What only people read is always indented JSON, as upstream's is.
+const PEOPLE: Accepted =
+    Accepted { media: Media::Json, shape: Shape::Object, is_beta: false, pretty: true, gzip: false };
 
 /// What the media type of the document that tells of everything at once says beside its encoding.
 const AGGREGATED: &str = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -41,22 +46,51 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
     let snapshot = server.catalogue.snapshot();
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match segments.as_slice() {
-        [] => Ok(answer::data(200, &json!({"paths": paths(server)}), &accepted)),
-        ["version"] => Ok(answer::data(200, &server.config.version, &accepted)),
-        ["metrics"] => Ok(answer::text(200, server.metrics.text(&snapshot))),
+        [] => Ok(answer::data(200, &json!({"paths": paths(server)}), &PEOPLE)),
+        ["version"] => Ok(answer::data(200, &server.config.version, &PEOPLE)),
+        ["metrics"] => Ok(metrics(server, &snapshot)),
         ["api"] => Ok(answer::data(200, &legacy::core_versions(server.config.advertise), &accepted)),
         ["apis"] => Ok(answer::data(200, &legacy::groups(&snapshot), &accepted)),
-        ["api", version] => found(legacy::resources(&snapshot, "", version), &accepted),
-        ["apis", group] => found(legacy::group(&snapshot, group), &accepted),
-        ["apis", group, version] => found(legacy::resources(&snapshot, group, version), &accepted),
-        [".well-known", "openid-configuration"] => found(server.authenticator.configuration(), &accepted),
-        ["openid", "v1", "jwks"] => found(server.authenticator.key_set(), &accepted),
-        _ => Err(Status::no_such_path().into()),
+        ["api", version] => Ok(found(legacy::resources(&snapshot, "", version), &accepted)),
+        ["apis", group] => Ok(found(legacy::group(&snapshot, group), &accepted)),
+        ["apis", group, version] => Ok(found(legacy::resources(&snapshot, group, version), &accepted)),
+        [".well-known", "openid-configuration"] => Ok(found(server.authenticator.configuration(), &accepted)),
+        ["openid", "v1", "jwks"] => Ok(found(server.authenticator.key_set(), &accepted)),
+        ["metrics", "slis"] => Ok(exposition(health_figures(server))),
+        _ => Ok(no_page()),
     }
 }
 
-fn found(data: Option<impl Serialize>, accepted: &Accepted) -> Result<Answer> {
-    Ok(answer::data(200, &data.ok_or_else(Status::no_such_path)?, accepted))
+/// 404 where nothing of the API is.
+pub fn no_page() -> Answer {
+    let mut answer = answer::text(404, "404 page not found\n");
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+fn metrics(server: &ApiServer, snapshot: &Snapshot) -> Answer {
+    exposition(server.metrics.text(snapshot, &server.config.version, server.started))
+}
+
+fn exposition(text: String) -> Answer {
+    answer::bytes(200, text, "text/plain; version=0.0.4; charset=utf-8", &Accepted::default())
+}
+
+/// `/metrics/slis`: every health check as a figure.
+fn health_figures(server: &ApiServer) -> String {
+    let name = "kubernetes_healthcheck";
+    let mut text = format!("# HELP {name} Whether a part of the server is well.\n# TYPE {name} gauge\n");
+    for kind in ["healthz", "livez", "readyz"] {
+        for check in health::checks_of(kind).unwrap_or_default() {
+            let well = u8::from(health::fault(server, check).is_none());
+            text.push_str(&format!("{name}{{name={check:?},type={kind:?}}} {well}\n"));
+        }
+    }
+    text
+}
+
+fn found(data: Option<impl Serialize>, accepted: &Accepted) -> Answer {
+    data.map_or_else(no_page, |data| answer::data(200, &data, accepted))
 }
 
 fn aggregated_answer(server: &ApiServer, path: &str, media: Media, headers: &HeaderMap) -> Result<Answer> {
@@ -88,6 +122,7 @@ fn paths(server: &ApiServer) -> Vec<String> {
             "/healthz",
             "/livez",
             "/metrics",
+            "/metrics/slis",
             "/openapi/v2",
             "/openapi/v3",
             "/openid/v1/jwks",
@@ -100,11 +135,9 @@ fn paths(server: &ApiServer) -> Vec<String> {
         paths.push(format!("/apis/{group}"));
         paths.extend(snapshot.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    paths.extend(
-        health::CHECKS
-            .iter()
-            .flat_map(|check| ["/healthz", "/livez", "/readyz"].into_iter().map(move |kind| format!("{kind}/{check}"))),
-    );
+    for kind in ["healthz", "livez", "readyz"] {
+        paths.extend(health::checks_of(kind).unwrap_or_default().iter().map(|check| format!("/{kind}/{check}")));
+    }
     paths.sort();
     paths
 }

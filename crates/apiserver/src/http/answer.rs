@@ -25,7 +25,7 @@ pub type Answer = Response<Body>;
 pub fn tree(code: u16, object: &Object, accepted: &Accepted) -> Answer {
     match accepted.media {
         Media::Yaml => bytes(code, to_yaml(object), "application/yaml", accepted),
-        Media::Json => bytes(code, to_json(object, accepted.pretty), "application/json", accepted),
+        Media::Json => bytes(code, json_text(object, accepted), "application/json", accepted),
         Media::Protobuf => match protobuf::encode_any(object) {
             Some(encoded) => bytes(code, encoded, protobuf::MEDIA_TYPE, accepted),
             // What protobuf does not know is not offered in it; should it come here, it is still told.
@@ -37,7 +37,7 @@ pub fn tree(code: u16, object: &Object, accepted: &Accepted) -> Answer {
 /// The answer of plain data whose fields come in the order of its type.
 pub fn data(code: u16, data: &impl Serialize, accepted: &Accepted) -> Answer {
     match accepted.media {
-        Media::Json => bytes(code, to_json(data, accepted.pretty), "application/json", accepted),
+        Media::Json => bytes(code, json_text(data, accepted), "application/json", accepted),
         _ => tree(code, &serde_json::to_value(data).expect("plain data can always be encoded"), accepted),
     }
 }
@@ -97,6 +97,15 @@ pub fn warn(answer: &mut Answer, warnings: &[String]) {
             answer.headers_mut().append(http::header::WARNING, value);
         }
     }
+}
+
+/// JSON as an answer: with a line's end where it is one line.
+fn json_text(object: &impl Serialize, accepted: &Accepted) -> Vec<u8> {
+    let mut text = to_json(object, accepted.pretty);
+    if !accepted.pretty {
+        text.push(b'\n');
+    }
+    text
 }
 
 /// JSON, indented where people read it.

@@ -323,7 +323,7 @@ impl Iterator for Pieces {
             codec::write_sent(&mut piece, &self.item_head, &entry.value, entry.revision);
             self.next += 1;
         }
-        piece.put_slice(b"]}");
+        piece.put_slice(b"]}\n");
         self.next = self.entries.len() + 1;
         Some(piece.freeze())
     }

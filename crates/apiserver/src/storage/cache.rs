@@ -274,6 +274,8 @@ struct State {
     changed: Revision,
     watchers: HashMap<u64, Watcher>,
     next_watcher: u64,
+    /// How many events were given to watchers.
+    sent: u64,
 }
 
 /// The watch cache of one resource.
@@ -330,13 +332,14 @@ impl ResourceCache {
     pub fn load(&self, items: Vec<KeyValue>, revision: Revision) {
         let entries = items.into_iter().map(|pair| (pair.key.clone(), self.entry(pair))).collect();
         let mut state = self.state.lock();
-        let next_watcher = state.next_watcher;
+        let (next_watcher, sent) = (state.next_watcher, state.sent);
         *state = State {
             entries,
             complete_after: revision,
             applied: revision,
             changed: revision,
             next_watcher,
+            sent,
             ..State::default()
         };
     }
@@ -389,6 +392,11 @@ impl ResourceCache {
     /// How many watchers there are.
     pub fn watcher_count(&self) -> usize {
         self.state.lock().watchers.len()
+    }
+
+    /// How many events were given to watchers.
+    pub fn sent_events(&self) -> u64 {
+        self.state.lock().sent
     }
 
     /// How many objects there are.
@@ -451,6 +459,7 @@ impl ResourceCache {
                 state.history.range(first..).filter_map(|change| Event::of(change, &filter)).collect()
             }
         };
+        state.sent += initial.len() as u64;
         let id = state.next_watcher;
         state.next_watcher += 1;
         state.watchers.insert(id, Watcher { filter, bookmarks, queue: sender });
@@ -491,9 +500,10 @@ impl State {
         if self.watchers.is_empty() {
             return;
         }
-        let frames = Arc::default();
+        let (frames, sent) = (Arc::default(), &mut self.sent);
         self.watchers.retain(|_, watcher| {
             let Some(event) = Event::sharing(change, &watcher.filter, &frames) else { return true };
+            *sent += 1;
             // A watcher that does not keep up is dropped: its client comes back from where it was.
             watcher.queue.try_send(Message::Event(event)).is_ok()
         });

@@ -93,7 +93,6 @@ fn component_statuses(call: &Call) -> Result<Answer> {
         json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name},
             "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]})
     };
-    call.warn("v1 ComponentStatus is deprecated in v1.19+");
     let names = ["scheduler", "controller-manager", "etcd-0"];
     if call.info.verb == "get" {
         let known = names.contains(&call.info.name.as_str());

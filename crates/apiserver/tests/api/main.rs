@@ -6,6 +6,7 @@ mod documents;
 mod forms;
 mod lists;
 mod objects;
+mod operating;
 mod pods;
 mod served;
 mod support;

@@ -27,6 +27,7 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Error", "string", "What is wrong with it."),
     ],
     row,
+    deprecation: text("v1 ComponentStatus is deprecated in v1.19+"),
     ..BASE
 };
 

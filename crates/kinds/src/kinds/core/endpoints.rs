@@ -24,7 +24,7 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     row,
     validate,
-    warnings,
+    deprecation: text("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     ..BASE
 };
 
@@ -66,8 +66,4 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
     network_check::endpoints(&mut faults, &At::top(object, "subsets"));
     faults.into_list()
-}
-
-fn warnings(_: &Object) -> Vec<String> {
-    vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
 }

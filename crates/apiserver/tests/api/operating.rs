@@ -1,0 +1,138 @@
+//! What operators and every client meet whatever they ask for: health, figures, headers, unknown paths, time.
+
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use crate::support::{Cluster, Watch};
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// Code, media type and text.
+async fn text(cluster: &Cluster, request: &str) -> (u16, String, String) {
+    let answer = cluster.send(request).await;
+    let media = answer.headers().get("content-type").map(|value| value.to_str().expect("text").to_owned());
+    let code = answer.status().as_u16();
+    let body = answer.into_body().collect().await.expect("a whole body").to_bytes();
+    (code, media.unwrap_or_default(), String::from_utf8_lossy(&body).into_owned())
+}
+
+async fn header(cluster: &Cluster, request: &str, name: &str) -> String {
+    let answer = cluster.send(request).await;
+    answer.headers().get(name).map_or_else(String::new, |value| value.to_str().expect("text").to_owned())
+}
+
+#[tokio::test]
+async fn health_is_told_whole_and_check_by_check() {
+    let cluster = Cluster::new().await;
+    for path in ["/healthz", "/livez", "/readyz", "/livez/ping", "/readyz/poststarthook/rbac/bootstrap-roles"] {
+        let (code, media, body) = text(&cluster, &format!("GET {path}")).await;
+        assert_eq!((code, media.as_str(), body.as_str()), (200, "text/plain; charset=utf-8", "ok"), "{path}");
+    }
+    assert_eq!(text(&cluster, "GET /livez/none").await.0, 404);
+    let (_, _, verbose) = text(&cluster, "GET /readyz?verbose&exclude=etcd").await;
+    assert!(verbose.starts_with("[+]ping ok\n[+]log ok\n[+]etcd excluded: ok\n"), "{verbose}");
+    assert!(verbose.ends_with("[+]shutdown ok\nreadyz check passed\n"), "{verbose}");
+    cluster.server.drain();
+    let (code, _, body) = text(&cluster, "GET /readyz").await;
+    assert_eq!(code, 500);
+    assert!(body.ends_with("[-]shutdown failed: reason withheld\nreadyz check failed\n"), "{body}");
+    assert_eq!(text(&cluster, "GET /readyz/shutdown").await.2, "internal server error: process is shutting down\n");
+    assert_eq!(text(&cluster, "GET /livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn figures_have_upstreams_names() {
+    let cluster = Cluster::new().await;
+    cluster.tree(&format!("GET {CONFIG_MAPS}")).await;
+    let (code, media, figures) = text(&cluster, "GET /metrics").await;
+    assert_eq!((code, media.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    for name in [
+        "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\",\
+         scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
+        "apiserver_request_duration_seconds_count{",
+        "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
+        "apiserver_storage_objects{resource=\"namespaces\"} 4",
+        "apiserver_resource_objects{group=\"rbac.authorization.k8s.io\",resource=\"clusterroles\"}",
+        "kubernetes_build_info{",
+        "process_start_time_seconds ",
+        "process_resident_memory_bytes ",
+    ] {
+        assert!(figures.contains(name), "{name}\n{figures}");
+    }
+    let (_, _, figures) = text(&cluster, "GET /metrics/slis").await;
+    assert!(figures.contains("kubernetes_healthcheck{name=\"etcd\",type=\"livez\"} 1"));
+}
+
+#[tokio::test]
+async fn every_answer_has_the_headers_of_all() {
+    let cluster = Cluster::new().await;
+    for path in [CONFIG_MAPS, "/version", "/nowhere", "/api/v1/namespaces/none"] {
+        assert_eq!(header(&cluster, &format!("GET {path}"), "cache-control").await, "no-cache, private", "{path}");
+        assert_eq!(header(&cluster, &format!("GET {path}"), "audit-id").await.len(), 36, "{path}");
+        assert_eq!(header(&cluster, &format!("GET {path}\nAudit-ID: mine"), "audit-id").await, "mine", "{path}");
+    }
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let warning = r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#;
+    for request in [format!("GET {endpoints}"), format!("GET {endpoints}/none"), format!("DELETE {endpoints}/none")] {
+        assert_eq!(header(&cluster, &request, "warning").await, warning, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_as_upstream_tells_it() {
+    let cluster = Cluster::new().await;
+    for path in
+        ["/nowhere", "/apis/none.example.com", "/apis/none.example.com/v1/things", "/api/v2/pods", "/apis/apps/v9"]
+    {
+        let (code, media, body) = text(&cluster, &format!("GET {path}")).await;
+        let expected = (404, "text/plain; charset=utf-8", "404 page not found\n");
+        assert_eq!((code, media.as_str(), body.as_str()), expected, "{path}");
+    }
+    let message = "404 the server could not find the requested resource";
+    assert_eq!(cluster.outcome("GET /api/v1/things").await, message);
+    assert_eq!(cluster.outcome("GET /apis/apps/v1/namespaces/default/things/a").await, message);
+    let method = "405 the server does not allow this method on the requested resource";
+    for request in ["PUT /api/v1/pods", "POST /api/v1/pods", "OPTIONS /api/v1/pods", "HEAD /api/v1/pods"] {
+        assert_eq!(cluster.outcome(request).await, method, "{request}");
+    }
+    assert_eq!(cluster.send(&format!("GET {CONFIG_MAPS}/")).await.status(), 200);
+    let (_, _, version) = text(&cluster, "GET /version").await;
+    assert!(version.starts_with("{\n  \"major\": \"1\",\n"), "{version}");
+    assert!(text(&cluster, "GET /api/v1/namespaces/default").await.2.ends_with("}\n"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let cluster = Cluster::new().await;
+    let answer = cluster.send_bytes(&format!("POST {CONFIG_MAPS}"), vec![b' '; 3 * 1024 * 1024 + 1]).await;
+    let status: Value =
+        serde_json::from_slice(&answer.into_body().collect().await.expect("a body").to_bytes()).expect("JSON");
+    assert_eq!((&status["code"], &status["reason"]), (&413.into(), &"RequestEntityTooLarge".into()));
+    assert_eq!(status["message"], "Request entity too large: limit is 3145728");
+}
+
+#[tokio::test]
+async fn requests_say_how_long_they_wait() {
+    let cluster = Cluster::new().await;
+    assert_eq!(
+        cluster.outcome(&format!("GET {CONFIG_MAPS}?timeout=x")).await,
+        "400 invalid timeout specified in the request URL - time: invalid duration \"x\""
+    );
+    // A state that is not there is waited for, as long as the request lasts.
+    assert_eq!(
+        cluster.outcome(&format!("GET {CONFIG_MAPS}?resourceVersion=999&timeout=10ms")).await,
+        "504 Timeout: request did not complete within the allotted timeout"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_stops_ends_its_watches_whole() {
+    let cluster = Cluster::new().await;
+    let mut watch = Watch::open(
+        &cluster,
+        &format!("GET {CONFIG_MAPS}?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan"),
+    )
+    .await;
+    cluster.server.drain();
+    assert!(watch.next().await.is_empty());
+}
