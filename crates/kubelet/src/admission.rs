@@ -8,7 +8,160 @@ use k8s_openapi::api::core::v1::{NodeSelectorRequirement, Pod};
 use skiff_base::Quantity;
 
 use crate::config::resources::total;
-use crate::pod::spec::spec;
+use crate::evict::Pressure;
+use crate::pod::spec::{qos_class, spec};
+use crate::pod::types::Eviction;
+
+/// What decides beyond the Pods themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeState<'a> {
+    /// What Pods can have in all.
+    pub allocatable: &'a BTreeMap<String, Quantity>,
+    /// The Node's labels, where they count.
+    pub labels: Option<&'a BTreeMap<String, String>>,
+    /// What it runs short of.
+    pub pressures: &'a [Pressure],
+    /// Whether the machine is being shut down.
+    pub shutting_down: bool,
+    /// Sysctls that may be set beyond the safe ones.
+    pub unsafe_sysctls: &'a [String],
+}
+
+/// Whether a Pod is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Taken,
+    /// It is, and these others end for it, by UID.
+    TakenInsteadOf(Vec<String>),
+    /// It is not: status reason and message.
+    Rejected(String, String),
+}
+
+/// How a Pod ends that makes room for a critical one.
+pub fn preempted() -> Eviction {
+    Eviction {
+        reason: "Preempting".to_owned(),
+        message: "Preempted in order to admit critical pod".to_owned(),
+        grace_seconds: None,
+    }
+}
+
+/// Whether the node takes a Pod; `others` are its active Pods.
+pub fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeState<'_>) -> Verdict {
+    let rejected = |(reason, message): (String, String)| Verdict::Rejected(reason, message);
+    if node.shutting_down {
+        let message = "Pod was rejected as the node is shutting down.";
+        return rejected(("NodeShutdown".to_owned(), message.to_owned()));
+    }
+    if let Some(refusal) = under_pressure(pod, node.pressures).or_else(|| sysctls(pod, node.unsafe_sysctls)) {
+        return rejected(refusal);
+    }
+    let Some(refusal) = reject(pod, others, node.allocatable, node.labels) else { return Verdict::Taken };
+    let lacks = all_lacks(pod, others, node.allocatable);
+    if lacks.is_empty() || !is_critical(pod) {
+        return rejected(refusal);
+    }
+    match victims(pod, others, &lacks) {
+        Some(victims) => Verdict::TakenInsteadOf(victims),
+        None => rejected(refusal),
+    }
+}
+
+/// A node that runs short takes no more than it must.
+fn under_pressure(pod: &Pod, pressures: &[Pressure]) -> Option<(String, String)> {
+    if pressures.is_empty() || is_critical(pod) {
+        return None;
+    }
+    if pressures == [Pressure::Memory] {
+        let mut tolerations = spec(pod).tolerations.iter().flatten();
+        let tolerates = tolerations.any(|toleration| {
+            toleration.key.as_deref().is_none_or(|key| key == "node.kubernetes.io/memory-pressure")
+                && toleration.effect.as_deref().is_none_or(|effect| effect == "NoSchedule")
+        });
+        if qos_class(pod) != "BestEffort" || tolerates {
+            return None;
+        }
+    }
+    let names: Vec<_> = pressures.iter().map(|pressure| pressure.name()).collect();
+    Some((crate::evict::REASON.to_owned(), format!("The node had condition: {names:?}. ").replace('"', "")))
+}
+
+/// Sysctls that are namespaced and cannot harm others.
+/// See <https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/#safe-and-unsafe-sysctls>.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+fn sysctls(pod: &Pod, allowed: &[String]) -> Option<(String, String)> {
+    let forbidden = |message: String| Some(("SysctlForbidden".to_owned(), message));
+    let context = spec(pod).security_context.as_ref()?;
+    for sysctl in context.sysctls.iter().flatten() {
+        let name = sysctl.name.replace('/', ".");
+        let matches = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => *pattern == name,
+        };
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !allowed.iter().any(matches) {
+            return forbidden(format!("forbidden sysctl: {name:?} not allowlisted"));
+        }
+        let (net, ipc) = (name.starts_with("net."), name.starts_with("kernel.") || name.starts_with("fs.mqueue."));
+        if net && spec(pod).host_network == Some(true) {
+            return forbidden(format!("forbidden sysctl: {name:?} not allowed with host net enabled"));
+        }
+        if ipc && spec(pod).host_ipc == Some(true) {
+            return forbidden(format!("forbidden sysctl: {name:?} not allowed with host ipc enabled"));
+        }
+    }
+    None
+}
+
+/// The Pods that end so that a critical one fits: as few as it takes, of the lowest classes and priorities; `None` where
+/// that is not enough.
+fn victims(pod: &Pod, others: &[Arc<Pod>], lacks: &[Lack]) -> Option<Vec<String>> {
+    let own = spec(pod).priority.unwrap_or(0);
+    let rank = |other: &Pod| match qos_class(other) {
+        "BestEffort" => 0,
+        "Burstable" => 1,
+        _ => 2,
+    };
+    let lower = |other: &&Arc<Pod>| !is_critical(other) && (is_static(pod) || spec(other).priority.unwrap_or(0) < own);
+    let mut candidates: Vec<_> = others.iter().filter(lower).collect();
+    candidates.sort_by_key(|other| (rank(other), spec(other).priority.unwrap_or(0)));
+    let mut missing: BTreeMap<&str, i64> =
+        lacks.iter().map(|lack| (lack.name.as_str(), lack.requested + lack.used - lack.capacity)).collect();
+    let mut chosen = Vec::new();
+    for other in candidates {
+        if missing.values().all(|missing| *missing <= 0) {
+            break;
+        }
+        let mut helps = false;
+        for (name, missing) in &mut missing {
+            let held = match *name {
+                "pods" => 1,
+                "cpu" => total(other, false, name).map_or(0, |amount| amount.milli_value()),
+                _ => total(other, false, name).map_or(0, |amount| amount.value()),
+            };
+            helps |= *missing > 0 && held > 0;
+            *missing -= held;
+        }
+        if helps {
+            chosen.push(crate::config::uid(other).to_owned());
+        }
+    }
+    missing.values().all(|missing| *missing <= 0).then_some(chosen)
+}
 
 /// The status reason and message of a Pod that is not taken; `others` are the active Pods of the node.
 pub fn reject(

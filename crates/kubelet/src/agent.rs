@@ -1,7 +1,7 @@
 //! Which Pods are on the node: a worker for each, woken by the API, by the runtime's events and by a slow look around
 //! that catches what was missed. What is found in the runtime and belongs to no Pod is cleared away.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,12 +14,16 @@ use skiff_client::{Change, Informer};
 use skiff_cri::{
     Code, ContainerEventResponse, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest, RuntimeService,
 };
+use tokio::sync::Notify;
 
 use crate::admission;
 use crate::allocation::{self, Room};
+use crate::cgroups;
 use crate::config::{sandbox, uid};
 use crate::executor::Node;
+use crate::node::guard::Pressures;
 use crate::rotate;
+use crate::statics::{self, FullName};
 use crate::worker::{self, Mailbox};
 
 /// How often the whole runtime is compared with what was seen last; events make it needless, mostly.
@@ -37,12 +41,96 @@ pub struct Workers {
     mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
     api_node: Informer<ApiNode>,
     hears_events: AtomicBool,
+    /// What the node runs short of.
+    pressures: Pressures,
+    shutting_down: Arc<AtomicBool>,
+    /// Woken when static Pods or their mirrors may have changed.
+    statics: Arc<Notify>,
+    /// Woken when the classes of service may have changed.
+    classes: Arc<Notify>,
 }
 
 impl Workers {
     /// No workers yet.
-    pub fn new(node: Arc<Node>, api_node: Informer<ApiNode>) -> Arc<Self> {
-        Arc::new(Self { node, mailboxes: Mutex::default(), api_node, hears_events: AtomicBool::new(false) })
+    pub fn new(
+        node: Arc<Node>,
+        api_node: Informer<ApiNode>,
+        pressures: Pressures,
+        shutting_down: Arc<AtomicBool>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            mailboxes: Mutex::default(),
+            api_node,
+            hears_events: AtomicBool::new(false),
+            pressures,
+            shutting_down,
+            statics: Arc::default(),
+            classes: Arc::default(),
+        })
+    }
+
+    /// The workers of Pods that still use what they ask for.
+    pub fn active(&self) -> Vec<Arc<Mailbox>> {
+        self.mailboxes.lock().values().filter(|mailbox| mailbox.is_active()).cloned().collect()
+    }
+
+    /// Woken when static Pods or their mirrors may have changed.
+    pub fn statics_changed(&self) -> Arc<Notify> {
+        self.statics.clone()
+    }
+
+    /// The static Pods that the node works for, and the UIDs of those of them that are on their way out.
+    pub fn statics(&self) -> (Vec<Arc<Pod>>, BTreeSet<String>) {
+        let mailboxes = self.mailboxes.lock();
+        let all = mailboxes.values().filter(|mailbox| admission::is_static(&mailbox.pod()));
+        let ending = all.clone().filter(|mailbox| mailbox.is_removed());
+        let ending = ending.map(|mailbox| uid(&mailbox.pod()).to_owned()).collect();
+        (all.map(|mailbox| mailbox.pod()).collect(), ending)
+    }
+
+    /// Tells the workers of static Pods which mirrors they have.
+    pub fn set_mirrors(&self, mirrors: &BTreeMap<FullName, Arc<Pod>>) {
+        for mailbox in self.mailboxes.lock().values() {
+            let pod = mailbox.pod();
+            if admission::is_static(&pod) {
+                mailbox.set_mirror(statics::mirror_uid(mirrors, &pod));
+            }
+        }
+    }
+
+    /// Ends a static Pod.
+    pub fn remove(&self, uid: &str) {
+        if let Some(mailbox) = self.mailboxes.lock().get(uid) {
+            mailbox.remove();
+        }
+    }
+
+    /// Says that the machine is being shut down, or is not after all.
+    pub fn set_shutting_down(&self, down: bool) {
+        self.shutting_down.store(down, Ordering::Release);
+    }
+
+    /// Keeps the shares of the classes of service as their Pods ask for.
+    pub async fn keep_classes(self: Arc<Self>) {
+        let Some(layout) = &self.node.cgroups else { return };
+        let mut last = BTreeMap::new();
+        loop {
+            let facts = self.node.facts();
+            let pods: Vec<_> = self.active().iter().map(|mailbox| mailbox.allocated_pod()).collect();
+            for class in ["Burstable", "BestEffort"] {
+                let limits = cgroups::of_class(class, pods.iter().map(|pod| &**pod), facts.memory_qos);
+                if last.get(class) == Some(&limits) {
+                    continue;
+                }
+                let path = cgroups::class(&facts.cgroup_root, class, facts.systemd_cgroups);
+                match layout.apply(&path, &limits) {
+                    Ok(()) => drop(last.insert(class, limits)),
+                    Err(error) => tracing::warn!(class, %error, "cannot set the share of a class of service"),
+                }
+            }
+            self.classes.notified().await;
+        }
     }
 
     /// What the node runs for.
@@ -76,6 +164,10 @@ impl Workers {
         let workers = Arc::downgrade(self);
         pods.on_change(move |change| {
             let Some(workers) = workers.upgrade() else { return };
+            if admission::is_mirror(change.object()) {
+                // What it stands for runs by itself.
+                return;
+            }
             match change {
                 Change::Added(pod) => workers.add(pod.clone()),
                 Change::Updated { new, .. } => workers.add(new.clone()),
@@ -89,7 +181,8 @@ impl Workers {
         });
     }
 
-    fn add(self: &Arc<Self>, pod: Arc<Pod>) {
+    /// Begins to work for a Pod, or tells its worker how it is now.
+    pub fn add(self: &Arc<Self>, pod: Arc<Pod>) {
         let mut mailboxes = self.mailboxes.lock();
         if let Some(mailbox) = mailboxes.get(uid(&pod)) {
             mailbox.update(pod);
@@ -101,6 +194,7 @@ impl Workers {
         mailboxes.insert(uid(&pod).to_owned(), mailbox.clone());
         drop(mailboxes);
         self.start(uid(&pod).to_owned(), mailbox);
+        self.classes.notify_one();
         self.settle_resizes();
     }
 
@@ -118,7 +212,9 @@ impl Workers {
             let pod = mailbox.pod();
             let others = mailboxes.values().filter(|other| other.is_active() && !Arc::ptr_eq(other, &mailbox));
             let others: Vec<_> = others.map(|other| other.allocated_pod()).collect();
-            mailbox.settle_resize(allocation::resize(&pod, &others, room));
+            if mailbox.settle_resize(allocation::resize(&pod, &others, room)) {
+                self.classes.notify_one();
+            }
         }
     }
 
@@ -132,7 +228,29 @@ impl Workers {
         let facts = self.node.facts();
         let api_node = self.api_node.get("", &facts.name);
         let labels = api_node.as_ref().and_then(|node| node.metadata.labels.as_ref());
-        admission::reject(pod, &others, &facts.allocatable, labels)
+        let state = admission::NodeState {
+            allocatable: &facts.allocatable,
+            labels: labels.filter(|_| !admission::is_static(pod)),
+            pressures: &self.pressures.lock().clone(),
+            shutting_down: self.shutting_down.load(Ordering::Acquire),
+            unsafe_sysctls: &self.node.options.allowed_unsafe_sysctls,
+        };
+        let verdict = admission::admit(pod, &others, &state);
+        if !matches!(verdict, admission::Verdict::Rejected(..))
+            && let Err(refusal) = self.node.parts.assign(pod)
+        {
+            return Some(refusal);
+        }
+        match verdict {
+            admission::Verdict::Taken => None,
+            admission::Verdict::Rejected(reason, message) => Some((reason, message)),
+            admission::Verdict::TakenInsteadOf(victims) => {
+                for mailbox in victims.iter().filter_map(|uid| mailboxes.get(uid)) {
+                    mailbox.evict(admission::preempted());
+                }
+                None
+            }
+        }
     }
 
     fn start(self: &Arc<Self>, uid: String, mailbox: Arc<Mailbox>) {
@@ -140,7 +258,10 @@ impl Workers {
         tokio::spawn(async move {
             worker::run(workers.node.clone(), mailbox).await;
             workers.mailboxes.lock().remove(&uid);
+            workers.node.parts.retain(|other| other != uid);
             workers.settle_resizes();
+            workers.classes.notify_one();
+            workers.statics.notify_one();
         });
     }
 
@@ -240,7 +361,15 @@ fn folders(node: &Node) -> Vec<(String, Pod)> {
 /// Follows the runtime for ever.
 pub async fn follow_runtime(workers: Arc<Workers>, pods: Informer<Pod>) {
     workers.clear_orphans(&pods).await;
-    tokio::join!(follow_events(workers.clone()), relist(workers.clone()), rotate::keep(workers));
+    let classes = workers.clone().keep_classes();
+    let parts = workers.node.parts.keep(&workers);
+    tokio::join!(
+        follow_events(workers.clone()),
+        relist(workers.clone()),
+        rotate::keep(workers.clone()),
+        classes,
+        parts
+    );
 }
 
 async fn follow_events(workers: Arc<Workers>) {

@@ -21,12 +21,16 @@ use skiff_cri::{
     StopPodSandboxRequest, UpdateContainerResourcesRequest,
 };
 
+use crate::assign::keeper::Parts;
+use crate::cgroups::{self, Layout, Limits};
 use crate::config::container::Ingredients;
+use crate::config::resources::CPU_PERIOD;
 use crate::config::security::ImageUser;
 use crate::config::{self, NodeFacts, hosts, name, namespace, sandbox, uid};
 use crate::images::Images;
+use crate::options::Options;
 use crate::pod::spec;
-use crate::pod::types::{Action, Ended, RuntimeView};
+use crate::pod::types::{Action, Ended, ProbeKind, ProbeResult, RuntimeView};
 use crate::sources::Sources;
 use crate::volumes::{self, Mounter, TokenSource, Tokens};
 use crate::{hooks, probe};
@@ -58,6 +62,25 @@ pub struct Node {
     pub ids: Arc<Ids>,
     /// The runtime's name.
     pub runtime_name: RwLock<String>,
+    /// The cgroups of Pods and above; `None` where they are not this agent's to make.
+    pub cgroups: Option<Layout>,
+    /// How the node is configured.
+    pub options: Arc<Options>,
+    /// The parts of the machine that containers get for themselves.
+    pub parts: Parts,
+    /// How often probes have answered what.
+    pub probed: Mutex<BTreeMap<ProbeKey, u64>>,
+}
+
+/// One probe's answers of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProbeKey {
+    pub namespace: String,
+    pub pod: String,
+    pub uid: String,
+    pub container: String,
+    pub kind: &'static str,
+    pub result: &'static str,
 }
 
 impl Node {
@@ -126,9 +149,26 @@ pub async fn execute(node: &Node, subject: &Subject, action: &Action) -> Ended {
         Action::Resize { containers } => resize(node, subject, containers).await,
         Action::Probe { name, id, probe, ip } => {
             let (result, message) = probe::run(node, &subject.pod, name, id, *probe, ip).await;
+            count_probe(node, &subject.pod, name, *probe, result);
             Ended::Probed { result, message }
         }
     }
+}
+
+fn count_probe(node: &Node, pod: &Pod, container: &str, kind: ProbeKind, result: ProbeResult) {
+    let key = ProbeKey {
+        namespace: namespace(pod).to_owned(),
+        pod: name(pod).to_owned(),
+        uid: uid(pod).to_owned(),
+        container: container.to_owned(),
+        kind: kind.title(),
+        result: match result {
+            ProbeResult::Success => "successful",
+            ProbeResult::Failure => "failed",
+            ProbeResult::Unknown => "unknown",
+        },
+    };
+    *node.probed.lock().entry(key).or_default() += 1;
 }
 
 async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
@@ -136,6 +176,9 @@ async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
     let config = sandbox::config(&subject.pod, attempt, &facts);
     if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
         return failed("", format!("cannot make {}: {error}", config.log_directory));
+    }
+    if let Err(error) = limit_pod(node, &subject.pod, &facts) {
+        return failed("", error);
     }
     let runtime_handler = match handler(node, &subject.pod).await {
         Ok(handler) => handler,
@@ -146,6 +189,13 @@ async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
         Ok(_) => Ended::Well,
         Err(error) => failed("", error),
     }
+}
+
+/// Makes the Pod's cgroup and sets its limits.
+fn limit_pod(node: &Node, pod: &Pod, facts: &NodeFacts) -> Result<(), String> {
+    let Some(layout) = &node.cgroups else { return Ok(()) };
+    let limits = cgroups::pod(pod, facts);
+    layout.apply(&sandbox::cgroup(pod, facts), &limits).map_err(|error| format!("pod cgroup: {error}"))
 }
 
 /// The runtime's handler that the Pod's RuntimeClass names; empty for the default one.
@@ -256,13 +306,16 @@ async fn start(
     let ips = pod_ips(subject, &facts);
     let objects = node.sources.of(pod).await.map_err(config_error)?;
     check_user(node, subject, &spec).await.map_err(config_error)?;
-    let locations = volumes::locations(pod, &facts.paths);
+    let locations = volumes::locations(pod, &facts.paths, &objects);
     let from = Ingredients { attempt, image_ref, ips: &ips, objects: &objects, volumes: &locations, volume_images };
     let mut config = config::container::config(pod, &spec, &from, &facts).map_err(|error| config_error(error.0))?;
     let known = config.envs.iter().map(|env| (env.key.clone(), env.value.clone())).collect();
-    volumes::prepare_sub_paths(pod, &spec.container, &known, &facts).map_err(config_error)?;
+    volumes::prepare_sub_paths(pod, &spec.container, &known, &objects, &facts).map_err(config_error)?;
     prepare_files(subject, &spec, attempt, &ips, &facts).map_err(|error| config_error(error.to_string()))?;
     resolve_target(&mut config, subject);
+    if let Some(linux) = config.linux.as_mut().and_then(|linux| linux.resources.as_mut()) {
+        node.parts.pin(pod, container, linux);
+    }
     let sandbox_attempt = subject.view.sandboxes.iter().find(|sandbox| sandbox.id == sandbox_id);
     let request = CreateContainerRequest {
         pod_sandbox_id: sandbox_id.to_owned(),
@@ -353,9 +406,30 @@ fn link_log(subject: &Subject, container: &str, attempt: u32, id: &str, facts: &
 /// Changes the limits of running containers to what the Pod has been allocated.
 async fn resize(node: &Node, subject: &Subject, containers: &[(String, String)]) -> Ended {
     let facts = node.facts();
+    // The Pod's own limits give way first: those of its containers may grow beyond them.
+    if let Some(layout) = &node.cgroups {
+        let open = Limits { memory: Some(-1), cpu_quota: Some((-1, CPU_PERIOD)), ..Limits::default() };
+        if let Err(error) = layout.apply(&sandbox::cgroup(&subject.pod, &facts), &open) {
+            return failed("", format!("pod cgroup: {error}"));
+        }
+    }
+    let ended = resize_containers(node, subject, containers, &facts).await;
+    match limit_pod(node, &subject.pod, &facts) {
+        Err(error) if ended == Ended::Well => failed("", error),
+        _ => ended,
+    }
+}
+
+async fn resize_containers(
+    node: &Node,
+    subject: &Subject,
+    containers: &[(String, String)],
+    facts: &NodeFacts,
+) -> Ended {
     for (name, id) in containers {
         let Some(spec) = spec::container(&subject.pod, name) else { continue };
-        let linux = config::resources::container(&subject.pod, &spec.container, &facts);
+        let mut linux = config::resources::container(&subject.pod, &spec.container, facts);
+        node.parts.pin(&subject.pod, name, &mut linux);
         if let Err(error) = check_memory(node, id, linux.memory_limit_in_bytes).await {
             return failed("", error);
         }
@@ -487,6 +561,10 @@ async fn clean_up(node: &Node, subject: &Subject) -> Ended {
         })
     };
     node.sources.forget(uid(&subject.pod));
+    node.probed.lock().retain(|key, _| key.uid != uid(&subject.pod));
+    if let Some(layout) = &node.cgroups {
+        layout.remove(&sandbox::cgroup(&subject.pod, &node.facts()));
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(())) => Ended::Well,
         Ok(Err(error)) => failed("", error),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Taint};
 use parking_lot::{Mutex, RwLock};
@@ -14,14 +15,21 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::agent::{self, Workers};
+use crate::assign::Rules;
+use crate::assign::keeper::Parts;
+use crate::cgroups::{self, Layout};
 use crate::config::{NodeFacts, dns::Resolver, paths::Paths};
 use crate::executor::Node;
 use crate::images::Images;
 use crate::node::facts::{self, Machine};
+use crate::node::guard::{Guard, Pressures};
 use crate::node::keeper::Keeper;
 use crate::node::object::{self, Identity};
+use crate::node::shutdown;
+use crate::options::Options;
 use crate::server::{self, ServerConfig};
 use crate::sources::Sources;
+use crate::statics;
 use crate::volumes::Mounter;
 
 /// The Pods that a node takes unless told otherwise; upstream's number.
@@ -63,10 +71,14 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// `v1.36.x`.
     pub version: String,
-    /// Pods that the node takes.
-    pub max_pods: i64,
+    /// How the node is configured.
+    pub options: Options,
+    /// A folder of manifests of static Pods, beside the one of the options.
+    pub manifests: PathBuf,
     /// Size of the file system of the agent's folder, where the program knows it.
     pub disk_bytes: Option<i64>,
+    /// Whether the agent makes the cgroups of Pods and above.
+    pub cgroups: bool,
     /// Above all the Pods' cgroups; empty where they stand at the root.
     pub cgroup_root: String,
     /// Labels beyond the standard ones.
@@ -93,6 +105,8 @@ impl Kubelet {
         let identity = identity(&config, port);
         let facts = node_facts(&config, &machine).await;
         let look = Arc::new(Notify::new());
+        let options = Arc::new(config.options.clone());
+        let (pressures, shutting_down) = (Pressures::default(), Arc::new(AtomicBool::new(false)));
         let keeper = Arc::new(Keeper {
             client: config.client.clone(),
             clock: config.clock.clone(),
@@ -101,15 +115,38 @@ impl Kubelet {
             runtime: config.runtime.clone(),
             images: config.images.clone(),
             look: look.clone(),
+            pressures: pressures.clone(),
+            devices: Arc::default(),
+            shutting_down: shutting_down.clone(),
             written: Mutex::new(None),
         });
         let own = Informers::new(config.client.clone());
         let selector = format!("metadata.name={}", config.node_name);
         let api_node = own.selected::<ApiNode>("", "", &selector);
         let pods = own.selected::<Pod>("", "", &format!("spec.nodeName={}", config.node_name));
-        let workers = workers(&config, own, facts, api_node.clone()).await;
+        let shared = (pressures.clone(), shutting_down);
+        let workers = workers(&config, own, facts, api_node.clone(), &options, shared).await;
         keeper.register().await;
+        limit_all_pods(workers.node(), &keeper.machine);
+        let statics = statics::Keeper {
+            workers: workers.clone(),
+            options: options.clone(),
+            folder: config.manifests.clone(),
+            pods: pods.clone(),
+            api_node: api_node.clone(),
+        };
+        let guard = Guard {
+            workers: workers.clone(),
+            images: config.images.clone(),
+            options: options.clone(),
+            pressures,
+            changed: look.clone(),
+            reference: keeper.reference(),
+            memories: Mutex::default(),
+        };
         let mut tasks = JoinSet::new();
+        tasks.spawn(guard.keep());
+        tasks.spawn(shutdown::keep(workers.clone(), options, look.clone()));
         tasks.spawn({
             let keeper = keeper.clone();
             async move {
@@ -121,8 +158,10 @@ impl Kubelet {
             async move {
                 // Labels decide on admission, so they are known before the first Pod is.
                 api_node.synced().await;
+                // Static Pods first: what runs of them is not left over.
+                statics.first().into_iter().for_each(|pod| workers.add(pod));
                 workers.follow(&pods);
-                agent::follow_runtime(workers, pods).await;
+                tokio::join!(agent::follow_runtime(workers, pods), statics.keep());
             }
         });
         if let Some(server) = config.server {
@@ -149,6 +188,36 @@ impl Drop for Kubelet {
     }
 }
 
+/// Keeps all Pods together within what is not reserved.
+fn limit_all_pods(node: &Node, machine: &Machine) {
+    let Some(layout) = &node.cgroups else { return };
+    let (facts, options) = (node.facts(), &node.options);
+    let capacity = object::capacity(machine, options);
+    let limits = cgroups::of_node(&capacity, |name| options.reserved(name), options.enforces("pods"));
+    let path = cgroups::class(&facts.cgroup_root, "", facts.systemd_cgroups);
+    if let Err(error) = layout.apply(&path, &limits) {
+        tracing::warn!(%error, "the Pods' share of the machine is not bounded");
+    }
+}
+
+/// The parts of the machine. Rules that the machine cannot keep are told when the options are read, see [`check_options`].
+fn parts(config: &Config) -> Parts {
+    let machine = facts::parts(&config.options);
+    let rules = Rules::of(&config.options, &machine).unwrap_or_else(|error| {
+        tracing::error!(error, "no processors and no memory are given to single containers");
+        Rules::of(&Options::default(), &machine).expect("the defaults give nothing out")
+    });
+    Parts::load(rules, machine, config.root_dir.join("assignments.json"))
+}
+
+/// Whether this machine can do what the options ask for.
+///
+/// # Errors
+/// What it cannot do.
+pub fn check_options(options: &Options) -> Result<(), String> {
+    Rules::of(options, &facts::parts(options)).map(drop)
+}
+
 fn identity(config: &Config, port: u16) -> Identity {
     Identity {
         name: config.node_name.clone(),
@@ -156,9 +225,9 @@ fn identity(config: &Config, port: u16) -> Identity {
         pod_cidr: config.pod_cidr.clone(),
         version: config.version.clone(),
         port: i32::from(port),
-        max_pods: config.max_pods,
+        options: Arc::new(config.options.clone()),
         labels: config.labels.clone(),
-        taints: config.taints.clone(),
+        taints: config.taints.iter().chain(&config.options.register_with_taints).cloned().collect(),
     }
 }
 
@@ -180,8 +249,13 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
         resolver: Resolver::parse(&text(&config.resolv_conf)),
         hosts: text("/etc/hosts".as_ref()),
         memory_bytes: machine.memory_bytes,
-        allocatable: object::capacity(machine, config.max_pods),
-        static_cpus: false,
+        allocatable: object::allocatable(machine, &config.options),
+        cpu_quota: config.options.cpu_cfs_quota,
+        memory_qos: config.options.gate("MemoryQoS"),
+        memory_throttling: config.options.memory_throttling_factor,
+        pod_pids: config.options.pod_pids_limit,
+        seccomp_default: config.options.seccomp_default,
+        static_cpus: config.options.cpu_manager_policy == "static",
         systemd_cgroups: driver == Some(CgroupDriver::Systemd as i32),
         cgroup_root: config.cgroup_root.clone(),
     }
@@ -192,6 +266,8 @@ async fn workers(
     own: Informers,
     facts: NodeFacts,
     api_node: skiff_client::Informer<ApiNode>,
+    options: &Arc<Options>,
+    (pressures, shutting_down): (Pressures, Arc<AtomicBool>),
 ) -> Arc<Workers> {
     let version = config.runtime.version(VersionRequest::default()).await;
     let runtime_name = version.map(|version| version.runtime_name).unwrap_or_else(|error| {
@@ -206,7 +282,12 @@ async fn workers(
             workers.objects_changed(uid);
         }
     });
+    let cgroups = Layout::detect().filter(|_| config.cgroups && !facts.systemd_cgroups);
     let node = Arc::new(Node {
+        cgroups,
+        parts: parts(config),
+        probed: Mutex::default(),
+        options: options.clone(),
         recorder: Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name),
         sources: Sources::new(config.informers.of(), own, on_change),
         facts: RwLock::new(Arc::new(facts)),
@@ -218,7 +299,7 @@ async fn workers(
         ids: config.ids.clone(),
         runtime_name: RwLock::new(runtime_name),
     });
-    let workers = Workers::new(node, api_node);
+    let workers = Workers::new(node, api_node, pressures, shutting_down);
     slot.set(Arc::downgrade(&workers)).expect("it is set once, here");
     workers
 }

@@ -6,25 +6,32 @@
 mod admission;
 mod agent;
 mod allocation;
+mod assign;
+mod cgroups;
+mod collect;
 mod config;
 mod dial;
+mod evict;
 mod executor;
 mod hooks;
 mod images;
 mod kubelet;
 mod node;
 mod observe;
+pub mod options;
 pub mod pod;
 mod probe;
 mod rotate;
 mod server;
 mod sources;
+mod statics;
 mod volumes;
 mod worker;
 
-pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet};
+pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet, check_options};
+pub use options::Options;
 pub use server::ServerConfig;
-pub use volumes::{Mounter, NoMounts};
+pub use volumes::{FileSystem, Mounter, NoMounts};
 
 #[cfg(test)]
 mod tests;

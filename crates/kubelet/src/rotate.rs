@@ -12,9 +12,6 @@ use skiff_cri::ReopenContainerLogRequest;
 use crate::agent::Workers;
 use crate::config::paths::Paths;
 
-/// The size from which a log is put aside, and how many files each container may have; upstream's numbers.
-const MAX_BYTES: u64 = 10 << 20;
-const MAX_FILES: usize = 5;
 /// How often logs are looked at; upstream's number.
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -23,8 +20,9 @@ pub async fn keep(workers: Arc<Workers>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let node = workers.node();
+        let most_bytes = node.options.container_log_max_bytes().unwrap_or(u64::MAX);
         for log in workers.pods().iter().flat_map(|pod| running_logs(pod, &node.facts().paths)) {
-            if !tokio::fs::metadata(&log.path).await.is_ok_and(|meta| meta.len() > MAX_BYTES) {
+            if !tokio::fs::metadata(&log.path).await.is_ok_and(|meta| meta.len() > most_bytes) {
                 continue;
             }
             if let Err(error) = rotate(&workers, &log).await {
@@ -64,13 +62,13 @@ async fn rotate(workers: &Workers, log: &Log) -> io::Result<()> {
         std::fs::rename(&aside, &log.path)?;
         return Err(io::Error::other(error));
     }
-    remove_oldest(&log.path)
+    remove_oldest(&log.path, node.options.container_log_max_files)
 }
 
 /// Keeps the newest of the files that were put aside.
-fn remove_oldest(log: &Path) -> io::Result<()> {
+fn remove_oldest(log: &Path, most_files: usize) -> io::Result<()> {
     let old = put_aside(log)?;
-    let surplus = old.len().saturating_sub(MAX_FILES - 1);
+    let surplus = old.len().saturating_sub(most_files.saturating_sub(1));
     old.iter().take(surplus).try_for_each(std::fs::remove_file)
 }
 
@@ -121,7 +119,7 @@ mod tests {
             std::fs::write(folder.join(format!("0.log.2026010{day}-000000")), "x").expect("a file");
         }
         std::fs::write(&log, "x").expect("a file");
-        remove_oldest(&log).expect("they can be removed");
+        remove_oldest(&log, 5).expect("they can be removed");
         let mut left: Vec<_> =
             std::fs::read_dir(&folder).expect("it is there").flatten().map(|e| e.file_name()).collect();
         left.sort();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use parking_lot::Mutex;
 use skiff_client::{Informer, Informers, Kind, ObjectKey};
 
@@ -24,6 +24,8 @@ pub struct Sources {
     services: Informer<Service>,
     config_maps: Arc<Watched<ConfigMap>>,
     secrets: Arc<Watched<Secret>>,
+    claims: Arc<Watched<PersistentVolumeClaim>>,
+    volumes: Arc<Watched<PersistentVolume>>,
 }
 
 /// The objects of one kind that are watched one by one.
@@ -44,8 +46,10 @@ impl Sources {
         Self {
             informers,
             services,
-            config_maps: Arc::new(Watched { entries: Mutex::default(), on_change: on_change.clone() }),
-            secrets: Arc::new(Watched { entries: Mutex::default(), on_change }),
+            config_maps: Watched::new(&on_change),
+            secrets: Watched::new(&on_change),
+            claims: Watched::new(&on_change),
+            volumes: Watched::new(&on_change),
         }
     }
 
@@ -69,6 +73,15 @@ impl Sources {
         objects.config_maps = maps.ok_or_else(|| failed("configmap"))?.into_iter().collect();
         let secrets = self.secrets.get(&self.informers, namespace, &references.secrets, uid(pod)).await;
         objects.secrets = secrets.ok_or_else(|| failed("secret"))?.into_iter().collect();
+        let claims = self.claims.get(&self.informers, namespace, &references.claims, uid(pod)).await;
+        objects.claims = claims.ok_or_else(|| failed("persistentvolumeclaim"))?.into_iter().collect();
+        let bound = objects.claims.values().filter_map(|claim| {
+            // A volume may be read once it is bound to the claim, and not before.
+            let phase = claim.status.as_ref()?.phase.as_deref();
+            claim.spec.as_ref()?.volume_name.clone().filter(|name| phase == Some("Bound") && !name.is_empty())
+        });
+        let volumes = self.volumes.get(&self.informers, "", &bound.collect(), uid(pod)).await;
+        objects.volumes = volumes.ok_or_else(|| failed("persistentvolume"))?.into_iter().collect();
         Ok(objects)
     }
 
@@ -76,10 +89,16 @@ impl Sources {
     pub fn forget(&self, uid: &str) {
         self.config_maps.forget(uid);
         self.secrets.forget(uid);
+        self.claims.forget(uid);
+        self.volumes.forget(uid);
     }
 }
 
 impl<K: Kind> Watched<K> {
+    fn new(on_change: &OnChange) -> Arc<Self> {
+        Arc::new(Self { entries: Mutex::default(), on_change: on_change.clone() })
+    }
+
     /// The named objects, watched from now on; `None` if they could not be read in time.
     async fn get(
         self: &Arc<Self>,

@@ -55,6 +55,8 @@ pub struct Mailbox {
     allocation: Mutex<Allocation>,
     resize_pending: Mutex<Option<Refusal>>,
     eviction: Mutex<Option<Eviction>>,
+    /// The UID of the mirror of a static Pod.
+    mirror: Mutex<Option<String>>,
     rejection: Option<(String, String)>,
     removed: AtomicBool,
     runtime_changed: AtomicBool,
@@ -74,6 +76,7 @@ impl Mailbox {
             allocation: Mutex::new(allocation),
             resize_pending: Mutex::new(None),
             eviction: Mutex::new(None),
+            mirror: Mutex::new(None),
             rejection,
             removed: AtomicBool::new(false),
             runtime_changed: AtomicBool::new(true),
@@ -114,6 +117,15 @@ impl Mailbox {
             self.wake.notify_one();
         }
         changed
+    }
+
+    /// Sets the UID of the Pod that a static Pod's status is written to.
+    pub fn set_mirror(&self, uid: Option<String>) {
+        let changed = *self.mirror.lock() != uid;
+        if changed {
+            *self.mirror.lock() = uid;
+            self.wake.notify_one();
+        }
     }
 
     /// Ends the Pod by the node's decision. The first reason counts; a shorter grace does too.
@@ -223,6 +235,7 @@ pub async fn run(node: Arc<Node>, mailbox: Arc<Mailbox>) {
         held: Vec::new(),
         tokens: Arc::default(),
         told,
+        told_to: None,
         wanted: None,
         born: Duration::ZERO,
         writing: false,
@@ -244,6 +257,8 @@ struct Worker {
     tokens: Arc<Mutex<std::collections::BTreeMap<crate::volumes::TokenSource, crate::executor::HeldToken>>>,
     /// The status that the API has.
     told: Value,
+    /// The mirror that has it, for a static Pod.
+    told_to: Option<String>,
     /// The status that it shall have.
     wanted: Option<Value>,
     /// When the worker began.
@@ -291,6 +306,7 @@ impl Worker {
         view.objects_changed = self.mailbox.objects_changed.swap(false, Ordering::AcqRel);
         view.rejection = self.mailbox.rejection.clone();
         view.eviction = self.mailbox.eviction.lock().clone();
+        view.restart_cap = self.node.options.crash_loop_back_off.max_container_restart_period.map(|cap| cap.0);
         view.resize_pending = self.mailbox.resize_pending.lock().clone();
         view.host_ips = self.node.facts().ips.clone();
         view.runtime_name = self.node.runtime_name.read().clone();
@@ -312,6 +328,12 @@ impl Worker {
             }
         }
         let value = to_value(&status);
+        let mirror = self.mailbox.mirror.lock().clone();
+        if mirror != self.told_to {
+            // A mirror that has just been made knows nothing yet.
+            self.told = Value::Null;
+            self.told_to = mirror;
+        }
         let held_for = self.starts_soon(&status);
         *self.mailbox.shown.lock() = Some(status);
         self.wanted = (value != self.told).then_some(value);
@@ -375,10 +397,16 @@ impl Worker {
             }
             return;
         }
+        let is_static = crate::admission::is_static(pod);
+        if is_static && self.told_to.is_none() {
+            // Nobody can be told before there is a mirror.
+            return;
+        }
         let Some(sent) = self.wanted.take() else { return };
         self.writing = true;
         self.retry_status = false;
-        let patch = json!({"metadata": {"uid": uid(pod)}, "status": status_patch(&self.told, &sent)});
+        let uid = if is_static { self.told_to.clone().unwrap_or_default() } else { uid(pod).to_owned() };
+        let patch = json!({"metadata": {"uid": uid}, "status": status_patch(&self.told, &sent)});
         let (node, pod) = (self.node.clone(), pod.clone());
         self.running.push(Box::pin(async move {
             let written =

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -11,7 +12,7 @@ use skiff_cri::{
     CriError, CriResult, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig, RemovePodSandboxRequest,
     RuntimeService, StopContainerRequest, StopPodSandboxRequest,
 };
-use skiff_kubelet::Mounter;
+use skiff_kubelet::{FileSystem, Mounter};
 use skiff_netd::{HostPort, PodNetwork, Transport};
 use skiff_runtime::NetworkPlugin;
 
@@ -30,6 +31,40 @@ impl Mounter for KernelMounts {
         umount2(target, MntFlags::MNT_DETACH).map_err(named("unmount", target))
     }
 
+    fn mount_nfs(&self, source: &str, target: &Path, options: &[String]) -> io::Result<()> {
+        let mut command = Command::new("mount");
+        command.args(["-t", "nfs"]);
+        if !options.is_empty() {
+            command.args(["-o", &options.join(",")]);
+        }
+        run(command.arg(source).arg(target)).map(drop)
+    }
+
+    fn attach_loop(&self, file: &Path) -> io::Result<PathBuf> {
+        let known = run(Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(file))?;
+        if let Some(device) = known.lines().map(str::trim).find(|line| !line.is_empty()) {
+            return Ok(PathBuf::from(device));
+        }
+        Ok(PathBuf::from(run(Command::new("losetup").args(["--find", "--show"]).arg(file))?.trim()))
+    }
+
+    fn detach_loop(&self, device: &Path) -> io::Result<()> {
+        // A device that is still open elsewhere goes when it is closed: that is what the kernel does here.
+        run(Command::new("losetup").arg("--detach").arg(device)).map(drop)
+    }
+
+    fn file_system(&self, path: &Path) -> io::Result<FileSystem> {
+        let stat = nix::sys::statvfs::statvfs(path).map_err(named("ask the file system at", path))?;
+        let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX);
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        Ok(FileSystem {
+            total_bytes: bytes(stat.blocks()),
+            available_bytes: bytes(stat.blocks_available()),
+            inodes: count(stat.files()),
+            inodes_free: count(stat.files_available()),
+        })
+    }
+
     fn bind(&self, source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
         let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
         mount(Some(source), target, None::<&str>, bind, None::<&str>).map_err(named("bind-mount on", target))?;
@@ -40,6 +75,19 @@ impl Mounter for KernelMounts {
         }
         Ok(())
     }
+}
+
+/// Runs one of the system's own tools; its complaint is the error.
+fn run(command: &mut Command) -> io::Result<String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| {
+        let tool = command.get_program().to_string_lossy().into_owned();
+        io::Error::new(error.kind(), format!("{tool}: {error}"))
+    })?;
+    if !output.status.success() {
+        let tool = command.get_program().to_string_lossy().into_owned();
+        return Err(io::Error::other(format!("{tool}: {}", String::from_utf8_lossy(&output.stderr).trim())));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn named<'a>(operation: &'a str, target: &'a Path) -> impl Fn(nix::Error) -> io::Error + 'a {

@@ -62,6 +62,12 @@ pub struct NodeOptions {
     /// [default: the embedded runtime]
     #[arg(long, value_name = "ENDPOINT")]
     pub container_runtime_endpoint: Option<String>,
+    /// A KubeletConfiguration for the node: reservations, eviction thresholds, static Pods and the like
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
+    /// A folder or file of static Pods [default: the folder `manifests` of the data folder]
+    #[arg(long, value_name = "PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// Seconds to wait for the node to be Ready
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub wait: u64,

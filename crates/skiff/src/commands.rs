@@ -114,6 +114,15 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
     if let Some(ip) = options.node_ip {
         flag("--node-ip", ip.to_string());
     }
+    // The server may stand in another folder, so paths are whole.
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    for (name, path) in
+        [("--kubelet-config", &options.kubelet_config), ("--pod-manifest-path", &options.pod_manifest_path)]
+    {
+        if let Some(path) = path {
+            flag(name, whole(path));
+        }
+    }
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
     options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
     if let Some(endpoint) = &options.container_runtime_endpoint {

@@ -33,7 +33,7 @@ use crate::isolation::{self, Link};
 use crate::kubeconfig;
 use crate::network::{self, OwnAddresses, POD_RANGE, SERVICE_RANGE};
 use crate::offices;
-use crate::paths::{NodeFacts, Paths, write_atomically};
+use crate::paths::{NodeFacts, Paths, named, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
 use crate::runtime::{self, NodeRuntime};
 use crate::server::{API_PORT_ADVICE, bind};
@@ -213,7 +213,9 @@ async fn start_kubelet(
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         resolv_conf: PathBuf::from(RESOLV_CONF),
         version: KUBERNETES_VERSION.to_owned(),
-        max_pods: skiff_kubelet::DEFAULT_MAX_PODS,
+        options: kubelet_options(&setting.options)?,
+        manifests: setting.paths.manifests(),
+        cgroups: true,
         disk_bytes: disk_bytes(&setting.paths),
         cgroup_root: setting.paths.cgroup_parent(),
         labels: BTreeMap::new(),
@@ -225,6 +227,22 @@ async fn start_kubelet(
         }),
     };
     Ok(Kubelet::start(config).await)
+}
+
+/// What the user's KubeletConfiguration says, or the defaults.
+fn kubelet_options(options: &NodeOptions) -> Result<skiff_kubelet::Options, CommandError> {
+    let mut found = match &options.kubelet_config {
+        Some(path) => {
+            let text = std::fs::read(path).map_err(|error| named(path, "read", error))?;
+            skiff_kubelet::Options::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?
+        }
+        None => skiff_kubelet::Options::default(),
+    };
+    skiff_kubelet::check_options(&found)?;
+    if let Some(path) = &options.pod_manifest_path {
+        found.static_pod_path = Some(path.clone());
+    }
+    Ok(found)
 }
 
 /// The size of the file system that holds the node's state.

@@ -100,6 +100,11 @@ impl Paths {
         self.join("kubelet")
     }
 
+    /// Manifests of static Pods.
+    pub fn manifests(&self) -> PathBuf {
+        self.join("manifests")
+    }
+
     /// The pod network's memory.
     pub fn network(&self) -> PathBuf {
         self.join("network")

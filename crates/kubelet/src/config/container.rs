@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, VolumeMount};
 use skiff_cri::{
-    ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation, Signal,
+    ContainerConfig, ContainerMetadata, Device, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation,
+    Signal,
 };
 
 use super::env::{self, EnvError};
@@ -71,6 +72,7 @@ pub fn config(
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: variables.into_iter().map(|(key, value)| KeyValue { key, value }).collect(),
         mounts: mounts(pod, spec, from, node, &known)?,
+        devices: devices(pod, spec, from)?,
         labels,
         annotations: annotations(pod, spec, from.attempt),
         log_path: paths::log_path(spec.name(), from.attempt).to_string_lossy().into_owned(),
@@ -79,7 +81,12 @@ pub fn config(
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
             resources: Some(resources::container(pod, container, node)),
-            security_context: Some(security::container(pod, spec, &node.paths.root.join("seccomp"))),
+            security_context: Some(security::container(
+                pod,
+                spec,
+                &node.paths.root.join("seccomp"),
+                node.seccomp_default,
+            )),
         }),
         stop_signal: stop_signal(spec),
         ..ContainerConfig::default()
@@ -146,6 +153,24 @@ fn mounts(
     let message = node.paths.termination_log(uid(pod), spec.name(), from.attempt);
     mounts.push(own_file(message_path(spec), message));
     Ok(mounts)
+}
+
+/// The block volumes that the container gets as devices.
+fn devices(pod: &Pod, spec: &Spec<'_>, from: &Ingredients<'_>) -> Result<Vec<Device>, EnvError> {
+    let devices = spec.container.volume_devices.iter().flatten().map(|device| {
+        let place = || spec::pod_ref(pod);
+        let path = from.volumes.get(&device.name).ok_or_else(|| {
+            EnvError(format!("cannot find volume {:?} to pass into container of {}", device.name, place()))
+        })?;
+        // The link leads to the device.
+        let path = std::fs::read_link(path).unwrap_or_else(|_| path.clone());
+        Ok(Device {
+            container_path: device.device_path.clone(),
+            host_path: path.to_string_lossy().into_owned(),
+            permissions: "mrw".to_owned(),
+        })
+    });
+    devices.collect()
 }
 
 /// The files of an image in the container, read-only whatever the mount says.

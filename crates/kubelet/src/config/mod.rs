@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use skiff_base::Quantity;
 
 /// What a node is to the Pods on it.
@@ -39,6 +39,16 @@ pub struct NodeFacts {
     pub memory_bytes: i64,
     /// What Pods can have.
     pub allocatable: BTreeMap<String, Quantity>,
+    /// Whether CPU limits are kept by a quota.
+    pub cpu_quota: bool,
+    /// Whether memory that was asked for is protected, and limits slow down before they kill (v2 only).
+    pub memory_qos: bool,
+    /// Where between request and limit memory slows down.
+    pub memory_throttling: f64,
+    /// Processes that each Pod may have; no bound where that is not positive.
+    pub pod_pids: i64,
+    /// Whether Pods that name no seccomp profile get the runtime's.
+    pub seccomp_default: bool,
     /// Whether containers of Guaranteed Pods get processors for themselves.
     pub static_cpus: bool,
     /// Whether cgroup parents are named as systemd slices.
@@ -56,6 +66,10 @@ pub struct Objects {
     pub secrets: BTreeMap<String, Arc<Secret>>,
     /// Services of the Pod's namespace, and `kubernetes` of the default one.
     pub services: Vec<Arc<Service>>,
+    /// Claims of the Pod's namespace by name.
+    pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
+    /// The volumes that they are bound to, by name.
+    pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
 }
 
 /// The names of the ConfigMaps and Secrets that a Pod refers to, anywhere but in pull secrets.
@@ -65,6 +79,8 @@ pub struct References {
     pub config_maps: std::collections::BTreeSet<String>,
     /// Secrets.
     pub secrets: std::collections::BTreeSet<String>,
+    /// Claims.
+    pub claims: std::collections::BTreeSet<String>,
 }
 
 impl References {
@@ -82,6 +98,7 @@ impl References {
             }
         }
         for volume in crate::pod::spec::spec(pod).volumes.iter().flatten() {
+            found.claims.extend(crate::volumes::claims::claim_name(pod, volume));
             found.config_maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
             found.secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.clone()));
             let projections = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());

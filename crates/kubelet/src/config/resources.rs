@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use skiff_base::Quantity;
-use skiff_cri::LinuxContainerResources;
+use skiff_cri::{HugepageLimit, LinuxContainerResources};
 
 use super::NodeFacts;
 use crate::pod::spec::{qos_class, quantity, spec};
 
 /// The period over which a CPU quota counts, in microseconds.
-const CPU_PERIOD: i64 = 100_000;
+pub const CPU_PERIOD: i64 = 100_000;
 const MIN_QUOTA: i64 = 1_000;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
@@ -29,7 +29,46 @@ pub fn container(pod: &Pod, container: &Container, node: &NodeFacts) -> LinuxCon
     let resources = container.resources.as_ref();
     let mut linux = of(resources);
     linux.oom_score_adj = oom_score_adj(pod, resources, node.memory_bytes);
+    if !node.cpu_quota {
+        (linux.cpu_quota, linux.cpu_period) = (0, 0);
+    }
+    for (name, page_size) in crate::cgroups::huge_sizes(node) {
+        let limit = amount(resources, true, &name).or_else(|| amount(resources, false, &name));
+        let limit = limit.map_or(0, |bytes| u64::try_from(bytes.value()).unwrap_or(0));
+        linux.hugepage_limits.push(HugepageLimit { page_size, limit });
+    }
+    if node.memory_qos {
+        linux.unified = memory_qos(pod, resources, node);
+    }
     linux
+}
+
+/// Files of the unified hierarchy: what was asked for is protected, and beyond it memory slows down before it is out.
+/// See <https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/#memory-qos-with-cgroup-v2>.
+fn memory_qos(
+    pod: &Pod,
+    resources: Option<&ResourceRequirements>,
+    node: &NodeFacts,
+) -> std::collections::HashMap<String, String> {
+    /// What the kernel rounds to.
+    const PAGE: i64 = 4096;
+    let class = qos_class(pod);
+    let bytes = |limits: bool| amount(resources, limits, "memory").map(|memory| memory.value()).filter(|n| *n > 0);
+    let (request, limit) = (bytes(false), bytes(true));
+    let mut files = std::collections::HashMap::new();
+    if let Some(request) = request {
+        let file = if class == "Guaranteed" { "memory.min" } else { "memory.low" };
+        files.insert(file.to_owned(), request.to_string());
+    }
+    if class == "Burstable" {
+        let allocatable = node.allocatable.get("memory").map_or(node.memory_bytes, |memory| memory.value());
+        let (low, high) = (request.unwrap_or(0), limit.unwrap_or(allocatable));
+        let throttle = low + ((high - low) as f64 * node.memory_throttling) as i64;
+        if throttle > low {
+            files.insert("memory.high".to_owned(), (throttle / PAGE * PAGE).to_string());
+        }
+    }
+    files
 }
 
 fn of(resources: Option<&ResourceRequirements>) -> LinuxContainerResources {
@@ -44,6 +83,13 @@ fn of(resources: Option<&ResourceRequirements>) -> LinuxContainerResources {
         memory_swap_limit_in_bytes: memory_limit,
         ..LinuxContainerResources::default()
     }
+}
+
+/// Amounts as limits.
+pub fn of_limits(
+    limits: BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+) -> LinuxContainerResources {
+    of(Some(&ResourceRequirements { claims: None, limits: Some(limits), requests: None }))
 }
 
 /// The limits of the Pod as a whole: the sum of its containers' where each has one.

@@ -29,7 +29,7 @@ pub fn config(pod: &Pod, attempt: u32, node: &NodeFacts) -> PodSandboxConfig {
     let mut labels: HashMap<_, _> = pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
     labels.extend(identity(pod));
     let mut annotations: HashMap<_, _> = pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
-    annotations.insert("kubernetes.io/config.source".to_owned(), "api".to_owned());
+    annotations.entry("kubernetes.io/config.source".to_owned()).or_insert_with(|| "api".to_owned());
     let sysctls = spec::spec(pod).security_context.as_ref().and_then(|context| context.sysctls.clone());
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
@@ -49,13 +49,24 @@ pub fn config(pod: &Pod, attempt: u32, node: &NodeFacts) -> PodSandboxConfig {
         labels,
         annotations,
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: format!("{}{}", node.cgroup_root, resources::cgroup_parent(pod, node.systemd_cgroups)),
+            cgroup_parent: cgroup(pod, node),
             security_context: Some(security::sandbox(pod)),
             sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name, sysctl.value)).collect(),
-            overhead: None,
+            overhead: overhead(pod),
             resources: Some(resources::pod(pod)),
         }),
     }
+}
+
+/// The cgroup in which the Pod's containers get theirs.
+pub fn cgroup(pod: &Pod, node: &NodeFacts) -> String {
+    format!("{}{}", node.cgroup_root, resources::cgroup_parent(pod, node.systemd_cgroups))
+}
+
+/// What the Pod's runtime class takes beside its containers.
+fn overhead(pod: &Pod) -> Option<skiff_cri::LinuxContainerResources> {
+    let overhead = spec::spec(pod).overhead.clone().filter(|overhead| !overhead.is_empty())?;
+    Some(resources::of_limits(overhead))
 }
 
 fn port_mappings(pod: &Pod) -> Vec<PortMapping> {

@@ -76,7 +76,7 @@ pub fn sandbox(pod: &Pod) -> LinuxSandboxSecurityContext {
 }
 
 /// The security of one container; `profiles` is the folder of seccomp profiles.
-pub fn container(pod: &Pod, spec: &Spec<'_>, profiles: &Path) -> LinuxContainerSecurityContext {
+pub fn container(pod: &Pod, spec: &Spec<'_>, profiles: &Path, seccomp_default: bool) -> LinuxContainerSecurityContext {
     let context = pod_spec(pod).security_context.clone().unwrap_or_default();
     let own = spec.container.security_context.clone().unwrap_or_default();
     let privileged = own.privileged == Some(true);
@@ -104,7 +104,9 @@ pub fn container(pod: &Pod, spec: &Spec<'_>, profiles: &Path) -> LinuxContainerS
         seccomp: Some(if privileged {
             seccomp(None, profiles)
         } else {
-            seccomp(own.seccomp_profile.as_ref().or(context.seccomp_profile.as_ref()), profiles)
+            let named = own.seccomp_profile.as_ref().or(context.seccomp_profile.as_ref());
+            let default = SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None };
+            seccomp(named.or(seccomp_default.then_some(&default)), profiles)
         }),
         apparmor: apparmor(&own, &context),
         ..LinuxContainerSecurityContext::default()

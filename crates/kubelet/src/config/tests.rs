@@ -26,6 +26,11 @@ fn pod(text: &str) -> Pod {
 fn node() -> NodeFacts {
     NodeFacts {
         static_cpus: false,
+        cpu_quota: true,
+        memory_qos: false,
+        memory_throttling: 0.9,
+        pod_pids: -1,
+        seccomp_default: false,
         name: "n1".into(),
         ips: vec!["192.0.2.1".into()],
         paths: paths::Paths { root: "/k".into(), logs: "/l".into() },
@@ -50,6 +55,7 @@ fn objects() -> Objects {
         config_maps: [("config".to_owned(), Arc::new(yaml(map)))].into(),
         secrets: [("hidden".to_owned(), Arc::new(yaml(secret)))].into(),
         services: vec![Arc::new(yaml(service)), Arc::new(yaml(api))],
+        ..Objects::default()
     }
 }
 
@@ -58,7 +64,7 @@ fn check(text: &str, show: impl Fn(&skiff_cri::ContainerConfig) -> String, expec
     let pod = pod(text);
     let spec = spec::container(&pod, "web").expect("the Pod has this container");
     let (objects, node) = (objects(), node());
-    let volumes = crate::volumes::locations(&pod, &node.paths);
+    let volumes = crate::volumes::locations(&pod, &node.paths, &objects);
     let ips = ["10.244.0.9".to_owned()];
     let from = Ingredients {
         attempt: 3,

@@ -51,6 +51,26 @@ pub fn read() -> Machine {
     }
 }
 
+/// The processors and the memory of the machine, by where they sit.
+pub fn parts(options: &crate::options::Options) -> crate::assign::Machine {
+    let system = Path::new("/sys/devices/system");
+    let topology = crate::assign::cpus::topology(system);
+    let mut memory = std::collections::BTreeMap::new();
+    for node in topology.values().map(|seat| seat.numa) {
+        let text = fs::read_to_string(system.join(format!("node/node{node}/meminfo"))).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.split_once("MemTotal:"));
+        let kilobytes = line.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<i64>().ok());
+        let total = kilobytes.map_or_else(|| read().memory_bytes, |kilobytes| kilobytes * 1024);
+        let reserved = options.reserved_memory.iter().filter(|reserved| reserved.numa_node == node);
+        let reserved: i64 = reserved
+            .filter_map(|reserved| reserved.limits.get("memory")?.parse::<skiff_base::Quantity>().ok())
+            .map(|amount| amount.value())
+            .sum();
+        memory.insert(node, (total - reserved).max(0));
+    }
+    crate::assign::Machine { topology, memory }
+}
+
 /// Memory that programs can still have, in bytes; `None` where the kernel does not tell.
 pub fn available_memory() -> Option<i64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;

@@ -1,11 +1,13 @@
 //! Keeping the Node object and its lease: registration at the start, a lease renewed every few seconds, and the status when
 //! it has changed or has not been written for long.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{ContainerImage, Node as ApiNode, NodeStatus};
+use k8s_openapi::api::core::v1::{ContainerImage, Node as ApiNode, NodeStatus, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -14,7 +16,8 @@ use skiff_client::{Client, Error, Patch};
 use skiff_cri::{ImageService, ListImagesRequest, RuntimeService, StatusRequest, VersionRequest};
 use tokio::sync::Notify;
 
-use super::facts::{self, Machine};
+use super::facts::Machine;
+use super::guard::Pressures;
 use super::object::{self, Health, Identity};
 
 /// The lease's life and the time between renewals; upstream's numbers.
@@ -45,11 +48,28 @@ pub struct Keeper {
     pub images: Arc<dyn ImageService>,
     /// Woken when the node should look at itself at once.
     pub look: Arc<Notify>,
+    /// What the node runs short of.
+    pub pressures: Pressures,
+    /// Devices of plugins by resource: all, and those that are well.
+    pub devices: Arc<Mutex<BTreeMap<String, (i64, i64)>>>,
+    /// Whether the machine is being shut down.
+    pub shutting_down: Arc<AtomicBool>,
     /// The last status that was written.
     pub written: Mutex<Option<NodeStatus>>,
 }
 
 impl Keeper {
+    /// By what events name the node.
+    pub fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: Some(self.identity.name.clone()),
+            uid: Some(self.identity.name.clone()),
+            ..ObjectReference::default()
+        }
+    }
+
     /// Registers the node and writes its first status; tries until that is done.
     pub async fn register(&self) {
         loop {
@@ -145,8 +165,14 @@ impl Keeper {
     }
 
     async fn health(&self) -> Health {
-        let mut health =
-            Health { available_bytes: facts::available_memory(), pids: facts::pids(), ..Health::default() };
+        let mut health = Health {
+            pressures: self.pressures.lock().clone(),
+            devices: self.devices.lock().clone(),
+            ..Health::default()
+        };
+        if self.shutting_down.load(Ordering::Acquire) {
+            health.not_ready.push("node is shutting down".to_owned());
+        }
         match self.runtime.version(VersionRequest::default()).await {
             Ok(version) => health.runtime = format!("{}://{}", version.runtime_name, version.runtime_version),
             Err(error) => health.not_ready.push(format!("container runtime is down: {error}")),

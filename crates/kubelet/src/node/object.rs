@@ -2,6 +2,7 @@
 //! See <https://kubernetes.io/docs/reference/node/node-status/>.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
@@ -13,14 +14,12 @@ use skiff_base::quantity::Format;
 use skiff_base::{Quantity, Timestamp};
 
 use super::facts::Machine;
+use crate::evict::{Pressure, Signal};
+use crate::options::Options;
 
 /// The most images that a status lists, and the most names of each; upstream's numbers.
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
-/// Memory below which the node says that it is under pressure.
-const MEMORY_PRESSURE_BYTES: i64 = 100 << 20;
-/// The part of all process ids that may be in use before the node is under pressure, in percent.
-const PID_PRESSURE_PERCENT: i64 = 90;
 
 /// What the node is beyond its machine.
 #[derive(Debug, Clone, Default)]
@@ -35,8 +34,8 @@ pub struct Identity {
     pub version: String,
     /// Where the kubelet API listens.
     pub port: i32,
-    /// Pods that it takes.
-    pub max_pods: i64,
+    /// What is reserved, and how many Pods it takes.
+    pub options: Arc<Options>,
     /// Labels beyond the standard ones.
     pub labels: BTreeMap<String, String>,
     /// Taints to register with.
@@ -46,14 +45,12 @@ pub struct Identity {
 /// What changes by itself.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Health {
-    /// Memory still to be had, in bytes; `None` where unknown.
-    pub available_bytes: Option<i64>,
-    /// Processes and the most there can be.
-    pub pids: Option<(i64, i64)>,
+    /// What the node runs short of.
+    pub pressures: Vec<Pressure>,
     /// Why the runtime or its network is not ready; empty when it is.
     pub not_ready: Vec<String>,
-    /// Whether the disk is too full.
-    pub disk_pressure: bool,
+    /// Devices of plugins by resource: all, and those that are well.
+    pub devices: BTreeMap<String, (i64, i64)>,
     /// The runtime's name and version, `skiff://0.1.0`.
     pub runtime: String,
     /// The images on the node.
@@ -95,12 +92,12 @@ pub fn node(identity: &Identity, machine: &Machine) -> Node {
 }
 
 /// What the node has for Pods.
-pub fn capacity(machine: &Machine, max_pods: i64) -> BTreeMap<String, Quantity> {
+pub fn capacity(machine: &Machine, options: &Options) -> BTreeMap<String, Quantity> {
     let bytes = |bytes: i64| Quantity::from_units(bytes / 1024 * 1024, Format::BinarySi);
     let mut capacity = BTreeMap::from([
         ("cpu".to_owned(), Quantity::from_units(machine.cpus, Format::DecimalSi)),
         ("memory".to_owned(), bytes(machine.memory_bytes)),
-        ("pods".to_owned(), Quantity::from_units(max_pods, Format::DecimalSi)),
+        ("pods".to_owned(), Quantity::from_units(most_pods(machine, options), Format::DecimalSi)),
     ]);
     if let Some(disk) = machine.disk_bytes {
         capacity.insert("ephemeral-storage".to_owned(), bytes(disk));
@@ -111,6 +108,37 @@ pub fn capacity(machine: &Machine, max_pods: i64) -> BTreeMap<String, Quantity> 
     capacity
 }
 
+fn most_pods(machine: &Machine, options: &Options) -> i64 {
+    match options.pods_per_core {
+        0 => options.max_pods,
+        each => options.max_pods.min(each * machine.cpus),
+    }
+}
+
+/// What Pods can have of it: without what is reserved for the machine, and what eviction keeps free.
+pub fn allocatable(machine: &Machine, options: &Options) -> BTreeMap<String, Quantity> {
+    let mut all = capacity(machine, options);
+    for (name, amount) in &mut all {
+        let kept = match name.as_str() {
+            "memory" => options.kept_by_eviction(Signal::MemoryAvailable, amount.value()),
+            "ephemeral-storage" => options.kept_by_eviction(Signal::NodeFsAvailable, amount.value()),
+            _ => 0,
+        };
+        let kept = Quantity::from_units(kept, Format::BinarySi);
+        *amount = amount.minus(options.reserved(name)).minus(kept).max(Quantity::ZERO);
+        if name == "ephemeral-storage" {
+            // Upstream tells it in plain bytes.
+            *amount = Quantity::from_units(amount.value(), Format::DecimalSi);
+        }
+    }
+    // Memory that lies in huge pages is of no other use.
+    let huge = machine.hugepages.iter().fold(0, |sum, (_, bytes)| sum + bytes);
+    if let Some(memory) = all.get_mut("memory") {
+        *memory = memory.minus(Quantity::from_units(huge, Format::BinarySi)).max(Quantity::ZERO);
+    }
+    all
+}
+
 /// The status; conditions keep the times of `old` where they have not changed.
 pub fn status(
     identity: &Identity,
@@ -119,13 +147,16 @@ pub fn status(
     old: Option<&NodeStatus>,
     now: Timestamp,
 ) -> NodeStatus {
-    let capacity: BTreeMap<String, ApiQuantity> = capacity(machine, identity.max_pods)
-        .into_iter()
-        .map(|(name, amount)| (name, ApiQuantity(amount.to_string())))
-        .collect();
+    let shown = |amounts: BTreeMap<String, Quantity>, devices: fn(&(i64, i64)) -> i64| {
+        let devices = health.devices.iter().map(|(name, count)| (name.clone(), devices(count).to_string()));
+        let amounts = amounts.into_iter().map(|(name, amount)| (name, amount.to_string()));
+        amounts.chain(devices).map(|(name, amount)| (name, ApiQuantity(amount))).collect::<BTreeMap<_, _>>()
+    };
+    let capacity = shown(capacity(machine, &identity.options), |count| count.0);
+    let allocatable = shown(allocatable(machine, &identity.options), |count| count.1);
     let ips = identity.ips.iter().map(|ip| address("InternalIP", ip));
     NodeStatus {
-        allocatable: Some(capacity.clone()),
+        allocatable: Some(allocatable),
         capacity: Some(capacity),
         addresses: Some(ips.chain([address("Hostname", &identity.name)]).collect()),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: identity.port }) }),
@@ -175,8 +206,7 @@ fn images(mut images: Vec<ContainerImage>) -> Vec<ContainerImage> {
 }
 
 fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
-    let memory = health.available_bytes.is_some_and(|bytes| bytes < MEMORY_PRESSURE_BYTES);
-    let pids = health.pids.is_some_and(|(used, most)| used > most * PID_PRESSURE_PERCENT / 100);
+    let under = |pressure: Pressure| health.pressures.contains(&pressure);
     let ready = if health.not_ready.is_empty() {
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned())
     } else {
@@ -185,19 +215,19 @@ fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<
     let texts = [
         pressure(
             "MemoryPressure",
-            memory,
+            under(Pressure::Memory),
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
         pressure(
             "DiskPressure",
-            health.disk_pressure,
+            under(Pressure::Disk),
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
         pressure(
             "PIDPressure",
-            pids,
+            under(Pressure::Pid),
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),

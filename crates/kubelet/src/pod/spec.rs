@@ -166,6 +166,19 @@ fn ephemeral(from: &EphemeralContainer) -> Spec<'_> {
     Spec { kind: Kind::Ephemeral, container: Cow::Owned(container) }
 }
 
+/// The containers that run as the Pod's status says: names and ids.
+pub fn running(pod: &Pod) -> Vec<(String, String)> {
+    let Some(status) = &pod.status else { return vec![] };
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let all = lists.into_iter().flat_map(|list| list.iter().flatten());
+    let running = all.filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
+    let named = running.filter_map(|status| {
+        let (_, id) = status.container_id.as_ref()?.split_once("://")?;
+        Some((status.name.clone(), id.to_owned()))
+    });
+    named.collect()
+}
+
 /// `name_namespace(uid)`, as messages of upstream's kubelet identify a Pod.
 pub fn pod_ref(pod: &Pod) -> String {
     let meta = &pod.metadata;

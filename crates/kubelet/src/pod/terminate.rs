@@ -16,7 +16,8 @@ impl Stepping<'_> {
     pub(super) fn notice_end(&mut self) {
         let deleting = self.pod.metadata.deletion_timestamp.is_some() || self.view.removed;
         // Nobody waits for a Pod that is gone from the API: it was deleted by force.
-        let grace_seconds = if self.view.removed { 0 } else { spec::grace_seconds(self.pod) };
+        let by_force = self.view.removed && !crate::admission::is_static(self.pod);
+        let grace_seconds = if by_force { 0 } else { spec::grace_seconds(self.pod) };
         let most = self.view.eviction.as_ref().and_then(|eviction| eviction.grace_seconds);
         let grace_seconds = grace_seconds.min(most.unwrap_or(i64::MAX)).max(MINIMUM_GRACE_SECONDS);
         if let Some(ending) = &mut self.state.terminating {
@@ -33,6 +34,13 @@ impl Stepping<'_> {
         if cause.as_ref().is_some_and(|(reason, _)| reason == "DeadlineExceeded") {
             let message = "Pod was active on the node longer than the specified deadline";
             self.event(false, "DeadlineExceeded", message, "");
+        }
+        if let Some(eviction) = self.view.eviction.as_ref().filter(|_| cause.is_some()) {
+            match eviction.reason.as_str() {
+                "Evicted" => self.event(true, "Evicted", eviction.message.clone(), ""),
+                "Preempting" => self.event(true, "Preempting", eviction.message.clone(), ""),
+                _ => {}
+            }
         }
         let pulls = self.state.in_flight.iter().filter(|task| matches!(task, Task::Image(_)));
         self.cancel = pulls.cloned().collect();

@@ -1,5 +1,6 @@
-//! The kubelet API: logs, exec, attach, port-forward, Pods, health and figures, for the API server alone.
+//! The kubelet API: logs, exec, attach, port-forward, Pods, health and figures, for the API server and for those it allows.
 
+pub mod auth;
 mod logs;
 mod stats;
 mod tunnel;
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use self::auth::{Guard, User};
 use crate::agent::Workers;
 use crate::observe::observe;
 use crate::pod::types::{ContainerView, RunState};
@@ -40,7 +42,7 @@ pub struct ServerConfig {
     pub listener: TcpListener,
     /// The server's certificate; it must ask for client certificates and accept only those that it can verify.
     pub tls: Arc<rustls::ServerConfig>,
-    /// The common names of client certificates that may ask for anything.
+    /// The common names of client certificates that may ask for anything; of others the API server is asked.
     pub allowed_names: Vec<String>,
 }
 
@@ -55,6 +57,8 @@ impl ServerConfig {
 pub async fn serve(config: ServerConfig, workers: Arc<Workers>) {
     let acceptor = TlsAcceptor::from(config.tls);
     let allowed = Arc::new(config.allowed_names);
+    let node = workers.node();
+    let guard = Arc::new(Guard::new(node.client.clone(), node.clock.clone(), &node.facts().name));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -64,8 +68,9 @@ pub async fn serve(config: ServerConfig, workers: Arc<Workers>) {
         match accepted {
             Ok((stream, peer)) => {
                 let (acceptor, allowed, workers) = (acceptor.clone(), allowed.clone(), workers.clone());
+                let guard = guard.clone();
                 connections.spawn(async move {
-                    if let Err(error) = connection(stream, acceptor, allowed, workers).await {
+                    if let Err(error) = connection(stream, acceptor, allowed, guard, workers).await {
                         tracing::debug!(%peer, error, "a connection to the kubelet API broke off");
                     }
                 });
@@ -82,26 +87,22 @@ async fn connection(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     allowed: Arc<Vec<String>>,
+    guard: Arc<Guard>,
     workers: Arc<Workers>,
 ) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
     let stream = stream.map_err(|_| "the TLS handshake took too long")?.map_err(|error| error.to_string())?;
     let certificates = stream.get_ref().1.peer_certificates();
-    let caller = certificates.and_then(|chain| chain.first()).and_then(|leaf| common_name(leaf));
-    let admitted = match caller {
-        None => Err(StatusCode::UNAUTHORIZED),
-        Some(name) if allowed.contains(&name) => Ok(()),
-        Some(_) => Err(StatusCode::FORBIDDEN),
-    };
+    let caller = certificates.and_then(|chain| chain.first()).and_then(|leaf| auth::user_of(leaf));
     let service = service_fn(move |request: Request<Incoming>| {
-        let workers = workers.clone();
+        let (workers, allowed, guard, caller) = (workers.clone(), allowed.clone(), guard.clone(), caller.clone());
         async move {
-            Ok::<_, std::convert::Infallible>(match admitted {
+            let response = match admit(&guard, &allowed, caller, &request).await {
                 Ok(()) => route(&workers, request).await,
-                Err(StatusCode::UNAUTHORIZED) => text(StatusCode::UNAUTHORIZED, "Unauthorized"),
-                Err(code) => text(code, "Forbidden: this client may not use the kubelet API"),
-            })
+                Err(refusal) => refusal,
+            };
+            Ok::<_, std::convert::Infallible>(response)
         }
     });
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
@@ -109,10 +110,27 @@ async fn connection(
     served.map_err(|error| error.to_string())
 }
 
-fn common_name(certificate: &[u8]) -> Option<String> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(name.to_owned())
+/// Whether a request may be served: the API server's own caller may do anything, others what the API server lets them do.
+async fn admit(
+    guard: &Guard,
+    allowed: &[String],
+    caller: Option<User>,
+    request: &Request<Incoming>,
+) -> Result<(), Response<Body>> {
+    let unauthorized = |code: StatusCode| text(code, "Unauthorized");
+    let user = match caller {
+        Some(user) if allowed.contains(&user.name) => return Ok(()),
+        Some(user) => user,
+        None => {
+            let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+            let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
+            let token = token.filter(|token| !token.is_empty());
+            let token = token.ok_or_else(|| unauthorized(StatusCode::UNAUTHORIZED))?;
+            guard.user(token).await.map_err(unauthorized)?
+        }
+    };
+    let asked = auth::asked(request.method(), request.uri().path());
+    guard.check(&user, &asked).await.map_err(|message| text(StatusCode::FORBIDDEN, message))
 }
 
 pub(crate) fn text(code: StatusCode, message: impl Into<String>) -> Response<Body> {
@@ -193,6 +211,12 @@ async fn route(workers: &Arc<Workers>, request: Request<Incoming>) -> Response<B
         ["stats", "summary"] if reading => stats::summary(workers).await,
         ["metrics"] if reading => stats::metrics(workers).await,
         ["metrics", "resource"] if reading => stats::resource_metrics(workers).await,
+        ["metrics", "cadvisor"] if reading => stats::cadvisor_metrics(workers).await,
+        ["metrics", "probes"] if reading => stats::probe_metrics(workers),
+        ["configz"] if reading => json(&json!({"kubeletconfig": workers.node().options.shown()})),
+        ["checkpoint", namespace, pod, container] if request.method() == Method::POST => {
+            checkpoint(workers, namespace, pod, container).await
+        }
         ["containerLogs", namespace, pod, container] if reading => {
             logs::serve(workers, namespace, pod, container, &query).await
         }
@@ -240,6 +264,30 @@ pub(crate) async fn running(
     running
         .max_by_key(|container| container.attempt)
         .ok_or_else(|| text(StatusCode::NOT_FOUND, format!("container not found ({name:?})")))
+}
+
+/// Writes a container to disk, where the runtime can.
+async fn checkpoint(workers: &Workers, namespace: &str, pod: &str, name: &str) -> Response<Body> {
+    let container = match running(workers, namespace, pod, name).await {
+        Ok(container) => container,
+        Err(response) => return response,
+    };
+    let node = workers.node();
+    let stamp = node.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let file = format!("checkpoint-{pod}_{namespace}-{name}-{stamp}.tar");
+    let location = node.facts().paths.root.join("checkpoints").join(file).display().to_string();
+    let request = skiff_cri::CheckpointContainerRequest {
+        container_id: container.id,
+        location: location.clone(),
+        ..skiff_cri::CheckpointContainerRequest::default()
+    };
+    match node.runtime.checkpoint_container(request).await {
+        Ok(_) => json(&json!({"items": [location]})),
+        Err(error) => {
+            let words = format!("checkpointing of {namespace}/{pod}/{name} failed ({error})");
+            text(StatusCode::INTERNAL_SERVER_ERROR, words)
+        }
+    }
 }
 
 /// Runs a command and answers with its output.

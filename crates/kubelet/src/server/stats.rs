@@ -156,3 +156,86 @@ pub(super) async fn resource_metrics(workers: &Workers) -> Response<Body> {
 fn seconds(nanos: u64) -> String {
     format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
+
+/// `/metrics/probes`: what probes have answered.
+pub(super) fn probe_metrics(workers: &Workers) -> Response<Body> {
+    let mut out = String::from(
+        "# HELP prober_probe_total Cumulative number of a liveness, readiness or startup probe for a container by result.\n# TYPE prober_probe_total counter\n",
+    );
+    for (key, count) in workers.node().probed.lock().iter() {
+        let crate::executor::ProbeKey { namespace, pod, uid, container, kind, result } = key;
+        writeln!(
+            out,
+            "prober_probe_total{{container={container:?},namespace={namespace:?},pod={pod:?},pod_uid={uid:?},probe_type={kind:?},result={result:?}}} {count}"
+        )
+        .expect("writing to a string cannot fail");
+    }
+    text(StatusCode::OK, out)
+}
+
+/// `/metrics/cadvisor`: what dashboards read.
+pub(super) async fn cadvisor_metrics(workers: &Workers) -> Response<Body> {
+    let runtime = &workers.node().runtime;
+    let stats = runtime.list_container_stats(ListContainerStatsRequest::default()).await;
+    let stats = match stats {
+        Ok(stats) => stats.stats,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    let sandboxes = runtime.list_pod_sandbox_stats(skiff_cri::ListPodSandboxStatsRequest::default()).await;
+    let sandboxes = sandboxes.map(|response| response.stats).unwrap_or_default();
+    let mut families: BTreeMap<&str, (&str, Vec<String>)> = BTreeMap::new();
+    let mut add = |metric: &'static str, kind: &'static str, labels: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let lines = &mut families.entry(metric).or_insert_with(|| (kind, Vec::new())).1;
+            lines.push(format!("{metric}{{{labels}}} {value}\n"));
+        }
+    };
+    for one in &stats {
+        let Some(attributes) = &one.attributes else { continue };
+        let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
+        let labels = format!(
+            "container={:?},id=\"/{}\",name={:?},namespace={:?},pod={:?}",
+            label(sandbox::CONTAINER_NAME),
+            attributes.id,
+            attributes.id,
+            label(sandbox::POD_NAMESPACE),
+            label(sandbox::POD_NAME)
+        );
+        let (cpu, memory) = (one.cpu.clone().unwrap_or_default(), one.memory.clone().unwrap_or_default());
+        let layer = one.writable_layer.clone().unwrap_or_default();
+        let whole = |number: &Option<UInt64Value>| value(number).map(|number| number.to_string());
+        add("container_cpu_usage_seconds_total", "counter", &labels, value(&cpu.usage_core_nano_seconds).map(seconds));
+        add("container_memory_working_set_bytes", "gauge", &labels, whole(&memory.working_set_bytes));
+        add("container_memory_usage_bytes", "gauge", &labels, whole(&memory.usage_bytes));
+        add("container_memory_rss", "gauge", &labels, whole(&memory.rss_bytes));
+        add("container_fs_usage_bytes", "gauge", &labels, whole(&layer.used_bytes));
+        add("container_fs_inodes_total", "gauge", &labels, whole(&layer.inodes_used));
+    }
+    for one in &sandboxes {
+        let (Some(attributes), Some(linux)) = (&one.attributes, &one.linux) else { continue };
+        let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
+        let network = linux.network.clone().unwrap_or_default();
+        for interface in network.default_interface.iter().chain(&network.interfaces) {
+            let labels = format!(
+                "id=\"/{}\",interface={:?},namespace={:?},pod={:?}",
+                attributes.id,
+                interface.name,
+                label(sandbox::POD_NAMESPACE),
+                label(sandbox::POD_NAME)
+            );
+            let whole = |number: &Option<UInt64Value>| value(number).map(|number| number.to_string());
+            add("container_network_receive_bytes_total", "counter", &labels, whole(&interface.rx_bytes));
+            add("container_network_receive_errors_total", "counter", &labels, whole(&interface.rx_errors));
+            add("container_network_transmit_bytes_total", "counter", &labels, whole(&interface.tx_bytes));
+            add("container_network_transmit_errors_total", "counter", &labels, whole(&interface.tx_errors));
+        }
+    }
+    let facts = workers.node().facts();
+    add("machine_memory_bytes", "gauge", "", Some(facts.memory_bytes.to_string()));
+    let mut out = String::new();
+    for (metric, (kind, lines)) in families {
+        writeln!(out, "# TYPE {metric} {kind}\n{}", lines.concat().trim_end())
+            .expect("writing to a string cannot fail");
+    }
+    text(StatusCode::OK, out)
+}

@@ -2,6 +2,8 @@
 //! What needs more than plain files (mounting) goes through [`Mounter`], which the program's main part hands in.
 
 mod atomic;
+pub mod claims;
+mod owner;
 mod payload;
 mod setup;
 #[cfg(test)]
@@ -15,7 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 pub use payload::{TokenSource, Tokens, token_sources};
 pub use setup::{prepare_sub_paths, set_up, tear_down};
 
-use crate::config::{paths::Paths, uid};
+use crate::config::{Objects, paths::Paths, uid};
 use crate::pod::spec::spec;
 
 /// The few things about mounts that the agent cannot do with plain files.
@@ -32,11 +34,56 @@ pub trait Mounter: Send + Sync + 'static {
     /// The kernel refused.
     fn unmount(&self, target: &Path) -> std::io::Result<()>;
 
+    /// Mounts a folder of a file server with the system's own tool.
+    ///
+    /// # Errors
+    /// The tool is missing or says why not.
+    fn mount_nfs(&self, _source: &str, _target: &Path, _options: &[String]) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes a file a block device; the same device where it is one already.
+    ///
+    /// # Errors
+    /// The kernel has no device left, or the file cannot be opened.
+    fn attach_loop(&self, _file: &Path) -> std::io::Result<PathBuf> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// Undoes [`Mounter::attach_loop`], where nothing else uses the device.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn detach_loop(&self, _device: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// How full the file system at `path` is.
+    ///
+    /// # Errors
+    /// The kernel refused, or this mounter cannot tell.
+    fn file_system(&self, _path: &Path) -> std::io::Result<FileSystem> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
     /// Bind-mounts `source` on `target`.
     ///
     /// # Errors
     /// The kernel refused, or this mounter cannot.
     fn bind(&self, source: &Path, target: &Path, read_only: bool) -> std::io::Result<()>;
+}
+
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Bytes in all.
+    pub total_bytes: i64,
+    /// Bytes that programs can still have.
+    pub available_bytes: i64,
+    /// Inodes in all; zero where the file system counts none.
+    pub inodes: i64,
+    /// Inodes left.
+    pub inodes_free: i64,
 }
 
 /// A mounter for where nothing can be mounted: what should be in memory is on disk. For tests.
@@ -74,6 +121,10 @@ pub enum Plugin {
     Projected,
     /// The files of an image, mounted by the runtime.
     Image,
+    /// A folder of a file server.
+    Nfs,
+    /// What a claim is bound to.
+    Claim,
 }
 
 impl Plugin {
@@ -91,14 +142,12 @@ impl Plugin {
             Ok(Self::DownwardApi)
         } else if volume.projected.is_some() {
             Ok(Self::Projected)
-        } else if volume.persistent_volume_claim.is_some() {
-            Err("persistentVolumeClaim")
-        } else if volume.ephemeral.is_some() {
-            Err("ephemeral")
+        } else if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+            Ok(Self::Claim)
         } else if volume.csi.is_some() {
             Err("csi")
         } else if volume.nfs.is_some() {
-            Err("nfs")
+            Ok(Self::Nfs)
         } else if volume.image.is_some() {
             Ok(Self::Image)
         } else {
@@ -116,17 +165,21 @@ impl Plugin {
             Self::DownwardApi => "kubernetes.io~downward-api",
             Self::Projected => "kubernetes.io~projected",
             Self::Image => "kubernetes.io~image",
+            Self::Nfs => "kubernetes.io~nfs",
+            Self::Claim => "kubernetes.io~claim",
         }
     }
 }
 
 /// Where each volume of the Pod is on the node.
-pub fn locations(pod: &Pod, paths: &Paths) -> BTreeMap<String, PathBuf> {
+pub fn locations(pod: &Pod, paths: &Paths, objects: &Objects) -> BTreeMap<String, PathBuf> {
     let volumes = spec(pod).volumes.iter().flatten();
     let known = volumes.filter_map(|volume| {
         let plugin = Plugin::of(volume).ok().filter(|plugin| *plugin != Plugin::Image)?;
         let path = match &volume.host_path {
             Some(host_path) => PathBuf::from(&host_path.path),
+            // What is not bound was told when the volumes were set up.
+            None if plugin == Plugin::Claim => claims::bound(pod, volume, objects).ok()?.path(pod, paths),
             None => paths.volume(uid(pod), plugin.folder(), &volume.name),
         };
         Some((volume.name.clone(), path))

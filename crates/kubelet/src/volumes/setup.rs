@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
 
+use super::claims::{self, Source};
 use super::payload::{File, Tokens, payload};
-use super::{Mounter, Plugin, atomic, locations};
+use super::{Mounter, Plugin, atomic, locations, owner};
 use crate::config::{NodeFacts, Objects, container::sub_path, uid};
 use crate::pod::spec::{quantity, spec};
 
@@ -46,10 +47,15 @@ fn set_up_one(
 ) -> Result<(), String> {
     let plugin = Plugin::of(volume).map_err(|kind| format!("this node cannot mount volumes of type {kind}"))?;
     let folder = node.paths.volume(uid(pod), plugin.folder(), &volume.name);
-    let group = spec(pod).security_context.as_ref().and_then(|context| context.fs_group);
-    let group = group.and_then(|group| u32::try_from(group).ok());
+    let group = owner::group(pod).map(|(group, _)| group);
     match plugin {
         Plugin::Image => Ok(()),
+        Plugin::Nfs => volume.nfs.as_ref().map_or(Ok(()), |nfs| {
+            let source = format!("{}:{}", nfs.server, nfs.path);
+            let read_only = nfs.read_only.filter(|read_only| *read_only).map(|_| "ro".to_owned());
+            nfs_mount(&folder, &source, &read_only.into_iter().collect::<Vec<_>>(), mounter)
+        }),
+        Plugin::Claim => set_up_claim(pod, volume, objects, node, mounter),
         Plugin::HostPath => volume.host_path.as_ref().map_or(Ok(()), check_host_path),
         Plugin::EmptyDir => {
             let source = volume.empty_dir.clone().unwrap_or_default();
@@ -67,6 +73,104 @@ fn set_up_one(
             let secret = matches!(plugin, Plugin::Secret | Plugin::Projected);
             generated(&folder, &files, secret, group, mounter, version).map_err(|error| error.to_string())
         }
+    }
+}
+
+/// Puts the volume that a claim is bound to in place.
+fn set_up_claim(
+    pod: &Pod,
+    volume: &Volume,
+    objects: &Objects,
+    node: &NodeFacts,
+    mounter: &dyn Mounter,
+) -> Result<(), String> {
+    let bound = claims::bound(pod, volume, objects)?;
+    let target = bound.path(pod, &node.paths);
+    match &bound.source {
+        Source::HostPath { path, kind } => {
+            let path = path.to_string_lossy().into_owned();
+            check_host_path(&HostPathVolumeSource { path, type_: kind.clone() })
+        }
+        Source::Local { path } if bound.is_block => attach(path, &target, mounter),
+        Source::Local { path } => {
+            if !path.exists() {
+                return Err(format!("path {:?} does not exist", path.display().to_string()));
+            }
+            local(path, &target, bound.read_only, mounter).map_err(|error| error.to_string())?;
+            match owner::group(pod).filter(|_| !bound.read_only) {
+                Some((group, only_on_mismatch)) => {
+                    owner::apply(&target, group, only_on_mismatch).map_err(|error| error.to_string())
+                }
+                None => Ok(()),
+            }
+        }
+        Source::Nfs { server, path, read_only, options } => {
+            let mut options = options.clone();
+            options.extend((*read_only || bound.read_only).then(|| "ro".to_owned()));
+            nfs_mount(&target, &format!("{server}:{path}"), &options, mounter)
+        }
+    }
+}
+
+fn local(path: &Path, target: &Path, read_only: bool, mounter: &dyn Mounter) -> io::Result<()> {
+    if target.exists() && is_bound(path, target)? {
+        return Ok(());
+    }
+    make_folder(target, 0o750)?;
+    mounter.bind(path, target, read_only)
+}
+
+/// Whether the same folder is at both places.
+fn is_bound(path: &Path, target: &Path) -> io::Result<bool> {
+    let (a, b) = (fs::metadata(path)?, fs::metadata(target)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+fn nfs_mount(target: &Path, source: &str, options: &[String], mounter: &dyn Mounter) -> Result<(), String> {
+    let mounted = target.exists() && is_mount_point(target).map_err(|error| error.to_string())?;
+    if mounted {
+        return Ok(());
+    }
+    make_folder(target, 0o750).map_err(|error| error.to_string())?;
+    mounter.mount_nfs(source, target, options).map_err(|error| format!("mount failed: {error}"))
+}
+
+/// Makes the link by which a block volume's device is found; a plain file becomes a device first.
+fn attach(path: &Path, link: &Path, mounter: &dyn Mounter) -> Result<(), String> {
+    let text = |error: io::Error| error.to_string();
+    let kind = fs::metadata(path).map_err(text)?.file_type();
+    let device = match (kind.is_block_device(), kind.is_file()) {
+        (true, _) => path.to_owned(),
+        (_, true) => mounter.attach_loop(path).map_err(text)?,
+        _ => return Err(format!("{} is neither a block device nor a file", path.display())),
+    };
+    if fs::read_link(link).is_ok_and(|old| old == device) {
+        return Ok(());
+    }
+    if let Some(folder) = link.parent() {
+        make_folder(folder, 0o750).map_err(text)?;
+    }
+    match fs::remove_file(link) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.to_string()),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(&device, link).map_err(text)
+}
+
+/// Lets go of the devices that were made for block volumes.
+fn detach_all(folder: &Path, mounter: &dyn Mounter) -> io::Result<()> {
+    for plugin in folders(folder)? {
+        for entry in fs::read_dir(plugin)? {
+            let device = fs::read_link(entry?.path())?;
+            // Others were there before.
+            if device.to_string_lossy().starts_with("/dev/loop") {
+                mounter.detach_loop(&device)?;
+            }
+        }
+    }
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -126,6 +230,13 @@ fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(fs::symlink_metadata(path)?.dev() != fs::symlink_metadata(parent)?.dev())
 }
 
+/// Whether the kernel's list of mounts has `path`: also tells a mount of the same file system.
+fn is_in_mountinfo(path: &Path) -> io::Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let escaped = path.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
+    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(escaped.as_str())))
+}
+
 fn check_host_path(source: &HostPathVolumeSource) -> Result<(), String> {
     let path = Path::new(&source.path);
     let kind = source.type_.as_deref().unwrap_or("");
@@ -156,9 +267,10 @@ pub fn prepare_sub_paths(
     pod: &Pod,
     container: &Container,
     variables: &BTreeMap<String, String>,
+    objects: &Objects,
     node: &NodeFacts,
 ) -> Result<(), String> {
-    let volumes = locations(pod, &node.paths);
+    let volumes = locations(pod, &node.paths, objects);
     for mount in container.volume_mounts.iter().flatten() {
         let Some(sub_path) = sub_path(mount, variables).map_err(|error| error.0)? else { continue };
         let Some(volume) = volumes.get(&mount.name) else { continue };
@@ -192,10 +304,12 @@ pub fn prepare_sub_paths(
 /// # Errors
 /// A mount cannot be taken away or a file cannot be removed.
 pub fn tear_down(pod_folder: &Path, mounter: &dyn Mounter) -> io::Result<()> {
+    detach_all(&pod_folder.join("volumeDevices"), mounter)?;
     let volumes = pod_folder.join("volumes");
     for folder in folders(&volumes)?.iter().map(|plugin| folders(plugin)).collect::<io::Result<Vec<_>>>()?.concat() {
-        // Several mounts can lie on one another where a set-up was cut short.
-        while is_mount_point(&folder)? {
+        // Several mounts can lie on one another where a set-up was cut short. A folder of the same file system that is
+        // mounted here is none that can be told by its device; removing what is in it must not be the way to find out.
+        while is_mount_point(&folder)? || is_in_mountinfo(&folder)? {
             mounter.unmount(&folder)?;
         }
     }

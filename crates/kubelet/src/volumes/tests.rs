@@ -55,7 +55,7 @@ impl Trial {
 
     /// Names and contents of what a volume shows.
     fn shows(&self, volume: &str) -> Vec<String> {
-        let root = &locations(&self.pod, &self.node.paths)[volume];
+        let root = &locations(&self.pod, &self.node.paths, &Objects::default())[volume];
         let mut found = Vec::new();
         list(root, root, &mut found);
         found.sort();
@@ -116,15 +116,15 @@ fn host_paths_are_what_they_shall_be() {
     assert_eq!(check("FileOrCreate"), Ok(()));
     let refused = check("Directory").expect_err("there is no such folder");
     assert!(refused.contains("hostPath type check failed") && refused.ends_with("x is not a directory"), "{refused}");
-    let refused = Trial::new("[{name: v, nfs: {server: a, path: /b}}]").set_up().expect_err("it cannot be mounted");
-    assert!(refused.ends_with("this node cannot mount volumes of type nfs"), "{refused}");
+    let refused = Trial::new("[{name: v, csi: {driver: d}}]").set_up().expect_err("it cannot be mounted");
+    assert!(refused.ends_with("this node cannot mount volumes of type csi"), "{refused}");
 }
 
 #[test]
 fn an_empty_folder_is_kept_and_then_taken_away() {
     let mut trial = Trial::new("[{name: v, emptyDir: {}}]");
     trial.set_up().expect("it can be set up");
-    let root = locations(&trial.pod, &trial.node.paths)["v"].clone();
+    let root = locations(&trial.pod, &trial.node.paths, &Objects::default())["v"].clone();
     std::fs::write(root.join("kept"), "x").expect("anybody may write");
     trial.set_up().expect("it can be repeated");
     assert_eq!(trial.shows("v"), ["kept 644 x"]);
@@ -137,12 +137,12 @@ fn an_empty_folder_is_kept_and_then_taken_away() {
 fn sub_paths_are_made_and_do_not_lead_out() {
     let mut trial = Trial::new("[{name: v, emptyDir: {}}]");
     trial.set_up().expect("it can be set up");
-    let root = locations(&trial.pod, &trial.node.paths)["v"].clone();
+    let root = locations(&trial.pod, &trial.node.paths, &Objects::default())["v"].clone();
     std::os::unix::fs::symlink("/", root.join("out")).expect("a link can be made");
     let prepare = |sub_path: &str| {
         let container = format!("{{name: c, volumeMounts: [{{name: v, mountPath: /v, subPath: {sub_path}}}]}}");
         let container = serde_saphyr::from_str(&container).expect("valid YAML of a container");
-        prepare_sub_paths(&trial.pod, &container, &BTreeMap::new(), &trial.node)
+        prepare_sub_paths(&trial.pod, &container, &BTreeMap::new(), &Objects::default(), &trial.node)
     };
     assert_eq!(prepare("a/b"), Ok(()));
     assert!(root.join("a/b").is_dir());

@@ -199,6 +199,7 @@ fn an_evicted_pod_fails_with_the_nodes_reason() {
             world.run();
         },
         expect![[r#"
+            0s      event !Evicted: The node was low on resource: memory. 
             0s      event Killing: Stopping container web
             0s      status Running | web running, started, ready | SIRC | DisruptionTarget (TerminationByKubelet: The node was low on resource: memory. ) | web has 100m cpu
             0s    stop web within 1s
