@@ -59,6 +59,9 @@ pub struct Process {
     /// Whether the runtime's default seccomp profile holds. Not a field of the OCI specification, which would list
     /// every call by name.
     pub default_seccomp: bool,
+    /// The filter of a profile of the administrator, made from its JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp_filter: Option<crate::seccomp::Filter>,
     /// The AppArmor profile, if any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub apparmor_profile: String,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use skiff_cri::security_profile::ProfileType;
 use skiff_cri::{
     Capability, ContainerConfig, CriError, CriResult, LinuxContainerResources, LinuxContainerSecurityContext,
     MountPropagation, NamespaceMode, PodSandboxConfig,
@@ -114,6 +115,8 @@ pub struct SpecInput<'a> {
     pub devices: Vec<GrantedDevice>,
     /// Whether the machine has cgroup v2.
     pub cgroup_v2: bool,
+    /// The text of the seccomp profile that [`localhost_seccomp`] names.
+    pub seccomp_profile: String,
 }
 
 /// The specification of a container.
@@ -157,7 +160,8 @@ fn process(
         rlimits: Vec::new(),
         no_new_privileges: security.no_new_privs,
         oom_score_adj: i32::try_from(resources.oom_score_adj).ok(),
-        default_seccomp: default_seccomp(security)?,
+        default_seccomp: seccomp_type(security) == Some(ProfileType::RuntimeDefault),
+        seccomp_filter: seccomp_filter(input, security)?,
         apparmor_profile: apparmor(security),
         user,
     })
@@ -205,24 +209,35 @@ fn environment(input: &SpecInput<'_>, uid: u32) -> Vec<String> {
     env
 }
 
-fn default_seccomp(security: &LinuxContainerSecurityContext) -> CriResult<bool> {
-    use skiff_cri::security_profile::ProfileType;
-    let profile = security.seccomp.clone().filter(|_| !security.privileged);
-    match profile.map(|profile| ProfileType::try_from(profile.profile_type)) {
-        Some(Ok(ProfileType::RuntimeDefault)) => Ok(true),
-        Some(Ok(ProfileType::Localhost)) => {
-            Err(CriError::unimplemented("seccomp profiles of type Localhost are not offered by this runtime yet"))
-        }
-        _ => Ok(false),
+fn seccomp_type(security: &LinuxContainerSecurityContext) -> Option<ProfileType> {
+    let profile = security.seccomp.as_ref().filter(|_| !security.privileged)?;
+    ProfileType::try_from(profile.profile_type).ok()
+}
+
+/// The file of the seccomp profile that a container asks for, if it is the administrator's own.
+pub fn localhost_seccomp(container: &ContainerConfig) -> Option<&str> {
+    let security = container.linux.as_ref()?.security_context.as_ref()?;
+    let profile = security.seccomp.as_ref()?;
+    (seccomp_type(security) == Some(ProfileType::Localhost)).then_some(profile.localhost_ref.as_str())
+}
+
+fn seccomp_filter(
+    input: &SpecInput<'_>,
+    security: &LinuxContainerSecurityContext,
+) -> CriResult<Option<crate::seccomp::Filter>> {
+    if seccomp_type(security) != Some(ProfileType::Localhost) {
+        return Ok(None);
     }
+    let file = localhost_seccomp(&input.container).unwrap_or_default();
+    let filter = crate::seccomp::compile(&input.seccomp_profile)
+        .map_err(|error| CriError::invalid_argument(format!("seccomp profile {file:?}: {error}")))?;
+    Ok(Some(filter))
 }
 
 fn apparmor(security: &LinuxContainerSecurityContext) -> String {
     match &security.apparmor {
         // Only a profile that the administrator loaded can be named; there is no default one to fall back on.
-        Some(profile) if profile.profile_type == skiff_cri::security_profile::ProfileType::Localhost as i32 => {
-            profile.localhost_ref.clone()
-        }
+        Some(profile) if profile.profile_type == ProfileType::Localhost as i32 => profile.localhost_ref.clone(),
         _ => String::new(),
     }
 }
@@ -640,7 +655,6 @@ mod tests {
     #[test]
     fn seccomp_is_the_default_profile_or_none() {
         use skiff_cri::SecurityProfile;
-        use skiff_cri::security_profile::ProfileType;
         let with = |kind: ProfileType, privileged| {
             let profile = SecurityProfile { profile_type: kind as i32, localhost_ref: String::new() };
             input(LinuxContainerSecurityContext { seccomp: Some(profile), privileged, ..own_pids() })
@@ -649,8 +663,12 @@ mod tests {
         check(&with(ProfileType::RuntimeDefault, false), "/process/defaultSeccomp", expect!["true"]);
         check(&with(ProfileType::RuntimeDefault, true), "/process/defaultSeccomp", expect!["false"]);
         check(&with(ProfileType::Unconfined, false), "/process/defaultSeccomp", expect!["false"]);
-        let not_yet = expect!["seccomp profiles of type Localhost are not offered by this runtime yet"];
-        check(&with(ProfileType::Localhost, false), "/process", not_yet);
+        let with_text =
+            |text: &str| SpecInput { seccomp_profile: text.to_owned(), ..with(ProfileType::Localhost, false) };
+        let kill_nothing = r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
+        check(&with_text(kill_nothing), "/process/seccompFilter/flags", expect!["0"]);
+        let broken = expect![[r#"seccomp profile "": EOF while parsing a value at line 1 column 0"#]];
+        check(&with_text(""), "/process", broken);
     }
 
     #[test]

@@ -258,7 +258,7 @@ pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 }
 
 /// Has the kernel ask a filter at every system call of this process from now on.
-pub fn install_seccomp(filter: &[crate::seccomp::Step]) -> io::Result<()> {
+pub fn install_seccomp(filter: &[crate::seccomp::Step], flags: u32) -> io::Result<()> {
     const SET_MODE_FILTER: libc::c_uint = 1;
     #[repr(C)]
     struct Program {
@@ -268,7 +268,7 @@ pub fn install_seccomp(filter: &[crate::seccomp::Step]) -> io::Result<()> {
     let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = Program { length, steps: filter.as_ptr() };
     // SAFETY: the structure is the kernel's `sock_fprog`; it and the steps that it points at outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &program) };
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &program) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -312,6 +312,7 @@ impl Inner {
             cgroups_path: cgroup.to_owned(),
             devices: if privileged { host_devices() } else { granted_devices(&config.devices)? },
             cgroup_v2: self.cgroups.is_v2(),
+            seccomp_profile: spec::localhost_seccomp(config).map(read_profile).transpose()?.unwrap_or_default(),
         })
     }
 
@@ -509,6 +510,11 @@ fn signal_number(name: &str) -> Option<i32> {
         _ => format!("SIG{short}").parse::<nix::sys::signal::Signal>().ok()? as i32,
     };
     (1..=REALTIME.1).contains(&number).then_some(number)
+}
+
+fn read_profile(file: &str) -> CriResult<String> {
+    std::fs::read_to_string(file)
+        .map_err(|error| CriError::invalid_argument(format!("cannot load seccomp profile {file:?}: {error}")))
 }
 
 /// A file of an image, read through its layers from the top. No link may lead out of a layer.

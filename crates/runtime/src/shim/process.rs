@@ -64,7 +64,23 @@ fn prepare(process: &Process, stdio: Stdio) -> Step<String> {
         return Err(format!("close descriptors: {error}"));
     }
     sys::reset_signals().step(|| "reset signals".into())?;
-    exec(process)
+    let exec = Exec::of(process)?;
+    if process.no_new_privileges {
+        // As late as can be, so that a profile need not allow what is only done on the way in.
+        install_seccomp(process)?;
+    }
+    Ok(exec.run())
+}
+
+fn install_seccomp(process: &Process) -> Step<()> {
+    let installed = match &process.seccomp_filter {
+        Some(filter) => sys::install_seccomp(&filter.steps, filter.flags),
+        None if process.default_seccomp => {
+            sys::install_seccomp(&crate::seccomp::filter(&process.capabilities.bounding), 0)
+        }
+        None => Ok(()),
+    };
+    installed.step(|| "install the seccomp filter".into())
 }
 
 fn install(process: &Process, stdio: Stdio) -> Step<()> {
@@ -118,9 +134,9 @@ fn become_user(process: &Process) -> Step<()> {
             }
         }
     }
-    if process.default_seccomp {
-        // Now, while it is still allowed without giving up all later privileges; nothing that follows is refused by it.
-        sys::install_seccomp(&crate::seccomp::filter(&sets.bounding)).step(|| "install the seccomp filter".into())?;
+    if !process.no_new_privileges {
+        // Now, while it is still allowed without giving up all later privileges.
+        install_seccomp(process)?;
     }
     sys::prctl(libc::PR_SET_KEEPCAPS, 1).step(|| "keep capabilities".into())?;
     let user = &process.user;
@@ -171,17 +187,32 @@ fn rlimit(kind: &str) -> Option<u32> {
     NAMES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok())
 }
 
-fn exec(process: &Process) -> Step<String> {
-    let text = |list: &[String]| -> Step<Vec<CString>> {
-        list.iter().map(|item| CString::new(item.as_str()).map_err(|_| format!("{item:?} holds a zero byte"))).collect()
-    };
-    let (args, env) = (text(&process.args)?, text(&process.env)?);
-    let name = &process.args[0];
-    let path = CString::new(find(name, &process.env)?).map_err(|_| format!("{name:?} holds a zero byte"))?;
-    let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
-    let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
-    let error = sys::exec(&path, &args, &env);
-    Ok(format!("exec: {name:?}: {}", reason(&error)))
+/// All that the last call needs, made before a filter is in force.
+struct Exec<'a> {
+    name: &'a str,
+    path: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl<'a> Exec<'a> {
+    fn of(process: &'a Process) -> Step<Self> {
+        let zero = |item: &str| format!("{item:?} holds a zero byte");
+        let text = |list: &[String]| -> Step<Vec<CString>> {
+            list.iter().map(|item| CString::new(item.as_str()).map_err(|_| zero(item))).collect()
+        };
+        let name = &process.args[0];
+        let path = CString::new(find(name, &process.env)?).map_err(|_| zero(name))?;
+        Ok(Self { name, path, args: text(&process.args)?, env: text(&process.env)? })
+    }
+
+    /// Becomes the program; what went wrong if that fails.
+    fn run(self) -> String {
+        let args: Vec<&CStr> = self.args.iter().map(CString::as_c_str).collect();
+        let env: Vec<&CStr> = self.env.iter().map(CString::as_c_str).collect();
+        let error = sys::exec(&self.path, &args, &env);
+        format!("exec: {:?}: {}", self.name, reason(&error))
+    }
 }
 
 fn reason(error: &std::io::Error) -> String {

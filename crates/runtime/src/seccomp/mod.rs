@@ -1,12 +1,18 @@
-//! The runtime's default seccomp profile: the system calls that containers have no business with, refused as
+//! Seccomp filters. Here: the runtime's default profile: the system calls that containers have no business with, refused as
 //! containerd's default profile refuses them, unless a capability says that it is their business after all.
-//! The filter is made here, purely; it is installed in the container's process, also in those that join later.
+//! Filters are made here, purely; they are installed in the container's process, also in those that join later.
+
+mod calls;
+mod profile;
 
 use std::ffi::c_long;
 
+pub use profile::{Filter, compile};
+
 /// One step of a filter, as the kernel's `struct sock_filter`.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "(u16, u8, u8, u32)", into = "(u16, u8, u8, u32)")]
 pub struct Step {
     code: u16,
     if_true: u8,
@@ -14,10 +20,24 @@ pub struct Step {
     value: u32,
 }
 
+impl From<(u16, u8, u8, u32)> for Step {
+    fn from((code, if_true, if_false, value): (u16, u8, u8, u32)) -> Self {
+        Self { code, if_true, if_false, value }
+    }
+}
+
+impl From<Step> for (u16, u8, u8, u32) {
+    fn from(step: Step) -> Self {
+        (step.code, step.if_true, step.if_false, step.value)
+    }
+}
+
 const LOAD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_ABOVE: u16 = 0x25;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
+const MASK: u16 = 0x54;
 const RETURN: u16 = 0x06;
 
 // Where things lie in what the filter sees of a call.
@@ -137,22 +157,31 @@ pub fn filter(capabilities: &[String]) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    /// What the kernel would answer to a call.
     fn ask(filter: &[Step], architecture: u32, call: u32, argument: u32) -> u32 {
+        ask_all(filter, architecture, call, [argument.into(), 0, 0, 0, 0, 0])
+    }
+
+    /// What the kernel would answer to a call.
+    pub(super) fn ask_all(filter: &[Step], architecture: u32, call: u32, arguments: [u64; 6]) -> u32 {
+        let word = |at: u32| match at {
+            NUMBER => call,
+            ARCHITECTURE => architecture,
+            _ => {
+                let (argument, upper) = ((at - FIRST_ARGUMENT) / 8, at % 8 == 4);
+                let value = arguments[argument as usize];
+                if upper { (value >> 32) as u32 } else { value as u32 }
+            }
+        };
         let (mut at, mut value) = (0, 0);
         loop {
             let step = filter[at];
             at += 1;
             let jump = |taken: bool| usize::from(if taken { step.if_true } else { step.if_false });
             match step.code {
-                LOAD => {
-                    value = match step.value {
-                        NUMBER => call,
-                        ARCHITECTURE => architecture,
-                        _ => argument,
-                    }
-                }
+                LOAD => value = word(step.value),
+                MASK => value &= step.value,
                 JUMP_IF_EQUAL => at += jump(value == step.value),
+                JUMP_IF_ABOVE => at += jump(value > step.value),
                 JUMP_IF_AT_LEAST => at += jump(value >= step.value),
                 JUMP_IF_ANY_BIT => at += jump(value & step.value != 0),
                 _ => return step.value,
