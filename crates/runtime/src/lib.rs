@@ -17,6 +17,7 @@ pub mod shim;
 pub mod spec;
 pub mod streaming;
 mod sys;
+mod userns;
 pub mod users;
 
 pub use config::RuntimeConfig;

@@ -62,6 +62,10 @@ pub struct Process {
     /// The filter of a profile of the administrator, made from its JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp_filter: Option<crate::seccomp::Filter>,
+    /// The ids of the pod's user namespace, if it has one. Not a field of the OCI specification, which has it once for
+    /// all processes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<IdMaps>,
     /// The AppArmor profile, if any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub apparmor_profile: String,
@@ -127,6 +131,52 @@ pub struct Mount {
     pub source: String,
     /// Options as mount(8) writes them.
     pub options: Vec<String>,
+    /// The layers of an image that is mounted as a volume, the lowest first. Not a field of the OCI specification.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
+    /// The part of the image that is mounted.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sub_path: String,
+    /// How user ids in it are seen in the container's user namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdRange>,
+    /// The same for groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdRange>,
+}
+
+/// A range of user or group ids inside a user namespace and outside of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdRange {
+    /// Its first id inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// Its first id outside.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
+}
+
+/// The ids of a user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// Users.
+    pub uids: Vec<IdRange>,
+    /// Groups.
+    pub gids: Vec<IdRange>,
+}
+
+impl IdMaps {
+    /// User and group outside that an id pair inside stands for.
+    pub fn outside(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let find = |ranges: &[IdRange], id: u32| {
+            let range = ranges.iter().find(|range| id >= range.container_id && id - range.container_id < range.size)?;
+            Some(range.host_id + (id - range.container_id))
+        };
+        Some((find(&self.uids, uid)?, find(&self.gids, gid)?))
+    }
 }
 
 /// What is particular to Linux.

@@ -90,6 +90,15 @@ pub struct GrantedDevice {
     pub access: String,
 }
 
+/// The security modules of the kernel that are in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SecurityModules {
+    /// AppArmor.
+    pub apparmor: bool,
+    /// SELinux.
+    pub selinux: bool,
+}
+
 /// Everything that a specification is made from.
 #[derive(Debug, Clone, Default)]
 pub struct SpecInput<'a> {
@@ -115,8 +124,53 @@ pub struct SpecInput<'a> {
     pub devices: Vec<GrantedDevice>,
     /// Whether the machine has cgroup v2.
     pub cgroup_v2: bool,
+    /// Which security modules the machine enforces.
+    pub modules: SecurityModules,
+    /// The ids of the pod's user namespace.
+    pub user_namespace: Option<IdMaps>,
+    /// The layers of the images that are mounted as volumes, by where they are mounted.
+    pub image_volumes: BTreeMap<String, Vec<String>>,
     /// The text of the seccomp profile that [`localhost_seccomp`] names.
     pub seccomp_profile: String,
+}
+
+/// What would otherwise be left out without a word.
+fn refuse_what_is_not_offered(input: &SpecInput<'_>, security: &LinuxContainerSecurityContext) -> CriResult<()> {
+    let refuse = |what: String| Err(CriError::invalid_argument(what));
+    if let Some(device) = input.container.cdi_devices.first() {
+        return refuse(format!("CDI device {:?}: CDI devices are not offered by this runtime", device.name));
+    }
+    let labels = security.selinux_options.clone().unwrap_or_default();
+    if input.modules.selinux && labels != skiff_cri::SeLinuxOption::default() {
+        return refuse("SELinux labels are not offered by this runtime, and this machine enforces SELinux".to_owned());
+    }
+    let profile = apparmor(security);
+    if !profile.is_empty() && !input.modules.apparmor {
+        return refuse(format!("AppArmor profile {profile:?}: AppArmor is not enabled on this machine"));
+    }
+    Ok(())
+}
+
+/// The file systems that containers get new ones of belong to the root of the pod's user namespace.
+fn owned_by(mounts: &mut [Mount], maps: &IdMaps) {
+    const TERMINAL_GROUP: &str = "gid=5";
+    for mount in mounts {
+        match mount.kind.as_str() {
+            "tmpfs" => {
+                if let Some((uid, gid)) = maps.outside(0, 0) {
+                    mount.options.extend([format!("uid={uid}"), format!("gid={gid}")]);
+                }
+            }
+            "devpts" => {
+                if let Some(option) = mount.options.iter_mut().find(|option| *option == TERMINAL_GROUP)
+                    && let Some((_, gid)) = maps.outside(0, 5)
+                {
+                    *option = format!("gid={gid}");
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The specification of a container.
@@ -124,13 +178,18 @@ pub fn generate(input: &SpecInput<'_>) -> CriResult<Spec> {
     let linux = input.container.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
     let resources = linux.resources.unwrap_or_default();
+    refuse_what_is_not_offered(input, &security)?;
     let process = process(input, &security, &resources)?;
+    let mut mounts = mounts(input, security.privileged)?;
+    if let Some(maps) = &input.user_namespace {
+        owned_by(&mut mounts, maps);
+    }
     Ok(Spec {
         oci_version: OCI_VERSION.to_owned(),
         process,
         root: Root { path: input.rootfs.clone(), readonly: security.readonly_rootfs },
         hostname: String::new(),
-        mounts: mounts(input, security.privileged)?,
+        mounts,
         linux: Linux {
             namespaces: namespaces(input, &security),
             devices: devices(input),
@@ -162,6 +221,7 @@ fn process(
         oom_score_adj: i32::try_from(resources.oom_score_adj).ok(),
         default_seccomp: seccomp_type(security) == Some(ProfileType::RuntimeDefault),
         seccomp_filter: seccomp_filter(input, security)?,
+        user_namespace: input.user_namespace.clone(),
         apparmor_profile: apparmor(security),
         user,
     })
@@ -315,6 +375,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
         kind: kind.to_owned(),
         source: source.to_owned(),
         options: options.iter().map(|&option| option.to_owned()).collect(),
+        ..Mount::default()
     }
 }
 
@@ -340,16 +401,58 @@ fn mounts(input: &SpecInput<'_>, privileged: bool) -> CriResult<Vec<Mount>> {
         list.push(mount(destination, "bind", source, &["bind", "rprivate", if read_only_root { "ro" } else { "rw" }]));
     }
     for wanted in &input.container.mounts {
-        if wanted.image.is_some() {
-            return Err(CriError::unimplemented("image volumes are not offered by this runtime yet"));
-        }
         // A mount by the pod replaces the runtime's own at the same place.
         list.retain(|known| known.destination != wanted.container_path);
-        list.push(volume(wanted)?);
+        list.push(if wanted.image.is_some() { image_volume(input, wanted)? } else { volume(wanted)? });
     }
     // Parents before what lies in them; the order of equals stays.
     list.sort_by_key(|mount| mount.destination.split('/').filter(|part| !part.is_empty()).count());
     Ok(list)
+}
+
+/// An image as a volume is always read-only, and nothing in it gains privileges.
+fn image_volume(input: &SpecInput<'_>, wanted: &skiff_cri::Mount) -> CriResult<Mount> {
+    let escapes = wanted.image_sub_path.split('/').any(|part| part == "..");
+    if escapes || wanted.image_sub_path.starts_with('/') {
+        let what = format!("image sub path {:?} leads out of the image", wanted.image_sub_path);
+        return Err(CriError::invalid_argument(what));
+    }
+    let layers = input.image_volumes.get(&wanted.container_path).cloned().unwrap_or_default();
+    if layers.is_empty() {
+        return Err(CriError::internal(format!("the image of the volume at {} has no layers", wanted.container_path)));
+    }
+    Ok(Mount {
+        layers,
+        sub_path: wanted.image_sub_path.clone(),
+        ..mount(&wanted.container_path, "image", "", &["ro", "nosuid", "nodev"])
+    })
+}
+
+fn id_ranges(ranges: &[skiff_cri::IdMapping]) -> Vec<IdRange> {
+    let range = |range: &skiff_cri::IdMapping| IdRange {
+        container_id: range.container_id,
+        host_id: range.host_id,
+        size: range.length,
+    };
+    ranges.iter().map(range).collect()
+}
+
+/// The ids of a pod's user namespace; none when it is on the host's.
+///
+/// # Errors
+/// The ranges are missing or do not fit.
+pub fn user_namespace(options: &skiff_cri::NamespaceOption) -> CriResult<Option<IdMaps>> {
+    let Some(asked) = options.userns_options.as_ref().filter(|asked| asked.mode == NamespaceMode::Pod as i32) else {
+        return Ok(None);
+    };
+    if options.network == NamespaceMode::Node as i32 {
+        return Err(CriError::invalid_argument("user namespaces cannot be used together with the host's network"));
+    }
+    let maps = IdMaps { uids: id_ranges(&asked.uids), gids: id_ranges(&asked.gids) };
+    if maps.outside(0, 0).is_none() {
+        return Err(CriError::invalid_argument("a user namespace needs ranges of user and group ids that include 0"));
+    }
+    Ok(Some(maps))
 }
 
 fn volume(wanted: &skiff_cri::Mount) -> CriResult<Mount> {
@@ -367,7 +470,11 @@ fn volume(wanted: &skiff_cri::Mount) -> CriResult<Mount> {
         (false, true) => "ro",
         (false, false) => "rw",
     };
-    Ok(mount(&wanted.container_path, "bind", &wanted.host_path, &["rbind", propagation, access]))
+    Ok(Mount {
+        uid_mappings: id_ranges(&wanted.uid_mappings),
+        gid_mappings: id_ranges(&wanted.gid_mappings),
+        ..mount(&wanted.container_path, "bind", &wanted.host_path, &["rbind", propagation, access])
+    })
 }
 
 fn propagation(container: &ContainerConfig) -> &'static str {
@@ -669,6 +776,33 @@ mod tests {
         check(&with_text(kill_nothing), "/process/seccompFilter/flags", expect!["0"]);
         let broken = expect![[r#"seccomp profile "": EOF while parsing a value at line 1 column 0"#]];
         check(&with_text(""), "/process", broken);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_not_forgotten() {
+        use skiff_cri::{CdiDevice, SeLinuxOption, SecurityProfile};
+        let profile = SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref: "strict".into() };
+        let mut input = input(LinuxContainerSecurityContext { apparmor: Some(profile), ..own_pids() });
+        check(&input, "/process", expect![[r#"AppArmor profile "strict": AppArmor is not enabled on this machine"#]]);
+        input.modules.apparmor = true;
+        check(&input, "/process/apparmorProfile", expect![[r#""strict""#]]);
+        let labels = SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() };
+        let labelled = LinuxContainerSecurityContext { selinux_options: Some(labels), ..own_pids() };
+        input.container.linux = Some(LinuxContainerConfig { security_context: Some(labelled), resources: None });
+        check(&input, "/process/noNewPrivileges", expect!["false"]);
+        input.modules.selinux = true;
+        check(
+            &input,
+            "/process",
+            expect!["SELinux labels are not offered by this runtime, and this machine enforces SELinux"],
+        );
+        input.container.linux = None;
+        input.container.cdi_devices = vec![CdiDevice { name: "vendor.com/gpu=0".into() }];
+        check(
+            &input,
+            "/process",
+            expect![[r#"CDI device "vendor.com/gpu=0": CDI devices are not offered by this runtime"#]],
+        );
     }
 
     #[test]

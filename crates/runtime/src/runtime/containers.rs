@@ -1,5 +1,6 @@
 //! Containers: making, starting, stopping and removing them.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use super::sandboxes::{Sandbox, remove_tree};
 use super::{Inner, blocking, internal};
 use crate::images::UnpackedImage;
-use crate::oci::{Bundle, Device, Rootfs};
+use crate::oci::{Bundle, Device, IdMaps, Rootfs};
 use crate::records::{self, ContainerRecord};
 use crate::shim::proto::{Call, EXIT_FILE, Exit, PidNamespace, Start};
 use crate::spec::{self, GrantedDevice, SpecInput};
@@ -187,6 +188,17 @@ impl Container {
     }
 }
 
+/// The layers of images that are mounted as volumes, by where they are mounted.
+type ImageVolumes = BTreeMap<String, Vec<String>>;
+
+/// What was made ready for a specification.
+struct Prepared<'a> {
+    folder: &'a Path,
+    cgroup: &'a str,
+    volumes: ImageVolumes,
+    user_namespace: Option<IdMaps>,
+}
+
 fn reason(exit: &Exit) -> &'static str {
     match exit {
         _ if !exit.message.is_empty() => "StartError",
@@ -210,11 +222,12 @@ impl Inner {
         }
         let wanted = config.image.as_ref().map_or("", |image| image.image.as_str());
         let image = self.images.unpacked(wanted).await?;
+        let volumes = self.image_volumes(&config).await?;
         let id = self.ids.hex(64);
         let inner = self.clone();
         let container = {
             let id = id.clone();
-            blocking(move || inner.prepare(&id, &sandbox, config, image)).await
+            blocking(move || inner.prepare(&id, &sandbox, config, image, volumes)).await
         };
         match container {
             Ok(container) => {
@@ -230,6 +243,19 @@ impl Inner {
         }
     }
 
+    /// The layers of the images that the container mounts as volumes.
+    async fn image_volumes(&self, config: &ContainerConfig) -> CriResult<ImageVolumes> {
+        let mut volumes = ImageVolumes::new();
+        for mount in &config.mounts {
+            if let Some(image) = &mount.image {
+                let unpacked = self.images.unpacked(&image.image).await?;
+                let layers = unpacked.layers.iter().map(|layer| layer.display().to_string()).collect();
+                volumes.insert(mount.container_path.clone(), layers);
+            }
+        }
+        Ok(volumes)
+    }
+
     /// Makes the container's folder: its bundle, its writable layer, its record.
     fn prepare(
         &self,
@@ -237,8 +263,10 @@ impl Inner {
         sandbox: &Sandbox,
         config: ContainerConfig,
         image: UnpackedImage,
+        volumes: ImageVolumes,
     ) -> CriResult<Container> {
         let folder = self.container_root(&sandbox.id, id);
+        let user_namespace = spec::user_namespace(&sandbox.namespaces())?;
         for name in ["upper", "work", "rootfs"] {
             let path = folder.join(name);
             std::fs::create_dir_all(&path).map_err(internal(format_args!("make {}", path.display())))?;
@@ -246,8 +274,18 @@ impl Inner {
         // It gives the container's root its mode, whatever skiff's own mask is.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.join("upper"), open).map_err(internal("open the container's root"))?;
+        if let Some((uid, gid)) = user_namespace.as_ref().and_then(|maps| maps.outside(0, 0)) {
+            std::os::unix::fs::chown(folder.join("upper"), Some(uid), Some(gid))
+                .map_err(internal("give the container its root"))?;
+        }
         let cgroup = format!("{}/{id}", sandbox.cgroup_parent(&self.config.default_cgroup_parent));
-        let spec = self.specification(sandbox, &config, &image, &folder, &cgroup)?;
+        let volume_layers: Vec<String> = volumes.values().flatten().cloned().collect();
+        let spec = self.specification(
+            sandbox,
+            &config,
+            &image,
+            Prepared { folder: &folder, cgroup: &cgroup, volumes, user_namespace },
+        )?;
         let layers: Vec<String> = image.layers.iter().map(|layer| layer.display().to_string()).collect();
         let user = &spec.process.user;
         let record = ContainerRecord {
@@ -266,7 +304,7 @@ impl Inner {
             log_path: log_path(&sandbox.config, &config),
             config: Some(config),
             cgroup: cgroup.clone(),
-            layers: layers.clone(),
+            layers: layers.iter().cloned().chain(volume_layers).collect(),
         };
         let text = |name: &str| folder.join(name).display().to_string();
         let bundle = Bundle {
@@ -285,9 +323,9 @@ impl Inner {
         sandbox: &Sandbox,
         config: &ContainerConfig,
         image: &UnpackedImage,
-        folder: &Path,
-        cgroup: &str,
+        prepared: Prepared<'_>,
     ) -> CriResult<crate::oci::Spec> {
+        let Prepared { folder, cgroup, volumes, user_namespace } = prepared;
         let root = self.sandbox_root(&sandbox.id);
         let file = |name: &str| root.join(name).display().to_string();
         let shm = if sandbox.on_host_ipc() {
@@ -312,6 +350,9 @@ impl Inner {
             cgroups_path: cgroup.to_owned(),
             devices: if privileged { host_devices() } else { granted_devices(&config.devices)? },
             cgroup_v2: self.cgroups.is_v2(),
+            modules: security_modules(),
+            image_volumes: volumes,
+            user_namespace,
             seccomp_profile: spec::localhost_seccomp(config).map(read_profile).transpose()?.unwrap_or_default(),
         })
     }
@@ -510,6 +551,14 @@ fn signal_number(name: &str) -> Option<i32> {
         _ => format!("SIG{short}").parse::<nix::sys::signal::Signal>().ok()? as i32,
     };
     (1..=REALTIME.1).contains(&number).then_some(number)
+}
+
+fn security_modules() -> spec::SecurityModules {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    spec::SecurityModules {
+        apparmor: enabled.is_ok_and(|text| text.trim() == "Y"),
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+    }
 }
 
 fn read_profile(file: &str) -> CriResult<String> {

@@ -10,8 +10,10 @@ use skiff_cri::*;
 
 use super::{Inner, internal};
 use crate::client::ShimClient;
+use crate::oci::IdMaps;
 use crate::records::{self, SandboxRecord};
 use crate::shim::proto::{Call, Setup};
+use crate::{spec, userns};
 
 /// The size of a sandbox's `/dev/shm`, as upstream's runtimes give it.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
@@ -76,8 +78,7 @@ impl Sandbox {
     }
 
     pub(crate) fn namespaces(&self) -> NamespaceOption {
-        let security = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-        security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
+        namespaces_of(Some(&self.config))
     }
 
     pub(crate) fn on_host_network(&self) -> bool {
@@ -136,6 +137,11 @@ impl Sandbox {
     }
 }
 
+fn namespaces_of(config: Option<&PodSandboxConfig>) -> NamespaceOption {
+    let security = config.and_then(|config| config.linux.as_ref()?.security_context.as_ref());
+    security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
+}
+
 impl Inner {
     pub(crate) async fn run_sandbox(self: &Arc<Self>, request: RunPodSandboxRequest) -> CriResult<String> {
         let config = request.config.ok_or_else(|| CriError::invalid_argument("sandbox config must be set"))?;
@@ -161,6 +167,10 @@ impl Inner {
     }
 
     async fn make_sandbox(self: &Arc<Self>, record: SandboxRecord) -> CriResult<()> {
+        let user_namespace = spec::user_namespace(&namespaces_of(record.config.as_ref()))?;
+        if user_namespace.is_some() {
+            userns::supported().map_err(CriError::failed_precondition)?;
+        }
         let id = record.id.clone();
         let (root, run) = (self.sandbox_root(&id), self.sandbox_run(&id));
         for folder in [root.join("containers"), run.clone()] {
@@ -170,7 +180,7 @@ impl Inner {
             .map_err(internal("start the sandbox's shim"))?;
         let sandbox = Arc::new(Sandbox::new(record, Some(shim.clone())));
         self.move_shim(&shim);
-        let set_up = shim.call(Call::Setup(setup(&sandbox, &run)));
+        let set_up = shim.call(Call::Setup(setup(&sandbox, &run, user_namespace)));
         // The shim makes the namespaces while the files are written here.
         let (answer, files) = tokio::join!(set_up, async { write_files(&sandbox, &root, &run) });
         let outcome = match answer.and(files) {
@@ -303,7 +313,7 @@ fn unmount_shm(run: &Path) -> CriResult<()> {
     }
 }
 
-fn setup(sandbox: &Sandbox, run: &Path) -> Setup {
+fn setup(sandbox: &Sandbox, run: &Path, user_namespace: Option<IdMaps>) -> Setup {
     let own_network = !sandbox.on_host_network();
     let asked = sandbox.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     let defaults = DEFAULT_SYSCTLS.iter().filter(|(name, _)| own_network && !asked.contains_key(*name));
@@ -318,6 +328,7 @@ fn setup(sandbox: &Sandbox, run: &Path) -> Setup {
         hostname: own_network.then(|| sandbox.config.hostname.clone()),
         sysctls: sysctls.into_iter().map(|(name, value)| (sysctl_path(&name), value)).collect(),
         share_pid: sandbox.namespaces().pid == NamespaceMode::Pod as i32,
+        user_namespace,
     }
 }
 
@@ -421,6 +432,6 @@ mod tests {
         };
         let sandbox = Sandbox::new(SandboxRecord { config: Some(config), ..Default::default() }, None);
         let expected = Setup { dir: "/run/x".into(), ..Setup::default() };
-        assert_eq!(setup(&sandbox, Path::new("/run/x")), expected);
+        assert_eq!(setup(&sandbox, Path::new("/run/x"), None), expected);
     }
 }

@@ -206,7 +206,10 @@ impl RuntimeService for EmbeddedRuntime {
             info: HashMap::new(),
             runtime_handlers: vec![RuntimeHandler {
                 name: String::new(),
-                features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+                features: Some(RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: true,
+                    user_namespaces: crate::userns::supported().is_ok(),
+                }),
             }],
             features: Some(RuntimeFeatures { supplemental_groups_policy: true, user_namespaces_host_network: false }),
         })

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
 use super::logs::LineSplitter;
-use super::process::{self, Stdio};
+use super::process::{self, Stdio, UserNamespace};
 use super::proto::*;
 use super::server::Joined;
 use super::{Step, StepContext, rootfs};
@@ -83,6 +83,7 @@ pub struct Child {
     start: Start,
     stdio: Stdio,
     status: OwnedFd,
+    user_namespace: Option<OwnedFd>,
 }
 
 impl Child {
@@ -93,11 +94,16 @@ impl Child {
 
     /// Becomes the container; never comes back.
     pub fn run(self, joined: Joined) -> ! {
-        let Self { start, stdio, status } = self;
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match enter(&start, joined) {
-            Ok(bundle) => process::become_process(&bundle.spec.process, stdio),
-            Err(error) => error,
-        }));
+        let Self { start, stdio, status, user_namespace } = self;
+        let namespace = user_namespace.as_ref().map(AsFd::as_fd);
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match enter(&start, joined, namespace) {
+                Ok(bundle) => {
+                    let user_namespace = namespace.map(|namespace| UserNamespace { namespace, with_mounts: true });
+                    process::become_process(&bundle.spec.process, stdio, user_namespace)
+                }
+                Err(error) => error,
+            }));
         let error = outcome.unwrap_or_else(|_| "the container's first process panicked".to_owned());
         // If nobody listens any more there is nobody to tell.
         drop(sys::send_packet(status.as_fd(), format!("E{error}").as_bytes(), &[]));
@@ -105,7 +111,7 @@ impl Child {
     }
 }
 
-fn enter(start: &Start, joined: Joined) -> Step<Bundle> {
+fn enter(start: &Start, joined: Joined, user_namespace: Option<BorrowedFd<'_>>) -> Step<Bundle> {
     for file in start.cgroup_procs.iter().filter(|_| !joined.0) {
         std::fs::write(file, "0").step(|| format!("join {file}"))?;
     }
@@ -116,13 +122,13 @@ fn enter(start: &Start, joined: Joined) -> Step<Bundle> {
     if bundle.spec.linux.namespaces.iter().any(|namespace| namespace.kind == "cgroup") {
         sys::unshare(libc::CLONE_NEWCGROUP).step(|| "unshare cgroup namespace".into())?;
     }
-    rootfs::enter(&bundle)?;
+    rootfs::enter(&bundle, user_namespace)?;
     Ok(bundle)
 }
 
 impl Container {
     /// Makes the streams of a container; the caller forks.
-    pub fn prepare(connection: u32, number: u32, start: Start) -> Step<(Self, Child)> {
+    pub fn prepare(connection: u32, number: u32, start: Start, user_namespace: Option<OwnedFd>) -> Step<(Self, Child)> {
         let (status, child_status) = status_pair()?;
         let log = start.log.as_deref().map(open_log).transpose()?;
         let mut container = Self {
@@ -142,7 +148,7 @@ impl Container {
             start,
         };
         let stdio = container.make_streams(&child_status)?;
-        let child = Child { start: container.start.clone(), stdio, status: child_status };
+        let child = Child { start: container.start.clone(), stdio, status: child_status, user_namespace };
         Ok((container, child))
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 use super::containers::status_pair;
-use super::process::{self, Stdio};
+use super::process::{self, Stdio, UserNamespace};
 use super::proto::*;
 use super::server::{Joined, open_namespace};
 use super::{Step, StepContext};
@@ -30,6 +30,7 @@ pub struct Child {
     process: OwnedFd,
     stdio: Stdio,
     status: OwnedFd,
+    user_namespace: Option<OwnedFd>,
 }
 
 impl Child {
@@ -40,10 +41,12 @@ impl Child {
 
     /// Becomes the process; never comes back.
     pub fn run(self, joined: Joined) -> ! {
-        let Self { target, exec, process, stdio, status } = self;
+        let Self { target, exec, process, stdio, status, user_namespace } = self;
+        let namespace = user_namespace.as_ref().map(AsFd::as_fd);
+        let user_namespace = namespace.map(|namespace| UserNamespace { namespace, with_mounts: false });
         let outcome =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match join(target, &exec, process, joined) {
-                Ok(process) => process::become_process(&process, stdio),
+                Ok(process) => process::become_process(&process, stdio, user_namespace),
                 Err(error) => error,
             }));
         let error = outcome.unwrap_or_else(|_| "the process panicked on its way into the container".to_owned());
@@ -77,6 +80,7 @@ impl Running {
         target: i32,
         exec: Exec,
         descriptors: Vec<OwnedFd>,
+        user_namespace: Option<OwnedFd>,
     ) -> Step<(Self, Child)> {
         let mut descriptors = descriptors.into_iter();
         let process = descriptors.next().ok_or("the process to run is missing")?;
@@ -93,7 +97,7 @@ impl Running {
             Stdio::Files([next(streams.stdin)?, next(streams.stdout)?, next(streams.stderr)?])
         };
         let running = Self { id: exec.id.clone(), pid: 0, connection, number, status: Some(status), terminal: None };
-        Ok((running, Child { target, exec, process, stdio, status: child_status }))
+        Ok((running, Child { target, exec, process, stdio, status: child_status, user_namespace }))
     }
 
     /// Its id.

@@ -12,6 +12,7 @@ mod process;
 pub mod proto;
 mod rootfs;
 mod server;
+mod users;
 
 use std::os::fd::OwnedFd;
 

@@ -21,16 +21,22 @@ pub enum Stdio {
 }
 
 /// Becomes the process. Returns only when that fails, with the reason.
-pub fn become_process(process: &Process, stdio: Stdio) -> String {
-    match prepare(process, stdio) {
+pub fn become_process(process: &Process, stdio: Stdio, user_namespace: Option<UserNamespace<'_>>) -> String {
+    match prepare(process, stdio, user_namespace) {
         Ok(exec) => exec,
         Err(error) => error,
     }
 }
 
-fn prepare(process: &Process, stdio: Stdio) -> Step<String> {
+fn prepare(process: &Process, stdio: Stdio, user_namespace: Option<UserNamespace<'_>>) -> Step<String> {
     rustix::process::setsid().step(|| "setsid".into())?;
-    install(process, stdio)?;
+    let terminal = install(process, stdio)?;
+    if let Some(namespace) = user_namespace {
+        namespace.enter()?;
+    }
+    if let Some(socket) = terminal {
+        open_terminal(process, socket.as_fd())?;
+    }
     if let Some(mask) = process.user.umask {
         rustix::process::umask(Mode::from_raw_mode(mask));
     } else {
@@ -83,21 +89,44 @@ fn install_seccomp(process: &Process) -> Step<()> {
     installed.step(|| "install the seccomp filter".into())
 }
 
-fn install(process: &Process, stdio: Stdio) -> Step<()> {
+/// The user namespace that a process goes into.
+pub struct UserNamespace<'a> {
+    /// The namespace.
+    pub namespace: BorrowedFd<'a>,
+    /// Whether the process is a container's first, whose mounts shall belong to the namespace too.
+    pub with_mounts: bool,
+}
+
+impl UserNamespace<'_> {
+    fn enter(&self) -> Step<()> {
+        sys::setns(self.namespace, libc::CLONE_NEWUSER).step(|| "join user namespace".into())?;
+        sys::set_ids(0, 0, &[]).step(|| "become the user namespace's root".into())?;
+        if self.with_mounts {
+            sys::unshare(libc::CLONE_NEWNS).step(|| "unshare mount namespace".into())?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets the standard streams; a terminal is made later, in the user namespace.
+fn install(process: &Process, stdio: Stdio) -> Step<Option<OwnedFd>> {
     match stdio {
         Stdio::Files(files) => {
             for (number, file) in (0..).zip(&files) {
-                own(file.as_fd(), process.user.uid)?;
+                own(file.as_fd(), process)?;
                 sys::install_stdio(file.as_fd(), number).step(|| "set standard streams".into())?;
             }
-            Ok(())
+            Ok(None)
         }
-        Stdio::Terminal(socket) => open_terminal(process, socket.as_fd()),
+        Stdio::Terminal(socket) => Ok(Some(socket)),
     }
 }
 
 /// Pipes belong to the process's user, so that it can open `/dev/stdout` anew.
-fn own(file: BorrowedFd<'_>, uid: u32) -> Step<()> {
+fn own(file: BorrowedFd<'_>, process: &Process) -> Step<()> {
+    let user = &process.user;
+    let outside = process.user_namespace.as_ref().and_then(|maps| maps.outside(user.uid, user.gid));
+    let uid = outside.map_or(user.uid, |(uid, _)| uid);
     let kind = rustix::fs::fstat(file).step(|| "look at standard streams".into())?;
     let is_pipe = rustix::fs::FileType::from_raw_mode(kind.st_mode) == rustix::fs::FileType::Fifo;
     if uid == 0 || !is_pipe {

@@ -1,6 +1,7 @@
 //! What skiff and a shim say to each other: one JSON message per packet of a unix socket,
 //! with file descriptors beside it where a message says so.
 
+use crate::oci::IdMaps;
 use serde::{Deserialize, Serialize};
 
 /// The longest message. Whatever can be long (specifications) travels as a file.
@@ -102,6 +103,8 @@ pub struct Setup {
     pub sysctls: Vec<(String, String)>,
     /// Whether containers see each other's processes.
     pub share_pid: bool,
+    /// A user namespace of its own, with these ids; it owns the others.
+    pub user_namespace: Option<IdMaps>,
 }
 
 /// A container to start.

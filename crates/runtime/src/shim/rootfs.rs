@@ -6,10 +6,11 @@
 //! root (`openat2` with `RESOLVE_IN_ROOT`), so that no symbolic link of an image can lead out of it, and
 //! mounts are made detached and then moved onto that descriptor, so that nothing can change in between.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -25,24 +26,37 @@ const MAX_LINKS: u32 = 8;
 const PROC_MAGIC: i64 = 0x9fa0;
 
 /// Mounts root and volumes and makes the root this process's own.
-pub fn enter(bundle: &Bundle) -> Step<()> {
+pub fn enter(bundle: &Bundle, user_namespace: Option<BorrowedFd<'_>>) -> Step<()> {
     sys::unshare(libc::CLONE_NEWNS).step(|| "unshare mount namespace".into())?;
     let sources = bundle.spec.mounts.iter().map(bind_source).collect::<Step<Vec<_>>>()?;
     // From here on nothing that is mounted here is seen on the host. The sources were taken before, so
     // that a volume with bidirectional propagation still belongs to its group.
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", slave).step(|| "separate mounts from the host's".into())?;
+    let owner = match (&bundle.spec.process.user_namespace, user_namespace) {
+        (Some(maps), Some(namespace)) => {
+            map_layers(bundle, namespace)?;
+            maps.outside(0, 0).map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)))
+        }
+        (None, _) => None,
+        (Some(_), None) => return Err("the sandbox has no user namespace".to_owned()),
+    };
     let root = mount_root(&bundle.rootfs, &bundle.spec.root.path)?;
     let null = detached_clone("/dev/null", false).step(|| "open /dev/null".into())?;
     for (mount, source) in bundle.spec.mounts.iter().zip(sources) {
         let what =
             || format!("mount {} at {}", if source.is_some() { &mount.source } else { &mount.kind }, mount.destination);
-        make_mount(root.as_fd(), bundle, mount, source.as_ref()).map_err(|error| format!("{}: {error}", what()))?;
+        if let Some(source) = source.as_ref().filter(|_| !mount.uid_mappings.is_empty()) {
+            map_volume(bundle, mount, source.as_fd(), user_namespace)
+                .map_err(|error| format!("{}: {error}", what()))?;
+        }
+        make_mount(root.as_fd(), bundle, mount, source.as_ref(), owner)
+            .map_err(|error| format!("{}: {error}", what()))?;
     }
     if !bundle.spec.mounts.iter().any(|mount| mount.destination == "/dev" && mount.kind == "bind") {
-        populate_dev(root.as_fd(), &bundle.spec.linux.devices)?;
+        populate_dev(root.as_fd(), &bundle.spec.linux.devices, owner)?;
     }
-    ensure(root.as_fd(), &bundle.spec.process.cwd, FileType::Directory, 0)
+    ensure(root.as_fd(), &bundle.spec.process.cwd, FileType::Directory, 0, owner)
         .map_err(|error| format!("make working directory {}: {error}", bundle.spec.process.cwd))?;
     for path in &bundle.spec.linux.readonly_paths {
         make_readonly(root.as_fd(), path).map_err(|error| format!("make {path} read-only: {error}"))?;
@@ -84,6 +98,85 @@ fn mount_root(rootfs: &Rootfs, path: &str) -> Step<OwnedFd> {
     }
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .step(|| format!("open {path}"))
+}
+
+/// Whom new files of the container's root belong to: the root of its user namespace.
+type Owner = Option<(Uid, Gid)>;
+
+/// Covers the layers by views of themselves whose owners are seen through the user namespace. Only this process sees it.
+fn map_layers(bundle: &Bundle, namespace: BorrowedFd<'_>) -> Step<()> {
+    let volumes = bundle.spec.mounts.iter().flat_map(|mount| mount.layers.iter());
+    let layers: BTreeSet<&String> = bundle.rootfs.layers.iter().chain(volumes).collect();
+    for layer in layers {
+        let view = detached_clone(layer, false).step(|| format!("open {layer}"))?;
+        map_ids(view.as_fd(), false, namespace).step(|| format!("map the ids of {layer}"))?;
+        rustix::mount::move_mount(view.as_fd(), "", CWD, layer.as_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .step(|| format!("attach the mapped {layer}"))?;
+    }
+    Ok(())
+}
+
+fn map_volume(bundle: &Bundle, mount: &Mount, tree: BorrowedFd<'_>, namespace: Option<BorrowedFd<'_>>) -> Step<()> {
+    let maps = bundle.spec.process.user_namespace.as_ref();
+    let same = maps.is_some_and(|maps| maps.uids == mount.uid_mappings && maps.gids == mount.gid_mappings);
+    let namespace = namespace.filter(|_| same).ok_or("its id mappings are not those of its pod")?;
+    map_ids(tree, true, namespace).step(|| "map its ids (its file system must support id-mapped mounts)".into())
+}
+
+fn map_ids(tree: BorrowedFd<'_>, recursive: bool, namespace: BorrowedFd<'_>) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let user_namespace = u64::try_from(namespace.as_raw_fd()).expect("an open descriptor is no negative number");
+    sys::mount_setattr(tree, recursive, &MountAttr { set: MOUNT_ATTR_IDMAP, user_namespace, ..MountAttr::default() })
+}
+
+/// An image as a read-only tree. One layer is its own tree: an overlay needs two.
+fn mount_image(mount: &Mount) -> rustix::io::Result<OwnedFd> {
+    if let [layer] = &mount.layers[..] {
+        return detached_clone(layer, false);
+    }
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let stacked: Vec<&str> = mount.layers.iter().rev().map(String::as_str).collect();
+    let one_by_one =
+        stacked.iter().try_for_each(|layer| rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir+", *layer));
+    if one_by_one.is_err() {
+        // Kernels before 6.5 cannot take layers one by one.
+        let escaped: Vec<String> =
+            stacked.iter().map(|layer| layer.replace('\\', "\\\\").replace(':', "\\:")).collect();
+        rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir", escaped.join(":"))?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// Mounts an image, or a part of it. The part is found in the whole, mounted at the same place and covered then.
+fn make_image_mount(root: BorrowedFd<'_>, mount: &Mount, parsed: &Options<'_>, owner: Owner) -> Step<()> {
+    let image = mount_image(mount).step(|| "mount the image".into())?;
+    let attributes = |tree: BorrowedFd<'_>| apply_attributes(tree, parsed).step(|| "set its options".into());
+    attributes(image.as_fd())?;
+    if mount.sub_path.is_empty() {
+        let target = ensure(root, &mount.destination, FileType::Directory, 0, owner)?;
+        return attach(image.as_fd(), target.as_fd());
+    }
+    let wanted = open_inside(image.as_fd(), &mount.sub_path, OFlags::empty())
+        .step(|| format!("find {:?} in the image", mount.sub_path))?;
+    let kind = kind_of(wanted.as_fd())?;
+    let target = ensure(root, &mount.destination, kind, 0, owner)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let part = match rustix::mount::open_tree(wanted.as_fd(), "", flags) {
+        // Older kernels clone only what is attached: the whole image is, for this moment, on a folder of the container.
+        Err(Errno::INVAL) => {
+            let stage = ensure(root, "/dev", FileType::Directory, 0, owner)?;
+            attach(image.as_fd(), stage.as_fd())?;
+            let part = rustix::mount::open_tree(wanted.as_fd(), "", flags).step(|| "take its part".into())?;
+            rustix::process::fchdir(image.as_fd()).step(|| "find the image".into())?;
+            rustix::mount::unmount(".", UnmountFlags::DETACH).step(|| "unmount the whole image".into())?;
+            part
+        }
+        part => part.step(|| "take its part".into())?,
+    };
+    attributes(part.as_fd())?;
+    attach(part.as_fd(), target.as_fd())
 }
 
 fn overlay(rootfs: &Rootfs) -> rustix::io::Result<OwnedFd> {
@@ -185,7 +278,13 @@ fn bind_source(mount: &Mount) -> Step<Option<OwnedFd>> {
     Ok(Some(tree))
 }
 
-fn make_mount(root: BorrowedFd<'_>, bundle: &Bundle, mount: &Mount, source: Option<&OwnedFd>) -> Step<()> {
+fn make_mount(
+    root: BorrowedFd<'_>,
+    bundle: &Bundle,
+    mount: &Mount,
+    source: Option<&OwnedFd>,
+    owner: Owner,
+) -> Step<()> {
     let parsed = options(mount);
     let tree = match source {
         Some(tree) => {
@@ -193,10 +292,11 @@ fn make_mount(root: BorrowedFd<'_>, bundle: &Bundle, mount: &Mount, source: Opti
             tree.try_clone().step(|| "keep its descriptor".into())?
         }
         None if mount.kind == "cgroup" => return mount_cgroups(root, bundle, mount, &parsed),
+        None if mount.kind == "image" => return make_image_mount(root, mount, &parsed, owner),
         None => new_file_system(&mount.kind, &mount.source, &parsed).step(|| "make the file system".into())?,
     };
     let kind = kind_of(tree.as_fd())?;
-    let target = ensure(root, &mount.destination, kind, 0)?;
+    let target = ensure(root, &mount.destination, kind, 0, owner)?;
     if mount.kind != "proc" && is_proc(target.as_fd())? {
         return Err("a mount may not lie inside /proc".to_owned());
     }
@@ -237,7 +337,7 @@ fn new_file_system(kind: &str, source: &str, parsed: &Options<'_>) -> rustix::io
 
 /// The container's own cgroups: on v2 a mount of its namespace, on v1 a folder for each hierarchy.
 fn mount_cgroups(root: BorrowedFd<'_>, bundle: &Bundle, mount: &Mount, parsed: &Options<'_>) -> Step<()> {
-    let target = ensure(root, &mount.destination, FileType::Directory, 0)?;
+    let target = ensure(root, &mount.destination, FileType::Directory, 0, None)?;
     if bundle.cgroup_mounts.is_empty() {
         let tree = new_file_system("cgroup2", "cgroup", parsed).step(|| "make the file system".into())?;
         return attach(tree.as_fd(), target.as_fd());
@@ -254,7 +354,7 @@ fn mount_cgroups(root: BorrowedFd<'_>, bundle: &Bundle, mount: &Mount, parsed: &
             &Options { propagation: libc::MS_PRIVATE, attributes: parsed.attributes, ..Options::default() },
         )
         .step(|| format!("set options of {path}"))?;
-        let place = ensure(tree.as_fd(), controllers, FileType::Directory, 0)?;
+        let place = ensure(tree.as_fd(), controllers, FileType::Directory, 0, None)?;
         attach(hierarchy.as_fd(), place.as_fd())?;
         for alias in controllers.split(',').filter(|_| controllers.contains(',')) {
             rustix::fs::symlinkat(controllers.as_str(), tree.as_fd(), alias).step(|| format!("link {alias}"))?;
@@ -284,7 +384,7 @@ fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::R
 }
 
 /// Opens a place in the container, making it and the folders above it where they do not exist.
-fn ensure(root: BorrowedFd<'_>, path: &str, kind: FileType, links: u32) -> Step<OwnedFd> {
+fn ensure(root: BorrowedFd<'_>, path: &str, kind: FileType, links: u32, owner: Owner) -> Step<OwnedFd> {
     match open_inside(root, path, OFlags::empty()) {
         Err(Errno::NOENT) if links <= MAX_LINKS => {}
         result => return result.step(|| format!("open {path}")),
@@ -292,27 +392,31 @@ fn ensure(root: BorrowedFd<'_>, path: &str, kind: FileType, links: u32) -> Step<
     let trimmed = path.trim_end_matches('/');
     let (parent_path, name) = trimmed.rsplit_once('/').unwrap_or(("/", trimmed));
     let parent_path = if parent_path.is_empty() { "/" } else { parent_path };
-    let parent = ensure(root, parent_path, FileType::Directory, links)?;
+    let parent = ensure(root, parent_path, FileType::Directory, links, owner)?;
     if let Ok(link) = rustix::fs::readlinkat(parent.as_fd(), name, Vec::new()) {
         // The image has a link to something that it lacks (`/etc/resolv.conf` often is one): make that.
         let link = link.to_str().map_err(|_| format!("{path} is a link to a name that is not text"))?;
         let target = if link.starts_with('/') { link.to_owned() } else { format!("{parent_path}/{link}") };
-        return ensure(root, &target, kind, links + 1);
+        return ensure(root, &target, kind, links + 1, owner);
     }
     let made = match kind {
         FileType::Directory => rustix::fs::mkdirat(parent.as_fd(), name, Mode::from_raw_mode(0o755)),
         _ => rustix::fs::mknodat(parent.as_fd(), name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
     };
+    if let (Ok(()), Some((uid, gid))) = (made, owner) {
+        rustix::fs::chownat(parent.as_fd(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .step(|| format!("give {path} to the container"))?;
+    }
     match made {
         Ok(()) | Err(Errno::EXIST) => open_inside(root, path, OFlags::empty()).step(|| format!("open {path}")),
         Err(error) => Err(format!("make {path}: {error}")),
     }
 }
 
-fn populate_dev(root: BorrowedFd<'_>, devices: &[Device]) -> Step<()> {
+fn populate_dev(root: BorrowedFd<'_>, devices: &[Device], owner: Owner) -> Step<()> {
     let old_mask = rustix::process::umask(Mode::empty());
     for device in devices {
-        make_device(root, device).map_err(|error| format!("make device {}: {error}", device.path))?;
+        make_device(root, device, owner).map_err(|error| format!("make device {}: {error}", device.path))?;
     }
     let dev = open_inside(root, "/dev", OFlags::DIRECTORY).step(|| "open /dev".into())?;
     let links = [
@@ -332,9 +436,9 @@ fn populate_dev(root: BorrowedFd<'_>, devices: &[Device]) -> Step<()> {
     Ok(())
 }
 
-fn make_device(root: BorrowedFd<'_>, device: &Device) -> Step<()> {
+fn make_device(root: BorrowedFd<'_>, device: &Device, owner: Owner) -> Step<()> {
     let (folder, name) = device.path.rsplit_once('/').ok_or("its path has no folder")?;
-    let folder = ensure(root, if folder.is_empty() { "/" } else { folder }, FileType::Directory, 0)?;
+    let folder = ensure(root, if folder.is_empty() { "/" } else { folder }, FileType::Directory, 0, owner)?;
     let kind = match device.kind.as_str() {
         "b" => FileType::BlockDevice,
         "p" => FileType::Fifo,
@@ -347,8 +451,8 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> Step<()> {
         Err(Errno::EXIST) => return Ok(()),
         Err(error) => return Err(format!("mknod: {error}")),
     }
-    if (device.uid, device.gid) != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(device.uid), rustix::fs::Gid::from_raw(device.gid));
+    let given = Some((device.uid, device.gid)).filter(|ids| *ids != (0, 0));
+    if let Some((uid, gid)) = given.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid))).or(owner) {
         rustix::fs::chownat(folder.as_fd(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .step(|| "chown".into())?;
     }

@@ -13,7 +13,7 @@ use rustix::process::WaitOptions;
 use super::containers::{Container, Place};
 use super::execs::Running;
 use super::proto::*;
-use super::{Step, StepContext};
+use super::{Step, StepContext, users};
 use crate::sys;
 
 /// How much output is read at once.
@@ -53,6 +53,8 @@ pub struct Server {
     pid_namespace: OwnedFd,
     /// The first process of the pid namespace that containers share.
     sandbox_init: Option<i32>,
+    /// The namespace of the users of the sandbox's containers, if it is not the host's.
+    user_namespace: Option<OwnedFd>,
     containers: Vec<Container>,
     execs: Vec<Running>,
     ending: bool,
@@ -80,6 +82,7 @@ impl Server {
             signals,
             pid_namespace,
             sandbox_init: None,
+            user_namespace: None,
             containers: Vec::new(),
             execs: Vec::new(),
             ending: false,
@@ -228,7 +231,7 @@ impl Server {
             return Err("this shim has a sandbox already".to_owned());
         }
         super::set_oom_score(OOM_SCORE)?;
-        enter_namespaces(setup)?;
+        self.user_namespace = enter_namespaces(setup)?;
         if setup.share_pid {
             self.sandbox_init = Some(self.fork_sandbox_init()?);
         }
@@ -275,6 +278,11 @@ impl Server {
         forked
     }
 
+    fn users(&self) -> Step<Option<OwnedFd>> {
+        let namespace = self.user_namespace.as_ref().map(OwnedFd::try_clone);
+        namespace.transpose().step(|| "keep the user namespace".into())
+    }
+
     fn running_pid(&self, id: &str) -> Step<i32> {
         let container = self.containers.iter().find(|container| container.id() == id && !container.has_ended());
         container.map(Container::pid).ok_or_else(|| format!("container {id} is not running"))
@@ -284,7 +292,7 @@ impl Server {
         if self.containers.iter().any(|container| container.id() == start.id) {
             return Err(format!("container {} was started already", start.id));
         }
-        let (mut container, child) = Container::prepare(connection, number, start)?;
+        let (mut container, child) = Container::prepare(connection, number, start, self.users()?)?;
         match self.fork_into(container.pid_namespace(), child.cgroup_folder())? {
             (sys::Fork::Child, joined) => child.run(joined),
             (sys::Fork::Parent(pid), _) => {
@@ -298,7 +306,7 @@ impl Server {
     fn exec(&mut self, connection: u32, number: u32, exec: Exec, descriptors: Vec<OwnedFd>) -> Step<()> {
         let target = self.running_pid(&exec.container)?;
         let wanted = PidNamespace::Container(exec.container.clone());
-        let (mut running, child) = Running::prepare(connection, number, target, exec, descriptors)?;
+        let (mut running, child) = Running::prepare(connection, number, target, exec, descriptors, self.users()?)?;
         match self.fork_into(&wanted, child.cgroup_folder())? {
             (sys::Fork::Child, joined) => child.run(joined),
             (sys::Fork::Parent(pid), _) => {
@@ -419,7 +427,8 @@ fn sandbox_init(signals: &SignalFd) -> ! {
     }
 }
 
-fn enter_namespaces(setup: &Setup) -> Step<()> {
+/// Gives this process the namespaces of the sandbox; the one of users only goes to containers, and is handed back.
+fn enter_namespaces(setup: &Setup) -> Step<Option<OwnedFd>> {
     let mut flags = 0;
     for (wanted, flag) in [
         (setup.new_network, libc::CLONE_NEWNET),
@@ -428,9 +437,13 @@ fn enter_namespaces(setup: &Setup) -> Step<()> {
     ] {
         flags |= if wanted { flag } else { 0 };
     }
-    if flags != 0 {
-        sys::unshare(flags).step(|| "unshare the sandbox's namespaces".into())?;
-    }
+    let user_namespace = match &setup.user_namespace {
+        Some(maps) => Some(users::make(maps, flags)?),
+        None => {
+            sys::unshare(flags).step(|| "unshare the sandbox's namespaces".into())?;
+            None
+        }
+    };
     if setup.new_network {
         sys::loopback_up().step(|| "bring the loopback up".into())?;
     }
@@ -440,7 +453,7 @@ fn enter_namespaces(setup: &Setup) -> Step<()> {
     for (path, value) in &setup.sysctls {
         std::fs::write(format!("/proc/sys/{path}"), value).step(|| format!("set sysctl {path}"))?;
     }
-    Ok(())
+    Ok(user_namespace)
 }
 
 /// Listens in the sandbox's folder. The path goes by way of a descriptor, since a socket's path may have 107 bytes only.

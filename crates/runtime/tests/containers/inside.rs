@@ -21,12 +21,12 @@ pub const TESTS: &[Test] = &[
     ("limits_can_be_changed_while_it_runs", || update().boxed()),
 ];
 
-fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
+pub fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     let linux = config.linux.get_or_insert_default();
     linux.security_context.get_or_insert_default()
 }
 
-async fn lines(world: &World, sandbox: &str, config: ContainerConfig) -> Vec<String> {
+pub async fn lines(world: &World, sandbox: &str, config: ContainerConfig) -> Vec<String> {
     let (log, status) = world.output(sandbox, config).await;
     assert_eq!(status.exit_code, 0, "{status:?}\n{log}");
     log.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned()).collect()

@@ -3,6 +3,7 @@
 
 mod world;
 
+mod features;
 mod inside;
 mod lifecycle;
 mod speed;
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
-    let all: Vec<Test> = [lifecycle::TESTS, inside::TESTS, streams::TESTS, survival::TESTS].concat();
+    let all: Vec<Test> = [lifecycle::TESTS, inside::TESTS, features::TESTS, streams::TESTS, survival::TESTS].concat();
     let all_count = all.len();
     let chosen: Vec<Test> = match filter.as_str() {
         "speed" => speed::TESTS.to_vec(),
