@@ -1,8 +1,10 @@
 //! Custom resources: a CustomResourceDefinition becomes the same struct that built-in kinds are, built at run time,
-//! and takes the same path. Webhook conversion and validation rules (CEL) are not evaluated yet.
+//! and takes the same path.
 //! See <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/>.
 
+pub mod definition;
 pub mod keeper;
+pub mod rules;
 pub mod schema;
 
 use std::borrow::Cow;

@@ -118,6 +118,11 @@ pub fn validate(schema: &Value, object: &Object) -> ErrorList {
     errors
 }
 
+/// What is wrong with a default of the schema itself.
+pub fn check_default(schema: &Value, default: &Value, path: &FieldPath, errors: &mut ErrorList) {
+    check(schema, default, path, 0, errors);
+}
+
 fn required(schema: &Value, node: &Value, path: &FieldPath, errors: &mut ErrorList) {
     for name in schema.list_at(&["required"]).iter().filter_map(Value::as_str) {
         if node.get(name).is_none() {

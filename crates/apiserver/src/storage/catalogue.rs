@@ -10,6 +10,7 @@ use skiff_object::{GroupVersionKind, Object};
 
 use crate::codec::Heads;
 use crate::convert::Conversion;
+use crate::custom::rules::Rules;
 use crate::storage::cache::ResourceCache;
 use crate::storage::keys;
 
@@ -26,9 +27,17 @@ pub struct Served {
     /// An object of the kind in which nothing is set, made when it is first needed.
     blank: OnceLock<Object>,
     fingerprint: OnceLock<u64>,
+    /// The validation rules of a custom kind, compiled when they are first needed.
+    rules: OnceLock<Option<Rules>>,
 }
 
 impl Served {
+    /// The validation rules of a custom kind, where it has any.
+    pub fn rules(&self) -> Option<&Rules> {
+        let make = || self.def.inline_schema.as_ref().and_then(|schema| Rules::of(schema));
+        self.rules.get_or_init(make).as_ref()
+    }
+
     /// A number that changes whenever what is told of the kind would.
     pub fn fingerprint(&self) -> u64 {
         *self.fingerprint.get_or_init(|| skiff_kinds::openapi::fingerprint_of(&self.def))
@@ -110,6 +119,7 @@ impl Snapshot {
             conversion,
             blank: OnceLock::new(),
             fingerprint: OnceLock::new(),
+            rules: OnceLock::new(),
             def,
         });
         let path = (served.def.group.to_string(), served.def.version.to_string(), served.def.plural.to_string());

@@ -144,3 +144,51 @@ async fn objects_go_with_their_definition() {
     )
     .await;
 }
+
+/// A definition with rules, which are checked when it is written and whenever an object is.
+#[tokio::test]
+async fn rules_of_a_definition_are_kept() {
+    let cluster = Cluster::new().await;
+    let with = |rule: &str| {
+        format!(
+            r#"POST /apis/apiextensions.k8s.io/v1/customresourcedefinitions
+
+{{"metadata":{{"name":"gears.example.com"}},"spec":{{"group":"example.com","scope":"Cluster",
+    "names":{{"plural":"gears","singular":"gear","kind":"Gear","listKind":"GearList"}},
+    "versions":[{{"name":"v1","served":true,"storage":true,"schema":{{"openAPIV3Schema":{{"type":"object","properties":{{
+        "spec":{{"type":"object","x-kubernetes-validations":[{{"rule":"{rule}","message":"teeth must not be lost"}}],
+            "properties":{{"teeth":{{"type":"integer"}}}}}}}}}}}}}}]}}}}"#
+        )
+    };
+    let refused = cluster.outcome(&with("self.tooth > 1")).await;
+    assert!(refused.contains("compilation failed: ERROR: <input>:1:5: undefined field 'tooth'"), "{refused}");
+    cluster.tree(&with("self.teeth >= oldSelf.teeth")).await;
+    let put = |teeth: i64, rv: &str| {
+        format!(
+            r#"PUT /apis/example.com/v1/gears/g
+
+{{"apiVersion":"example.com/v1","kind":"Gear","metadata":{{"name":"g","resourceVersion":"{rv}"}},"spec":{{"teeth":{teeth}}}}}"#
+        )
+    };
+    let mut made = serde_json::Value::Null;
+    for _ in 0..200 {
+        let created = cluster
+            .send(
+                r#"POST /apis/example.com/v1/gears
+
+{"apiVersion":"example.com/v1","kind":"Gear","metadata":{"name":"g"},"spec":{"teeth":5}}"#,
+            )
+            .await;
+        if created.status() == 201 {
+            made = cluster.tree("GET /apis/example.com/v1/gears/g").await;
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let rv = made["metadata"]["resourceVersion"].as_str().expect("the object was made").to_owned();
+    assert_eq!(
+        cluster.outcome(&put(4, &rv)).await,
+        r#"422 Gear.example.com "g" is invalid: spec: Invalid value: "object": teeth must not be lost"#
+    );
+    assert_eq!(cluster.outcome(&put(6, &rv)).await, "200");
+}

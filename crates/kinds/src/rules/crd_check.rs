@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use skiff_object::{Object, names};
 
 use crate::rules::check::{At, Faults};
+use crate::rules::crd_schema_check;
 
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-const SCHEMA_TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 
 /// Checks a definition.
 pub fn definition(faults: &mut Faults, object: &Object) {
@@ -23,9 +23,42 @@ pub fn definition(faults: &mut Faults, object: &Object) {
         faults.invalid(&group, "should be a domain with at least one dot");
     }
     faults.needs_choice(&spec.get("scope"), &["Cluster", "Namespaced"]);
+    if spec.get("preserveUnknownFields").flag() {
+        let words =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        faults.invalid(&spec.get("preserveUnknownFields"), words);
+    }
+    approval(faults, &metadata, group.text());
     own_names(faults, &spec.get("names"));
     versions(faults, &spec.get("versions"));
     conversion(faults, &spec.get("conversion"));
+}
+
+/// The annotation by which a group of the project itself is approved.
+pub const APPROVAL: &str = "api-approved.kubernetes.io";
+const APPROVAL_PAGE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+
+/// Whether a group is one that only the project itself may define.
+pub fn is_protected(group: &str) -> bool {
+    [".k8s.io", ".kubernetes.io"].iter().any(|suffix| group.ends_with(suffix))
+        || matches!(group, "k8s.io" | "kubernetes.io")
+}
+
+fn approval(faults: &mut Faults, metadata: &At, group: &str) {
+    if !is_protected(group) {
+        return;
+    }
+    let annotations = metadata.get("annotations");
+    let given = annotations.get(APPROVAL).renamed(annotations.path().key(APPROVAL));
+    if given.is_blank() {
+        let words = format!("protected groups must have approval annotation {APPROVAL:?}, {APPROVAL_PAGE}");
+        faults.required(&given, &words);
+    } else if !given.text().starts_with("unapproved") && !given.text().contains("://") {
+        let words = format!(
+            "protected groups must have approval annotation {APPROVAL:?} with either a URL or a reason starting with \"unapproved\", {APPROVAL_PAGE}"
+        );
+        faults.invalid(&given, words);
+    }
 }
 
 fn own_names(faults: &mut Faults, given: &At) {
@@ -73,12 +106,7 @@ fn version(faults: &mut Faults, version: &At) {
     if !schema.is_set() {
         faults.required(&schema, "schemas are required");
     } else {
-        if schema.get("type").is_blank() {
-            faults.required(&schema.get("type"), "must not be empty at the root");
-        } else if schema.get("type").text() != "object" {
-            faults.invalid(&schema.get("type"), "must be object at the root");
-        }
-        parts(faults, &schema);
+        crd_schema_check::schema(faults, &schema);
     }
     for column in version.get("additionalPrinterColumns").items() {
         faults.needs(&column.get("name"));
@@ -88,6 +116,22 @@ fn version(faults: &mut Faults, version: &At) {
             faults.invalid(&path, "is an invalid path: must start with .");
         }
     }
+    let fields = version.get("selectableFields");
+    const SELECTABLE_LIMIT: usize = 8;
+    faults.at_most_items(&fields, SELECTABLE_LIMIT);
+    let mut seen = BTreeSet::new();
+    for field in fields.items() {
+        let path = field.get("jsonPath");
+        if !faults.needs(&path) {
+            continue;
+        }
+        if !seen.insert(path.text()) {
+            faults.duplicate(&path);
+        }
+        if let Err(words) = selectable(&schema, path.text()) {
+            faults.invalid(&path, words);
+        }
+    }
     let scale = version.walk(&["subresources", "scale"]);
     if scale.is_set() {
         replica_path(faults, &scale.get("specReplicasPath"), ".spec.");
@@ -95,52 +139,31 @@ fn version(faults: &mut Faults, version: &At) {
     }
 }
 
+/// Whether a selectable field leads to a text, a number or a truth value that is not part of the metadata.
+fn selectable(schema: &At, path: &str) -> Result<(), String> {
+    let Some(fields) = path.strip_prefix('.').filter(|_| !path.contains('[')) else {
+        return Err("is an invalid path: must be a simple json path".to_owned());
+    };
+    if fields.starts_with("metadata") {
+        return Err("must not point to fields in metadata".to_owned());
+    }
+    let mut at = schema.clone();
+    for field in fields.split('.') {
+        at = at.get("properties").get(field);
+        if !at.is_set() {
+            return Err("is an invalid path: does not refer to a valid field".to_owned());
+        }
+    }
+    match at.get("type").text() {
+        "string" | "integer" | "boolean" => Ok(()),
+        _ => Err("must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.".to_owned()),
+    }
+}
+
 fn replica_path(faults: &mut Faults, path: &At, under: &str) {
     if faults.needs(path) && !path.text().starts_with(under) {
         faults.invalid(path, format!("should be a json path under {}", under.trim_end_matches('.')));
     }
-}
-
-/// Every part of a schema says what it is: the rules of a structural schema.
-fn parts(faults: &mut Faults, schema: &At) {
-    for (name, property) in schema.get("properties").entries() {
-        if property.value().is_object() {
-            part(
-                faults,
-                &property,
-                &format!("must not be empty for specified object fields ({name})").replace(&format!(" ({name})"), ""),
-            );
-        }
-    }
-    let items = schema.get("items");
-    if items.value().is_object() {
-        part(faults, &items, "must not be empty for specified array items");
-    }
-    let additional = schema.get("additionalProperties");
-    if additional.value().is_object() {
-        part(faults, &additional, "must not be empty for specified object fields");
-    }
-    if additional.is_set() && !schema.get("properties").is_blank() {
-        faults.forbidden(&additional, "additionalProperties and properties are mutual exclusive");
-    }
-    if schema.get("type").text() == "array" && !items.is_set() {
-        faults.required(&items, "must be specified");
-    }
-}
-
-fn part(faults: &mut Faults, schema: &At, words: &str) {
-    let kind = schema.get("type");
-    let is_open = ["x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"]
-        .iter()
-        .any(|mark| schema.get(mark).flag());
-    if kind.is_blank() {
-        if !is_open {
-            faults.required(&kind, words);
-        }
-    } else {
-        faults.choice(&kind, &SCHEMA_TYPES);
-    }
-    parts(faults, schema);
 }
 
 fn conversion(faults: &mut Faults, conversion: &At) {

@@ -10,6 +10,7 @@ pub mod config_check;
 pub mod container_check;
 pub mod container_defaults;
 pub mod crd_check;
+pub mod crd_schema_check;
 pub mod cron;
 pub mod env_check;
 pub mod event_rules;
