@@ -3,7 +3,7 @@
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use crate::support::Cluster;
+use crate::support::{Cluster, established};
 
 const AGGREGATED: &str = "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -28,16 +28,7 @@ async fn define(cluster: &Cluster, plural: &str, kind: &str) {
     });
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     cluster.tree(&format!("POST {path}\n\n{definition}")).await;
-    let watch = format!("GET {path}?watch=1&fieldSelector=metadata.name={plural}.example.com");
-    let mut watch = crate::support::Watch::open(cluster, &watch).await;
-    loop {
-        for event in watch.next().await {
-            let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            if conditions.iter().any(|one| one["type"] == "Established" && one["status"] == "True") {
-                return;
-            }
-        }
-    }
+    established(cluster, &format!("{plural}.example.com")).await;
 }
 
 #[tokio::test]

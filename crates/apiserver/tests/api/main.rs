@@ -3,6 +3,7 @@
 mod access;
 mod custom;
 mod documents;
+mod every_kind;
 mod forms;
 mod lists;
 mod objects;

@@ -222,6 +222,20 @@ impl Cluster {
     }
 }
 
+/// Waits until a custom resource definition is in force.
+pub async fn established(cluster: &Cluster, name: &str) {
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let mut watch = Watch::open(cluster, &format!("GET {path}?watch=1&fieldSelector=metadata.name={name}")).await;
+    loop {
+        for event in watch.next().await {
+            let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            if conditions.iter().any(|one| one["type"] == "Established" && one["status"] == "True") {
+                return;
+            }
+        }
+    }
+}
+
 /// A watch that is under way.
 pub struct Watch(Body);
 
