@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use serde_json::json;
 use skiff_base::clock;
-use skiff_kinds::bootstrap::{priority_classes, rbac_objects};
+use skiff_kinds::bootstrap::{flow_control_objects, priority_classes, rbac_objects};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
 use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
@@ -125,7 +125,7 @@ fn objects(config: &Config) -> Vec<Object> {
             "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
     });
     let own = [service(config), service_cidr(config)];
-    namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own).collect()
+    namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own).chain(flow_control_objects()).collect()
 }
 
 /// The `kubernetes` Service has the first address of the range.

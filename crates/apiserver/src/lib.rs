@@ -16,6 +16,7 @@ mod convert;
 mod custom;
 pub mod discovery;
 pub mod failure;
+mod flow;
 pub mod http;
 mod metrics;
 mod openapi;

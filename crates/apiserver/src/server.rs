@@ -26,6 +26,7 @@ use crate::authz::{self, Action, Authorizer};
 use crate::call::{Call, UserInfo};
 use crate::config::Config;
 use crate::failure::{Failure, Result};
+use crate::flow::{Flow, Flows};
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Body};
 use crate::http::limits;
@@ -59,6 +60,7 @@ pub struct ApiServer {
     /// When the server began.
     pub(crate) started: Timestamp,
     audit_ids: Ids,
+    flows: Flows,
     turns: Semaphore,
     stopping: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -92,6 +94,7 @@ impl ApiServer {
             documents: Documents::default(),
             started,
             audit_ids: Ids::random(),
+            flows: Flows::default(),
             turns: Semaphore::new(MAX_REQUESTS),
             stopping: AtomicBool::new(false),
             tasks: Mutex::default(),
@@ -172,6 +175,9 @@ impl ApiServer {
         let (code, size_bytes) = (answer.status().as_u16(), answer.body().size_hint().exact());
         self.metrics.count(&Answered { info: &info, query: &query, applied, code, took, size_bytes });
         limits::finish(&mut answer, &audit_id);
+        if let Some(flow) = parts.extensions.remove::<Flow>() {
+            flow.tell(answer.headers_mut());
+        }
         answer
     }
 
@@ -214,6 +220,9 @@ impl ApiServer {
         plain: &Accepted,
     ) -> Result<Answer> {
         let user = Arc::new(authn::authenticate(self, parts).await?);
+        if let Some(flow) = self.flows.of(&self.catalogue, &user, info) {
+            parts.extensions.insert(flow);
+        }
         self.authorize(&user, info).await?;
         if !info.is_resource {
             return discovery::answer(self, parts, query, info);

@@ -6,7 +6,7 @@ mod target;
 
 use std::sync::Arc;
 
-use http::header::{HeaderValue, LOCATION};
+use http::header::{HOST, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use skiff_object::meta::Meta;
@@ -23,15 +23,9 @@ use pipe::Destination;
 /// Answers a request by passing it on.
 pub async fn answer(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, body: Body) -> Result<Answer> {
     server.hub.fresh().await?;
-    let (resource, subresource) = (call.info.resource.as_str(), call.info.subresource.as_str());
+    let subresource = call.info.subresource.as_str();
     if subresource == "proxy" {
-        if call.info.rest.is_empty() && parts.method == Method::GET {
-            return Ok(with_slash(parts));
-        }
-        let destination = target::proxied(server, call, resource)?;
-        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let path = format!("{}{query}", if call.info.rest.is_empty() { "/" } else { &call.info.rest });
-        return pipe::forward(server, &destination, &path, call, parts, body).await;
+        return proxy(server, call, parts, body).await;
     }
     let pod = pod(call)?;
     if subresource == "portforward" {
@@ -47,6 +41,55 @@ pub async fn answer(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, bod
     let destination = agent(server, &pod)?;
     let path = format!("/{subresource}/{}/{}/{container}{}", pod.namespace(), pod.name(), stream_query(call));
     pipe::forward(server, &destination, &path, call, parts, body).await
+}
+
+/// Passes a request on to a node, a Pod or a Service, by whatever method it came.
+async fn proxy(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, body: Body) -> Result<Answer> {
+    let shows_page = matches!(parts.method, Method::GET | Method::HEAD) && !call.headers.contains_key(UPGRADE);
+    if call.info.rest.is_empty() && shows_page {
+        return Ok(with_slash(parts));
+    }
+    let destination = target::proxied(server, call, &call.info.resource)?;
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let rest = if call.info.rest.is_empty() { "/" } else { &call.info.rest };
+    let own = call.info.path.strip_suffix(call.info.rest.as_str()).unwrap_or(&call.info.path);
+    let mut forwarded = parts.uri.host().unwrap_or("").to_owned();
+    if let Some(host) = call.headers.get(HOST).and_then(|value| value.to_str().ok()) {
+        host.clone_into(&mut forwarded);
+    }
+    let told = [
+        ("x-forwarded-uri", format!("{own}{rest}")),
+        ("x-forwarded-host", forwarded.clone()),
+        ("x-forwarded-proto", "https".to_owned()),
+    ];
+    parts.headers.extend(
+        told.into_iter()
+            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))),
+    );
+    let path = format!("{rest}{query}");
+    let mut answer = pipe::forward(server, &destination, &path, call, parts, body).await?;
+    let place = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    if let Some(place) = place.and_then(|place| moved(&place, own, &destination.authority(), &forwarded)) {
+        answer.headers_mut().insert(LOCATION, HeaderValue::from_str(&place).map_err(Status::internal)?);
+    }
+    Ok(answer)
+}
+
+/// Where a redirect of what stands behind a proxy leads its client: back through the proxy, whose own path is `own`.
+/// `None` where it leads elsewhere, or does so already.
+fn moved(place: &str, own: &str, authority: &str, asked: &str) -> Option<String> {
+    let path = match place.split_once("://") {
+        None => place,
+        Some((_, rest)) => {
+            let (host, _) = rest.split_once('/').unwrap_or((rest, ""));
+            if host != authority && host != asked {
+                return None;
+            }
+            &rest[host.len()..]
+        }
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    (path.starts_with('/') && !path.starts_with(own)).then(|| format!("{own}{path}"))
 }
 
 /// A proxied page's relative links need the slash at the end of its path.
@@ -114,4 +157,26 @@ async fn log(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, pod: &Obje
         return Ok(answer);
     }
     Err(pipe::told_by_agent(answer, pod.name()).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_back_through_the_proxy() {
+        let own = "/api/v1/namespaces/a/pods/b/proxy";
+        let check = |place: &str, expected: Option<&str>| {
+            let expected = expected.map(|path| format!("{own}{path}"));
+            assert_eq!(moved(place, own, "10.0.0.1:80", "cluster:6443"), expected, "{place}");
+        };
+        check("/x/", Some("/x/"));
+        check("/x?y=z", Some("/x?y=z"));
+        check("http://10.0.0.1:80/x", Some("/x"));
+        check("http://10.0.0.1:80", Some("/"));
+        check("https://cluster:6443/x", Some("/x"));
+        check("https://elsewhere/x", None);
+        check("x", None);
+        check(&format!("{own}/x"), None);
+    }
 }

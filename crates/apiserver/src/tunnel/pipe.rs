@@ -43,6 +43,17 @@ pub struct Destination {
     pub security: Security,
 }
 
+impl Destination {
+    /// `10.0.0.1:80`, as requests name it.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
 /// How a connection is secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
@@ -133,7 +144,10 @@ fn outgoing(to: &Destination, path: &str, call: &Call, parts: &Parts, body: Body
     let mut request = Request::builder().method(parts.method.clone()).uri(path).version(Version::HTTP_11);
     if let Some(headers) = request.headers_mut() {
         copy_headers(&call.headers, headers);
-        if let Ok(host) = HeaderValue::from_str(&format!("{}:{}", to.host, to.port)) {
+        for (name, value) in &parts.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if let Ok(host) = HeaderValue::from_str(&to.authority()) {
             headers.insert(HOST, host);
         }
     }

@@ -71,6 +71,10 @@ async fn every_answer_has_the_headers_of_all() {
         assert_eq!(header(&cluster, &format!("GET {path}"), "audit-id").await.len(), 36, "{path}");
         assert_eq!(header(&cluster, &format!("GET {path}\nAudit-ID: mine"), "audit-id").await, "mine", "{path}");
     }
+    let flow = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/exempt";
+    let exempt = cluster.tree(&format!("GET {flow}")).await["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    assert_eq!(header(&cluster, &format!("GET {flow}"), "x-kubernetes-pf-flowschema-uid").await, exempt);
+    assert_eq!(header(&cluster, &format!("GET {flow}"), "x-kubernetes-pf-prioritylevel-uid").await.len(), 36);
     let endpoints = "/api/v1/namespaces/default/endpoints";
     let warning = r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#;
     for request in [format!("GET {endpoints}"), format!("GET {endpoints}/none"), format!("DELETE {endpoints}/none")] {

@@ -77,7 +77,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "7706e091-385c-42a9-b81d-243ac54a66a8"
+                "uid": "299c7163-26ae-4fd1-90fd-d922d3297296"
               },
               "spec": {
                 "containers": [
@@ -91,7 +91,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                     "volumeMounts": [
                       {
                         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                        "name": "kube-api-access-2wvrd",
+                        "name": "kube-api-access-f5xmz",
                         "readOnly": true
                       }
                     ]
@@ -123,7 +123,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 ],
                 "volumes": [
                   {
-                    "name": "kube-api-access-2wvrd",
+                    "name": "kube-api-access-f5xmz",
                     "projected": {
                       "defaultMode": 420,
                       "sources": [
@@ -392,7 +392,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web",
                 "namespace": "default",
                 "resourceVersion": "5",
-                "uid": "51adca83-278e-4ed9-acc8-57dfdbcb0378"
+                "uid": "dee3f3dd-0b62-4512-b021-a06c3994c719"
               },
               "spec": {
                 "replicas": 3
@@ -486,7 +486,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",
-                "uid": "f77e0dcd-6c34-49c3-a77e-5d52771e5641"
+                "uid": "93d59b14-ccbf-4b04-8841-58fc02ae7782"
               },
               "spec": {
                 "progressDeadlineSeconds": 600,

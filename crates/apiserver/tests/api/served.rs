@@ -148,6 +148,18 @@ async fn a_proxy_passes_requests_on_and_joins_upgraded_connections() {
         let (status, body) = text(&mut admin, &path).await;
         assert_eq!((status.as_u16(), body.as_str()), (200, "GET /x/y%20z?q=1 HTTP/1.1"));
     }
+    let without_path = "/api/v1/namespaces/default/pods/a/proxy";
+    for (method, code) in
+        [("GET", 301), ("HEAD", 301), ("POST", 200), ("DELETE", 200), ("PATCH", 200), ("OPTIONS", 200)]
+    {
+        let request = Request::builder().method(method).uri(without_path).header("host", "localhost");
+        let answer = admin.send_request(request.body(Empty::new()).expect("a request")).await.expect("an answer");
+        assert_eq!(answer.status(), code, "{method}");
+        if code == 301 {
+            assert_eq!(answer.headers()["location"], format!("{without_path}/"));
+        }
+        answer.into_body().collect().await.expect("a body");
+    }
     let request = Request::get("/api/v1/namespaces/default/pods/a/proxy/")
         .header("host", "localhost")
         .header("connection", "Upgrade")

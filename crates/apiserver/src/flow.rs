@@ -1,0 +1,182 @@
+//! Which FlowSchema and PriorityLevelConfiguration a request belongs to, told in the headers of its answer.
+//! See <https://kubernetes.io/docs/concepts/cluster-administration/flow-control/>.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
+use serde_json::Value;
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+
+use crate::call::UserInfo;
+use crate::failure::Result;
+use crate::http::request::RequestInfo;
+use crate::storage::catalogue::Catalogue;
+use crate::storage::filter::Filter;
+
+const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+const SCHEMA_HEADER: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const LEVEL_HEADER: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+/// Where a schema without a precedence of its own stands.
+const DEFAULT_PRECEDENCE: i64 = 1000;
+
+/// The flow of a request: the UIDs of its schema and of its priority level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    schema: HeaderValue,
+    level: HeaderValue,
+}
+
+impl Flow {
+    /// Adds the flow to an answer's headers.
+    pub fn tell(self, headers: &mut HeaderMap) {
+        headers.insert(SCHEMA_HEADER, self.schema);
+        headers.insert(LEVEL_HEADER, self.level);
+    }
+}
+
+/// A schema, with what it matches.
+struct Schema {
+    order: (i64, String),
+    rules: Vec<Value>,
+    flow: Flow,
+}
+
+/// The schemas in the order in which they are tried, made anew when one of them or a level changes.
+#[derive(Default)]
+pub struct Flows {
+    known: Mutex<((u64, u64), Arc<Vec<Schema>>)>,
+}
+
+impl Flows {
+    /// The flow of a request; none where no schema matches, or its level is not there.
+    pub fn of(&self, catalogue: &Catalogue, user: &UserInfo, info: &RequestInfo) -> Option<Flow> {
+        let schemas = self.schemas(catalogue)?;
+        let matching = |schema: &&Schema| schema.rules.iter().any(|rule| matches(rule, user, info));
+        schemas.iter().find(matching).map(|schema| schema.flow.clone())
+    }
+
+    fn schemas(&self, catalogue: &Catalogue) -> Option<Arc<Vec<Schema>>> {
+        let (schemas, levels) =
+            (catalogue.cache(GROUP, "flowschemas")?, catalogue.cache(GROUP, "prioritylevelconfigurations")?);
+        let changed = (schemas.changed(), levels.changed());
+        let mut known = self.known.lock();
+        if known.0 != changed {
+            let read = || -> Result<Vec<Schema>> {
+                let levels = levels.objects(&Filter::default())?;
+                let all = schemas.objects(&Filter::default())?;
+                let mut all: Vec<Schema> = all.iter().filter_map(|schema| schema_of(schema, &levels)).collect();
+                all.sort_by(|left, right| left.order.cmp(&right.order));
+                Ok(all)
+            };
+            match read() {
+                Ok(all) => *known = (changed, Arc::new(all)),
+                Err(error) => tracing::warn!(%error, "the flow schemas cannot be read"),
+            }
+        }
+        Some(known.1.clone())
+    }
+}
+
+fn schema_of(schema: &Object, levels: &[Object]) -> Option<Schema> {
+    let wanted = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]);
+    let level = levels.iter().find(|level| level.name() == wanted)?;
+    let flow =
+        Flow { schema: HeaderValue::from_str(schema.uid()).ok()?, level: HeaderValue::from_str(level.uid()).ok()? };
+    let precedence = schema.int_at(&["spec", "matchingPrecedence"]).unwrap_or(DEFAULT_PRECEDENCE);
+    let rules = schema.list_at(&["spec", "rules"]).to_vec();
+    Some(Schema { order: (precedence, schema.name().to_owned()), rules, flow })
+}
+
+fn matches(rule: &Value, user: &UserInfo, info: &RequestInfo) -> bool {
+    let requested = if info.is_resource {
+        rule.list_at(&["resourceRules"]).iter().any(|rule| matches_resource(rule, info))
+    } else {
+        rule.list_at(&["nonResourceRules"]).iter().any(|rule| {
+            has(rule, "verbs", &info.verb)
+                && texts(rule, "nonResourceURLs").any(|pattern| matches_path(pattern, &info.path))
+        })
+    };
+    requested && rule.list_at(&["subjects"]).iter().any(|subject| matches_subject(subject, user))
+}
+
+fn matches_subject(subject: &Value, user: &UserInfo) -> bool {
+    match subject.str_at(&["kind"]) {
+        "User" => matches!(subject.str_at(&["user", "name"]), name if name == "*" || name == user.name),
+        "Group" => matches!(subject.str_at(&["group", "name"]), name if name == "*" || user.in_group(name)),
+        "ServiceAccount" => {
+            let namespace = subject.str_at(&["serviceAccount", "namespace"]);
+            let own = user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+            let wanted = subject.str_at(&["serviceAccount", "name"]);
+            own.is_some_and(|(of, name)| of == namespace && (wanted == "*" || wanted == name))
+        }
+        _ => false,
+    }
+}
+
+fn matches_resource(rule: &Value, info: &RequestInfo) -> bool {
+    let in_place = if info.namespace.is_empty() {
+        rule.at(&["clusterScope"]) == Some(&Value::Bool(true))
+    } else {
+        has(rule, "namespaces", &info.namespace)
+    };
+    in_place
+        && has(rule, "verbs", &info.verb)
+        && has(rule, "apiGroups", &info.group)
+        && has(rule, "resources", &info.full_resource())
+}
+
+fn matches_path(pattern: &str, path: &str) -> bool {
+    pattern == "*" || pattern == path || pattern.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
+}
+
+fn texts<'a>(rule: &'a Value, field: &'a str) -> impl Iterator<Item = &'a str> {
+    rule.list_at(&[field]).iter().filter_map(Value::as_str)
+}
+
+fn has(rule: &Value, field: &str, wanted: &str) -> bool {
+    texts(rule, field).any(|own| own == "*" || own == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::query::Query;
+
+    fn check(rule: &Value, user: &str, method: Method, path: &str, expected: bool) {
+        let info = RequestInfo::parse(&method, path, &Query::default());
+        let user = UserInfo::new(user, &["system:nodes"]);
+        assert_eq!(matches(rule, &user, &info), expected, "{} {method} {path} {rule}", user.name);
+    }
+
+    #[test]
+    fn rules_match_who_asks_and_what_for() {
+        let rule = |subject: Value, resources: Value| json!({"subjects": [subject], "resourceRules": [resources]});
+        let node = json!({"kind": "Group", "group": {"name": "system:nodes"}});
+        let leases = json!({"verbs": ["*"], "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "namespaces": ["kube-node-lease"]});
+        let of_nodes = rule(node.clone(), leases.clone());
+        let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/a";
+        check(&of_nodes, "system:node:a", Method::PUT, path, true);
+        check(&of_nodes, "system:node:a", Method::PUT, &path.replace("kube-node-lease", "default"), false);
+        let other = json!({"kind": "User", "user": {"name": "b"}});
+        check(&rule(other, leases), "a", Method::PUT, path, false);
+        let cluster = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["nodes/status"], "clusterScope": true});
+        check(&rule(node.clone(), cluster.clone()), "a", Method::GET, "/api/v1/nodes/a/status", true);
+        check(&rule(node, cluster), "a", Method::GET, "/api/v1/nodes/a", false);
+        let account = json!({"kind": "ServiceAccount", "serviceAccount": {"namespace": "kube-system", "name": "*"}});
+        let all =
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true});
+        check(&rule(account.clone(), all.clone()), "system:serviceaccount:kube-system:x", Method::GET, path, true);
+        check(&rule(account, all), "system:serviceaccount:default:x", Method::GET, path, false);
+        let anyone = json!({"kind": "Group", "group": {"name": "*"}});
+        let paths = json!({"subjects": [anyone], "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["/livez", "/apis/*"]}]});
+        check(&paths, "a", Method::GET, "/livez", true);
+        check(&paths, "a", Method::GET, "/apis/apps", true);
+        check(&paths, "a", Method::GET, "/version", false);
+    }
+}
