@@ -237,7 +237,7 @@ impl Workers {
         };
         let verdict = admission::admit(pod, &others, &state);
         if !matches!(verdict, admission::Verdict::Rejected(..))
-            && let Err(refusal) = self.node.parts.assign(pod)
+            && let Err(refusal) = self.node.devices.assign(pod).and_then(|()| self.node.parts.assign(pod))
         {
             return Some(refusal);
         }
@@ -259,6 +259,7 @@ impl Workers {
             worker::run(workers.node.clone(), mailbox).await;
             workers.mailboxes.lock().remove(&uid);
             workers.node.parts.retain(|other| other != uid);
+            workers.node.devices.retain(|other| other != uid);
             workers.settle_resizes();
             workers.classes.notify_one();
             workers.statics.notify_one();

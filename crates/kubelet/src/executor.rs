@@ -27,6 +27,7 @@ use crate::config::container::Ingredients;
 use crate::config::resources::CPU_PERIOD;
 use crate::config::security::ImageUser;
 use crate::config::{self, NodeFacts, hosts, name, namespace, sandbox, uid};
+use crate::devices::keeper::Devices;
 use crate::images::Images;
 use crate::options::Options;
 use crate::pod::spec;
@@ -37,6 +38,8 @@ use crate::{hooks, probe};
 
 /// The least time that a container gets to end after its preStop hook has used up the grace period; upstream's number.
 const MINIMUM_STOP_SECONDS: i64 = 2;
+/// The largest file that variables come from; upstream's number.
+const MAX_ENV_FILE_BYTES: u64 = 64 << 10;
 /// Tokens are renewed after this part of their life, in percent.
 const TOKEN_REFRESH_PERCENT: i64 = 80;
 
@@ -68,6 +71,8 @@ pub struct Node {
     pub options: Arc<Options>,
     /// The parts of the machine that containers get for themselves.
     pub parts: Parts,
+    /// Devices of plugins.
+    pub devices: Arc<Devices>,
     /// How often probes have answered what.
     pub probed: Mutex<BTreeMap<ProbeKey, u64>>,
 }
@@ -174,6 +179,9 @@ fn count_probe(node: &Node, pod: &Pod, container: &str, kind: ProbeKind, result:
 async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
     let facts = node.facts();
     let config = sandbox::config(&subject.pod, attempt, &facts);
+    if let Err(error) = hosts::check(&subject.pod, &facts.cluster_domain) {
+        return failed("", error);
+    }
     if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
         return failed("", format!("cannot make {}: {error}", config.log_directory));
     }
@@ -307,12 +315,17 @@ async fn start(
     let objects = node.sources.of(pod).await.map_err(config_error)?;
     check_user(node, subject, &spec).await.map_err(config_error)?;
     let locations = volumes::locations(pod, &facts.paths, &objects);
+    let objects = config::Objects { files: env_files(&spec, &locations), ..objects };
     let from = Ingredients { attempt, image_ref, ips: &ips, objects: &objects, volumes: &locations, volume_images };
     let mut config = config::container::config(pod, &spec, &from, &facts).map_err(|error| config_error(error.0))?;
     let known = config.envs.iter().map(|env| (env.key.clone(), env.value.clone())).collect();
-    volumes::prepare_sub_paths(pod, &spec.container, &known, &objects, &facts).map_err(config_error)?;
+    let sub_paths = prepare_sub_paths(node, pod, &spec, known, &objects).await.map_err(config_error)?;
+    for (index, path) in sub_paths {
+        config.mounts[index].host_path = path.to_string_lossy().into_owned();
+    }
     prepare_files(subject, &spec, attempt, &ips, &facts).map_err(|error| config_error(error.to_string()))?;
     resolve_target(&mut config, subject);
+    node.devices.equip(uid(pod), container, &mut config).await.map_err(config_error)?;
     if let Some(linux) = config.linux.as_mut().and_then(|linux| linux.resources.as_mut()) {
         node.parts.pin(pod, container, linux);
     }
@@ -330,12 +343,52 @@ async fn start(
     Ok(id)
 }
 
+/// Puts the parts of volumes that a container mounts where they cannot be exchanged for something else; blocking work, done aside.
+async fn prepare_sub_paths(
+    node: &Node,
+    pod: &Arc<Pod>,
+    spec: &spec::Spec<'_>,
+    variables: BTreeMap<String, String>,
+    objects: &config::Objects,
+) -> Result<Vec<(usize, std::path::PathBuf)>, String> {
+    if !spec
+        .container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .any(|mount| mount.sub_path.is_some() || mount.sub_path_expr.is_some())
+    {
+        return Ok(vec![]);
+    }
+    let (pod, container, objects) = (pod.clone(), spec.container.clone().into_owned(), objects.clone());
+    let (facts, mounter) = (node.facts(), node.mounter.clone());
+    let work = move || volumes::prepare_sub_paths(&pod, &container, &variables, &objects, &facts, &*mounter);
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
+
 /// The Pod's addresses, as the container's environment and hosts file name them.
 fn pod_ips(subject: &Subject, facts: &NodeFacts) -> Vec<String> {
     if spec::host_network(&subject.pod) {
         return facts.ips.clone();
     }
     subject.view.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+}
+
+/// The files that variables of the container come from, as far as they are there.
+fn env_files(
+    spec: &spec::Spec<'_>,
+    volumes: &BTreeMap<String, std::path::PathBuf>,
+) -> BTreeMap<(String, String), String> {
+    let sources = spec.container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()?.file_key_ref.as_ref());
+    let files = sources.filter_map(|source| {
+        let root = std::fs::canonicalize(volumes.get(&source.volume_name)?).ok()?;
+        // Links in the volume are the Pod's own to make: they must not lead out of it.
+        let path = std::fs::canonicalize(root.join(&source.path)).ok().filter(|path| path.starts_with(&root))?;
+        let small = std::fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_ENV_FILE_BYTES);
+        let text = small.then(|| std::fs::read_to_string(&path).ok()).flatten()?;
+        Some(((source.volume_name.clone(), source.path.clone()), text))
+    });
+    files.collect()
 }
 
 async fn check_user(node: &Node, subject: &Subject, spec: &spec::Spec<'_>) -> Result<(), String> {

@@ -31,6 +31,14 @@ impl Images {
         Self { service, pulls: Mutex::default() }
     }
 
+    /// Where images are kept, and the bytes that they take.
+    pub async fn file_system(&self) -> Option<(std::path::PathBuf, u64)> {
+        let info = self.service.image_fs_info(skiff_cri::ImageFsInfoRequest {}).await.ok()?;
+        let found = info.image_filesystems.into_iter().next()?;
+        let path = std::path::PathBuf::from(found.fs_id?.mountpoint);
+        path.is_absolute().then(|| (path, found.used_bytes.map_or(0, |bytes| bytes.value)))
+    }
+
     /// Whether the image is on the node.
     pub async fn inspect(&self, image: &str) -> Ended {
         let Some(full) = with_tag(image) else { return invalid(image) };

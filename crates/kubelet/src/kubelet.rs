@@ -7,8 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Taint};
 use parking_lot::{Mutex, RwLock};
+use skiff_base::Quantity;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
+use skiff_base::quantity::Format;
 use skiff_client::{Client, Informers, Recorder};
 use skiff_cri::{CgroupDriver, ImageService, RuntimeConfigRequest, RuntimeService, VersionRequest};
 use tokio::sync::Notify;
@@ -19,6 +21,7 @@ use crate::assign::Rules;
 use crate::assign::keeper::Parts;
 use crate::cgroups::{self, Layout};
 use crate::config::{NodeFacts, dns::Resolver, paths::Paths};
+use crate::devices::keeper::Devices;
 use crate::executor::Node;
 use crate::images::Images;
 use crate::node::facts::{self, Machine};
@@ -106,6 +109,7 @@ impl Kubelet {
         let facts = node_facts(&config, &machine).await;
         let look = Arc::new(Notify::new());
         let options = Arc::new(config.options.clone());
+        let devices: Arc<Mutex<BTreeMap<String, (i64, i64)>>> = Arc::default();
         let (pressures, shutting_down) = (Pressures::default(), Arc::new(AtomicBool::new(false)));
         let keeper = Arc::new(Keeper {
             client: config.client.clone(),
@@ -116,7 +120,7 @@ impl Kubelet {
             images: config.images.clone(),
             look: look.clone(),
             pressures: pressures.clone(),
-            devices: Arc::default(),
+            devices: devices.clone(),
             shutting_down: shutting_down.clone(),
             written: Mutex::new(None),
         });
@@ -146,6 +150,8 @@ impl Kubelet {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(guard.keep());
+        tasks.spawn(workers.node().devices.clone().keep());
+        tasks.spawn(show_devices(workers.clone(), devices, look.clone()));
         tasks.spawn(shutdown::keep(workers.clone(), options, look.clone()));
         tasks.spawn({
             let keeper = keeper.clone();
@@ -185,6 +191,22 @@ impl Kubelet {
 impl Drop for Kubelet {
     fn drop(&mut self) {
         self.workers.stop();
+    }
+}
+
+/// Shows the devices of plugins as resources of the node, for ever.
+async fn show_devices(workers: Arc<Workers>, shown: Arc<Mutex<BTreeMap<String, (i64, i64)>>>, look: Arc<Notify>) {
+    let node = workers.node();
+    loop {
+        node.devices.changed.notified().await;
+        let counts = node.devices.counts();
+        let mut facts = NodeFacts::clone(&node.facts());
+        let before = std::mem::replace(&mut *shown.lock(), counts.clone());
+        facts.allocatable.retain(|resource, _| !before.contains_key(resource));
+        let amount = |count: i64| Quantity::from_units(count, Format::DecimalSi);
+        facts.allocatable.extend(counts.into_iter().map(|(resource, (_, well))| (resource, amount(well))));
+        *node.facts.write() = Arc::new(facts);
+        look.notify_one();
     }
 }
 
@@ -286,6 +308,7 @@ async fn workers(
     let node = Arc::new(Node {
         cgroups,
         parts: parts(config),
+        devices: Devices::load(config.root_dir.join("device-plugins"), config.clock.clone()),
         probed: Mutex::default(),
         options: options.clone(),
         recorder: Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name),

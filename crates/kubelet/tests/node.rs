@@ -454,3 +454,76 @@ async fn streams_are_joined_to_the_runtimes() {
     assert!(head.starts_with("GET /exec/") && head.contains("upgrade: test"), "{head}");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_may_ask_the_kubelet_api_what_their_roles_say() {
+    let cluster = Cluster::start().await;
+    let create = async |path: &str, object: Value| -> Value {
+        cluster.admin.send_json(http::Method::POST, path, &object).await.expect("it can be created")
+    };
+    create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "scraper"}})).await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let rules = json!([{"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]}]);
+    create(&format!("{rbac}/clusterroles"), json!({"metadata": {"name": "scraper"}, "rules": rules})).await;
+    let binding = json!({
+        "metadata": {"name": "scraper"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "scraper"},
+        "subjects": [{"kind": "ServiceAccount", "name": "scraper", "namespace": "default"}],
+    });
+    create(&format!("{rbac}/clusterrolebindings"), binding).await;
+    let request = json!({"spec": {"audiences": [], "expirationSeconds": 3600}});
+    let answer = create("/api/v1/namespaces/default/serviceaccounts/scraper/token", request).await;
+    let token = answer["status"]["token"].as_str().expect("a token").to_owned();
+    let ask = async |token: &str, path: &str| {
+        let mut request = get(path);
+        let value = format!("Bearer {token}").parse().expect("a header's value");
+        request.headers_mut().insert(http::header::AUTHORIZATION, value);
+        let answer = cluster.connect(None).await.send_request(request).await.expect("an answer");
+        let code = answer.status();
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        (code, String::from_utf8(body.to_vec()).expect("text"))
+    };
+    let (code, text) = ask(&token, "/metrics/resource").await;
+    assert!(code == StatusCode::OK && text.contains("node_cpu_usage_seconds_total"), "{code} {text}");
+    let (code, text) = ask(&token, "/pods").await;
+    let expected =
+        "Forbidden (user=system:serviceaccount:default:scraper, verb=get, resource=nodes, subresource(s)=[pods proxy])";
+    assert_eq!((code, text.as_str()), (StatusCode::FORBIDDEN, expected));
+    assert_eq!(ask("no.such.token", "/metrics").await.0, StatusCode::UNAUTHORIZED);
+    let (code, text) = cluster.ask(Some(CALLER), "/configz").await;
+    assert!(code == StatusCode::OK && text.contains("\"maxPods\":110"), "{text}");
+    let (code, text) = cluster.ask(Some(CALLER), "/stats/summary").await;
+    assert!(code == StatusCode::OK && text.contains("\"nodeName\":\"n1\""), "{text}");
+    assert_eq!(cluster.ask(Some(CALLER), "/metrics/cadvisor").await.0, StatusCode::OK);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_static_pod_runs_and_has_a_mirror() {
+    let cluster = Cluster::start().await;
+    cluster.runtime.add_image("still:v1");
+    let folder = cluster.folder.join("manifests");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let manifest = |image: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: still}}, spec: {{terminationGracePeriodSeconds: 1,
+              containers: [{{name: app, image: '{image}', imagePullPolicy: IfNotPresent}}]}}}}"
+        )
+    };
+    std::fs::write(folder.join("still.yaml"), manifest("still:v1")).expect("a manifest");
+    let mirror = cluster.ready("still-n1").await;
+    let annotations = mirror.metadata.annotations.expect("a mirror has some");
+    assert_eq!(annotations["kubernetes.io/config.source"], "file");
+    let status = mirror.status.expect("its status is told");
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    // Another manifest is another Pod, and another mirror.
+    cluster.runtime.add_image("still:v2");
+    std::fs::write(folder.join("still.yaml"), manifest("still:v2")).expect("a manifest");
+    let image = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
+    let follows = || async { cluster.pod("still-n1").await.filter(|pod| image(pod).as_deref() == Some("still:v2")) };
+    cluster.eventually("the mirror follows the manifest", follows).await;
+    std::fs::remove_file(folder.join("still.yaml")).expect("the manifest was there");
+    let gone = || async { cluster.pod("still-n1").await.is_none().then_some(()) };
+    cluster.eventually("the mirror goes with the manifest", gone).await;
+    cluster.stop().await;
+}

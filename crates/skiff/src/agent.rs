@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, mkdirat};
 use skiff_cri::{
     CriError, CriResult, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig, RemovePodSandboxRequest,
     RuntimeService, StopContainerRequest, StopPodSandboxRequest,
@@ -53,6 +56,45 @@ impl Mounter for KernelMounts {
         run(Command::new("losetup").arg("--detach").arg(device)).map(drop)
     }
 
+    fn bind_below(&self, root: &Path, part: &Path, target: &Path) -> io::Result<PathBuf> {
+        let mode = std::fs::metadata(root)?.permissions();
+        let root_fd = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(named("open", root))?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let below = |path: &Path| openat2(&root_fd, path, how);
+        let mut at = PathBuf::new();
+        for name in part.components() {
+            let parent = if at.as_os_str().is_empty() { Path::new(".") } else { &at }.to_owned();
+            at.push(name);
+            match below(&at) {
+                Ok(_) => {}
+                Err(nix::errno::Errno::ENOENT) => {
+                    // Made in the folder that is held, not by its name.
+                    let folder = below(&parent).map_err(leads_out(&at))?;
+                    mkdirat(&folder, Path::new(name.as_os_str()), Mode::from_bits_truncate(0o750))
+                        .map_err(named("make", &at))?;
+                    let made = below(&at).map_err(leads_out(&at))?;
+                    std::fs::set_permissions(held(&made), mode.clone())?;
+                }
+                Err(error) => return Err(leads_out(&at)(error)),
+            }
+        }
+        let found = below(part).map_err(leads_out(part))?;
+        let is_folder = std::fs::metadata(held(&found))?.is_dir();
+        if is_folder {
+            std::fs::create_dir_all(target)?;
+        } else {
+            target.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            std::fs::File::create(target)?;
+        }
+        // What is held is mounted: nobody can exchange it any more.
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(&held(&found)), target, None::<&str>, flags, None::<&str>)
+            .map_err(named("bind-mount on", target))?;
+        Ok(target.to_owned())
+    }
+
     fn file_system(&self, path: &Path) -> io::Result<FileSystem> {
         let stat = nix::sys::statvfs::statvfs(path).map_err(named("ask the file system at", path))?;
         let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX);
@@ -74,6 +116,20 @@ impl Mounter for KernelMounts {
             mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(named("make read-only", target))?;
         }
         Ok(())
+    }
+}
+
+/// The name under which this process finds what it holds.
+fn held(file: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn leads_out<'a>(path: &'a Path) -> impl Fn(nix::Error) -> io::Error + 'a {
+    move |error| match error {
+        nix::errno::Errno::EXDEV | nix::errno::Errno::ELOOP => {
+            io::Error::other(format!("the path {:?} leads out of the volume", path.display().to_string()))
+        }
+        error => named("open", path)(error),
     }
 }
 

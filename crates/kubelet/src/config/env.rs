@@ -141,6 +141,23 @@ fn from_source(
             },
         };
     }
+    if let Some(selector) = &source.file_key_ref {
+        let optional = selector.optional == Some(true);
+        let file = objects.files.get(&(selector.volume_name.clone(), selector.path.clone()));
+        let (volume, path, key) = (&selector.volume_name, &selector.path, &selector.key);
+        return match file.map(|text| env_file(text)) {
+            Some(Ok(mut values)) => match values.remove(key) {
+                Some(value) => Ok(Some(value)),
+                None if optional => Ok(None),
+                None => Err(EnvError(format!(
+                    "environment variable key {key:?} not found in file {path:?} of volume {volume:?}"
+                ))),
+            },
+            Some(Err(why)) => Err(EnvError(format!("couldn't parse env file {path:?} of volume {volume:?}: {why}"))),
+            None if optional => Ok(None),
+            None => Err(EnvError(format!("couldn't find env file {path:?} in volume {volume:?}"))),
+        };
+    }
     if let Some(selector) = &source.secret_key_ref {
         let optional = selector.optional == Some(true);
         return match objects.secrets.get(&selector.name) {
@@ -154,6 +171,33 @@ fn from_source(
         };
     }
     Ok(None)
+}
+
+/// The variables of a file: `NAME='value'` on lines of their own, the value between single quotes and over several lines where
+/// it has them; blank lines and comments do not count.
+/// See <https://kubernetes.io/docs/tasks/inject-data-application/define-environment-variable-via-file/>.
+pub fn env_file(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut values = BTreeMap::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let line = rest.lines().next().unwrap_or("");
+        let trimmed = line.trim_start();
+        if trimmed.trim().is_empty() || trimmed.starts_with('#') {
+            rest = rest[line.len()..].strip_prefix("\r\n").or(rest[line.len()..].strip_prefix('\n')).unwrap_or("");
+            continue;
+        }
+        let (name, value) = trimmed.split_once('=').ok_or_else(|| format!("no '=' in line {line:?}"))?;
+        let at = rest.len() - rest.trim_start_matches([' ', '\t']).len() + name.len() + 1;
+        if !value.starts_with('\'') {
+            return Err(format!("the value of {name} is not between single quotes"));
+        }
+        let quoted = &rest[at + 1..];
+        let end = quoted.find('\'').ok_or_else(|| format!("the value of {name} has no end"))?;
+        values.insert(name.trim().to_owned(), quoted[..end].to_owned());
+        let after = &quoted[end + 1..];
+        rest = after.find('\n').map_or("", |newline| &after[newline + 1..]);
+    }
+    Ok(values)
 }
 
 /// A field of the Pod as text: for variables and for downward API files.

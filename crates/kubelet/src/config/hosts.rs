@@ -12,10 +12,15 @@ const HEADER: &str = "# Kubernetes-managed hosts file.\n";
 const HOST_HEADER: &str = "# Kubernetes-managed hosts file (host network).\n";
 /// The longest host name that the kernel takes.
 const MAX_HOSTNAME: usize = 63;
+/// The longest that it takes with a domain.
+const MAX_FQDN: usize = 64;
 
 /// The host name and, where the Pod has a subdomain, its domain.
 pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, Option<String>) {
     let spec = spec::spec(pod);
+    if let Some(hostname) = spec.hostname_override.as_deref().filter(|hostname| !hostname.is_empty()) {
+        return (hostname.to_owned(), None);
+    }
     let own = spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()).unwrap_or(name(pod));
     let hostname = own[..own.len().min(MAX_HOSTNAME)].trim_end_matches(['-', '.']).to_owned();
     let subdomain = spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty());
@@ -29,6 +34,21 @@ pub fn visible_hostname(pod: &Pod, cluster_domain: &str) -> String {
         ((hostname, Some(domain)), Some(true)) => format!("{hostname}.{domain}"),
         ((hostname, _), _) => hostname,
     }
+}
+
+/// Whether the kernel takes the host name that the Pod's processes shall see.
+///
+/// # Errors
+/// It is too long; the words are upstream's.
+pub fn check(pod: &Pod, cluster_domain: &str) -> Result<(), String> {
+    let name = visible_hostname(pod, cluster_domain);
+    if spec::spec(pod).set_hostname_as_fqdn == Some(true) && name.len() > MAX_FQDN {
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({MAX_FQDN} characters is the max, {} characters requested)",
+            name.len()
+        ));
+    }
+    Ok(())
 }
 
 /// The text of the hosts file.

@@ -68,6 +68,8 @@ pub struct Objects {
     pub services: Vec<Arc<Service>>,
     /// Claims of the Pod's namespace by name.
     pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
+    /// The text of files in volumes that variables come from, by volume and path.
+    pub files: BTreeMap<(String, String), String>,
     /// The volumes that they are bound to, by name.
     pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
 }

@@ -351,3 +351,14 @@ fn the_node_refuses_what_does_not_fit() {
     let refused = crate::admission::reject(&pod(picky), &[], &allocatable, Some(&labels));
     assert_eq!(refused.map(|(reason, _)| reason).as_deref(), Some("NodeAffinity"));
 }
+
+#[test]
+fn variables_come_from_files_of_quoted_values() {
+    let text = "# settings\nA='one'\n\n  B='two words = $x'\nC='a\nb'\nD='' # none\n";
+    let values = env::env_file(text).expect("a valid file");
+    let shown: Vec<_> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(shown, ["A=one", "B=two words = $x", "C=a\nb", "D="]);
+    assert!(env::env_file("A=bare").expect_err("no quotes").contains("single quotes"));
+    assert!(env::env_file("A='open").expect_err("no end").contains("no end"));
+    assert!(env::env_file("nothing").expect_err("no name").contains("no '='"));
+}

@@ -89,6 +89,13 @@ pub fn cpu_nanos() -> Option<u64> {
     Some(busy.map(|(_, ticks)| ticks).sum::<u64>() * NANOS_PER_TICK)
 }
 
+/// When the kernel started.
+pub fn boot_time(now: skiff_base::Timestamp) -> Option<skiff_base::Timestamp> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+    Some(now - std::time::Duration::from_secs_f64(seconds))
+}
+
 /// Processes that exist and that the kernel allows.
 pub fn pids() -> Option<(i64, i64)> {
     let loadavg = fs::read_to_string("/proc/loadavg").ok()?;

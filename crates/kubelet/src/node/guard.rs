@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use parking_lot::Mutex;
 use skiff_cri::{
-    ImageFsInfoRequest, ImageService, ImageSpec, ListContainerStatsRequest, ListContainersRequest, ListImagesRequest,
+    ImageService, ImageSpec, ListContainerStatsRequest, ListContainersRequest, ListImagesRequest,
     ListPodSandboxStatsRequest, RemoveImageRequest, UInt64Value,
 };
 use tokio::sync::Notify;
@@ -166,9 +166,7 @@ impl Guard {
     }
 
     async fn image_path(&self) -> Option<PathBuf> {
-        let info = self.images.image_fs_info(ImageFsInfoRequest {}).await.ok()?;
-        let mountpoint = info.image_filesystems.into_iter().next()?.fs_id?.mountpoint;
-        Some(PathBuf::from(mountpoint)).filter(|path| path.is_absolute())
+        self.workers.node().images.file_system().await.map(|(path, _)| path)
     }
 
     /// The Pods with what they use; their folders are measured where `measured` says so.

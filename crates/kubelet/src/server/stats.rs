@@ -1,13 +1,14 @@
 //! What Pods and the node use, from the runtime's figures: the summary that autoscalers' adapters read, and metrics as text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::path::Path;
 
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
 use skiff_base::clock::rfc3339;
-use skiff_cri::{ContainerStats, ListContainerStatsRequest, UInt64Value};
+use skiff_cri::{ContainerStats, ListContainerStatsRequest, ListPodSandboxStatsRequest, PodSandboxStats, UInt64Value};
 
 use super::{Body, json as answer, text};
 use crate::agent::Workers;
@@ -24,6 +25,8 @@ struct Usage {
     cpu_rate: Option<u64>,
     memory_bytes: u64,
     rss_bytes: Option<u64>,
+    disk_bytes: Option<u64>,
+    inodes: Option<u64>,
     at: Timestamp,
 }
 
@@ -41,6 +44,7 @@ fn usage(stats: ContainerStats) -> Option<Usage> {
     let labels = stats.attributes?.labels;
     let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
     let (cpu, memory) = (stats.cpu.unwrap_or_default(), stats.memory.unwrap_or_default());
+    let layer = stats.writable_layer.unwrap_or_default();
     Some(Usage {
         namespace: label(sandbox::POD_NAMESPACE),
         pod: label(sandbox::POD_NAME),
@@ -50,6 +54,8 @@ fn usage(stats: ContainerStats) -> Option<Usage> {
         cpu_rate: value(&cpu.usage_nano_cores),
         memory_bytes: value(&memory.working_set_bytes).unwrap_or(0),
         rss_bytes: value(&memory.rss_bytes),
+        disk_bytes: value(&layer.used_bytes),
+        inodes: value(&layer.inodes_used),
         at: Timestamp::from_nanosecond(i128::from(cpu.timestamp)).unwrap_or(Timestamp::UNIX_EPOCH),
     })
 }
@@ -60,26 +66,75 @@ pub(super) async fn summary(workers: &Workers) -> Response<Body> {
         Ok(usages) => usages,
         Err(response) => return response,
     };
-    let now = rfc3339(workers.node().clock.now());
-    let facts = workers.node().facts();
-    let used = facts::available_memory().map(|available| facts.memory_bytes - available);
+    let sandboxes = workers.node().runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest::default()).await;
+    let mut sandboxes: HashMap<String, PodSandboxStats> = sandboxes
+        .map(|response| response.stats)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|one| Some((one.attributes.as_ref()?.labels.get(sandbox::POD_UID)?.clone(), one)))
+        .collect();
     let mut pods: BTreeMap<(String, String, String), Vec<Usage>> = BTreeMap::new();
     for usage in usages {
         pods.entry((usage.namespace.clone(), usage.pod.clone(), usage.uid.clone())).or_default().push(usage);
     }
-    let pods: Vec<Value> =
-        pods.iter().map(|((namespace, name, uid), usages)| pod(namespace, name, uid, usages)).collect();
-    answer(&json!({
-        "node": {
-            "nodeName": facts.name,
-            "startTime": now,
-            "memory": {"time": now, "workingSetBytes": used, "availableBytes": facts::available_memory()},
-        },
-        "pods": pods,
-    }))
+    let pods: Vec<Value> = pods
+        .iter()
+        .map(|((namespace, name, uid), usages)| pod([namespace, name, uid], usages, sandboxes.remove(uid)))
+        .collect();
+    answer(&json!({"node": node(workers).await, "pods": pods}))
 }
 
-fn pod(namespace: &str, name: &str, uid: &str, usages: &[Usage]) -> Value {
+async fn node(workers: &Workers) -> Value {
+    let facts = workers.node().facts();
+    let now = workers.node().clock.now();
+    let time = rfc3339(now);
+    let available = facts::available_memory();
+    let disk = |path: &Path| match workers.node().mounter.file_system(path) {
+        Ok(system) => json!({
+            "time": time,
+            "availableBytes": system.available_bytes,
+            "capacityBytes": system.total_bytes,
+            "usedBytes": system.total_bytes - system.available_bytes,
+            "inodesFree": system.inodes_free,
+            "inodes": system.inodes,
+            "inodesUsed": system.inodes - system.inodes_free,
+        }),
+        Err(_) => Value::Null,
+    };
+    let mut images = Value::Null;
+    if let Some((path, used_bytes)) = workers.node().images.file_system().await {
+        images = disk(&path);
+        images["usedBytes"] = json!(used_bytes);
+    }
+    let cgroup = crate::cgroups::class(&facts.cgroup_root, "", facts.systemd_cgroups);
+    let of_pods = workers.node().cgroups.as_ref().and_then(|layout| layout.working_set(&cgroup));
+    let system: Vec<Value> = of_pods
+        .map(|used| {
+            let memory = json!({
+                "time": time, "workingSetBytes": used, "availableBytes": (facts.memory_bytes - used).max(0),
+            });
+            json!({"name": "pods", "startTime": time, "memory": memory})
+        })
+        .into_iter()
+        .collect();
+    let limits = facts::pids().map(|(used, most)| json!({"time": time, "maxpid": most, "curproc": used}));
+    json!({
+        "nodeName": facts.name,
+        "startTime": facts::boot_time(now).map(rfc3339),
+        "systemContainers": system,
+        "cpu": {"time": time, "usageCoreNanoSeconds": facts::cpu_nanos()},
+        "memory": {
+            "time": time,
+            "workingSetBytes": available.map(|available| facts.memory_bytes - available),
+            "availableBytes": available,
+        },
+        "fs": disk(&facts.paths.root),
+        "runtime": {"imageFs": images.clone(), "containerFs": images},
+        "rlimit": limits,
+    })
+}
+
+fn pod([namespace, name, uid]: [&String; 3], usages: &[Usage], sandbox: Option<PodSandboxStats>) -> Value {
     let sum = |of: fn(&Usage) -> u64| usages.iter().map(of).sum::<u64>();
     let rate: Option<u64> = usages.iter().map(|usage| usage.cpu_rate).sum();
     let time = usages.iter().map(|usage| usage.at).max().map(rfc3339);
@@ -92,14 +147,33 @@ fn pod(namespace: &str, name: &str, uid: &str, usages: &[Usage]) -> Value {
                 "startTime": time,
                 "cpu": {"time": time, "usageCoreNanoSeconds": usage.cpu_nanos, "usageNanoCores": usage.cpu_rate},
                 "memory": {"time": time, "workingSetBytes": usage.memory_bytes, "rssBytes": usage.rss_bytes},
+                "rootfs": {"time": time, "usedBytes": usage.disk_bytes, "inodesUsed": usage.inodes},
             })
         })
         .collect();
+    let linux = sandbox.and_then(|sandbox| sandbox.linux).unwrap_or_default();
+    let network = linux.network.as_ref().and_then(|network| network.default_interface.as_ref()).map(|interface| {
+        let figures = json!({
+            "name": interface.name,
+            "rxBytes": value(&interface.rx_bytes),
+            "rxErrors": value(&interface.rx_errors),
+            "txBytes": value(&interface.tx_bytes),
+            "txErrors": value(&interface.tx_errors),
+        });
+        let mut whole = figures.clone();
+        whole["time"] = json!(time);
+        whole["interfaces"] = json!([figures]);
+        whole
+    });
+    let processes = linux.process.as_ref().and_then(|process| value(&process.process_count));
     json!({
         "podRef": {"name": name, "namespace": namespace, "uid": uid},
         "startTime": time,
         "cpu": {"time": time, "usageCoreNanoSeconds": sum(|usage| usage.cpu_nanos), "usageNanoCores": rate},
         "memory": {"time": time, "workingSetBytes": sum(|usage| usage.memory_bytes)},
+        "ephemeral-storage": {"time": time, "usedBytes": sum(|usage| usage.disk_bytes.unwrap_or(0))},
+        "process_stats": {"process_count": processes},
+        "network": network,
         "containers": containers,
     })
 }
@@ -181,7 +255,7 @@ pub(super) async fn cadvisor_metrics(workers: &Workers) -> Response<Body> {
         Ok(stats) => stats.stats,
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
-    let sandboxes = runtime.list_pod_sandbox_stats(skiff_cri::ListPodSandboxStatsRequest::default()).await;
+    let sandboxes = runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest::default()).await;
     let sandboxes = sandboxes.map(|response| response.stats).unwrap_or_default();
     let mut families: BTreeMap<&str, (&str, Vec<String>)> = BTreeMap::new();
     let mut add = |metric: &'static str, kind: &'static str, labels: &str, value: Option<String>| {

@@ -1,6 +1,7 @@
 //! Looking at the sources of static Pods again and again, and carrying out what follows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::options::Options;
 const MOST_BYTES: usize = 10 << 20;
 /// How long a URL has to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the files are looked at: only whether they have changed, which costs next to nothing.
+const LOOK: Duration = Duration::from_secs(1);
 /// The pause before what failed towards the API server is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -37,6 +40,9 @@ pub struct Keeper {
     /// The Node object.
     pub api_node: Informer<ApiNode>,
 }
+
+/// Files with what changes when they are written: inode, time and size.
+type Seen = BTreeMap<PathBuf, Option<(u64, i64, i64, u64)>>;
 
 /// What the sources said last: a source that cannot be read keeps its Pods.
 #[derive(Default)]
@@ -62,24 +68,43 @@ impl Keeper {
                 waker.notify_one();
             }
         });
-        let frequency = self.options.file_check_frequency.0.min(self.options.http_check_frequency.0);
+        let clock = self.workers.node().clock.clone();
+        let (mut seen, mut asked) = (Seen::new(), None);
         loop {
-            if let Some(files) = self.read_files() {
+            let now = self.look();
+            if now != seen
+                && let Some(files) = self.read_files()
+            {
                 said.files = files;
+                seen = now;
             }
-            if let Some(url) = &self.options.static_pod_url {
+            let due = asked.is_none_or(|at| clock.monotonic() >= at + self.options.http_check_frequency.0);
+            if let Some(url) = self.options.static_pod_url.as_ref().filter(|_| due) {
+                asked = Some(clock.monotonic());
                 match self.read_url(url).await {
                     Ok(pods) => said.url = pods,
                     Err(error) => tracing::warn!(url, error, "cannot read static Pods"),
                 }
             }
             let well = self.settle(&said).await;
-            let pause = if well { frequency } else { RETRY };
             tokio::select! {
                 () = changed.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(if well { LOOK } else { RETRY }) => {}
             }
         }
+    }
+
+    /// What tells whether the files have changed.
+    fn look(&self) -> Seen {
+        let mut seen = Seen::new();
+        for place in [Some(&self.folder), self.options.static_pod_path.as_ref()].into_iter().flatten() {
+            for path in manifests(place).unwrap_or_default() {
+                let meta = std::fs::metadata(&path).ok();
+                let changed = meta.map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()));
+                seen.insert(path, changed);
+            }
+        }
+        seen
     }
 
     /// Carries out what follows; returns whether the API server took its part.

@@ -58,6 +58,28 @@ pub trait Mounter: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Bind-mounts what is at `part` below `root` on `target`, without ever leaving `root` by links, also if they are
+    /// exchanged meanwhile; folders that are missing are made. Returns where it is to be found.
+    ///
+    /// # Errors
+    /// The path leads out of the volume, or the kernel refused.
+    fn bind_below(&self, root: &Path, part: &Path, _target: &Path) -> std::io::Result<PathBuf> {
+        // Without mounts it is only looked at once.
+        let root = std::fs::canonicalize(root)?;
+        let wanted = root.join(part);
+        let nearest = wanted.ancestors().find(|path| path.exists()).map(Path::to_owned).unwrap_or_default();
+        let outside = || std::io::Error::other("the path leads out of the volume");
+        if !std::fs::canonicalize(nearest)?.starts_with(&root) {
+            return Err(outside());
+        }
+        if std::fs::metadata(&wanted).is_err() {
+            std::fs::create_dir_all(&wanted)?;
+            std::fs::set_permissions(&wanted, std::fs::metadata(&root)?.permissions())?;
+        }
+        let real = std::fs::canonicalize(&wanted)?;
+        if real.starts_with(&root) { Ok(wanted) } else { Err(outside()) }
+    }
+
     /// How full the file system at `path` is.
     ///
     /// # Errors

@@ -259,7 +259,8 @@ fn check_host_path(source: &HostPathVolumeSource) -> Result<(), String> {
     }
 }
 
-/// Makes the folders that a container's `subPath`s name, and refuses those that lead out of their volume by links.
+/// Puts the parts of volumes that a container's `subPath`s name in places of their own, and refuses those that lead out of
+/// their volume by links. Returns the places by the mounts' numbers.
 ///
 /// # Errors
 /// A path leads out of its volume or cannot be made.
@@ -269,34 +270,49 @@ pub fn prepare_sub_paths(
     variables: &BTreeMap<String, String>,
     objects: &Objects,
     node: &NodeFacts,
-) -> Result<(), String> {
+    mounter: &dyn Mounter,
+) -> Result<Vec<(usize, PathBuf)>, String> {
     let volumes = locations(pod, &node.paths, objects);
-    for mount in container.volume_mounts.iter().flatten() {
+    let places = node.paths.pod(uid(pod)).join(SUB_PATHS);
+    let mut found = Vec::new();
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let Some(sub_path) = sub_path(mount, variables).map_err(|error| error.0)? else { continue };
         let Some(volume) = volumes.get(&mount.name) else { continue };
-        let why = |error: &dyn std::fmt::Display| {
+        let why = |error: io::Error| {
             format!(
                 "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
                 mount.name, container.name
             )
         };
-        let root = fs::canonicalize(volume).map_err(|error| why(&error))?;
-        let wanted = root.join(&sub_path);
-        if fs::metadata(&wanted).is_err() {
-            let nearest = wanted.ancestors().find(|path| path.exists()).map(Path::to_owned).unwrap_or_default();
-            let real = fs::canonicalize(nearest).map_err(|error| why(&error))?;
-            if !real.starts_with(&root) {
-                return Err(why(&"the path leads out of the volume"));
-            }
-            make_folder(&wanted, 0o750).map_err(|error| why(&error))?;
-            let mode = fs::metadata(&root).map(|meta| meta.permissions()).map_err(|error| why(&error))?;
-            fs::set_permissions(&wanted, mode).map_err(|error| why(&error))?;
+        let target = places.join(&mount.name).join(&container.name).join(index.to_string());
+        // The container before this one may have had another part.
+        while target.symlink_metadata().is_ok() && is_in_mountinfo(&target).map_err(why)? {
+            mounter.unmount(&target).map_err(why)?;
         }
-        if !fs::canonicalize(&wanted).is_ok_and(|real| real.starts_with(&root)) {
-            return Err(why(&"the path leads out of the volume"));
+        found.push((index, mounter.bind_below(volume, &sub_path, &target).map_err(why)?));
+    }
+    Ok(found)
+}
+
+/// Where in a Pod's folder the parts of volumes are.
+const SUB_PATHS: &str = "volume-subpaths";
+
+/// Takes the parts of volumes away.
+fn tear_down_sub_paths(places: &Path, mounter: &dyn Mounter) -> io::Result<()> {
+    for volume in folders(places)? {
+        for container in folders(&volume)? {
+            for entry in fs::read_dir(container)? {
+                let path = entry?.path();
+                while is_in_mountinfo(&path)? {
+                    mounter.unmount(&path)?;
+                }
+            }
         }
     }
-    Ok(())
+    match fs::remove_dir_all(places) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Unmounts and removes the volumes of a Pod. May be repeated. Host paths are only named by the Pod and stay.
@@ -304,6 +320,8 @@ pub fn prepare_sub_paths(
 /// # Errors
 /// A mount cannot be taken away or a file cannot be removed.
 pub fn tear_down(pod_folder: &Path, mounter: &dyn Mounter) -> io::Result<()> {
+    // What is mounted from a volume goes before the volume.
+    tear_down_sub_paths(&pod_folder.join(SUB_PATHS), mounter)?;
     detach_all(&pod_folder.join("volumeDevices"), mounter)?;
     let volumes = pod_folder.join("volumes");
     for folder in folders(&volumes)?.iter().map(|plugin| folders(plugin)).collect::<io::Result<Vec<_>>>()?.concat() {

@@ -142,9 +142,9 @@ fn sub_paths_are_made_and_do_not_lead_out() {
     let prepare = |sub_path: &str| {
         let container = format!("{{name: c, volumeMounts: [{{name: v, mountPath: /v, subPath: {sub_path}}}]}}");
         let container = serde_saphyr::from_str(&container).expect("valid YAML of a container");
-        prepare_sub_paths(&trial.pod, &container, &BTreeMap::new(), &Objects::default(), &trial.node)
+        prepare_sub_paths(&trial.pod, &container, &BTreeMap::new(), &Objects::default(), &trial.node, &NoMounts)
     };
-    assert_eq!(prepare("a/b"), Ok(()));
+    assert_eq!(prepare("a/b").map(|places| places.len()), Ok(1));
     assert!(root.join("a/b").is_dir());
     for escaping in ["out/etc", "out/skiff-no-such-folder/x", "../x"] {
         assert!(prepare(escaping).is_err(), "{escaping}");
