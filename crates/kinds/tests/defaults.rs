@@ -277,27 +277,28 @@ fn workloads() {
     check(
         "{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: s}, spec: {selector: {matchLabels: {a: s}}, template: {spec: {}}}}",
         expect![[r#"
-        apiVersion: "apps/v1"
-        kind: "DaemonSet"
-        metadata.generation: 1
-        metadata.name: "s"
-        spec.revisionHistoryLimit: 10
-        spec.selector.matchLabels.a: "s"
-        spec.template.metadata: {}
-        spec.template.spec.containers: null
-        spec.template.spec.dnsPolicy: "ClusterFirst"
-        spec.template.spec.restartPolicy: "Always"
-        spec.template.spec.schedulerName: "default-scheduler"
-        spec.template.spec.securityContext: {}
-        spec.template.spec.terminationGracePeriodSeconds: 30
-        spec.updateStrategy.rollingUpdate.maxSurge: 0
-        spec.updateStrategy.rollingUpdate.maxUnavailable: 1
-        spec.updateStrategy.type: "RollingUpdate"
-        status.currentNumberScheduled: 0
-        status.desiredNumberScheduled: 0
-        status.numberMisscheduled: 0
-        status.numberReady: 0
-    "#]],
+            apiVersion: "apps/v1"
+            kind: "DaemonSet"
+            metadata.annotations.deprecated.daemonset.template.generation: "1"
+            metadata.generation: 1
+            metadata.name: "s"
+            spec.revisionHistoryLimit: 10
+            spec.selector.matchLabels.a: "s"
+            spec.template.metadata: {}
+            spec.template.spec.containers: null
+            spec.template.spec.dnsPolicy: "ClusterFirst"
+            spec.template.spec.restartPolicy: "Always"
+            spec.template.spec.schedulerName: "default-scheduler"
+            spec.template.spec.securityContext: {}
+            spec.template.spec.terminationGracePeriodSeconds: 30
+            spec.updateStrategy.rollingUpdate.maxSurge: 0
+            spec.updateStrategy.rollingUpdate.maxUnavailable: 1
+            spec.updateStrategy.type: "RollingUpdate"
+            status.currentNumberScheduled: 0
+            status.desiredNumberScheduled: 0
+            status.numberMisscheduled: 0
+            status.numberReady: 0
+        "#]],
     );
     check(
         "{apiVersion: batch/v1, kind: Job, metadata: {name: j, uid: u}, spec: {template: {spec: {restartPolicy: Never}}}}",
@@ -412,17 +413,18 @@ fn the_other_kinds() {
     check(
         "{apiVersion: v1, kind: PersistentVolume, metadata: {name: p}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], hostPath: {path: /x}}}",
         expect![[r#"
-        apiVersion: "v1"
-        kind: "PersistentVolume"
-        metadata.name: "p"
-        spec.accessModes[0]: "ReadWriteOnce"
-        spec.capacity.storage: "1Gi"
-        spec.hostPath.path: "/x"
-        spec.hostPath.type: ""
-        spec.persistentVolumeReclaimPolicy: "Retain"
-        spec.volumeMode: "Filesystem"
-        status.phase: "Pending"
-    "#]],
+            apiVersion: "v1"
+            kind: "PersistentVolume"
+            metadata.name: "p"
+            spec.accessModes[0]: "ReadWriteOnce"
+            spec.capacity.storage: "1Gi"
+            spec.hostPath.path: "/x"
+            spec.hostPath.type: ""
+            spec.persistentVolumeReclaimPolicy: "Retain"
+            spec.volumeMode: "Filesystem"
+            status.lastPhaseTransitionTime: "2026-03-04T05:06:07Z"
+            status.phase: "Pending"
+        "#]],
     );
     check(
         "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: p}, spec: {dataSourceRef: {kind: PersistentVolumeClaim, name: other}}}",

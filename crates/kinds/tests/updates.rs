@@ -142,7 +142,7 @@ fn warnings() {
         "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {nodeSelector: {beta.kubernetes.io/os: linux}, volumes: [{name: g, gitRepo: {repository: x}}], containers: [{name: a, env: [{name: A, value: x}, {name: A, value: z}], resources: {limits: {memory: 100m}}}]}}",
         expect![[r#"
             spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use "kubernetes.io/os" instead
-            spec.volumes[0].gitRepo: deprecated in v1.11
+            spec.volumes[0].gitRepo: deprecated in v1.11, and disabled by default in v1.33+
             spec.containers[0].resources.limits[memory]: fractional byte value "100m" is invalid, must be an integer
             spec.containers[0].env[1]: hides previous definition of "A", which may be dropped when using apply"#]],
     );
@@ -162,4 +162,47 @@ fn warnings() {
         "{apiVersion: batch/v1, kind: CronJob, metadata: {name: c}, spec: {schedule: '* * * * *', jobTemplate: {spec: {template: {spec: {containers: [], imagePullSecrets: [{name: a}, {name: a}]}}}}}}",
         expect![[r#"spec.jobTemplate.spec.template.spec.imagePullSecrets[1].name: duplicate name "a""#]],
     );
+}
+
+#[test]
+fn generations_follow_what_is_to_be_observed() {
+    let generation = |old: &str, new: &str, subresource: &str| {
+        let (_, new, old) = common::updated(old, new, subresource);
+        new.generation() - old.generation()
+    };
+    let of = |head: &str, part: &str| format!("{{{head}, metadata: {{name: a, generation: 3, {part}}}}}");
+    let deployment = |part: &str| of("apiVersion: apps/v1, kind: Deployment", part);
+    let set = |part: &str| of("apiVersion: apps/v1, kind: ReplicaSet", part);
+    let raised = [
+        generation(&deployment(""), &deployment("annotations: {a: b}"), ""),
+        generation(&deployment(""), &deployment("annotations: {a: b}"), "status"),
+        generation(&deployment(""), &deployment("labels: {a: b}"), ""),
+        generation(&set(""), &set("annotations: {a: b}"), ""),
+    ];
+    assert_eq!(raised, [1, 0, 0, 0]);
+}
+
+#[test]
+fn daemon_sets_count_their_templates() {
+    let set = |count: &str, image: &str| {
+        format!(
+            "{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: a, annotations: {{{count}}}}}, spec: {{template: {{spec: {{containers: [{{name: a, image: {image}}}]}}}}}}}}"
+        )
+    };
+    let counted = "deprecated.daemonset.template.generation: '4'";
+    let count = |old: &str, new: &str| {
+        let (_, new, _) = common::updated(&set(counted, old), &set("", new), "");
+        new.annotation("deprecated.daemonset.template.generation").map(str::to_owned)
+    };
+    assert_eq!(count("a:1", "a:1").as_deref(), Some("4"));
+    assert_eq!(count("a:1", "a:2").as_deref(), Some("5"));
+}
+
+#[test]
+fn a_volume_knows_since_when_it_is_in_its_phase() {
+    let volume = |phase: &str| {
+        format!("{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: a}}, status: {{phase: {phase}}}}}")
+    };
+    let (_, new, _) = common::updated(&volume("Available"), &volume("Bound"), "status");
+    assert_eq!(new.str_at(&["status", "lastPhaseTransitionTime"]), "2026-03-04T05:06:07Z");
 }

@@ -262,6 +262,16 @@ pub fn check_config_key(value: &str) -> Vec<String> {
     faults
 }
 
+/// A name that a program could give to a variable.
+pub fn check_c_identifier(value: &str) -> Vec<String> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !value.is_empty() && !value.starts_with(|first: char| first.is_ascii_digit()) && value.bytes().all(is_word) {
+        return Vec::new();
+    }
+    let words = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'";
+    vec![mismatch(words, "[A-Za-z_][A-Za-z0-9_]*", &["my_name", "MY_NAME", "MyName"])]
+}
+
 /// A condition's reason.
 pub fn check_condition_reason(value: &str) -> Vec<String> {
     let middle = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b',' | b':');

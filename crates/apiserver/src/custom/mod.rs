@@ -60,7 +60,7 @@ fn kind_of(definition: &Object, version: &Value) -> ResourceDef {
         unconditional_update: false,
         deprecation: deprecation(definition, version),
         prepare_create,
-        prepare_update: prepare::update_custom,
+        prepare_update: prepare::update_apart,
         validate,
         row,
         ..BASE

@@ -2,11 +2,13 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::list;
-use crate::def::{Column, List, ResourceDef};
+use crate::def::{Column, Context, List, ResourceDef};
+use crate::rules::check::{At, Faults};
+use crate::rules::status_check;
 use crate::rules::table::{self, AGE, NAME, cells, column};
 
 /// How many metrics are shown.
@@ -78,4 +80,13 @@ fn metric_text(metric: &Value, current: Option<&Value>) -> String {
     let now = now("averageUtilization");
     let percent = |text: String| if text.parse::<i64>().is_ok() { format!("{text}%") } else { text };
     format!("{name}: {}/{}", percent(now), percent(table::scalar_or(target, &["averageUtilization"], "<auto>")))
+}
+
+/// Checks a change of an autoscaler's status.
+pub fn validate_update(context: &Context, new: &Object, _: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    if context.subresource == "status" {
+        status_check::counts(&mut faults, &At::top(new, "status"), &["currentReplicas", "desiredReplicas"]);
+    }
+    faults.into_list()
 }

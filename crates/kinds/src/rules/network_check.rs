@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use skiff_object::{FieldError, names};
+use skiff_object::names;
 
 use crate::rules::address::Range;
 use crate::rules::check::{At, Faults};
@@ -37,7 +37,10 @@ pub fn ingress(faults: &mut Faults, spec: &At) {
         }
         faults.name(&tls.get("secretName"), names::check_dns_subdomain);
     }
-    faults.name(&spec.get("ingressClassName"), names::check_dns_subdomain);
+    let class = spec.get("ingressClassName");
+    if class.is_set() {
+        faults.all_invalid(&class, names::check_dns_subdomain(class.text()));
+    }
 }
 
 fn host(faults: &mut Faults, host: &At, no_address: bool) {
@@ -53,7 +56,7 @@ fn host(faults: &mut Faults, host: &At, no_address: bool) {
 }
 
 fn ingress_path(faults: &mut Faults, path: &At) {
-    const BAD_PARTS: [&str; 6] = ["//", "/./", "/../", "%2f", "%2F", "/%2e"];
+    const BAD_PARTS: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
     const BAD_ENDS: [&str; 2] = ["/..", "/."];
     let (kind, text) = (path.get("pathType"), path.get("path"));
     match kind.text() {
@@ -83,8 +86,13 @@ fn ingress_backend(faults: &mut Faults, backend: &At) {
     match (service.is_set(), resource.is_set()) {
         (true, true) => faults.invalid_as(backend, "", "cannot set both resource and service backends"),
         (false, true) => {
-            faults.needs(&resource.get("kind"));
-            faults.needs(&resource.get("name"));
+            let group = resource.get("apiGroup");
+            if group.is_set() {
+                faults.all_invalid(&group, names::check_dns_subdomain(group.text()));
+            }
+            for field in ["kind", "name"] {
+                faults.needs_name(&resource.get(field), names::check_path_segment);
+            }
         }
         (false, false) => faults.required(backend, "service or resource backend is required"),
         (true, false) => {
@@ -116,12 +124,12 @@ pub fn network_policy(faults: &mut Faults, spec: &At) {
     if types.items().len() > 2 {
         faults.invalid(&types, "may not specify more than two policyTypes");
     } else {
-        types.items().iter().for_each(|kind| faults.choice(kind, &["Egress", "Ingress"]));
+        types.items().iter().for_each(|kind| faults.choice(kind, &["Ingress", "Egress"]));
     }
 }
 
 fn policy_port(faults: &mut Faults, port: &At) {
-    faults.choice(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+    faults.choice(&port.get("protocol"), &["TCP", "UDP", "SCTP"]);
     let (number, end) = (port.get("port"), port.get("endPort"));
     if number.is_set() {
         faults.port_or_name(&number);
@@ -175,59 +183,97 @@ fn ip_block(faults: &mut Faults, block: &At) {
 const ADDRESSES_LIMIT: usize = 100;
 const ENDPOINTS_LIMIT: usize = 1000;
 const PORTS_LIMIT: usize = 20_000;
+/// The most labels of an endpoint's place, and the most hints of where it should be used.
+const TOPOLOGY_LIMIT: usize = 16;
+const HINTS_LIMIT: usize = 8;
 
 /// Checks an EndpointSlice.
 pub fn endpoint_slice(faults: &mut Faults, slice: &At) {
     let kind = slice.get("addressType");
     faults.needs_choice(&kind, &["FQDN", "IPv4", "IPv6"]);
-    let endpoints = slice.get("endpoints").items();
-    if endpoints.len() > ENDPOINTS_LIMIT {
-        faults.extend([FieldError::too_many(slice.get("endpoints").path(), endpoints.len(), ENDPOINTS_LIMIT)]);
-        return;
+    if faults.at_most_items(&slice.get("endpoints"), ENDPOINTS_LIMIT) {
+        for endpoint in slice.get("endpoints").items() {
+            slice_endpoint(faults, &endpoint, kind.text());
+        }
     }
-    for endpoint in endpoints {
-        slice_endpoint(faults, &endpoint, kind.text());
-    }
-    let ports = slice.get("ports").items();
-    if ports.len() > PORTS_LIMIT {
-        faults.extend([FieldError::too_many(slice.get("ports").path(), ports.len(), PORTS_LIMIT)]);
+    if !faults.at_most_items(&slice.get("ports"), PORTS_LIMIT) {
         return;
     }
     let mut seen = BTreeSet::new();
-    for port in ports {
+    for port in slice.get("ports").items() {
         let name = port.get("name");
         faults.name(&name, names::check_dns_label);
         if !seen.insert(name.text()) {
-            let error = FieldError::duplicate(name.path(), name.text());
-            faults.extend([error]);
+            faults.duplicate_as(&name, name.text());
         }
         faults.needs_choice(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
-        faults.name(&port.get("appProtocol"), names::check_label_key);
+        let protocol = port.get("appProtocol");
+        if protocol.is_set() {
+            faults.all_invalid(&protocol, names::check_label_key(protocol.text()));
+        }
     }
 }
 
 fn slice_endpoint(faults: &mut Faults, endpoint: &At, kind: &str) {
     let addresses = endpoint.get("addresses");
-    match addresses.items().len() {
-        0 => faults.required(&addresses, "must contain at least 1 address"),
-        count if count > ADDRESSES_LIMIT => {
-            faults.extend([FieldError::too_many(addresses.path(), count, ADDRESSES_LIMIT)]);
-        }
-        _ => {}
+    if addresses.is_blank() {
+        faults.required(&addresses, "must contain at least 1 address");
     }
+    faults.at_most_items(&addresses, ADDRESSES_LIMIT);
     for address in addresses.items() {
         match (kind, address.text().parse::<std::net::IpAddr>()) {
-            ("IPv4", Ok(ip)) if ip.is_ipv4() => faults.particular_ip(&address),
-            ("IPv6", Ok(ip)) if ip.is_ipv6() => faults.particular_ip(&address),
-            ("IPv4", Err(_)) | ("IPv6", Err(_)) => faults.ip(&address),
-            ("IPv4", Ok(_)) => faults.invalid(&address, "must be an IPv4 address"),
-            ("IPv6", Ok(_)) => faults.invalid(&address, "must be an IPv6 address"),
-            ("FQDN", _) => faults.all_invalid(&address, names::check_dns_subdomain(address.text())),
+            ("IPv4", Ok(ip)) if ip.is_ipv6() => faults.invalid(&address, "must be an IPv4 address"),
+            ("IPv6", Ok(ip)) if ip.is_ipv4() => faults.invalid(&address, "must be an IPv6 address"),
+            ("IPv4" | "IPv6", _) => faults.particular_ip(&address),
+            ("FQDN", _) => full_domain_name(faults, &address),
             _ => {}
         }
     }
-    faults.name(&endpoint.get("nodeName"), names::check_dns_subdomain);
-    faults.name(&endpoint.get("hostname"), names::check_dns_label);
+    let node = endpoint.get("nodeName");
+    if node.is_set() {
+        faults.all_invalid(&node, names::check_dns_subdomain(node.text()));
+    }
+    faults.at_most_items(&endpoint.get("deprecatedTopology"), TOPOLOGY_LIMIT);
+    faults.labels(&endpoint.get("deprecatedTopology"));
+    let host = endpoint.get("hostname");
+    if host.is_set() {
+        faults.all_invalid(&host, names::check_dns_label(host.text()));
+    }
+    for (field, check) in
+        [("forZones", names::check_label_value as fn(&str) -> Vec<String>), ("forNodes", names::check_dns_subdomain)]
+    {
+        hints(faults, &endpoint.get("hints").get(field), check);
+    }
+}
+
+/// A domain name of at least two labels, perhaps with a dot behind it.
+fn full_domain_name(faults: &mut Faults, name: &At) {
+    if !faults.needs(name) {
+        return;
+    }
+    let plain = name.text().strip_suffix('.').unwrap_or(name.text());
+    let wrong = names::check_dns_subdomain(plain);
+    if !wrong.is_empty() {
+        faults.invalid_as(name, plain, wrong.join(","));
+        return;
+    }
+    if !plain.contains('.') {
+        faults.invalid_as(name, plain, "should be a domain with at least two segments separated by dots");
+    }
+}
+
+fn hints(faults: &mut Faults, hints: &At, check: fn(&str) -> Vec<String>) {
+    if !faults.at_most_items(hints, HINTS_LIMIT) {
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for hint in hints.items() {
+        let name = hint.get("name");
+        if !seen.insert(name.text()) {
+            faults.duplicate(&name);
+        }
+        faults.all_invalid(&name, check(name.text()));
+    }
 }
 
 /// Checks Endpoints.
@@ -238,19 +284,25 @@ pub fn endpoints(faults: &mut Faults, subsets: &At) {
             faults.required(&subset, "must specify `addresses` or `notReadyAddresses`");
         }
         for address in ready.items().into_iter().chain(not_ready.items()) {
-            let ip = address.get("ip");
-            faults.particular_ip(&ip);
+            faults.particular_ip(&address.get("ip"));
             faults.name(&address.get("hostname"), names::check_dns_label);
-            faults.name(&address.get("nodeName"), names::check_dns_subdomain);
+            let node = address.get("nodeName");
+            if node.is_set() {
+                faults.all_invalid(&node, names::check_dns_subdomain(node.text()));
+            }
         }
         let ports = subset.get("ports").items();
         for port in &ports {
-            if port.get("name").is_blank() && ports.len() > 1 {
-                faults.required(&port.get("name"), "");
+            let (name, protocol) = (port.get("name"), port.get("appProtocol"));
+            if name.is_blank() && ports.len() > 1 {
+                faults.required(&name, "");
             }
-            faults.name(&port.get("name"), names::check_dns_label);
+            faults.name(&name, names::check_dns_label);
             faults.port(&port.get("port"));
             faults.needs_choice(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+            if protocol.is_set() {
+                faults.all_invalid(&protocol, names::check_label_key(protocol.text()));
+            }
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::schema::definition;
 
 /// The metadata that no write of the status changes; labels and annotations are free, as upstream has it.
 const KEPT_METADATA: &[&str] = &["generation", "deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences"];
-/// The metadata that a write of a custom object's status changes.
-const CUSTOM_STATUS_METADATA: &[&str] = &["resourceVersion", "managedFields"];
+/// The metadata that a write of a status changes that leaves all it can alone.
+const APART_STATUS_METADATA: &[&str] = &["resourceVersion", "managedFields"];
 
 /// Prepares a creation: no status yet, and the first generation.
 pub fn create(context: &Context, object: &mut Object) {
@@ -49,13 +49,13 @@ pub fn update(context: &Context, new: &mut Object, old: &Object) {
     raise_generation(context, new, old);
 }
 
-/// Prepares an update of a custom object or of its status, whose writes leave all metadata alone.
-pub fn update_custom(context: &Context, new: &mut Object, old: &Object) {
+/// Prepares an update of an object or of its status, whose writes leave all metadata alone.
+pub fn update_apart(context: &Context, new: &mut Object, old: &Object) {
     update(context, new, old);
     if context.subresource == "status" {
         let written = new.get("metadata").cloned().unwrap_or_else(empty);
         carry_over(new, old, &["metadata"]);
-        for field in CUSTOM_STATUS_METADATA {
+        for field in APART_STATUS_METADATA {
             if let Some(value) = written.get(field) {
                 new.set_at(&["metadata", field], value.clone());
             }
@@ -84,6 +84,13 @@ pub fn raise_generation(context: &Context, new: &mut Object, old: &Object) {
     let begins_deletion = new.is_deleting() && !old.is_deleting();
     let generation = old.generation() + i64::from(begins_deletion || is_respecified(new, old));
     new.set_at(&["metadata", "generation"], generation);
+}
+
+/// Gives the object the generation that follows, unless that was done already.
+pub fn raise_generation_for(new: &mut Object, old: &Object, is_changed: bool) {
+    if is_changed && new.generation() == old.generation() {
+        new.set_at(&["metadata", "generation"], old.generation() + 1);
+    }
 }
 
 fn is_respecified(new: &Object, old: &Object) -> bool {

@@ -5,31 +5,8 @@ use std::collections::BTreeSet;
 use skiff_object::names;
 
 use crate::rules::check::{At, Faults};
+use crate::rules::resource_check;
 
-/// Resources that a quota counts by a plain name.
-const QUOTA_RESOURCES: [&str; 21] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.storage",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "persistentvolumeclaims",
-    "configmaps",
-    "services.nodeports",
-    "services.loadbalancers",
-    "storage",
-    "resourceclaims",
-];
 const SCOPES: [&str; 7] = [
     "BestEffort",
     "CrossNamespacePodAffinity",
@@ -39,58 +16,94 @@ const SCOPES: [&str; 7] = [
     "Terminating",
     "VolumeAttributesClass",
 ];
+/// Pairs of which each excludes the other.
+const OPPOSITES: [[&str; 2]; 2] = [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]];
+/// What scopes that look at Pods may count.
+const POD_RESOURCES: [&str; 7] =
+    ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "pods"];
 
 /// Checks a ResourceQuota.
 pub fn quota(faults: &mut Faults, spec: &At) {
-    for (name, amount) in spec.get("hard").entries() {
-        quota_resource(faults, name, &amount);
-        faults.non_negative_quantity(&amount);
-        if matches!(name, "pods" | "services" | "secrets" | "configmaps")
-            && amount.quantity().is_some_and(|q| !q.is_integer())
-        {
-            faults.invalid(&amount, "must be an integer");
+    amounts(faults, &spec.get("hard"));
+    let hard: Vec<_> = spec.get("hard").entries().into_iter().map(|(name, _)| name).collect();
+    let scopes = spec.get("scopes");
+    let all = scopes.texts();
+    for scope in &all {
+        if !SCOPES.contains(scope) {
+            faults.invalid(&scopes, "unsupported scope");
+        }
+        for _ in hard.iter().filter(|name| !may_count(scope, name)) {
+            faults.invalid(&scopes, "unsupported scope applied to resource");
         }
     }
-    for scope in spec.get("scopes").items() {
+    for pair in OPPOSITES {
+        if pair.iter().all(|scope| all.contains(scope)) {
+            faults.invalid(&scopes, "conflicting scopes");
+        }
+    }
+    scope_selector(faults, &spec.get("scopeSelector"), &hard);
+}
+
+/// Checks amounts of resources that a quota may count.
+pub fn amounts(faults: &mut Faults, amounts: &At) {
+    for (name, amount) in amounts.entries() {
+        if resource_check::any_name(faults, name, &amount) && name == "storage" {
+            faults.invalid_as(&amount, name, "must be a standard resource for quota");
+        }
+        resource_check::quantity(faults, name, &amount);
+    }
+}
+
+/// Whether quotas of a scope may bound a resource; of what is not standard nothing is said.
+fn may_count(scope: &str, name: &str) -> bool {
+    let is_standard = !name.contains('/');
+    match scope {
+        "BestEffort" => name == "pods" || !is_standard,
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            POD_RESOURCES.contains(&name) || !is_standard
+        }
+        "VolumeAttributesClass" => matches!(name, "persistentvolumeclaims" | "requests.storage") || !is_standard,
+        _ => true,
+    }
+}
+
+fn scope_selector(faults: &mut Faults, selector: &At, hard: &[&str]) {
+    let expressions = selector.get("matchExpressions");
+    let mut seen = BTreeSet::new();
+    for expression in expressions.items() {
+        // As upstream has it, faults are told of the list.
+        let at = |field: &str| expression.get(field).renamed(expressions.path().child(field));
+        let (scope, operator, values) = (at("scopeName"), at("operator"), at("values"));
         if !SCOPES.contains(&scope.text()) {
-            faults.invalid_as(&spec.get("scopes"), spec.get("scopes").value().clone(), "unsupported scope");
+            faults.invalid(&scope, "unsupported scope");
         }
-    }
-    for expression in spec.walk(&["scopeSelector", "matchExpressions"]).items() {
-        let (operator, values) = (expression.get("operator"), expression.get("values"));
-        if !SCOPES.contains(&expression.get("scopeName").text()) {
-            faults.invalid(&expression.get("scopeName"), "unsupported scope");
+        for _ in hard.iter().filter(|name| !may_count(scope.text(), name)) {
+            let value = selector.value().clone();
+            faults.invalid_as(&expressions, value, "unsupported scope applied to resource");
+        }
+        let only_exists = ["BestEffort", "NotBestEffort", "Terminating", "NotTerminating", "CrossNamespacePodAffinity"];
+        if only_exists.contains(&scope.text()) && operator.text() != "Exists" {
+            let words = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+            faults.invalid(&operator, words);
         }
         match operator.text() {
             "In" | "NotIn" if values.is_blank() => {
-                faults.required(
-                    &values,
-                    "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
-                );
+                let words = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+                faults.required(&values, words);
             }
             "Exists" | "DoesNotExist" if !values.is_blank() => {
-                faults.invalid(
-                    &values,
-                    "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
-                );
+                let words = "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector";
+                faults.invalid(&values, words);
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             _ => faults.invalid(&operator, "not a valid selector operator"),
         }
+        seen.insert(scope.text());
     }
-}
-
-fn quota_resource(faults: &mut Faults, name: &str, at: &At) {
-    let wrong = names::check_label_key(name);
-    let is_known = name.contains('/')
-        || QUOTA_RESOURCES.contains(&name)
-        || name.starts_with("hugepages-")
-        || name.starts_with("requests.hugepages-");
-    if wrong.is_empty() && !is_known {
-        faults.invalid_as(at, name, "must be a standard resource for quota");
-    }
-    for words in wrong {
-        faults.invalid_as(at, name, words);
+    for pair in OPPOSITES {
+        if pair.iter().all(|scope| seen.contains(scope)) {
+            faults.invalid_as(&expressions, selector.value().clone(), "conflicting scopes");
+        }
     }
 }
 
@@ -99,22 +112,36 @@ pub fn limit_range(faults: &mut Faults, spec: &At) {
     let mut seen = BTreeSet::new();
     for item in spec.get("limits").items() {
         let kind = item.get("type");
-        faults.all_invalid(&kind, names::check_label_key(kind.text()));
+        let wrong = names::check_label_key(kind.text());
+        let is_known =
+            kind.text().contains('/') || matches!(kind.text(), "Container" | "PersistentVolumeClaim" | "Pod");
+        if wrong.is_empty() && !is_known {
+            faults.invalid(&kind, "must be a standard limit type or fully qualified");
+        }
+        wrong.into_iter().for_each(|words| faults.invalid_as(&kind, kind.text(), words));
         if !seen.insert(kind.text()) {
             faults.duplicate(&kind);
         }
-        if kind.text() == "Pod" {
-            for field in ["default", "defaultRequest"] {
+        let is_pod = kind.text() == "Pod";
+        for field in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+            if is_pod && field.starts_with("default") {
                 if !item.get(field).is_blank() {
                     faults.forbidden(&item.get(field), "may not be specified when `type` is 'Pod'");
                 }
+                continue;
+            }
+            for (name, amount) in item.get(field).entries() {
+                if matches!(kind.text(), "Pod" | "Container") {
+                    resource_check::container_name(faults, name, &amount);
+                } else {
+                    resource_check::any_name(faults, name, &amount);
+                }
             }
         }
-        if kind.text() == "PersistentVolumeClaim" && item.get("min").is_blank() && item.get("max").is_blank() {
-            faults.required(
-                &item.get("limits"),
-                "either minimum or maximum storage value is required, but neither was provided",
-            );
+        let has_storage = |field: &str| item.get(field).get("storage").is_set();
+        if kind.text() == "PersistentVolumeClaim" && !has_storage("min") && !has_storage("max") {
+            let words = "either minimum or maximum storage value is required, but neither was provided";
+            faults.required(&item.get("limits"), words);
         }
         bounds(faults, &item);
     }
@@ -152,11 +179,34 @@ fn bounds(faults: &mut Faults, item: &At) {
             }
         }
     }
-    let ratio = item.get("maxLimitRequestRatio");
-    for (_, value) in ratio.entries() {
-        if value.quantity().is_some_and(|quantity| quantity < skiff_base::Quantity::from_millis(1000)) {
-            let detail = format!("ratio {} is less than 1", value.text());
-            faults.invalid(&value, detail);
+    for (name, ratio) in item.get("maxLimitRequestRatio").entries() {
+        ratio_bounds(faults, item, name, &ratio);
+    }
+    for (name, default) in item.get("default").entries() {
+        let request = item.get("defaultRequest").get(name);
+        if !resource_check::may_overcommit(name) && request.is_set() && default.quantity() != request.quantity() {
+            let words = format!(
+                "default value {} must equal to defaultRequest value {} in {name}",
+                default.text(),
+                request.text()
+            );
+            faults.invalid_as(&item.get("defaultRequest").keyed(name), request.text(), words);
+        }
+    }
+}
+
+fn ratio_bounds(faults: &mut Faults, item: &At, name: &str, ratio: &At) {
+    let Some(value) = ratio.quantity() else {
+        return;
+    };
+    if value < skiff_base::Quantity::from_millis(1000) {
+        faults.invalid(ratio, format!("ratio {} is less than 1", ratio.text()));
+    }
+    let (least, most) = (item.get("min").get(name).quantity(), item.get("max").get(name).quantity());
+    if let (Some(least), Some(most)) = (least, most) {
+        let greatest = most.milli_value() as f64 / least.milli_value() as f64;
+        if value.milli_value() as f64 / 1000.0 > greatest {
+            faults.invalid(ratio, format!("ratio {} is greater than max/min = {greatest:.6}", ratio.text()));
         }
     }
 }
@@ -187,10 +237,7 @@ pub fn autoscaler(faults: &mut Faults, spec: &At) {
     if least.int().is_some_and(|least| most.int().unwrap_or(0) < least) {
         faults.invalid_as(&most, most.int().unwrap_or(0), "must be greater than or equal to `minReplicas`");
     }
-    let target = spec.get("scaleTargetRef");
-    for field in ["kind", "name"] {
-        faults.needs_name(&target.get(field), names::check_path_segment);
-    }
+    object_reference(faults, &spec.get("scaleTargetRef"));
     let cpu = spec.get("targetCPUUtilizationPercentage");
     if cpu.int().is_some_and(|percents| percents < 1) {
         faults.invalid(&cpu, "must be greater than 0");
@@ -203,41 +250,112 @@ pub fn autoscaler(faults: &mut Faults, spec: &At) {
     }
 }
 
+/// The kinds of metrics, and the fields that describe them.
+const METRICS: [(&str, &str); 5] = [
+    ("ContainerResource", "containerResource"),
+    ("External", "external"),
+    ("Object", "object"),
+    ("Pods", "pods"),
+    ("Resource", "resource"),
+];
+
 fn metric(faults: &mut Faults, metric: &At) {
-    const KINDS: [(&str, &str); 5] = [
-        ("ContainerResource", "containerResource"),
-        ("External", "external"),
-        ("Object", "object"),
-        ("Pods", "pods"),
-        ("Resource", "resource"),
-    ];
     let kind = metric.get("type");
-    if !faults.needs(&kind) {
-        return;
+    if kind.is_blank() {
+        faults.required(&kind, "must specify a metric source type");
     }
-    let Some((_, field)) = KINDS.iter().find(|(name, _)| *name == kind.text()) else {
-        faults.not_supported(&kind, &KINDS.map(|(name, _)| name));
-        return;
-    };
-    let source = metric.get(field);
-    if !source.is_set() {
-        faults.required(&source, "must populate information for the given metric source");
-        return;
+    let expected = METRICS.iter().find(|(name, _)| *name == kind.text()).map(|(_, field)| *field);
+    if expected.is_none() {
+        faults.not_supported(&kind, &METRICS.map(|(name, _)| name));
     }
-    if field.to_lowercase().ends_with("resource") {
-        faults.needs(&source.get("name"));
-    } else {
-        faults.needs(&source.get("metric").get("name"));
+    let given: Vec<_> = METRICS.iter().map(|(_, field)| *field).filter(|field| metric.get(field).is_set()).collect();
+    if let Some(first) = given.iter().find(|field| Some(**field) == expected).or(given.first()) {
+        metric_source(faults, &metric.get(first), first);
     }
+    if let Some(expected) = expected.filter(|expected| !given.contains(expected)) {
+        faults.required(&metric.get(expected), "must populate information for the given metric source");
+    }
+    if given.len() > 1 {
+        for other in given.iter().filter(|field| Some(**field) != expected) {
+            faults.forbidden(&metric.get(other), "must populate the given metric source only");
+        }
+    }
+}
+
+fn metric_source(faults: &mut Faults, source: &At, field: &str) {
     let target = source.get("target");
-    faults.needs_choice(&target.get("type"), &["AverageValue", "Utilization", "Value"]);
-    let percents = target.get("averageUtilization");
-    if percents.int().is_some_and(|percents| percents < 1) {
-        faults.invalid(&percents, "must be greater than 0");
+    let (value, average) = (target.get("value"), target.get("averageValue"));
+    let share = target.get("averageUtilization");
+    match field {
+        "resource" | "containerResource" => {
+            if source.get("name").is_blank() {
+                faults.required(&source.get("name"), "must specify a resource name");
+            }
+            if field == "containerResource" && source.get("container").is_blank() {
+                faults.required(&source.get("container"), "must specify a container");
+            }
+            metric_target(faults, &target);
+            match (share.is_set(), average.is_set()) {
+                (false, false) => {
+                    faults.required(&share, "must set either a target raw value or a target utilization");
+                }
+                (true, true) => {
+                    faults.forbidden(&average, "may not set both a target raw value and a target utilization");
+                }
+                _ => {}
+            }
+            return;
+        }
+        "object" => object_reference(faults, &source.get("describedObject")),
+        _ => {}
     }
-    if field.to_lowercase().ends_with("resource") && !percents.is_set() && !target.get("averageValue").is_set() {
-        let words = "must set either a target raw value or a target utilization";
-        faults.required(&target.get("averageUtilization"), words);
+    let name = source.get("metric").get("name");
+    if name.is_blank() {
+        faults.required(&name, "must specify a metric name");
+    }
+    faults.all_invalid(&name, names::check_path_segment(name.text()));
+    metric_target(faults, &target);
+    match field {
+        "pods" if average.quantity().is_none_or(|amount| amount <= skiff_base::Quantity::ZERO) => {
+            faults.required(&average, "must specify a positive target averageValue");
+        }
+        "object" | "external" if !value.is_set() && !average.is_set() => {
+            faults.required(&average, "must set either a target value for metric or a per-pod target");
+        }
+        "external" if value.is_set() && average.is_set() => {
+            faults.forbidden(&value, "may not set both a target value for metric and a per-pod target");
+        }
+        _ => {}
+    }
+}
+
+fn metric_target(faults: &mut Faults, target: &At) {
+    let kind = target.get("type");
+    if kind.is_blank() {
+        faults.required(&kind, "must specify a metric target type");
+    }
+    if !matches!(kind.text(), "Utilization" | "Value" | "AverageValue") {
+        faults.invalid_as(&kind, kind.text(), "must be either Utilization, Value, or AverageValue");
+    }
+    for amount in ["value", "averageValue"].map(|field| target.get(field)) {
+        if amount.quantity().is_some_and(|quantity| quantity <= skiff_base::Quantity::ZERO) {
+            faults.invalid(&amount, "must be positive");
+        }
+    }
+    let share = target.get("averageUtilization");
+    if share.int().is_some_and(|percents| percents < 1) {
+        faults.invalid(&share, "must be greater than 0");
+    }
+}
+
+fn object_reference(faults: &mut Faults, target: &At) {
+    for field in ["kind", "name"] {
+        faults.needs_name(&target.get(field), names::check_path_segment);
+    }
+    let version = target.get("apiVersion").text();
+    if version.split('/').count() > 2 {
+        let words = format!("unexpected GroupVersion string: {version}");
+        faults.invalid(&target.get("apiVersion"), words);
     }
 }
 
@@ -250,16 +368,23 @@ fn scaling_rules(faults: &mut Faults, rules: &At) {
         return;
     }
     let window = rules.get("stabilizationWindowSeconds");
-    faults.non_negative(&window);
+    if window.int().is_some_and(|seconds| seconds < 0) {
+        faults.invalid(&window, "must be greater than or equal to zero");
+    }
     if window.int().is_some_and(|seconds| seconds > WINDOW_LIMIT_SECONDS) {
         faults.invalid(&window, format!("must be less than or equal to {WINDOW_LIMIT_SECONDS}"));
     }
     faults.choice(&rules.get("selectPolicy"), &["Disabled", "Max", "Min"]);
+    if rules.get("tolerance").quantity().is_some_and(|share| share.is_negative()) {
+        faults.invalid(&rules.get("tolerance"), "must be greater or equal to zero");
+    }
     if rules.get("policies").is_blank() {
         faults.required(&rules.get("policies"), "must specify at least one Policy");
     }
     for policy in rules.get("policies").items() {
-        faults.needs_choice(&policy.get("type"), &["Percent", "Pods"]);
+        if !matches!(policy.get("type").text(), "Percent" | "Pods") {
+            faults.not_supported(&policy.get("type"), &["Percent", "Pods"]);
+        }
         for field in ["value", "periodSeconds"] {
             if policy.get(field).int().unwrap_or(0) <= 0 {
                 faults.invalid_as(

@@ -28,9 +28,8 @@ pub fn storage_source(faults: &mut Faults, kind: &str, source: &At, persistent: 
     match kind {
         "hostPath" => host_path(faults, source),
         "local" => {
-            if faults.needs(&source.get("path")) {
-                no_backsteps(faults, &source.get("path"));
-            }
+            faults.needs(&source.get("path"));
+            no_backsteps(faults, &source.get("path"));
         }
         "nfs" => {
             needs(faults, &["server", "path"]);

@@ -72,8 +72,13 @@ pub fn faults(yaml: &str) -> String {
 
 /// What is wrong with an update, a line per fault.
 pub fn update_faults(old: &str, new: &str) -> String {
-    let (def, new, old) = updated(old, new, "");
-    let errors = (def.validate_update)(&Context { def, subresource: "", now: now() }, &new, &old);
+    update_faults_of(old, new, "")
+}
+
+/// What is wrong with an update of a subresource, a line per fault.
+pub fn update_faults_of(old: &str, new: &str, subresource: &str) -> String {
+    let (def, new, old) = updated(old, new, subresource);
+    let errors = (def.validate_update)(&Context { def, subresource, now: now() }, &new, &old);
     errors.iter().map(|error| format!("{error}\n")).collect()
 }
 
@@ -83,4 +88,25 @@ pub fn row(yaml: &str) -> String {
     let cells = (def.row)(def, &object, now());
     let shown = cells.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned));
     shown.collect::<Vec<_>>().join(" | ")
+}
+
+/// Puts each part into `frame` at `@`, and lists what is wrong with the whole.
+pub fn each(frame: &str, parts: &[&str], expected: expect_test::Expect) {
+    let mut text = String::new();
+    for part in parts {
+        let faults = faults(&frame.replace('@', part));
+        text.push_str(&format!("# {part}\n{}", if faults.is_empty() { "fine\n" } else { &faults }));
+    }
+    expected.assert_eq(&text);
+}
+
+/// Changes `frame` from the first part to the second, in the subresource of that name.
+pub fn each_change(frame: &str, subresource: &str, changes: &[(&str, &str)], expected: expect_test::Expect) {
+    let mut text = String::new();
+    for (from, to) in changes {
+        let with = |part: &str| frame.replace('@', part);
+        let faults = update_faults_of(&with(from), &with(to), subresource);
+        text.push_str(&format!("# {from} -> {to}\n{}", if faults.is_empty() { "fine\n" } else { &faults }));
+    }
+    expected.assert_eq(&text);
 }

@@ -8,7 +8,7 @@ use skiff_object::meta::Meta;
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Scope, Subresource};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{admission_rules, table};
+use crate::rules::{admission_rules, policy_check, prepare, table};
 
 /// `validatingadmissionpolicies`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -31,6 +31,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: admission_rules::policy_defaults,
     row,
+    validate: policy_check::validating_policy,
+    prepare_update: prepare::update_apart,
     ..BASE
 };
 

@@ -8,7 +8,7 @@ use skiff_object::meta::Meta;
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Scope};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{admission_rules, table};
+use crate::rules::{admission_rules, policy_check, table};
 
 /// `validatingadmissionpolicybindings`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -30,6 +30,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: admission_rules::binding_defaults,
     row,
+    validate: policy_check::validating_binding,
     ..BASE
 };
 

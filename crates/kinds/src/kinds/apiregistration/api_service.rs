@@ -9,7 +9,7 @@ use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{table, tree};
+use crate::rules::{prepare, table, tree};
 
 /// `apiservices`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -32,6 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     row,
     validate,
+    prepare_update: prepare::update_apart,
     ..BASE
 };
 
@@ -68,7 +69,10 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     if spec.get("group").is_blank() && spec.get("version").text() != "v1" {
         faults.required(&spec.get("group"), "only v1 may have an empty group and it better be legacy kube");
     }
-    faults.all_invalid(&spec.get("version"), names::check_dns_1035_label(spec.get("version").text()));
+    faults.name(&spec.get("group"), names::check_dns_subdomain);
+    for words in names::check_dns_1035_label(spec.get("version").text()) {
+        faults.invalid_as(&spec.get("version"), spec.get("version").text(), words);
+    }
     for (field, limit) in [("groupPriorityMinimum", GROUP_PRIORITY_LIMIT), ("versionPriority", VERSION_PRIORITY_LIMIT)]
     {
         let priority = spec.get(field);
@@ -80,13 +84,22 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     let (service, bundle) = (spec.get("service"), spec.get("caBundle"));
     if !service.is_set() {
         if !bundle.is_blank() {
-            faults.invalid_as(&bundle, "", "local APIServices may not have a caBundle");
+            let shown = format!("{} bytes", bundle.text().trim_end_matches('=').len() * 3 / 4);
+            faults.invalid_as(&bundle, shown, "local APIServices may not have a caBundle");
+        }
+        if spec.get("insecureSkipTLSVerify").flag() {
+            let words = "local APIServices may not have insecureSkipTLSVerify";
+            faults.invalid(&spec.get("insecureSkipTLSVerify"), words);
         }
         return faults.into_list();
     }
     faults.needs(&service.get("namespace"));
     faults.needs(&service.get("name"));
-    faults.port(&service.get("port"));
+    let port = service.get("port");
+    let wrong = names::check_port_number(port.int().unwrap_or(0));
+    if !wrong.is_empty() {
+        faults.invalid(&port, format!("port is not valid: {}", wrong.join(",")));
+    }
     if spec.get("insecureSkipTLSVerify").flag() && !bundle.is_blank() {
         faults.invalid(&spec.get("insecureSkipTLSVerify"), "may not be true if caBundle is present");
     }

@@ -3,10 +3,11 @@
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{GroupKind, Object};
+use skiff_object::{ErrorList, GroupKind, Object};
 
 use crate::base::{BASE, list, text};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table;
 use crate::rules::table::{AGE, NAME, cells, column};
 
@@ -25,6 +26,8 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     row,
+    validate,
+    validate_update,
     ..BASE
 };
 
@@ -37,4 +40,22 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
             format!("{kind}/{}", owner.str_at(&["name"]))
         });
     cells![object.name(), controller, table::number(object, &["revision"]), table::age(object, now)]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let (data, revision) = (At::top(object, "data"), At::top(object, "revision"));
+    if !data.is_set() {
+        faults.required(&data, "data is mandatory");
+    } else if !data.value().is_object() {
+        faults.invalid(&data, "error validating data as an object");
+    }
+    faults.non_negative(&revision);
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    faults.immutable(&At::top(new, "data"), &At::top(old, "data"));
+    faults.into_list()
 }

@@ -9,7 +9,7 @@ use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, pod_warnings, table, tree, workload_check};
+use crate::rules::{pod_defaults, pod_warnings, prepare, status_check, table, tree, workload_check};
 
 /// `daemonsets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -37,6 +37,8 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
+    prepare_create,
+    prepare_update,
     row,
     validate,
     validate_update,
@@ -54,6 +56,25 @@ fn defaults(object: &mut Object) {
         object.default_at(&["spec", "updateStrategy", "rollingUpdate", "maxSurge"], 0);
     }
     object.default_at(&["spec", "revisionHistoryLimit"], REVISION_HISTORY_LIMIT);
+}
+
+/// Counts the templates.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn prepare_create(context: &Context, object: &mut Object) {
+    prepare::create(context, object);
+    let given = object.annotation(TEMPLATE_GENERATION).and_then(|text| text.parse().ok()).unwrap_or(0i64);
+    object.set_at(&["metadata", "annotations", TEMPLATE_GENERATION], given.max(1).to_string());
+}
+
+fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
+    prepare::update(context, new, old);
+    let is_changed = new.at(&["spec", "template"]) != old.at(&["spec", "template"]);
+    let before = old.annotation(TEMPLATE_GENERATION).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    let count = before + i64::from(is_changed);
+    if count > 0 {
+        new.set_at(&["metadata", "annotations", TEMPLATE_GENERATION], count.to_string());
+    }
 }
 
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
@@ -84,8 +105,27 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     faults.into_list()
 }
 
-fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+/// The numbers of a status.
+const COUNTS: [&str; 9] = [
+    "currentNumberScheduled",
+    "numberMisscheduled",
+    "desiredNumberScheduled",
+    "numberReady",
+    "observedGeneration",
+    "updatedNumberScheduled",
+    "numberAvailable",
+    "numberUnavailable",
+    "collisionCount",
+];
+
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
     let mut faults = Faults::new();
+    if context.subresource == "status" {
+        let (status, was) = (At::top(new, "status"), At::top(old, "status"));
+        status_check::counts(&mut faults, &status, &COUNTS);
+        status_check::not_decremented(&mut faults, &status.get("collisionCount"), &was.get("collisionCount"));
+        return faults.into_list();
+    }
     faults.immutable(&At::top(new, "spec").get("selector"), &At::top(old, "spec").get("selector"));
     faults.into_list()
 }

@@ -9,7 +9,7 @@ use crate::base::{BASE, list, scale, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, pod_warnings, table, tree, workload_check};
+use crate::rules::{pod_defaults, pod_warnings, prepare, status_check, table, tree, workload_check};
 
 /// `deployments`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -34,6 +34,7 @@ pub static DEF: ResourceDef = ResourceDef {
         SELECTOR,
     ],
     default: defaults,
+    prepare_update,
     row,
     validate,
     validate_update,
@@ -56,6 +57,19 @@ fn defaults(object: &mut Object) {
     }
     object.default_at(&["spec", "revisionHistoryLimit"], REVISION_HISTORY_LIMIT);
     object.default_at(&["spec", "progressDeadlineSeconds"], PROGRESS_DEADLINE_SECONDS);
+}
+
+/// ReplicaSets take over a Deployment's annotations, so that a change of them is one to be observed; the status is written
+/// without labels.
+fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
+    prepare::update(context, new, old);
+    if context.subresource == "status" {
+        return tree::carry_over(new, old, &["metadata", "labels"]);
+    }
+    let notes = |object: &Object| {
+        object.at(&["metadata", "annotations"]).filter(|notes| !tree::is_blank(Some(*notes))).cloned()
+    };
+    prepare::raise_generation_for(new, old, notes(new) != notes(old));
 }
 
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
@@ -89,8 +103,15 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     faults.into_list()
 }
 
-fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
     let mut faults = Faults::new();
+    if context.subresource == "status" {
+        let (status, was) = (At::top(new, "status"), At::top(old, "status"));
+        status_check::replicas(&mut faults, &status, &["updatedReplicas"]);
+        status_check::counts(&mut faults, &status, &["unavailableReplicas", "collisionCount"]);
+        status_check::not_decremented(&mut faults, &status.get("collisionCount"), &was.get("collisionCount"));
+        return faults.into_list();
+    }
     faults.immutable(&At::top(new, "spec").get("selector"), &At::top(old, "spec").get("selector"));
     faults.into_list()
 }

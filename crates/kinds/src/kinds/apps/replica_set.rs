@@ -9,7 +9,7 @@ use crate::base::{BASE, list, scale, selectable, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_defaults, pod_warnings, table, workload_check};
+use crate::rules::{pod_defaults, pod_warnings, status_check, table, workload_check};
 
 /// `replicasets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -67,8 +67,12 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     faults.into_list()
 }
 
-fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
     let mut faults = Faults::new();
+    if context.subresource == "status" {
+        status_check::replicas(&mut faults, &At::top(new, "status"), &["fullyLabeledReplicas"]);
+        return faults.into_list();
+    }
     faults.immutable(&At::top(new, "spec").get("selector"), &At::top(old, "spec").get("selector"));
     faults.into_list()
 }

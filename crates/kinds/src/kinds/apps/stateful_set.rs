@@ -9,7 +9,7 @@ use crate::base::{BASE, list, scale, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, cells, column};
-use crate::rules::{pod_defaults, pod_warnings, storage_rules, table, tree, workload_check};
+use crate::rules::{pod_defaults, pod_warnings, status_check, storage_rules, table, tree, workload_check};
 
 /// `statefulsets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -136,7 +136,15 @@ fn update_strategy(faults: &mut Faults, strategy: &At) {
     }
 }
 
-fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    if context.subresource == "status" {
+        let (status, was) = (At::top(new, "status"), At::top(old, "status"));
+        status_check::replicas(&mut faults, &status, &["currentReplicas", "updatedReplicas"]);
+        status_check::counts(&mut faults, &status, &["collisionCount"]);
+        status_check::not_decremented(&mut faults, &status.get("collisionCount"), &was.get("collisionCount"));
+        return faults.into_list();
+    }
     let fixed = |object: &Object| {
         let mut spec = object.get("spec").cloned().unwrap_or(Value::Null);
         for field in MUTABLE {
@@ -147,7 +155,6 @@ fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
         }
         spec
     };
-    let mut faults = Faults::new();
     if fixed(new) != fixed(old) {
         let (last, others) = MUTABLE.split_last().expect("there are several");
         let others: Vec<_> = others.iter().map(|field| format!("'{field}'")).collect();

@@ -24,6 +24,7 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     row: hpa_rules::row,
     validate,
+    validate_update: hpa_rules::validate_update,
     ..BASE
 };
 

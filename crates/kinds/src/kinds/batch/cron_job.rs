@@ -9,7 +9,7 @@ use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{cron, pod_defaults, pod_warnings, table, tree, workload_check};
+use crate::rules::{cron, job_check, pod_defaults, pod_warnings, table, tree};
 
 /// `cronjobs`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -104,6 +104,11 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     }
     if zone.is_set() && zone.is_blank() {
         faults.invalid(&zone, "timeZone must be nil or non-empty string");
+    } else if zone.text().eq_ignore_ascii_case("local") {
+        let words = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        faults.invalid(&zone, words);
+    } else if !zone.text().chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '/' | '_')) {
+        faults.invalid(&zone, format!("unknown time zone {}", zone.text()));
     }
     faults.non_negative(&spec.get("startingDeadlineSeconds"));
     faults.needs_choice(&spec.get("concurrencyPolicy"), &["Allow", "Forbid", "Replace"]);
@@ -119,7 +124,7 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     if job.walk(&["spec", "manualSelector"]).flag() {
         faults.not_supported(&job.walk(&["spec", "manualSelector"]), &["nil", "false"]);
     }
-    workload_check::job(&mut faults, &job.get("spec"));
+    job_check::spec(&mut faults, &job.get("spec"));
     faults.non_negative(&spec.get("successfulJobsHistoryLimit"));
     faults.non_negative(&spec.get("failedJobsHistoryLimit"));
     faults.into_list()

@@ -10,7 +10,7 @@ use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, SelectableField, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{check, pod_defaults, pod_warnings, prepare, table, tree, workload_check};
+use crate::rules::{check, job_check, pod_defaults, pod_warnings, prepare, status_check, table, tree, workload_check};
 
 /// `jobs`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -150,9 +150,13 @@ fn duration(object: &Object, now: Timestamp) -> String {
     table::human_duration(end.as_second() - start.as_second())
 }
 
-fn validate(_: &Context, object: &Object) -> ErrorList {
+fn validate(context: &Context, object: &Object) -> ErrorList {
     let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
-    workload_check::job(&mut faults, &spec);
+    if context.subresource == "status" {
+        return faults.into_list();
+    }
+    generated_selector(&mut faults, object, &spec);
+    job_check::spec(&mut faults, &spec);
     let selector = spec.get("selector");
     if selector.is_set() {
         faults.selector(&selector);
@@ -170,6 +174,34 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     faults.into_list()
 }
 
+/// A selector that the server makes must be the one that it made, and the Pods must have its labels.
+fn generated_selector(faults: &mut Faults, object: &Object, spec: &At) {
+    let selector = spec.get("selector");
+    if spec.get("manualSelector").flag() || !selector.is_set() {
+        return;
+    }
+    let metadata = spec.walk(&["template", "metadata"]);
+    let expected = [
+        ("batch.kubernetes.io/controller-uid", object.uid()),
+        ("batch.kubernetes.io/job-name", object.name()),
+        ("controller-uid", object.uid()),
+        ("job-name", object.name()),
+    ];
+    for (key, value) in expected {
+        let label = metadata.get("labels").get(key);
+        let at = label.renamed(metadata.path().child("labels").key(key));
+        if !label.is_set() {
+            faults.required(&at, &format!("must be '{value}'"));
+        } else if label.text() != value {
+            faults.invalid_as(&at, metadata.get("labels").value().clone(), format!("must be '{value}'"));
+        }
+    }
+    let own = |key: &str| expected.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
+    if LabelSelector::from_object(selector.value()).is_ok_and(|selector| !selector.matches(own)) {
+        faults.invalid(&selector, "`selector` not auto-generated");
+    }
+}
+
 /// Pods of an indexed job are named after it and their index.
 fn host_names(faults: &mut Faults, object: &Object, spec: &At) {
     let completions = spec.get("completions").int().unwrap_or(0);
@@ -185,34 +217,101 @@ fn host_names(faults: &mut Faults, object: &Object, spec: &At) {
 /// A suspended job that never ran may still change where its Pods will run.
 const MUTABLE_WHILE_SUSPENDED: [&str; 4] = ["nodeSelector", "tolerations", "affinity", "schedulingGates"];
 
-fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
     let (spec, was) = (At::top(new, "spec"), At::top(old, "spec"));
     let mut faults = Faults::new();
-    let is_elastic = spec.get("completionMode").text() == "Indexed"
-        && spec.get("completions").int() == spec.get("parallelism").int();
-    if !is_elastic {
-        faults.immutable(&spec.get("completions"), &was.get("completions"));
+    if context.subresource == "status" {
+        status_update(&mut faults, new, old);
+        return faults.into_list();
     }
+    check_completions(&mut faults, &spec, &was);
     faults.immutable(&spec.get("selector"), &was.get("selector"));
-    let never_ran = was.get("suspend").flag() && old.at(&["status", "startTime"]).is_none();
-    let template = |object: &Object| {
-        let mut template = object.at(&["spec", "template"]).cloned().unwrap_or(Value::Null);
-        for field in MUTABLE_WHILE_SUSPENDED.iter().filter(|_| never_ran) {
-            template.remove_at(&["spec", field]);
-        }
-        if never_ran {
-            template.remove_at(&["metadata", "labels"]);
-            template.remove_at(&["metadata", "annotations"]);
-        }
-        template
-    };
-    if template(new) != template(old) {
+    if settled_template(new, old) != settled_template(old, old) {
         faults.invalid(&spec.get("template"), check::IMMUTABLE);
     }
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         faults.immutable(&spec.get(field), &was.get(field));
     }
     faults.into_list()
+}
+
+/// An indexed job can grow and shrink, with as many Pods as indexes.
+fn check_completions(faults: &mut Faults, spec: &At, was: &At) {
+    let (new, old) = (spec.get("completions"), was.get("completions"));
+    if spec.get("completionMode").text() != "Indexed" || !old.is_set() {
+        faults.immutable(&new, &old);
+    } else if new.is_set() && new.int() != old.int() && new.int() != spec.get("parallelism").int() {
+        faults.invalid(&new, "can only be modified in tandem with spec.parallelism");
+    }
+}
+
+/// The template without what may change: while the job is suspended the resources of its Pods, and before it ever ran
+/// where they will run.
+fn settled_template(object: &Object, old: &Object) -> Value {
+    let is_suspended = old.bool_at(&["spec", "suspend"]);
+    let never_ran = is_suspended && old.at(&["status", "startTime"]).is_none();
+    let mut template = object.at(&["spec", "template"]).cloned().unwrap_or(Value::Null);
+    if never_ran {
+        for field in MUTABLE_WHILE_SUSPENDED {
+            template.remove_at(&["spec", field]);
+        }
+        template.remove_at(&["metadata", "labels"]);
+        template.remove_at(&["metadata", "annotations"]);
+    }
+    if is_suspended && table::number(old, &["status", "active"]) == 0 {
+        for list in ["containers", "initContainers"] {
+            for container in tree::items_mut(&mut template, &["spec", list]) {
+                container.remove_at(&["resources"]);
+            }
+        }
+    }
+    template
+}
+
+/// What a job's status may not tell: that it ended and goes on, or that it did not end after all.
+fn status_update(faults: &mut Faults, new: &Object, old: &Object) {
+    let (status, was) = (At::top(new, "status"), At::top(old, "status"));
+    status_check::counts(faults, &status, &["active", "ready", "succeeded", "failed", "terminating"]);
+    status_check::within(faults, &status, &["ready"], "active", "cannot set more ready pods than active");
+    let is = |object: &Object, kind: &str| table::is_condition_true(object, kind);
+    let (is_complete, is_failed) = (is(new, "Complete"), is(new, "Failed"));
+    let completed = status.get("completionTime");
+    if is_complete || is_failed {
+        for field in ["active", "terminating"] {
+            if status.get(field).int().unwrap_or(0) > 0 {
+                faults.invalid(&status.get(field), format!("{field}>0 is invalid for finished job"));
+            }
+        }
+        if !status.get("startTime").is_set() {
+            faults.required(&status.get("startTime"), "startTime is required for finished job");
+        }
+    }
+    if is_complete && !completed.is_set() {
+        faults.required(&completed, "completionTime is required for Complete jobs");
+    } else if !is_complete && completed.is_set() {
+        faults.invalid(&completed, "cannot set completionTime when there is no Complete=True condition");
+    }
+    let conditions = status.get("conditions");
+    if is_complete && is_failed {
+        faults.invalid_whole(&conditions, "cannot set Complete=True and Failed=true conditions");
+    }
+    for kind in ["Failed", "Complete", "FailureTarget"] {
+        if is(old, kind) && !is(new, kind) {
+            faults.invalid_whole(&conditions, &format!("cannot disable the terminal {kind}=True condition"));
+        }
+    }
+    for field in ["failed", "succeeded"] {
+        let (now, before) = (status.get(field), was.get(field).int().unwrap_or(0));
+        if now.int().unwrap_or(0) < before && is_shrinking_only_by_status(new, old) {
+            faults.invalid_as(&now, now.int().unwrap_or(0), format!("cannot decrease the {field} counter"));
+        }
+    }
+}
+
+/// An indexed job that was made smaller counts fewer successes.
+fn is_shrinking_only_by_status(new: &Object, old: &Object) -> bool {
+    let completions = |object: &Object| object.int_at(&["spec", "completions"]);
+    new.str_at(&["spec", "completionMode"]) != "Indexed" && completions(new) == completions(old)
 }
 
 fn warnings(object: &Object) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! `certificates.k8s.io/v1` CertificateSigningRequest: asks a signer for a certificate.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
@@ -9,7 +11,7 @@ use crate::base::{BASE, list, selectable, special, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{prepare, table, tree};
+use crate::rules::{certificate_check, prepare, table, tree};
 
 /// `certificatesigningrequests`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -40,7 +42,9 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     prepare_update,
     row,
+    name_rule: skiff_object::names::path_segment,
     validate,
+    validate_update,
     ..BASE
 };
 
@@ -88,28 +92,123 @@ fn condition(object: &Object) -> String {
     text
 }
 
+/// What a certificate may be used for.
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
 fn validate(_: &Context, object: &Object) -> ErrorList {
-    let mut faults = Faults::new();
-    let spec = At::top(object, "spec");
-    if spec.get("usages").is_blank() {
-        faults.required(&spec.get("usages"), "usages must be provided");
-    }
+    let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
     if !spec.get("request").text().starts_with(PEM_HEADER) {
         faults.invalid(&spec.get("request"), "PEM block type must be CERTIFICATE REQUEST");
     }
+    let usages = spec.get("usages");
+    if usages.is_blank() {
+        faults.required(&usages, "usages must be provided");
+    }
+    let mut seen = BTreeSet::new();
+    for usage in usages.items() {
+        faults.choice(&usage, &USAGES);
+        if !seen.insert(usage.text()) {
+            faults.duplicate(&usage);
+        }
+    }
     let signer = spec.get("signerName");
-    if faults.needs(&signer)
-        && !signer.text().split_once('/').is_some_and(|(domain, name)| domain.contains('.') && !name.is_empty())
-    {
-        faults.invalid(&signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    if signer.text() == LEGACY_SIGNER {
+        faults.invalid(&signer, "the legacy signerName is not allowed via this API version");
+    } else {
+        certificate_check::signer_name(&mut faults, &signer);
     }
     let seconds = spec.get("expirationSeconds");
     if seconds.int().is_some_and(|seconds| seconds < EXPIRATION_MIN_SECONDS) {
         faults.invalid(&seconds, "may not specify a duration less than 600 seconds (10 minutes)");
     }
+    conditions(&mut faults, &At::top(object, "status").get("conditions"));
     faults.into_list()
 }
 
+/// Approval, denial and failure are told, never taken back; and nothing is both approved and denied.
+const FINAL: [&str; 3] = ["Approved", "Denied", "Failed"];
+
+fn conditions(faults: &mut Faults, conditions: &At) {
+    let mut seen = BTreeSet::new();
+    for condition in conditions.items() {
+        let (kind, status) = (condition.get("type"), condition.get("status"));
+        faults.needs(&kind);
+        if status.is_blank() {
+            faults.required(&status, "");
+        } else if FINAL.contains(&kind.text()) {
+            faults.choice(&status, &["True"]);
+        } else {
+            faults.choice(&status, &["False", "True", "Unknown"]);
+        }
+        let other = match kind.text() {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if seen.contains(other) {
+            let words = "Approved and Denied conditions are mutually exclusive";
+            faults.invalid_as(conditions, kind.text(), words);
+        }
+        if !seen.insert(kind.text()) {
+            faults.duplicate(&kind);
+        }
+    }
+}
+
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    let (status, was) = (At::top(new, "status"), At::top(old, "status"));
+    let conditions = status.get("conditions");
+    let has = |at: &At, kind: &str| at.get("conditions").items().iter().any(|c| c.get("type").text() == kind);
+    for kind in FINAL {
+        let may_add = match context.subresource {
+            "approval" => kind != "Failed",
+            "status" => kind == "Failed",
+            _ => false,
+        };
+        match (has(&status, kind), has(&was, kind)) {
+            (true, false) if !may_add => {
+                faults.forbidden(&conditions, format!("updates may not add a condition of type {kind:?}"));
+            }
+            (false, true) => {
+                faults.forbidden(&conditions, format!("updates may not remove a condition of type {kind:?}"));
+            }
+            _ => {}
+        }
+    }
+    let (certificate, before) = (status.get("certificate"), was.get("certificate"));
+    if certificate.text() != before.text() && (context.subresource != "status" || !before.is_blank()) {
+        faults.forbidden(&certificate, "updates may not change the certificate once it is set");
+    }
+    faults.into_list()
+}
+
+/// The signer of requests that named none, in an older version of the API.
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 /// `-----BEGIN CERTIFICATE REQUEST-----` in base64, as far as it is the same for every text behind it.
 const PEM_HEADER: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS";
 const EXPIRATION_MIN_SECONDS: i64 = 600;

@@ -43,6 +43,18 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     if transitions.int().is_some_and(|count| count < 0) {
         faults.invalid(&transitions, "must be greater than or equal to 0");
     }
+    let strategy = spec.get("strategy");
+    if strategy.is_set() {
+        let known = strategy.text() == "OldestEmulationVersion";
+        if !known && strategy.text().contains('/') {
+            faults.all_invalid(&strategy, skiff_object::names::check_label_key(strategy.text()));
+        } else if !known {
+            faults.not_supported(&strategy, &["OldestEmulationVersion"]);
+        }
+    }
+    if spec.get("preferredHolder").is_set() && strategy.is_blank() {
+        faults.forbidden(&spec.get("preferredHolder"), "may only be specified when `strategy` is defined");
+    }
     let holder = spec.get("holderIdentity");
     if holder.is_set() && holder.is_blank() {
         faults.invalid(&holder, "must not be empty");

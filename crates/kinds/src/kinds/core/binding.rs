@@ -1,7 +1,10 @@
 //! `v1` Binding: puts a Pod on a node; never stored.
 
+use skiff_object::{ErrorList, Object};
+
 use crate::base::{BASE, text, texts};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 
 /// `bindings`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -11,5 +14,15 @@ pub static DEF: ResourceDef = ResourceDef {
     verbs: texts!["create"],
     schema: text("io.k8s.api.core.v1.Binding"),
     stored: false,
+    validate,
     ..BASE
 };
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let (target, mut faults) = (At::top(object, "target"), Faults::new());
+    if !target.get("kind").is_blank() {
+        faults.choice(&target.get("kind"), &["Node", "<empty>"]);
+    }
+    faults.needs(&target.get("name"));
+    faults.into_list()
+}

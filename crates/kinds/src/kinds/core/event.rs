@@ -47,10 +47,6 @@ fn source(event: &Object) -> String {
 
 fn validate(_: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
-    let involved = At::top(object, "involvedObject").get("namespace");
-    let namespace = if involved.is_blank() { "default" } else { involved.text() };
-    if namespace != object.namespace() && !(involved.is_blank() && object.namespace() == "kube-system") {
-        faults.invalid_as(&involved, involved.text(), "does not match event.namespace");
-    }
+    event_rules::check_namespace(&mut faults, object, &At::top(object, "involvedObject"));
     faults.into_list()
 }

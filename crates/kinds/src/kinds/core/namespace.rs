@@ -31,6 +31,7 @@ pub static DEF: ResourceDef = ResourceDef {
     prepare_update,
     row,
     validate,
+    validate_update,
     ..BASE
 };
 
@@ -85,6 +86,20 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
             faults.invalid(&finalizer, "name is neither a standard finalizer name nor is it fully qualified");
         }
         faults.all_invalid(&finalizer, wrong);
+    }
+    faults.into_list()
+}
+
+/// A Namespace is going exactly when it is being deleted.
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
+    let (phase, mut faults) = (At::top(new, "status").get("phase"), Faults::new());
+    if context.subresource != "status" {
+        return faults.into_list();
+    }
+    match (old.is_deleting(), phase.text()) {
+        (false, "Active") | (true, "Terminating") => {}
+        (false, _) => faults.invalid(&phase, "may only be 'Active' if `deletionTimestamp` is empty"),
+        (true, _) => faults.invalid(&phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"),
     }
     faults.into_list()
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{ErrorList, Object, names};
+use skiff_object::{ErrorList, FieldError, FieldPath, Object, names};
 
 use crate::base::{BASE, list, special, text, texts};
 use crate::def::{Context, ResourceDef, Scope, SelectableField, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column, wide};
-use crate::rules::{prepare, table, tree};
+use crate::rules::{address, prepare, resource_check, table, tree};
 
 /// `nodes`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -110,25 +110,48 @@ fn address<'a>(object: &'a Object, kind: &str) -> &'a str {
 
 fn validate(_: &Context, object: &Object) -> ErrorList {
     let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
-    let mut seen = BTreeSet::new();
-    for taint in spec.get("taints").items() {
-        let (key, effect) = (taint.get("key"), taint.get("effect"));
-        faults.all_invalid(&key, names::check_label_key(key.text()));
-        faults.name(&taint.get("value"), names::check_label_value);
-        faults.needs_choice(&effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
-        if !seen.insert((key.text(), effect.text())) {
-            faults.duplicate(&taint);
-        }
-    }
-    for range in spec.get("podCIDRs").items() {
-        faults.cidr(&range);
-    }
+    taints(&mut faults, &spec.get("taints"));
     for field in ["capacity", "allocatable"] {
-        for (_, quantity) in At::top(object, "status").get(field).entries() {
-            faults.non_negative_quantity(&quantity);
+        let amounts = At::top(object, "status").get(field);
+        for (name, quantity) in amounts.entries() {
+            resource_check::quantity(&mut faults, name, &quantity.renamed(amounts.path().child(name)));
         }
+    }
+    let ranges = spec.get("podCIDRs");
+    let mut seen = BTreeSet::new();
+    for range in ranges.items() {
+        faults.cidr(&range);
+        if !seen.insert(range.text()) {
+            faults.duplicate(&range);
+        }
+    }
+    let is_dual = address::is_dual_stack(ranges.texts());
+    if ranges.count() > 1 && (is_dual == Some(false) || ranges.count() > 2) {
+        faults.invalid(&ranges, "may specify no more than one CIDR for each IP family");
     }
     faults.into_list()
+}
+
+/// As upstream has it, the faults are told of the metadata, where taints once stood.
+fn taints(faults: &mut Faults, taints: &At) {
+    let mut seen = BTreeSet::new();
+    for (index, taint) in taints.items().into_iter().enumerate() {
+        let taint = taint.renamed(FieldPath::new("metadata").child("taints").index(index));
+        let (key, value, effect) = (taint.get("key"), taint.get("value"), taint.get("effect"));
+        for words in names::check_label_key(key.text()) {
+            faults.invalid_as(&key, key.text(), words);
+        }
+        let wrong = names::check_label_value(value.text());
+        if !wrong.is_empty() {
+            faults.invalid(&value, wrong.join(";"));
+        }
+        faults.needs_choice(&effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        if !seen.insert((key.text(), effect.text())) {
+            let mut error = FieldError::duplicate(taint.path(), taint.value().clone());
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            faults.extend([error]);
+        }
+    }
 }
 
 /// The ranges of a node's Pods and its provider's name can be given once.
@@ -142,6 +165,15 @@ fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
     if !was.get("providerID").is_blank() && spec.get("providerID").text() != was.get("providerID").text() {
         let words = "node updates may not change providerID except from \"\" to valid";
         faults.forbidden(&spec.get("providerID"), words);
+    }
+    if spec.get("externalID").text() != was.get("externalID").text() {
+        faults.forbidden(&spec.get("externalID"), "may not be updated");
+    }
+    let mut seen = BTreeSet::new();
+    for address in At::top(new, "status").get("addresses").items() {
+        if !seen.insert((address.get("type").text(), address.get("address").text())) {
+            faults.duplicate(&address);
+        }
     }
     faults.into_list()
 }

@@ -1,15 +1,17 @@
 //! `v1` PersistentVolume: a piece of storage.
 
 use serde_json::{Value, json};
-use skiff_base::{Quantity, Timestamp};
+use skiff_base::{Quantity, Timestamp, clock};
 use skiff_object::meta::Meta;
-use skiff_object::{ErrorList, FieldError, Object, names};
+use skiff_object::{ErrorList, FieldPath, Object, names};
 
 use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column, wide};
-use crate::rules::{affinity_check, container_defaults, prepare, source_check, storage_rules, table, tree};
+use crate::rules::{
+    affinity_check, container_defaults, pod_warnings, prepare, source_check, storage_rules, table, tree,
+};
 
 /// `persistentvolumes`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -36,10 +38,11 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     prepare_create,
+    prepare_update,
     row,
     validate,
     validate_update,
-    warnings: storage_rules::warnings,
+    warnings,
     ..BASE
 };
 
@@ -53,7 +56,20 @@ fn defaults(object: &mut Object) {
 }
 
 fn prepare_create(context: &Context, object: &mut Object) {
-    prepare::create_with_status(context, object, json!({"phase": "Pending"}));
+    let status = json!({"phase": "Pending", "lastPhaseTransitionTime": clock::rfc3339(context.now)});
+    prepare::create_with_status(context, object, status);
+}
+
+fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
+    const PHASE: &[&str] = &["status", "phase"];
+    const SINCE: &[&str] = &["status", "lastPhaseTransitionTime"];
+    prepare::update(context, new, old);
+    if context.subresource == "status"
+        && new.at(PHASE) != old.at(PHASE)
+        && (new.at(SINCE).is_none() || new.at(SINCE) == old.at(SINCE))
+    {
+        new.set_at(SINCE, clock::rfc3339(context.now));
+    }
 }
 
 fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
@@ -93,24 +109,20 @@ fn sources<'a>(spec: &At<'a>) -> Vec<(&'a str, At<'a>)> {
     fields.filter(|name| !PLAIN_FIELDS.contains(name)).map(|name| (name, spec.get(name))).collect()
 }
 
-fn validate(_: &Context, object: &Object) -> ErrorList {
+fn validate(context: &Context, object: &Object) -> ErrorList {
     let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
-    storage_rules::check_access_modes(&mut faults, &spec.get("accessModes"));
-    let capacity = spec.get("capacity");
-    if capacity.is_blank() {
-        faults.required(&capacity, "");
-    } else if !capacity.get("storage").is_set() || capacity.entries().len() > 1 {
-        faults.extend([FieldError::not_supported(capacity.path(), capacity.value().clone(), &["storage"])]);
+    if context.subresource == "status" {
+        return faults.into_list();
     }
-    for (_, quantity) in capacity.entries() {
-        if quantity.quantity().is_some_and(|quantity| quantity <= Quantity::ZERO) {
-            faults.invalid(&quantity, "must be greater than zero");
-        }
-    }
+    storage_rules::access_modes(&mut faults, &spec.get("accessModes"), "");
+    capacity(&mut faults, &spec.get("capacity"));
     faults.choice(&spec.get("persistentVolumeReclaimPolicy"), &["Delete", "Recycle", "Retain"]);
-    let affinity = spec.walk(&["nodeAffinity", "required"]);
-    if affinity.is_set() {
-        affinity_check::node_selector(&mut faults, &affinity);
+    let affinity = spec.get("nodeAffinity");
+    let required = affinity.get("required");
+    if required.is_set() {
+        affinity_check::node_selector(&mut faults, &required);
+    } else if affinity.is_set() {
+        faults.required(&required, "must specify required node constraints");
     }
     let sources = sources(&spec);
     if sources.is_empty() {
@@ -124,26 +136,140 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
         }
     }
     if spec.get("local").is_set() && !affinity.is_set() {
-        faults.required(&spec.get("nodeAffinity"), "Local volume requires node affinity");
+        faults.required(&affinity, "Local volume requires node affinity");
+    }
+    let path = spec.walk(&["hostPath", "path"]).text();
+    let is_root = path.starts_with('/') && path.split('/').all(|part| matches!(part, "" | "."));
+    if is_root && spec.get("persistentVolumeReclaimPolicy").text() == "Recycle" {
+        let at = spec.get("persistentVolumeReclaimPolicy");
+        faults.forbidden(&at, "may not be 'recycle' for a hostPath mount of '/'");
     }
     faults.name(&spec.get("storageClassName"), names::check_dns_subdomain);
     faults.choice(&spec.get("volumeMode"), &["Block", "Filesystem"]);
+    attributes_class(&mut faults, &spec);
     faults.into_list()
 }
 
-fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+fn capacity(faults: &mut Faults, capacity: &At) {
+    if capacity.is_blank() {
+        faults.required(capacity, "");
+    }
+    if !capacity.get("storage").is_set() || capacity.count() > 1 {
+        let value = if capacity.is_set() { capacity.value().clone() } else { Value::Null };
+        faults.not_supported_as(capacity, value, &["storage"]);
+    }
+    for (_, quantity) in capacity.entries() {
+        let amount = quantity.quantity();
+        if amount.is_some_and(|amount| amount.is_negative()) {
+            faults.invalid_as(
+                &quantity,
+                amount.map_or(0, |amount| amount.value()),
+                "must be a valid resource quantity",
+            );
+        }
+        if amount.is_some_and(|amount| amount <= Quantity::ZERO) {
+            faults.invalid(&quantity, "must be greater than zero");
+        }
+    }
+}
+
+fn attributes_class(faults: &mut Faults, spec: &At) {
+    let class = spec.get("volumeAttributesClassName");
+    if !class.is_set() {
+        return;
+    }
+    if class.is_blank() {
+        faults.required(&class, "an empty string is disallowed");
+    }
+    faults.name(&class, names::check_dns_subdomain);
+    if !spec.get("csi").is_set() {
+        faults.required(&spec.get("csi"), "has to be specified when using volumeAttributesClassName");
+    }
+}
+
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
     let (spec, was) = (At::top(new, "spec"), At::top(old, "spec"));
     let mut faults = Faults::new();
-    let of = |spec: &At| {
-        sources(spec).into_iter().map(|(kind, at)| (kind.to_owned(), at.value().clone())).collect::<Vec<_>>()
+    if context.subresource == "status" {
+        return faults.into_list();
+    }
+    let of = |spec: &At| -> Vec<(String, Value)> {
+        sources(spec).into_iter().map(|(kind, at)| (kind.to_owned(), at.value().clone())).collect()
     };
-    if of(&spec) != of(&was) {
-        let words = "spec.persistentvolumesource is immutable after creation";
+    let (mut now, before) = (of(&spec), of(&was));
+    if !was.walk(&["csi", "controllerExpandSecretRef"]).is_set() {
+        // It may be told later how to grow the volume.
+        for (_, csi) in now.iter_mut().filter(|(kind, _)| kind == "csi") {
+            csi.remove_at(&["controllerExpandSecretRef"]);
+        }
+    }
+    if now != before {
+        let words = "spec.persistentvolumesource is immutable after creation\n";
         faults.forbidden(&spec.get("persistentvolumesource"), words);
     }
-    faults.immutable(&spec.get("volumeMode"), &was.get("volumeMode"));
+    let top = |field: &str| spec.get(field).renamed(FieldPath::new(field));
+    faults.immutable(&top("volumeMode"), &was.get("volumeMode"));
     if was.get("nodeAffinity").is_set() {
-        faults.immutable(&spec.get("nodeAffinity"), &was.get("nodeAffinity"));
+        node_affinity_update(&mut faults, &top("nodeAffinity"), &was.get("nodeAffinity"));
+    }
+    let class = spec.get("volumeAttributesClassName");
+    if was.get("volumeAttributesClassName").is_set() && !class.is_set() {
+        faults.forbidden(&class, "update from non-nil value to nil is forbidden");
     }
     faults.into_list()
+}
+
+/// Old names of labels that say where a node is may be replaced by those of today.
+fn node_affinity_update(faults: &mut Faults, new: &At, old: &At) {
+    const RENAMED: [(&str, &str); 4] = [
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+        ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ];
+    let modern = |at: &At| {
+        let mut affinity = at.value().clone();
+        for term in tree::items_mut(&mut affinity, &["required", "nodeSelectorTerms"]) {
+            for expression in tree::items_mut(term, &["matchExpressions"]) {
+                let renamed = RENAMED.iter().find(|(old, _)| *old == expression.str_at(&["key"]));
+                if let Some((_, today)) = renamed {
+                    expression.set_at(&["key"], *today);
+                }
+            }
+        }
+        affinity
+    };
+    if modern(new) != modern(old) {
+        faults.invalid(new, crate::rules::check::IMMUTABLE);
+    }
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    let mut warnings = storage_rules::warnings(object);
+    if object.str_at(&["spec", "persistentVolumeReclaimPolicy"]) == "Recycle" {
+        let words = "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.";
+        warnings.push(words.to_owned());
+    }
+    let terms = ["spec", "nodeAffinity", "required", "nodeSelectorTerms"];
+    pod_warnings::node_terms(object.list_at(&terms), &terms.join("."), &mut warnings);
+    const GONE: [(&str, &str); 8] = [
+        ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+        ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
+        ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
+        ("flocker", "deprecated in v1.22, non-functional in v1.25+"),
+        ("quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+    ];
+    for (kind, words) in GONE.iter().filter(|(kind, _)| object.at(&["spec", kind]).is_some()) {
+        let shown = if *kind == "storageos" { "storageOS" } else { kind };
+        warnings.push(format!("spec.{shown}: {words}"));
+    }
+    let capacity = object.at(&["spec", "capacity", "storage"]).and_then(Value::as_str).unwrap_or("");
+    if capacity.parse::<Quantity>().is_ok_and(|amount| !amount.is_integer()) {
+        warnings
+            .push(format!("spec.capacity[storage]: fractional byte value {capacity:?} is invalid, must be an integer"));
+    }
+    warnings
 }

@@ -9,7 +9,7 @@ use crate::base::{BASE, list, scale, selectable, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, cells, column};
-use crate::rules::{pod_check, pod_defaults, pod_warnings, table, tree, workload_check};
+use crate::rules::{pod_check, pod_defaults, pod_warnings, status_check, table, tree, workload_check};
 
 /// `replicationcontrollers`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -36,6 +36,7 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     row,
     validate,
+    validate_update,
     warnings,
     ..BASE
 };
@@ -71,7 +72,6 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
 fn validate(_: &Context, object: &Object) -> ErrorList {
     let (spec, mut faults) = (At::top(object, "spec"), Faults::new());
     faults.non_negative(&spec.get("minReadySeconds"));
-    faults.labels(&spec.get("selector"));
     let (selector, template) = (spec.get("selector"), spec.get("template"));
     if selector.is_blank() {
         faults.required(&selector, "");
@@ -87,6 +87,14 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     }
     pod_check::template(&mut faults, &template);
     workload_check::always_restarting(&mut faults, &template, "ReplicationController");
+    faults.into_list()
+}
+
+fn validate_update(context: &Context, new: &Object, _: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    if context.subresource == "status" {
+        status_check::replicas(&mut faults, &At::top(new, "status"), &["fullyLabeledReplicas"]);
+    }
     faults.into_list()
 }
 

@@ -259,21 +259,40 @@ fn external_address(object: &Object) -> String {
     }
 }
 
-fn validate(_: &Context, object: &Object) -> ErrorList {
+fn validate(context: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
-    service_check::spec(&mut faults, &At::top(object, "spec"));
-    faults.into_list()
-}
-
-fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
-    let mut faults = Faults::new();
-    service_check::update(&mut faults, &At::top(new, "spec"), &At::top(old, "spec"));
-    faults.into_list()
-}
-
-fn warnings(object: &Object) -> Vec<String> {
+    if context.subresource == "status" {
+        return faults.into_list();
+    }
     let spec = At::top(object, "spec");
+    service_check::spec(&mut faults, &spec);
+    service_check::annotations(&mut faults, &At::top(object, "metadata").get("annotations"), &spec);
+    faults.into_list()
+}
+
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    if context.subresource == "status" {
+        let status = At::top(new, "status").get("loadBalancer");
+        if kind_of_object(new) != "LoadBalancer" && !status.get("ingress").is_blank() {
+            faults.forbidden(&status.get("ingress"), "may only be used when `spec.type` is 'LoadBalancer'");
+        }
+        service_check::load_balancer_status(&mut faults, &status, true);
+    } else {
+        service_check::update(&mut faults, &At::top(new, "spec"), &At::top(old, "spec"));
+    }
+    faults.into_list()
+}
+
+/// See `GetWarningsForService` of upstream: what is ignored, or will be one day.
+fn warnings(object: &Object) -> Vec<String> {
+    let (spec, annotations) = (At::top(object, "spec"), At::top(object, "metadata").get("annotations"));
     let mut warnings = Vec::new();
+    for (old, new) in [("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode")] {
+        if annotations.get(old).is_set() {
+            warnings.push(format!("annotation {old} is deprecated, please use {new} instead"));
+        }
+    }
     if spec.get("clusterIP").text() == "None" {
         for field in ["loadBalancerIP", "externalIPs"] {
             if !spec.get(field).is_blank() {
@@ -286,6 +305,9 @@ fn warnings(object: &Object) -> Vec<String> {
     }
     if kind_of_object(object) != "ExternalName" && !spec.get("externalName").is_blank() {
         warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if kind_of_object(object) == "ExternalName" && !spec.get("externalIPs").is_blank() {
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
     }
     warnings
 }

@@ -32,5 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     columns: event_rules::COLUMNS,
     row: event_rules::row,
+    validate: event_rules::validate,
+    validate_update: event_rules::validate_update,
     ..BASE
 };

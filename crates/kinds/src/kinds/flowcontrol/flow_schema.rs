@@ -7,8 +7,8 @@ use skiff_object::meta::Meta;
 
 use crate::base::{BASE, list, text};
 use crate::def::{ResourceDef, Scope, Subresource};
-use crate::rules::table;
 use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{flow_check, prepare, table};
 
 /// `flowschemas`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -32,6 +32,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row,
+    validate: flow_check::flow_schema,
+    prepare_update: prepare::update_apart,
     ..BASE
 };
 

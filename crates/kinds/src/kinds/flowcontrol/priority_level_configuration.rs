@@ -8,7 +8,7 @@ use skiff_object::meta::Meta;
 use crate::base::{BASE, list, text};
 use crate::def::{ResourceDef, Scope, Subresource};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{table, tree};
+use crate::rules::{flow_check, prepare, table, tree};
 
 /// `prioritylevelconfigurations`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -33,6 +33,8 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     default: defaults,
     row,
+    validate: flow_check::priority_level,
+    prepare_update: prepare::update_apart,
     ..BASE
 };
 

@@ -3,13 +3,13 @@
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
-use skiff_object::{ErrorList, Object};
+use skiff_object::{ErrorList, FieldPath, Object, names};
 
 use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{network_check, table};
+use crate::rules::{network_check, service_check, table};
 
 /// `ingresses`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -32,6 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     row,
     validate,
+    validate_update,
     warnings,
     ..BASE
 };
@@ -53,10 +54,36 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-fn validate(_: &Context, object: &Object) -> ErrorList {
+fn validate(context: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
-    network_check::ingress(&mut faults, &At::top(object, "spec"));
+    if context.subresource == "status" {
+        return faults.into_list();
+    }
+    let spec = At::top(object, "spec");
+    network_check::ingress(&mut faults, &spec);
+    let (class, annotation) = (spec.get("ingressClassName"), object.annotation(CLASS_ANNOTATION));
+    if object.resource_version().is_empty() && class.is_set() && annotation.is_some_and(|name| name != class.text()) {
+        let at = class.renamed(FieldPath::new("annotations").child(CLASS_ANNOTATION));
+        faults.invalid_as(&at, annotation, "must match `ingressClassName` when both are specified");
+    }
     faults.into_list()
+}
+
+fn validate_update(context: &Context, new: &Object, _: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    if context.subresource == "status" {
+        load_balancer_status(&mut faults, &At::top(new, "status").get("loadBalancer"));
+    }
+    faults.into_list()
+}
+
+fn load_balancer_status(faults: &mut Faults, status: &At) {
+    service_check::load_balancer_status(faults, status, false);
+    for port in status.get("ingress").items().iter().flat_map(|ingress| ingress.get("ports").items()) {
+        faults.port(&port.get("port"));
+        faults.choice(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        faults.name(&port.get("error"), names::check_label_key);
+    }
 }
 
 /// The old way of naming the class.

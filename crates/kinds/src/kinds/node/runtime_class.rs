@@ -9,7 +9,7 @@ use crate::base::{BASE, list, text};
 use crate::def::{Context, ResourceDef, Scope};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{affinity_check, table};
+use crate::rules::{affinity_check, pod_warnings, resource_check, table};
 
 /// `runtimeclasses`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -25,6 +25,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
+    warnings,
     ..BASE
 };
 
@@ -36,11 +37,23 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
     let handler = At::top(object, "handler");
     faults.needs_name(&handler, names::check_dns_label);
-    for (_, quantity) in At::top(object, "overhead").get("podFixed").entries() {
-        faults.non_negative_quantity(&quantity);
+    let overhead = At::top(object, "overhead");
+    for (name, quantity) in overhead.get("podFixed").entries() {
+        // As upstream has it, the overhead is told of as if it were limits.
+        let at = quantity.renamed(overhead.path().child("podFixed").child("limits").key(name));
+        resource_check::container_name(&mut faults, name, &at);
+        resource_check::quantity(&mut faults, name, &at);
     }
-    faults.labels(&At::top(object, "scheduling").get("nodeSelector"));
-    affinity_check::tolerations(&mut faults, &At::top(object, "scheduling").get("tolerations"));
+    let scheduling = At::top(object, "scheduling");
+    faults.labels(&scheduling.get("nodeSelector"));
+    let tolerations = scheduling.get("tolerations");
+    affinity_check::tolerations(&mut faults, &tolerations);
+    let all = tolerations.items();
+    for (index, toleration) in all.iter().enumerate() {
+        if all[..index].iter().any(|other| other.value() == toleration.value()) {
+            faults.duplicate(toleration);
+        }
+    }
     faults.into_list()
 }
 
@@ -48,4 +61,10 @@ fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
     let mut faults = Faults::new();
     faults.immutable(&At::top(new, "handler"), &At::top(old, "handler"));
     faults.into_list()
+}
+
+fn warnings(object: &Object) -> Vec<String> {
+    let labels = object.map_at(&["scheduling", "nodeSelector"]).into_iter().flatten();
+    let old = labels.filter_map(|(label, _)| pod_warnings::old_node_label(label));
+    old.map(|words| format!("scheduling.nodeSelector: {words}")).collect()
 }

@@ -9,7 +9,7 @@ use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{quota_check, table};
+use crate::rules::{quota_check, status_check, table};
 
 /// `poddisruptionbudgets`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -32,6 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     ],
     row,
     validate,
+    validate_update,
     ..BASE
 };
 
@@ -48,5 +49,17 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
 fn validate(_: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
     quota_check::budget(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
+}
+
+fn validate_update(context: &Context, new: &Object, _: &Object) -> ErrorList {
+    let (status, mut faults) = (At::top(new, "status"), Faults::new());
+    if context.subresource == "status" {
+        let conditions = status.get("conditions");
+        let list = conditions.value().as_array().map_or(&[][..], Vec::as_slice);
+        faults.extend(skiff_object::validate::conditions(list, conditions.path()));
+        let counts = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+        status_check::counts(&mut faults, &status, &counts);
+    }
     faults.into_list()
 }

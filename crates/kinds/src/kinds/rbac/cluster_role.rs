@@ -25,5 +25,12 @@ pub static DEF: ResourceDef = ResourceDef {
 fn validate(_: &Context, object: &Object) -> ErrorList {
     let mut faults = Faults::new();
     rbac_rules::check_rules(&mut faults, &At::top(object, "rules"), false);
+    let aggregation = At::top(object, "aggregationRule");
+    let selectors = aggregation.get("clusterRoleSelectors");
+    if aggregation.is_set() && selectors.is_blank() {
+        let words = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+        faults.required(&selectors, words);
+    }
+    selectors.items().iter().for_each(|selector| faults.selector(selector));
     faults.into_list()
 }

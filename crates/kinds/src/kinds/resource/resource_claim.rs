@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, text};
-use crate::def::{ResourceDef, Subresource};
+use crate::def::{Context, ResourceDef, Subresource};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{table, tree};
+use crate::rules::{device_check, prepare, table, tree};
 
 /// `resourceclaims`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -22,6 +23,9 @@ pub static DEF: ResourceDef = ResourceDef {
     columns: list![NAME, column("State", "string", "Whether devices are allocated, and reserved for Pods."), AGE],
     default: defaults,
     row,
+    validate,
+    validate_update,
+    prepare_update: prepare::update_apart,
     ..BASE
 };
 
@@ -65,4 +69,23 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         states.push("pending");
     }
     cells![object.name(), states.join(","), table::age(object, now)]
+}
+
+fn validate(context: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    if context.subresource != "status" {
+        device_check::claim(&mut faults, &At::top(object, "spec"));
+    }
+    faults.into_list()
+}
+
+fn validate_update(context: &Context, new: &Object, old: &Object) -> ErrorList {
+    let (spec, mut faults) = (At::top(new, "spec"), Faults::new());
+    if context.subresource == "status" {
+        let (status, was) = (At::top(new, "status"), At::top(old, "status"));
+        device_check::claim_status(&mut faults, &status, &was, &spec.get("devices"), old.is_deleting());
+    } else {
+        faults.immutable(&spec, &At::top(old, "spec"));
+    }
+    faults.into_list()
 }

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object};
 
 use crate::base::{BASE, list, selectable, text};
-use crate::def::{ResourceDef, Scope};
-use crate::rules::table;
+use crate::def::{Context, ResourceDef, Scope};
+use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
+use crate::rules::{device_check, table};
 
 /// `resourceslices`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -29,6 +30,8 @@ pub static DEF: ResourceDef = ResourceDef {
         AGE,
     ],
     row,
+    validate,
+    validate_update,
     ..BASE
 };
 
@@ -41,4 +44,19 @@ fn row(_: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
         text(&["spec", "pool", "name"]),
         table::age(object, now),
     ]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    device_check::slice(&mut faults, &At::top(object, "spec"));
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let (spec, was) = (At::top(new, "spec"), At::top(old, "spec"));
+    let mut faults = Faults::new();
+    for path in [&["pool", "name"][..], &["driver"], &["nodeName"]] {
+        faults.immutable(&spec.walk(path), &was.walk(path));
+    }
+    faults.into_list()
 }

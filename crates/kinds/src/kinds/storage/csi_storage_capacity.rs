@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{ErrorList, Object, names};
 
 use crate::base::{BASE, list, text};
-use crate::def::ResourceDef;
+use crate::def::{Context, ResourceDef};
+use crate::rules::check::{At, Faults};
 use crate::rules::table;
 use crate::rules::table::{NAME, cells, column};
 
@@ -24,10 +25,32 @@ pub static DEF: ResourceDef = ResourceDef {
         column("Capacity", "string", "The free capacity."),
     ],
     row,
+    validate,
+    validate_update,
     ..BASE
 };
 
 fn row(_: &ResourceDef, object: &Object, _: Timestamp) -> Vec<Value> {
     let capacity = table::text_or(object, &["capacity"], table::UNSET);
     cells![object.name(), object.str_at(&["storageClassName"]), capacity]
+}
+
+fn validate(_: &Context, object: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    faults.selector(&At::top(object, "nodeTopology"));
+    let class = At::top(object, "storageClassName");
+    for words in names::check_dns_subdomain(class.text()) {
+        faults.invalid_as(&class, class.text(), words);
+    }
+    faults.non_negative_quantity(&At::top(object, "capacity"));
+    faults.non_negative_quantity(&At::top(object, "maximumVolumeSize"));
+    faults.into_list()
+}
+
+fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
+    let mut faults = Faults::new();
+    for field in ["nodeTopology", "storageClassName"] {
+        faults.immutable(&At::top(new, field), &At::top(old, field));
+    }
+    faults.into_list()
 }

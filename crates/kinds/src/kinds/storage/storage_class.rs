@@ -1,5 +1,7 @@
 //! `storage.k8s.io/v1` StorageClass: how volumes are provisioned.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
@@ -9,7 +11,7 @@ use crate::base::{BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Scope};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{table, tree};
+use crate::rules::{pod_warnings, storage_rules, table, tree};
 
 /// `storageclasses`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -33,6 +35,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
+    warnings,
     ..BASE
 };
 
@@ -64,14 +67,59 @@ fn validate(_: &Context, object: &Object) -> ErrorList {
     if faults.needs(&provisioner) {
         faults.all_invalid(&provisioner, names::check_label_key(&provisioner.text().to_lowercase()));
     }
-    for (key, value) in At::top(object, "parameters").entries() {
-        if key.is_empty() {
-            faults.invalid_as(&value, key, "field can not be empty.");
+    storage_rules::parameters(&mut faults, &At::top(object, "parameters"), true);
+    faults.choice(&At::top(object, "reclaimPolicy"), &["Delete", "Retain"]);
+    let mode = At::top(object, "volumeBindingMode");
+    if mode.is_set() {
+        faults.choice(&mode, &["Immediate", "WaitForFirstConsumer"]);
+    } else {
+        faults.required(&mode, "");
+    }
+    topologies(&mut faults, &At::top(object, "allowedTopologies"));
+    faults.into_list()
+}
+
+/// Terms that select nodes by values of their labels; each key once, and no term twice.
+fn topologies(faults: &mut Faults, terms: &At) {
+    let mut seen = Vec::new();
+    for term in terms.items() {
+        let mut keys = BTreeMap::new();
+        for expression in term.get("matchLabelExpressions").items() {
+            let (key, values) = (expression.get("key"), expression.get("values"));
+            if values.is_blank() {
+                faults.required(&values, "");
+            }
+            let mut set = BTreeSet::new();
+            for value in values.items() {
+                if !set.insert(value.text()) {
+                    faults.duplicate(&value);
+                }
+            }
+            for words in names::check_label_key(key.text()) {
+                faults.invalid_as(&key, key.text(), words);
+            }
+            if keys.insert(key.text(), set).is_some() {
+                faults.duplicate(&key);
+            }
+        }
+        if seen.contains(&keys) {
+            faults.duplicate_as(&term.get("matchLabelExpressions"), "");
+        }
+        seen.push(keys);
+    }
+}
+
+/// Old names of labels in the places that are allowed.
+fn warnings(object: &Object) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (index, term) in object.list_at(&["allowedTopologies"]).iter().enumerate() {
+        for (at, expression) in term.list_at(&["matchLabelExpressions"]).iter().enumerate() {
+            if let Some(words) = pod_warnings::old_node_label(expression.str_at(&["key"])) {
+                warnings.push(format!("allowedTopologies[{index}].matchLabelExpressions[{at}].key: {words}"));
+            }
         }
     }
-    faults.choice(&At::top(object, "reclaimPolicy"), &["Delete", "Retain"]);
-    faults.needs_choice(&At::top(object, "volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
-    faults.into_list()
+    warnings
 }
 
 fn validate_update(_: &Context, new: &Object, old: &Object) -> ErrorList {
