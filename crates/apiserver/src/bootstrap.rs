@@ -125,7 +125,9 @@ fn objects(config: &Config) -> Vec<Object> {
             "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
     });
     let own = [service(config), service_cidr(config)];
-    namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own).chain(flow_control_objects()).collect()
+    let usage = crate::usage::objects(config.clock.now());
+    let first = namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own);
+    first.chain(flow_control_objects()).chain(usage).collect()
 }
 
 /// The `kubernetes` Service has the first address of the range.

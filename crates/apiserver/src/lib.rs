@@ -26,6 +26,7 @@ pub mod server;
 pub mod storage;
 mod sub;
 mod tunnel;
+mod usage;
 mod write;
 
 pub use call::UserInfo;

@@ -37,7 +37,7 @@ use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
-use crate::{bootstrap, custom, discovery, read, sub, write};
+use crate::{bootstrap, custom, discovery, read, sub, usage, write};
 
 /// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
 const MAX_REQUESTS: usize = 1024;
@@ -61,6 +61,7 @@ pub struct ApiServer {
     pub(crate) started: Timestamp,
     audit_ids: Ids,
     flows: Flows,
+    pub(crate) gathered: usage::Gathered,
     turns: Semaphore,
     stopping: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -79,6 +80,7 @@ impl ApiServer {
     /// The store cannot be read or written, or a key cannot be used.
     pub async fn new(config: Config) -> Result<Arc<Self>> {
         let (catalogue, started) = (Arc::new(Catalogue::new(&config.kinds)), config.clock.now());
+        catalogue.add(usage::definitions());
         let allocators = Allocators::new(&config);
         bootstrap::run(&config, &catalogue, &allocators).await?;
         allocators.repair().await?;
@@ -95,6 +97,7 @@ impl ApiServer {
             started,
             audit_ids: Ids::random(),
             flows: Flows::default(),
+            gathered: usage::Gathered::default(),
             turns: Semaphore::new(MAX_REQUESTS),
             stopping: AtomicBool::new(false),
             tasks: Mutex::default(),
@@ -289,6 +292,9 @@ impl ApiServer {
         match subresource {
             None => {
                 check_verb(def.verbs.iter().any(|own| own == verb))?;
+                if def.group == usage::GROUP && !def.stored {
+                    return usage::answer(self, call).await;
+                }
                 if !def.stored {
                     let body = body::read(body).await?;
                     return sub::answer_review(self, call, &body).await;

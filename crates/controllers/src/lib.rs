@@ -5,9 +5,11 @@ mod claims;
 mod cron;
 mod daemon;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod gc;
+mod hpa;
 mod job;
 mod manager;
 mod meta;
@@ -27,4 +29,5 @@ mod stateful;
 #[cfg(test)]
 mod testing;
 
+pub use hpa::Timing as AutoscalerTiming;
 pub use manager::{Config, ControllerManager, Handle};

@@ -11,8 +11,10 @@ use tokio::task::JoinSet;
 use crate::cron::CronJobs;
 use crate::daemon::Daemons;
 use crate::deployment::Deployments;
+use crate::disruption::{Announcements, Budgets};
 use crate::endpoints::{EndpointSlices, LegacyEndpoints};
 use crate::gc::GarbageCollector;
+use crate::hpa::{Autoscalers, Timing};
 use crate::job::{FinishedJobs, Jobs};
 use crate::namespace::Namespaces;
 use crate::namespace_defaults::{accounts, root_certificates};
@@ -30,6 +32,8 @@ pub struct Config {
     pub root_ca: String,
     /// The range that nodes get their pod ranges from, `10.244.0.0/16`; empty leaves nodes without.
     pub cluster_cidr: String,
+    /// How the autoscaler keeps time.
+    pub autoscaler: Timing,
 }
 
 /// The controllers.
@@ -79,6 +83,7 @@ impl<F: Fn(&str) -> Client> Starter<'_, F> {
 fn component(account: &'static str) -> &'static str {
     match account {
         "daemon-set-controller" => "daemonset-controller",
+        "disruption-controller" => "controllermanager",
         other => other,
     }
 }
@@ -103,6 +108,8 @@ impl ControllerManager {
         starter.plan("job-controller", Jobs::controller);
         starter.plan("cronjob-controller", CronJobs::controller);
         starter.plan("ttl-after-finished-controller", FinishedJobs::controller);
+        starter.plan("disruption-controller", Budgets::controller);
+        starter.plan("disruption-controller", Announcements::controller);
         starter.plan("endpointslice-controller", EndpointSlices::controller);
         starter.plan("endpoint-controller", LegacyEndpoints::controller);
         starter.plan("service-account-controller", accounts);
@@ -112,6 +119,8 @@ impl ControllerManager {
         starter.plan("node-controller", |setup| Nodes::controller(setup, clock, ranges));
         starter.plan("pod-garbage-collector", PodCollector::controller);
         starter.plan("clusterrole-aggregation-controller", Roles::controller);
+        let timing = config.autoscaler;
+        starter.own("horizontal-pod-autoscaler", |setup, client, clock| Autoscalers::run(setup, client, clock, timing));
         starter.own("namespace-controller", Namespaces::run);
         starter.own("generic-garbage-collector", |setup, client, _| GarbageCollector::run(setup, client));
         Handle { tasks: starter.tasks }

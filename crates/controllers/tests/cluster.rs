@@ -7,9 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::{Value, json};
 use skiff_apiserver::config::Cidr;
@@ -19,7 +21,7 @@ use skiff_base::ids::Ids;
 use skiff_client::{
     Body, Change, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError,
 };
-use skiff_controllers::{Config, ControllerManager};
+use skiff_controllers::{AutoscalerTiming, Config, ControllerManager};
 use skiff_scheduler::Scheduler;
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
 use tokio::sync::Notify;
@@ -90,7 +92,9 @@ impl Cluster {
             let user = format!("system:serviceaccount:kube-system:{name}");
             client(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], name)
         };
-        let manager = Config { root_ca: "PEM".into(), cluster_cidr: "10.244.0.0/16".into() };
+        // An autoscaler that is asked often, so that its test is quick.
+        let autoscaler = AutoscalerTiming { period: Duration::from_millis(200), ..AutoscalerTiming::default() };
+        let manager = Config { root_ca: "PEM".into(), cluster_cidr: "10.244.0.0/16".into(), autoscaler };
         let controllers = ControllerManager::start(accounts, &informers, clock.clone(), ids, manager);
         let scheduler = client("system:kube-scheduler", &[], "kube-scheduler");
         let scheduler = Scheduler::start(scheduler, &informers, clock, skiff_scheduler::Config::default());
@@ -107,7 +111,7 @@ impl Cluster {
         cluster.look_at::<Deployment>().look_at::<ReplicaSet>().look_at::<DaemonSet>().look_at::<StatefulSet>();
         cluster.look_at::<Job>().look_at::<Event>().look_at::<EndpointSlice>().look_at::<Endpoints>();
         cluster.look_at::<Namespace>().look_at::<Node>().look_at::<ServiceAccount>().look_at::<ConfigMap>();
-        cluster.look_at::<ClusterRole>();
+        cluster.look_at::<ClusterRole>().look_at::<PodDisruptionBudget>().look_at::<HorizontalPodAutoscaler>();
         cluster
     }
 
@@ -438,4 +442,45 @@ async fn deletion_orphans_or_waits_as_it_is_told() {
             gone.then_some(())
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_holds_evictions_back_and_an_autoscaler_keeps_its_bounds() {
+    let cluster = Cluster::start("bounds").await;
+    cluster.add_node("n1", "4").await;
+    cluster.put::<Deployment>(deployment("web", 1)).await;
+    cluster.deployed("web", 1).await;
+    let budget = json!({"metadata": {"name": "web", "namespace": "default"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    cluster.put::<PodDisruptionBudget>(budget).await;
+    let allowed = |wanted: i32, expected: i32| {
+        let cluster = &cluster;
+        cluster.eventually("the budget", move || async move {
+            let budget = cluster.admin.get::<PodDisruptionBudget>("default", "web").await.ok()?;
+            let status = budget.status?;
+            let is = status.disruptions_allowed == Some(wanted) && status.expected_pods == Some(expected);
+            is.then_some(status.conditions?.remove(0).reason)
+        })
+    };
+    assert_eq!(allowed(1, 1).await, "SufficientPods");
+    let autoscaler = json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+        "minReplicas": 3, "maxReplicas": 5,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]}});
+    cluster.put::<HorizontalPodAutoscaler>(autoscaler).await;
+    cluster.deployed("web", 3).await;
+    assert_eq!(allowed(1, 3).await, "SufficientPods");
+    let told = cluster.told("SuccessfulRescale").await;
+    assert_eq!(told, ["New size: 3; reason: Current number of replicas below Spec.MinReplicas"]);
+    cluster
+        .eventually("that there are no figures here", || async {
+            let hpa = cluster.admin.get::<HorizontalPodAutoscaler>("default", "web").await.ok()?;
+            let conditions = hpa.status?.conditions?;
+            conditions.iter().any(|c| c.reason.as_deref() == Some("FailedGetResourceMetric")).then_some(())
+        })
+        .await;
+    let name = cluster.list::<Pod>("default").await.remove(0).metadata.name.expect("a name");
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    cluster.admin.patch::<Pod>("default", &name, "status", &Patch::Strategic(unready)).await.expect("a status");
+    assert_eq!(allowed(0, 3).await, "InsufficientPods");
 }

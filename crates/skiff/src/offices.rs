@@ -111,6 +111,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
     let config = skiff_controllers::Config {
         root_ca: setting.authority.certificate_pem().to_owned(),
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
+        ..Default::default()
     };
     let client = |name: &str| inprocess::controller_client(server, name);
     ControllerManager::start(client, informers, setting.clock.clone(), setting.ids.clone(), config)

@@ -92,6 +92,11 @@ fn moved(place: &str, own: &str, authority: &str, asked: &str) -> Option<String>
     (path.starts_with('/') && !path.starts_with(own)).then(|| format!("{own}{path}"))
 }
 
+/// What a node's agent answers at a path, as text.
+pub async fn ask_agent(server: &ApiServer, node: &str, path: &str) -> Result<String> {
+    pipe::get(server, &target::agent(server, node)?, path).await
+}
+
 /// A proxied page's relative links need the slash at the end of its path.
 fn with_slash(parts: &Parts) -> Answer {
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();

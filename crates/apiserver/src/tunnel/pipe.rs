@@ -29,6 +29,8 @@ use crate::server::ApiServer;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of an agent's error is read.
 const ERROR_LIMIT_BYTES: usize = 64 * 1024;
+/// How much of a text that the server itself asks for is read.
+const TEXT_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// Headers that concern one connection only.
 const HOP_BY_HOP: [HeaderName; 3] = [CONNECTION, TRANSFER_ENCODING, UPGRADE];
 
@@ -127,6 +129,28 @@ pub async fn forward(
         tokio::spawn(join(ours, theirs));
     }
     Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
+}
+
+/// Gets a text from a destination.
+pub async fn get(server: &ApiServer, from: &Destination, path: &str) -> Result<String> {
+    let failed = |why: &dyn std::fmt::Display| -> Failure {
+        Status::unavailable(format!("asking {}:{} for {path}: {why}", from.host, from.port)).into()
+    };
+    let asked = async {
+        let stream = connect(server, from).await.map_err(|error| failed(&error))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| failed(&error))?;
+        let driven = tokio::spawn(connection);
+        let request = Request::builder().uri(path).header(HOST, format!("{}:{}", from.host, from.port));
+        let request = request.body(crate::http::body::empty()).map_err(|error| failed(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let code = response.status();
+        let body = Limited::new(response.into_body(), TEXT_LIMIT_BYTES).collect().await;
+        driven.abort();
+        let text = String::from_utf8_lossy(&body.map_err(|error| failed(&error))?.to_bytes()).into_owned();
+        if code.is_success() { Ok(text) } else { Err(failed(&format_args!("{code}: {text}"))) }
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, asked).await.map_err(|_| failed(&"i/o timeout"))?
 }
 
 async fn join(ours: OnUpgrade, theirs: OnUpgrade) {
