@@ -37,7 +37,7 @@ pub fn claim<O: Kind, D: Kind>(
             && meta.deletion_timestamp.is_none()
             && may_adopt(object)
         {
-            plan.then(Action::patch::<D>(meta, adoption(owner, meta.uid.as_ref())));
+            plan.then(Action::patch::<D>(meta, adoption(owner, meta.uid.as_ref())).only_while(owner));
         }
     }
     mine

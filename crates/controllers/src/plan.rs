@@ -37,6 +37,18 @@ pub struct Action {
     pub done: Option<Note>,
     /// What is told when it failed; the error is appended to the message.
     pub failed: Option<Note>,
+    /// An object that must not be on its way out, asked of the server itself before the write: caches of different
+    /// kinds are not equally new.
+    pub guard: Option<Guard>,
+}
+
+/// An object that must be there still.
+#[derive(Debug)]
+pub struct Guard {
+    /// Which.
+    pub target: Target,
+    /// Its UID.
+    pub uid: String,
 }
 
 /// One request.
@@ -119,7 +131,7 @@ impl Target {
 
 impl Action {
     fn of(write: Write) -> Self {
-        Self { write, done: None, failed: None }
+        Self { write, done: None, failed: None, guard: None }
     }
 
     /// Creates the object.
@@ -170,7 +182,14 @@ impl Action {
 
     /// Records an event and writes nothing.
     pub fn tell(note: Note) -> Self {
-        Self { write: Write::Nothing, done: Some(note), failed: None }
+        Self { done: Some(note), ..Self::of(Write::Nothing) }
+    }
+
+    /// Writes only while the owner stays.
+    pub fn only_while<K: Kind>(self, owner: &K) -> Self {
+        let meta = owner.metadata();
+        let guard = Guard { target: Target::of::<K>(meta), uid: meta.uid.clone().unwrap_or_default() };
+        Self { guard: Some(guard), ..self }
     }
 
     /// Records `note` on success.

@@ -18,7 +18,7 @@ use skiff_client::{
 };
 
 use crate::expectations::{Expectations, Seen, Want};
-use crate::plan::{Action, Note, Plan, Step, Target, Write};
+use crate::plan::{Action, Guard, Note, Plan, Step, Target, Write};
 
 /// Keys of one controller that are worked on at once.
 const WORKERS: usize = 5;
@@ -279,6 +279,11 @@ impl Runner {
         action: Action,
         written: &HashMap<(Resource, ObjectKey), String>,
     ) -> Result<Option<String>, Option<Failure>> {
+        if let Some(guard) = &action.guard
+            && !self.stays(guard).await
+        {
+            return Err(None);
+        }
         match self.write(key, action.write, written).await {
             Ok(newest) => {
                 if let Some(note) = action.done {
@@ -296,6 +301,13 @@ impl Runner {
                 Err(Some(Failure { reason, message: error.to_string() }))
             }
         }
+    }
+
+    async fn stays(&self, guard: &Guard) -> bool {
+        let found = self.client.get_path::<PartialObject>(&guard.target.path()).await;
+        found.is_ok_and(|owner| {
+            owner.metadata.uid.as_ref() == Some(&guard.uid) && owner.metadata.deletion_timestamp.is_none()
+        })
     }
 
     fn tell(&self, note: &Note, message: String) {

@@ -132,7 +132,8 @@ fn claim(observed: &Observed, plan: &mut Plan) -> Vec<Arc<Pod>> {
                 plan.then(release(pod, uid));
             }
         } else if controller_of(&pod.metadata).is_none() && matches && !deleting && is_active(pod) {
-            plan.then(Action::patch::<Pod>(&pod.metadata, super::tracked(adoption(job, pod.metadata.uid.as_ref()))));
+            let adoption = super::tracked(adoption(job, pod.metadata.uid.as_ref()));
+            plan.then(Action::patch::<Pod>(&pod.metadata, adoption).only_while(job));
         }
     }
     mine
