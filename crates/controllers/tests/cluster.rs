@@ -112,6 +112,8 @@ impl Cluster {
         cluster.look_at::<Job>().look_at::<Event>().look_at::<EndpointSlice>().look_at::<Endpoints>();
         cluster.look_at::<Namespace>().look_at::<Node>().look_at::<ServiceAccount>().look_at::<ConfigMap>();
         cluster.look_at::<ClusterRole>().look_at::<PodDisruptionBudget>().look_at::<HorizontalPodAutoscaler>();
+        let account = || async { cluster.admin.get::<ServiceAccount>("default", "default").await.ok() };
+        cluster.eventually("the account that pods run under", account).await;
         cluster
     }
 
