@@ -77,7 +77,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "299c7163-26ae-4fd1-90fd-d922d3297296"
+                "uid": "3d272445-193a-460f-8cac-07df041f1367"
               },
               "spec": {
                 "containers": [
@@ -91,7 +91,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                     "volumeMounts": [
                       {
                         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                        "name": "kube-api-access-f5xmz",
+                        "name": "kube-api-access-zd8bk",
                         "readOnly": true
                       }
                     ]
@@ -123,7 +123,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 ],
                 "volumes": [
                   {
-                    "name": "kube-api-access-f5xmz",
+                    "name": "kube-api-access-zd8bk",
                     "projected": {
                       "defaultMode": 420,
                       "sources": [
@@ -392,7 +392,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web",
                 "namespace": "default",
                 "resourceVersion": "5",
-                "uid": "dee3f3dd-0b62-4512-b021-a06c3994c719"
+                "uid": "0257ce62-b8e5-45e8-a99c-716326aecfd1"
               },
               "spec": {
                 "replicas": 3
@@ -486,7 +486,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",
-                "uid": "93d59b14-ccbf-4b04-8841-58fc02ae7782"
+                "uid": "10fdd922-d329-4296-9dbb-e405329d9bbf"
               },
               "spec": {
                 "progressDeadlineSeconds": 600,
