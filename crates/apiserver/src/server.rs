@@ -14,6 +14,7 @@ use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_kinds::Subresource;
+use skiff_kinds::def::Text;
 use skiff_object::patch::PatchType;
 use skiff_object::{Reason, Status};
 use skiff_store::Store;
@@ -239,8 +240,7 @@ impl ApiServer {
         let accepted = if is_tunnel {
             Accepted::default()
         } else {
-            let offer = if served.def.inline_schema.is_some() { Offer::Custom } else { Offer::Builtin };
-            negotiate::accepted(&parts.headers, query, offer)?
+            negotiate::accepted(&parts.headers, query, offer_of(&served, info))?
         };
         let call = Call {
             info: info.clone(),
@@ -315,7 +315,7 @@ impl ApiServer {
         match verb {
             "get" => read::get(self, call).await,
             "list" => read::list::list(self, call).await,
-            "watch" => read::watch::watch(self, call).await,
+            "watch" => read::watch::watch(self, call, parts).await,
             "create" => write::create::create(self, call, &body::read(body).await?).await,
             "update" => write::update::update(self, call, &body::read(body).await?).await,
             "patch" => write::patch::patch(self, call, &body::read(body).await?).await,
@@ -323,6 +323,20 @@ impl ApiServer {
             "deletecollection" => write::delete::collection(self, call, &body::read(body).await?).await,
             _ => check_verb(false).map(|()| unreachable_answer()),
         }
+    }
+}
+
+/// In which forms a request may be answered.
+fn offer_of(served: &Served, info: &RequestInfo) -> Offer {
+    let only_created = |verbs: &[Text]| matches!(verbs, [only] if only == "create");
+    let is_review = match served.def.subresource(&info.subresource) {
+        Some(Subresource::Special { verbs, .. }) => only_created(verbs),
+        _ => only_created(&served.def.verbs),
+    };
+    match (is_review, served.def.inline_schema.is_some()) {
+        (true, _) => Offer::Review,
+        (false, true) => Offer::Custom,
+        (false, false) => Offer::Builtin,
     }
 }
 
@@ -336,7 +350,8 @@ pub(crate) fn check_verb(served: bool) -> Result<()> {
         return Ok(());
     }
     let text = "the server does not allow this method on the requested resource";
-    Err(Failure::from(Status::failure(405, Reason::MethodNotAllowed, text)))
+    let status = Status::failure(405, Reason::MethodNotAllowed, text);
+    Err(Failure::from(Status { details: Some(Default::default()), ..status }))
 }
 
 /// A path must fit the kind's scope: no namespace for what is cluster-wide, one for a single namespaced object.

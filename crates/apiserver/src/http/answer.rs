@@ -16,7 +16,7 @@ use crate::http::body::{self, Body};
 use crate::http::negotiate::{Accepted, Media};
 
 /// Answers below this size are not worth compressing, as upstream finds.
-const GZIP_FROM_BYTES: usize = 128 * 1024;
+pub const GZIP_FROM_BYTES: usize = 128 * 1024;
 
 /// An answer.
 pub type Answer = Response<Body>;

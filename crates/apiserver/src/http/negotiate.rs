@@ -51,6 +51,8 @@ pub enum Offer {
     Builtin,
     /// The same of a custom kind, whose objects protobuf does not know; it does know their metadata.
     Custom,
+    /// What is answered and never stored: there are no Tables of it.
+    Review,
     /// What is no object of a kind: failures, discovery.
     Plain,
 }
@@ -219,7 +221,7 @@ fn shape_of(clause: &Clause, media: Media, query: &Query, offer: Offer) -> Resul
         return Ok(None);
     }
     Ok(match target {
-        "Table" if media != Media::Protobuf => Some(Shape::Table(include_of(query)?)),
+        "Table" if media != Media::Protobuf && offer != Offer::Review => Some(Shape::Table(include_of(query)?)),
         "PartialObjectMetadata" => Some(Shape::Metadata { list: false }),
         "PartialObjectMetadataList" => Some(Shape::Metadata { list: true }),
         _ => None,

@@ -274,7 +274,7 @@ fn raw(call: &Call, page: Page) -> Answer {
         let whole: Vec<Bytes> = pieces.collect();
         return answer::bytes(200, whole.concat(), "application/json", &call.accepted);
     }
-    if call.accepted.gzip {
+    if call.accepted.gzip && size >= answer::GZIP_FROM_BYTES {
         return gzipped(&mut pieces);
     }
     let mut answer = Answer::new(body::stream(futures_util::stream::iter(pieces.map(Ok))));

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_kinds::protobuf;
@@ -20,7 +22,7 @@ use crate::http::answer::Answer;
 use crate::http::body::{self, BoxError};
 use crate::http::negotiate::{self, Accepted, Include, Media, Shape};
 use crate::read::options::ListOptions;
-use crate::read::{list, present};
+use crate::read::{list, present, socket};
 use crate::server::ApiServer;
 use crate::storage::cache::{Event, Form, Message, Start, Subscription};
 use crate::storage::catalogue::Served;
@@ -31,9 +33,29 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 /// Events that are there already are sent together up to about this size.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Answers a watch.
-pub async fn watch(server: &ApiServer, call: &Call) -> Result<Answer> {
+/// Answers a watch, over a WebSocket where the client wants to go on with one.
+pub async fn watch(server: &ApiServer, call: &Call, parts: &mut Parts) -> Result<Answer> {
     let media_type = negotiate::stream_type(&call.accepted)?;
+    let events = match open(server, call).await? {
+        Opened::Feed(feed) => stream::unfold(*feed, Feed::next).left_stream(),
+        Opened::Refused(event) => stream::iter([Ok(event)]).right_stream(),
+    };
+    if socket::is_wanted(&call.headers) {
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
+        let upgrade = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
+        return socket::answer(&call.headers, upgrade, call.accepted.media, events);
+    }
+    Ok(streaming(media_type, events))
+}
+
+/// A watch that was begun.
+enum Opened {
+    Feed(Box<Feed>),
+    /// One event says why not.
+    Refused(Bytes),
+}
+
+async fn open(server: &ApiServer, call: &Call) -> Result<Opened> {
     let filter = list::filter_of(call)?;
     let options = ListOptions::of_watch(&call.query)?;
     let revision = options.watch_revision(&call.served.def.group_resource())?;
@@ -48,7 +70,7 @@ pub async fn watch(server: &ApiServer, call: &Call) -> Result<Answer> {
     };
     let subscription = match call.served.cache.subscribe(start, filter, options.bookmarks, reached) {
         Ok(subscription) => subscription,
-        Err(failure) if failure.0.code == 410 => return Ok(refused(call, media_type, reached)),
+        Err(failure) if failure.0.code == 410 => return Ok(Opened::Refused(refused(call, reached))),
         Err(failure) => return Err(failure),
     };
     let mut encoder = Encoder::new(call, server.clock().clone());
@@ -61,7 +83,7 @@ pub async fn watch(server: &ApiServer, call: &Call) -> Result<Answer> {
         deadline: Box::pin(tokio::time::sleep(timeout)),
         last_bookmark: options.bookmarks.then(|| server.hub.clone()),
     };
-    Ok(streaming(media_type, stream::unfold(feed, Feed::next)))
+    Ok(Opened::Feed(Box::new(feed)))
 }
 
 /// Where the watch begins, and whether a bookmark marks the end of what was there.
@@ -74,11 +96,10 @@ fn start_of(options: &ListOptions, revision: Option<u64>) -> (Start, bool) {
 }
 
 /// A watch from a forgotten revision is told so by an event, as upstream does.
-fn refused(call: &Call, media_type: &'static str, reached: u64) -> Answer {
+fn refused(call: &Call, reached: u64) -> Bytes {
     let asked = call.query.text("resourceVersion");
     let status = Status::expired(format!("too old resource version: {asked} ({reached})"));
-    let event = frame(call.accepted.media, "ERROR", json!(status));
-    streaming(media_type, stream::iter([Ok(event)]))
+    frame(call.accepted.media, "ERROR", json!(status))
 }
 
 fn streaming(

@@ -135,6 +135,10 @@ async fn metadata_alone_is_had_in_protobuf() {
             .await,
         "406 you requested PartialObjectMetadata, but the requested object is a list (*core.ConfigMapList)"
     );
+    let reviews = "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let table = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io";
+    let outcome = cluster.outcome(&format!("{reviews}\n{table}\n\n{}", r#"{"spec":{"resourceAttributes":{}}}"#)).await;
+    assert!(outcome.starts_with("406"), "{outcome}");
     let beta = "Accept: application/json;as=Table;g=meta.k8s.io;v=v1beta1";
     assert_eq!(cluster.tree(&format!("GET {CONFIG_MAPS}\n{beta}")).await["apiVersion"], "meta.k8s.io/v1beta1");
 }

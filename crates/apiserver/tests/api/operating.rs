@@ -116,6 +116,36 @@ async fn a_body_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_nested_too_deep_is_refused() {
+    let cluster = Cluster::new().await;
+    let deep = |open: &str, close: &str| format!("{{\"data\":{}1{}}}", open.repeat(100_000), close.repeat(100_000));
+    let yaml = "Content-Type: application/yaml";
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+        d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n\
+        g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: &h [*g,*g,*g,*g,*g,*g,*g,*g,*g]";
+    cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{}", r#"{"metadata":{"name":"a"}}"#)).await;
+    let patch = |kind: &str| format!("PATCH {CONFIG_MAPS}/a?fieldManager=a\nContent-Type: application/{kind}");
+    for request in [
+        format!("POST {CONFIG_MAPS}\n\n{}", deep("[", "]")),
+        format!("POST {CONFIG_MAPS}\n\n{}", deep("{\"a\":", "}")),
+        format!("POST {CONFIG_MAPS}\n{yaml}\n\n{}", deep("[", "]")),
+        format!("POST {CONFIG_MAPS}\n{yaml}\n\n{bomb}"),
+        format!("{}\n\n{}", patch("merge-patch+json"), deep("{\"a\":", "}")),
+        format!("{}\n\n{}", patch("strategic-merge-patch+json"), deep("[", "]")),
+        format!("{}\n\n{}", patch("apply-patch+yaml"), deep("[", "]")),
+        format!("{}\n\n{}", patch("json-patch+json"), deep("[", "]").replace("{\"data\":", "[").replace('}', "]")),
+    ] {
+        let outcome = cluster.outcome(&request).await;
+        assert!(
+            outcome.starts_with("400"),
+            "{}\n{}",
+            request.lines().next().unwrap_or(""),
+            &outcome[..outcome.len().min(300)]
+        );
+    }
+}
+
+#[tokio::test]
 async fn requests_say_how_long_they_wait() {
     let cluster = Cluster::new().await;
     assert_eq!(

@@ -176,6 +176,35 @@ async fn a_proxy_passes_requests_on_and_joins_upgraded_connections() {
 }
 
 #[tokio::test]
+async fn a_watch_goes_over_a_websocket() {
+    use futures_util::StreamExt;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    let cluster = Cluster::new().await;
+    let mut admin = connect(&cluster, Some(("admin", "system:masters"))).await;
+    let request = Request::get("/api/v1/namespaces?watch=1&fieldSelector=metadata.name=default")
+        .header("host", "localhost")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .body(Empty::new())
+        .expect("a request");
+    let answer = admin.send_request(request).await.expect("an answer");
+    assert_eq!(answer.status(), 101);
+    assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    let upgraded = TokioIo::new(hyper::upgrade::on(answer).await.expect("an upgraded connection"));
+    let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    let first = socket.next().await.expect("a message").expect("whole").into_text().expect("a text");
+    let event: serde_json::Value = serde_json::from_str(&first).expect("JSON");
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&"ADDED".into(), &"default".into()));
+    cluster.server.drain();
+    let end = socket.next().await.expect("a message").expect("whole");
+    assert!(end.is_close(), "{end:?}");
+}
+
+#[tokio::test]
 async fn logs_say_which_container_is_missing() {
     let cluster = Cluster::new().await;
     cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"default\"}}").await;
