@@ -1,7 +1,7 @@
 //! Which FlowSchema and PriorityLevelConfiguration a request belongs to, told in the headers of its answer.
 //! See <https://kubernetes.io/docs/concepts/cluster-administration/flow-control/>.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -13,6 +13,7 @@ use skiff_object::meta::Meta;
 use crate::call::UserInfo;
 use crate::failure::Result;
 use crate::http::request::RequestInfo;
+use crate::storage::cache::ResourceCache;
 use crate::storage::catalogue::Catalogue;
 use crate::storage::filter::Filter;
 
@@ -47,6 +48,8 @@ struct Schema {
 /// The schemas in the order in which they are tried, made anew when one of them or a level changes.
 #[derive(Default)]
 pub struct Flows {
+    /// Of the schemas and of the levels; built-in kinds keep theirs.
+    caches: OnceLock<Option<[Arc<ResourceCache>; 2]>>,
     known: Mutex<((u64, u64), Arc<Vec<Schema>>)>,
 }
 
@@ -59,8 +62,9 @@ impl Flows {
     }
 
     fn schemas(&self, catalogue: &Catalogue) -> Option<Arc<Vec<Schema>>> {
-        let (schemas, levels) =
-            (catalogue.cache(GROUP, "flowschemas")?, catalogue.cache(GROUP, "prioritylevelconfigurations")?);
+        let find =
+            || Some([catalogue.cache(GROUP, "flowschemas")?, catalogue.cache(GROUP, "prioritylevelconfigurations")?]);
+        let [schemas, levels] = self.caches.get_or_init(find).as_ref()?;
         let changed = (schemas.changed(), levels.changed());
         let mut known = self.known.lock();
         if known.0 != changed {

@@ -42,23 +42,37 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
     if let ("/api" | "/apis", Some(media)) = (path, negotiate::aggregated(&parts.headers)) {
         return aggregated_answer(server, path, media, &parts.headers);
     }
-    let accepted = negotiate::accepted(&parts.headers, query, Offer::Plain)?;
     let snapshot = server.catalogue.snapshot();
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    // These come in one form, whatever the client would rather have.
     match segments.as_slice() {
-        [] => Ok(answer::data(200, &json!({"paths": paths(server)}), &PEOPLE)),
-        ["version"] => Ok(answer::data(200, &server.config.version, &PEOPLE)),
-        ["metrics"] => Ok(metrics(server, &snapshot)),
-        ["api"] => Ok(answer::data(200, &legacy::core_versions(server.config.advertise), &accepted)),
-        ["apis"] => Ok(answer::data(200, &legacy::groups(&snapshot), &accepted)),
-        ["api", version] => Ok(found(legacy::resources(&snapshot, "", version), &accepted)),
-        ["apis", group] => Ok(found(legacy::group(&snapshot, group), &accepted)),
-        ["apis", group, version] => Ok(found(legacy::resources(&snapshot, group, version), &accepted)),
-        [".well-known", "openid-configuration"] => Ok(found(server.authenticator.configuration(), &accepted)),
-        ["openid", "v1", "jwks"] => Ok(found(server.authenticator.key_set(), &accepted)),
-        ["metrics", "slis"] => Ok(exposition(health_figures(server))),
-        _ => Ok(no_page()),
+        [] => return Ok(answer::data(200, &json!({"paths": paths(server)}), &PEOPLE)),
+        ["version"] => return Ok(answer::data(200, &server.config.version, &PEOPLE)),
+        ["metrics"] => return Ok(metrics(server, &snapshot)),
+        ["metrics", "slis"] => return Ok(exposition(health_figures(server))),
+        [".well-known", "openid-configuration"] => {
+            return Ok(identity(server.authenticator.configuration(), "application/json"));
+        }
+        ["openid", "v1", "jwks"] => return Ok(identity(server.authenticator.key_set(), "application/jwk-set+json")),
+        _ => {}
     }
+    let accepted = negotiate::accepted(&parts.headers, query, Offer::Plain)?;
+    Ok(match segments.as_slice() {
+        ["api"] => answer::data(200, &legacy::core_versions(server.config.advertise), &accepted),
+        ["apis"] => answer::data(200, &legacy::groups(&snapshot), &accepted),
+        ["api", version] => found(legacy::resources(&snapshot, "", version), &accepted),
+        ["apis", group] => found(legacy::group(&snapshot, group), &accepted),
+        ["apis", group, version] => found(legacy::resources(&snapshot, group, version), &accepted),
+        _ => no_page(),
+    })
+}
+
+/// What tells others how to check the tokens that are issued here.
+fn identity(data: Option<impl Serialize>, media: &'static str) -> Answer {
+    let Some(data) = data else { return no_page() };
+    let mut answer = answer::bytes(200, answer::to_json(&data, false), media, &Accepted::default());
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    answer
 }
 
 /// 404 where nothing of the API is.

@@ -44,7 +44,7 @@ async fn health_is_told_whole_and_check_by_check() {
 async fn figures_have_upstreams_names() {
     let cluster = Cluster::new().await;
     cluster.tree(&format!("GET {CONFIG_MAPS}")).await;
-    let (code, media, figures) = text(&cluster, "GET /metrics").await;
+    let (code, media, figures) = text(&cluster, "GET /metrics\nAccept: text/plain").await;
     assert_eq!((code, media.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
     for name in [
         "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\",\

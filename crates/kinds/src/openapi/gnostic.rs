@@ -143,8 +143,7 @@ fn fields(out: &mut Vec<u8>, message: &[Field], value: &Value) {
                 Some(whole) => wire::integer(out, *number, whole),
             },
             Form::Double => match value.as_f64() {
-                None => {}
-                Some(real) if real == 0.0 => {}
+                None | Some(0.0) => {}
                 Some(real) => wire::double(out, *number, real),
             },
             Form::Texts => items().for_each(|item| wire::text(out, *number, item.as_str().unwrap_or(""))),

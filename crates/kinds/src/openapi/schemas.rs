@@ -265,7 +265,8 @@ fn simplify(schema: &mut Value) {
     }
     let wordless = ["allOf", "anyOf", "oneOf", "not", "nullable"];
     let beyond = ["properties", "items", "additionalProperties", "required"];
-    map.retain(|key, _| !wordless.contains(&key.as_str()) && !(is_open && beyond.contains(&key.as_str())));
+    let is_said = |key: &str| wordless.contains(&key) || (is_open && beyond.contains(&key));
+    map.retain(|key, _| !is_said(key));
     for key in ["items", "additionalProperties"] {
         if let Some(inner) = map.get_mut(key) {
             simplify(inner);

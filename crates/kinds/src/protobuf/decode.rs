@@ -49,11 +49,11 @@ fn read(definition: &Definition, bytes: &[u8], depth: usize) -> Option<Value> {
 fn level(map: &mut Map, definition: &Definition, above: &[u32], bytes: &[u8], depth: usize) -> Option<()> {
     for field in wire::fields(bytes) {
         let (number, value) = field?;
-        let path = [above, &[number]].concat();
-        match definition.fields.iter().find(|field| field.numbers.starts_with(&path)) {
-            Some(field) if field.numbers.len() > path.len() => {
+        let is_it = |numbers: &[u32]| numbers.starts_with(above) && numbers.get(above.len()) == Some(&number);
+        match definition.fields.iter().find(|field| is_it(&field.numbers)) {
+            Some(field) if field.numbers.len() > above.len() + 1 => {
                 if let wire::Value::Bytes(bytes) = value {
-                    level(map, definition, &path, bytes, depth)?;
+                    level(map, definition, &[above, &[number]].concat(), bytes, depth)?;
                 }
             }
             Some(field) => add(map, field, value, depth)?,
