@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::needs;
-use crate::shell::{command, has, output, root, run};
+use crate::shell::{cargo, command, has, output, root, run};
 
 /// The Go toolchain that is brought where there is none, or none that is new enough.
 const GO_VERSION: &str = "1.26.8";
@@ -20,6 +20,9 @@ pub fn build() -> Result<PathBuf, String> {
     let folder = needs::tools().join("clients");
     make(&folder)?;
     go(&folder.join("go"))?;
+    python(&folder.join("python"))?;
+    javascript(&folder.join("javascript"))?;
+    operator(&folder.join("rust"))?;
     Ok(folder)
 }
 
@@ -40,6 +43,40 @@ fn go(folder: &Path) -> Result<(), String> {
     println!("building the Go clients");
     run(go(&["test", "-c", "-o"]).arg(folder).arg("./..."))?;
     run(&mut go(&["install", "tool"]))
+}
+
+/// An environment of its own with the Python clients in it.
+fn python(folder: &Path) -> Result<(), String> {
+    if output(command("python3", &["-c", "import venv, ensurepip"]).stderr(Stdio::null())).is_err() {
+        needs::install_packages(&["python3", "python3-venv"])?;
+    }
+    println!("installing the Python clients");
+    if !folder.join("bin/pip").is_file() {
+        run(command("python3", &["-m", "venv"]).arg(folder))?;
+    }
+    let pip = folder.join("bin/pip").display().to_string();
+    run(&mut command(&pip, &["install", "--quiet", "--requirement", "tests/clients/python/requirements.txt"]))
+}
+
+/// A copy of the JavaScript program with what it needs beside it.
+fn javascript(folder: &Path) -> Result<(), String> {
+    if !has("node") || !has("npm") {
+        needs::install_packages(&["nodejs", "npm"])?;
+    }
+    println!("installing the JavaScript client");
+    make(folder)?;
+    for file in ["package.json", "package-lock.json", "client.test.js"] {
+        let source = root().join("tests/clients/javascript").join(file);
+        fs::copy(&source, folder.join(file)).map_err(|error| format!("{}: {error}", source.display()))?;
+    }
+    run(command("npm", &["ci", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(folder))
+}
+
+/// The operator on kube-rs, a workspace of its own.
+fn operator(folder: &Path) -> Result<(), String> {
+    println!("building the operator on kube-rs");
+    let mut install = cargo(&["install", "--quiet", "--debug", "--locked", "--path", "examples/operator", "--root"]);
+    run(install.arg(folder).env("CARGO_TARGET_DIR", folder.join("target")))
 }
 
 /// The `go` program: the machine's, or one of our own.

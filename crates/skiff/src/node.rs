@@ -213,7 +213,7 @@ async fn start_kubelet(
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         resolv_conf: PathBuf::from(RESOLV_CONF),
         version: KUBERNETES_VERSION.to_owned(),
-        options: kubelet_options(&setting.options)?,
+        options: kubelet_options(&setting.options, setting.paths.isolated.is_some())?,
         manifests: setting.paths.manifests(),
         cgroups: true,
         disk_bytes: disk_bytes(&setting.paths),
@@ -230,12 +230,13 @@ async fn start_kubelet(
 }
 
 /// What the user's KubeletConfiguration says, or the defaults.
-fn kubelet_options(options: &NodeOptions) -> Result<skiff_kubelet::Options, CommandError> {
+fn kubelet_options(options: &NodeOptions, isolated: bool) -> Result<skiff_kubelet::Options, CommandError> {
     let mut found = match &options.kubelet_config {
         Some(path) => {
             let text = std::fs::read(path).map_err(|error| named(path, "read", error))?;
             skiff_kubelet::Options::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?
         }
+        None if isolated => trial_options(),
         None => skiff_kubelet::Options::default(),
     };
     skiff_kubelet::check_options(&found)?;
@@ -243,6 +244,15 @@ fn kubelet_options(options: &NodeOptions) -> Result<skiff_kubelet::Options, Comm
         found.static_pod_path = Some(path.clone());
     }
     Ok(found)
+}
+
+/// The disk under an isolated node is mostly full of what is not its own: ending Pods and removing images would free
+/// little there, so it does so only when it is told to.
+fn trial_options() -> skiff_kubelet::Options {
+    let mut options = skiff_kubelet::Options::default();
+    options.eviction_hard.retain(|signal, _| signal.starts_with("memory."));
+    options.image_gc_high_threshold_percent = 100;
+    options
 }
 
 /// The size of the file system that holds the node's state.

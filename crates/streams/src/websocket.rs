@@ -54,6 +54,8 @@ fn serve(socket: Socket, mut inputs: Inputs, mut out: mpsc::Receiver<Outgoing>, 
             };
             match message {
                 Some(Ok(Message::Binary(bytes))) => deliver(&mut inputs, bytes).await,
+                // Clients in languages where strings are no bytes send what is typed as text.
+                Some(Ok(Message::Text(text))) => deliver(&mut inputs, text.into()).await,
                 Some(Ok(Message::Ping(bytes))) => {
                     if pong_sender.send(bytes).await.is_err() {
                         return;

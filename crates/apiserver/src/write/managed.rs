@@ -4,6 +4,7 @@
 use skiff_base::clock;
 use skiff_kinds::schema::{apply as schemas, definition};
 use skiff_object::apply::{self, Schema, Set, Write};
+use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status, validate, yaml};
 
 use crate::call::Call;
@@ -85,10 +86,13 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     // Only to find unknown and mistyped fields: what is applied is what was sent, not what the decoder adds.
     let mut checked = decode::recheck(&target, config.clone())?;
     metadata::settle_namespace(&call.served.def, &mut checked, &target.namespace)?;
-    update::check_name(&checked, &target.name)?;
     let facts = Facts::of(&target);
     let force = target.options.force;
     let (_, there) = server.store().get(&target.key(), None).await?;
+    // What is there has its name; only what is made must bring one.
+    if there.is_none() || !checked.name().is_empty() {
+        update::check_name(&checked, &target.name)?;
+    }
     if there.is_none() {
         if !target.subresource.is_empty() {
             return Err(target.not_found().into());

@@ -55,7 +55,8 @@ pub async fn create_instead(target: Target<'_>, mut object: Object) -> Result<An
 pub fn check_name(object: &Object, name: &str) -> Result<()> {
     let own = object.name();
     if own.is_empty() {
-        return Err(Status::bad_request("name must be provided").into());
+        let text = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+        return Err(Status::bad_request(text).into());
     }
     if own != name {
         let text = format!("the name of the object ({own}) does not match the name on the URL ({name})");
