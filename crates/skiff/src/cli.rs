@@ -123,6 +123,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Save the whole cluster in a file, or make it anew from one
+    Snapshot {
+        /// What to do.
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
     /// Show what this machine lacks, and how to get it
     Check,
     /// Print what the server says
@@ -158,6 +164,27 @@ pub enum Output {
     Text,
     /// For programs.
     Json,
+}
+
+/// What can be done with snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Write all objects, at one moment, and the cluster's keys; the node may run
+    Save {
+        #[command(flatten)]
+        target: Target,
+        /// The file, which must be kept as secret as the cluster
+        file: PathBuf,
+    },
+    /// Make the node's cluster what it was; the node must not run
+    Restore {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        datastore: DatastoreOptions,
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// What can be done with images.

@@ -197,11 +197,13 @@ fn wait_ready(paths: &Paths, limit: Duration, log_start: u64) -> Outcome<Value> 
     })
 }
 
-fn small_runtime() -> io::Result<tokio::runtime::Runtime> {
+/// A runtime for one command.
+pub(crate) fn small_runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn ask(paths: &Paths, method: Method, command: &str, body: &Value) -> Outcome<Value> {
+/// Asks the running server.
+pub(crate) fn ask(paths: &Paths, method: Method, command: &str, body: &Value) -> Outcome<Value> {
     Ok(small_runtime()?.block_on(control::call(&paths.control_socket(), method, command, body))?)
 }
 

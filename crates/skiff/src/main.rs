@@ -19,6 +19,7 @@ mod pki;
 mod process;
 mod runtime;
 mod server;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Status { target, output } => commands::status(&target, output),
         Command::Kubeconfig(target) => commands::print_kubeconfig(&target),
         Command::Image { command } => commands::image(&command),
+        Command::Snapshot { command } => snapshot::run(&command),
         Command::Check => commands::check(),
         Command::Logs { target, follow } => commands::logs(&target, follow),
         Command::Server { target, node, inside } => server::run(&target, &node, inside),

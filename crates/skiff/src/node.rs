@@ -37,6 +37,7 @@ use crate::paths::{NodeFacts, Paths, named, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
 use crate::runtime::{self, NodeRuntime};
 use crate::server::{API_PORT_ADVICE, bind};
+use crate::snapshot;
 
 /// The version of the Kubernetes API that is served.
 pub const KUBERNETES_VERSION: &str = "v1.36.2+skiff";
@@ -98,7 +99,7 @@ pub async fn run(
     let mut listeners = vec![bind(("0.0.0.0", setting.api_port), API_PORT_ADVICE)?];
     listeners.extend(hosts_listener);
     let store = open_store(&setting).await?;
-    let server = start_api_server(&setting, store).await?;
+    let server = start_api_server(&setting, store.clone()).await?;
     let stop = watch::Sender::new(false);
     serve_api(&setting, &server, listeners, &stop)?;
     write_kubeconfig(&setting)?;
@@ -118,6 +119,8 @@ pub async fn run(
         end: stop.clone(),
         images: NodeImages::of(&runtime),
         containers_too: Mutex::new(false),
+        store,
+        pki: setting.paths.pki(),
     });
     control::serve(&setting.paths.control_socket(), command.clone())?;
     tracing::info!(node = %setting.facts.node_name, address = %setting.address, "the control plane is up");
@@ -369,6 +372,8 @@ struct NodeControl {
     end: watch::Sender<bool>,
     containers_too: Mutex<bool>,
     images: NodeImages,
+    store: Arc<dyn Store>,
+    pki: PathBuf,
 }
 
 #[async_trait::async_trait]
@@ -383,6 +388,11 @@ impl Control for NodeControl {
                 *self.containers_too.lock() = true;
                 self.end.send_replace(true);
                 Ok(json!({}))
+            }
+            (&Method::POST, "/snapshot") => {
+                let file = PathBuf::from(body["file"].as_str().unwrap_or_default());
+                let saved = snapshot::save(&*self.store, &self.pki, &file).await;
+                saved.map(|revision| json!({ "revision": revision })).map_err(|error| error.to_string())
             }
             (method, path) if path.starts_with("/images") => images::command(&self.images, method, path, &body).await,
             _ => Err(format!("unknown command {method} {path}")),

@@ -4,6 +4,7 @@
 
 pub mod embedded;
 pub mod etcd;
+pub mod snapshot;
 
 use std::pin::Pin;
 
@@ -12,6 +13,7 @@ use futures_util::Stream;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore, HistoryLimits};
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
+pub use snapshot::Snapshot;
 
 /// A point in the store's history. Every transaction that changes something makes the next one; 0 is before all.
 pub type Revision = u64;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skiff_store::{
-    Durability, EmbeddedOptions, EmbeddedStore, HistoryLimits, KeyRange, Store, StoreError, Transaction,
+    Durability, EmbeddedOptions, EmbeddedStore, HistoryLimits, KeyRange, Snapshot, Store, StoreError, Transaction,
 };
 use suite::{Folder, commit, delete, event, listed, put};
 
@@ -139,4 +139,39 @@ async fn a_damaged_log_is_an_error() {
     std::fs::write(folder.path().join("version"), "what?").unwrap();
     let message = refused(folder.path());
     assert!(message.contains("it is corrupt") && message.contains("restore it from a backup"), "{message}");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_taken_while_others_write_and_restored_elsewhere() {
+    let folder = Folder::new("snapshot");
+    let store = open(&folder);
+    let first = commit(&*store, vec![put("a", "1"), put("b", "1")]).await;
+    let second = commit(&*store, vec![put("a", "2")]).await;
+    let files = vec![("pki/ca.crt".to_owned(), suite::bytes("certificate"))];
+    let snapshot = Snapshot::take(&*store, files).await.unwrap();
+    let after = commit(&*store, vec![put("a", "3"), delete("b")]).await;
+    let mut file = Vec::new();
+    snapshot.write(&mut file).unwrap();
+    let read = Snapshot::read(file.as_slice()).unwrap();
+    assert_eq!(read, snapshot);
+
+    let again = folder.path().join("again");
+    EmbeddedStore::restore(&again, &read).unwrap();
+    let restored = EmbeddedStore::open(&again, EmbeddedOptions::default()).unwrap();
+    let now = restored.revision().await.unwrap();
+    assert!(now > after, "revision {after} was seen once, and must not mean something else");
+    assert_eq!(listed(&*restored, "", None, 0).await, format!("a=2@{first}:{second} b=1@{first}:{first} +0 at {now}"));
+    assert!(matches!(restored.watch(KeyRange::prefix(""), after).await, Err(StoreError::Compacted { .. })));
+    let refused = EmbeddedStore::restore(&again, &read).unwrap_err().to_string();
+    assert!(refused.ends_with("it is there already"), "{refused}");
+
+    let empty = EmbeddedStore::open(folder.path().join("empty"), EmbeddedOptions::default()).unwrap();
+    read.restore_into(&*empty).await.unwrap();
+    let values = |listed: &[skiff_store::KeyValue]| {
+        listed.iter().map(|item| (item.key.clone(), item.value.clone())).collect::<Vec<_>>()
+    };
+    let found = empty.range(&KeyRange::prefix(""), None, 0).await.unwrap();
+    assert_eq!(values(&found.items), values(&read.items));
+    let refused = read.restore_into(&*empty).await.unwrap_err().to_string();
+    assert_eq!(refused, "the store is not empty: it has a");
 }

@@ -21,8 +21,11 @@ use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::{Change, KeyRange, KeyValue, Outcome, RangeResult, Revision, Store, StoreError, Transaction, WatchStream};
-use disk::{Disk, Fact, FjallDisk};
+use crate::{
+    Change, KeyRange, KeyValue, Outcome, RangeResult, Revision, Snapshot, Store, StoreError, Transaction, WatchEvent,
+    WatchStream,
+};
+use disk::{Disk, Fact, FjallDisk, Operation};
 use state::State;
 use watch::Watchers;
 use writer::{Queue, Request, Writer};
@@ -32,6 +35,12 @@ const WAITING_COMMITS: usize = 4096;
 
 /// The longest key: the engine takes 64 KiB with what the store adds; no key of the API comes near.
 const KEY_BYTES: usize = 32 * 1024;
+
+/// How many keys of a snapshot are written at a time.
+const RESTORED_KEYS: usize = 1000;
+
+/// How far the revision leaps when a snapshot is restored: more than was written since it was taken.
+const RESTORE_LEAP: Revision = 1_000_000;
 
 /// How much history is kept, for reads at a revision and for watches that resume. The first limit that is passed counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +104,26 @@ impl EmbeddedStore {
     pub fn open(path: impl AsRef<Path>, options: EmbeddedOptions) -> Result<Arc<Self>, StoreError> {
         let loaded = FjallDisk::open(path.as_ref(), options.clock.monotonic())?;
         Self::start(loaded.disk, loaded.state, loaded.reserved, options)
+    }
+
+    /// Makes a store in the folder `path`, which must not be there, with what a snapshot holds. Keys keep their
+    /// revisions; the present one leaps, so that nobody who saw what came after the snapshot takes up where it was.
+    ///
+    /// # Errors
+    /// The folder is there, or cannot be written.
+    pub fn restore(path: impl AsRef<Path>, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let path = path.as_ref();
+        if path.exists() {
+            return Err(StoreError::Unavailable(format!(
+                "restoring the store {}: it is there already",
+                path.display()
+            )));
+        }
+        let mut disk = FjallDisk::open(path, Duration::ZERO)?.disk;
+        for part in snapshot.items.chunks(RESTORED_KEYS) {
+            disk.write(part.iter().map(restored).collect())?;
+        }
+        disk.write(vec![Fact::Compacted.put(snapshot.revision + RESTORE_LEAP)])
     }
 
     fn start(
@@ -195,6 +224,11 @@ impl Store for EmbeddedStore {
         self.shared.watchers.wake_all();
         Ok(())
     }
+}
+
+fn restored(item: &KeyValue) -> Operation {
+    let (key, revision) = (item.key.clone(), item.mod_revision);
+    disk::record(&WatchEvent { revision, key, value: Some(item.clone()), previous: None })
 }
 
 fn check_keys(transaction: &Transaction) -> Result<(), StoreError> {
