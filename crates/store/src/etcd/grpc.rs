@@ -368,7 +368,7 @@ mod tests {
     fn endpoints_are_read_and_refused_with_a_word() {
         assert_eq!(endpoint("http://[::1]", false).map(|end| end.address).ok(), Some(("::1".into(), 2379)));
         assert_eq!(endpoint("https://a:1/", true).map(|end| end.address).ok(), Some(("a".into(), 1)));
-        for (text, word) in [("a:1", "begins with neither"), ("https://a", "needs TLS"), ("http://", "is no URL")] {
+        for (text, word) in [("a:1", "begins with neither"), ("https://a", "needs TLS"), ("http://a b", "is no URL")] {
             let error = endpoint(text, false).map(|_| ()).expect_err("no endpoint");
             assert!(error.contains(word), "{error}");
         }
