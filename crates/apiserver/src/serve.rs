@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use crate::authn::PeerCertificates;
+use crate::authn::{self, PeerCertificates};
 use crate::http::body::Body;
 use crate::server::ApiServer;
 
@@ -98,12 +98,17 @@ async fn connection(
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
     let certificates = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
+    // Read once for all requests of the connection; one that names nobody is refused with each request.
+    let identity = certificates.as_ref().and_then(|certificates| authn::from_certificate(certificates).ok());
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (server, certificates) = (server.clone(), certificates.clone());
+        let (server, certificates, identity) = (server.clone(), certificates.clone(), identity.clone());
         async move {
             let mut request = request.map(incoming);
             // Identities come from the certificate or the headers here, never from a caller's extension.
             request.extensions_mut().remove::<crate::UserInfo>();
+            if let Some(identity) = identity {
+                request.extensions_mut().insert(identity);
+            }
             if let Some(certificates) = certificates {
                 request.extensions_mut().insert(certificates);
             }

@@ -52,6 +52,13 @@ impl Figures {
         self.add(&format!("{name}, p99"), "ms", rate.p99_ms);
     }
 
+    /// What a request costs in CPU time: where other work shares the machine, this tells more than the rate does.
+    fn add_cost(&mut self, name: &str, rate: &Rate, server: Duration, all: Duration) {
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / rate.count.max(1) as f64;
+        self.add(&format!("{name}, CPU of the server for each"), "us", each(server));
+        self.add(&format!("{name}, CPU with the load generator's"), "us", each(all));
+    }
+
     fn print(&self) {
         println!("| figure | median | min | max |\n|---|---|---|---|");
         for (name, unit) in &self.order {
@@ -127,25 +134,38 @@ async fn requests(server: &Server, protocol: Protocol, figures: &mut Figures) ->
             Request::post(CONFIG_MAPS, config_map(&name(number), number))
         }
     };
-    let rate = load::run(&client, 64, PERIOD, create.clone()).await?;
-    figures.add_rate(&format!("create 1 KiB ConfigMaps, 64 in flight, {tag}"), &rate);
-    let rate = load::run(&client, 1, PERIOD, create).await?;
-    figures.add_rate(&format!("create, one at a time, {tag}"), &rate);
+    let title = format!("create 1 KiB ConfigMaps, 64 in flight, {tag}");
+    measured(server, &client, 64, &title, create.clone(), figures).await?;
+    measured(server, &client, 1, &format!("create, one at a time, {tag}"), create, figures).await?;
     let made = next.load(Ordering::Relaxed);
     let turn = Arc::new(AtomicU64::new(0));
     let get = {
         let turn = turn.clone();
         move || Request::get(&format!("{CONFIG_MAPS}/{}", name(turn.fetch_add(1, Ordering::Relaxed) % made)))
     };
-    let rate = load::run(&client, 32, PERIOD, get).await?;
-    figures.add_rate(&format!("get, 32 in flight, {tag}"), &rate);
+    measured(server, &client, 32, &format!("get, 32 in flight, {tag}"), get, figures).await?;
     let put = move || {
         let number = turn.fetch_add(1, Ordering::Relaxed);
         let name = name(number % made);
         Request::put(&format!("{CONFIG_MAPS}/{name}"), config_map(&name, number))
     };
-    let rate = load::run(&client, 64, PERIOD, put).await?;
-    figures.add_rate(&format!("update (PUT), 64 in flight, {tag}"), &rate);
+    measured(server, &client, 64, &format!("update (PUT), 64 in flight, {tag}"), put, figures).await?;
+    Ok(())
+}
+
+async fn measured(
+    server: &Server,
+    client: &Arc<load::Client>,
+    in_flight: usize,
+    name: &str,
+    make: impl Fn() -> Request + Clone + Send + 'static,
+    figures: &mut Figures,
+) -> Fallible<()> {
+    let (server_before, own_before) = (server.cpu()?, server::cpu_of("self")?);
+    let rate = load::run(client, in_flight, PERIOD, make).await?;
+    let (server_took, own_took) = (server.cpu()? - server_before, server::cpu_of("self")? - own_before);
+    figures.add_rate(name, &rate);
+    figures.add_cost(name, &rate, server_took, server_took + own_took);
     Ok(())
 }
 
@@ -181,8 +201,11 @@ async fn full(server: &Server, figures: &mut Figures) -> Fallible<()> {
         .await?;
     figures.add("memory with 5,000 pods and 10,000 ConfigMaps", "MiB", server.memory_mib()?);
     let list = || Request::get("/api/v1/pods");
+    let (server_before, own_before) = (server.cpu()?, server::cpu_of("self")?);
     let rate = load::run(&client, 4, PERIOD, list).await?;
+    let (server_took, own_took) = (server.cpu()? - server_before, server::cpu_of("self")? - own_before);
     figures.add("list 5,000 pods, 4 in flight", "lists/s", rate.per_second);
+    figures.add_cost("list 5,000 pods", &rate, server_took, server_took + own_took);
     figures.add("list 5,000 pods, size", "MB", rate.bytes as f64 / rate.count.max(1) as f64 / 1e6);
     figures.add("memory after the lists", "MiB", server.memory_mib()?);
     Ok(())

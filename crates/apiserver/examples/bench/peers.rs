@@ -21,6 +21,7 @@ use skiff_store::{Change, EtcdOptions, EtcdStore, Store, Transaction};
 use tokio_rustls::TlsAcceptor;
 
 use super::load::{self, Client, Protocol, Request};
+use super::server::cpu_of;
 use super::{CONFIG_MAPS, DATA_BYTES, Fallible, Figures, PERIOD, config_map};
 
 /// About what a ConfigMap of 1 KiB takes in the store.
@@ -82,13 +83,28 @@ async fn constant(protocol: Protocol, figures: &mut Figures) -> Fallible<()> {
     let client = Arc::new(Client { port, tls: Arc::new(trusting), protocol });
     let (next, tag) = (Arc::new(AtomicU64::new(0)), protocol.name());
     let post = move || Request::post(CONFIG_MAPS, config_map("constant", next.fetch_add(1, Ordering::Relaxed)));
-    let rate = load::run(&client, 64, PERIOD, post.clone()).await?;
-    figures.add_rate(&format!("a constant for POST, 64 in flight, {tag}"), &rate);
-    let rate = load::run(&client, 1, PERIOD, post).await?;
-    figures.add_rate(&format!("a constant for POST, one at a time, {tag}"), &rate);
-    let rate = load::run(&client, 32, PERIOD, || Request::get(CONFIG_MAPS)).await?;
-    figures.add_rate(&format!("a constant for GET, 32 in flight, {tag}"), &rate);
+    measured(&client, 64, &format!("a constant for POST, 64 in flight, {tag}"), post.clone(), figures).await?;
+    measured(&client, 1, &format!("a constant for POST, one at a time, {tag}"), post, figures).await?;
+    let get = || Request::get(CONFIG_MAPS);
+    measured(&client, 32, &format!("a constant for GET, 32 in flight, {tag}"), get, figures).await?;
     runtime.shutdown_background();
+    Ok(())
+}
+
+/// Server and load generator are one process here.
+async fn measured(
+    client: &Arc<Client>,
+    in_flight: usize,
+    name: &str,
+    make: impl Fn() -> Request + Clone + Send + 'static,
+    figures: &mut Figures,
+) -> Fallible<()> {
+    let before = cpu_of("self")?;
+    let rate = load::run(client, in_flight, PERIOD, make).await?;
+    let took = cpu_of("self")? - before;
+    figures.add_rate(name, &rate);
+    let each = took.as_secs_f64() * 1e6 / rate.count.max(1) as f64;
+    figures.add(&format!("{name}, CPU with the load generator's"), "us", each);
     Ok(())
 }
 

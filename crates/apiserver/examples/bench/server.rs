@@ -81,8 +81,23 @@ impl Server {
         Ok(kib / 1024.0)
     }
 
+    /// The CPU time that the process has taken.
+    pub fn cpu(&self) -> Fallible<Duration> {
+        cpu_of(&self.child.id().to_string())
+    }
+
     pub fn stop(self) -> Fallible<()> {
         drop(self);
         Ok(())
     }
+}
+
+/// The CPU time, in user and in system mode, that a process has taken.
+pub fn cpu_of(process: &str) -> Fallible<Duration> {
+    /// The clock of `/proc`, the same on all machines.
+    const TICKS_PER_SECOND: u64 = 100;
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields = text.rsplit(')').next().ok_or("no fields in stat")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }

@@ -174,7 +174,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The common name is the user, organizations are the groups.
-fn from_certificate(certificates: &PeerCertificates) -> Result<UserInfo> {
+pub(crate) fn from_certificate(certificates: &PeerCertificates) -> Result<UserInfo> {
     let der = certificates.0.first().ok_or_else(Status::unauthorized)?;
     let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|_| Status::unauthorized())?;
     let subject = certificate.subject();
