@@ -115,6 +115,48 @@ pub fn check(operations: &[Operation], truth: &[Change], watched: &[Vec<Change>]
     truth.real_time(operations);
 }
 
+/// Panics unless every kind of wrong history is found out: a check that finds nothing would say so of anything.
+pub fn check_the_check() {
+    let at = |millis: u64| Duration::from_millis(millis);
+    let put = |revision: u64, value: &str| Change { revision, key: "a".into(), value: Some(value.into()) };
+    let truth = [put(2, "1"), put(3, "2"), Change { revision: 4, key: "a".into(), value: None }, put(5, "3")];
+    let write = |value: &str, expected, outcome, began, ended| {
+        Operation::write("a".into(), Some(value.into()), expected, outcome, at(began), at(ended))
+    };
+    let get = |state: Option<(u64, &str)>, began, ended| {
+        Operation::get("a".into(), state.map(|(revision, value)| (revision, value.into())), at(began), at(ended))
+    };
+    let list = |revision: u64, value: &str, began, ended| {
+        let item = serde_json::json!({"metadata": {"name": "a", "resourceVersion": "3"}, "data": {"value": value}});
+        let list = serde_json::json!({"metadata": {"resourceVersion": revision.to_string()}, "items": [item]});
+        Operation::list(&list, at(began), at(ended))
+    };
+    let second = || write("2", 2, Outcome::Done(Some(3)), 10, 20);
+    check(&[second(), get(Some((3, "2")), 30, 40), list(3, "2", 30, 40)], &truth, &[truth.to_vec()]);
+    let wrong = [
+        vec![write("x", 0, Outcome::Done(Some(9)), 0, 1)],
+        vec![write("2", 0, Outcome::Done(Some(3)), 0, 1)],
+        vec![write("2", 2, Outcome::Refused, 0, 1)],
+        vec![second(), get(Some((2, "1")), 30, 40)],
+        vec![get(Some((3, "1")), 0, 1)],
+        vec![list(3, "1", 0, 1)],
+        vec![list(4, "2", 0, 1)],
+        vec![get(Some((5, "3")), 0, 5), list(3, "2", 30, 40)],
+        vec![get(Some((5, "3")), 0, 5), get(None, 30, 40)],
+        vec![second(), write("1", 0, Outcome::Done(Some(2)), 30, 40)],
+    ];
+    let views = [truth[1..].to_vec(), vec![truth[1].clone(), truth[0].clone()], [&truth[..1], &truth].concat()];
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let passes = |operations: &[Operation], views: &[Vec<Change>]| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(operations, &truth, views))).is_ok()
+    };
+    let missed: Vec<_> = wrong.iter().filter(|operations| passes(operations, &[])).collect();
+    let unseen: Vec<_> = views.iter().filter(|view| passes(&[], std::slice::from_ref(view))).collect();
+    std::panic::set_hook(quiet);
+    assert!(missed.is_empty() && unseen.is_empty(), "not found out: {missed:?} {unseen:?}");
+}
+
 struct Truth<'a> {
     changes: &'a [Change],
     by_revision: BTreeMap<u64, &'a Change>,

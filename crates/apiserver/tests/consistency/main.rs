@@ -42,6 +42,7 @@ fn main() {
     if let Some(role) = server::role() {
         return server::run(role);
     }
+    history::check_the_check();
     if !etcd::is_there() {
         println!("test result: ok. 0 passed; 0 failed; there is no etcd");
         return;
