@@ -27,6 +27,7 @@ const PERIOD: Duration = Duration::from_secs(3);
 const DATA_BYTES: usize = 1024;
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 /// The objects of the figures of memory and lists.
 const POD_COUNT: usize = 5000;
 const CONFIG_MAP_COUNT: usize = 10_000;
@@ -188,6 +189,11 @@ fn pod(number: usize) -> String {
 /// A server with many objects: its memory, and lists of all pods.
 async fn full(server: &Server, figures: &mut Figures) -> Fallible<()> {
     let client = Arc::new(server.client(Protocol::Http1)?);
+    // Pods need the account that a controller would make.
+    let account = || r#"{"metadata":{"name":"default"}}"#.to_owned();
+    let left = Arc::new(AtomicU64::new(1));
+    let once = move || (left.swap(0, Ordering::AcqRel) > 0).then(|| Request::post(ACCOUNTS, account()));
+    load::exhaust(&client, 1, once).await?;
     let fill = async |count: usize, make: fn(usize) -> Request| {
         let next = Arc::new(AtomicU64::new(0));
         let make = move || {

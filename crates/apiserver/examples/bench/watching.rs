@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tokio::task::JoinHandle;
 
 use super::load::{self, Client, Connection, Protocol, Request};
-use super::server::Server;
+use super::server::{Server, cpu_of};
 use super::{CONFIG_MAPS, Fallible, Figures, PERIOD, config_map};
 
 const WATCHERS: usize = 1000;
@@ -116,13 +116,18 @@ pub async fn busy(server: &Server, figures: &mut Figures) -> Fallible<()> {
         }
     };
     let watchers = Watchers::open(&client, WATCHERS).await?;
+    let (server_before, own_before) = (server.cpu()?, cpu_of("self")?);
     let start = Instant::now();
     let rate = load::run(&writer, WRITERS, PERIOD, write.clone()).await?;
     let expected = rate.count * WATCHERS as u64;
     watchers.wait_for(expected).await;
     let took = start.elapsed().as_secs_f64();
     let (events, bytes) = (watchers.seen.events.load(Ordering::Acquire), watchers.seen.bytes.load(Ordering::Acquire));
+    let (server_took, own_took) = (server.cpu()? - server_before, cpu_of("self")? - own_before);
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / events.max(1) as f64;
     figures.add("1,000 watchers, 32 writers: events", "/s", events as f64 / took);
+    figures.add("1,000 watchers, 32 writers: CPU of the server for each event", "us", each(server_took));
+    figures.add("1,000 watchers, 32 writers: CPU with the load generator's", "us", each(server_took + own_took));
     figures.add("1,000 watchers, 32 writers: bytes", "MB/s", bytes as f64 / took / 1e6);
     figures.add("1,000 watchers, 32 writers: missing events", "", expected.saturating_sub(events) as f64);
     figures.add("1,000 watchers, 32 writers: watchers cut off", "", watchers.end() as f64);

@@ -8,6 +8,8 @@ mod schema;
 mod set;
 mod walk;
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 pub use schema::{ListSchema, MapSchema, Schema};
@@ -51,15 +53,26 @@ pub fn ignored_fields(has_status: bool, subresource: &str) -> Set {
     }
 }
 
-/// Metadata that belongs to nobody.
-fn unowned() -> Set {
-    let names =
-        ["name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"];
-    let mut set = Set::of_fields(&[&["apiVersion"], &["kind"], &["metadata"]]);
-    for name in names {
-        set.insert(&[Element::field("metadata"), Element::field(name)]);
-    }
-    set
+/// Metadata that belongs to nobody. Made once: every write asks for it.
+fn unowned() -> &'static Set {
+    static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
+        let names = [
+            "name",
+            "namespace",
+            "creationTimestamp",
+            "selfLink",
+            "uid",
+            "generation",
+            "managedFields",
+            "resourceVersion",
+        ];
+        let mut set = Set::of_fields(&[&["apiVersion"], &["kind"], &["metadata"]]);
+        for name in names {
+            set.insert(&[Element::field("metadata"), Element::field(name)]);
+        }
+        set
+    });
+    &UNOWNED
 }
 
 fn without_managers(object: &Object) -> Object {
@@ -100,7 +113,7 @@ fn update(live: &Object, new: &Object, mut managers: Managers, write: &Write<'_>
     let changes = walk::compare(write.schema, live, new)?.without(write.ignored);
     let taken = changes.modified.union(&changes.added);
     managers.retain_sets(|_, owned| owned.set.difference(&taken).difference(&changes.removed));
-    let owned = taken.recursive_difference(write.ignored).difference(&unowned());
+    let owned = taken.recursive_difference(write.ignored).difference(unowned());
     if !owned.is_empty() {
         let manager = Manager::updater(write);
         managers.add(manager, owned, write);
@@ -165,7 +178,7 @@ pub fn apply(live: Option<&Object>, config: &Object, write: &Write<'_>, force: b
     }
     managers.retain_sets(|other, owned| {
         if *other == manager {
-            return owned.set.difference(&unowned());
+            return owned.set.difference(unowned());
         }
         owned.set.difference(&taken).difference(&changes.removed)
     });

@@ -21,6 +21,13 @@ const BATCH_REQUESTS: usize = 1024;
 /// The most bytes of one batch, so that a sync does not take long.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// Where several wait for each sync, the next one lingers for this part of the time that the last one took, until as many
+/// wait again: those who were just answered come back at once, and need not wait for another sync.
+const LINGER_DIVISOR: u32 = 4;
+
+/// A sync that takes longer than this is the exception that nobody should wait for.
+const LONGEST_LINGER: Duration = Duration::from_millis(2);
+
 /// How many revisions are reserved for relaxed commits with one write. After a crash the revision leaps by as much.
 const RESERVE_REVISIONS: u64 = 1000;
 
@@ -83,10 +90,17 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn next(&self, deadline: Option<Duration>, clock: &SharedClock) -> Work {
+    fn next(&self, deadline: Option<Duration>, linger: &Linger, clock: &SharedClock) -> Work {
         let mut queue = self.requests.lock();
         loop {
             if !queue.0.is_empty() {
+                let until = clock.monotonic() + linger.at_most;
+                while queue.0.len() < linger.for_requests && !queue.1 {
+                    let left = until.saturating_sub(clock.monotonic());
+                    if left.is_zero() || self.changed.wait_for(&mut queue, left).timed_out() {
+                        break;
+                    }
+                }
                 return Work::Requests(take_batch(&mut queue.0));
             }
             if queue.1 {
@@ -103,6 +117,22 @@ impl Queue {
                 }
             }
         }
+    }
+}
+
+/// How long a batch may wait to be worth its sync.
+#[derive(Debug, Default)]
+struct Linger {
+    for_requests: usize,
+    at_most: Duration,
+}
+
+impl Linger {
+    /// After a batch of so many requests, which took so long.
+    fn after(requests: usize, took: Duration) -> Self {
+        // One who writes alone is never held up.
+        let for_requests = if requests > 1 { requests } else { 0 };
+        Self { for_requests, at_most: (took / LINGER_DIVISOR).min(LONGEST_LINGER) }
     }
 }
 
@@ -154,10 +184,15 @@ impl<D: Disk> Writer<D> {
 
     /// Works until the store is closed.
     pub(super) fn run(mut self) {
+        let mut linger = Linger::default();
         loop {
             let deadline = [self.pending_deadline, self.progress_deadline].into_iter().flatten().min();
-            match self.shared.queue.next(deadline, &self.options.clock) {
-                Work::Requests(requests) => self.process(requests),
+            match self.shared.queue.next(deadline, &linger, &self.options.clock) {
+                Work::Requests(requests) => {
+                    let (count, began) = (requests.len(), self.options.clock.monotonic());
+                    self.process(requests);
+                    linger = Linger::after(count, self.options.clock.monotonic().saturating_sub(began));
+                }
                 Work::Deadline => self.meet_deadlines(),
                 Work::Close => break,
             }
@@ -367,5 +402,19 @@ fn refuse(answers: Vec<Answer>, error: &StoreError) {
     for (reply, _, _permit) in answers {
         // A caller that has gone away does not want to know.
         reply.send(Err(error.clone())).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_who_come_together_wait_for_each_other() {
+        let sync = Duration::from_millis(1);
+        assert_eq!(Linger::after(1, sync).for_requests, 0);
+        let linger = Linger::after(40, sync);
+        assert_eq!((linger.for_requests, linger.at_most), (40, sync / LINGER_DIVISOR));
+        assert_eq!(Linger::after(40, Duration::from_secs(1)).at_most, LONGEST_LINGER);
     }
 }
