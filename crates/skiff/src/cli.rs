@@ -55,6 +55,10 @@ pub struct NodeOptions {
     /// A registry that is reached without TLS, beside those on this machine; can be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub insecure_registry: Vec<String>,
+    /// Mirrors, private authorities and credentials of registries
+    /// [default: /etc/skiff/registries.yaml; none for an isolated node]
+    #[arg(long, value_name = "FILE")]
+    pub private_registry: Option<PathBuf>,
     /// Where the cluster's objects are kept.
     #[command(flatten)]
     pub datastore: DatastoreOptions,
@@ -199,6 +203,24 @@ pub enum ImageCommand {
     },
     /// Pull an image from its registry
     Pull {
+        #[command(flatten)]
+        target: Target,
+        /// The image, such as localhost:5000/hello:v1
+        image: String,
+    },
+    /// Write images to a tar of the OCI layout
+    Save {
+        #[command(flatten)]
+        target: Target,
+        /// The images, such as localhost:5000/hello:v1
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// The file to write
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Push an image to the registry of its name
+    Push {
         #[command(flatten)]
         target: Target,
         /// The image, such as localhost:5000/hello:v1

@@ -125,6 +125,11 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
     }
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
     options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
+    if let Some(file) = &options.private_registry {
+        // The server may stand in another folder.
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        flag("--private-registry", file.display().to_string());
+    }
     if let Some(endpoint) = &options.container_runtime_endpoint {
         flag("--container-runtime-endpoint", endpoint.clone());
     }
@@ -386,6 +391,15 @@ pub fn image(command: &ImageCommand) -> Outcome {
             for name in answer["images"].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 println!("imported {name}");
             }
+        }
+        ImageCommand::Save { target, images, output } => {
+            let file = std::path::absolute(output)?;
+            ask(&paths(target), Method::POST, "/images/save", &json!({ "images": images, "file": file }))?;
+            println!("wrote {}", output.display());
+        }
+        ImageCommand::Push { target, image } => {
+            ask(&paths(target), Method::POST, "/images/push", &json!({ "image": image }))?;
+            println!("pushed {image}");
         }
         ImageCommand::Pull { target, image } => {
             let answer = ask(&paths(target), Method::POST, "/images/pull", &json!({ "image": image }))?;

@@ -63,6 +63,16 @@ pub async fn command(images: &NodeImages, method: &Method, path: &str, body: &Va
             let names: Vec<_> = imported.iter().flat_map(record_names).collect();
             Ok(json!({ "images": names }))
         }
+        (&Method::POST, "/images/save") => {
+            let names: Vec<String> =
+                serde_json::from_value(body["images"].clone()).map_err(|error| error.to_string())?;
+            let saved = images.store("export")?.save(&names, text("file")?).await;
+            saved.map(|()| json!({})).map_err(|error| error.message)
+        }
+        (&Method::POST, "/images/push") => {
+            let pushed = images.store("push")?.push(&text("image")?, None).await;
+            pushed.map(|()| json!({})).map_err(|error| error.message)
+        }
         (&Method::POST, "/images/pull") => {
             let name = text("image")?;
             let request = PullImageRequest { image: Some(spec(&name)), ..PullImageRequest::default() };

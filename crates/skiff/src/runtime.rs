@@ -22,6 +22,8 @@ use crate::paths::{Paths, write_atomically};
 /// How long another runtime may take to answer when the node starts, and how often it is asked.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// What the administrator says of registries.
+const REGISTRIES_FILE: &str = "/etc/skiff/registries.yaml";
 /// Where runtimes look for the pod network, unless they are told otherwise.
 const CNI_FOLDER: &str = "/etc/cni/net.d";
 const CNI_FILE: &str = "10-skiff.conflist";
@@ -63,6 +65,10 @@ async fn embedded(
 ) -> Result<NodeRuntime, CommandError> {
     let image_options = ImageStoreOptions {
         insecure_registries: options.insecure_registry.clone(),
+        registries: options
+            .private_registry
+            .clone()
+            .or_else(|| paths.isolated.is_none().then(|| PathBuf::from(REGISTRIES_FILE))),
         clock: clock.clone(),
         ..ImageStoreOptions::default()
     };

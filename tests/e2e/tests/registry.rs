@@ -1,7 +1,7 @@
 //! Images from a registry: pulled for a pod and by hand, missing ones, and a registry that is down.
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::eventually;
+use skiff_e2e::cluster::{eventually, hello_image};
 
 #[test]
 fn images_come_from_a_registry() {
@@ -9,6 +9,7 @@ fn images_come_from_a_registry() {
     cluster.start_registry();
     a_pod_pulls(&cluster);
     by_hand(&cluster);
+    out_again(&cluster);
     a_tag_that_is_missing(&cluster);
     a_policy_of_never(&cluster);
     cluster.stop_registry();
@@ -52,6 +53,19 @@ fn by_hand(cluster: &Cluster) {
     assert!(gone.code != 0 && gone.stderr.contains("localhost:5000/hello:v2"), "{gone:?}");
     let missing = cluster.skiff(&["image", "pull", "localhost:5000/hello:v9"]);
     assert!(missing.code != 0 && missing.stderr.contains("not found"), "{missing:?}");
+}
+
+fn out_again(cluster: &Cluster) {
+    let (file, copy) = (cluster.folder().join("image.tar"), cluster.folder().join("copy.tar"));
+    hello_image("v3").save("localhost:5000/pushed:v3", &file).expect("written");
+    cluster.skiff(&["image", "import", &file.display().to_string()]).ok();
+    cluster.skiff(&["image", "save", "localhost:5000/pushed:v3", "--output", &copy.display().to_string()]).ok();
+    cluster.skiff(&["image", "push", "localhost:5000/pushed:v3"]).ok();
+    cluster.skiff(&["image", "rm", "localhost:5000/pushed:v3"]).ok();
+    cluster.skiff(&["image", "pull", "localhost:5000/pushed:v3"]).ok();
+    cluster.skiff(&["image", "rm", "localhost:5000/pushed:v3"]).ok();
+    let imported = cluster.skiff(&["image", "import", &copy.display().to_string()]).ok();
+    assert!(imported.contains("localhost:5000/pushed:v3"), "{imported}");
 }
 
 fn a_tag_that_is_missing(cluster: &Cluster) {

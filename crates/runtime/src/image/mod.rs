@@ -17,6 +17,8 @@ mod manifest;
 mod platform;
 mod pull;
 mod reference;
+mod registries;
+mod save;
 mod service;
 mod snapshots;
 #[cfg(test)]
@@ -59,6 +61,8 @@ const HANDED_OUT_GRACE: Duration = Duration::from_secs(600);
 pub struct ImageStoreOptions {
     /// Registries that are spoken to without TLS, beside those on this machine; `host[:port]`.
     pub insecure_registries: Vec<String>,
+    /// The administrator's `registries.yaml`; it is read anew at every pull, and need not be there.
+    pub registries: Option<PathBuf>,
     /// Layers of one image that are fetched at a time (containerd's default).
     pub downloads: usize,
     /// Where the time comes from.
@@ -67,7 +71,7 @@ pub struct ImageStoreOptions {
 
 impl Default for ImageStoreOptions {
     fn default() -> Self {
-        Self { insecure_registries: Vec::new(), downloads: 3, clock: SystemClock::shared() }
+        Self { insecure_registries: Vec::new(), registries: None, downloads: 3, clock: SystemClock::shared() }
     }
 }
 

@@ -9,15 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt};
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use skiff_cri::{AuthConfig, CriError, CriResult, PullProgress};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::content::Staged;
 use super::digest::Digest;
 use super::manifest::{ACCEPTED, ConfigFile, Descriptor, Document, Manifest, select};
 use super::reference::{Reference, Version};
+use super::registries::{Endpoint, Registries};
 use super::{Found, ImageRecord, ImageStore, blocking, parse};
 
 /// How long a connection may take to stand (containerd's).
@@ -52,16 +54,78 @@ impl ImageStore {
         let _one = self.inner.locks.lock(&reference.to_string()).await;
         let pulled = {
             let _adding = self.inner.adding.read().await;
-            async { Pull::new(self, &reference, auth, progress)?.run().await }.await
+            self.pull_from_any(&reference, auth, progress).await
         };
         self.sweep_if_wanted().await;
         pulled.map_err(failed)
     }
+
+    /// Tries the mirrors and then the registry. What one of them has given already is not fetched from the next.
+    async fn pull_from_any(
+        &self,
+        reference: &Reference,
+        auth: Option<&AuthConfig>,
+        progress: OnProgress<'_>,
+    ) -> CriResult<ImageRecord> {
+        let mut failed = CriError::internal("no registry was asked");
+        for endpoint in self.registries()?.endpoints(reference, &self.inner.options.insecure_registries) {
+            let pulled = async { Pull::new(self, reference, &endpoint, auth, progress)?.run().await }.await;
+            match pulled {
+                Ok(record) => return Ok(record),
+                Err(error) => {
+                    if !endpoint.is_origin {
+                        tracing::info!(mirror = endpoint.reference.domain(), %error, "a mirror does not have the image");
+                    }
+                    failed = error;
+                }
+            }
+        }
+        Err(failed)
+    }
+
+    /// What the administrator's file says of registries now; it may change at any time.
+    pub(super) fn registries(&self) -> CriResult<Registries> {
+        let Some(path) = &self.inner.options.registries else { return Ok(Registries::default()) };
+        let wrong = |why: String| CriError::failed_precondition(format!("{}: {why}", path.display()));
+        match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Registries::default()),
+            Err(error) => Err(wrong(error.to_string())),
+            Ok(text) => Registries::parse(&text).map_err(wrong),
+        }
+    }
+}
+
+/// A client for an endpoint, and how it logs in there. Credentials of a request go to no mirror.
+pub(super) fn connect(endpoint: &Endpoint, auth: Option<&AuthConfig>) -> CriResult<(oci_client::Client, RegistryAuth)> {
+    let mut authorities = Vec::new();
+    if let Some(file) = &endpoint.tls.ca_file {
+        let data = std::fs::read(file)
+            .map_err(|error| CriError::failed_precondition(format!("{}: {error}", file.display())))?;
+        authorities.push(Certificate { encoding: CertificateEncoding::Pem, data });
+    }
+    let config = ClientConfig {
+        protocol: if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
+        accept_invalid_certificates: endpoint.tls.insecure_skip_verify,
+        extra_root_certificates: authorities,
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        read_timeout: Some(READ_TIMEOUT),
+        user_agent: concat!("skiff/", env!("CARGO_PKG_VERSION")),
+        ..ClientConfig::default()
+    };
+    // Where the program has chosen its cryptography already, that one stays.
+    rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
+    let client = oci_client::Client::try_from(config)
+        .map_err(|error| CriError::internal(format!("preparing TLS: {}", with_causes(&error))))?;
+    let given = auth.filter(|_| endpoint.is_origin);
+    Ok((client, credentials(given.or(endpoint.auth.as_ref()))?))
 }
 
 struct Pull<'a> {
     store: &'a ImageStore,
+    /// The name that was asked for.
     reference: &'a Reference,
+    /// What the image is called where it is fetched from.
+    remote: &'a Reference,
     client: oci_client::Client,
     auth: RegistryAuth,
     scheme: &'static str,
@@ -74,28 +138,18 @@ impl<'a> Pull<'a> {
     fn new(
         store: &'a ImageStore,
         reference: &'a Reference,
+        endpoint: &'a Endpoint,
         auth: Option<&AuthConfig>,
         progress: OnProgress<'a>,
     ) -> CriResult<Self> {
-        let insecure = reference.is_local()
-            || store.inner.options.insecure_registries.iter().any(|registry| registry == reference.domain());
-        let config = ClientConfig {
-            protocol: if insecure { ClientProtocol::Http } else { ClientProtocol::Https },
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("skiff/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        // Where the program has chosen its cryptography already, that one stays.
-        rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
-        let client = oci_client::Client::try_from(config)
-            .map_err(|error| CriError::internal(format!("preparing TLS: {}", with_causes(&error))))?;
+        let (client, auth) = connect(endpoint, auth)?;
         Ok(Self {
             store,
             reference,
+            remote: &endpoint.reference,
             client,
-            auth: credentials(auth)?,
-            scheme: if insecure { "http" } else { "https" },
+            auth,
+            scheme: if endpoint.plain_http { "http" } else { "https" },
             progress,
             done_bytes: AtomicU64::new(0),
             done_layers: AtomicU32::new(0),
@@ -133,10 +187,10 @@ impl<'a> Pull<'a> {
     /// Follows the name to a manifest for this machine; returns all documents on the way, the name's own first.
     async fn resolve(&self) -> CriResult<(Vec<Digest>, Manifest, u64)> {
         let failed = |mut error: CriError| {
-            error.message = format!("failed to resolve reference \"{}\": {}", self.reference, error.message);
+            error.message = format!("failed to resolve reference \"{}\": {}", self.remote, error.message);
             error
         };
-        let mut wanted = self.reference.clone();
+        let mut wanted = self.remote.clone();
         let mut passed = Vec::new();
         while passed.len() < INDEX_DEPTH {
             let bytes =
@@ -155,7 +209,7 @@ impl<'a> Pull<'a> {
                 Document::Image(manifest) => return Ok((passed, manifest, bytes.len() as u64)),
                 Document::Index(entries) => {
                     let none = || CriError::not_found("no match for platform in manifest: not found");
-                    wanted = self.reference.at(&select(&entries).ok_or_else(none)?.digest);
+                    wanted = self.remote.at(&select(&entries).ok_or_else(none)?.digest);
                 }
             }
         }
@@ -224,6 +278,12 @@ impl<'a> Pull<'a> {
         }
     }
 
+    fn recede(&self, bytes: u64, manifest: Option<&Manifest>) {
+        if manifest.is_some() {
+            self.done_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Fetches a blob that is not here yet; `manifest` is given for its layers.
     async fn fetch(&self, blob: &Descriptor, manifest: Option<&Manifest>) -> CriResult<()> {
         let _one = self.store.inner.locks.lock(&blob.digest.to_string()).await;
@@ -231,8 +291,8 @@ impl<'a> Pull<'a> {
             self.advance(blob.size, manifest);
             return Ok(());
         }
-        let mut attempts = Attempts::default();
-        while let Err(failed) = self.fetch_once(blob, manifest).await {
+        let (mut attempts, mut begun) = (Attempts::default(), None);
+        while let Err(failed) = self.fetch_once(blob, manifest, &mut begun).await {
             attempts.after(failed).await.map_err(|mut error| {
                 error.message = format!("failed to copy: {}", error.message);
                 error
@@ -241,20 +301,45 @@ impl<'a> Pull<'a> {
         Ok(())
     }
 
-    async fn fetch_once(&self, blob: &Descriptor, manifest: Option<&Manifest>) -> Result<(), Failed> {
+    /// One attempt; what an attempt has got before it breaks off is left in `begun` for the next.
+    async fn fetch_once(
+        &self,
+        blob: &Descriptor,
+        manifest: Option<&Manifest>,
+        begun: &mut Option<Staged>,
+    ) -> Result<(), Failed> {
         let failed = |error| self.explain_blob(&blob.digest, error);
-        let name = oci_name(&self.reference.at(&blob.digest));
+        let name = oci_name(&self.remote.at(&blob.digest));
         let descriptor = oci_client::manifest::OciDescriptor {
             digest: blob.digest.to_string(),
             size: i64::try_from(blob.size).unwrap_or(i64::MAX),
             ..Default::default()
         };
         self.client.store_auth_if_needed(name.resolve_registry(), &self.auth).await;
-        let mut stream = self.client.pull_blob_stream(&name, &descriptor).await.map_err(failed)?.stream;
+        let offset = begun.as_ref().map_or(0, Staged::size_bytes);
+        let answer = if offset > 0 {
+            self.client.pull_blob_stream_partial(&name, &descriptor, offset, None).await.map_err(failed)?
+        } else {
+            BlobResponse::Full(self.client.pull_blob_stream(&name, &descriptor).await.map_err(failed)?)
+        };
+        let mut stream = match answer {
+            BlobResponse::Partial(rest) => rest.stream,
+            BlobResponse::Full(whole) => {
+                // The registry begins anew, and so must the file.
+                if let Some(begun) = begun.take() {
+                    self.recede(offset, manifest);
+                    begun.discard();
+                }
+                whole.stream
+            }
+        };
         let (chunks, mut written) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
-        let inner = self.store.inner.clone();
+        let (inner, resumed) = (self.store.inner.clone(), begun.take());
         let writing = tokio::task::spawn_blocking(move || {
-            let mut staged = inner.content.stage()?;
+            let mut staged = match resumed {
+                Some(staged) => staged,
+                None => inner.content.stage()?,
+            };
             while let Some(chunk) = written.blocking_recv() {
                 if let Err(error) = staged.write(&chunk) {
                     staged.discard();
@@ -264,7 +349,6 @@ impl<'a> Pull<'a> {
             Ok(staged)
         });
         let mut broken = None;
-        let mut received = 0;
         while let Some(chunk) = stream.next().await {
             match chunk {
                 Ok(chunk) => {
@@ -273,7 +357,6 @@ impl<'a> Pull<'a> {
                         // The disk has failed, and tells below.
                         break;
                     }
-                    received += length;
                     self.advance(length, manifest);
                 }
                 Err(error) => {
@@ -287,10 +370,7 @@ impl<'a> Pull<'a> {
         let staged = staged.map_err(Failed::last)?;
         // A wrong digest is found once more, and worded, when the blob is put in its place.
         if let Some(error) = broken.filter(|error| !is_digest_mismatch(error)) {
-            staged.discard();
-            if manifest.is_some() {
-                self.done_bytes.fetch_sub(received, Ordering::Relaxed);
-            }
+            *begun = Some(staged);
             let message = format!("httpReadSeeker: failed open: {}", with_causes(&error));
             return Err(Failed::again(CriError::unknown(message)));
         }
@@ -310,8 +390,8 @@ impl<'a> Pull<'a> {
     }
 
     fn explain_blob(&self, digest: &Digest, error: OciDistributionError) -> Failed {
-        let host = oci_name(self.reference).resolve_registry().to_owned();
-        let url = format!("{}://{host}/v2/{}/blobs/{digest}", self.scheme, self.reference.path());
+        let host = oci_name(self.remote).resolve_registry().to_owned();
+        let url = format!("{}://{host}/v2/{}/blobs/{digest}", self.scheme, self.remote.path());
         self.word(&format!("httpReadSeeker: failed open: content at {url}"), "Get", &url, error)
     }
 
@@ -342,7 +422,7 @@ impl<'a> Pull<'a> {
                 }
             }
             OciDistributionError::RequestError(cause) => {
-                let (text, passing) = network(cause, oci_name(self.reference).resolve_registry());
+                let (text, passing) = network(cause, oci_name(self.remote).resolve_registry());
                 let error = CriError::unknown(format!("failed to do request: {method} \"{url}\": {text}"));
                 if passing { Failed::again(error) } else { Failed::last(error) }
             }
@@ -364,7 +444,7 @@ impl<'a> Pull<'a> {
 }
 
 /// The name as the client library has it.
-fn oci_name(reference: &Reference) -> oci_client::Reference {
+pub(super) fn oci_name(reference: &Reference) -> oci_client::Reference {
     let (domain, path) = (reference.domain().to_owned(), reference.path().to_owned());
     match reference.version() {
         Version::Tag(tag) => oci_client::Reference::with_tag(domain, path, tag.clone()),
@@ -477,7 +557,7 @@ fn is_digest_mismatch(error: &io::Error) -> bool {
 }
 
 /// An error with what it stems from.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -74,6 +74,11 @@ impl Reference {
         Self { domain: self.domain.clone(), path: self.path.clone(), version: Version::Digest(digest.clone()) }
     }
 
+    /// The same version of a repository elsewhere.
+    pub fn moved(&self, domain: &str, path: &str) -> Self {
+        Self { domain: domain.to_owned(), path: path.to_owned(), version: self.version.clone() }
+    }
+
     /// Whether the registry is on this machine, and thus spoken to without TLS.
     pub fn is_local(&self) -> bool {
         let host = self.domain.rsplit_once(':').map_or(self.domain.as_str(), |(host, _)| host);

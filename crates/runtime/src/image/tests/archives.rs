@@ -144,3 +144,22 @@ async fn layers_that_are_not_what_the_configuration_says_are_refused() {
     let error = import(&layout(&sample, None), &[]).await.unwrap_err();
     assert!(error.ends_with("mismatched image rootfs and manifest layers: 1 and 0"), "{error}");
 }
+
+#[tokio::test]
+async fn what_is_saved_can_be_imported_again() {
+    let folder = Folder::new("save");
+    let sample = Sample::hello();
+    for (number, archive) in
+        [layout(&sample, Some("a.example/b:1")), saved(&sample, json!(["a.example/b:1"]))].into_iter().enumerate()
+    {
+        let store = ImageStore::open(folder.path().join(number.to_string()), ImageStoreOptions::default()).unwrap();
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        std::fs::write(&first, archive).unwrap();
+        store.import(&first, &[]).await.unwrap();
+        store.save(&["a.example/b:1".to_owned()], &second).await.unwrap();
+        let (image, _) = import(&std::fs::read(&second).unwrap(), &[]).await.unwrap();
+        assert_eq!((image.id, image.tags), (sample.id(), vec!["a.example/b:1".to_owned()]));
+        let missing = store.save(&["a.example/none:1".to_owned()], &second).await.unwrap_err();
+        assert_eq!(missing.message, "image \"a.example/none:1\" not found");
+    }
+}

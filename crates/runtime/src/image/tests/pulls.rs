@@ -278,3 +278,84 @@ async fn passing_failures_are_tried_again() {
     assert_eq!(pull(&store, &registry.name("hello:v1")).await.unwrap().id, sample.id());
     assert_eq!(registry.asked("/manifests/v1"), 2);
 }
+
+fn open_with(folder: &Folder, registries: &str) -> ImageStore {
+    let file = folder.path().join("registries.yaml");
+    std::fs::write(&file, registries).unwrap();
+    let options = ImageStoreOptions { registries: Some(file), ..ImageStoreOptions::default() };
+    ImageStore::open(folder.path().join("images"), options).unwrap()
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_get_no_credentials_of_others() {
+    let folder = Folder::new("mirror");
+    let sample = Sample::hello();
+    let mut guarded = Content::with(&sample);
+    guarded.password = Some("me:secret".into());
+    let (empty, guarded, open) = (
+        Registry::serve(Content::default()).await,
+        Registry::serve(guarded).await,
+        Registry::serve(Content::with(&sample)).await,
+    );
+    let mirrors = |endpoints: &[&Registry], rest: &str| {
+        let list: Vec<String> = endpoints.iter().map(|registry| format!("'http://{}'", registry.address)).collect();
+        format!(
+            "mirrors: {{far.example: {{endpoint: [{}], rewrite: {{'^deep/(.*)$': '$1'}}}}}}\n{rest}",
+            list.join(", ")
+        )
+    };
+    let store = open_with(&folder, &mirrors(&[&empty, &guarded, &open], ""));
+    let auth = AuthConfig { username: "me".into(), password: "secret".into(), ..AuthConfig::default() };
+    let image = store.pull("far.example/deep/hello:v1", Some(&auth), &|_| {}).await.unwrap();
+    assert_eq!(image.tags, ["far.example/deep/hello:v1"]);
+    assert_eq!((empty.asked("/blobs/"), guarded.asked("/blobs/"), open.asked("/blobs/")), (0, 0, 4));
+    let login = format!("configs: {{'{}': {{auth: {{username: me, password: secret}}}}}}", guarded.address);
+    std::fs::write(folder.path().join("registries.yaml"), mirrors(&[&guarded], &login)).unwrap();
+    store.remove("far.example/deep/hello:v1").await.unwrap();
+    store.pull("far.example/deep/hello:v1", None, &|_| {}).await.unwrap();
+    assert_eq!(guarded.asked("/blobs/"), 4, "the file is read anew");
+    std::fs::write(folder.path().join("registries.yaml"), "mirror: {}").unwrap();
+    let wrong = store.pull("far.example/a:v1", None, &|_| {}).await.unwrap_err();
+    assert!(wrong.message.contains("registries.yaml") && wrong.message.contains("mirror"), "{wrong}");
+}
+
+/// Serves one image, and breaks off in the middle of the first answer with this blob.
+fn breaking_registry(content: Content, broken: String) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let (address, ranges) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let seen = ranges.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let Some(path) = head.first().and_then(|line| line.split(' ').nth(1)) else { continue };
+            let range =
+                head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
+            let (kind, body) = content.documents.get(path).cloned().unwrap_or_default();
+            let from = range.as_ref().map_or(0, |range| range.trim_end_matches('-').parse::<usize>().unwrap());
+            let first = path.ends_with(&broken) && range.is_none();
+            let sent = if first { &body[..body.len() / 2] } else { &body[from..] };
+            let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
+            seen.lock().extend(range);
+            let length = body.len() - from;
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).unwrap_or_default();
+        }
+    });
+    (address, ranges)
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_off_goes_on_where_it_was() {
+    let folder = Folder::new("resume");
+    let (store, sample) = (open(&folder), Sample::hello());
+    let layer = Digest::of(&sample.layers[0].0).to_string();
+    let (address, ranges) = breaking_registry(Content::with(&sample), layer);
+    let image = store.pull(&format!("{address}/hello:v1"), None, &|_| {}).await.unwrap();
+    assert_eq!(image.id, sample.id());
+    assert_eq!(*ranges.lock(), [format!("{}-", sample.layers[0].0.len() / 2)]);
+}

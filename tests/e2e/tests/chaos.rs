@@ -1,0 +1,257 @@
+//! Faults under churn: the server, shims and containers' first processes are killed at random while pods come and go.
+//! In the end every pod has what it needs, once, and nothing else is left. Rounds follow from a seed, which is printed.
+//!
+//! `SKIFF_CHAOS_ROUNDS=200` plays more rounds than the usual few, and `SKIFF_CHAOS_SEED` others.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use skiff_e2e::Cluster;
+use skiff_e2e::cluster::eventually;
+
+const USUAL_ROUNDS: u64 = 12;
+/// After so many rounds everything is looked at, and not only in the end.
+const LOOK_EVERY: u64 = 25;
+const STEADY: usize = 3;
+const MOST_PODS: usize = 6;
+
+#[test]
+fn no_fault_loses_or_doubles_anything() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let (rounds, seed) =
+        (number("SKIFF_CHAOS_ROUNDS").unwrap_or(USUAL_ROUNDS), number("SKIFF_CHAOS_SEED").unwrap_or(1));
+    println!("{rounds} rounds, seed {seed}");
+    let cluster = Cluster::up("chaos");
+    let empty = Left::of(&cluster);
+    let steady = format!("create deployment steady --replicas={STEADY} --image=localhost:5000/hello:v1");
+    cluster.kubectl(&steady).ok();
+    cluster.rollout("steady");
+    let mut chaos = Chaos { cluster: &cluster, random: Random(seed), pods: BTreeSet::new(), next: 0 };
+    for round in 1..=rounds {
+        let done = chaos.round();
+        println!("round {round}: {done}");
+        if round % LOOK_EVERY == 0 || round == rounds {
+            chaos.all_is_well();
+        }
+    }
+    cluster.kubectl("delete deployment steady --grace-period=0").ok();
+    cluster.kubectl("delete pods --all --grace-period=0 --force").ok();
+    eventually("nothing is left", || Left::of(&cluster) == empty);
+}
+
+/// Numbers that follow from a seed (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % limit as u64).unwrap()
+    }
+}
+
+struct Chaos<'a> {
+    cluster: &'a Cluster,
+    random: Random,
+    pods: BTreeSet<String>,
+    next: u64,
+}
+
+impl Chaos<'_> {
+    /// One change and one fault, the fault in the middle of what the change sets off.
+    fn round(&mut self) -> String {
+        let change = if self.pods.len() < MOST_PODS && self.random.below(2) == 0 { self.add() } else { self.remove() };
+        let pause = self.random.below(300) as u64;
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let fault = match self.random.below(4) {
+            0 => self.kill_server(),
+            1 => self.kill_one("shim", shims(self.cluster)),
+            2 => self.kill_one("container", containers(self.cluster)),
+            _ => self.exec(),
+        };
+        format!("{change}, {fault} after {pause} ms")
+    }
+
+    fn add(&mut self) -> String {
+        self.next += 1;
+        let name = format!("churn-{}", self.next);
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}],
+                "containers": [{
+                    "name": "c", "image": "localhost:5000/hello:v1", "command": ["sleep", "100000"],
+                    "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
+                }],
+            },
+        });
+        self.cluster.create(&pod.to_string());
+        self.pods.insert(name.clone());
+        format!("add {name}")
+    }
+
+    fn remove(&mut self) -> String {
+        let Some(name) = self.pods.pop_first() else { return self.add() };
+        let grace = self.random.below(2);
+        self.cluster.kubectl(&format!("delete pod {name} --wait=false --grace-period={grace}")).ok();
+        format!("remove {name}")
+    }
+
+    fn kill_server(&mut self) -> String {
+        kill(self.cluster.server_pid());
+        // Sometimes somebody dies while nobody watches.
+        let beside = if self.random.below(2) == 0 { self.kill_one("shim", shims(self.cluster)) } else { String::new() };
+        self.cluster.skiff(&["up"]).ok();
+        format!("kill server {beside}")
+    }
+
+    fn kill_one(&mut self, what: &str, candidates: Vec<u32>) -> String {
+        if candidates.is_empty() {
+            return format!("no {what} to kill");
+        }
+        let pid = candidates[self.random.below(candidates.len())];
+        kill(pid);
+        format!("kill {what} {pid}")
+    }
+
+    /// A command in some pod; whether it comes to run depends on what else happens.
+    fn exec(&mut self) -> String {
+        let answer = self.cluster.kubectl("exec deployment/steady -- true");
+        format!("exec ended with {}", answer.code)
+    }
+
+    fn all_is_well(&self) {
+        eventually("every pod runs, and nothing else does", || {
+            let pods = self.cluster.get("pods");
+            let pods = pods["items"].as_array().unwrap();
+            let names: BTreeSet<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+            let expected = self.pods.len() + STEADY;
+            let left = Left::of(self.cluster);
+            pods.iter().all(is_ready)
+                && pods.len() == expected
+                && self.pods.iter().all(|name| names.contains(name.as_str()))
+                && left.shims == expected
+                && left.containers == expected
+                && left.links == expected
+                && left.addresses == expected
+                && left.shared_memory == expected
+                && left.volumes == pods.iter().map(volumes).sum::<usize>()
+        });
+        self.cluster.kubectl("exec deployment/steady -- true").ok();
+    }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.filter(|one| one["type"] == "Ready").all(|one| one["status"] == "True");
+    ready && pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// The volumes of a pod that are mounts: the token of its service account, and memory.
+fn volumes(pod: &Value) -> usize {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.filter(|volume| volume["projected"].is_object() || volume["emptyDir"]["medium"] == "Memory").count()
+}
+
+fn kill(pid: u32) {
+    // It may have ended by itself meanwhile.
+    Command::new("kill").args(["-9", &pid.to_string()]).stderr(std::process::Stdio::null()).status().unwrap();
+}
+
+/// The processes of the node, by their arguments.
+fn processes(cluster: &Cluster) -> Vec<(u32, String)> {
+    let namespace = std::fs::read_link(format!("/proc/{}/ns/pid", cluster.keeper_pid())).unwrap();
+    let of_node = |entry: std::fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        (std::fs::read_link(entry.path().join("ns/pid")).ok()? == namespace).then_some(())?;
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        Some((pid, command))
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(of_node).collect()
+}
+
+fn shims(cluster: &Cluster) -> Vec<u32> {
+    let shims = processes(cluster).into_iter().filter(|(_, command)| command.starts_with("skiff-shim\0"));
+    // A child on its way into a container still has its shim's arguments.
+    let is_child = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent: Option<u32> = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        let parent = parent.and_then(|parent| std::fs::read_to_string(format!("/proc/{parent}/cmdline")).ok());
+        parent.is_some_and(|command| command.starts_with("skiff-shim\0"))
+    };
+    shims.map(|(pid, _)| pid).filter(|&pid| !is_child(pid)).collect()
+}
+
+/// The cgroups of containers: their folders are named by ids.
+fn cgroups(cluster: &Cluster) -> Vec<PathBuf> {
+    fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit()) {
+                    found.push(path.clone());
+                }
+                below(&path, found);
+            }
+        }
+    }
+    let root = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(|root| Path::new(root).join(format!("skiff-{}", cluster.name)));
+    let mut found = Vec::new();
+    below(root.iter().find(|root| root.exists()).unwrap(), &mut found);
+    found
+}
+
+/// The first processes of containers.
+fn containers(cluster: &Cluster) -> Vec<u32> {
+    let first = |cgroup: PathBuf| {
+        std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?.lines().next()?.parse().ok()
+    };
+    cgroups(cluster).into_iter().filter_map(first).collect()
+}
+
+/// The addresses that are given out: files named by them.
+fn addresses(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let count = |entry: std::fs::DirEntry| {
+        if entry.path().is_dir() {
+            return addresses(&entry.path());
+        }
+        usize::from(entry.file_name().to_string_lossy().parse::<std::net::Ipv4Addr>().is_ok())
+    };
+    entries.map(count).sum()
+}
+
+/// What pods leave on a machine while they live.
+#[derive(Debug, PartialEq, Eq)]
+struct Left {
+    shims: usize,
+    containers: usize,
+    links: usize,
+    addresses: usize,
+    shared_memory: usize,
+    volumes: usize,
+}
+
+impl Left {
+    fn of(cluster: &Cluster) -> Self {
+        let links = cluster.inside(&["ip", "-oneline", "link", "show", "type", "veth"]).output().unwrap();
+        let links = String::from_utf8_lossy(&links.stdout).lines().filter(|line| line.contains("master")).count();
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", cluster.keeper_pid())).unwrap();
+        let mounted = |part: &str| mounts.lines().filter(|line| line.contains(&cluster.name) && line.contains(part)).count();
+        Self {
+            shims: shims(cluster).len(),
+            containers: cgroups(cluster).len(),
+            links,
+            addresses: addresses(&cluster.folder().join("isolated").join(&cluster.name).join("network")),
+            shared_memory: mounted("/shm "),
+            volumes: mounted("/volumes/"),
+        }
+    }
+}
