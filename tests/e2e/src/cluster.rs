@@ -15,6 +15,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a test looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+const KUBELET_CONFIG: &str = "
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+evictionHard:
+  memory.available: 50Mi
+  nodefs.available: 100Mi
+  nodefs.inodesFree: 1%
+  imagefs.available: 100Mi
+";
+
 /// A running node and the folder it lives in; both are gone when the value is dropped.
 pub struct Cluster {
     /// The name of the isolated node.
@@ -122,13 +134,20 @@ impl Cluster {
 
     /// Runs `skiff COMMAND` for this node.
     pub fn skiff(&self, command: &[&str]) -> Answer {
-        let output = Command::new(skiff_binary())
-            .args(command)
-            .args(["--isolated", &self.name, "--data-dir"])
-            .arg(&self.data)
-            .stdin(Stdio::null())
-            .output();
+        let mut skiff = Command::new(skiff_binary());
+        skiff.args(command);
+        if command.first() == Some(&"up") && !command.contains(&"--kubelet-config") {
+            skiff.arg("--kubelet-config").arg(self.kubelet_config());
+        }
+        let output = skiff.args(["--isolated", &self.name, "--data-dir"]).arg(&self.data).stdin(Stdio::null()).output();
         Answer::of(output.expect("the program under test can be started"))
+    }
+
+    /// Settings by which it does not matter to a test how full the machine's disk is.
+    pub(crate) fn kubelet_config(&self) -> PathBuf {
+        let file = self.data.join("kubelet.yaml");
+        std::fs::write(&file, KUBELET_CONFIG).expect("a writable folder");
+        file
     }
 
     /// The node's administrator's kubeconfig.

@@ -202,7 +202,8 @@ fn cgroups(cluster: &Cluster) -> Vec<PathBuf> {
             }
         }
     }
-    let root = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(|root| Path::new(root).join(format!("skiff-{}", cluster.name)));
+    let root =
+        ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(|root| Path::new(root).join(format!("skiff-{}", cluster.name)));
     let mut found = Vec::new();
     below(root.iter().find(|root| root.exists()).unwrap(), &mut found);
     found
@@ -210,9 +211,8 @@ fn cgroups(cluster: &Cluster) -> Vec<PathBuf> {
 
 /// The first processes of containers.
 fn containers(cluster: &Cluster) -> Vec<u32> {
-    let first = |cgroup: PathBuf| {
-        std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?.lines().next()?.parse().ok()
-    };
+    let first =
+        |cgroup: PathBuf| std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?.lines().next()?.parse().ok();
     cgroups(cluster).into_iter().filter_map(first).collect()
 }
 
@@ -244,7 +244,8 @@ impl Left {
         let links = cluster.inside(&["ip", "-oneline", "link", "show", "type", "veth"]).output().unwrap();
         let links = String::from_utf8_lossy(&links.stdout).lines().filter(|line| line.contains("master")).count();
         let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", cluster.keeper_pid())).unwrap();
-        let mounted = |part: &str| mounts.lines().filter(|line| line.contains(&cluster.name) && line.contains(part)).count();
+        let mounted =
+            |part: &str| mounts.lines().filter(|line| line.contains(&cluster.name) && line.contains(part)).count();
         Self {
             shims: shims(cluster).len(),
             containers: cgroups(cluster).len(),
