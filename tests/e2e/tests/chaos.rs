@@ -127,12 +127,18 @@ impl Chaos<'_> {
     }
 
     fn all_is_well(&self) {
+        let mut last = String::new();
         eventually("every pod runs, and nothing else does", || {
             let pods = self.cluster.get("pods");
             let pods = pods["items"].as_array().unwrap();
             let names: BTreeSet<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
             let expected = self.pods.len() + STEADY;
             let left = Left::of(self.cluster);
+            let seen = format!("{} of {expected} pods, {left:?}", pods.len());
+            if seen != last {
+                println!("{seen}");
+                last = seen;
+            }
             pods.iter().all(is_ready)
                 && pods.len() == expected
                 && self.pods.iter().all(|name| names.contains(name.as_str()))

@@ -218,6 +218,16 @@ impl Inner {
             self.settle_without_shim(&container);
         }
         self.tell(sandbox_id, sandbox_id, ContainerEventType::ContainerStoppedEvent);
+        let (inner, id) = (self.clone(), sandbox_id.to_owned());
+        tokio::spawn(async move { inner.release(&id).await });
+    }
+
+    /// Gives back what a sandbox without a shim still holds: it never becomes ready again, and whoever asked for it may
+    /// keep it for long, for the sake of its containers' logs.
+    async fn release(self: &Arc<Self>, sandbox_id: &str) {
+        if let Err(error) = self.stop_sandbox(sandbox_id).await {
+            tracing::warn!(sandbox = sandbox_id, %error, "a sandbox without a shim keeps its network");
+        }
     }
 
     /// Ends what is left of a container that no shim answers for. How it ended is known if the shim left word.

@@ -25,6 +25,11 @@ impl Inner {
                 }
             }
         }
+        let lost: Vec<_> =
+            self.sandboxes.lock().values().filter(|sandbox| sandbox.is_lost()).map(|one| one.id.clone()).collect();
+        for id in lost {
+            self.release(&id).await;
+        }
         Ok(())
     }
 

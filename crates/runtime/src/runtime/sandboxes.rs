@@ -72,6 +72,12 @@ impl Sandbox {
         state.shim.is_some() && !state.stopped
     }
 
+    /// Whether its shim is gone without its having been stopped.
+    pub(crate) fn is_lost(&self) -> bool {
+        let state = self.state.lock();
+        state.shim.is_none() && !state.stopped
+    }
+
     /// Notes that the shim is gone; false when that was known.
     pub(crate) fn set_lost(&self) -> bool {
         self.state.lock().shim.take().is_some()
