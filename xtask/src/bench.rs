@@ -5,9 +5,9 @@ use crate::shell::{cargo, run as run_command};
 use crate::test::build_binaries;
 
 /// What can be measured.
-const NAMES: [&str; 5] = ["store", "api", "up", "idle", "pods"];
+const NAMES: [&str; 6] = ["store", "api", "up", "idle", "pods", "node"];
 /// Those that need a whole node.
-const OF_NODES: [&str; 3] = ["up", "idle", "pods"];
+const OF_NODES: [&str; 4] = ["up", "idle", "pods", "node"];
 
 /// Measures what is named, or all.
 ///

@@ -15,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a test looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-const KUBELET_CONFIG: &str = "
+/// Settings by which it does not matter to a test how full the machine's disk is.
+pub(crate) const KUBELET_CONFIG: &str = "
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 imageGCHighThresholdPercent: 100
@@ -137,16 +138,16 @@ impl Cluster {
         let mut skiff = Command::new(skiff_binary());
         skiff.args(command);
         if command.first() == Some(&"up") && !command.contains(&"--kubelet-config") {
-            skiff.arg("--kubelet-config").arg(self.kubelet_config());
+            skiff.arg("--kubelet-config").arg(self.kubelet_config(KUBELET_CONFIG));
         }
         let output = skiff.args(["--isolated", &self.name, "--data-dir"]).arg(&self.data).stdin(Stdio::null()).output();
         Answer::of(output.expect("the program under test can be started"))
     }
 
-    /// Settings by which it does not matter to a test how full the machine's disk is.
-    pub(crate) fn kubelet_config(&self) -> PathBuf {
+    /// A file with settings of the node agent.
+    pub(crate) fn kubelet_config(&self, settings: &str) -> PathBuf {
         let file = self.data.join("kubelet.yaml");
-        std::fs::write(&file, KUBELET_CONFIG).expect("a writable folder");
+        std::fs::write(&file, settings).expect("a writable folder");
         file
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::{Answer, Cluster, eventually, hello_image, pause_image, skiff_binary};
+use crate::cluster::{Answer, Cluster, KUBELET_CONFIG, eventually, hello_image, pause_image, skiff_binary};
 
 const PAUSE: &str = "localhost:5000/pause:v1";
 
@@ -17,6 +17,11 @@ pub struct Containerd {
 impl Containerd {
     /// A node with containerd as its runtime, and the test images in it.
     pub fn cluster(purpose: &str) -> (Cluster, Self) {
+        Self::cluster_with(purpose, KUBELET_CONFIG)
+    }
+
+    /// The same with other settings of the node agent.
+    pub fn cluster_with(purpose: &str, settings: &str) -> (Cluster, Self) {
         let cluster = Cluster::empty(purpose);
         let folder = cluster.folder().join("containerd");
         std::fs::create_dir_all(&folder).expect("a writable folder");
@@ -26,7 +31,7 @@ impl Containerd {
             .args(["up", "--isolated", &cluster.name, "--data-dir"])
             .arg(cluster.folder())
             .args(["--container-runtime-endpoint", &endpoint, "--kubelet-config"])
-            .arg(cluster.kubelet_config())
+            .arg(cluster.kubelet_config(settings))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -44,6 +44,16 @@ pub fn pause(busybox: &Path) -> io::Result<Image> {
     Ok(assemble(vec![base(busybox)?], &["sleep", "infinity"]))
 }
 
+/// An image of one layer that was packed already.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn of_layer(plain: &Path, packed: &Path, packing: &str) -> io::Result<Image> {
+    let diff_id = digest_of(&std::fs::read(plain)?);
+    let layer = std::fs::read(packed)?;
+    Ok(put_together(vec![(layer, diff_id)], &format!("application/vnd.oci.image.layer.v1.tar+{packing}"), &["/none"]))
+}
+
 /// A busybox root.
 fn base(busybox: &Path) -> io::Result<Vec<u8>> {
     layer(&|tar| {
@@ -94,9 +104,18 @@ fn link(tar: &mut tar::Builder<Vec<u8>>, path: &str, to: &str) -> io::Result<()>
 }
 
 fn assemble(layers: Vec<Vec<u8>>, command: &[&str]) -> Image {
+    let layers = layers.into_iter().map(|layer| {
+        let diff_id = digest_of(&layer);
+        (layer, diff_id)
+    });
+    put_together(layers.collect(), "application/vnd.oci.image.layer.v1.tar", command)
+}
+
+/// An image of layers with the digests of what is packed in them.
+fn put_together(layers: Vec<(Vec<u8>, String)>, layer_media: &str, command: &[&str]) -> Image {
     let mut blobs = BTreeMap::new();
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let diff_ids: Vec<_> = layers.iter().map(|layer| digest_of(layer)).collect();
+    let (layers, diff_ids): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
     let config = json!({
         "architecture": architecture, "os": "linux",
         "config": {"Cmd": command, "Env": ["PATH=/bin"], "WorkingDir": "/"},
@@ -105,7 +124,6 @@ fn assemble(layers: Vec<Vec<u8>>, command: &[&str]) -> Image {
     let config = config.to_string().into_bytes();
     let descriptor =
         |media: &str, blob: &[u8]| json!({"mediaType": media, "digest": digest_of(blob), "size": blob.len()});
-    let layer_media = "application/vnd.oci.image.layer.v1.tar";
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config),

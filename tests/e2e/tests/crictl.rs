@@ -85,6 +85,8 @@ fn by_hand(crictl: &Crictl<'_>) {
     assert_eq!(crictl.json(&["inspect", &id])["status"]["state"], "CONTAINER_RUNNING");
     assert_eq!(crictl.json(&["inspectp", &sandbox])["status"]["state"], "SANDBOX_READY");
     assert_eq!(crictl.json(&["stats", "--output", "json", "--id", &id])["stats"][0]["attributes"]["id"], id.as_str());
+    let metrics = crictl.ok(&["metricsp"]);
+    assert!(metrics.contains("container_memory_working_set_bytes") && metrics.contains(&id), "{metrics}");
     crictl.ok(&["update", "--memory", "33554432", &id]);
     let limit = crictl.json(&["inspect", &id])["status"]["resources"]["linux"]["memoryLimitInBytes"].clone();
     assert_eq!(limit, "33554432");

@@ -2,6 +2,7 @@
 
 mod containers;
 mod exec;
+mod metrics;
 mod restore;
 mod sandboxes;
 mod service;

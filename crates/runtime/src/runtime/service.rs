@@ -235,6 +235,22 @@ impl RuntimeService for EmbeddedRuntime {
         Ok(RuntimeConfigResponse { linux: Some(linux) })
     }
 
+    async fn list_metric_descriptors(
+        &self,
+        _: ListMetricDescriptorsRequest,
+    ) -> CriResult<ListMetricDescriptorsResponse> {
+        Ok(ListMetricDescriptorsResponse { descriptors: super::metrics::descriptors() })
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: ListPodSandboxMetricsRequest,
+    ) -> CriResult<ListPodSandboxMetricsResponse> {
+        let sandboxes: Vec<_> = self.inner.sandboxes.lock().values().cloned().collect();
+        let ready = sandboxes.iter().filter(|sandbox| sandbox.is_ready());
+        Ok(ListPodSandboxMetricsResponse { pod_metrics: ready.map(|sandbox| self.inner.metrics(sandbox)).collect() })
+    }
+
     async fn update_pod_sandbox_resources(
         &self,
         request: UpdatePodSandboxResourcesRequest,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
+mod node;
 mod proxy;
 
 use std::time::{Duration, Instant};
@@ -32,6 +33,10 @@ fn main() {
     }
     if wants("pods") {
         pods();
+    }
+    if wants("node") {
+        println!("\n| figure | runtime | measured |\n|---|---|---|");
+        node::node();
     }
 }
 

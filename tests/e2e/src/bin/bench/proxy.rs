@@ -23,7 +23,7 @@ impl Proxy {
     /// Starts it on a free port.
     pub fn start(cluster: &Cluster) -> Self {
         let mut child = cluster
-            .kubectl_command(&["proxy", "--port=0"])
+            .kubectl_command(&["proxy", "--port=0", "--reject-paths=^$"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -33,6 +33,11 @@ impl Proxy {
         BufReader::new(stdout).read_line(&mut line).expect("kubectl proxy says where it listens");
         let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
         Self { child, address }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     fn send(&self, method: &str, path: &str, body: &str) -> TcpStream {
