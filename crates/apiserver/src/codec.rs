@@ -14,14 +14,37 @@ use crate::failure::Result;
 /// How every stored value begins.
 const STORED_HEAD: &[u8] = b"{\"metadata\":{";
 
+/// How the mark of a custom object's version stands in its metadata, where it is stored.
+const MARK: &[u8] = b"\"~\":\"";
+/// The field of the mark.
+const MARK_FIELD: &str = "~";
+
+/// The mark of stored bytes: under which version and schema they were written. Built-in kinds have none.
+pub fn mark(stored: &[u8]) -> Option<&str> {
+    let rest = stored.get(STORED_HEAD.len()..)?.strip_prefix(MARK)?;
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(&rest[..end]).ok()
+}
+
 /// Encodes an object for the store.
 pub fn encode_stored(object: &Object) -> Bytes {
+    encode_marked(object, "")
+}
+
+/// Encodes an object for the store, with the mark of its version.
+pub fn encode_marked(object: &Object, mark: &str) -> Bytes {
     let mut encoded = Vec::with_capacity(1024);
-    encoded.extend_from_slice(b"{\"metadata\":{");
+    encoded.extend_from_slice(STORED_HEAD);
     let metadata = object.get("metadata").and_then(Value::as_object);
-    let fields = metadata.into_iter().flatten().filter(|(key, _)| *key != "resourceVersion");
+    let fields =
+        metadata.into_iter().flatten().filter(|(key, _)| !matches!(key.as_str(), "resourceVersion" | MARK_FIELD));
+    if !mark.is_empty() {
+        encoded.extend_from_slice(MARK);
+        encoded.extend_from_slice(mark.as_bytes());
+        encoded.push(b'"');
+    }
     for (index, (key, value)) in fields.enumerate() {
-        if index > 0 {
+        if index > 0 || !mark.is_empty() {
             encoded.push(b',');
         }
         write_field(&mut encoded, key, value);
@@ -53,6 +76,7 @@ pub fn decode_stored(def: &ResourceDef, stored: &[u8], revision: u64) -> Result<
         map.insert("apiVersion".into(), def.group_version().to_string().into());
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove(MARK_FIELD);
         metadata.insert("resourceVersion".into(), revision.to_string().into());
     }
     Ok(object)
@@ -87,7 +111,10 @@ pub fn write_sent(out: &mut BytesMut, head: &str, stored: &[u8], revision: u64) 
     out.put_slice(head.as_bytes());
     out.put_slice(revision.to_string().as_bytes());
     out.put_slice(b"\",");
-    out.put_slice(&stored[STORED_HEAD.len().min(stored.len())..]);
+    let rest = &stored[STORED_HEAD.len().min(stored.len())..];
+    let marked = mark(stored).map_or(0, |mark| MARK.len() + mark.len() + 1);
+    // Behind the mark stands a comma: no object is without a name.
+    out.put_slice(&rest[if marked == 0 { 0 } else { (marked + 1).min(rest.len()) }..]);
 }
 
 /// A stored value as it is sent.

@@ -27,6 +27,7 @@ pub mod storage;
 mod sub;
 mod tunnel;
 mod usage;
+mod webhook;
 mod write;
 
 pub use call::UserInfo;

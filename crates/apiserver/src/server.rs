@@ -38,7 +38,7 @@ use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
-use crate::{bootstrap, custom, discovery, read, sub, usage, write};
+use crate::{admission, bootstrap, custom, discovery, read, sub, usage, webhook, write};
 
 /// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
 const MAX_REQUESTS: usize = 1024;
@@ -58,6 +58,10 @@ pub struct ApiServer {
     pub(crate) allocators: Allocators,
     pub(crate) metrics: Metrics,
     pub(crate) documents: Documents,
+    /// Connections to webhooks.
+    pub(crate) webhooks: webhook::Connections,
+    /// What admission has read of the cluster.
+    pub(crate) admission: admission::policy::Known,
     /// When the server began.
     pub(crate) started: Timestamp,
     audit_ids: Ids,
@@ -95,6 +99,8 @@ impl ApiServer {
             config,
             metrics: Metrics::default(),
             documents: Documents::default(),
+            webhooks: webhook::Connections::default(),
+            admission: admission::policy::Known::default(),
             started,
             audit_ids: Ids::random(),
             flows: Flows::default(),
@@ -114,6 +120,13 @@ impl ApiServer {
         let custom = tokio::spawn(custom::keeper::run(Arc::downgrade(&server)));
         server.tasks.lock().extend([follow, bookmarks, custom]);
         Ok(server)
+    }
+
+    /// Checks the types in the expressions of policies from now on, and tells of them in their status. Upstream's
+    /// controller manager does this; here it needs what the server has compiled.
+    pub fn check_policies(self: &Arc<Self>) {
+        let task = tokio::spawn(admission::status::run(Arc::downgrade(self)));
+        self.tasks.lock().push(task);
     }
 
     /// Ends all watches and ceases to follow the store.

@@ -166,6 +166,14 @@ impl Checker<'_> {
         if let Some(name) = qualified(expr) {
             let first = name.split('.').next().unwrap_or("");
             let is_variable = self.local(first).is_some() || self.env.variable(first).is_some();
+            if self.local(first).is_none()
+                && let Some(decl) = self.env.variable(&name)
+            {
+                let ty = decl.ty.clone();
+                self.out.variables.insert(name.clone());
+                expr.kind = ExprKind::Ident(name.into());
+                return ty;
+            }
             if !is_variable && let Some(ty) = type_named(&name) {
                 self.out.type_names.insert(expr.id, ty.clone());
                 expr.kind = ExprKind::Ident(name.into());

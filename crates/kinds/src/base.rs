@@ -78,6 +78,7 @@ pub const BASE: ResourceDef = ResourceDef {
     verbs: STORED_VERBS,
     schema: Cow::Borrowed(""),
     inline_schema: None,
+    custom: None,
     storage: None,
     stored: true,
     subresources: Cow::Borrowed(&[]),

@@ -105,6 +105,17 @@ pub enum Deletion {
     Namespace,
 }
 
+/// What a custom kind's definition says of all its versions together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Custom {
+    /// Which state of which definition this is: its UID and generation.
+    pub source: String,
+    /// The version that objects are written in.
+    pub storage_version: String,
+    /// `spec.conversion.webhook`, where versions are converted by one.
+    pub conversion: Option<Value>,
+}
+
 /// One kind of object and all its rules.
 #[derive(Clone)]
 pub struct ResourceDef {
@@ -132,6 +143,8 @@ pub struct ResourceDef {
     pub schema: Text,
     /// The OpenAPI v3 schema itself, for custom kinds.
     pub inline_schema: Option<std::sync::Arc<Value>>,
+    /// What a custom kind's definition says of all its versions together.
+    pub custom: Option<std::sync::Arc<Custom>>,
     /// The group and version that objects are stored in, where several versions share one storage.
     pub storage: Option<(Text, Text)>,
     /// False for reviews and the like, which are answered and never stored.

@@ -182,7 +182,9 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         authorization: true,
         tokens: Vec::new(),
     };
-    Ok(ApiServer::new(config).await.map_err(|failure| failure.0.message)?)
+    let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
+    server.check_policies();
+    Ok(server)
 }
 
 async fn start_kubelet(

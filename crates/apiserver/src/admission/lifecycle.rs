@@ -54,7 +54,7 @@ fn is_plainly_active(attributes: &Attributes<'_>) -> bool {
 }
 
 /// The namespace from the cache, or from the store where it may be too new for the cache.
-async fn find(attributes: &Attributes<'_>) -> Result<Option<Object>> {
+pub async fn find(attributes: &Attributes<'_>) -> Result<Option<Object>> {
     let Some(cache) = attributes.server.catalogue.cache("", "namespaces") else { return Ok(None) };
     if let Some(namespace) = cache.object("", attributes.namespace)? {
         return Ok(Some(namespace));

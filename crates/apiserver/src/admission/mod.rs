@@ -1,16 +1,28 @@
 //! Built-in admission: what may be created where, and what the cluster adds to objects on their way in.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/>.
 
+pub mod conditions;
+pub mod definition;
+pub mod kept;
 pub mod lifecycle;
+pub mod matching;
 pub mod node;
 pub mod pods;
+pub mod policy;
+pub mod review;
+pub mod status;
+pub mod webhooks;
 
 use skiff_kinds::ResourceDef;
-use skiff_object::Object;
+use skiff_kinds::decode::{FieldValidation, decode_tree};
+use skiff_object::meta::Meta;
+use skiff_object::{GroupVersionKind, Object};
 
 use crate::call::Call;
+use crate::custom;
 use crate::failure::Result;
 use crate::server::ApiServer;
+use crate::write::managed;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +33,8 @@ pub enum Operation {
     Update,
     /// An object is deleted.
     Delete,
+    /// A tunnel is opened.
+    Connect,
 }
 
 /// What admission knows of a write.
@@ -50,13 +64,19 @@ impl Attributes<'_> {
     }
 }
 
-/// Step 6: changes an object on its way in, or refuses it.
-pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, _old: Option<&Object>) -> Result<()> {
+/// Step 6: changes an object on its way in, or refuses it; tells whether the user's own programs changed it.
+pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Option<&Object>) -> Result<bool> {
     lifecycle::check(attributes).await?;
     if attributes.is("", "pods") && attributes.operation == Operation::Create {
         pods::mutate(attributes, object).await?;
     }
-    Ok(())
+    if !matching::is_any(attributes) {
+        return Ok(false);
+    }
+    let namespace = matching::namespace_of(attributes).await?;
+    let by_policy = policy::mutate(attributes, object, old, namespace.as_ref())?;
+    let by_webhook = webhooks::mutate(attributes, object, old, namespace.as_ref()).await?;
+    Ok(by_policy || by_webhook)
 }
 
 /// Step 9: refuses what may not be.
@@ -65,5 +85,51 @@ pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old:
     if attributes.operation == Operation::Delete {
         lifecycle::check(attributes).await?;
     }
-    Ok(())
+    ask(attributes, object, old).await
+}
+
+/// Asks the policies and webhooks that may refuse.
+async fn ask(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
+    if !matching::is_any(attributes) {
+        return Ok(());
+    }
+    let namespace = matching::namespace_of(attributes).await?;
+    policy::validate(attributes, object, old, namespace.as_ref())?;
+    webhooks::validate(attributes, object, old, namespace.as_ref()).await
+}
+
+/// Whether a tunnel may be opened; `options` is what its query asks for, as an object.
+pub async fn connect(server: &ApiServer, call: &Call, options: &Object) -> Result<()> {
+    let attributes = Attributes {
+        server,
+        call,
+        def: &call.served.def,
+        operation: Operation::Connect,
+        namespace: call.info.namespace_of(&call.served.def),
+        name: &call.info.name,
+        subresource: &call.info.subresource,
+        dry_run: false,
+    };
+    ask(&attributes, Some(options), None).await
+}
+
+/// An object as a webhook or a policy has left it, in the shape of its kind: unknown fields go, defaults come.
+fn reshaped(attributes: &Attributes<'_>, object: Object) -> Result<Object> {
+    let mut object = decode_tree(attributes.def, object, FieldValidation::Ignore)?.object;
+    (attributes.def.default)(&mut object);
+    if let Some(schema) = &attributes.def.inline_schema {
+        custom::schema::prune(schema, &mut object);
+        custom::schema::default(schema, &mut object);
+    }
+    Ok(object)
+}
+
+/// An object with another applied to it.
+fn merged(attributes: &Attributes<'_>, object: &Object, part: &Object) -> std::result::Result<Object, String> {
+    let (version, kind) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let snapshot = attributes.server.catalogue.snapshot();
+    let served = snapshot.by_kind(&GroupVersionKind::new(group, version, kind));
+    let served = served.ok_or_else(|| format!("{kind} of {group}/{version} is not served"))?;
+    managed::overlay(served, attributes.call.now, object, part).map_err(|failure| failure.to_string())
 }

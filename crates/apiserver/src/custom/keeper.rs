@@ -1,12 +1,16 @@
 //! Keeps the catalogue in step with the CustomResourceDefinitions, and their status with the catalogue.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{Method, Request};
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_base::clock;
+use skiff_kinds::ResourceDef;
+use skiff_kinds::rules::crd_check;
 use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
 
@@ -15,7 +19,7 @@ use crate::call::UserInfo;
 use crate::failure::{Failure, Result};
 use crate::http::body;
 use crate::server::ApiServer;
-use crate::storage::cache::{Happened, Message, ResourceCache, Start};
+use crate::storage::cache::{Message, ResourceCache, Start};
 use crate::storage::filter::Filter;
 
 const GROUP: &str = "apiextensions.k8s.io";
@@ -40,8 +44,18 @@ pub async fn start(server: &ApiServer) -> Result<()> {
     Ok(())
 }
 
+/// Works on definitions, each by itself: one that waits for its objects to go holds up no other.
+struct Keeper {
+    server: Weak<ApiServer>,
+    /// The definitions that are worked on, and whether they are to be looked at again.
+    busy: Mutex<HashMap<String, bool>>,
+    /// Names are given out one after the other.
+    naming: tokio::sync::Mutex<()>,
+}
+
 /// Follows the definitions for as long as the server lives.
 pub async fn run(server: Weak<ApiServer>) {
+    let keeper = Arc::new(Keeper { server: server.clone(), busy: Mutex::default(), naming: Default::default() });
     loop {
         let Some(mut watch) = server.upgrade().and_then(|server| {
             let reached = server.hub.reached();
@@ -50,65 +64,144 @@ pub async fn run(server: Weak<ApiServer>) {
             return;
         };
         for event in std::mem::take(&mut watch.initial) {
-            look_at(&server, event.entry.name(), event.happened).await;
+            keeper.wake(event.entry.name());
         }
         while let Some(message) = watch.queue.recv().await {
             if let Message::Event(event) = message {
-                look_at(&server, event.entry.name(), event.happened).await;
+                keeper.wake(event.entry.name());
             }
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-async fn look_at(server: &Weak<ApiServer>, name: &str, happened: Happened) {
-    loop {
-        let Some(server) = server.upgrade() else { return };
-        if happened == Happened::Deleted {
-            withdraw(&server, name);
+impl Keeper {
+    /// Has a definition looked at, now or when it is free again.
+    fn wake(self: &Arc<Self>, name: &str) {
+        let mut busy = self.busy.lock();
+        if let Some(again) = busy.get_mut(name) {
+            *again = true;
             return;
         }
-        match keep(&server, name).await {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(failure) => tracing::warn!(definition = name, error = %failure, "keeping a custom resource definition"),
+        busy.insert(name.to_owned(), false);
+        tokio::spawn(self.clone().work(name.to_owned()));
+    }
+
+    /// Whether the work on a definition is over: nobody asked for another look meanwhile.
+    fn is_over(&self, name: &str) -> bool {
+        let mut busy = self.busy.lock();
+        match busy.get_mut(name) {
+            Some(again) if *again => {
+                *again = false;
+                false
+            }
+            _ => {
+                busy.remove(name);
+                true
+            }
         }
-        drop(server);
-        tokio::time::sleep(RETRY).await;
+    }
+
+    async fn work(self: Arc<Self>, name: String) {
+        loop {
+            let Some(server) = self.server.upgrade() else { return };
+            match self.keep(&server, &name).await {
+                Ok(true) if self.is_over(&name) => return,
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(failure) => {
+                    tracing::warn!(definition = name, error = %failure, "keeping a custom resource definition");
+                }
+            }
+            drop(server);
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Brings one definition a step further; tells whether nothing is left to be done for now.
+    async fn keep(self: &Arc<Self>, server: &Arc<ApiServer>, name: &str) -> Result<bool> {
+        let Some(cache) = definitions(server) else { return Ok(true) };
+        let Some(definition) = cache.object("", name)? else {
+            withdraw(server, name);
+            self.wake_refused(&cache)?;
+            return Ok(true);
+        };
+        let path = format!("/apis/{GROUP}/v1/{PLURAL}/{name}");
+        if definition.is_deleting() {
+            return clean_up(server, &definition, &path).await;
+        }
+        if !definition.finalizers().contains(&FINALIZER) {
+            let mut finalizers: Vec<&str> = definition.finalizers();
+            finalizers.push(FINALIZER);
+            send(server, Method::PATCH, &path, &json!({"metadata": {"finalizers": finalizers}})).await?;
+        }
+        let turn = self.naming.lock().await;
+        let conflict = conflict(server, &definition);
+        if conflict.is_none() {
+            serve(server, &definition).await?;
+        }
+        drop(turn);
+        let mut conditions = match &conflict {
+            Some((reason, why)) => {
+                vec![("NamesAccepted", "False", *reason, why.clone())]
+            }
+            None => vec![
+                ("NamesAccepted", "True", "NoConflicts", "no conflicts found".to_owned()),
+                ("Established", "True", "InitialNamesAccepted", "the initial names have been accepted".to_owned()),
+            ],
+        };
+        if conflict.is_some() && condition(&definition, "Established") != "True" {
+            conditions.push(("Established", "False", "NotAccepted", "not all names are accepted".to_owned()));
+        }
+        conditions.extend(approval(&definition));
+        let names = definition.at(&["spec", "names"]).cloned().unwrap_or_default();
+        let is_told = conditions.iter().all(|(kind, status, reason, _)| is_so(&definition, kind, status, reason));
+        if !is_told || (conflict.is_none() && accepted(&definition) != names) {
+            report(server, &definition, &path, &conditions, conflict.is_none()).await?;
+        }
+        Ok(true)
+    }
+
+    /// Names that went may be what others wait for.
+    fn wake_refused(self: &Arc<Self>, cache: &ResourceCache) -> Result<()> {
+        for definition in cache.objects(&Filter::default())? {
+            if condition(&definition, "NamesAccepted") == "False" {
+                self.wake(definition.name());
+            }
+        }
+        Ok(())
     }
 }
 
-/// Brings one definition a step further; tells whether nothing is left to be done for now.
-async fn keep(server: &Arc<ApiServer>, name: &str) -> Result<bool> {
-    let Some(cache) = definitions(server) else { return Ok(true) };
-    let Some(definition) = cache.object("", name)? else { return Ok(true) };
-    let path = format!("/apis/{GROUP}/v1/{PLURAL}/{name}");
-    if definition.is_deleting() {
-        return clean_up(server, &definition, &path).await;
+/// Whether a condition says so already.
+fn is_so(definition: &Object, kind: &str, status: &str, reason: &str) -> bool {
+    definition.list_at(&["status", "conditions"]).iter().any(|condition| {
+        condition.str_at(&["type"]) == kind
+            && condition.str_at(&["status"]) == status
+            && condition.str_at(&["reason"]) == reason
+    })
+}
+
+type Condition = (&'static str, &'static str, &'static str, String);
+
+/// Whether a definition in a group of the project's own was approved by it.
+fn approval(definition: &Object) -> Option<Condition> {
+    const KIND: &str = "KubernetesAPIApprovalPolicyConformant";
+    if !crd_check::is_protected(definition.str_at(&["spec", "group"])) {
+        return None;
     }
-    if !definition.finalizers().contains(&FINALIZER) {
-        let mut finalizers: Vec<&str> = definition.finalizers();
-        finalizers.push(FINALIZER);
-        send(server, Method::PATCH, &path, &json!({"metadata": {"finalizers": finalizers}})).await?;
-    }
-    if let Some(why) = conflict(server, &definition) {
-        if condition(&definition, "NamesAccepted") != "False" {
-            let conditions = [("NamesAccepted", "False", "MultipleNamesAccepted", why.as_str())];
-            report(server, &definition, &path, &conditions).await?;
-        }
-        return Ok(true);
-    }
-    serve(server, &definition).await?;
-    if !is_established(&definition)
-        || accepted(&definition) != definition.at(&["spec", "names"]).cloned().unwrap_or_default()
-    {
-        let conditions = [
-            ("NamesAccepted", "True", "NoConflicts", "no conflicts found"),
-            ("Established", "True", "InitialNamesAccepted", "the initial names have been accepted"),
-        ];
-        report(server, &definition, &path, &conditions).await?;
-    }
-    Ok(true)
+    let given = definition.annotation(crd_check::APPROVAL).unwrap_or("");
+    Some(if given.is_empty() {
+        let words = format!(
+            "protected groups must have approval annotation {:?}, see https://github.com/kubernetes/enhancements/pull/1111",
+            crd_check::APPROVAL
+        );
+        (KIND, "False", "MissingAnnotation", words)
+    } else if given.starts_with("unapproved") {
+        (KIND, "False", "UnapprovedAnnotation", format!("not approved: {given:?}"))
+    } else {
+        (KIND, "True", "ApprovedAnnotation", format!("approved in {given}"))
+    })
 }
 
 fn accepted(definition: &Object) -> Value {
@@ -127,26 +220,57 @@ fn is_established(definition: &Object) -> bool {
     condition(definition, "Established") == "True"
 }
 
-/// Another resource of the group that has one of the names.
-fn conflict(server: &ApiServer, definition: &Object) -> Option<String> {
+/// Another resource of the group that has one of the names: the condition's reason and message.
+fn conflict(server: &ApiServer, definition: &Object) -> Option<(&'static str, String)> {
     let text = |path: &[&str]| definition.str_at(path);
-    let (group, plural, kind) =
-        (text(&["spec", "group"]), text(&["spec", "names", "plural"]), text(&["spec", "names", "kind"]));
+    let (group, plural) = (text(&["spec", "group"]), text(&["spec", "names", "plural"]));
     let snapshot = server.catalogue.snapshot();
-    let others = || snapshot.ordered.iter().filter(|served| served.def.group == group && served.def.plural != plural);
-    if others().any(|served| served.def.kind == kind) {
-        return Some(format!("{kind:?} is already in use"));
+    let others: Vec<_> =
+        snapshot.ordered.iter().filter(|served| served.def.group == group && served.def.plural != plural).collect();
+    if others.is_empty() {
+        return None;
     }
-    let taken = |name: &str| {
-        others().any(|served| served.def.plural == name || served.def.short_names.iter().any(|short| short == name))
+    let is_resource = |name: &str| {
+        others.iter().any(|served| {
+            served.def.plural == name
+                || served.def.singular == name
+                || served.def.short_names.iter().any(|short| short == name)
+        })
     };
+    let is_kind = |name: &str| others.iter().any(|served| served.def.kind == name || served.def.list_kind == name);
+    let taken = |name: &str| format!("{name:?} is already in use");
+    let names = |field: &str| definition.str_at(&["spec", "names", field]);
+    if is_resource(plural) {
+        return Some(("PluralConflict", taken(plural)));
+    }
+    if is_resource(names("singular")) {
+        return Some(("SingularConflict", taken(names("singular"))));
+    }
     let short = definition.list_at(&["spec", "names", "shortNames"]).iter().filter_map(Value::as_str);
-    short.chain([plural]).find(|name| taken(name)).map(|name| format!("{name:?} is already in use"))
+    if let Some(name) = short.into_iter().find(|name| is_resource(name)) {
+        return Some(("ShortNamesConflict", taken(name)));
+    }
+    if is_kind(names("kind")) {
+        return Some(("KindConflict", taken(names("kind"))));
+    }
+    is_kind(names("listKind")).then(|| ("ListKindConflict", taken(names("listKind"))))
 }
 
 /// Puts the definition's kinds into the catalogue, where they are not there just so.
 async fn serve(server: &ApiServer, definition: &Object) -> Result<()> {
     let kinds = kinds_of(definition);
+    // A change of status alone makes no new kinds: what was compiled for the old ones is kept.
+    let is_known = |kind: &ResourceDef| {
+        let served = server.catalogue.get(&kind.group, &kind.version, &kind.plural);
+        served.is_some_and(|served| served.def.custom == kind.custom)
+    };
+    let all = server.catalogue.snapshot();
+    let (own_group, own_plural) =
+        (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
+    let served = all.ordered.iter().filter(|served| served.def.group == own_group && served.def.plural == own_plural);
+    if kinds.iter().all(is_known) && served.count() == kinds.len() && !kinds.is_empty() {
+        return Ok(());
+    }
     let (group, plural) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
     let is_new = server.catalogue.cache(group, plural).is_none();
     let versions: Vec<String> = kinds.iter().map(|kind| kind.version.to_string()).collect();
@@ -174,7 +298,16 @@ async fn clean_up(server: &Arc<ApiServer>, definition: &Object, path: &str) -> R
     if !definition.finalizers().contains(&FINALIZER) {
         return Ok(true);
     }
-    if let Some(served) = kinds_of(definition).first() {
+    if condition(definition, "Terminating") != "True" {
+        let words = "CustomResource deletion is in progress".to_owned();
+        let conditions = [("Terminating", "True", "InstanceDeletionInProgress", words)];
+        report(server, definition, path, &conditions, false).await?;
+    }
+    let kinds = kinds_of(definition);
+    // In the version that they are stored in they need no conversion, which may be out of order.
+    let stored =
+        kinds.iter().find(|kind| kind.custom.as_ref().is_some_and(|custom| custom.storage_version == kind.version));
+    if let Some(served) = stored.or(kinds.first()) {
         let objects = format!("/apis/{}/{}/{}", served.group, served.version, served.plural);
         if server.catalogue.get(&served.group, &served.version, &served.plural).is_some() {
             send(server, Method::DELETE, &objects, &json!({})).await?;
@@ -193,7 +326,8 @@ async fn report(
     server: &Arc<ApiServer>,
     definition: &Object,
     path: &str,
-    wanted: &[(&str, &str, &str, &str)],
+    wanted: &[Condition],
+    accepts_names: bool,
 ) -> Result<()> {
     let now = clock::rfc3339(server.clock().now());
     let mut conditions = definition.list_at(&["status", "conditions"]).to_vec();
@@ -202,13 +336,19 @@ async fn report(
         let new =
             json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
         match conditions.iter_mut().find(same) {
-            Some(condition) if condition.str_at(&["status"]) == *status => {}
-            Some(condition) => *condition = new,
+            Some(condition) => {
+                let moved = condition.str_at(&["status"]) != *status;
+                let since = condition.str_at(&["lastTransitionTime"]).to_owned();
+                *condition = new;
+                if !moved && !since.is_empty() {
+                    condition["lastTransitionTime"] = since.into();
+                }
+            }
             None => conditions.push(new),
         }
     }
     let mut status = json!({"conditions": conditions});
-    if wanted[0].1 == "True" {
+    if accepts_names {
         status["acceptedNames"] = definition.at(&["spec", "names"]).cloned().unwrap_or_default();
     }
     send(server, Method::PATCH, &format!("{path}/status"), &json!({"status": status})).await?;
@@ -216,7 +356,7 @@ async fn report(
 }
 
 /// A request of the server's own, through the one door.
-async fn send(server: &Arc<ApiServer>, method: Method, path: &str, body: &Value) -> Result<Object> {
+pub(crate) async fn send(server: &Arc<ApiServer>, method: Method, path: &str, body: &Value) -> Result<Object> {
     let content = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
     let request = Request::builder().method(method).uri(path).header("content-type", kind);

@@ -2,7 +2,9 @@
 //! and takes the same path.
 //! See <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/>.
 
+pub mod convert;
 pub mod definition;
+mod formats;
 pub mod keeper;
 pub mod rules;
 pub mod schema;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use skiff_base::Timestamp;
 use skiff_kinds::base::BASE;
-use skiff_kinds::def::{Context, SelectableField, Text};
+use skiff_kinds::def::{Context, Custom, SelectableField, Text};
 use skiff_kinds::rules::{prepare, table};
 use skiff_kinds::{Column, ResourceDef, Scope, Subresource};
 use skiff_object::meta::Meta;
@@ -53,6 +55,7 @@ fn kind_of(definition: &Object, version: &Value) -> ResourceDef {
         categories: texts(definition.list_at(&["spec", "names", "categories"])),
         scope: if namespaced { Scope::Namespaced } else { Scope::Cluster },
         inline_schema: Some(Arc::new(schema)),
+        custom: Some(Arc::new(facts(definition))),
         subresources: subresources(version),
         selectable: selectable.collect(),
         columns: columns(version),
@@ -78,6 +81,17 @@ fn deprecation(definition: &Object, version: &Value) -> Cow<'static, str> {
             Cow::Owned(format!("{group}/{} {kind} is deprecated", version.str_at(&["name"])))
         }
         own => owned(own),
+    }
+}
+
+fn facts(definition: &Object) -> Custom {
+    let versions = definition.list_at(&["spec", "versions"]);
+    let storage = versions.iter().find(|version| version.bool_at(&["storage"]));
+    let is_webhook = definition.str_at(&["spec", "conversion", "strategy"]) == "Webhook";
+    Custom {
+        source: format!("{}/{}", definition.uid(), definition.generation()),
+        storage_version: storage.map_or("", |version| version.str_at(&["name"])).to_owned(),
+        conversion: definition.at(&["spec", "conversion", "webhook"]).filter(|_| is_webhook).cloned(),
     }
 }
 

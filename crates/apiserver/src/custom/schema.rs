@@ -1,14 +1,22 @@
 //! Structural schemas: what they drop, what they fill in, and what they find wrong, with upstream's words.
 //! See <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#validation>.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::Value;
+use skiff_kinds::schema::definition;
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, FieldError, FieldPath, Object};
+
+use super::formats;
 
 /// How deep schemas and objects are followed.
 const MAX_DEPTH: usize = 64;
 /// Fields of every object (and of embedded ones) that the schema need not name.
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const OBJECT_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 fn keeps_unknown(schema: &Value) -> bool {
@@ -41,7 +49,13 @@ fn prune_node(schema: &Value, node: &mut Value, path: &str, is_object: bool, dep
             let open = keeps_unknown(schema) || schema.get("additionalProperties") == Some(&Value::Bool(true));
             let child = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
             map.retain(|name, value| match field(schema, name, is_object) {
-                (_, true) => true,
+                (_, true) => {
+                    // The object's own metadata was decoded as such; that of an embedded one is a field like others.
+                    if name == "metadata" && !path.is_empty() {
+                        prune_metadata(value, &child(name), dropped);
+                    }
+                    true
+                }
                 (Some(schema), _) => {
                     let embedded = schema.bool_at(&["x-kubernetes-embedded-resource"]);
                     prune_node(schema, value, &child(name), embedded, depth + 1, dropped);
@@ -63,6 +77,18 @@ fn prune_node(schema: &Value, node: &mut Value, path: &str, is_object: bool, dep
         }
         _ => {}
     }
+}
+
+/// Drops from an embedded object's metadata what metadata does not have.
+fn prune_metadata(metadata: &mut Value, path: &str, dropped: &mut Vec<String>) {
+    let (Some(map), Some(known)) = (metadata.as_object_mut(), definition(OBJECT_META)) else { return };
+    map.retain(|name, _| {
+        let is_known = known.fields.iter().any(|field| field.name == name);
+        if !is_known {
+            dropped.push(format!("{path}.{name}"));
+        }
+        is_known
+    });
 }
 
 /// Fills in the schema's defaults, also inside of what is filled in; nulls that may not be null count as absent.
@@ -182,6 +208,13 @@ fn check(schema: &Value, value: &Value, path: &FieldPath, depth: usize, errors: 
         Value::Object(_) => map(schema, value, path, depth, errors),
         _ => {}
     }
+    if schema.bool_at(&["x-kubernetes-embedded-resource"]) && value.is_object() {
+        for name in ["apiVersion", "kind"] {
+            if value.str_at(&[name]).is_empty() {
+                errors.push(FieldError::required(&path.child(name), "must not be empty"));
+            }
+        }
+    }
     combined(schema, value, path, depth, errors);
 }
 
@@ -247,11 +280,34 @@ fn string(schema: &Value, text: &str, path: &FieldPath, errors: &mut ErrorList) 
     if let Some(most) = schema.int_at(&["maxLength"]).filter(|most| length > *most) {
         errors.push(FieldError::too_long(path, most.max(0) as usize));
     }
+    let format = schema.str_at(&["format"]);
+    if !format.is_empty() && !formats::is_of(format, text) {
+        let words = format!("{path} in body must be of type {format}: {text:?}");
+        errors.push(FieldError::invalid(path, text, words));
+    }
     let pattern = schema.str_at(&["pattern"]);
     // A pattern that cannot be read here lets everything pass rather than nothing.
-    if !pattern.is_empty() && Regex::new(pattern).is_ok_and(|pattern| !pattern.is_match(text)) {
+    if !pattern.is_empty() && compiled(pattern).is_some_and(|pattern| !pattern.is_match(text)) {
         errors.push(FieldError::invalid(path, text, format!("{path} in body should match '{pattern}'")));
     }
+}
+
+/// How many patterns are kept compiled: definitions share a few.
+const PATTERN_LIMIT: usize = 2048;
+
+/// A pattern, compiled once for all objects.
+fn compiled(pattern: &str) -> Option<Regex> {
+    static KNOWN: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+    if let Some(known) = KNOWN.lock().get(pattern) {
+        return known.clone();
+    }
+    let made = skiff_cel::re2::compile(pattern).ok();
+    let mut known = KNOWN.lock();
+    if known.len() >= PATTERN_LIMIT {
+        known.clear();
+    }
+    known.insert(pattern.to_owned(), made.clone());
+    made
 }
 
 fn list(schema: &Value, items: &[Value], path: &FieldPath, depth: usize, errors: &mut ErrorList) {
@@ -360,6 +416,17 @@ mod tests {
                 r#"spec.name: Invalid value: "ABCD": spec.name in body should match '^[a-z]+$'"#,
             ],
         );
+    }
+
+    #[test]
+    fn embedded_objects_are_objects() {
+        let schema = json!({"type": "object", "properties": {"template": {"type": "object",
+            "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}});
+        let mut object =
+            json!({"template": {"kind": "Pod", "metadata": {"name": "x", "nope": 1}, "spec": {"free": 1}}});
+        assert_eq!(prune(&schema, &mut object), ["template.metadata.nope"]);
+        let errors: Vec<_> = validate(&schema, &object).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, ["template.apiVersion: Required value: must not be empty"]);
     }
 
     #[test]

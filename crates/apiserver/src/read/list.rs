@@ -12,6 +12,7 @@ use skiff_store::{KeyRange, StoreError};
 
 use crate::call::Call;
 use crate::codec;
+use crate::custom::convert;
 use crate::failure::{Failure, Result};
 use crate::http::answer::{self, Answer};
 use crate::http::body;
@@ -48,7 +49,10 @@ pub struct Page {
 /// Answers a list.
 pub async fn list(server: &ApiServer, call: &Call) -> Result<Answer> {
     let filter = filter_of(call)?;
-    let page = page(server, call, &filter).await?;
+    let mut page = page(server, call, &filter).await?;
+    if !matches!(call.accepted.shape, Shape::Metadata { .. }) {
+        page.entries = convert::entries(server, &call.served, page.entries).await?;
+    }
     render(call, page)
 }
 
@@ -56,13 +60,10 @@ pub async fn list(server: &ApiServer, call: &Call) -> Result<Answer> {
 pub fn filter_of(call: &Call) -> Result<Filter> {
     let (query, served) = (&call.query, &call.served);
     let namespace = call.info.namespace_of(&served.def);
-    let mut filter = Filter::new(
-        &served.cache.def,
-        &served.def,
-        namespace,
-        query.text("labelSelector"),
-        query.text("fieldSelector"),
-    )?;
+    // Each version of a custom kind has fields of its own, which are looked at once objects are in that version.
+    let stored = if served.def.custom.is_some() { &served.def } else { &served.cache.def };
+    let mut filter =
+        Filter::new(stored, &served.def, namespace, query.text("labelSelector"), query.text("fieldSelector"))?;
     if !call.info.name.is_empty() {
         if filter.name.as_ref().is_some_and(|name| *name != call.info.name) {
             return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name").into());
@@ -72,8 +73,21 @@ pub fn filter_of(call: &Call) -> Result<Filter> {
     Ok(filter)
 }
 
-/// Finds the page that a request asks for.
+/// Finds the page that a request asks for; of custom objects in the version that it names.
 pub async fn page(server: &ApiServer, call: &Call, filter: &Filter) -> Result<Page> {
+    if call.served.def.custom.is_none() || !filter.has_own_fields() {
+        return stored_page(server, call, filter).await;
+    }
+    let mut page = stored_page(server, call, &filter.without_own_fields()).await?;
+    let entries = convert::entries(server, &call.served, page.entries).await?;
+    page.entries = entries.iter().map(|entry| convert::extracted(&call.served, entry)).collect();
+    page.entries.retain(|entry| filter.matches(entry));
+    page.remaining = None;
+    Ok(page)
+}
+
+/// Finds the page that a request asks for, of objects as they are stored.
+async fn stored_page(server: &ApiServer, call: &Call, filter: &Filter) -> Result<Page> {
     let options = ListOptions::of_list(&call.query)?;
     if let Some(from) = options.next_page()? {
         return next_page(server, call, filter, from, options.limit).await;

@@ -9,6 +9,7 @@ pub mod watch;
 use skiff_object::Status;
 
 use crate::call::Call;
+use crate::custom::convert;
 use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::server::ApiServer;
@@ -22,5 +23,6 @@ pub async fn get(server: &ApiServer, call: &Call) -> Result<Answer> {
     let key = keys::object(&call.served.cache.prefix, call.info.namespace_of(&call.served.def), &call.info.name);
     let (_, found) = server.store().get(&key, None).await?;
     let pair = found.ok_or_else(|| Status::not_found(&call.served.def.group_resource(), &call.info.name))?;
+    let pair = convert::pair(server, &call.served, pair).await?;
     present::stored(call, 200, &pair.value, pair.mod_revision)
 }

@@ -80,6 +80,7 @@ pub fn decode_metadata(stored: &[u8], revision: u64) -> Result<Object> {
     let undecodable = |error| Status::internal(format_args!("decoding a stored object's metadata: {error}"));
     let mut metadata = serde_json::from_slice::<Peek>(stored).map_err(undecodable)?.metadata;
     metadata["resourceVersion"] = revision.to_string().into();
+    metadata.remove_at(&["~"]);
     Ok(json!({"metadata": metadata}))
 }
 

@@ -1,8 +1,9 @@
 //! Watches: what was there or had happened, then every change as it comes, with bookmarks, until the time is up.
 //! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
 
+use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,6 +18,7 @@ use skiff_object::{Object, Status};
 use tokio::time::Sleep;
 
 use crate::call::Call;
+use crate::custom::convert;
 use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::http::body::{self, BoxError};
@@ -24,8 +26,9 @@ use crate::http::negotiate::{self, Accepted, Include, Media, Shape};
 use crate::read::options::ListOptions;
 use crate::read::{list, present, socket};
 use crate::server::ApiServer;
-use crate::storage::cache::{Event, Form, Message, Start, Subscription};
+use crate::storage::cache::{Event, Form, Happened, Message, Start, Subscription};
 use crate::storage::catalogue::Served;
+use crate::storage::filter::Filter;
 use crate::storage::hub::Hub;
 
 /// A watch without a time limit of its own ends after this long, and at most twice as long, as upstream's.
@@ -34,7 +37,7 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Answers a watch, over a WebSocket where the client wants to go on with one.
-pub async fn watch(server: &ApiServer, call: &Call, parts: &mut Parts) -> Result<Answer> {
+pub async fn watch(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts) -> Result<Answer> {
     let media_type = negotiate::stream_type(&call.accepted)?;
     let events = match open(server, call).await? {
         Opened::Feed(feed) => stream::unfold(*feed, Feed::next).left_stream(),
@@ -55,7 +58,7 @@ enum Opened {
     Refused(Bytes),
 }
 
-async fn open(server: &ApiServer, call: &Call) -> Result<Opened> {
+async fn open(server: &Arc<ApiServer>, call: &Call) -> Result<Opened> {
     let filter = list::filter_of(call)?;
     let options = ListOptions::of_watch(&call.query)?;
     let revision = options.watch_revision(&call.served.def.group_resource())?;
@@ -68,15 +71,25 @@ async fn open(server: &ApiServer, call: &Call) -> Result<Opened> {
         0 => Duration::from_secs(MIN_TIMEOUT_SECONDS + server.ids().next_u64() % MIN_TIMEOUT_SECONDS),
         seconds => Duration::from_secs(seconds),
     };
-    let subscription = match call.served.cache.subscribe(start, filter, options.bookmarks, reached) {
+    let mut converter = Converter::of(server, call, &filter).await?;
+    let filter = if converter.is_some() { filter.without_own_fields() } else { filter };
+    let mut subscription = match call.served.cache.subscribe(start, filter, options.bookmarks, reached) {
         Ok(subscription) => subscription,
         Err(failure) if failure.0.code == 410 => return Ok(Opened::Refused(refused(call, reached))),
         Err(failure) => return Err(failure),
     };
+    if let Some(converter) = &mut converter {
+        let mut shown = Vec::with_capacity(subscription.initial.len());
+        for event in &subscription.initial {
+            shown.extend(converter.view(event).await?);
+        }
+        subscription.initial = shown;
+    }
     let mut encoder = Encoder::new(call, server.clock().clone());
     let after_initial = initial_end.then(|| encoder.bookmark(subscription.revision, true));
     let feed = Feed {
         encoder,
+        converter,
         subscription,
         sent: 0,
         after_initial,
@@ -115,6 +128,7 @@ fn streaming(
 /// A watch under way.
 struct Feed {
     encoder: Encoder,
+    converter: Option<Converter>,
     subscription: Subscription,
     /// How many of the initial events were sent.
     sent: usize,
@@ -134,16 +148,28 @@ impl Feed {
             message = self.subscription.queue.recv() => message?,
             () = &mut self.deadline => return self.last(),
         };
-        let mut piece = self.encoder.message(&message);
+        let mut piece = self.encode(message).await;
         if !self.subscription.queue.is_empty() {
             let mut joined = BytesMut::from(piece.as_ref());
             while joined.len() < PIECE_BYTES {
                 let Ok(message) = self.subscription.queue.try_recv() else { break };
-                joined.put_slice(&self.encoder.message(&message));
+                joined.put_slice(&self.encode(message).await);
             }
             piece = joined.freeze();
         }
         Some((Ok(piece), self))
+    }
+
+    /// A message as it is sent: a custom object in the version that is watched.
+    async fn encode(&mut self, message: Message) -> Bytes {
+        let (Some(converter), Message::Event(event)) = (&mut self.converter, &message) else {
+            return self.encoder.message(&message);
+        };
+        match converter.view(event).await {
+            Ok(Some(event)) => self.encoder.event(&event),
+            Ok(None) => Bytes::new(),
+            Err(failure) => frame(self.encoder.accepted.media, "ERROR", json!(*failure.0)),
+        }
     }
 
     /// The end of a watch whose time is up.
@@ -173,6 +199,58 @@ impl Feed {
             return Some(piece.freeze());
         }
         self.after_initial.take()
+    }
+}
+
+/// Shows custom objects in the version that is watched.
+struct Converter {
+    server: Weak<ApiServer>,
+    served: Arc<Served>,
+    /// Where fields of the version's own are selected by: the selection, and the keys of what it selects now.
+    selection: Option<(Filter, HashSet<Bytes>)>,
+}
+
+impl Converter {
+    async fn of(server: &Arc<ApiServer>, call: &Call, filter: &Filter) -> Result<Option<Self>> {
+        if call.served.def.custom.is_none() {
+            return Ok(None);
+        }
+        let served = call.served.clone();
+        let mut selection = None;
+        if filter.has_own_fields() {
+            let now = served.cache.select(&filter.without_own_fields());
+            let now = convert::entries(server, &served, now).await?;
+            let selected = now.iter().filter(|entry| filter.matches(&convert::extracted(&served, entry)));
+            selection = Some((filter.clone(), selected.map(|entry| entry.key.clone()).collect()));
+        }
+        Ok(Some(Self { server: Arc::downgrade(server), served, selection }))
+    }
+
+    /// An event as the version shows it; none where it does not concern what is selected.
+    async fn view(&mut self, event: &Event) -> Result<Option<Event>> {
+        let Some(server) = self.server.upgrade() else { return Ok(Some(event.clone())) };
+        let mut entries = convert::entries(&server, &self.served, vec![event.entry.clone()]).await?;
+        let mut event = match entries.pop() {
+            Some(entry) if !Arc::ptr_eq(&entry, &event.entry) => event.with_entry(entry),
+            _ => event.clone(),
+        };
+        let Some((filter, known)) = &mut self.selection else { return Ok(Some(event)) };
+        let is_there = event.happened != Happened::Deleted;
+        let now = is_there && filter.matches(&convert::extracted(&self.served, &event.entry));
+        let before = if now { !known.insert(event.entry.key.clone()) } else { known.remove(&event.entry.key) };
+        let happened = match (before, now) {
+            // What was there at the beginning is told as it comes.
+            (true, true) if event.happened == Happened::Added => Happened::Added,
+            (true, true) => Happened::Modified,
+            (false, true) => Happened::Added,
+            (true, false) => Happened::Deleted,
+            (false, false) => return Ok(None),
+        };
+        if happened != event.happened {
+            event = event.with_entry(event.entry.clone());
+            event.happened = happened;
+        }
+        Ok(Some(event))
     }
 }
 

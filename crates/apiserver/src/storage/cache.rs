@@ -214,6 +214,11 @@ impl Event {
         Some(Self { happened, entry: entry.clone(), revision: change.revision, frames: frames.clone() })
     }
 
+    /// The same event of another view of the object.
+    pub fn with_entry(&self, entry: Arc<Entry>) -> Self {
+        Self { entry, frames: Arc::default(), ..self.clone() }
+    }
+
     /// The revision that the object is sent with: a deleted one carries the revision that deleted it.
     pub fn object_revision(&self) -> Revision {
         if self.happened == Happened::Deleted { self.revision } else { self.entry.revision }

@@ -27,6 +27,9 @@ pub struct Served {
     /// An object of the kind in which nothing is set, made when it is first needed.
     blank: OnceLock<Object>,
     fingerprint: OnceLock<u64>,
+    /// What stored objects of a custom kind are marked with that were written in this version under this schema; empty
+    /// for built-in kinds.
+    pub mark: Box<str>,
     /// The validation rules of a custom kind, compiled when they are first needed.
     rules: OnceLock<Option<Rules>>,
 }
@@ -120,6 +123,7 @@ impl Snapshot {
             blank: OnceLock::new(),
             fingerprint: OnceLock::new(),
             rules: OnceLock::new(),
+            mark: mark_of(&def),
             def,
         });
         let path = (served.def.group.to_string(), served.def.version.to_string(), served.def.plural.to_string());
@@ -139,6 +143,14 @@ impl Snapshot {
 
 fn is_same_path(a: &ResourceDef, b: &ResourceDef) -> bool {
     a.group == b.group && a.version == b.version && a.plural == b.plural
+}
+
+/// The version, and a fingerprint of its schema.
+fn mark_of(def: &ResourceDef) -> Box<str> {
+    let Some(schema) = &def.inline_schema else { return Box::default() };
+    let digest = ring::digest::digest(&ring::digest::SHA256, schema.to_string().as_bytes());
+    let short: String = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}/{short}", def.version).into()
 }
 
 /// Orders versions as upstream: GA before beta before alpha, higher before lower.

@@ -65,6 +65,18 @@ impl Filter {
         self.labels.is_everything() && self.fields.is_empty() && self.name.is_none()
     }
 
+    /// Whether fields of the kind's own are selected by.
+    pub fn has_own_fields(&self) -> bool {
+        self.fields.iter().any(|(field, ..)| matches!(field, Field::Selectable(_)))
+    }
+
+    /// The same without the fields of the kind's own.
+    pub fn without_own_fields(&self) -> Self {
+        let mut coarse = self.clone();
+        coarse.fields.retain(|(field, ..)| !matches!(field, Field::Selectable(_)));
+        coarse
+    }
+
     /// Whether an object is selected.
     pub fn matches(&self, entry: &Entry) -> bool {
         self.namespace.as_ref().is_none_or(|namespace| namespace == entry.namespace())

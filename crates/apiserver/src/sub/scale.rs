@@ -7,6 +7,7 @@ use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, LabelSelector, Object, Status};
 
 use crate::call::Call;
+use crate::custom::convert;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::read::present;
@@ -42,6 +43,7 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     if call.info.verb == "get" {
         let (_, found) = server.store().get(&target.key(), None).await?;
         let pair = found.ok_or_else(|| target.not_found())?;
+        let pair = convert::pair(server, &call.served, pair).await?;
         let object = present::decode(&call.served, &pair.value, pair.mod_revision)?;
         return Ok(answer::tree(200, &scale_of(&object, &paths), &call.accepted));
     }

@@ -12,6 +12,7 @@ use http::{Method, StatusCode};
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
 
+use crate::admission;
 use crate::call::Call;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
@@ -19,11 +20,15 @@ use crate::http::body::{self, Body};
 use crate::http::query::encode;
 use crate::server::ApiServer;
 use pipe::Destination;
+pub use target::endpoint;
 
 /// Answers a request by passing it on.
 pub async fn answer(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, body: Body) -> Result<Answer> {
     server.hub.fresh().await?;
     let subresource = call.info.subresource.as_str();
+    if subresource != "log" {
+        admission::connect(server, call, &options(call)).await?;
+    }
     if subresource == "proxy" {
         return proxy(server, call, parts, body).await;
     }
@@ -95,6 +100,36 @@ fn moved(place: &str, own: &str, authority: &str, asked: &str) -> Option<String>
 /// What a node's agent answers at a path, as text.
 pub async fn ask_agent(server: &ApiServer, node: &str, path: &str) -> Result<String> {
     pipe::get(server, &target::agent(server, node)?, path).await
+}
+
+/// What a tunnel's query asks for, as the object that admission sees.
+fn options(call: &Call) -> Object {
+    let kind = match (call.info.subresource.as_str(), call.info.resource.as_str()) {
+        ("exec", _) => "PodExecOptions",
+        ("attach", _) => "PodAttachOptions",
+        ("portforward", _) => "PodPortForwardOptions",
+        (_, "services") => "ServiceProxyOptions",
+        (_, "nodes") => "NodeProxyOptions",
+        _ => "PodProxyOptions",
+    };
+    let mut options = serde_json::json!({"kind": kind, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(flag) {
+            options[flag] = true.into();
+        }
+    }
+    let container = call.query.text("container");
+    if !container.is_empty() {
+        options["container"] = container.into();
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    if call.info.subresource == "proxy" && !call.info.rest.is_empty() {
+        options["path"] = call.info.rest.as_str().into();
+    }
+    options
 }
 
 /// A proxied page's relative links need the slash at the end of its path.

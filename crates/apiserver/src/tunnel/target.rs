@@ -130,13 +130,19 @@ fn service(server: &ApiServer, call: &Call, name: &str, port: &str, security: Se
     });
     let unavailable = |why: String| Status::unavailable(why);
     let wanted = wanted.ok_or_else(|| unavailable(format!("no service port {port:?} found for service {name:?}")))?;
-    let none = || unavailable(format!("no endpoints available for service {name:?}"));
+    let (host, port) = endpoint_of(server, namespace, name, wanted.str_at(&["name"]))?;
+    Ok(Destination { host, port, security })
+}
+
+/// An endpoint that is ready, of a Service and the port of that name.
+fn endpoint_of(server: &ApiServer, namespace: &str, name: &str, port_name: &str) -> Result<(String, u16)> {
+    let none = || Status::unavailable(format!("no endpoints available for service {name:?}"));
     let slices = server.catalogue.cache("discovery.k8s.io", "endpointslices").ok_or_else(none)?;
     let labels = format!("kubernetes.io/service-name={name}");
     let filter = Filter::new(&slices.def, &slices.def, namespace, &labels, "")?;
     let mut choices = Vec::new();
     for slice in slices.objects(&filter)? {
-        let own = slice.list_at(&["ports"]).iter().find(|own| own.str_at(&["name"]) == wanted.str_at(&["name"]));
+        let own = slice.list_at(&["ports"]).iter().find(|own| own.str_at(&["name"]) == port_name);
         let Some(port) = own.and_then(|own| own.int_at(&["port"])).and_then(|port| u16::try_from(port).ok()) else {
             continue;
         };
@@ -150,6 +156,24 @@ fn service(server: &ApiServer, call: &Call, name: &str, port: &str, security: Se
     if choices.is_empty() {
         return Err(none().into());
     }
-    let (host, port) = choices.swap_remove((server.ids().next_u64() % choices.len() as u64) as usize);
-    Ok(Destination { host, port, security })
+    Ok(choices.swap_remove((server.ids().next_u64() % choices.len() as u64) as usize))
+}
+
+/// An endpoint that is ready, of a Service and one of its ports; why there is none is for people.
+pub fn endpoint(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> std::result::Result<(String, u16), String> {
+    let services = server.catalogue.cache("", "services").ok_or("services are not served")?;
+    let service = services.object(namespace, name).map_err(|failure| failure.to_string())?;
+    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
+    if service.str_at(&["spec", "type"]) == "ExternalName" {
+        return Ok((service.str_at(&["spec", "externalName"]).to_owned(), port));
+    }
+    let ports = service.list_at(&["spec", "ports"]);
+    let wanted = ports.iter().find(|own| own.int_at(&["port"]) == Some(i64::from(port)));
+    let wanted = wanted.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+    endpoint_of(server, namespace, name, wanted.str_at(&["name"])).map_err(|failure| failure.to_string())
 }

@@ -12,6 +12,7 @@ use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
 use crate::admission::Operation;
 use crate::alloc::Claims;
 use crate::call::Call;
+use crate::custom::convert;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::read::{list, present};
@@ -164,6 +165,7 @@ pub async fn object_of(target: &Target<'_>, options: &DeleteOptions) -> Result<(
     for _ in 0..TRIES {
         let (_, found) = target.server.store().get(&target.key(), None).await?;
         let current = found.ok_or_else(|| target.not_found())?;
+        let current = convert::pair(target.server, target.served, current).await?;
         let old = present::decode(target.served, &current.value, current.mod_revision)?;
         check_preconditions(target, options, &old)?;
         target.admit(Operation::Delete, None, Some(&old)).await?;

@@ -1,7 +1,7 @@
 //! Who owns which fields: `metadata.managedFields` of every write, and server-side apply.
 //! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/>.
 
-use skiff_base::clock;
+use skiff_base::{Timestamp, clock};
 use skiff_kinds::schema::{apply as schemas, definition};
 use skiff_object::apply::{self, Schema, Set, Write};
 use skiff_object::meta::Meta;
@@ -11,6 +11,7 @@ use crate::call::Call;
 use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::server::ApiServer;
+use crate::storage::catalogue::Served;
 use crate::write::{Target, decode, metadata, update};
 
 /// The longest name of a manager, as upstream's.
@@ -66,6 +67,33 @@ impl Facts {
 pub fn track(target: &Target<'_>, live: Option<&Object>, new: &mut Object) {
     let facts = Facts::of(target);
     apply::track(live, new, &facts.write(target));
+}
+
+/// An object with another merged into it by the rules of server-side apply; who owns what stays as it is.
+pub fn overlay(served: &Served, now: Timestamp, object: &Object, part: &Object) -> Result<Object> {
+    let def = &served.def;
+    let mut part = part.clone();
+    part["kind"] = def.kind.as_ref().into();
+    part["apiVersion"] = def.group_version().to_string().into();
+    let (ignored, api_version) = (apply::ignored_fields(false, ""), def.group_version().to_string());
+    let known = definition(&def.schema).filter(|_| def.inline_schema.is_none());
+    let write = Write {
+        manager: "admission",
+        subresource: "",
+        api_version: &api_version,
+        now: &clock::rfc3339(now),
+        schema: known.map_or(Schema::Deduced, schemas::of_definition),
+        blank: served.blank(),
+        ignored: &ignored,
+    };
+    let mut live = object.clone();
+    let owners = live.remove_at(&["metadata", "managedFields"]);
+    let mut merged = apply::apply(Some(&live), &part, &write, true)?;
+    match owners {
+        Some(owners) => merged.set_at(&["metadata", "managedFields"], owners),
+        None => drop(merged.remove_at(&["metadata", "managedFields"])),
+    }
+    Ok(merged)
 }
 
 /// Answers a server-side apply: a patch that creates where there is nothing.

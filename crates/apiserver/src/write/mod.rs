@@ -204,7 +204,12 @@ impl<'a> Target<'a> {
 
     /// Step 6.
     async fn mutate(&self, operation: Operation, object: &mut Object, old: Option<&Object>) -> Result<()> {
-        admission::mutate(&self.attributes(operation), object, old).await
+        let changed = admission::mutate(&self.attributes(operation), object, old).await?;
+        // What the user's own programs have changed counts as written by whoever made the request.
+        if changed && !self.applied {
+            managed::track(self, old, object);
+        }
+        Ok(())
     }
 
     /// Step 9.
@@ -214,7 +219,9 @@ impl<'a> Target<'a> {
 
     /// Encodes for the store, in the shape of the kind that is stored.
     fn encode(&self, object: &Object) -> Bytes {
-        let Some(conversion) = self.served.conversion else { return codec::encode_stored(object) };
+        let Some(conversion) = self.served.conversion else {
+            return codec::encode_marked(object, &self.served.mark);
+        };
         let mut object = object.clone();
         (conversion.to_storage)(&mut object);
         codec::encode_stored(&object)
@@ -225,7 +232,10 @@ impl<'a> Target<'a> {
     async fn commit(&self, expected: u64, value: Option<Bytes>, claims: &Claims) -> Result<Committed> {
         let key = self.key();
         let change = match value {
-            Some(value) => Change::Put { key: key.clone(), value },
+            Some(value) => {
+                let value = custom::convert::storable(self.server, self.served, value).await?;
+                Change::Put { key: key.clone(), value }
+            }
             None => Change::Delete { key: key.clone() },
         };
         let relaxed = self.served.cache.def.relaxed_durability;
@@ -260,6 +270,9 @@ impl<'a> Target<'a> {
         let def = &self.served.def;
         if (def.group.as_ref(), def.kind.as_ref()) == ("apiextensions.k8s.io", "CustomResourceDefinition") {
             return if self.subresource.is_empty() { custom::definition::check(new, old) } else { Vec::new() };
+        }
+        if def.group == "admissionregistration.k8s.io" && self.subresource.is_empty() {
+            return admission::definition::check(&def.kind, new, old);
         }
         let Some(rules) = self.served.rules().filter(|_| is_well_formed && self.subresource != "scale") else {
             return Vec::new();

@@ -7,6 +7,7 @@ use skiff_store::KeyValue;
 use crate::admission::Operation;
 use crate::alloc;
 use crate::call::Call;
+use crate::custom::convert;
 use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::read::present;
@@ -71,6 +72,7 @@ pub async fn change(target: &Target<'_>, mut make: impl FnMut(&Object) -> Result
     for attempt in 1.. {
         let (_, found) = target.server.store().get(&target.key(), None).await?;
         let current = found.ok_or_else(|| target.not_found())?;
+        let current = convert::pair(target.server, target.served, current).await?;
         let old = present::decode(target.served, &current.value, current.mod_revision)?;
         let new = make(&old)?;
         let named_revision = revision_named(target, &new, &old)?;

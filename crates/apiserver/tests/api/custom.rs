@@ -192,3 +192,45 @@ async fn rules_of_a_definition_are_kept() {
     );
     assert_eq!(cluster.outcome(&put(6, &rv)).await, "200");
 }
+
+/// Two definitions want one name: the second gets it when the first is gone.
+#[tokio::test]
+async fn names_are_given_once() {
+    let cluster = Cluster::new().await;
+    define(&cluster).await;
+    let second =
+        DEFINITION.replace("\"widgets.example.com\"", "\"gadgets.example.com\"").replace("\"widgets\"", "\"gadgets\"");
+    cluster.tree(&format!("POST {DEFINITIONS}\n\n{second}")).await;
+    let mut watch = Watch::open(
+        &cluster,
+        &format!("GET {DEFINITIONS}?watch=1&fieldSelector=metadata.name%3Dgadgets.example.com&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"),
+    )
+    .await;
+    let mut told = Vec::new();
+    let mut removed = false;
+    loop {
+        let events = watch.next().await;
+        assert!(!events.is_empty(), "the watch ended: {told:?}");
+        for event in &events {
+            let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let shown: Vec<String> = conditions
+                .iter()
+                .map(|condition| {
+                    format!("{}={} {}", condition["type"], condition["status"], condition["reason"]).replace('"', "")
+                })
+                .collect();
+            if !shown.is_empty() && told.last() != Some(&shown) {
+                told.push(shown);
+            }
+        }
+        let last = told.last().map(|shown| shown.join(", ")).unwrap_or_default();
+        if !removed && !last.is_empty() {
+            assert_eq!(last, "NamesAccepted=False SingularConflict, Established=False NotAccepted");
+            cluster.tree(&format!("DELETE {DEFINITIONS}/widgets.example.com")).await;
+            removed = true;
+        } else if last.starts_with("NamesAccepted=True") {
+            assert_eq!(last, "NamesAccepted=True NoConflicts, Established=True InitialNamesAccepted");
+            break;
+        }
+    }
+}

@@ -9,5 +9,7 @@ mod lists;
 mod objects;
 mod operating;
 mod pods;
+mod policies;
 mod served;
 mod support;
+mod webhooks;

@@ -197,6 +197,14 @@ pub fn update(faults: &mut Faults, new: &Object, old: &Object) {
     faults.immutable(&spec.get("scope"), &was.get("scope"));
     faults.immutable(&spec.walk(&["names", "kind"]), &was.walk(&["names", "kind"]));
     faults.immutable(&spec.walk(&["names", "plural"]), &was.walk(&["names", "plural"]));
+    let status = At::top(new, "status").get("storedVersions");
+    let storage = spec.get("versions").items().into_iter().find(|version| version.get("storage").flag());
+    if let Some(storage) = storage.map(|version| version.get("name").text())
+        && status.is_set()
+        && !status.texts().contains(&storage)
+    {
+        faults.invalid(&status, format!("must have the storage version {storage}"));
+    }
     let kept: Vec<_> = spec.get("versions").items().iter().map(|version| version.get("name").text()).collect();
     for (index, stored) in At::top(old, "status").get("storedVersions").items().iter().enumerate() {
         if !kept.contains(&stored.text()) {
