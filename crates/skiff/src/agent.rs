@@ -12,8 +12,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 use skiff_cri::{
-    CriError, CriResult, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig, RemovePodSandboxRequest,
-    RuntimeService, StopContainerRequest, StopPodSandboxRequest,
+    CriError, CriResult, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig, RuntimeService,
+    StopContainerRequest, StopPodSandboxRequest,
 };
 use skiff_kubelet::{FileSystem, Mounter};
 use skiff_netd::{HostPort, PodNetwork, Transport};
@@ -197,7 +197,8 @@ const DOWN_GRACE_SECONDS: i64 = 10;
 /// The label by which the node agent knows the sandboxes and containers of Pods.
 const POD_UID_LABEL: &str = "io.kubernetes.pod.uid";
 
-/// Stops all containers and sandboxes, all at once. What they were is known to the API server and comes back with it.
+/// Stops all containers and sandboxes, all at once. Their records stay: the next start finds how each of them ended, as
+/// after a reboot, and begins anew what the API server still wants.
 ///
 /// # Errors
 /// The runtime does not say what runs.
@@ -221,8 +222,7 @@ pub async fn stop_everything(runtime: &Arc<dyn RuntimeService>) -> CriResult<()>
     for sandbox in sandboxes {
         let runtime = runtime.clone();
         stops.spawn(async move {
-            runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await?;
-            runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox.id }).await.map(drop)
+            runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: sandbox.id }).await.map(drop)
         });
     }
     finish(stops).await;
