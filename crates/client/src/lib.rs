@@ -11,6 +11,7 @@ mod informer;
 mod queue;
 mod resource;
 mod transport;
+pub mod volumes;
 
 pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchEvent, WatchOptions, WatchStream};
 pub use election::Election;

@@ -16,6 +16,7 @@ mod evict;
 mod executor;
 mod hooks;
 mod images;
+mod local_path;
 mod kubelet;
 mod node;
 mod observe;
@@ -31,6 +32,7 @@ mod worker;
 
 pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet, check_options};
 pub use options::Options;
+pub use local_path::{LocalPaths, PROVISIONER as LOCAL_PATH_PROVISIONER};
 pub use server::ServerConfig;
 pub use volumes::{FileSystem, Mounter, NoMounts};
 

@@ -1,0 +1,401 @@
+//! Brings claims and volumes together, and takes volumes back from claims that are gone.
+//! See <https://kubernetes.io/docs/concepts/storage/persistent-volumes/#lifecycle-of-a-volume-and-claim>.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use serde_json::json;
+use skiff_base::Timestamp;
+use skiff_client::events::reference;
+use skiff_client::volumes::*;
+use skiff_client::{Change, Informer, ObjectKey, Patch};
+
+use crate::plan::{Action, Note, Plan};
+use crate::runner::{Controller, Failure, Setup};
+
+/// A claim that waits is looked at again after this time, as upstream does.
+const RESYNC: Duration = Duration::from_secs(15);
+
+/// What a claim's state depends on.
+pub struct ClaimView<'a> {
+    /// The claim.
+    pub claim: &'a PersistentVolumeClaim,
+    /// All volumes.
+    pub volumes: &'a [Arc<PersistentVolume>],
+    /// All classes.
+    pub classes: &'a [Arc<StorageClass>],
+    /// Pods that use the claim and have no node yet.
+    pub unplaced: &'a [Arc<Pod>],
+}
+
+/// What is to be done about a claim.
+pub fn reconcile_claim(view: &ClaimView) -> Plan {
+    let mut plan = Plan::nothing();
+    let claim = view.claim;
+    if claim.metadata.deletion_timestamp.is_some() && !is_bound(claim) {
+        return plan;
+    }
+    let named = volume_name(claim);
+    let volume = view.volumes.iter().find(|volume| volume.metadata.name.as_deref() == Some(named));
+    if annotation(&claim.metadata, BIND_COMPLETED).is_some() {
+        keep_bound(claim, volume, &mut plan);
+    } else if named.is_empty() {
+        find_volume(view, &mut plan);
+    } else {
+        take_named(claim, volume, &mut plan);
+    }
+    plan
+}
+
+/// A claim that was bound before: it stays so, or has lost its volume.
+fn keep_bound(claim: &PersistentVolumeClaim, volume: Option<&Arc<PersistentVolume>>, plan: &mut Plan) {
+    let lost = match volume {
+        _ if volume_name(claim).is_empty() => {
+            ("ClaimLost", "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!")
+        }
+        None => ("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!"),
+        Some(volume) if claim_ref(volume).is_none() || is_meant_for(volume, claim) => return bind(claim, volume, plan),
+        Some(_) => {
+            ("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
+        }
+    };
+    if phase(claim) != "Lost" {
+        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": {"phase": "Lost", "accessModes": null, "capacity": null}});
+        let action = Action::patch_status::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch));
+        plan.then(action.and_tell(Note::warning(claim, lost.0, lost.1)));
+    }
+}
+
+/// A claim that names its volume itself.
+fn take_named(claim: &PersistentVolumeClaim, volume: Option<&Arc<PersistentVolume>>, plan: &mut Plan) {
+    match volume {
+        Some(volume) if is_meant_for(volume, claim) || claim_ref(volume).is_none() => match mismatch(volume, claim) {
+            // Once the volume says so itself there is no way back.
+            Some(why) if claim_ref(volume).is_none() => {
+                let name = volume.metadata.name.as_deref().unwrap_or_default();
+                let text = format!("Cannot bind to requested volume \"{name}\": {why}");
+                pend(claim, plan);
+                plan.then(Action::tell(Note::warning(claim, "VolumeMismatch", text)));
+            }
+            _ => bind(claim, volume, plan),
+        },
+        // It may come yet, or be given back.
+        _ => pend(claim, plan),
+    }
+}
+
+/// A claim that takes any volume that suits it.
+fn find_volume(view: &ClaimView, plan: &mut Plan) {
+    let claim = view.claim;
+    let class = view.classes.iter().find(|class| class.metadata.name.as_deref() == claim_class(claim));
+    let waits = class.is_some_and(|class| waits_for_consumer(class))
+        && annotation(&claim.metadata, SELECTED_NODE).is_none();
+    if let Some(volume) = best_match(claim, view.volumes, |_| !waits) {
+        return bind(claim, volume, plan);
+    }
+    if claim_class(claim).is_none()
+        && let Some(default) = default_class(view.classes)
+    {
+        let spec = json!({"storageClassName": default.metadata.name});
+        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "spec": spec});
+        return plan.then(Action::patch::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
+    }
+    pend(claim, plan);
+    plan.look_again(RESYNC);
+    let (reason, message) = match class {
+        _ if waits => match view.unplaced.first() {
+            None => ("WaitForFirstConsumer", "waiting for first consumer to be created before binding".to_owned()),
+            Some(pod) => {
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                ("WaitForPodScheduled", format!("waiting for pod {name} to be scheduled"))
+            }
+        },
+        Some(class) if class.provisioner != NO_PROVISIONER => return ask_for_volume(claim, &class.provisioner, plan),
+        None if !claim_class(claim).unwrap_or_default().is_empty() => {
+            let name = claim_class(claim).unwrap_or_default();
+            let text = format!("storageclass.storage.k8s.io \"{name}\" not found");
+            return plan.then(Action::tell(Note::warning(claim, "ProvisioningFailed", text)));
+        }
+        _ => {
+            let text = "no persistent volumes available for this claim and no storage class is set";
+            ("FailedBinding", text.to_owned())
+        }
+    };
+    plan.then(Action::tell(Note::normal(claim, reason, message)));
+}
+
+/// Of several default classes the newest counts, of equally old ones the first by name.
+pub fn default_class(classes: &[Arc<StorageClass>]) -> Option<&Arc<StorageClass>> {
+    let defaults = classes.iter().filter(|class| is_default_class(class));
+    defaults.min_by_key(|class| {
+        let created = class.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (std::cmp::Reverse(created), class.metadata.name.clone())
+    })
+}
+
+/// Names the provisioner on the claim, which is the sign for it to begin.
+fn ask_for_volume(claim: &PersistentVolumeClaim, provisioner: &str, plan: &mut Plan) {
+    let text = format!(
+        "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."
+    );
+    let note = Note::normal(claim, "ExternalProvisioning", text);
+    if annotation(&claim.metadata, STORAGE_PROVISIONER) == Some(provisioner) {
+        return plan.then(Action::tell(note));
+    }
+    let annotations = json!({STORAGE_PROVISIONER: provisioner, BETA_STORAGE_PROVISIONER: provisioner});
+    let patch = json!({"metadata": {"uid": claim.metadata.uid, "annotations": annotations}});
+    plan.then(Action::patch::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)).and_tell(note));
+}
+
+fn phase(claim: &PersistentVolumeClaim) -> &str {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+fn pend(claim: &PersistentVolumeClaim, plan: &mut Plan) {
+    if phase(claim) != "Pending" {
+        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": {"phase": "Pending"}});
+        plan.then(Action::patch_status::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
+    }
+}
+
+/// Writes on both what they lack: first the volume, so that no two claims ever have the same one.
+fn bind(claim: &PersistentVolumeClaim, volume: &PersistentVolume, plan: &mut Plan) {
+    let uid_of_claim = claim.metadata.uid.as_deref();
+    if claim_ref(volume).and_then(|reference| reference.uid.as_deref()).filter(|uid| !uid.is_empty()) != uid_of_claim {
+        let mut claim_reference: ObjectReference = reference(claim);
+        claim_reference.resource_version = claim.metadata.resource_version.clone();
+        let mut metadata = json!({"uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version});
+        if claim_ref(volume).is_none() {
+            metadata["annotations"] = json!({BOUND_BY_CONTROLLER: "yes"});
+        }
+        let patch = json!({"metadata": metadata, "spec": {"claimRef": claim_reference}});
+        plan.then(Action::patch::<PersistentVolume>(&volume.metadata, Patch::Merge(patch)));
+    }
+    set_phase(volume, "Bound", plan);
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let mut annotations = json!({});
+    if volume_name(claim).is_empty() {
+        annotations[BOUND_BY_CONTROLLER] = json!("yes");
+    }
+    if annotation(&claim.metadata, BIND_COMPLETED).is_none() {
+        annotations[BIND_COMPLETED] = json!("yes");
+    }
+    if volume_name(claim) != name || annotations.as_object().is_some_and(|map| !map.is_empty()) {
+        let metadata = json!({"uid": claim.metadata.uid, "annotations": annotations});
+        let patch = json!({"metadata": metadata, "spec": {"volumeName": name}});
+        plan.then(Action::patch::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
+    }
+    tell_bound(claim, volume, plan);
+}
+
+fn tell_bound(claim: &PersistentVolumeClaim, volume: &PersistentVolume, plan: &mut Plan) {
+    let has = volume.spec.as_ref();
+    let (modes, capacity) = (has.and_then(|spec| spec.access_modes.clone()), has.and_then(|spec| spec.capacity.clone()));
+    let told = claim.status.clone().unwrap_or_default();
+    // What an expansion has reached already is not taken back: the node's word is the newer one.
+    let keeps_capacity = phase(claim) == "Bound" && told.capacity.is_some();
+    if phase(claim) == "Bound" && told.access_modes == modes && keeps_capacity {
+        return;
+    }
+    let status = json!({"phase": "Bound", "accessModes": modes, "capacity": capacity});
+    let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": status});
+    plan.then(Action::patch_status::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
+}
+
+fn set_phase(volume: &PersistentVolume, wanted: &str, plan: &mut Plan) {
+    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    if phase != wanted {
+        let patch = json!({"metadata": {"uid": volume.metadata.uid}, "status": {"phase": wanted}});
+        plan.then(Action::patch_status::<PersistentVolume>(&volume.metadata, Patch::Merge(patch)));
+    }
+}
+
+/// What is to be done about a volume; `claim` is the one that it names, if that is there.
+pub fn reconcile_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> Plan {
+    let mut plan = Plan::nothing();
+    let Some(reference) = claim_ref(volume) else {
+        set_phase(volume, "Available", &mut plan);
+        return plan;
+    };
+    let uid = reference.uid.as_deref().unwrap_or_default();
+    if uid.is_empty() {
+        // The user keeps it for a claim that has not come yet.
+        set_phase(volume, "Available", &mut plan);
+        return plan;
+    }
+    let Some(claim) = claim.filter(|claim| claim.metadata.uid.as_deref() == Some(uid)) else {
+        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+        if phase != "Failed" {
+            set_phase(volume, "Released", &mut plan);
+        }
+        return plan;
+    };
+    if Some(volume_name(claim)) == volume.metadata.name.as_deref() {
+        set_phase(volume, "Bound", &mut plan);
+    } else if !volume_name(claim).is_empty() {
+        give_back(volume, &mut plan);
+    }
+    plan
+}
+
+/// The claim has gone to another volume: this one is free again, or, made for that claim alone, superfluous.
+fn give_back(volume: &PersistentVolume, plan: &mut Plan) {
+    let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+    if annotation(&volume.metadata, PROVISIONED_BY).is_some() && policy == Some("Delete") {
+        return set_phase(volume, "Released", plan);
+    }
+    let patch = if annotation(&volume.metadata, BOUND_BY_CONTROLLER).is_some() {
+        let metadata = json!({"uid": volume.metadata.uid, "annotations": {BOUND_BY_CONTROLLER: null}});
+        json!({"metadata": metadata, "spec": {"claimRef": null}})
+    } else {
+        json!({"metadata": {"uid": volume.metadata.uid}, "spec": {"claimRef": {"uid": null, "resourceVersion": null}}})
+    };
+    plan.then(Action::patch::<PersistentVolume>(&volume.metadata, Patch::Merge(patch)));
+    set_phase(volume, "Available", plan);
+}
+
+/// The controller. Claims have keys with a namespace, volumes keys without.
+pub struct Binder {
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    pods: Informer<Pod>,
+}
+
+impl Binder {
+    /// Sets up queue and caches.
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
+        let claims = setup.informer::<PersistentVolumeClaim>();
+        let volumes = setup.informer::<PersistentVolume>();
+        let (classes, pods) = (setup.informer::<StorageClass>(), setup.informer::<Pod>());
+        let (all_volumes, all_claims) = (volumes.clone(), claims.clone());
+        setup.on_change::<PersistentVolumeClaim>(move |change| keys_of_claim(change, &all_volumes));
+        setup.on_change::<PersistentVolume>(move |change| keys_of_volume(change, &all_claims));
+        let all_claims = claims.clone();
+        setup.on_change::<StorageClass>(move |_| unbound(&all_claims));
+        Arc::new(Self { claims, volumes, classes, pods })
+    }
+}
+
+fn unbound(claims: &Informer<PersistentVolumeClaim>) -> Vec<ObjectKey> {
+    claims.list().iter().filter(|claim| !is_bound(claim)).map(|claim| ObjectKey::of(&claim.metadata)).collect()
+}
+
+fn keys_of_claim(change: &Change<PersistentVolumeClaim>, volumes: &Informer<PersistentVolume>) -> Vec<ObjectKey> {
+    let claim = change.object();
+    let named = |volume: &&Arc<PersistentVolume>| {
+        claim_ref(volume).is_some_and(|reference| {
+            reference.name == claim.metadata.name && reference.namespace == claim.metadata.namespace
+        })
+    };
+    let mut keys = vec![ObjectKey::of(&claim.metadata)];
+    keys.extend(volumes.list().iter().filter(named).map(|volume| ObjectKey::of(&volume.metadata)));
+    keys
+}
+
+fn keys_of_volume(change: &Change<PersistentVolume>, claims: &Informer<PersistentVolumeClaim>) -> Vec<ObjectKey> {
+    let volume = change.object();
+    let mut keys = vec![ObjectKey::of(&volume.metadata)];
+    match claim_ref(volume) {
+        Some(reference) => keys.push(ObjectKey::new(
+            reference.namespace.clone().unwrap_or_default(),
+            reference.name.clone().unwrap_or_default(),
+        )),
+        None => keys.extend(unbound(claims)),
+    }
+    // A claim that names the volume itself.
+    let names = |claim: &&Arc<PersistentVolumeClaim>| Some(volume_name(claim)) == volume.metadata.name.as_deref();
+    keys.extend(claims.list().iter().filter(names).map(|claim| ObjectKey::of(&claim.metadata)));
+    keys
+}
+
+impl Controller for Binder {
+    fn plan(&self, key: &ObjectKey, _now: Timestamp, _failure: Option<&Failure>) -> Plan {
+        if key.namespace.is_empty() {
+            let Some(volume) = self.volumes.by_key(key) else { return Plan::nothing() };
+            let claim = claim_ref(&volume).and_then(|reference| {
+                self.claims.get(reference.namespace.as_deref()?, reference.name.as_deref()?)
+            });
+            return reconcile_volume(&volume, claim.as_deref());
+        }
+        let Some(claim) = self.claims.by_key(key) else { return Plan::nothing() };
+        let mut unplaced = Vec::new();
+        if !is_bound(&claim) {
+            unplaced = self.pods.list_namespace(&key.namespace);
+            unplaced.retain(|pod| {
+                pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none()) && claim_names(pod).contains(&key.name)
+            });
+        }
+        reconcile_claim(&ClaimView {
+            claim: &claim,
+            volumes: &self.volumes.list(),
+            classes: &self.classes.list(),
+            unplaced: &unplaced,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::testing::object;
+
+    const CLAIM: &str = "metadata: {name: data, namespace: d, uid: cu, resourceVersion: '7'}";
+
+    fn check_claim(claim: &str, volumes: &[&str], classes: &[&str], expected: Expect) {
+        let claim: PersistentVolumeClaim = object(&format!("{{{CLAIM}, {claim}}}"));
+        let volumes: Vec<_> = volumes.iter().map(|text| Arc::new(object(text))).collect();
+        let classes: Vec<_> = classes.iter().map(|text| Arc::new(object(text))).collect();
+        let view = ClaimView { claim: &claim, volumes: &volumes, classes: &classes, unplaced: &[] };
+        expected.assert_eq(&reconcile_claim(&view).to_string());
+    }
+
+    const SPEC: &str =
+        "spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}, storageClassName: fast}";
+    const FREE: &str = "{metadata: {name: v, uid: vu, resourceVersion: '3'}, status: {phase: Available},
+        spec: {capacity: {storage: 2Gi}, accessModes: [ReadWriteOnce], storageClassName: fast}}";
+
+    #[test]
+    fn a_claim_takes_a_volume_that_fits() {
+        check_claim(SPEC, &[FREE], &[], expect![[r#""#]]);
+    }
+
+    #[test]
+    fn a_claim_of_a_class_waits_or_asks() {
+        let waiting = "{metadata: {name: fast}, provisioner: p.io/x, volumeBindingMode: WaitForFirstConsumer}";
+        check_claim(SPEC, &[FREE], &[waiting], expect![[r#""#]]);
+        check_claim(SPEC, &[], &["{metadata: {name: fast}, provisioner: p.io/x}"], expect![[r#""#]]);
+        check_claim(SPEC, &[], &[], expect![[r#""#]]);
+        let without = SPEC.replace(", storageClassName: fast", "");
+        let default = "{metadata: {name: std, annotations: {storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: p.io/x}";
+        check_claim(&without, &[], &[default], expect![[r#""#]]);
+    }
+
+    #[test]
+    fn a_claim_that_lost_its_volume_says_so() {
+        let bound = "metadata: {name: data, namespace: d, uid: cu, annotations: {pv.kubernetes.io/bind-completed: 'yes'}},
+            spec: {volumeName: v}, status: {phase: Bound}";
+        let claim: PersistentVolumeClaim = object(&format!("{{{bound}}}"));
+        let view = ClaimView { claim: &claim, volumes: &[], classes: &[], unplaced: &[] };
+        expect![[r#""#]].assert_eq(&reconcile_claim(&view).to_string());
+    }
+
+    fn check_volume(volume: &str, claim: Option<&str>, expected: Expect) {
+        let claim = claim.map(object::<PersistentVolumeClaim>);
+        expected.assert_eq(&reconcile_volume(&object(volume), claim.as_ref()).to_string());
+    }
+
+    #[test]
+    fn volumes_follow_their_claims() {
+        let bound = "{metadata: {name: v, uid: vu}, status: {phase: Bound}, spec: {claimRef: {name: data, namespace: d, uid: cu}}}";
+        check_volume(bound, None, expect![[r#""#]]);
+        check_volume(bound, Some("{metadata: {name: data, uid: other}}"), expect![[r#""#]]);
+        check_volume(bound, Some("{metadata: {name: data, uid: cu}, spec: {volumeName: v}}"), expect![[r#""#]]);
+        check_volume(bound, Some("{metadata: {name: data, uid: cu}, spec: {volumeName: w}}"), expect![[r#""#]]);
+        check_volume("{metadata: {name: v, uid: vu}, spec: {}}", None, expect![[r#""#]]);
+    }
+}

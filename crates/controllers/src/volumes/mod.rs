@@ -1,0 +1,10 @@
+//! Persistent storage: claims and volumes brought together and protected. Volumes are made by provisioners, which are
+//! parts of their own: CSI drivers, or the node for its own disk.
+
+mod binder;
+mod ephemeral;
+mod protect;
+
+pub use binder::Binder;
+pub use ephemeral::EphemeralVolumes;
+pub use protect::{Claims as ClaimProtection, Volumes as VolumeProtection};

@@ -1,0 +1,116 @@
+//! Keeps claims that Pods use and volumes that claims use from vanishing under them: a finalizer stays until nobody does.
+//! See <https://kubernetes.io/docs/concepts/storage/persistent-volumes/#storage-object-in-use-protection>.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use serde_json::json;
+use skiff_base::Timestamp;
+use skiff_client::volumes::claim_names;
+use skiff_client::{Change, Informer, Kind, ObjectKey, Patch};
+
+use crate::plan::{Action, Plan};
+use crate::pods::is_terminal;
+use crate::runner::{Controller, Failure, Setup};
+
+/// On claims.
+const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
+/// On volumes.
+const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+
+/// Gives an object the finalizer, or takes it away from one that is to go and is not used.
+pub fn guard<K: Kind>(object: &K, finalizer: &str, used: bool) -> Plan {
+    let mut plan = Plan::nothing();
+    let meta = object.metadata();
+    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+    let guarded = finalizers.iter().any(|held| held == finalizer);
+    match (meta.deletion_timestamp.is_some(), guarded) {
+        (false, false) => finalizers.push(finalizer.to_owned()),
+        (true, true) if !used => finalizers.retain(|held| held != finalizer),
+        _ => return plan,
+    }
+    let metadata = json!({"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers});
+    plan.then(Action::patch::<K>(meta, Patch::Merge(json!({"metadata": metadata}))));
+    plan
+}
+
+/// Guards claims.
+pub struct Claims {
+    claims: Informer<PersistentVolumeClaim>,
+    pods: Informer<Pod>,
+}
+
+impl Claims {
+    /// Sets up queue and caches.
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
+        let (claims, pods) = (setup.informer::<PersistentVolumeClaim>(), setup.informer::<Pod>());
+        setup.for_each::<PersistentVolumeClaim>();
+        setup.on_change::<Pod>(|change| {
+            let pod = change.object();
+            if !matches!(change, Change::Deleted(_)) && !is_terminal(pod) {
+                return Vec::new();
+            }
+            let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+            claim_names(pod).into_iter().map(|name| ObjectKey::new(namespace.clone(), name)).collect()
+        });
+        Arc::new(Self { claims, pods })
+    }
+}
+
+impl Controller for Claims {
+    fn plan(&self, key: &ObjectKey, _now: Timestamp, _failure: Option<&Failure>) -> Plan {
+        let Some(claim) = self.claims.by_key(key) else { return Plan::nothing() };
+        let used = claim.metadata.deletion_timestamp.is_some()
+            && self.pods.list_namespace(&key.namespace).iter().any(|pod| uses(pod, &key.name));
+        guard(&*claim, CLAIM_FINALIZER, used)
+    }
+}
+
+/// A Pod that has no node yet does not use its claims, nor one that has ended.
+fn uses(pod: &Pod, claim: &str) -> bool {
+    let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    placed && !is_terminal(pod) && claim_names(pod).iter().any(|name| name == claim)
+}
+
+/// Guards volumes.
+pub struct Volumes {
+    volumes: Informer<PersistentVolume>,
+}
+
+impl Volumes {
+    /// Sets up queue and caches.
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
+        let volumes = setup.informer::<PersistentVolume>();
+        setup.for_each::<PersistentVolume>();
+        Arc::new(Self { volumes })
+    }
+}
+
+impl Controller for Volumes {
+    fn plan(&self, key: &ObjectKey, _now: Timestamp, _failure: Option<&Failure>) -> Plan {
+        let Some(volume) = self.volumes.by_key(key) else { return Plan::nothing() };
+        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        guard(&*volume, VOLUME_FINALIZER, phase == Some("Bound"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::testing::object;
+
+    fn check(claim: &str, used: bool, expected: Expect) {
+        let claim: PersistentVolumeClaim = object(claim);
+        expected.assert_eq(&guard(&claim, CLAIM_FINALIZER, used).to_string());
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let going = "{metadata: {name: c, namespace: d, deletionTimestamp: '2026-01-31T12:00:00Z', finalizers: [kubernetes.io/pvc-protection, x.io/y]}}";
+        check("{metadata: {name: c, namespace: d}}", false, expect![[r#""#]]);
+        check(going, true, expect![[r#""#]]);
+        check(going, false, expect![[r#""#]]);
+    }
+}
