@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use serde_json::json;
 use skiff_base::clock;
-use skiff_kinds::bootstrap::{flow_control_objects, priority_classes, rbac_objects};
+use skiff_kinds::bootstrap::{flow_control_objects, priority_classes, rbac_objects, storage_classes};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
 use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
@@ -127,7 +127,7 @@ fn objects(config: &Config) -> Vec<Object> {
     let own = [service(config), service_cidr(config)];
     let usage = crate::usage::objects(config.clock.now());
     let first = namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own);
-    first.chain(flow_control_objects()).chain(usage).collect()
+    first.chain(flow_control_objects()).chain(storage_classes()).chain(usage).collect()
 }
 
 /// The `kubernetes` Service has the first address of the range.

@@ -212,8 +212,7 @@ mod tests {
 
     #[test]
     fn the_smallest_volume_that_fits_is_taken() {
-        let volumes =
-            [volume("small", "4Gi", "ssd"), volume("large", "50Gi", "ssd"), volume("right", "6Gi", "hdd")];
+        let volumes = [volume("small", "4Gi", "ssd"), volume("large", "50Gi", "ssd"), volume("right", "6Gi", "hdd")];
         let best = |spec: serde_json::Value| {
             best_match(&claim(spec), &volumes, |_| true).and_then(|volume| volume.metadata.name.clone())
         };
@@ -227,7 +226,8 @@ mod tests {
     #[test]
     fn a_volume_that_is_meant_for_the_claim_comes_first() {
         let mut meant = volume("meant", "90Gi", "ssd");
-        let reference = ObjectReference { name: Some("data".into()), namespace: Some("d".into()), ..Default::default() };
+        let reference =
+            ObjectReference { name: Some("data".into()), namespace: Some("d".into()), ..Default::default() };
         meant.spec.as_mut().expect("set").claim_ref = Some(reference);
         let volumes = [volume("right", "6Gi", "hdd"), meant];
         let best = best_match(&claim(serde_json::json!({})), &volumes, |_| true);

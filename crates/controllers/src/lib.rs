@@ -28,6 +28,7 @@ mod runner;
 mod stateful;
 #[cfg(test)]
 mod testing;
+mod volumes;
 
 pub use hpa::Timing as AutoscalerTiming;
 pub use manager::{Config, ControllerManager, Handle};

@@ -24,6 +24,7 @@ use crate::replicas::Replicas;
 use crate::roles::Roles;
 use crate::runner::{Controller, Runner, Setup};
 use crate::stateful::StatefulSets;
+use crate::volumes::{Binder, ClaimProtection, EphemeralVolumes, VolumeProtection};
 
 /// What can be set.
 #[derive(Debug, Clone, Default)]
@@ -84,6 +85,8 @@ fn component(account: &'static str) -> &'static str {
     match account {
         "daemon-set-controller" => "daemonset-controller",
         "disruption-controller" => "controllermanager",
+        "persistent-volume-binder" => "persistentvolume-controller",
+        "ephemeral-volume-controller" => "ephemeral_volume",
         other => other,
     }
 }
@@ -121,6 +124,10 @@ impl ControllerManager {
         starter.plan("clusterrole-aggregation-controller", Roles::controller);
         let timing = config.autoscaler;
         starter.own("horizontal-pod-autoscaler", |setup, client, clock| Autoscalers::run(setup, client, clock, timing));
+        starter.plan("persistent-volume-binder", Binder::controller);
+        starter.plan("pvc-protection-controller", ClaimProtection::controller);
+        starter.plan("pv-protection-controller", VolumeProtection::controller);
+        starter.plan("ephemeral-volume-controller", EphemeralVolumes::controller);
         starter.own("namespace-controller", Namespaces::run);
         starter.own("generic-garbage-collector", |setup, client, _| GarbageCollector::run(setup, client));
         Handle { tasks: starter.tasks }

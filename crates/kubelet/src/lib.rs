@@ -16,8 +16,8 @@ mod evict;
 mod executor;
 mod hooks;
 mod images;
-mod local_path;
 mod kubelet;
+mod local_path;
 mod node;
 mod observe;
 pub mod options;
@@ -31,8 +31,8 @@ mod volumes;
 mod worker;
 
 pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet, check_options};
-pub use options::Options;
 pub use local_path::{LocalPaths, PROVISIONER as LOCAL_PATH_PROVISIONER};
+pub use options::Options;
 pub use server::ServerConfig;
 pub use volumes::{FileSystem, Mounter, NoMounts};
 

@@ -64,7 +64,9 @@ fn for_claim(
     }
     let class = class.filter(|class| class.provisioner == PROVISIONER)?;
     let asked = [STORAGE_PROVISIONER, BETA_STORAGE_PROVISIONER].map(|key| annotation(&claim.metadata, key));
-    if !asked.contains(&Some(PROVISIONER)) || !volume_name(claim).is_empty() || claim.metadata.deletion_timestamp.is_some()
+    if !asked.contains(&Some(PROVISIONER))
+        || !volume_name(claim).is_empty()
+        || claim.metadata.deletion_timestamp.is_some()
     {
         return None;
     }
@@ -191,7 +193,9 @@ impl LocalPaths {
         let (claims, volumes) = (informers.of::<PersistentVolumeClaim>(), informers.of::<PersistentVolume>());
         let (classes, nodes) = (informers.of::<StorageClass>(), informers.of::<Node>());
         let keys = queue.clone();
-        claims.on_change(move |change: &Change<PersistentVolumeClaim>| keys.add(ObjectKey::of(&change.object().metadata)));
+        claims.on_change(move |change: &Change<PersistentVolumeClaim>| {
+            keys.add(ObjectKey::of(&change.object().metadata))
+        });
         let keys = queue.clone();
         volumes.on_change(move |change: &Change<PersistentVolume>| {
             let volume = change.object();
@@ -201,7 +205,7 @@ impl LocalPaths {
                 keys.add(ObjectKey::new(namespace.unwrap_or_default(), name.unwrap_or_default()));
             }
         });
-        futures_util::join!(claims.synced(), volumes.synced(), classes.synced(), nodes.synced());
+        tokio::join!(claims.synced(), volumes.synced(), classes.synced(), nodes.synced());
         let place = Place { hostname: node.clone(), base, node, first: true };
         let mut this = Self { client, recorder, queue, place, claims, volumes, classes };
         while let Some(key) = this.queue.next().await {
@@ -246,10 +250,14 @@ impl LocalPaths {
             }
             Deed::Provision { volume, folder } => {
                 let Some(claim) = claim else { return Ok(()) };
-                let text = format!("External provisioner is provisioning volume for claim \"{}\"", ObjectKey::of(&claim.metadata));
+                let text = format!(
+                    "External provisioner is provisioning volume for claim \"{}\"",
+                    ObjectKey::of(&claim.metadata)
+                );
                 self.recorder.normal(claim, "Provisioning", text);
                 make_folder(&folder)?;
-                let made = self.client.send_json::<Value>(http::Method::POST, "/api/v1/persistentvolumes", &volume).await;
+                let made =
+                    self.client.send_json::<Value>(http::Method::POST, "/api/v1/persistentvolumes", &volume).await;
                 match made {
                     Err(error) if error.is_already_exists() => {}
                     made => drop(made?),
@@ -266,10 +274,12 @@ impl LocalPaths {
                 self.client.patch::<PersistentVolumeClaim>(&key.namespace, &key.name, "status", &patch).await?;
                 self.recorder.normal(claim, "VolumeResizeSuccessful", "Resize volume succeeded");
             }
-            Deed::Delete(name) => match self.client.delete::<PersistentVolume>("", &name, &DeleteOptions::default()).await {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => {}
-            },
+            Deed::Delete(name) => {
+                match self.client.delete::<PersistentVolume>("", &name, &DeleteOptions::default()).await {
+                    Err(error) if !error.is_not_found() => return Err(error.into()),
+                    _ => {}
+                }
+            }
             Deed::Remove { volume, folder, finalizers } => {
                 if let Some(folder) = folder {
                     remove_folder(&folder)?;
@@ -370,7 +380,9 @@ mod tests {
         let mut block = claim(Some("n1"));
         block.spec.as_mut().expect("set").volume_mode = Some("Block".into());
         let refused = for_claim(&place(), &block, Some(&waiting), |_| None);
-        assert!(matches!(refused, Some(Deed::Refuse(why)) if why.ends_with("does not support block volume provisioning")));
+        assert!(
+            matches!(refused, Some(Deed::Refuse(why)) if why.ends_with("does not support block volume provisioning"))
+        );
     }
 
     #[test]
@@ -402,7 +414,12 @@ mod tests {
     #[test]
     fn a_claim_may_grow() {
         let mut claim = claim(Some("n1"));
-        claim.metadata.annotations.as_mut().expect("set").insert(skiff_client::volumes::BIND_COMPLETED.into(), "yes".into());
+        claim
+            .metadata
+            .annotations
+            .as_mut()
+            .expect("set")
+            .insert(skiff_client::volumes::BIND_COMPLETED.into(), "yes".into());
         claim.spec.as_mut().expect("set").volume_name = Some("pvc-u".into());
         claim.status = Some(object(json!({"phase": "Bound", "capacity": {"storage": "1Gi"}})));
         let deed = |claim: &PersistentVolumeClaim| {

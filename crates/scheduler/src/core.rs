@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_client::Change;
+use skiff_client::volumes::is_bound;
 
 use crate::cycle::{Turn, decide};
-use crate::plugins::{Event, plugin};
+use crate::plugins::{Claim, Event, plugin};
 use crate::pod::PodInfo;
 use crate::preempt::{Preemption, preempt};
 use crate::queue::Queue;
@@ -30,6 +33,8 @@ pub enum Step {
         pod: Arc<PodInfo>,
         /// Where to.
         node: String,
+        /// What has to be written about its claims first.
+        claims: Vec<Claim>,
     },
     /// Tell that no node can take the pod, and delete the victims that make room for it.
     Unschedulable {
@@ -61,8 +66,9 @@ impl Core {
         match decide(&pod, &self.snapshot, &mut self.turn) {
             Ok(node) => {
                 let node = node.to_owned();
+                let claims = self.reserve(&pod, &node);
                 self.snapshot.assume(pod.clone(), &node);
-                Step::Bind { pod, node }
+                Step::Bind { pod, node, claims }
             }
             Err(mut failure) => {
                 let (victims, nominated) = match preempt(&pod, &self.snapshot, &failure) {
@@ -76,6 +82,69 @@ impl Core {
                 self.queue.unschedulable(&pod.uid, failure.rejected_by.clone(), now);
                 Step::Unschedulable { pod, message: failure.message(), victims, nominated }
             }
+        }
+    }
+
+    fn reserve(&mut self, pod: &PodInfo, node: &str) -> Vec<Claim> {
+        let mut storage = std::mem::take(&mut self.snapshot.storage);
+        let claims = self.snapshot.node(node).map(|node| storage.reserve(pod, node)).unwrap_or_default();
+        self.snapshot.storage = storage;
+        claims
+    }
+
+    /// Whether all claims have their volumes now.
+    pub fn are_bound(&self, claims: &[Claim]) -> bool {
+        claims.iter().all(|(Claim::Take(claim, _) | Claim::Make(claim) | Claim::Wait(claim))| {
+            let key = key_of(&claim.metadata);
+            self.snapshot.storage.claims.get(&key).is_some_and(|claim| is_bound(claim))
+        })
+    }
+
+    /// A claim changed; true where the loop should look.
+    pub fn claim_changed(&mut self, change: &Change<PersistentVolumeClaim>, now: Duration) -> bool {
+        let claim = change.object();
+        let storage = &mut self.snapshot.storage;
+        let gone = matches!(change, Change::Deleted(_));
+        if gone || is_bound(claim) {
+            storage.release(claim.metadata.uid.as_ref());
+        }
+        if gone {
+            storage.claims.remove(&key_of(&claim.metadata));
+        } else {
+            storage.claims.insert(key_of(&claim.metadata), claim.clone());
+        }
+        self.storage_changed(now)
+    }
+
+    /// A volume changed; true where the loop should look.
+    pub fn volume_changed(&mut self, change: &Change<PersistentVolume>, now: Duration) -> bool {
+        let name = change.object().metadata.name.clone().unwrap_or_default();
+        match change {
+            Change::Deleted(_) => self.snapshot.storage.volumes.remove(&name),
+            _ => self.snapshot.storage.volumes.insert(name, change.object().clone()),
+        };
+        self.storage_changed(now)
+    }
+
+    /// A class changed; true where the loop should look.
+    pub fn class_changed(&mut self, change: &Change<StorageClass>, now: Duration) -> bool {
+        let name = change.object().metadata.name.clone().unwrap_or_default();
+        match change {
+            Change::Deleted(_) => self.snapshot.storage.classes.remove(&name),
+            _ => self.snapshot.storage.classes.insert(name, change.object().clone()),
+        };
+        self.storage_changed(now)
+    }
+
+    fn storage_changed(&mut self, now: Duration) -> bool {
+        wake(&mut self.queue, &self.snapshot, &Event::Storage, now);
+        true
+    }
+
+    /// The volumes were not bound in time, or not at all: others may have them.
+    pub fn claims_failed(&mut self, claims: &[Claim]) {
+        for Claim::Take(claim, _) | Claim::Make(claim) | Claim::Wait(claim) in claims {
+            self.snapshot.storage.release(claim.metadata.uid.as_ref());
         }
     }
 
@@ -166,6 +235,10 @@ impl Core {
     }
 }
 
+fn key_of(meta: &ObjectMeta) -> (String, String) {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
 /// Whether a changed node may take pods that it would not take before; heartbeats do not matter.
 fn matters(old: &Node, new: &Node) -> bool {
     let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
@@ -197,7 +270,7 @@ mod tests {
 
     fn told(step: Step) -> String {
         match step {
-            Step::Bind { pod, node } => format!("bind {} to {node}", pod.name()),
+            Step::Bind { pod, node, .. } => format!("bind {} to {node}", pod.name()),
             Step::Unschedulable { pod, message, .. } => format!("{}: {message}", pod.name()),
             Step::Idle { until } => format!("idle until {until:?}"),
         }

@@ -17,6 +17,8 @@ const MIN_FEASIBLE_PERCENT: usize = 5;
 pub struct Unschedulable {
     /// How many nodes there are.
     pub nodes: usize,
+    /// Why it would go to no node whatever that is like.
+    pub whole: String,
     /// How many nodes each reason holds for.
     pub reasons: BTreeMap<Cow<'static, str>, usize>,
     /// Names of the plugins that turned nodes down.
@@ -33,7 +35,9 @@ impl Unschedulable {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
-        let mut reasons: Vec<_> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let whole = (!self.whole.is_empty()).then(|| self.whole.clone());
+        let mut reasons: Vec<_> =
+            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).chain(whole).collect();
         reasons.sort();
         let mut text = format!("0/{} nodes are available: {}.", self.nodes, reasons.join(", "));
         if !self.preemption.is_empty() {
@@ -97,6 +101,11 @@ pub fn filters<'a>(pod: &'a PodInfo, snapshot: &'a Snapshot) -> Vec<(&'static st
 pub fn decide<'a>(pod: &PodInfo, snapshot: &'a Snapshot, turn: &mut Turn) -> Result<&'a str, Unschedulable> {
     let nodes = snapshot.nodes();
     let mut failure = Unschedulable { nodes: nodes.len(), ..Unschedulable::default() };
+    let refused = DEFAULT_PLUGINS.iter().find_map(|plugin| Some((plugin.name, plugin.check?(pod, snapshot)?)));
+    if let Some((plugin, whole)) = refused {
+        (failure.whole, failure.rejected_by) = (whole, vec![plugin]);
+        return Err(failure);
+    }
     let feasible = feasible(pod, snapshot, turn, &mut failure);
     match feasible.as_slice() {
         [] => Err(failure),
@@ -315,6 +324,69 @@ mod tests {
             ),
             expect![
                 "0/3 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) didn't match pod topology spread constraints (missing required label), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."
+            ],
+        );
+    }
+
+    #[test]
+    fn pods_go_where_their_volumes_are_or_can_be() {
+        let nodes =
+            "nodes: [{name: a, labels: {kubernetes.io/hostname: a}}, {name: b, labels: {kubernetes.io/hostname: b}}]";
+        let pod = "pod: {name: p, spec: {volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]}}";
+        check(
+            &format!("{{{nodes}, {pod}}}"),
+            expect![[
+                r#"0/2 nodes are available: persistentvolumeclaim "data" not found. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."#
+            ]],
+        );
+        let claim = |more: &str| {
+            format!(
+                "claims: [{{metadata: {{name: data, namespace: default, uid: u, annotations: {{{more}}}}}, spec: {{storageClassName: fast, volumeName: V, accessModes: [ReadWriteOncePod], resources: {{requests: {{storage: 1Gi}}}}}}}}]"
+            )
+        };
+        let on_b = "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [b]}]}]}}";
+        let volume = format!(
+            "volumes: [{{metadata: {{name: v}}, status: {{phase: Available}}, spec: {{storageClassName: fast, accessModes: [ReadWriteOncePod], capacity: {{storage: 2Gi}}, {on_b}}}}}]"
+        );
+        let class = |mode: &str, by: &str| {
+            format!("classes: [{{metadata: {{name: fast}}, provisioner: {by}, volumeBindingMode: {mode}}}]")
+        };
+        let bound = claim("pv.kubernetes.io/bind-completed: 'yes'").replace("volumeName: V", "volumeName: v");
+        let unbound = claim("").replace("volumeName: V, ", "");
+        let late = class("WaitForFirstConsumer", "kubernetes.io/no-provisioner");
+        // Bound to what only b reaches.
+        check(&format!("{{{nodes}, {bound}, {volume}, {pod}}}"), expect!["b"]);
+        check(
+            &format!("{{nodes: [{{name: a}}], {bound}, {volume}, {pod}}}"),
+            expect![
+                "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+            ],
+        );
+        // Not bound: in b there is one; nowhere can one be made; or one can be made anywhere.
+        check(&format!("{{{nodes}, {unbound}, {volume}, {late}, {pod}}}"), expect!["b"]);
+        check(
+            &format!("{{{nodes}, {unbound}, {late}, {pod}}}"),
+            expect![
+                "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ],
+        );
+        check(
+            &format!("{{nodes: [{{name: a}}], {unbound}, {}, {pod}}}", class("WaitForFirstConsumer", "x.io/y")),
+            expect!["a"],
+        );
+        check(
+            &format!("{{{nodes}, {unbound}, {}, {pod}}}", class("Immediate", "x.io/y")),
+            expect![
+                "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ],
+        );
+        // One pod alone.
+        let other =
+            "pods: [{name: x, node: b, spec: {volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]}}]";
+        check(
+            &format!("{{{nodes}, {bound}, {volume}, {other}, {pod}}}"),
+            expect![
+                "0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
             ],
         );
     }

@@ -4,20 +4,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{
+    Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use parking_lot::Mutex;
 use serde_json::json;
 use skiff_base::clock::{SharedClock, rfc3339};
+use skiff_client::events::reference;
+use skiff_client::volumes::{BOUND_BY_CONTROLLER, SELECTED_NODE, claim_ref};
 use skiff_client::{Change, Client, Informers, Kind, Patch, Recorder};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::core::{Core, Step};
+use crate::plugins::Claim;
 use crate::pod::PodInfo;
 
 /// Bindings under way at once; more would only queue up in the API server.
 const BINDS_IN_FLIGHT: usize = 64;
+/// Volumes are waited for this long; upstream's default.
+const BIND_VOLUMES_LIMIT: Duration = Duration::from_secs(600);
 
 /// What can be set.
 #[derive(Debug, Clone)]
@@ -60,6 +68,8 @@ impl Drop for Handle {
 struct Shared {
     core: Mutex<Core>,
     wake: Notify,
+    /// Told of every change of a claim.
+    claims: Notify,
     client: Client,
     clock: SharedClock,
     recorder: Recorder,
@@ -70,7 +80,7 @@ impl Scheduler {
     pub fn start(client: Client, informers: &Informers, clock: SharedClock, config: Config) -> Handle {
         let recorder = Recorder::start(client.clone(), clock.clone(), &config.scheduler_name, "");
         let core = Mutex::new(Core::new(config.scheduler_name, config.seed));
-        let shared = Arc::new(Shared { core, wake: Notify::new(), client, clock, recorder });
+        let shared = Arc::new(Shared { core, wake: Notify::new(), claims: Notify::new(), client, clock, recorder });
         Handle { task: tokio::spawn(run(shared, informers.clone())) }
     }
 }
@@ -79,8 +89,16 @@ async fn run(shared: Arc<Shared>, informers: Informers) {
     let (namespaces, nodes, pods) = (informers.of::<Namespace>(), informers.of::<Node>(), informers.of::<Pod>());
     feed(&shared, &namespaces, Core::namespace_changed);
     feed(&shared, &nodes, Core::node_changed);
+    let (claims, volumes) = (informers.of::<PersistentVolumeClaim>(), informers.of::<PersistentVolume>());
+    let classes = informers.of::<StorageClass>();
+    feed(&shared, &claims, Core::claim_changed);
+    feed(&shared, &volumes, Core::volume_changed);
+    feed(&shared, &classes, Core::class_changed);
+    let tell = Arc::downgrade(&shared);
+    claims.on_change(move |_| tell.upgrade().iter().for_each(|shared| shared.claims.notify_waiters()));
     // Pods are read only when the nodes are known, lest the first ones are found unschedulable for want of a node.
     nodes.synced().await;
+    tokio::join!(claims.synced(), volumes.synced(), classes.synced());
     namespaces.synced().await;
     feed(&shared, &pods, Core::pod_changed);
     pods.synced().await;
@@ -110,9 +128,20 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
         let now = shared.clock.monotonic();
         let step = shared.core.lock().step(now);
         match step {
-            Step::Bind { pod, node } => {
-                let shared = shared.clone();
+            Step::Bind { pod, node, claims } => {
+                let (shared, permits) = (shared.clone(), permits.clone());
                 tokio::spawn(async move {
+                    let mut permit = Some(permit);
+                    if !claims.is_empty() {
+                        // Volumes may take minutes to be made: other pods must not wait for them.
+                        permit = None;
+                        if let Err(why) = provide(&shared, &claims, &node).await {
+                            return unprovided(&shared, &pod, &claims, &why);
+                        }
+                    }
+                    if permit.is_none() {
+                        permit = permits.acquire_owned().await.ok();
+                    }
                     bind(&shared, &pod, &node).await;
                     drop(permit);
                 });
@@ -142,6 +171,57 @@ async fn wait(shared: &Shared, now: Duration, until: Option<Duration>) {
         }
         None => shared.wake.notified().await,
     }
+}
+
+/// Writes what the pod's claims need, and waits until they have their volumes.
+async fn provide(shared: &Shared, claims: &[Claim], node: &str) -> Result<(), String> {
+    if claims.is_empty() {
+        return Ok(());
+    }
+    for needed in claims {
+        let written = match needed {
+            Claim::Take(claim, volume) => {
+                let mut volume = PersistentVolume::clone(volume);
+                if claim_ref(&volume).is_none() {
+                    let by_us = (BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+                    volume.metadata.annotations.get_or_insert_default().extend([by_us]);
+                }
+                volume.spec.get_or_insert_default().claim_ref = Some(reference(&**claim));
+                shared.client.update(&volume).await.map(drop)
+            }
+            Claim::Make(claim) => {
+                let mut claim = PersistentVolumeClaim::clone(claim);
+                let chosen = (SELECTED_NODE.to_owned(), node.to_owned());
+                claim.metadata.annotations.get_or_insert_default().extend([chosen]);
+                shared.client.update(&claim).await.map(drop)
+            }
+            Claim::Wait(_) => Ok(()),
+        };
+        written.map_err(|error| error.to_string())?;
+    }
+    let bound = async {
+        loop {
+            let changed = shared.claims.notified();
+            tokio::pin!(changed);
+            // Enabled before the look, so that a change in between is not missed.
+            changed.as_mut().enable();
+            if shared.core.lock().are_bound(claims) {
+                return;
+            }
+            changed.await;
+        }
+    };
+    tokio::time::timeout(BIND_VOLUMES_LIMIT, bound).await.map_err(|_| "context deadline exceeded".to_owned())
+}
+
+fn unprovided(shared: &Shared, pod: &PodInfo, claims: &[Claim], why: &str) {
+    let mut core = shared.core.lock();
+    core.claims_failed(claims);
+    core.bind_failed(&pod.uid, shared.clock.monotonic());
+    drop(core);
+    shared.wake.notify_one();
+    let text = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+    shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
 }
 
 async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {

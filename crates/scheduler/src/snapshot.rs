@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use skiff_base::Quantity;
 
+use crate::plugins::Storage;
 use crate::pod::PodInfo;
 use crate::resources::Resources;
 use crate::selectors::Labels;
@@ -115,6 +116,8 @@ pub struct Snapshot {
     /// Which node a pod is on, by UID.
     places: HashMap<String, String>,
     assumed: HashSet<String>,
+    /// Claims, volumes and classes.
+    pub storage: Storage,
     /// Labels of namespaces, for affinity terms that select them.
     pub namespaces: BTreeMap<String, Labels>,
 }

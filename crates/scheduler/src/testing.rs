@@ -63,6 +63,12 @@ struct Cluster {
     nodes: Vec<ShortNode>,
     #[serde(default)]
     pods: Vec<ShortPod>,
+    #[serde(default)]
+    claims: Vec<Value>,
+    #[serde(default)]
+    volumes: Vec<Value>,
+    #[serde(default)]
+    classes: Vec<Value>,
     pod: ShortPod,
 }
 
@@ -82,6 +88,19 @@ pub fn cluster(yaml: &str) -> (Snapshot, Arc<PodInfo>) {
     for pod in cluster.pods {
         let node = pod.node.clone();
         snapshot.set_pod(pod.info(), &node);
+    }
+    for claim in cluster.claims {
+        let name = claim["metadata"]["name"].as_str().expect("a name").to_owned();
+        let claim = serde_json::from_value(claim).expect("a claim");
+        snapshot.storage.claims.insert(("default".into(), name), Arc::new(claim));
+    }
+    for volume in cluster.volumes {
+        let name = volume["metadata"]["name"].as_str().expect("a name").to_owned();
+        snapshot.storage.volumes.insert(name, Arc::new(serde_json::from_value(volume).expect("a volume")));
+    }
+    for class in cluster.classes {
+        let name = class["metadata"]["name"].as_str().expect("a name").to_owned();
+        snapshot.storage.classes.insert(name, Arc::new(serde_json::from_value(class).expect("a class")));
     }
     (snapshot, cluster.pod.info())
 }

@@ -17,7 +17,7 @@ use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Informer, Informers, Recorder};
-use skiff_kubelet::Kubelet;
+use skiff_kubelet::{Kubelet, LocalPaths};
 use skiff_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -112,6 +112,13 @@ pub async fn run(
         network::start(&setting.paths, &setting.facts, own_addresses(&setting), &informers, (balancer, recorder))?;
     let runtime = runtime::start(&setting.paths, &setting.options, &setting.clock, &network).await?;
     let kubelet = start_kubelet(&setting, &server, &runtime).await?;
+    let volumes = tokio::spawn(LocalPaths::run(
+        inprocess::controller_client(&server, "local-path-provisioner"),
+        informers.clone(),
+        setting.clock.clone(),
+        setting.facts.node_name.clone(),
+        setting.paths.volumes(),
+    ));
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
         node_name: setting.facts.node_name.clone(),
@@ -131,6 +138,7 @@ pub async fn run(
         agent::stop_everything(&runtime.containers).await?;
     }
     drop(network);
+    volumes.abort();
     offices.end().await;
     server.stop();
     Ok(())

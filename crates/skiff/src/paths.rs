@@ -105,6 +105,11 @@ impl Paths {
         self.join("manifests")
     }
 
+    /// What Pods keep: the persistent volumes on this node's disk.
+    pub fn volumes(&self) -> PathBuf {
+        self.join("volumes")
+    }
+
     /// The pod network's memory.
     pub fn network(&self) -> PathBuf {
         self.join("network")

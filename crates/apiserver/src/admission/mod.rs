@@ -11,6 +11,7 @@ pub mod pods;
 pub mod policy;
 pub mod review;
 pub mod status;
+pub mod storage;
 pub mod webhooks;
 
 use skiff_kinds::ResourceDef;
@@ -70,6 +71,7 @@ pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Optio
     if attributes.is("", "pods") && attributes.operation == Operation::Create {
         pods::mutate(attributes, object).await?;
     }
+    storage::mutate(attributes, object)?;
     if !matching::is_any(attributes) {
         return Ok(false);
     }
@@ -82,6 +84,7 @@ pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Optio
 /// Step 9: refuses what may not be.
 pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
     node::restrict(attributes, object, old)?;
+    storage::validate(attributes, object, old)?;
     if attributes.operation == Operation::Delete {
         lifecycle::check(attributes).await?;
     }

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{
+    ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod,
+};
 use k8s_openapi::api::storage::v1::StorageClass;
-use serde_json::json;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_base::Timestamp;
 use skiff_client::events::reference;
 use skiff_client::volumes::*;
-use skiff_client::{Change, Informer, ObjectKey, Patch};
+use skiff_client::{Change, Informer, ObjectKey};
 
 use crate::plan::{Action, Note, Plan};
 use crate::runner::{Controller, Failure, Setup};
@@ -57,14 +59,12 @@ fn keep_bound(claim: &PersistentVolumeClaim, volume: Option<&Arc<PersistentVolum
         }
         None => ("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!"),
         Some(volume) if claim_ref(volume).is_none() || is_meant_for(volume, claim) => return bind(claim, volume, plan),
-        Some(_) => {
-            ("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
-        }
+        Some(_) => ("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly"),
     };
     if phase(claim) != "Lost" {
-        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": {"phase": "Lost", "accessModes": null, "capacity": null}});
-        let action = Action::patch_status::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch));
-        plan.then(action.and_tell(Note::warning(claim, lost.0, lost.1)));
+        let mut told = claim.clone();
+        told.status = Some(PersistentVolumeClaimStatus { phase: Some("Lost".into()), ..Default::default() });
+        plan.then(Action::update_status(&told).and_tell(Note::warning(claim, lost.0, lost.1)));
     }
 }
 
@@ -90,17 +90,17 @@ fn take_named(claim: &PersistentVolumeClaim, volume: Option<&Arc<PersistentVolum
 fn find_volume(view: &ClaimView, plan: &mut Plan) {
     let claim = view.claim;
     let class = view.classes.iter().find(|class| class.metadata.name.as_deref() == claim_class(claim));
-    let waits = class.is_some_and(|class| waits_for_consumer(class))
-        && annotation(&claim.metadata, SELECTED_NODE).is_none();
+    let waits =
+        class.is_some_and(|class| waits_for_consumer(class)) && annotation(&claim.metadata, SELECTED_NODE).is_none();
     if let Some(volume) = best_match(claim, view.volumes, |_| !waits) {
         return bind(claim, volume, plan);
     }
     if claim_class(claim).is_none()
         && let Some(default) = default_class(view.classes)
     {
-        let spec = json!({"storageClassName": default.metadata.name});
-        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "spec": spec});
-        return plan.then(Action::patch::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
+        let mut claim = claim.clone();
+        claim.spec.get_or_insert_default().storage_class_name.clone_from(&default.metadata.name);
+        return plan.then(Action::update(&claim));
     }
     pend(claim, plan);
     plan.look_again(RESYNC);
@@ -144,9 +144,11 @@ fn ask_for_volume(claim: &PersistentVolumeClaim, provisioner: &str, plan: &mut P
     if annotation(&claim.metadata, STORAGE_PROVISIONER) == Some(provisioner) {
         return plan.then(Action::tell(note));
     }
-    let annotations = json!({STORAGE_PROVISIONER: provisioner, BETA_STORAGE_PROVISIONER: provisioner});
-    let patch = json!({"metadata": {"uid": claim.metadata.uid, "annotations": annotations}});
-    plan.then(Action::patch::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)).and_tell(note));
+    let mut claim = claim.clone();
+    for key in [STORAGE_PROVISIONER, BETA_STORAGE_PROVISIONER] {
+        annotate(&mut claim.metadata, key, provisioner);
+    }
+    plan.then(Action::update(&claim).and_tell(note));
 }
 
 fn phase(claim: &PersistentVolumeClaim) -> &str {
@@ -155,77 +157,77 @@ fn phase(claim: &PersistentVolumeClaim) -> &str {
 
 fn pend(claim: &PersistentVolumeClaim, plan: &mut Plan) {
     if phase(claim) != "Pending" {
-        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": {"phase": "Pending"}});
-        plan.then(Action::patch_status::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
+        let mut told = claim.clone();
+        told.status.get_or_insert_default().phase = Some("Pending".into());
+        plan.then(Action::update_status(&told));
     }
 }
 
 /// Writes on both what they lack: first the volume, so that no two claims ever have the same one.
 fn bind(claim: &PersistentVolumeClaim, volume: &PersistentVolume, plan: &mut Plan) {
-    let uid_of_claim = claim.metadata.uid.as_deref();
-    if claim_ref(volume).and_then(|reference| reference.uid.as_deref()).filter(|uid| !uid.is_empty()) != uid_of_claim {
-        let mut claim_reference: ObjectReference = reference(claim);
-        claim_reference.resource_version = claim.metadata.resource_version.clone();
-        let mut metadata = json!({"uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version});
-        if claim_ref(volume).is_none() {
-            metadata["annotations"] = json!({BOUND_BY_CONTROLLER: "yes"});
+    let (mut claim, mut volume) = (claim.clone(), volume.clone());
+    let uid = claim_ref(&volume).and_then(|reference| reference.uid.clone()).filter(|uid| !uid.is_empty());
+    if uid != claim.metadata.uid {
+        if claim_ref(&volume).is_none() {
+            annotate(&mut volume.metadata, BOUND_BY_CONTROLLER, "yes");
         }
-        let patch = json!({"metadata": metadata, "spec": {"claimRef": claim_reference}});
-        plan.then(Action::patch::<PersistentVolume>(&volume.metadata, Patch::Merge(patch)));
+        let version = claim.metadata.resource_version.clone();
+        let reference = ObjectReference { resource_version: version, ..reference(&claim) };
+        volume.spec.get_or_insert_default().claim_ref = Some(reference);
+        plan.then(Action::update(&volume));
     }
-    set_phase(volume, "Bound", plan);
-    let name = volume.metadata.name.as_deref().unwrap_or_default();
-    let mut annotations = json!({});
-    if volume_name(claim).is_empty() {
-        annotations[BOUND_BY_CONTROLLER] = json!("yes");
+    set_phase(&mut volume, "Bound", plan);
+    let completed = annotation(&claim.metadata, BIND_COMPLETED).is_some();
+    if !completed || Some(volume_name(&claim)) != volume.metadata.name.as_deref() {
+        if volume_name(&claim).is_empty() {
+            annotate(&mut claim.metadata, BOUND_BY_CONTROLLER, "yes");
+        }
+        annotate(&mut claim.metadata, BIND_COMPLETED, "yes");
+        claim.spec.get_or_insert_default().volume_name.clone_from(&volume.metadata.name);
+        plan.then(Action::update(&claim));
     }
-    if annotation(&claim.metadata, BIND_COMPLETED).is_none() {
-        annotations[BIND_COMPLETED] = json!("yes");
-    }
-    if volume_name(claim) != name || annotations.as_object().is_some_and(|map| !map.is_empty()) {
-        let metadata = json!({"uid": claim.metadata.uid, "annotations": annotations});
-        let patch = json!({"metadata": metadata, "spec": {"volumeName": name}});
-        plan.then(Action::patch::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
-    }
-    tell_bound(claim, volume, plan);
+    tell_bound(&mut claim, &volume, plan);
 }
 
-fn tell_bound(claim: &PersistentVolumeClaim, volume: &PersistentVolume, plan: &mut Plan) {
-    let has = volume.spec.as_ref();
-    let (modes, capacity) = (has.and_then(|spec| spec.access_modes.clone()), has.and_then(|spec| spec.capacity.clone()));
-    let told = claim.status.clone().unwrap_or_default();
-    // What an expansion has reached already is not taken back: the node's word is the newer one.
-    let keeps_capacity = phase(claim) == "Bound" && told.capacity.is_some();
-    if phase(claim) == "Bound" && told.access_modes == modes && keeps_capacity {
+fn annotate(meta: &mut ObjectMeta, key: &str, value: &str) {
+    meta.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+}
+
+fn tell_bound(claim: &mut PersistentVolumeClaim, volume: &PersistentVolume, plan: &mut Plan) {
+    let (was_bound, has) = (phase(claim) == "Bound", volume.spec.clone().unwrap_or_default());
+    let status = claim.status.get_or_insert_default();
+    // What is bound keeps its size: an expansion reaches the volume first and is not done until the node says so.
+    if was_bound && status.access_modes == has.access_modes && status.capacity.is_some() {
         return;
     }
-    let status = json!({"phase": "Bound", "accessModes": modes, "capacity": capacity});
-    let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": status});
-    plan.then(Action::patch_status::<PersistentVolumeClaim>(&claim.metadata, Patch::Merge(patch)));
+    status.phase = Some("Bound".into());
+    (status.access_modes, status.capacity) = (has.access_modes, has.capacity);
+    plan.then(Action::update_status(claim));
 }
 
-fn set_phase(volume: &PersistentVolume, wanted: &str, plan: &mut Plan) {
-    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-    if phase != wanted {
-        let patch = json!({"metadata": {"uid": volume.metadata.uid}, "status": {"phase": wanted}});
-        plan.then(Action::patch_status::<PersistentVolume>(&volume.metadata, Patch::Merge(patch)));
+fn set_phase(volume: &mut PersistentVolume, wanted: &str, plan: &mut Plan) {
+    let status = volume.status.get_or_insert_default();
+    if status.phase.as_deref() != Some(wanted) {
+        status.phase = Some(wanted.to_owned());
+        plan.then(Action::update_status(volume));
     }
 }
 
 /// What is to be done about a volume; `claim` is the one that it names, if that is there.
 pub fn reconcile_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> Plan {
     let mut plan = Plan::nothing();
+    let volume = &mut volume.clone();
     let Some(reference) = claim_ref(volume) else {
         set_phase(volume, "Available", &mut plan);
         return plan;
     };
-    let uid = reference.uid.as_deref().unwrap_or_default();
+    let uid = reference.uid.clone().unwrap_or_default();
     if uid.is_empty() {
         // The user keeps it for a claim that has not come yet.
         set_phase(volume, "Available", &mut plan);
         return plan;
     }
-    let Some(claim) = claim.filter(|claim| claim.metadata.uid.as_deref() == Some(uid)) else {
+    let Some(claim) = claim.filter(|claim| claim.metadata.uid.as_deref() == Some(&uid)) else {
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
         if phase != "Failed" {
             set_phase(volume, "Released", &mut plan);
@@ -241,18 +243,20 @@ pub fn reconcile_volume(volume: &PersistentVolume, claim: Option<&PersistentVolu
 }
 
 /// The claim has gone to another volume: this one is free again, or, made for that claim alone, superfluous.
-fn give_back(volume: &PersistentVolume, plan: &mut Plan) {
+fn give_back(volume: &mut PersistentVolume, plan: &mut Plan) {
     let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
     if annotation(&volume.metadata, PROVISIONED_BY).is_some() && policy == Some("Delete") {
         return set_phase(volume, "Released", plan);
     }
-    let patch = if annotation(&volume.metadata, BOUND_BY_CONTROLLER).is_some() {
-        let metadata = json!({"uid": volume.metadata.uid, "annotations": {BOUND_BY_CONTROLLER: null}});
-        json!({"metadata": metadata, "spec": {"claimRef": null}})
-    } else {
-        json!({"metadata": {"uid": volume.metadata.uid}, "spec": {"claimRef": {"uid": null, "resourceVersion": null}}})
-    };
-    plan.then(Action::patch::<PersistentVolume>(&volume.metadata, Patch::Merge(patch)));
+    let by_us = annotation(&volume.metadata, BOUND_BY_CONTROLLER).is_some();
+    volume.metadata.annotations.get_or_insert_default().remove(BOUND_BY_CONTROLLER);
+    let reference = &mut volume.spec.get_or_insert_default().claim_ref;
+    if by_us {
+        *reference = None;
+    } else if let Some(reference) = reference {
+        (reference.uid, reference.resource_version) = (None, None);
+    }
+    plan.then(Action::update(volume));
     set_phase(volume, "Available", plan);
 }
 
@@ -315,9 +319,8 @@ impl Controller for Binder {
     fn plan(&self, key: &ObjectKey, _now: Timestamp, _failure: Option<&Failure>) -> Plan {
         if key.namespace.is_empty() {
             let Some(volume) = self.volumes.by_key(key) else { return Plan::nothing() };
-            let claim = claim_ref(&volume).and_then(|reference| {
-                self.claims.get(reference.namespace.as_deref()?, reference.name.as_deref()?)
-            });
+            let claim = claim_ref(&volume)
+                .and_then(|reference| self.claims.get(reference.namespace.as_deref()?, reference.name.as_deref()?));
             return reconcile_volume(&volume, claim.as_deref());
         }
         let Some(claim) = self.claims.by_key(key) else { return Plan::nothing() };
@@ -361,27 +364,74 @@ mod tests {
 
     #[test]
     fn a_claim_takes_a_volume_that_fits() {
-        check_claim(SPEC, &[FREE], &[], expect![[r#""#]]);
+        check_claim(
+            SPEC,
+            &[FREE],
+            &[],
+            expect![[r#"
+            update persistentvolumes v {"metadata":{"annotations":{"pv.kubernetes.io/bound-by-controller":"yes"}},"spec":{"accessModes":["ReadWriteOnce"],"capacity":{"storage":"2Gi"},"claimRef":{"apiVersion":"v1","kind":"PersistentVolumeClaim","name":"data","namespace":"d","resourceVersion":"7","uid":"cu"},"storageClassName":"fast"}}
+            update persistentvolumes/status v {"phase":"Bound"}
+            update persistentvolumeclaims d/data {"metadata":{"annotations":{"pv.kubernetes.io/bind-completed":"yes","pv.kubernetes.io/bound-by-controller":"yes"}},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}},"storageClassName":"fast","volumeName":"v"}}
+            update persistentvolumeclaims/status d/data {"accessModes":["ReadWriteOnce"],"capacity":{"storage":"2Gi"},"phase":"Bound"}
+        "#]],
+        );
     }
 
     #[test]
     fn a_claim_of_a_class_waits_or_asks() {
         let waiting = "{metadata: {name: fast}, provisioner: p.io/x, volumeBindingMode: WaitForFirstConsumer}";
-        check_claim(SPEC, &[FREE], &[waiting], expect![[r#""#]]);
-        check_claim(SPEC, &[], &["{metadata: {name: fast}, provisioner: p.io/x}"], expect![[r#""#]]);
-        check_claim(SPEC, &[], &[], expect![[r#""#]]);
+        check_claim(
+            SPEC,
+            &[FREE],
+            &[waiting],
+            expect![[r#"
+            update persistentvolumeclaims/status d/data {"phase":"Pending"}
+            tell [WaitForFirstConsumer: waiting for first consumer to be created before binding]
+            look again in 15 s
+        "#]],
+        );
+        check_claim(
+            SPEC,
+            &[],
+            &["{metadata: {name: fast}, provisioner: p.io/x}"],
+            expect![[r#"
+            update persistentvolumeclaims/status d/data {"phase":"Pending"}
+            update persistentvolumeclaims d/data {"metadata":{"annotations":{"volume.beta.kubernetes.io/storage-provisioner":"p.io/x","volume.kubernetes.io/storage-provisioner":"p.io/x"}},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}},"storageClassName":"fast"}} [ExternalProvisioning: Waiting for a volume to be created either by the external provisioner 'p.io/x' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.]
+            look again in 15 s
+        "#]],
+        );
+        check_claim(
+            SPEC,
+            &[],
+            &[],
+            expect![[r#"
+            update persistentvolumeclaims/status d/data {"phase":"Pending"}
+            tell [ProvisioningFailed: storageclass.storage.k8s.io "fast" not found]
+            look again in 15 s
+        "#]],
+        );
         let without = SPEC.replace(", storageClassName: fast", "");
         let default = "{metadata: {name: std, annotations: {storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: p.io/x}";
-        check_claim(&without, &[], &[default], expect![[r#""#]]);
+        check_claim(
+            &without,
+            &[],
+            &[default],
+            expect![[r#"
+            update persistentvolumeclaims d/data {"metadata":{},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}},"storageClassName":"std"}}
+        "#]],
+        );
     }
 
     #[test]
     fn a_claim_that_lost_its_volume_says_so() {
-        let bound = "metadata: {name: data, namespace: d, uid: cu, annotations: {pv.kubernetes.io/bind-completed: 'yes'}},
+        let bound =
+            "metadata: {name: data, namespace: d, uid: cu, annotations: {pv.kubernetes.io/bind-completed: 'yes'}},
             spec: {volumeName: v}, status: {phase: Bound}";
         let claim: PersistentVolumeClaim = object(&format!("{{{bound}}}"));
         let view = ClaimView { claim: &claim, volumes: &[], classes: &[], unplaced: &[] };
-        expect![[r#""#]].assert_eq(&reconcile_claim(&view).to_string());
+        expect![[r#"
+            update persistentvolumeclaims/status d/data {"phase":"Lost"} [ClaimLost: Bound claim has lost its PersistentVolume. Data on the volume is lost!]
+        "#]].assert_eq(&reconcile_claim(&view).to_string());
     }
 
     fn check_volume(volume: &str, claim: Option<&str>, expected: Expect) {
@@ -392,10 +442,35 @@ mod tests {
     #[test]
     fn volumes_follow_their_claims() {
         let bound = "{metadata: {name: v, uid: vu}, status: {phase: Bound}, spec: {claimRef: {name: data, namespace: d, uid: cu}}}";
-        check_volume(bound, None, expect![[r#""#]]);
-        check_volume(bound, Some("{metadata: {name: data, uid: other}}"), expect![[r#""#]]);
+        check_volume(
+            bound,
+            None,
+            expect![[r#"
+            update persistentvolumes/status v {"phase":"Released"}
+        "#]],
+        );
+        check_volume(
+            bound,
+            Some("{metadata: {name: data, uid: other}}"),
+            expect![[r#"
+            update persistentvolumes/status v {"phase":"Released"}
+        "#]],
+        );
         check_volume(bound, Some("{metadata: {name: data, uid: cu}, spec: {volumeName: v}}"), expect![[r#""#]]);
-        check_volume(bound, Some("{metadata: {name: data, uid: cu}, spec: {volumeName: w}}"), expect![[r#""#]]);
-        check_volume("{metadata: {name: v, uid: vu}, spec: {}}", None, expect![[r#""#]]);
+        check_volume(
+            bound,
+            Some("{metadata: {name: data, uid: cu}, spec: {volumeName: w}}"),
+            expect![[r#"
+            update persistentvolumes v {"metadata":{"annotations":{}},"spec":{"claimRef":{"name":"data","namespace":"d"}}}
+            update persistentvolumes/status v {"phase":"Available"}
+        "#]],
+        );
+        check_volume(
+            "{metadata: {name: v, uid: vu}, spec: {}}",
+            None,
+            expect![[r#"
+            update persistentvolumes/status v {"phase":"Available"}
+        "#]],
+        );
     }
 }

@@ -92,9 +92,14 @@ mod tests {
             "{metadata: {name: p, namespace: d, uid: u}, spec: {containers: [], volumes: [{name: scratch, ephemeral:
                 {volumeClaimTemplate: {metadata: {labels: {a: b}}, spec: {accessModes: [ReadWriteOnce]}}}}]}}",
         );
-        expect![[r#""#]].assert_eq(&reconcile(&pod, |_| None).to_string());
+        expect![[r#"
+            create persistentvolumeclaims d/p-scratch {"metadata":{"labels":{"a":"b"},"ownerReferences":[{"apiVersion":"v1","blockOwnerDeletion":true,"controller":true,"kind":"Pod","name":"p","uid":"u"}]},"spec":{"accessModes":["ReadWriteOnce"]}}
+        "#]].assert_eq(&reconcile(&pod, |_| None).to_string());
         let mut claim = PersistentVolumeClaim::default();
-        expect![[r#""#]].assert_eq(&reconcile(&pod, |_| Some(Arc::new(claim.clone()))).to_string());
+        expect![[r#"
+            tell [ConflictingPVC: PVC "p-scratch" was not created for the pod]
+        "#]]
+        .assert_eq(&reconcile(&pod, |_| Some(Arc::new(claim.clone()))).to_string());
         claim.metadata.owner_references = Some(vec![controller_reference(&pod)]);
         assert_eq!(reconcile(&pod, |_| Some(Arc::new(claim.clone()))).to_string(), "");
     }

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use serde_json::json;
 use skiff_base::Timestamp;
 use skiff_client::volumes::claim_names;
-use skiff_client::{Change, Informer, Kind, ObjectKey, Patch};
+use skiff_client::{Change, Informer, Kind, ObjectKey};
 
 use crate::plan::{Action, Plan};
 use crate::pods::is_terminal;
@@ -19,7 +18,7 @@ const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 
 /// Gives an object the finalizer, or takes it away from one that is to go and is not used.
-pub fn guard<K: Kind>(object: &K, finalizer: &str, used: bool) -> Plan {
+pub fn guard<K: Kind + Clone>(object: &K, finalizer: &str, used: bool) -> Plan {
     let mut plan = Plan::nothing();
     let meta = object.metadata();
     let mut finalizers = meta.finalizers.clone().unwrap_or_default();
@@ -29,8 +28,9 @@ pub fn guard<K: Kind>(object: &K, finalizer: &str, used: bool) -> Plan {
         (true, true) if !used => finalizers.retain(|held| held != finalizer),
         _ => return plan,
     }
-    let metadata = json!({"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers});
-    plan.then(Action::patch::<K>(meta, Patch::Merge(json!({"metadata": metadata}))));
+    let mut object = object.clone();
+    object.metadata_mut().finalizers = Some(finalizers);
+    plan.then(Action::update(&object));
     plan
 }
 
@@ -109,8 +109,20 @@ mod tests {
     #[test]
     fn what_is_used_stays() {
         let going = "{metadata: {name: c, namespace: d, deletionTimestamp: '2026-01-31T12:00:00Z', finalizers: [kubernetes.io/pvc-protection, x.io/y]}}";
-        check("{metadata: {name: c, namespace: d}}", false, expect![[r#""#]]);
+        check(
+            "{metadata: {name: c, namespace: d}}",
+            false,
+            expect![[r#"
+            update persistentvolumeclaims d/c {"metadata":{"finalizers":["kubernetes.io/pvc-protection"]}}
+        "#]],
+        );
         check(going, true, expect![[r#""#]]);
-        check(going, false, expect![[r#""#]]);
+        check(
+            going,
+            false,
+            expect![[r#"
+            update persistentvolumeclaims d/c {"metadata":{"deletionTimestamp":"2026-01-31T12:00:00Z","finalizers":["x.io/y"]}}
+        "#]],
+        );
     }
 }

@@ -217,6 +217,19 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
         ],
         ..NO_ROLE
     },
+    // Not upstream's: the provisioner of the nodes' own disks.
+    Role {
+        name: "system:controller:local-path-provisioner",
+        rules: &[
+        on("core", "persistentvolumes", "create delete get list patch watch"),
+        on("core", "persistentvolumeclaims", "get list watch"),
+        on("core", "persistentvolumeclaims/status", "patch"),
+        on("core", "nodes", "get list watch"),
+        on("storage.k8s.io", "storageclasses", "get list watch"),
+        on("core events.k8s.io", "events", "create patch update"),
+        ],
+        ..NO_ROLE
+    },
     Role {
         name: "system:controller:persistent-volume-binder",
         rules: &[

@@ -13,6 +13,9 @@ use skiff_object::meta::Meta;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
+/// The provisioner that every node is for its own disk; also the name of its account, after the slash.
+pub const LOCAL_PATH_PROVISIONER: &str = "skiff.io/local-path";
+
 /// A role: a ClusterRole where it names no namespace.
 struct Role {
     name: &'static str,
@@ -210,6 +213,19 @@ pub fn priority_classes() -> Vec<Object> {
             "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
         ),
     ]
+}
+
+/// The class of claims that name none, made once: volumes on the disk of the node that the claim's first Pod is sent to.
+pub fn storage_classes() -> Vec<Object> {
+    vec![json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": LOCAL_PATH_PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true,
+    })]
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ type Domains<'a> = HashMap<(&'a str, &'a str), i64>;
 /// Required and preferred affinity between pods.
 pub const INTER_POD: Plugin = Plugin {
     name: "InterPodAffinity",
+    check: None,
     filter: Some(|pod, snapshot| {
         if pod.required_affinity.is_empty() && pod.required_anti_affinity.is_empty() && !snapshot.has_anti_affinity() {
             return None;
@@ -40,6 +41,7 @@ pub const INTER_POD: Plugin = Plugin {
             pod.required_anti_affinity.iter().any(|term| term.matches(other, namespaces))
                 || other.required_anti_affinity.iter().any(|term| term.matches(pod, namespaces))
         }
+        Event::Storage => false,
     },
 };
 

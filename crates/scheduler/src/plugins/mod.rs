@@ -6,8 +6,11 @@ mod inter_pod;
 mod node_rules;
 mod resources_fit;
 mod spread;
+mod volumes;
 
 use std::borrow::Cow;
+
+pub use volumes::{Claim, Storage};
 
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
@@ -37,6 +40,8 @@ impl Verdict {
 pub type Filter<'a> = Box<dyn Fn(&NodeInfo) -> Verdict + 'a>;
 /// A score made ready for one pod.
 pub type Score<'a> = Box<dyn Fn(&NodeInfo) -> i64 + 'a>;
+/// Why no node at all will do for a pod; `None` where that is up to the nodes.
+pub type Check = fn(&PodInfo, &Snapshot) -> Option<String>;
 /// Makes a filter ready; `None` where the plugin has nothing to say of this pod.
 pub type MakeFilter = for<'a> fn(&'a PodInfo, &'a Snapshot) -> Option<Filter<'a>>;
 /// Makes a score ready; `None` where all nodes are alike for this pod.
@@ -85,12 +90,16 @@ pub enum Event<'a> {
     PodGone(&'a PodInfo, Option<&'a NodeInfo>),
     /// A pod was placed, or an assigned pod changed its labels.
     PodPlaced(&'a PodInfo),
+    /// A claim, a volume or a class came or changed.
+    Storage,
 }
 
 /// One rule.
 pub struct Plugin {
     /// Upstream's name.
     pub name: &'static str,
+    /// What is asked before any node is looked at.
+    pub check: Option<Check>,
     /// The filter, where it has one.
     pub filter: Option<MakeFilter>,
     /// The score, where it has one, with its normalization and weight.
@@ -107,6 +116,9 @@ pub const DEFAULT_PLUGINS: &[Plugin] = &[
     node_rules::AFFINITY,
     node_rules::PORTS,
     resources_fit::FIT,
+    volumes::RESTRICTIONS,
+    volumes::BINDING,
+    volumes::ZONE,
     spread::SPREAD,
     inter_pod::INTER_POD,
     resources_fit::BALANCED,

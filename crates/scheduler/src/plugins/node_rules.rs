@@ -17,6 +17,7 @@ fn on_node_change(pod: &PodInfo, event: &Event, snapshot: &Snapshot, plugin: &Pl
 /// Keeps pods off cordoned nodes.
 pub const UNSCHEDULABLE: Plugin = Plugin {
     name: "NodeUnschedulable",
+    check: None,
     filter: Some(|pod, _| {
         let cordon = Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
         let tolerated = pod.tolerations().iter().any(|toleration| tolerates(toleration, &cordon));
@@ -34,6 +35,7 @@ pub const UNSCHEDULABLE: Plugin = Plugin {
 /// Honours a node that the pod names itself.
 pub const NAME: Plugin = Plugin {
     name: "NodeName",
+    check: None,
     filter: Some(|pod, _| {
         let wanted = pod.node_name();
         (!wanted.is_empty()).then(|| {
@@ -49,6 +51,7 @@ pub const NAME: Plugin = Plugin {
 /// Taints and tolerations.
 pub const TAINTS: Plugin = Plugin {
     name: "TaintToleration",
+    check: None,
     filter: Some(|pod, _| {
         let tolerations = pod.tolerations();
         Some(Box::new(move |node: &NodeInfo| {
@@ -112,6 +115,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 /// Node selector and node affinity.
 pub const AFFINITY: Plugin = Plugin {
     name: "NodeAffinity",
+    check: None,
     filter: Some(|pod, _| {
         let labels = pod.pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
         let terms = pod.required_node_terms();
@@ -151,6 +155,7 @@ pub(super) fn affinity_allows(pod: &PodInfo, node: &NodeInfo) -> bool {
 /// Ports on the node's own addresses.
 pub const PORTS: Plugin = Plugin {
     name: "NodePorts",
+    check: None,
     filter: Some(|pod, _| {
         (!pod.host_ports.is_empty()).then(|| {
             Box::new(move |node: &NodeInfo| {
@@ -167,7 +172,7 @@ pub const PORTS: Plugin = Plugin {
         Event::PodGone(other, _) => {
             other.host_ports.iter().any(|port| pod.host_ports.iter().any(|p| p.conflicts(port)))
         }
-        Event::PodPlaced(_) => false,
+        Event::PodPlaced(_) | Event::Storage => false,
     },
 };
 
@@ -177,6 +182,7 @@ const IMAGE_MAX_BYTES_PER_CONTAINER: i64 = 1000 * 1024 * 1024;
 /// Favours nodes that have the pod's images already.
 pub const IMAGES: Plugin = Plugin {
     name: "ImageLocality",
+    check: None,
     filter: None,
     score: Some((
         |pod, snapshot| {

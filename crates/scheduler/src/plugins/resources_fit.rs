@@ -9,11 +9,12 @@ use crate::snapshot::NodeInfo;
 /// Room for the pod's requests; scores the least allocated node best.
 pub const FIT: Plugin = Plugin {
     name: "NodeResourcesFit",
+    check: None,
     filter: Some(|pod, _| Some(Box::new(move |node: &NodeInfo| fits(pod, node)))),
     score: Some((|pod, _| Some(Box::new(move |node: &NodeInfo| least_allocated(pod, node))), Normalize::Not, 1)),
     wakes_on: |pod, event, _| match event {
         Event::Node(node) | Event::PodGone(_, Some(node)) => fits(pod, node) == Verdict::Pass,
-        Event::PodGone(_, None) | Event::PodPlaced(_) => false,
+        Event::PodGone(_, None) | Event::PodPlaced(_) | Event::Storage => false,
     },
 };
 
@@ -54,6 +55,7 @@ fn least_allocated(pod: &PodInfo, node: &NodeInfo) -> i64 {
 /// Favours nodes where CPU and memory would be used to the same degree.
 pub const BALANCED: Plugin = Plugin {
     name: "NodeResourcesBalancedAllocation",
+    check: None,
     filter: None,
     score: Some((
         |pod, _| {

@@ -16,6 +16,7 @@ use crate::snapshot::{NodeInfo, Snapshot};
 /// Hard (`DoNotSchedule`) constraints filter, soft (`ScheduleAnyway`) ones score.
 pub const SPREAD: Plugin = Plugin {
     name: "PodTopologySpread",
+    check: None,
     filter: Some(|pod, snapshot| {
         let constraints = constraints(pod, "DoNotSchedule");
         if constraints.is_empty() {
@@ -50,6 +51,7 @@ pub const SPREAD: Plugin = Plugin {
             other.namespace() == pod.namespace()
                 && constraints(pod, "DoNotSchedule").iter().any(|c| selects(&c.selector, other.labels()))
         }
+        Event::Storage => false,
     },
 };
 

@@ -1,0 +1,83 @@
+//! What the cluster adds to claims and volumes, and how far claims may grow: the plugins DefaultStorageClass,
+//! StorageObjectInUseProtection and PersistentVolumeClaimResize.
+//! See <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/>.
+
+use serde_json::{Value, json};
+use skiff_base::Quantity;
+use skiff_object::meta::Meta;
+use skiff_object::{Object, Status};
+
+use crate::admission::{Attributes, Operation};
+use crate::failure::Result;
+use crate::storage::filter::Filter;
+
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+
+/// Completes a claim or a volume that is created.
+pub fn mutate(attributes: &Attributes<'_>, object: &mut Object) -> Result<()> {
+    if attributes.operation != Operation::Create {
+        return Ok(());
+    }
+    if attributes.is("", "persistentvolumes") {
+        protect(object, "kubernetes.io/pv-protection");
+    } else if attributes.is("", "persistentvolumeclaims") {
+        protect(object, "kubernetes.io/pvc-protection");
+        default_class(attributes, object)?;
+    }
+    Ok(())
+}
+
+fn protect(object: &mut Object, finalizer: &str) {
+    let mut finalizers = object.list_at(&["metadata", "finalizers"]).to_vec();
+    if !finalizers.iter().any(|held| held == finalizer) {
+        finalizers.push(json!(finalizer));
+        object.set_at(&["metadata", "finalizers"], finalizers);
+    }
+}
+
+/// Of several default classes the newest counts, of equally old ones the first by name.
+fn default_class(attributes: &Attributes<'_>, claim: &mut Object) -> Result<()> {
+    let named = claim.at(&["spec", "storageClassName"]).is_some_and(|class| !class.is_null());
+    if named || claim.annotation(CLASS_ANNOTATION).is_some() {
+        return Ok(());
+    }
+    let Some(cache) = attributes.server.catalogue.cache("storage.k8s.io", "storageclasses") else { return Ok(()) };
+    let mut classes = cache.objects(&Filter::default())?;
+    classes.retain(|class| class.annotation(DEFAULT_CLASS) == Some("true"));
+    let age = |class: &Object| class.str_at(&["metadata", "creationTimestamp"]).to_owned();
+    classes.sort_by(|a, b| age(b).cmp(&age(a)).then_with(|| a.name().cmp(b.name())));
+    if let Some(class) = classes.first() {
+        claim.set_at(&["spec", "storageClassName"], class.name());
+    }
+    Ok(())
+}
+
+/// A claim grows only where its class says that its volumes can.
+pub fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
+    let (Some(claim), Some(old)) = (object, old) else { return Ok(()) };
+    if attributes.operation != Operation::Update || !attributes.is("", "persistentvolumeclaims") {
+        return Ok(());
+    }
+    if requested(claim) <= requested(old) {
+        return Ok(());
+    }
+    let refuse =
+        |why: &str| Err(Status::forbidden(&attributes.def.group_resource(), attributes.name, why.to_owned()).into());
+    if old.str_at(&["status", "phase"]) != "Bound" {
+        return refuse("Only bound persistent volume claims can be expanded");
+    }
+    let class = claim.annotation(CLASS_ANNOTATION).unwrap_or(claim.str_at(&["spec", "storageClassName"])).to_owned();
+    let cache = attributes.server.catalogue.cache("storage.k8s.io", "storageclasses");
+    let class = cache.map(|cache| cache.object("", &class)).transpose()?.flatten();
+    if class.is_some_and(|class| class.at(&["allowVolumeExpansion"]).and_then(Value::as_bool) == Some(true)) {
+        return Ok(());
+    }
+    refuse(
+        "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+    )
+}
+
+fn requested(claim: &Object) -> Option<Quantity> {
+    claim.str_at(&["spec", "resources", "requests", "storage"]).parse().ok()
+}
