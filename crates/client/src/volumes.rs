@@ -178,6 +178,22 @@ pub fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
     Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name))
 }
 
+/// Whether the claim behind a Pod's volume is that Pod's: one that was made for an ephemeral volume of an earlier Pod
+/// of the same name is not.
+pub fn is_for(pod: &Pod, volume: &Volume, claim: &PersistentVolumeClaim) -> bool {
+    let owned = || {
+        let mut owners = claim.metadata.owner_references.iter().flatten();
+        owners.any(|owner| owner.controller == Some(true) && Some(&owner.uid) == pod.metadata.uid.as_ref())
+    };
+    volume.ephemeral.is_none() || owned()
+}
+
+/// Whether a Pod of the same namespace uses the claim.
+pub fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.any(|volume| claim_name(pod, volume) == claim.metadata.name && is_for(pod, volume, claim))
+}
+
 /// The names of all claims that a Pod uses.
 pub fn claim_names(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());

@@ -156,12 +156,13 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     }
 }
 
-/// Removes a folder and all that is in it; one that is not there is fine.
+/// Removes a folder and all that is in it; one that is not there is fine. One that something is mounted on is emptied.
 ///
 /// # Errors
 /// Something cannot be removed.
 pub fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy && names(folder)?.is_empty() => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(folder, "remove", error)),
         _ => Ok(()),
     }

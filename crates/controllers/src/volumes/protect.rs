@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use skiff_base::Timestamp;
-use skiff_client::volumes::claim_names;
+use skiff_client::volumes::{claim_names, uses};
 use skiff_client::{Change, Informer, Kind, ObjectKey};
 
 use crate::plan::{Action, Plan};
@@ -61,15 +61,15 @@ impl Controller for Claims {
     fn plan(&self, key: &ObjectKey, _now: Timestamp, _failure: Option<&Failure>) -> Plan {
         let Some(claim) = self.claims.by_key(key) else { return Plan::nothing() };
         let used = claim.metadata.deletion_timestamp.is_some()
-            && self.pods.list_namespace(&key.namespace).iter().any(|pod| uses(pod, &key.name));
+            && self.pods.list_namespace(&key.namespace).iter().any(|pod| holds(pod, &claim));
         guard(&*claim, CLAIM_FINALIZER, used)
     }
 }
 
 /// A Pod that has no node yet does not use its claims, nor one that has ended.
-fn uses(pod: &Pod, claim: &str) -> bool {
+fn holds(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-    placed && !is_terminal(pod) && claim_names(pod).iter().any(|name| name == claim)
+    placed && !is_terminal(pod) && uses(pod, claim)
 }
 
 /// Guards volumes.

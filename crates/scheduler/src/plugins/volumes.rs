@@ -8,8 +8,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
 use k8s_openapi::api::storage::v1::StorageClass;
 use skiff_client::volumes::{
-    NO_PROVISIONER, SELECTED_NODE, annotation, best_match, claim_class, claim_name, is_bound, node_terms, volume_name,
-    waits_for_consumer,
+    NO_PROVISIONER, SELECTED_NODE, annotation, best_match, claim_class, claim_name, is_bound, is_for, node_terms,
+    volume_name, waits_for_consumer,
 };
 
 use super::{Event, Filter, Plugin, Verdict};
@@ -78,6 +78,10 @@ impl Storage {
                 return Err(format!(
                     "persistentvolumeclaim \"{name}\" bound to non-existent persistentvolume \"{lost}\""
                 ));
+            }
+            if !is_for(&pod.pod, volume, claim) {
+                let (space, own) = (pod.namespace(), pod.name());
+                return Err(format!("PVC {space}/{name} was not created for pod {space}/{own} (pod is not owner)"));
             }
             if claim.metadata.deletion_timestamp.is_some() {
                 return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
