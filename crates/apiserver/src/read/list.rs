@@ -318,6 +318,22 @@ struct Pieces {
     item_head: Box<str>,
 }
 
+impl Pieces {
+    /// How much the next piece takes at most: a piece that grows is copied each time.
+    fn next_bytes(&self) -> usize {
+        /// The revision, the comma and the brackets beside the parts that are counted.
+        const SLACK_BYTES: usize = 32;
+        let mut bytes = self.head.len() + SLACK_BYTES;
+        for entry in &self.entries[self.next..] {
+            if bytes >= PIECE_BYTES {
+                break;
+            }
+            bytes += self.item_head.len() + entry.value.len() + SLACK_BYTES;
+        }
+        bytes
+    }
+}
+
 impl Iterator for Pieces {
     type Item = Bytes;
 
@@ -325,7 +341,7 @@ impl Iterator for Pieces {
         if self.next > self.entries.len() {
             return None;
         }
-        let mut piece = BytesMut::with_capacity(PIECE_BYTES.min(4096));
+        let mut piece = BytesMut::with_capacity(self.next_bytes());
         piece.put_slice(std::mem::take(&mut self.head).as_bytes());
         while let Some(entry) = self.entries.get(self.next) {
             if piece.len() >= PIECE_BYTES {
