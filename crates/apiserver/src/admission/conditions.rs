@@ -271,7 +271,7 @@ pub fn check_expression(
             None
         }
         Ok(program) => {
-            let fits = types.is_empty() || program.result == Type::Dyn || types.iter().any(|ty| *ty == program.result);
+            let fits = types.is_empty() || program.result == Type::Dyn || types.contains(&program.result);
             if !fits {
                 let wanted: Vec<String> = types.iter().map(ToString::to_string).collect();
                 let words = match wanted.as_slice() {

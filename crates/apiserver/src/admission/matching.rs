@@ -181,11 +181,11 @@ pub fn is_any(attributes: &Attributes<'_>) -> bool {
         "validatingadmissionpolicies",
     ];
     let catalogue = &attributes.server.catalogue;
-    let has = |plural: &&str| {
+    let has = |plural: &str| {
         let cache = catalogue.cache("admissionregistration.k8s.io", plural);
         cache.is_some_and(|cache| !cache.select(&Filter::default()).is_empty())
     };
-    !is_exempt(attributes) && KINDS.iter().any(|plural| has(&plural))
+    !is_exempt(attributes) && KINDS.iter().any(|plural| has(plural))
 }
 
 /// The namespace of a request, as selectors and expressions see it.

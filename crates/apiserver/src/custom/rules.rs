@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use skiff_cel::schema::{Kind, ListKind, Schema};
 use skiff_cel::value::Text;
-use skiff_cel::{Decl, Env, EvalError, Program, Value, compile};
+use skiff_cel::{Activation, Decl, Env, EvalError, Program, Value, compile};
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, FieldError, FieldPath, Object};
 
@@ -290,7 +290,7 @@ impl Check<'_> {
     }
 
     /// What the rule's own expression says, where it says something fit to be shown.
-    fn message<'a>(&mut self, rule: &'a Rule, variables: &Vec<(&str, Value<'a>)>) -> Option<String> {
+    fn message<'a>(&mut self, rule: &'a Rule, variables: &dyn Activation<'a>) -> Option<String> {
         let program = rule.message_program.as_ref()?;
         let outcome = program.run(variables, None, CALL_LIMIT.min(self.budget));
         self.budget = self.budget.saturating_sub(outcome.cost);
