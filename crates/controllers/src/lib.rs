@@ -20,15 +20,17 @@ mod placement;
 mod plan;
 mod pod_gc;
 mod pods;
+mod quota;
 mod replicas;
 mod resources;
 mod revisions;
 mod roles;
 mod runner;
+mod secrets;
 mod stateful;
 #[cfg(test)]
 mod testing;
 mod volumes;
 
 pub use hpa::Timing as AutoscalerTiming;
-pub use manager::{Config, ControllerManager, Handle};
+pub use manager::{Config, ControllerManager, Handle, MANAGER};

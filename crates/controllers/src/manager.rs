@@ -12,7 +12,7 @@ use crate::cron::CronJobs;
 use crate::daemon::Daemons;
 use crate::deployment::Deployments;
 use crate::disruption::{Announcements, Budgets};
-use crate::endpoints::{EndpointSlices, LegacyEndpoints};
+use crate::endpoints::{EndpointSlices, LegacyEndpoints, Mirrors};
 use crate::gc::GarbageCollector;
 use crate::hpa::{Autoscalers, Timing};
 use crate::job::{FinishedJobs, Jobs};
@@ -20,11 +20,16 @@ use crate::namespace::Namespaces;
 use crate::namespace_defaults::{accounts, root_certificates};
 use crate::node::{Nodes, Ranges};
 use crate::pod_gc::PodCollector;
+use crate::quota::Quotas;
 use crate::replicas::Replicas;
 use crate::roles::Roles;
 use crate::runner::{Controller, Runner, Setup};
+use crate::secrets::TokenSecrets;
 use crate::stateful::StatefulSets;
 use crate::volumes::{Binder, ClaimProtection, EphemeralVolumes, VolumeProtection};
+
+/// The name under which what no service account may do is done: that of the user `system:kube-controller-manager`.
+pub const MANAGER: &str = "kube-controller-manager";
 
 /// What can be set.
 #[derive(Debug, Clone, Default)]
@@ -93,7 +98,7 @@ fn component(account: &'static str) -> &'static str {
 
 impl ControllerManager {
     /// Starts all controllers. `clients` gives the client of a service account of `kube-system` by name
-    /// (`deployment-controller`); `informers` read with rights of their own.
+    /// (`deployment-controller`), and that of the manager itself by [`MANAGER`]; `informers` read with rights of their own.
     pub fn start(
         clients: impl Fn(&str) -> Client,
         informers: &Informers,
@@ -114,8 +119,12 @@ impl ControllerManager {
         starter.plan("disruption-controller", Budgets::controller);
         starter.plan("disruption-controller", Announcements::controller);
         starter.plan("endpointslice-controller", EndpointSlices::controller);
+        starter.plan("endpointslicemirroring-controller", Mirrors::controller);
+        starter.plan("resourcequota-controller", Quotas::controller);
         starter.plan("endpoint-controller", LegacyEndpoints::controller);
         starter.plan("service-account-controller", accounts);
+        let root_ca = config.root_ca.clone();
+        starter.own(MANAGER, |setup, client, clock| TokenSecrets::run(setup, client, clock, root_ca));
         let root_ca = config.root_ca;
         starter.plan("root-ca-cert-publisher", |setup| root_certificates(setup, root_ca));
         let (ranges, clock) = (Ranges::parse(&config.cluster_cidr), starter.clock.clone());
@@ -129,7 +138,7 @@ impl ControllerManager {
         starter.plan("pv-protection-controller", VolumeProtection::controller);
         starter.plan("ephemeral-volume-controller", EphemeralVolumes::controller);
         starter.own("namespace-controller", Namespaces::run);
-        starter.own("generic-garbage-collector", |setup, client, _| GarbageCollector::run(setup, client));
+        starter.own("generic-garbage-collector", GarbageCollector::run);
         Handle { tasks: starter.tasks }
     }
 }

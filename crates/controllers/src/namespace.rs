@@ -160,7 +160,14 @@ impl Namespaces {
     }
 
     async fn sweep(&self, namespace: &str) -> Vec<Remains> {
-        let mut all = self.builtin.clone();
+        // Pods first, and nothing else before they are gone: what protects them, a NetworkPolicy say, must outlive them.
+        let (pods, mut all): (Vec<_>, Vec<_>) = self.builtin.iter().cloned().partition(|deletable| is_pods(deletable));
+        for deletable in &pods {
+            let remains = self.sweep_one(namespace, deletable).await;
+            if remains.count > 0 || remains.error.is_some() {
+                return vec![remains];
+            }
+        }
         all.extend(custom(&self.definitions).into_iter().filter(|deletable| deletable.namespaced));
         let sweeps: Vec<BoxFuture<'_, _>> =
             all.iter().map(|deletable| self.sweep_one(namespace, deletable).boxed()).collect();
@@ -236,6 +243,10 @@ impl Namespaces {
             other => other.map(drop),
         }
     }
+}
+
+fn is_pods(deletable: &Deletable) -> bool {
+    deletable.resource.group.is_empty() && deletable.resource.plural == "pods"
 }
 
 fn going_namespace(namespaces: &Informer<Namespace>, name: Option<&str>) -> Vec<ObjectKey> {

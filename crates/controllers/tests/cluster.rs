@@ -9,7 +9,9 @@ use http_body_util::{BodyExt, Full};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -21,7 +23,7 @@ use skiff_base::ids::Ids;
 use skiff_client::{
     Body, Change, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError,
 };
-use skiff_controllers::{AutoscalerTiming, Config, ControllerManager};
+use skiff_controllers::{AutoscalerTiming, Config, ControllerManager, MANAGER};
 use skiff_scheduler::Scheduler;
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
 use tokio::sync::Notify;
@@ -89,6 +91,9 @@ impl Cluster {
         let admin = client("admin", &["system:masters"], "test");
         let informers = Informers::new(client("system:kube-controller-manager", &[], "kube-controller-manager"));
         let accounts = |name: &str| {
+            if name == MANAGER {
+                return client("system:kube-controller-manager", &[], name);
+            }
             let user = format!("system:serviceaccount:kube-system:{name}");
             client(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], name)
         };
@@ -112,6 +117,7 @@ impl Cluster {
         cluster.look_at::<Job>().look_at::<Event>().look_at::<EndpointSlice>().look_at::<Endpoints>();
         cluster.look_at::<Namespace>().look_at::<Node>().look_at::<ServiceAccount>().look_at::<ConfigMap>();
         cluster.look_at::<ClusterRole>().look_at::<PodDisruptionBudget>().look_at::<HorizontalPodAutoscaler>();
+        cluster.look_at::<ResourceQuota>();
         let account = || async { cluster.admin.get::<ServiceAccount>("default", "default").await.ok() };
         cluster.eventually("the account that pods run under", account).await;
         cluster
@@ -485,4 +491,38 @@ async fn a_budget_holds_evictions_back_and_an_autoscaler_keeps_its_bounds() {
     let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
     cluster.admin.patch::<Pod>("default", &name, "status", &Patch::Strategic(unready)).await.expect("a status");
     assert_eq!(allowed(0, 3).await, "InsufficientPods");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_around_workloads_is_kept() {
+    let cluster = Cluster::start("around").await;
+    cluster.add_node("n1", "4").await;
+    let quota = json!({"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": {
+        "pods": "5", "requests.cpu": "1", "services": "3", "count/deployments.apps": "2", "secrets": "9"}}});
+    cluster.put::<ResourceQuota>(quota).await;
+    cluster.put::<Deployment>(deployment("web", 2)).await;
+    let service = json!({"metadata": {"name": "db", "namespace": "default"}, "spec": {"ports": [{"port": 5432}]}});
+    cluster.put::<Service>(service).await;
+    let endpoints = json!({"metadata": {"name": "db", "namespace": "default"},
+        "subsets": [{"addresses": [{"ip": "192.0.2.7"}], "ports": [{"port": 5432}]}]});
+    cluster.put::<Endpoints>(endpoints).await;
+    let secret = json!({"metadata": {"name": "t", "namespace": "default",
+        "annotations": {"kubernetes.io/service-account.name": "default"}}, "type": "kubernetes.io/service-account-token"});
+    cluster.put::<Secret>(secret).await;
+    cluster
+        .eventually("the quota", || async {
+            let quota = cluster.admin.get::<ResourceQuota>("default", "q").await.ok()?;
+            let used = quota.status?.used?;
+            let is = |name: &str, amount: &str| used.get(name).is_some_and(|used| used.0 == amount);
+            (is("pods", "2") && is("count/deployments.apps", "1") && is("secrets", "1") && is("services", "2"))
+                .then_some(())
+        })
+        .await;
+    cluster
+        .eventually("the mirrored slice", || async {
+            let slices = cluster.list::<EndpointSlice>("default").await;
+            let mirror = slices.iter().find(|slice| slice.metadata.generate_name.as_deref() == Some("db-"))?;
+            (mirror.endpoints.as_ref()?[0].addresses == ["192.0.2.7"]).then_some(())
+        })
+        .await;
 }

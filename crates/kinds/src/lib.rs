@@ -11,6 +11,7 @@ pub mod def;
 pub mod kinds;
 pub mod openapi;
 pub mod protobuf;
+pub mod quota;
 pub mod rules;
 pub mod scalar;
 pub mod schema;

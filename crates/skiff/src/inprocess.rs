@@ -32,6 +32,9 @@ pub fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str)
 
 /// A client in the name of a service account of `kube-system`, as upstream's controllers have them.
 pub fn controller_client(server: &Arc<ApiServer>, name: &str) -> Client {
+    if name == skiff_controllers::MANAGER {
+        return client(server, "system:kube-controller-manager", &[], name);
+    }
     let user = format!("system:serviceaccount:kube-system:{name}");
     client(server, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], name)
 }

@@ -3,6 +3,7 @@
 //! See <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
 
 mod legacy;
+mod mirror;
 mod slices;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use skiff_client::{Change, Informer, ObjectKey};
 
 pub use legacy::LegacyEndpoints;
+pub use mirror::Mirrors;
 pub use slices::EndpointSlices;
 
 use crate::meta::{labels_selector, selects};

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
@@ -186,10 +188,25 @@ fn endpoint(observed: &Observed, pod: &Pod, address: &str) -> Endpoint {
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
+        hints: hints(observed, ready, node_name.as_ref()),
         zone: node_name.as_ref().and_then(|node| observed.zones.get(node)).cloned(),
         node_name,
         ..Endpoint::default()
     }
+}
+
+/// Who should be served by the endpoint, where the Service wants its traffic to stay near.
+/// See <https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-distribution>.
+fn hints(observed: &Observed, ready: bool, node: Option<&String>) -> Option<EndpointHints> {
+    let wish = observed.service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let near = matches!(wish, "PreferClose" | "PreferSameZone" | "PreferSameNode");
+    let (zone, node) = (observed.zones.get(node?), node?);
+    if !near || !ready {
+        return None;
+    }
+    let for_zones = zone.map(|zone| vec![ForZone { name: zone.clone() }]);
+    let for_nodes = (wish == "PreferSameNode").then(|| vec![ForNode { name: node.clone() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 fn identity(endpoint: &Endpoint) -> (Option<String>, Option<String>) {

@@ -113,7 +113,9 @@ impl Graph {
         if item.waits_for_dependents() || item.waits_for_orphaning() {
             concerned.push(uid.clone());
         }
-        let strange = |owner: &OwnerReference| self.items.get(&owner.uid).is_none_or(Item::waits_for_dependents);
+        let strange = |owner: &OwnerReference| {
+            self.items.get(&owner.uid).is_none_or(Item::waits_for_dependents) || self.is_misplaced(&item, owner)
+        };
         if !item.owners.is_empty() && item.owners.iter().any(strange) {
             concerned.push(uid.clone());
         }
@@ -181,6 +183,19 @@ impl Graph {
         }
     }
 
+    /// Whether the owner lives in another namespace than the object: owners may live in the same or in none.
+    fn is_misplaced(&self, item: &Item, owner: &OwnerReference) -> bool {
+        self.items
+            .get(&owner.uid)
+            .is_some_and(|found| !found.key.namespace.is_empty() && found.key.namespace != item.key.namespace)
+    }
+
+    /// The object's references to owners in other namespaces.
+    pub fn misplaced(&self, uid: &str) -> Vec<OwnerReference> {
+        let Some(item) = self.items.get(uid) else { return Vec::new() };
+        item.owners.iter().filter(|owner| self.is_misplaced(item, owner)).cloned().collect()
+    }
+
     /// Decides about one object; `told` is what the server said of owners that the caches do not show.
     pub fn decide(&self, uid: &str, told: &BTreeMap<String, OwnerState>) -> Verdict {
         let Some(item) = self.items.get(uid) else { return Verdict::Keep };
@@ -193,7 +208,12 @@ impl Graph {
         if item.deleting || item.owners.is_empty() {
             return Verdict::Keep;
         }
-        let owners: Vec<_> = item.owners.iter().map(|owner| (&owner.uid, self.state(&owner.uid, told))).collect();
+        let state = |owner: &OwnerReference| match self.is_misplaced(item, owner) {
+            true if item.key.namespace.is_empty() => OwnerState::Solid,
+            true => OwnerState::Absent,
+            false => self.state(&owner.uid, told),
+        };
+        let owners: Vec<_> = item.owners.iter().map(|owner| (&owner.uid, state(owner))).collect();
         let of = |state: OwnerState| owners.iter().filter(move |(_, s)| *s == state).map(|(uid, _)| (*uid).clone());
         let unknown: Vec<_> = of(OwnerState::Unknown).collect();
         if !unknown.is_empty() {

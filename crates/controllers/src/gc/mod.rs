@@ -8,23 +8,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use parking_lot::Mutex;
 use serde_json::json;
+use skiff_base::clock::SharedClock;
 use skiff_client::{
-    Change, Client, DeleteOptions, Error, Informer, Informers, PartialObject, Patch, Resource, WorkQueue,
+    Change, Client, DeleteOptions, Error, Informer, Informers, PartialObject, Patch, Recorder, Resource, WorkQueue,
 };
 
 use self::graph::{Graph, Item, OwnerState, Verdict};
 use crate::resources::{Deletable, builtin, custom};
 use crate::runner::Setup;
 
+/// Who events come from.
+const NAME: &str = "garbage-collector-controller";
 /// Objects that are worked on at the same time.
 const WORKERS: usize = 8;
 
 /// The controller.
 pub struct GarbageCollector {
+    recorder: Recorder,
     client: Client,
     informers: Informers,
     graph: Mutex<Graph>,
@@ -41,8 +46,9 @@ struct Watched {
 
 impl GarbageCollector {
     /// Runs until dropped.
-    pub async fn run(mut setup: Setup, client: Client) {
+    pub async fn run(mut setup: Setup, client: Client, clock: SharedClock) {
         let collector = Arc::new(Self {
+            recorder: Recorder::start(client.clone(), clock, NAME, ""),
             client,
             informers: setup.informers().clone(),
             graph: Mutex::default(),
@@ -120,6 +126,7 @@ impl GarbageCollector {
                 (graph.decide(uid, &told), graph.get(uid).cloned())
             };
             let Some(item) = item else { return Ok(()) };
+            self.tell_misplaced(&item);
             match verdict {
                 Verdict::Ask(owners) => {
                     for owner in item.owners.iter().filter(|owner| owners.contains(&owner.uid)) {
@@ -129,6 +136,26 @@ impl GarbageCollector {
                 }
                 other => return self.carry_out(&item, other).await,
             }
+        }
+    }
+
+    /// An owner in another namespace is none, and whoever wrote it should know.
+    fn tell_misplaced(&self, item: &Item) {
+        for owner in self.graph.lock().misplaced(&item.uid) {
+            let about = ObjectReference {
+                api_version: Some(item.resource.api_version()),
+                kind: Some(item.resource.kind.to_string()),
+                namespace: Some(item.key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+                name: Some(item.key.name.clone()),
+                uid: Some(item.uid.clone()),
+                ..ObjectReference::default()
+            };
+            let (version, kind, name, uid) = (&owner.api_version, &owner.kind, &owner.name, &owner.uid);
+            let text = format!(
+                "ownerRef [{version}/{kind}, namespace: {}, name: {name}, uid: {uid}] does not exist in namespace {:?}",
+                item.key.namespace, item.key.namespace
+            );
+            self.recorder.record(&about, true, "OwnerRefInvalidNamespace", text);
         }
     }
 

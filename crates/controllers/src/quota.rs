@@ -1,0 +1,164 @@
+//! ResourceQuotas: telling what is used of them. What each object uses is known by [`skiff_kinds::quota`].
+//! See <https://kubernetes.io/docs/concepts/policy/resource-quotas/>.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
+use serde_json::{Value, json};
+use skiff_base::quantity::Format;
+use skiff_base::{Quantity, Timestamp};
+use skiff_client::{Change, Informer, Informers, Kind, ObjectKey, PartialObject};
+use skiff_kinds::quota::{Amounts, add, concerns, count_name, usage};
+
+use crate::plan::{Action, Plan};
+use crate::resources::{Deletable, builtin, custom};
+use crate::runner::{Controller, Failure, Setup};
+
+/// What is to be told of a quota, given what the objects that it concerns use in all.
+pub fn reconcile(quota: &ResourceQuota, used: &Amounts) -> Plan {
+    let mut plan = Plan::nothing();
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
+    let amount = |name: &String| {
+        let amount = used.get(name).copied().unwrap_or(Quantity::ZERO);
+        RawQuantity(amount.to_string())
+    };
+    let told: BTreeMap<_, _> = hard.keys().map(|name| (name.clone(), amount(name))).collect();
+    let status = ResourceQuotaStatus { hard: Some(hard), used: Some(told) };
+    if quota.metadata.deletion_timestamp.is_none() && !is_same(quota.status.as_ref(), &status) {
+        plan.then(Action::update_status(&ResourceQuota { status: Some(status), ..quota.clone() }));
+    }
+    plan
+}
+
+/// Amounts are the same however they are written.
+fn is_same(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
+    type Raw = Option<BTreeMap<String, RawQuantity>>;
+    let amounts = |raw: &Raw| -> Vec<(String, Option<Quantity>)> {
+        raw.iter().flatten().map(|(name, raw)| (name.clone(), raw.0.parse().ok())).collect()
+    };
+    old.is_some_and(|old| amounts(&old.hard) == amounts(&new.hard) && amounts(&old.used) == amounts(&new.used))
+}
+
+/// The controller.
+pub struct Quotas {
+    quotas: Informer<ResourceQuota>,
+    pods: Informer<Pod>,
+    services: Informer<Service>,
+    claims: Informer<PersistentVolumeClaim>,
+    definitions: Informer<CustomResourceDefinition>,
+    informers: Informers,
+    builtin: Vec<Deletable>,
+}
+
+impl Quotas {
+    /// Sets up queue and caches.
+    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
+        let quotas = setup.informer::<ResourceQuota>();
+        setup.for_each::<ResourceQuota>();
+        let known = quotas.clone();
+        setup.on_change::<Pod>(move |change| quotas_of(&known, change.object().metadata.namespace.as_deref()));
+        let known = quotas.clone();
+        setup.on_change::<Service>(move |change| quotas_of(&known, change.object().metadata.namespace.as_deref()));
+        let known = quotas.clone();
+        setup.on_change::<PersistentVolumeClaim>(move |change| {
+            quotas_of(&known, change.object().metadata.namespace.as_deref())
+        });
+        let builtin: Vec<_> = builtin().into_iter().filter(|deletable| deletable.namespaced).collect();
+        // The same caches that the garbage collector fills.
+        for deletable in builtin.iter().filter(|deletable| deletable.resource.kind != "Event") {
+            let (known, queue) = (quotas.clone(), setup.queue.clone());
+            setup.informers().metadata(&deletable.resource).on_change(move |change: &Change<PartialObject>| {
+                if !matches!(change, Change::Updated { .. }) {
+                    let keys = quotas_of(&known, change.object().metadata.namespace.as_deref());
+                    keys.into_iter().for_each(|key| queue.add(key));
+                }
+            });
+        }
+        Arc::new(Self {
+            quotas,
+            pods: setup.informer(),
+            services: setup.informer(),
+            claims: setup.informer(),
+            definitions: setup.informer(),
+            informers: setup.informers().clone(),
+            builtin,
+        })
+    }
+
+    fn used(&self, quota: &ResourceQuota, now: Timestamp) -> Amounts {
+        let namespace = quota.metadata.namespace.as_deref().unwrap_or_default();
+        let spec = json!(quota.spec);
+        let mut used = Amounts::new();
+        self.add_all(&self.pods, namespace, &spec, now, &mut used);
+        self.add_all(&self.services, namespace, &spec, now, &mut used);
+        self.add_all(&self.claims, namespace, &spec, now, &mut used);
+        let all = self.builtin.iter().cloned().chain(custom(&self.definitions));
+        for Deletable { resource, .. } in all {
+            let name = count_name(&resource.group, &resource.plural);
+            let wanted = quota.spec.iter().flat_map(|spec| spec.hard.iter().flatten());
+            let legacy = |hard: &str| resource.group.is_empty() && hard == resource.plural;
+            let asked: Vec<_> = wanted.map(|(hard, _)| hard).filter(|hard| **hard == name || legacy(hard)).collect();
+            if asked.is_empty() || !concerns(&spec, &resource.group, &resource.plural, &Value::Null) {
+                continue;
+            }
+            let count = self.informers.metadata(&resource).list_namespace(namespace).len();
+            for hard in asked.into_iter().filter(|hard| !used.contains_key(*hard)).cloned().collect::<Vec<_>>() {
+                add(&mut used, hard, Quantity::from_units(count as i64, Format::DecimalSi));
+            }
+        }
+        used
+    }
+
+    fn add_all<K: Kind>(&self, objects: &Informer<K>, namespace: &str, spec: &Value, now: Timestamp, to: &mut Amounts) {
+        let plural = K::resource().plural.to_string();
+        for object in objects.list_namespace(namespace) {
+            let tree = json!(&*object);
+            if concerns(spec, "", &plural, &tree) {
+                for (name, amount) in usage("", &plural, &tree, now) {
+                    add(to, name, amount);
+                }
+            }
+        }
+    }
+}
+
+impl Controller for Quotas {
+    fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
+        self.quotas.by_key(key).map_or_else(Plan::nothing, |quota| reconcile(&quota, &self.used(&quota, now)))
+    }
+}
+
+fn quotas_of(quotas: &Informer<ResourceQuota>, namespace: Option<&str>) -> Vec<ObjectKey> {
+    let all = quotas.list_namespace(namespace.unwrap_or_default());
+    all.iter().map(|quota| ObjectKey::of(&quota.metadata)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::testing::object;
+
+    #[test]
+    fn what_is_used_is_told_once() {
+        let quota = |status: &str| -> ResourceQuota {
+            object(&format!(
+                "{{metadata: {{name: q, namespace: d}}, spec: {{hard: {{cpu: 1, pods: 3}}}}, status: {status}}}"
+            ))
+        };
+        let used =
+            Amounts::from([("cpu".to_owned(), Quantity::from_millis(500)), ("memory".to_owned(), Quantity::ZERO)]);
+        expect![[r#"
+            update resourcequotas/status d/q {"hard":{"cpu":"1","pods":"3"},"used":{"cpu":"500m","pods":"0"}}
+        "#]].assert_eq(&reconcile(&quota("{}"), &used).to_string());
+        assert!(
+            reconcile(&quota("{hard: {cpu: '1000m', pods: '3'}, used: {cpu: '0.5', pods: '0'}}"), &used)
+                .steps
+                .is_empty()
+        );
+    }
+}
