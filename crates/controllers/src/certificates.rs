@@ -163,16 +163,55 @@ mod tests {
     #[test]
     fn what_is_approved_is_signed() {
         let client = "signerName: kubernetes.io/kube-apiserver-client, usages: [client auth]";
-        check(client, "", expect![[""]]);
-        check(client, APPROVED, expect![[""]]);
-        check("signerName: kubernetes.io/kube-apiserver-client, usages: [server auth]", APPROVED, expect![[""]]);
-        check("signerName: kubernetes.io/kubelet-serving, usages: [server auth]", APPROVED, expect![[""]]);
-        check("signerName: example.org/own", APPROVED, expect![[""]]);
+        check(
+            client,
+            "",
+            expect![[r#"
+            look again in 82800 s
+        "#]],
+        );
+        check(
+            client,
+            APPROVED,
+            expect![[r#"
+            update certificatesigningrequests/status c {"certificate":"c2lnbmVkIFBFTQ==","conditions":[{"lastUpdateTime":"2026-01-31T11:30:00Z","status":"True","type":"Approved"}]}
+            look again in 82800 s
+        "#]],
+        );
+        check(
+            "signerName: kubernetes.io/kube-apiserver-client, usages: [server auth]",
+            APPROVED,
+            expect![[r#"
+            update certificatesigningrequests/status c {"conditions":[{"lastUpdateTime":"2026-01-31T11:30:00Z","status":"True","type":"Approved"},{"lastTransitionTime":"2026-01-31T12:00:00Z","lastUpdateTime":"2026-01-31T12:00:00Z","message":"invalid usages for certificate: server auth","reason":"SignerValidationFailure","status":"True","type":"Failed"}]}
+            look again in 82800 s
+        "#]],
+        );
+        check(
+            "signerName: kubernetes.io/kubelet-serving, usages: [server auth]",
+            APPROVED,
+            expect![[r#"
+            update certificatesigningrequests/status c {"conditions":[{"lastUpdateTime":"2026-01-31T11:30:00Z","status":"True","type":"Approved"},{"lastTransitionTime":"2026-01-31T12:00:00Z","lastUpdateTime":"2026-01-31T12:00:00Z","message":"not a node","reason":"SignerValidationFailure","status":"True","type":"Failed"}]}
+            look again in 82800 s
+        "#]],
+        );
+        check(
+            "signerName: example.org/own",
+            APPROVED,
+            expect![[r#"
+            look again in 82800 s
+        "#]],
+        );
     }
 
     #[test]
     fn what_was_answered_goes_after_an_hour() {
         let old = "conditions: [{type: Denied, status: 'True', lastUpdateTime: '2026-01-31T11:00:00Z'}]";
-        check("signerName: example.org/own", old, expect![[""]]);
+        check(
+            "signerName: example.org/own",
+            old,
+            expect![[r#"
+            delete certificatesigningrequests c
+        "#]],
+        );
     }
 }

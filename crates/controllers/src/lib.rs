@@ -1,6 +1,8 @@
 //! The controllers: one module each, deciding purely from what its caches show, and one runner that carries plans out.
 //! Nothing here knows the store or the server; everything is learnt and done through the API.
 
+mod bootstrap_tokens;
+mod certificates;
 mod claims;
 mod cron;
 mod daemon;
@@ -16,6 +18,7 @@ mod meta;
 mod namespace;
 mod namespace_defaults;
 mod node;
+mod node_ttl;
 mod placement;
 mod plan;
 mod pod_gc;
@@ -27,10 +30,12 @@ mod revisions;
 mod roles;
 mod runner;
 mod secrets;
+mod service_cidr;
 mod stateful;
 #[cfg(test)]
 mod testing;
 mod volumes;
 
+pub use certificates::{Signer, SigningRequest};
 pub use hpa::Timing as AutoscalerTiming;
 pub use manager::{Config, ControllerManager, Handle, MANAGER};

@@ -8,6 +8,8 @@ use skiff_base::ids::Ids;
 use skiff_client::{Client, Informers};
 use tokio::task::JoinSet;
 
+use crate::bootstrap_tokens::BootstrapTokens;
+use crate::certificates::{Certificates, Signer};
 use crate::cron::CronJobs;
 use crate::daemon::Daemons;
 use crate::deployment::Deployments;
@@ -19,12 +21,14 @@ use crate::job::{FinishedJobs, Jobs};
 use crate::namespace::Namespaces;
 use crate::namespace_defaults::{accounts, root_certificates};
 use crate::node::{Nodes, Ranges};
+use crate::node_ttl::NodeTtl;
 use crate::pod_gc::PodCollector;
 use crate::quota::Quotas;
 use crate::replicas::Replicas;
 use crate::roles::Roles;
 use crate::runner::{Controller, Runner, Setup};
 use crate::secrets::TokenSecrets;
+use crate::service_cidr::ServiceCidrs;
 use crate::stateful::StatefulSets;
 use crate::volumes::{Binder, ClaimProtection, EphemeralVolumes, VolumeProtection};
 
@@ -32,12 +36,14 @@ use crate::volumes::{Binder, ClaimProtection, EphemeralVolumes, VolumeProtection
 pub const MANAGER: &str = "kube-controller-manager";
 
 /// What can be set.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Config {
     /// The certificates (PEM) that pods verify the API server with.
     pub root_ca: String,
     /// The range that nodes get their pod ranges from, `10.244.0.0/16`; empty leaves nodes without.
     pub cluster_cidr: String,
+    /// Signs certificates that were approved; without it nobody does.
+    pub signer: Option<Signer>,
     /// How the autoscaler keeps time.
     pub autoscaler: Timing,
 }
@@ -122,6 +128,11 @@ impl ControllerManager {
         starter.plan("endpointslicemirroring-controller", Mirrors::controller);
         starter.plan("resourcequota-controller", Quotas::controller);
         starter.plan("endpoint-controller", LegacyEndpoints::controller);
+        let signer = config.signer.clone();
+        starter.plan("certificate-controller", |setup| Certificates::controller(setup, signer));
+        starter.plan("service-cidrs-controller", ServiceCidrs::controller);
+        starter.plan("ttl-controller", NodeTtl::controller);
+        starter.plan("token-cleaner", BootstrapTokens::controller);
         starter.plan("service-account-controller", accounts);
         let root_ca = config.root_ca.clone();
         starter.own(MANAGER, |setup, client, clock| TokenSecrets::run(setup, client, clock, root_ca));

@@ -154,7 +154,8 @@ mod tests {
             Amounts::from([("cpu".to_owned(), Quantity::from_millis(500)), ("memory".to_owned(), Quantity::ZERO)]);
         expect![[r#"
             update resourcequotas/status d/q {"hard":{"cpu":"1","pods":"3"},"used":{"cpu":"500m","pods":"0"}}
-        "#]].assert_eq(&reconcile(&quota("{}"), &used).to_string());
+        "#]]
+        .assert_eq(&reconcile(&quota("{}"), &used).to_string());
         assert!(
             reconcile(&quota("{hard: {cpu: '1000m', pods: '3'}, used: {cpu: '0.5', pods: '0'}}"), &used)
                 .steps

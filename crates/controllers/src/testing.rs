@@ -125,7 +125,11 @@ impl World {
                         new["metadata"]["annotations"] = body["metadata"]["annotations"].clone();
                     } else {
                         let changed = new["spec"] != body["spec"];
-                        new["spec"] = body["spec"].clone();
+                        for (part, value) in body.as_object().into_iter().flatten() {
+                            if !matches!(part.as_str(), "metadata" | "status") {
+                                new[part] = value.clone();
+                            }
+                        }
                         new["metadata"]["annotations"] = body["metadata"]["annotations"].clone();
                         if changed {
                             let generation = new["metadata"]["generation"].as_i64().unwrap_or(0);

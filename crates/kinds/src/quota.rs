@@ -261,11 +261,17 @@ mod tests {
             "{metadata: {deletionTimestamp: '2026-01-31T11:00:00Z', deletionGracePeriodSeconds: 30}, spec: {containers: []}}",
             expect!["count/pods=1"],
         );
-        check("services", "{spec: {type: LoadBalancer, ports: [{port: 80}, {port: 81}]}}", expect!["count/services=1 services=1 services.loadbalancers=1 services.nodeports=2"]);
+        check(
+            "services",
+            "{spec: {type: LoadBalancer, ports: [{port: 80}, {port: 81}]}}",
+            expect!["count/services=1 services=1 services.loadbalancers=1 services.nodeports=2"],
+        );
         check(
             "persistentvolumeclaims",
             "{spec: {storageClassName: gold, resources: {requests: {storage: 2Gi}}}}",
-            expect!["count/persistentvolumeclaims=1 gold.storageclass.storage.k8s.io/persistentvolumeclaims=1 gold.storageclass.storage.k8s.io/requests.storage=2Gi persistentvolumeclaims=1 requests.storage=2Gi"],
+            expect![
+                "count/persistentvolumeclaims=1 gold.storageclass.storage.k8s.io/persistentvolumeclaims=1 gold.storageclass.storage.k8s.io/requests.storage=2Gi persistentvolumeclaims=1 requests.storage=2Gi"
+            ],
         );
         check("secrets", "{}", expect!["count/secrets=1 secrets=1"]);
     }

@@ -66,7 +66,7 @@ pub struct Setting {
     /// Names and UIDs.
     pub ids: Arc<Ids>,
     /// The cluster's certificate authority.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     address: IpAddr,
     api_port: u16,
 }
@@ -89,7 +89,7 @@ pub async fn run(
     let setting = Arc::new(Setting {
         address: node_address(&facts, &options)?,
         api_port: if facts.link > 0 { INNER_API_PORT } else { facts.api_port },
-        authority: Authority::load_or_create(&paths.pki(), clock.now())?,
+        authority: Arc::new(Authority::load_or_create(&paths.pki(), clock.now())?),
         ids: Arc::new(Ids::random()),
         clock,
         paths,

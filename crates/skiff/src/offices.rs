@@ -108,7 +108,9 @@ fn start_scheduler(setting: &Setting, server: &Arc<ApiServer>, informers: &Infor
 }
 
 fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {
+    let (authority, clock) = (setting.authority.clone(), setting.clock.clone());
     let config = skiff_controllers::Config {
+        signer: Some(Arc::new(move |request| authority.sign(request, clock.now()))),
         root_ca: setting.authority.certificate_pem().to_owned(),
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
         ..Default::default()

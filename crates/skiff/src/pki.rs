@@ -10,18 +10,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skiff_base::Timestamp;
+use skiff_controllers::SigningRequest;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 use crate::paths::write_atomically;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Nobody asks for less.
+const SHORTEST_SECONDS: i32 = 600;
 
 /// The cluster's own authority.
 pub struct Authority {
@@ -133,6 +139,68 @@ impl Authority {
     }
 }
 
+impl Authority {
+    /// Signs what somebody asked for and somebody else approved; the error is for people.
+    ///
+    /// # Errors
+    /// The request cannot be read, is not sound, or has a subject that it may not have.
+    pub fn sign(&self, request: &SigningRequest, now: Timestamp) -> Result<String, String> {
+        let unreadable = |error: &dyn std::fmt::Display| format!("unable to parse certificate request: {error}");
+        let (_, pem) = x509_parser::pem::parse_x509_pem(request.pem.as_bytes()).map_err(|error| unreadable(&error))?;
+        let (_, read) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| unreadable(&error))?;
+        let subject = &read.certification_request_info.subject;
+        let organizations: Vec<_> = subject.iter_organization().filter_map(|name| name.as_str().ok()).collect();
+        let name = subject.iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
+        if let Some((organization, prefix)) = request.subject
+            && (organizations != [organization] || !name.starts_with(prefix))
+        {
+            return Err(format!(
+                "subject organization is not {organization:?} or common name does not begin with {prefix}"
+            ));
+        }
+        if organizations.len() > 1 {
+            // The library that writes certificates keeps one value of each kind.
+            return Err("a subject with several organizations cannot be signed".to_owned());
+        }
+        let mut asked = CertificateSigningRequestParams::from_pem(&request.pem).map_err(|error| unreadable(&error))?;
+        let longest = i32::try_from(LEAF_VALIDITY.as_secs()).unwrap_or(i32::MAX);
+        let seconds = request.seconds.unwrap_or(longest).clamp(SHORTEST_SECONDS, longest).unsigned_abs();
+        // Whole days are what the library knows: rounded up.
+        let validity = Duration::from_secs(u64::from(seconds)).max(DAY);
+        set_validity(&mut asked.params, now, validity).map_err(|error| error.to_string())?;
+        asked.params.is_ca = IsCa::ExplicitNoCa;
+        asked.params.use_authority_key_identifier_extension = true;
+        asked.params.key_usages = request.usages.iter().filter_map(|usage| key_usage(usage)).collect();
+        asked.params.extended_key_usages = request.usages.iter().filter_map(|usage| extended_usage(usage)).collect();
+        let certificate = asked.signed_by(&self.issuer).map_err(|error| format!("unable to sign: {error}"))?;
+        Ok(certificate.pem())
+    }
+}
+
+fn key_usage(name: &str) -> Option<KeyUsagePurpose> {
+    Some(match name {
+        "signing" | "digital signature" => KeyUsagePurpose::DigitalSignature,
+        "content commitment" => KeyUsagePurpose::ContentCommitment,
+        "key encipherment" => KeyUsagePurpose::KeyEncipherment,
+        "data encipherment" => KeyUsagePurpose::DataEncipherment,
+        "key agreement" => KeyUsagePurpose::KeyAgreement,
+        _ => return None,
+    })
+}
+
+fn extended_usage(name: &str) -> Option<ExtendedKeyUsagePurpose> {
+    Some(match name {
+        "any" => ExtendedKeyUsagePurpose::Any,
+        "server auth" => ExtendedKeyUsagePurpose::ServerAuth,
+        "client auth" => ExtendedKeyUsagePurpose::ClientAuth,
+        "code signing" => ExtendedKeyUsagePurpose::CodeSigning,
+        "email protection" | "s/mime" => ExtendedKeyUsagePurpose::EmailProtection,
+        "timestamping" => ExtendedKeyUsagePurpose::TimeStamping,
+        "ocsp signing" => ExtendedKeyUsagePurpose::OcspSigning,
+        _ => return None,
+    })
+}
+
 impl Leaf {
     /// The certificate chain and key as the TLS stack takes them.
     ///
@@ -210,6 +278,24 @@ mod tests {
         let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).expect("DER");
         assert_eq!(certificate.subject().to_string(), "CN=jane, O=dev");
         assert_eq!(certificate.issuer().to_string(), "CN=kubernetes");
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "joe");
+        params.distinguished_name.push(DnType::OrganizationName, "ops");
+        let pem = params.serialize_request(&key).expect("a request").pem().expect("PEM");
+        let asked = |subject| SigningRequest {
+            pem: pem.clone(),
+            usages: vec!["client auth".into()],
+            seconds: Some(3600),
+            subject,
+        };
+        let signed = again.sign(&asked(None), now).expect("signed");
+        let (_, signed) = x509_parser::pem::parse_x509_pem(signed.as_bytes()).expect("PEM");
+        let certificate = signed.parse_x509().expect("DER");
+        assert_eq!(certificate.issuer().to_string(), "CN=kubernetes");
+        assert!(certificate.subject().to_string().contains("CN=joe"));
+        assert!(again.sign(&asked(Some(("system:nodes", "system:node:"))), now).is_err());
         assert_eq!(service_account_key(&folder).expect("made"), service_account_key(&folder).expect("read"));
         fs::remove_dir_all(&folder).expect("it was made above");
     }

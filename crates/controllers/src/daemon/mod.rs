@@ -2,6 +2,8 @@
 //! See <https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/>.
 
 mod decide;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 

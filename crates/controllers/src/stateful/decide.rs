@@ -161,7 +161,7 @@ impl Stateful<'_> {
 
     /// Whether a pod that is not available is outdated, so that waiting for it would be for ever.
     fn is_stuck(&self, ordinal: i32, pod: &Pod) -> bool {
-        let outdated = revision_of(pod) != self.update.metadata.name.as_ref();
+        let outdated = self.is_outdated(pod);
         let higher = self.pods.range(ordinal + 1..).all(|(_, pod)| self.is_available(pod));
         self.is_rolling() && ordinal >= self.partition() && outdated && higher && is_active(pod)
     }
@@ -191,18 +191,33 @@ impl Stateful<'_> {
         let wanted = self.spec.replicas.unwrap_or(1);
         let most = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
         let most = most.map_or(1, |value| scaled(value, wanted, true)).max(1) as usize;
-        let mut unavailable = 0;
-        for (ordinal, pod) in self.pods.iter().rev() {
-            if *ordinal < self.partition() || unavailable >= most {
+        let is_available = |ordinal: &i32| self.pods.get(ordinal).is_some_and(|pod| self.is_available(pod));
+        let mut unavailable = self.ordinals().filter(|ordinal| !is_available(ordinal)).count();
+        // Those that are on their way to the new template: the next ones wait for them.
+        let mut under_way = 0;
+        for ordinal in self.ordinals().rev() {
+            if ordinal < self.partition() || under_way >= most {
                 return;
             }
-            if revision_of(pod) != self.update.metadata.name.as_ref() && pod.metadata.deletion_timestamp.is_none() {
-                plan.then(self.deletion(pod));
-                unavailable += 1;
-            } else if !self.is_available(pod) {
-                unavailable += 1;
+            match self.pods.get(&ordinal) {
+                Some(pod) if self.is_outdated(pod) && pod.metadata.deletion_timestamp.is_none() => {
+                    if self.is_available(pod) {
+                        if unavailable >= most {
+                            return;
+                        }
+                        unavailable += 1;
+                    }
+                    plan.then(self.deletion(pod));
+                    under_way += 1;
+                }
+                Some(pod) if self.is_available(pod) => {}
+                _ => under_way += 1,
             }
         }
+    }
+
+    fn is_outdated(&self, pod: &Pod) -> bool {
+        revision_of(pod) != self.update.metadata.name.as_ref()
     }
 
     /// The revision that a new pod of this number comes of.

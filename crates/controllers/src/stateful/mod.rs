@@ -3,6 +3,8 @@
 
 mod claims;
 mod decide;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::HashMap;
 use std::sync::Arc;
