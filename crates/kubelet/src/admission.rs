@@ -293,3 +293,80 @@ fn holds(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(uid: &str, priority: i32, cpu: &str, more: &str) -> Arc<Pod> {
+        let yaml = format!(
+            "{{metadata: {{uid: {uid}}}, spec: {{priority: {priority}, {more}
+               containers: [{{name: app, resources: {{requests: {{cpu: {cpu}}}}}}}]}}}}"
+        );
+        Arc::new(serde_saphyr::from_str(&yaml).expect("a valid Pod"))
+    }
+
+    fn check(pod: &Pod, others: &[Arc<Pod>], pressures: &[Pressure], expected: &str) {
+        let allocatable = BTreeMap::from([("cpu".to_owned(), Quantity::from_millis(4000))]);
+        let allowed = ["net.core.*".to_owned()];
+        let node = NodeState {
+            allocatable: &allocatable,
+            labels: None,
+            pressures,
+            shutting_down: false,
+            unsafe_sysctls: &allowed,
+        };
+        let told = match admit(pod, others, &node) {
+            Verdict::Taken => "taken".to_owned(),
+            Verdict::TakenInsteadOf(victims) => format!("instead of {}", victims.join(", ")),
+            Verdict::Rejected(reason, message) => format!("{reason}: {message}"),
+        };
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn critical_pods_take_the_place_of_the_least() {
+        let others = [pod("dear", 1000, "2", ""), pod("cheap", 0, "1500m", ""), pod("tiny", 0, "100m", "")];
+        let lack = "Node didn't have enough resource: cpu, requested: 2000, used: 3600, capacity: 4000";
+        check(&pod("p", 5000, "2", ""), &others, &[], &format!("OutOfcpu: Pod was rejected: {lack}"));
+        check(&pod("p", CRITICAL_PRIORITY, "2", ""), &others, &[], "instead of cheap, tiny");
+        check(&pod("p", CRITICAL_PRIORITY, "400m", ""), &others, &[], "taken");
+        let critical = [pod("c", CRITICAL_PRIORITY + 1, "3", "")];
+        let lack = "Node didn't have enough resource: cpu, requested: 2000, used: 3000, capacity: 4000";
+        check(&pod("p", CRITICAL_PRIORITY, "2", ""), &critical, &[], &format!("OutOfcpu: Pod was rejected: {lack}"));
+    }
+
+    #[test]
+    fn a_node_that_runs_short_takes_only_what_it_must() {
+        let (best_effort, burstable) = (pod("p", 0, "'0'", ""), pod("p", 0, "1", ""));
+        check(&best_effort, &[], &[Pressure::Memory], "Evicted: The node had condition: [MemoryPressure]. ");
+        check(&burstable, &[], &[Pressure::Memory], "taken");
+        check(&burstable, &[], &[Pressure::Disk], "Evicted: The node had condition: [DiskPressure]. ");
+        check(&pod("p", CRITICAL_PRIORITY, "1", ""), &[], &[Pressure::Disk], "taken");
+        let tolerant =
+            "tolerations: [{key: node.kubernetes.io/memory-pressure, operator: Exists, effect: NoSchedule}],";
+        check(&pod("p", 0, "'0'", tolerant), &[], &[Pressure::Memory], "taken");
+    }
+
+    #[test]
+    fn sysctls_are_safe_or_allowed() {
+        let with = |name: &str, host: bool| {
+            let more = format!("hostNetwork: {host}, securityContext: {{sysctls: [{{name: {name}, value: '1'}}]}},");
+            pod("p", 0, "1", &more)
+        };
+        check(&with("net.ipv4.tcp_syncookies", false), &[], &[], "taken");
+        check(&with("net.core.somaxconn", false), &[], &[], "taken");
+        check(
+            &with("kernel.msgmax", false),
+            &[],
+            &[],
+            "SysctlForbidden: forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+        );
+        check(
+            &with("net.core.somaxconn", true),
+            &[],
+            &[],
+            "SysctlForbidden: forbidden sysctl: \"net.core.somaxconn\" not allowed with host net enabled",
+        );
+    }
+}

@@ -12,7 +12,7 @@ use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_base::quantity::Format;
 use skiff_client::{Client, Informers, Recorder};
-use skiff_cri::{CgroupDriver, ImageService, RuntimeConfigRequest, RuntimeService, VersionRequest};
+use skiff_cri::{CgroupDriver, ImageService, RuntimeConfigRequest, RuntimeService, StatusRequest, VersionRequest};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -194,6 +194,14 @@ impl Drop for Kubelet {
     }
 }
 
+/// Whether the default handler of the runtime can make a mount read-only with all below it.
+async fn recursive_read_only(config: &Config) -> bool {
+    let status = config.runtime.status(StatusRequest::default()).await;
+    let handlers = status.map(|response| response.runtime_handlers).unwrap_or_default();
+    let default = handlers.into_iter().find(|handler| handler.name.is_empty());
+    default.and_then(|handler| handler.features).is_some_and(|features| features.recursive_read_only_mounts)
+}
+
 /// Shows the devices of plugins as resources of the node, for ever.
 async fn show_devices(workers: Arc<Workers>, shown: Arc<Mutex<BTreeMap<String, (i64, i64)>>>, look: Arc<Notify>) {
     let node = workers.node();
@@ -272,6 +280,7 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
         hosts: text("/etc/hosts".as_ref()),
         memory_bytes: machine.memory_bytes,
         allocatable: object::allocatable(machine, &config.options),
+        recursive_read_only: recursive_read_only(config).await,
         cpu_quota: config.options.cpu_cfs_quota,
         memory_qos: config.options.gate("MemoryQoS"),
         memory_throttling: config.options.memory_throttling_factor,

@@ -138,7 +138,11 @@ fn mounts(
                 Some("Bidirectional") => MountPropagation::PropagationBidirectional,
                 _ => MountPropagation::PropagationPrivate,
             } as i32,
-            recursive_read_only: mount.recursive_read_only.as_deref() == Some("Enabled"),
+            recursive_read_only: match mount.recursive_read_only.as_deref() {
+                Some("Enabled") => true,
+                Some("IfPossible") => mount.read_only == Some(true) && node.recursive_read_only,
+                _ => false,
+            },
             ..Mount::default()
         });
     }

@@ -27,6 +27,7 @@ fn node() -> NodeFacts {
     NodeFacts {
         static_cpus: false,
         cpu_quota: true,
+        recursive_read_only: true,
         memory_qos: false,
         memory_throttling: 0.9,
         pod_pids: -1,

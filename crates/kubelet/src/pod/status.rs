@@ -141,8 +141,11 @@ impl Stepping<'_> {
             mount_path: mount.mount_path.clone(),
             name: mount.name.clone(),
             read_only: mount.read_only.filter(|read_only| *read_only),
-            recursive_read_only: (mount.read_only == Some(true))
-                .then(|| mount.recursive_read_only.clone().unwrap_or_else(|| "Disabled".to_owned())),
+            recursive_read_only: (mount.read_only == Some(true)).then(|| {
+                let wanted = mount.recursive_read_only.as_deref().unwrap_or("Disabled");
+                // What is possible is known once the container is made; the runtimes that are spoken to here can.
+                if wanted == "IfPossible" { "Enabled".to_owned() } else { wanted.to_owned() }
+            }),
             volume_status: None,
         });
         let mounts: Vec<_> = mounts.collect();

@@ -170,6 +170,7 @@ async fn pump(
     let mut writer = Formatter { options: options.clone(), begun_line: false, left: options.limit_bytes };
     let (mut rest, mut chunk, mut quiet) = (Vec::new(), vec![0; CHUNK_BYTES], 0);
     let mut last_round = !options.follow;
+    let mut next_file: Option<File> = None;
     loop {
         let read = file.read(&mut chunk).await?;
         if read > 0 {
@@ -188,8 +189,13 @@ async fn pump(
         if last_round || sender.is_closed() {
             return Ok(());
         }
-        if let Some(next) = rotated(path, &file).await {
+        if let Some(next) = next_file.take() {
             file = next;
+            continue;
+        }
+        if let Some(next) = rotated(path, &file).await {
+            // The old file is complete now, but perhaps not yet read to its end.
+            next_file = Some(next);
             continue;
         }
         quiet += 1;

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 mod node;
+mod probes;
 mod proxy;
 
 use std::time::{Duration, Instant};
@@ -33,6 +34,9 @@ fn main() {
     }
     if wants("pods") {
         pods();
+    }
+    if wants("probes") {
+        probes::probes();
     }
     if wants("node") {
         println!("\n| figure | runtime | measured |\n|---|---|---|");
