@@ -16,7 +16,7 @@ use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Client, DeleteOptions, Recorder};
 use skiff_cri::{
-    ContainerStatsRequest, CreateContainerRequest, CriError, NamespaceMode, RemoveContainerRequest,
+    ContainerStatsRequest, CreateContainerRequest, CriError, NamespaceMode, PodSandboxConfig, RemoveContainerRequest,
     RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeService, StartContainerRequest, StopContainerRequest,
     StopPodSandboxRequest, UpdateContainerResourcesRequest,
 };
@@ -34,7 +34,7 @@ use crate::pod::spec;
 use crate::pod::types::{Action, Ended, ProbeKind, ProbeResult, RuntimeView};
 use crate::sources::Sources;
 use crate::volumes::{self, Mounter, TokenSource, Tokens};
-use crate::{hooks, probe};
+use crate::{hooks, probe, userns};
 
 /// The least time that a container gets to end after its preStop hook has used up the grace period; upstream's number.
 const MINIMUM_STOP_SECONDS: i64 = 2;
@@ -71,6 +71,8 @@ pub struct Node {
     pub options: Arc<Options>,
     /// The parts of the machine that containers get for themselves.
     pub parts: Parts,
+    /// Ids of Pods that have users of their own.
+    pub users: userns::Ranges,
     /// Devices of plugins.
     pub devices: Arc<Devices>,
     /// How often probes have answered what.
@@ -178,7 +180,10 @@ fn count_probe(node: &Node, pod: &Pod, container: &str, kind: ProbeKind, result:
 
 async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
     let facts = node.facts();
-    let config = sandbox::config(&subject.pod, attempt, &facts);
+    let config = match sandbox_config(node, &subject.pod, attempt, &facts) {
+        Ok(config) => config,
+        Err(error) => return failed("", error),
+    };
     if let Err(error) = hosts::check(&subject.pod, &facts.cluster_domain) {
         return failed("", error);
     }
@@ -197,6 +202,15 @@ async fn run_sandbox(node: &Node, subject: &Subject, attempt: u32) -> Ended {
         Ok(_) => Ended::Well,
         Err(error) => failed("", error),
     }
+}
+
+/// The sandbox of one attempt, with users of its own where the Pod wants them.
+fn sandbox_config(node: &Node, pod: &Pod, attempt: u32, facts: &NodeFacts) -> Result<PodSandboxConfig, String> {
+    let mut config = sandbox::config(pod, attempt, facts);
+    if let Some(base) = node.users.of(pod, &facts.paths)? {
+        userns::sandbox(&mut config, base);
+    }
+    Ok(config)
 }
 
 /// Makes the Pod's cgroup and sets its limits.
@@ -325,6 +339,9 @@ async fn start(
     }
     prepare_files(subject, &spec, attempt, &ips, &facts).map_err(|error| config_error(error.to_string()))?;
     resolve_target(&mut config, subject);
+    if let Some(base) = node.users.of(pod, &facts.paths).map_err(config_error)? {
+        userns::container(&mut config, base, spec.container.volume_mounts.as_ref().map_or(0, Vec::len));
+    }
     node.devices.equip(uid(pod), container, &mut config).await.map_err(config_error)?;
     if let Some(linux) = config.linux.as_mut().and_then(|linux| linux.resources.as_mut()) {
         node.parts.pin(pod, container, linux);
@@ -333,7 +350,10 @@ async fn start(
     let request = CreateContainerRequest {
         pod_sandbox_id: sandbox_id.to_owned(),
         config: Some(config),
-        sandbox_config: Some(sandbox::config(pod, sandbox_attempt.map_or(0, |sandbox| sandbox.attempt), &facts)),
+        sandbox_config: Some(
+            sandbox_config(node, pod, sandbox_attempt.map_or(0, |sandbox| sandbox.attempt), &facts)
+                .map_err(config_error)?,
+        ),
     };
     let created = node.runtime.create_container(request).await;
     let id = created.map_err(|error| ("CreateContainerError", error.message))?.container_id;
@@ -614,6 +634,7 @@ async fn clean_up(node: &Node, subject: &Subject) -> Ended {
         })
     };
     node.sources.forget(uid(&subject.pod));
+    node.users.release(uid(&subject.pod));
     node.probed.lock().retain(|key, _| key.uid != uid(&subject.pod));
     if let Some(layout) = &node.cgroups {
         layout.remove(&sandbox::cgroup(&subject.pod, &node.facts()));

@@ -33,6 +33,7 @@ use crate::options::Options;
 use crate::server::{self, ServerConfig};
 use crate::sources::Sources;
 use crate::statics;
+use crate::userns;
 use crate::volumes::Mounter;
 
 /// The Pods that a node takes unless told otherwise; upstream's number.
@@ -316,6 +317,7 @@ async fn workers(
     let cgroups = Layout::detect().filter(|_| config.cgroups && !facts.systemd_cgroups);
     let node = Arc::new(Node {
         cgroups,
+        users: userns::Ranges::load(&facts.paths),
         parts: parts(config),
         devices: Devices::load(config.root_dir.join("device-plugins"), config.clock.clone()),
         probed: Mutex::default(),

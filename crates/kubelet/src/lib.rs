@@ -27,6 +27,7 @@ mod rotate;
 mod server;
 mod sources;
 mod statics;
+mod userns;
 mod volumes;
 mod worker;
 

@@ -1,5 +1,5 @@
 //! What a node does with single Pods: static ones, resources that change in place, debug containers, files beyond their limit,
-//! volumes from claims and from images.
+//! volumes from claims and from images, users of their own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use skiff_e2e::Cluster;
@@ -54,6 +54,7 @@ fn pods_and_their_node() {
     debugging(&cluster);
     resizing(&cluster);
     claims(&cluster);
+    images_and_users(&cluster);
     too_much_written(&cluster);
 }
 
@@ -148,6 +149,34 @@ spec:
     assert_eq!(std::fs::read_to_string(folder.join("file")).unwrap(), "hello\n");
     cluster.kubectl("delete pod claimer --now").ok();
     assert!(folder.join("file").exists(), "data outlives the Pod");
+}
+
+fn images_and_users(cluster: &Cluster) {
+    cluster.create(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: imaged}
+spec:
+  hostUsers: false
+  containers:
+  - name: app
+    image: "localhost:5000/hello:v1"
+    command: [sh, -c, "ls /image; echo mine > /own/file; sleep 1000"]
+    volumeMounts: [{name: image, mountPath: /image}, {name: own, mountPath: /own}]
+  volumes:
+  - {name: image, image: {reference: "localhost:5000/hello:v2", pullPolicy: IfNotPresent}}
+  - {name: own, emptyDir: {}}
+"#,
+    );
+    cluster.ready("imaged");
+    assert!(cluster.kubectl("logs imaged").ok().contains("hello"), "the other image's files are there");
+    assert_ne!(cluster.sh("imaged", "touch /image/x").code, 0, "and cannot be written");
+    let map = cluster.sh("imaged", "cat /proc/self/uid_map").ok();
+    let fields: Vec<&str> = map.split_whitespace().collect();
+    assert_eq!((fields[0], fields[2]), ("0", "65536"), "its users are others on the node: {map}");
+    assert_ne!(fields[1], "0");
+    assert_eq!(cluster.sh("imaged", "ls -ln /own/file | tr -s ' ' | cut -d' ' -f3").ok().trim(), "0");
 }
 
 fn too_much_written(cluster: &Cluster) {
