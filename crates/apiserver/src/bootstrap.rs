@@ -127,7 +127,20 @@ fn objects(config: &Config) -> Vec<Object> {
     let own = [service(config), service_cidr(config)];
     let usage = crate::usage::objects(config.clock.now());
     let first = namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own);
-    first.chain(flow_control_objects()).chain(storage_classes()).chain(usage).collect()
+    let flows = flow_control_objects().into_iter().map(|object| with_flow_status(object, config));
+    first.chain(flows).chain(storage_classes()).chain(usage).collect()
+}
+
+/// The first flow schemas lead to levels that are there, and say so.
+fn with_flow_status(mut object: Object, config: &Config) -> Object {
+    if object["kind"] == "FlowSchema" {
+        let level = object.str_at(&["spec", "priorityLevelConfiguration", "name"]);
+        let message =
+            format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists");
+        object["status"] = json!({"conditions": [{"type": "Dangling", "status": "False", "reason": "Found",
+            "message": message, "lastTransitionTime": clock::rfc3339(config.clock.now())}]});
+    }
+    object
 }
 
 /// The `kubernetes` Service has the first address of the range.

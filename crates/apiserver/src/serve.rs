@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,10 @@ const MAX_CONNECTIONS: usize = 8192;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait after a connection could not be accepted (mostly: too many open files).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub SocketAddr);
 
 impl ApiServer {
     /// Serves on a bound listener until `shutdown` is done, then lets the requests that are under way finish.
@@ -97,6 +102,7 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
+    let peer = stream.get_ref().0.peer_addr().ok().map(PeerAddress);
     let certificates = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
     // Read once for all requests of the connection; one that names nobody is refused with each request.
     let identity = certificates.as_ref().and_then(|certificates| authn::from_certificate(certificates).ok());
@@ -108,6 +114,9 @@ async fn connection(
             request.extensions_mut().remove::<crate::UserInfo>();
             if let Some(identity) = identity {
                 request.extensions_mut().insert(identity);
+            }
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
             }
             if let Some(certificates) = certificates {
                 request.extensions_mut().insert(certificates);

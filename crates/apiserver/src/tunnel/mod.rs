@@ -18,6 +18,7 @@ use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Body};
 use crate::http::query::encode;
+use crate::serve::PeerAddress;
 use crate::server::ApiServer;
 use pipe::Destination;
 pub use target::endpoint;
@@ -66,11 +67,11 @@ async fn proxy(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, body: Bo
         ("x-forwarded-uri", format!("{own}{rest}")),
         ("x-forwarded-host", forwarded.clone()),
         ("x-forwarded-proto", "https".to_owned()),
+        ("x-forwarded-for", forwarded_for(call, parts)),
     ];
-    parts.headers.extend(
-        told.into_iter()
-            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))),
-    );
+    for (name, value) in told.into_iter().filter(|(_, value)| !value.is_empty()) {
+        parts.headers.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).map_err(Status::internal)?);
+    }
     let path = format!("{rest}{query}");
     let mut answer = pipe::forward(server, &destination, &path, call, parts, body).await?;
     let place = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -78,6 +79,13 @@ async fn proxy(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, body: Bo
         answer.headers_mut().insert(LOCATION, HeaderValue::from_str(&place).map_err(Status::internal)?);
     }
     Ok(answer)
+}
+
+/// Who asks, behind all who have passed the request on before.
+fn forwarded_for(call: &Call, parts: &Parts) -> String {
+    let before = call.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let peer = parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip().to_string());
+    before.into_iter().chain(peer).collect::<Vec<_>>().join(", ")
 }
 
 /// Where a redirect of what stands behind a proxy leads its client: back through the proxy, whose own path is `own`.

@@ -75,6 +75,8 @@ async fn every_answer_has_the_headers_of_all() {
     let exempt = cluster.tree(&format!("GET {flow}")).await["metadata"]["uid"].as_str().expect("a uid").to_owned();
     assert_eq!(header(&cluster, &format!("GET {flow}"), "x-kubernetes-pf-flowschema-uid").await, exempt);
     assert_eq!(header(&cluster, &format!("GET {flow}"), "x-kubernetes-pf-prioritylevel-uid").await.len(), 36);
+    let schema = cluster.tree(&format!("GET {flow}")).await;
+    assert_eq!(schema["status"]["conditions"][0]["status"], "False");
     let endpoints = "/api/v1/namespaces/default/endpoints";
     let warning = r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#;
     for request in [format!("GET {endpoints}"), format!("GET {endpoints}/none"), format!("DELETE {endpoints}/none")] {
