@@ -165,6 +165,8 @@ impl Cluster {
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
         command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.data).args(arguments);
+        // Stands in for a person at an editor.
+        command.env("KUBE_EDITOR", "sed -i s/before-edit/after-edit/");
         command
     }
 
@@ -181,9 +183,13 @@ impl Cluster {
 
     /// Runs kubectl with a manifest on its standard input.
     pub fn kubectl_with(&self, line: &str, input: &str) -> Answer {
-        let words: Vec<_> = line.split_whitespace().collect();
+        self.kubectl_args_with(&line.split_whitespace().collect::<Vec<_>>(), input)
+    }
+
+    /// Runs kubectl with arguments that have spaces in them, and with something on its standard input.
+    pub fn kubectl_args_with(&self, arguments: &[&str], input: &str) -> Answer {
         let mut child = self
-            .kubectl_command(&words)
+            .kubectl_command(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
