@@ -175,11 +175,12 @@ impl Election {
     async fn release(&self, seen: Seen) {
         let Some(mut lease) = seen.lease else { return };
         if let Some(spec) = &mut lease.spec {
-            spec.holder_identity = Some(String::new());
+            // Nobody's, as upstream writes it: an empty name is not valid.
+            spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
         }
         if let Err(error) = self.client.update(&lease).await {
-            tracing::debug!(lease = self.lease, %error, "the Lease was not given back; it runs out by itself");
+            tracing::warn!(lease = self.lease, %error, "the Lease was not given back; it runs out by itself");
         }
     }
 }
