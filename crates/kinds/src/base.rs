@@ -40,6 +40,9 @@ macro_rules! selectable {
 
 pub(crate) use {list, selectable, texts};
 
+/// `status_keeps` of kinds whose status is written without any metadata.
+pub const ALL_METADATA: List<Text> = texts!["annotations", "finalizers", "labels"];
+
 /// A `scale` subresource with the paths that all built-in kinds share.
 pub const fn scale(selector: &'static str) -> Subresource {
     Subresource::Scale {
@@ -84,6 +87,7 @@ pub const BASE: ResourceDef = ResourceDef {
     subresources: Cow::Borrowed(&[]),
     selectable: Cow::Borrowed(&[]),
     columns: Cow::Borrowed(&[]),
+    status_keeps: Cow::Borrowed(&[]),
     has_generation: false,
     create_on_update: false,
     unconditional_update: true,

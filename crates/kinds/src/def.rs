@@ -155,6 +155,8 @@ pub struct ResourceDef {
     pub selectable: List<SelectableField>,
     /// Columns; empty means Name and Created At.
     pub columns: List<Column>,
+    /// The metadata that a write of the status leaves alone, beside what all leave alone.
+    pub status_keeps: List<Text>,
     /// Whether spec changes raise `metadata.generation`.
     pub has_generation: bool,
     /// Whether an update may create the object (Leases, Events, ...).

@@ -30,7 +30,7 @@ impl Bench {
         let schema = of_definition(definition(&def.schema).expect("it is in the facts"));
         self.step += 1;
         let now = format!("2026-01-01T00:00:{:02}Z", self.step);
-        let (blank, ignored) = (blank(def), ignored_fields(def.has_status(), subresource));
+        let (blank, ignored) = (blank(def), ignored_fields(def.has_status(), subresource, &def.status_keeps));
         let api_version = self.kind.api_version();
         let write = Write {
             manager,

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use skiff_base::Timestamp;
-use skiff_kinds::base::BASE;
+use skiff_kinds::base::{ALL_METADATA, BASE};
 use skiff_kinds::def::{Context, Custom, SelectableField, Text};
-use skiff_kinds::rules::{prepare, table};
+use skiff_kinds::rules::table;
 use skiff_kinds::{Column, ResourceDef, Scope, Subresource};
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, Object};
@@ -63,7 +63,7 @@ fn kind_of(definition: &Object, version: &Value) -> ResourceDef {
         unconditional_update: false,
         deprecation: deprecation(definition, version),
         prepare_create,
-        prepare_update: prepare::update_apart,
+        status_keeps: ALL_METADATA,
         validate,
         row,
         ..BASE

@@ -4,16 +4,18 @@
 use serde_json::{Value, json};
 use skiff_kinds::Subresource;
 use skiff_object::meta::Meta;
+use skiff_object::patch::PatchType;
 use skiff_object::{FieldError, FieldPath, GroupKind, LabelSelector, Object, Status};
 
 use crate::call::Call;
 use crate::custom::convert;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
+use crate::http::negotiate::content_type;
 use crate::read::present;
 use crate::server::ApiServer;
 use crate::write::patch::Patch;
-use crate::write::{Target, decode, update};
+use crate::write::{Target, decode, managed, update};
 
 /// Where a kind keeps what its scale shows.
 struct Paths<'a> {
@@ -39,12 +41,27 @@ fn segments(path: &str) -> Vec<&str> {
 
 /// Answers get, update and patch of a scale.
 pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
-    let (target, paths) = (Target::of(server, call)?, paths(call)?);
+    let (mut target, paths) = (Target::of(server, call)?, paths(call)?);
     if call.info.verb == "get" {
         let (_, found) = server.store().get(&target.key(), None).await?;
         let pair = found.ok_or_else(|| target.not_found())?;
         let pair = convert::pair(server, &call.served, pair).await?;
         let object = present::decode(&call.served, &pair.value, pair.mod_revision)?;
+        return Ok(answer::tree(200, &scale_of(&object, &paths), &call.accepted));
+    }
+    if content_type(&call.headers) == PatchType::Apply.media_type() {
+        target.applied = true;
+        let config = managed::configuration(&target, body)?;
+        if !config.name().is_empty() {
+            update::check_name(&config, &target.name)?;
+        }
+        let written = update::change(&target, |old| {
+            let scale = managed::apply_scale(&target, old, scale_of(old, &paths), &config, &paths.wanted)?;
+            let mut new = apply(&target, old, &scale, &paths)?;
+            new.set_at(&["metadata", "managedFields"], scale.list_at(&["metadata", "managedFields"]));
+            Ok(new)
+        });
+        let object = written.await?.object(&call.served)?;
         return Ok(answer::tree(200, &scale_of(&object, &paths), &call.accepted));
     }
     let is_update = call.info.verb == "update";

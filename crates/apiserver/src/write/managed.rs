@@ -2,9 +2,11 @@
 //! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/>.
 
 use skiff_base::{Timestamp, clock};
+use skiff_kinds::decode::{FieldValidation, decode_definition, decode_tree};
 use skiff_kinds::schema::{apply as schemas, definition};
-use skiff_object::apply::{self, Schema, Set, Write};
+use skiff_object::apply::{self, Custom, Schema, Set, Write};
 use skiff_object::meta::Meta;
+use skiff_object::node::Node;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status, validate, yaml};
 
 use crate::call::Call;
@@ -44,29 +46,36 @@ impl Facts {
             manager: manager(target),
             api_version: def.group_version().to_string(),
             now: clock::rfc3339(target.call.now),
-            ignored: apply::ignored_fields(def.has_status(), &target.subresource),
+            ignored: apply::ignored_fields(def.has_status(), &target.subresource, &def.status_keeps),
         }
     }
 
-    fn write<'a>(&'a self, target: &'a Target<'_>) -> Write<'a> {
+    fn write<'a>(&'a self, target: &'a Target<'_>, custom: Option<&'a Custom<'a>>) -> Write<'a> {
         let def = &target.served.def;
-        let known = definition(&def.schema).filter(|_| def.inline_schema.is_none());
+        let known = || definition(&def.schema).map_or(Schema::Deduced, schemas::of_definition);
         Write {
             manager: &self.manager,
             subresource: &target.subresource,
             api_version: &self.api_version,
             now: &self.now,
-            schema: known.map_or(Schema::Deduced, schemas::of_definition),
+            schema: custom.map_or_else(known, |custom| Schema::Map(custom)),
             blank: target.served.blank(),
             ignored: &self.ignored,
         }
     }
 }
 
+/// How a custom kind merges.
+fn custom(served: &Served) -> Option<Custom<'_>> {
+    let metadata = definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    let metadata = metadata.map_or(Schema::Deduced, schemas::of_definition);
+    served.def.inline_schema.as_deref().map(|schema| Custom { schema, metadata })
+}
+
 /// Writes down who owns what a create or an update has changed.
 pub fn track(target: &Target<'_>, live: Option<&Object>, new: &mut Object) {
     let facts = Facts::of(target);
-    apply::track(live, new, &facts.write(target));
+    apply::track(live, new, &facts.write(target, custom(target.served).as_ref()));
 }
 
 /// An object with another merged into it by the rules of server-side apply; who owns what stays as it is.
@@ -75,14 +84,15 @@ pub fn overlay(served: &Served, now: Timestamp, object: &Object, part: &Object) 
     let mut part = part.clone();
     part["kind"] = def.kind.as_ref().into();
     part["apiVersion"] = def.group_version().to_string().into();
-    let (ignored, api_version) = (apply::ignored_fields(false, ""), def.group_version().to_string());
-    let known = definition(&def.schema).filter(|_| def.inline_schema.is_none());
+    let (ignored, api_version) = (apply::ignored_fields(false, "", &[""; 0]), def.group_version().to_string());
+    let custom = custom(served);
+    let known = || definition(&def.schema).map_or(Schema::Deduced, schemas::of_definition);
     let write = Write {
         manager: "admission",
         subresource: "",
         api_version: &api_version,
         now: &clock::rfc3339(now),
-        schema: known.map_or(Schema::Deduced, schemas::of_definition),
+        schema: custom.as_ref().map_or_else(known, |custom| Schema::Map(custom)),
         blank: served.blank(),
         ignored: &ignored,
     };
@@ -96,10 +106,8 @@ pub fn overlay(served: &Served, now: Timestamp, object: &Object, part: &Object) 
     Ok(merged)
 }
 
-/// Answers a server-side apply: a patch that creates where there is nothing.
-pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
-    let mut target = Target::of(server, call)?;
-    target.applied = true;
+/// Reads what an apply wants, once its manager is known to have a good name.
+pub fn configuration(target: &Target<'_>, body: &[u8]) -> Result<Object> {
     let path = FieldPath::new("fieldManager");
     let errors = if target.options.field_manager.is_empty() {
         vec![FieldError::required(&path, "is required for apply patch")]
@@ -109,12 +117,45 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     if !errors.is_empty() {
         return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "PatchOptions"), "", &errors).into());
     }
-    let config =
-        yaml::parse(body).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?.into_value();
-    // Only to find unknown and mistyped fields: what is applied is what was sent, not what the decoder adds.
-    let mut checked = decode::recheck(&target, config.clone())?;
+    let config = yaml::parse(body).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+    Ok(config.into_value())
+}
+
+/// Applies a configuration to the scale of an object, and gives the object's managed fields to it.
+/// The number stands at `replicas` of the object.
+pub fn apply_scale(
+    target: &Target<'_>,
+    old: &Object,
+    mut scale: Object,
+    config: &Object,
+    replicas: &[&str],
+) -> Result<Object> {
+    const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+    let definition =
+        definition(SCALE).ok_or_else(|| Status::internal(format_args!("there is no definition {SCALE:?}")))?;
+    let blank = decode_definition(definition, Node::Map(Vec::new())).map_err(Status::internal)?;
+    let facts = Facts::of(target);
+    let ignored = apply::ignored_fields(true, "", &[""; 0]);
+    let schema = schemas::of_definition(definition);
+    let write =
+        Write { api_version: "autoscaling/v1", schema, blank: &blank, ignored: &ignored, ..facts.write(target, None) };
+    scale.set_at(&["metadata", "managedFields"], apply::scale_entries(old, replicas));
+    let mut scale = apply::apply(Some(&scale), config, &write, target.options.force)?;
+    let entries = apply::entries_behind_scale(old, &scale, replicas, &facts.api_version);
+    scale.set_at(&["metadata", "managedFields"], entries);
+    Ok(scale)
+}
+
+/// Answers a server-side apply: a patch that creates where there is nothing.
+pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
+    let mut target = Target::of(server, call)?;
+    target.applied = true;
+    let config = configuration(&target, body)?;
+    // Only to find mistyped fields: what is applied is what was sent, not what the decoder adds.
+    let mut checked = decode_tree(&call.served.def, config.clone(), FieldValidation::Ignore)?.object;
     metadata::settle_namespace(&call.served.def, &mut checked, &target.namespace)?;
-    let facts = Facts::of(&target);
+    let (facts, custom) = (Facts::of(&target), custom(target.served));
+    let write = facts.write(&target, custom.as_ref());
     let force = target.options.force;
     let (_, there) = server.store().get(&target.key(), None).await?;
     // What is there has its name; only what is made must bring one.
@@ -125,12 +166,12 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
         if !target.subresource.is_empty() {
             return Err(target.not_found().into());
         }
-        let object = apply::apply(None, &config, &facts.write(&target), force)?;
+        let object = apply::apply(None, &config, &write, force)?;
         let object = decode::recheck(&target, object)?;
         return update::create_instead(target.clone(), object).await;
     }
     let merged = |old: &Object| {
-        let new = apply::apply(Some(old), &config, &facts.write(&target), force)?;
+        let new = apply::apply(Some(old), &config, &write, force)?;
         decode::recheck(&target, new)
     };
     update::change(&target, merged).await?.answer(call)

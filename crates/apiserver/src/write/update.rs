@@ -1,5 +1,6 @@
 //! Changing an object that is there: the loop that updates, patches and subresources share.
 
+use skiff_object::apply;
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, Object, Status};
 use skiff_store::KeyValue;
@@ -149,6 +150,7 @@ async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Res
     let def = &target.served.def;
     target.default(new, Some(old));
     target.mutate(Operation::Update, new, Some(old)).await?;
+    apply::keep_times(old, new);
     metadata::prepare_update(new, old);
     (def.prepare_update)(&target.context(), new, old);
     new.set_at(&["metadata", "resourceVersion"], old.resource_version());

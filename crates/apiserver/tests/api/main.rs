@@ -8,6 +8,7 @@ mod forms;
 mod lists;
 mod objects;
 mod operating;
+mod owners;
 mod pods;
 mod policies;
 mod served;

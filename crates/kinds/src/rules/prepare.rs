@@ -12,8 +12,6 @@ use crate::schema::definition;
 
 /// The metadata that no write of the status changes; labels and annotations are free, as upstream has it.
 const KEPT_METADATA: &[&str] = &["generation", "deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences"];
-/// The metadata that a write of a status changes that leaves all it can alone.
-const APART_STATUS_METADATA: &[&str] = &["resourceVersion", "managedFields"];
 
 /// Prepares a creation: no status yet, and the first generation.
 pub fn create(context: &Context, object: &mut Object) {
@@ -41,26 +39,16 @@ pub fn create_with_status(context: &Context, object: &mut Object, status: Value)
 /// Prepares an update of the object or of its status.
 pub fn update(context: &Context, new: &mut Object, old: &Object) {
     if context.subresource == "status" {
-        return keep_all_but_status(new, old);
+        keep_all_but_status(new, old);
+        for field in context.def.status_keeps.iter() {
+            carry_over(new, old, &["metadata", field]);
+        }
+        return;
     }
     if context.def.has_status() {
         carry_over(new, old, &["status"]);
     }
     raise_generation(context, new, old);
-}
-
-/// Prepares an update of an object or of its status, whose writes leave all metadata alone.
-pub fn update_apart(context: &Context, new: &mut Object, old: &Object) {
-    update(context, new, old);
-    if context.subresource == "status" {
-        let written = new.get("metadata").cloned().unwrap_or_else(empty);
-        carry_over(new, old, &["metadata"]);
-        for field in APART_STATUS_METADATA {
-            if let Some(value) = written.get(field) {
-                new.set_at(&["metadata", field], value.clone());
-            }
-        }
-    }
 }
 
 /// Makes a write of the status one that changes nothing else but labels, annotations and the like.

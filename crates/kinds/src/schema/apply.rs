@@ -75,11 +75,11 @@ impl MapSchema for Type {
 }
 
 impl ListSchema for Field {
-    fn keys(&self) -> &[&'static str] {
+    fn keys(&self) -> Vec<&str> {
         match &self.list {
-            Some(ListType::Map(keys)) => keys,
-            Some(_) => &[],
-            None => self.merge_key.as_slice(),
+            Some(ListType::Map(keys)) => keys.to_vec(),
+            Some(_) => Vec::new(),
+            None => self.merge_key.into_iter().collect(),
         }
     }
 

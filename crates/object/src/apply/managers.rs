@@ -13,6 +13,9 @@ use crate::meta::Meta;
 const UPDATERS_LIMIT: usize = 10;
 /// The manager of that entry.
 const ANCIENT: &str = "ancient-changes";
+/// The version of scales, and where their number stands.
+const SCALE_VERSION: &str = "autoscaling/v1";
+const SCALE_NUMBER: &[&str] = &["spec", "replicas"];
 
 /// Who owns fields. The version counts only for those who update.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +38,12 @@ impl Manager {
 
     pub(super) fn updater(write: &Write<'_>) -> Self {
         Self { updates: true, api_version: write.api_version.to_owned(), ..Self::applier(write) }
+    }
+
+    /// The same manager, writing through another version.
+    fn of_version(&self, api_version: &str) -> Self {
+        let api_version = if self.updates { api_version.to_owned() } else { String::new() };
+        Self { api_version, ..self.clone() }
     }
 
     /// As conflicts name it: `"kubectl-edit" using v1`.
@@ -92,11 +101,15 @@ impl Managers {
         Some(Self(managers))
     }
 
-    /// Writes the entries into an object: appliers first, then by time and name.
+    /// Writes the entries into an object.
     pub(super) fn encode_into(self, object: &mut Object) {
-        if self.0.is_empty() {
-            return;
+        if !self.0.is_empty() {
+            object.set_at(&["metadata", "managedFields"], self.into_entries());
         }
+    }
+
+    /// The entries: appliers first, then by time and name.
+    pub(super) fn into_entries(self) -> Vec<Value> {
         let mut all: Vec<_> = self.0.into_iter().collect();
         all.sort_by(|(left, left_owned), (right, right_owned)| {
             let key = |manager: &Manager, owned: &Owned| {
@@ -105,8 +118,39 @@ impl Managers {
             };
             key(left, left_owned).cmp(&key(right, right_owned))
         });
-        let entries: Vec<_> = all.into_iter().map(|(manager, owned)| entry(&manager, &owned)).collect();
-        object.set_at(&["metadata", "managedFields"], entries);
+        all.into_iter().map(|(manager, owned)| entry(&manager, &owned)).collect()
+    }
+
+    /// Those who own the number that a scale shows, as managers of the scale.
+    pub(super) fn through_scale(self, number: &Set) -> Self {
+        let owners = self.0.into_iter().filter(|(_, owned)| !owned.set.intersection(number).is_empty());
+        let scaled = owners.map(|(manager, owned)| {
+            let set = Set::of_fields(&[SCALE_NUMBER]);
+            (manager.of_version(SCALE_VERSION), Owned { set, api_version: SCALE_VERSION.to_owned(), ..owned })
+        });
+        Self(scaled.collect())
+    }
+
+    /// Gives the number to those who own it in the scale, and takes it from the others.
+    pub(super) fn behind_scale(mut self, scale: Self, number: &Set, api_version: &str) -> Self {
+        let in_scale = Set::of_fields(&[SCALE_NUMBER]);
+        let mut owners = scale.0;
+        owners.retain(|_, owned| !owned.set.intersection(&in_scale).is_empty());
+        self.0.retain(|manager, owned| {
+            if owned.set.intersection(number).is_empty() {
+                return true;
+            }
+            match owners.remove(&manager.of_version(SCALE_VERSION)) {
+                Some(kept) => owned.time = kept.time,
+                None => owned.set = owned.set.difference(number),
+            }
+            !owned.set.is_empty()
+        });
+        for (manager, owned) in owners {
+            let owned = Owned { set: number.clone(), api_version: api_version.to_owned(), ..owned };
+            self.0.insert(manager.of_version(api_version), owned);
+        }
+        self
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -6,6 +6,7 @@
 mod managers;
 mod schema;
 mod set;
+mod structural;
 mod walk;
 
 use std::sync::LazyLock;
@@ -14,10 +15,11 @@ use serde_json::Value;
 
 pub use schema::{ListSchema, MapSchema, Schema};
 pub use set::{Element, Scalar, Set};
+pub use structural::Custom;
 
 use crate::meta::Meta;
 use crate::status::{Cause, Details};
-use crate::{GroupVersionKind, Object, Reason, Status};
+use crate::{GroupVersionKind, Object, Reason, Status, validate};
 use managers::{Manager, Managers, Owned};
 
 /// The manager that owns what was there before the first apply.
@@ -45,10 +47,17 @@ pub struct Write<'a> {
 }
 
 /// Fields that no write through a subresource (or, where it is empty, through the object itself) can change.
-pub fn ignored_fields(has_status: bool, subresource: &str) -> Set {
+/// `kept` is the metadata that writes of the status leave alone, beside the owners.
+pub fn ignored_fields(has_status: bool, subresource: &str, kept: &[impl AsRef<str>]) -> Set {
     match subresource {
         "" if has_status => Set::of_fields(&[&["status"]]),
-        "status" => Set::of_fields(&[&["spec"], &["metadata", "labels"], &["metadata", "ownerReferences"]]),
+        "status" => {
+            let mut set = Set::of_fields(&[&["spec"], &["metadata", "ownerReferences"]]);
+            for field in kept {
+                set.insert(&[Element::field("metadata"), Element::field(field.as_ref())]);
+            }
+            set
+        }
         _ => Set::default(),
     }
 }
@@ -86,9 +95,11 @@ fn without_managers(object: &Object) -> Object {
 pub fn track(live: Option<&Object>, new: &mut Object, write: &Write<'_>) {
     let entries = new.at(&["metadata", "managedFields"]).cloned();
     new.remove_at(&["metadata", "managedFields"]);
-    let is_reset = entries.as_ref().and_then(Value::as_array).is_some_and(|entries| {
-        entries.is_empty() || (entries.len() == 1 && entries[0].as_object().is_some_and(crate::Map::is_empty))
-    });
+    // One empty entry resets; an empty list does not, so that nobody does by accident.
+    let is_reset = entries
+        .as_ref()
+        .and_then(Value::as_array)
+        .is_some_and(|entries| matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty()));
     let stored = || live.and_then(|live| Managers::decode(live.list_at(&["metadata", "managedFields"])));
     let managers = if is_reset && write.subresource.is_empty() {
         Managers::default()
@@ -185,8 +196,56 @@ pub fn apply(live: Option<&Object>, config: &Object, write: &Write<'_>, force: b
     if new != base {
         managers.touch(&manager, write.now);
     }
+    note_applied(&mut new, config, write);
     managers.encode_into(&mut new);
     Ok(new)
+}
+
+/// Keeps the annotation of `kubectl apply` in step, so that its user may go back to client-side apply.
+fn note_applied(new: &mut Object, config: &Object, write: &Write<'_>) {
+    if write.manager != "kubectl" || new.annotation(LAST_APPLIED).is_none_or(str::is_empty) {
+        return;
+    }
+    let mut applied = without_managers(config);
+    applied.remove_at(&["metadata", "annotations", LAST_APPLIED]);
+    let text = format!("{applied}\n");
+    let notes = new.at(&["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten();
+    let others = notes.filter(|(key, _)| *key != LAST_APPLIED);
+    let size: usize = others.map(|(key, note)| key.len() + note.as_str().map_or(0, str::len)).sum();
+    let fits = size + LAST_APPLIED.len() + text.len() <= validate::ANNOTATIONS_LIMIT_BYTES;
+    new.set_at(&["metadata", "annotations", LAST_APPLIED], if fits { text } else { String::new() });
+}
+
+/// Takes back the times of a write that changed nothing else, so that it is none.
+pub fn keep_times(old: &Object, new: &mut Object) {
+    let entries = |object: &Object| object.at(&["metadata", "managedFields"]).and_then(Value::as_array).cloned();
+    let timeless = |entries: &[Value]| {
+        let mut entries = entries.to_vec();
+        entries.iter_mut().for_each(|entry| drop(entry.remove_at(&["time"])));
+        entries.sort_by_key(Value::to_string);
+        entries
+    };
+    let (Some(before), Some(after)) = (entries(old), entries(new)) else { return };
+    let plain = |object: &Object| {
+        let mut object = without_managers(object);
+        object.remove_at(&["metadata", "resourceVersion"]);
+        object
+    };
+    if before != after && timeless(&before) == timeless(&after) && plain(old) == plain(new) {
+        new.set_at(&["metadata", "managedFields"], before);
+    }
+}
+
+/// The managed fields of an object's scale: who owns the number that stands at `replicas` of the object.
+pub fn scale_entries(object: &Object, replicas: &[&str]) -> Vec<Value> {
+    let managers = Managers::decode(object.list_at(&["metadata", "managedFields"])).unwrap_or_default();
+    managers.through_scale(&Set::of_fields(&[replicas])).into_entries()
+}
+
+/// The managed fields of an object whose scale was written with those of `scale`.
+pub fn entries_behind_scale(object: &Object, scale: &Object, replicas: &[&str], api_version: &str) -> Vec<Value> {
+    let decode = |object: &Object| Managers::decode(object.list_at(&["metadata", "managedFields"])).unwrap_or_default();
+    decode(object).behind_scale(decode(scale), &Set::of_fields(&[replicas]), api_version).into_entries()
 }
 
 /// What `kubectl apply` owned before its user turned to server-side apply may be taken over without force.

@@ -20,7 +20,7 @@ pub enum Schema<'a> {
 }
 
 /// An object, or a map.
-pub trait MapSchema {
+pub trait MapSchema: Sync {
     /// Whether the field is declared by name; keys of maps are not.
     fn is_declared(&self, name: &str) -> bool;
     /// Whether no other fields than the declared ones may be there.
@@ -30,9 +30,9 @@ pub trait MapSchema {
 }
 
 /// A list whose items have owners of their own.
-pub trait ListSchema {
+pub trait ListSchema: Sync {
     /// The keys that tell items apart; none for a set of scalars.
-    fn keys(&self) -> &[&'static str];
+    fn keys(&self) -> Vec<&str>;
     /// The value of a key that an item leaves out.
     fn key_default(&self, key: &str) -> Option<Value>;
     /// How an item merges.
@@ -95,7 +95,7 @@ pub(super) fn element(list: &dyn ListSchema, item: &Value) -> Result<Element, St
         return Err(format!("associative list with keys may not have {what}"));
     };
     let mut found = Vec::with_capacity(keys.len());
-    for key in keys {
+    for key in &keys {
         if let Some(value) = map.get(*key).cloned().or_else(|| list.key_default(key)) {
             found.push(((*key).to_owned(), Scalar(value)));
         }

@@ -8,7 +8,7 @@ use skiff_object::meta::Meta;
 use crate::base::{BASE, list, text, texts};
 use crate::def::{ResourceDef, Scope, Subresource};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{admission_rules, policy_check, prepare, table};
+use crate::rules::{admission_rules, policy_check, table};
 
 /// `validatingadmissionpolicies`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -32,7 +32,6 @@ pub static DEF: ResourceDef = ResourceDef {
     default: admission_rules::policy_defaults,
     row,
     validate: policy_check::validating_policy,
-    prepare_update: prepare::update_apart,
     ..BASE
 };
 

@@ -5,11 +5,11 @@ use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, Object, names};
 
-use crate::base::{BASE, list, text, texts};
+use crate::base::{ALL_METADATA, BASE, list, text, texts};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{prepare, table, tree};
+use crate::rules::{table, tree};
 
 /// `apiservices`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -32,7 +32,7 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     row,
     validate,
-    prepare_update: prepare::update_apart,
+    status_keeps: ALL_METADATA,
     ..BASE
 };
 

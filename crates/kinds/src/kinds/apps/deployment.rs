@@ -22,6 +22,7 @@ pub static DEF: ResourceDef = ResourceDef {
     categories: texts!["all"],
     schema: text("io.k8s.api.apps.v1.Deployment"),
     subresources: list![scale(".spec.selector"), Subresource::Status,],
+    status_keeps: texts!["labels"],
     has_generation: true,
     columns: list![
         NAME,
@@ -59,12 +60,11 @@ fn defaults(object: &mut Object) {
     object.default_at(&["spec", "progressDeadlineSeconds"], PROGRESS_DEADLINE_SECONDS);
 }
 
-/// ReplicaSets take over a Deployment's annotations, so that a change of them is one to be observed; the status is written
-/// without labels.
+/// ReplicaSets take over a Deployment's annotations, so that a change of them is one to be observed.
 fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
     prepare::update(context, new, old);
     if context.subresource == "status" {
-        return tree::carry_over(new, old, &["metadata", "labels"]);
+        return;
     }
     let notes = |object: &Object| {
         object.at(&["metadata", "annotations"]).filter(|notes| !tree::is_blank(Some(*notes))).cloned()

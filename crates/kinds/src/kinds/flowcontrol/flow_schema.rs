@@ -5,10 +5,10 @@ use skiff_base::Timestamp;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 
-use crate::base::{BASE, list, text};
+use crate::base::{ALL_METADATA, BASE, list, text};
 use crate::def::{ResourceDef, Scope, Subresource};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{flow_check, prepare, table};
+use crate::rules::{flow_check, table};
 
 /// `flowschemas`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -33,7 +33,7 @@ pub static DEF: ResourceDef = ResourceDef {
     default: defaults,
     row,
     validate: flow_check::flow_schema,
-    prepare_update: prepare::update_apart,
+    status_keeps: ALL_METADATA,
     ..BASE
 };
 

@@ -5,11 +5,11 @@ use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, Object};
 
-use crate::base::{BASE, list, text};
+use crate::base::{ALL_METADATA, BASE, list, text};
 use crate::def::{Context, ResourceDef, Subresource};
 use crate::rules::check::{At, Faults};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{device_check, prepare, table, tree};
+use crate::rules::{device_check, table, tree};
 
 /// `resourceclaims`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -25,7 +25,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
-    prepare_update: prepare::update_apart,
+    status_keeps: ALL_METADATA,
     ..BASE
 };
 

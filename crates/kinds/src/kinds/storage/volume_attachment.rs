@@ -5,11 +5,11 @@ use skiff_base::Timestamp;
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, Object, names};
 
-use crate::base::{BASE, list, text};
+use crate::base::{ALL_METADATA, BASE, list, text};
 use crate::def::{Context, ResourceDef, Scope, Subresource};
 use crate::rules::check::{At, Faults, IMMUTABLE};
 use crate::rules::table::{AGE, NAME, cells, column};
-use crate::rules::{prepare, source_check, table};
+use crate::rules::{source_check, table};
 
 /// `volumeattachments`.
 pub static DEF: ResourceDef = ResourceDef {
@@ -33,7 +33,7 @@ pub static DEF: ResourceDef = ResourceDef {
     row,
     validate,
     validate_update,
-    prepare_update: prepare::update_apart,
+    status_keeps: ALL_METADATA,
     ..BASE
 };
 

@@ -1,0 +1,189 @@
+//! Who owns which fields, as `metadata.managedFields` tells after each kind of write.
+
+use crate::support::{Cluster, established};
+use expect_test::{Expect, expect};
+use serde_json::Value;
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const APPLY: &str = "Content-Type: application/apply-patch+yaml";
+const MERGE: &str = "Content-Type: application/merge-patch+json";
+
+/// A line for each owner: who, how, through what, and what.
+fn owners(object: &Value) -> String {
+    let line = |entry: &Value| {
+        let text = |field: &str| entry[field].as_str().unwrap_or("-").to_owned();
+        let fields = entry["fieldsV1"].to_string();
+        let shown = if fields.len() > 120 { "..." } else { &fields };
+        format!("{} {} {} {} {shown}\n", text("manager"), text("operation"), text("apiVersion"), text("subresource"))
+    };
+    object["metadata"]["managedFields"].as_array().into_iter().flatten().map(line).collect()
+}
+
+async fn check(cluster: &Cluster, request: &str, expected: Expect) {
+    cluster.tree(request).await;
+    expected.assert_eq(&owners(&cluster.tree(&format!("GET {DEPLOYMENTS}/d")).await));
+}
+
+async fn deployed(cluster: &Cluster, more: &str) {
+    let body = format!(
+        r#"{{"metadata":{{"name":"d"{more}}},"spec":{{"replicas":1,"selector":{{"matchLabels":{{"a":"b"}}}},"template":{{"metadata":{{"labels":{{"a":"b"}}}},"spec":{{"containers":[{{"name":"a","image":"i"}}]}}}}}}}}"#
+    );
+    cluster.tree(&format!("POST {DEPLOYMENTS}?fieldManager=one\n\n{body}")).await;
+}
+
+#[tokio::test]
+async fn a_scale_is_updated_and_applied() {
+    let cluster = Cluster::new().await;
+    deployed(&cluster, "").await;
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    check(
+        &cluster,
+        &format!("PATCH {path}?fieldManager=two\n{MERGE}\n\n{{\"spec\":{{\"replicas\":2}}}}"),
+        expect![[r#"
+            one Update apps/v1 - ...
+            two Update apps/v1 scale {"f:spec":{"f:replicas":{}}}
+        "#]],
+    )
+    .await;
+    let apply = |manager: &str, more: &str, replicas: u8| {
+        format!(
+            "PATCH {path}?fieldManager={manager}{more}\n{APPLY}\n\n\
+             {{apiVersion: autoscaling/v1, kind: Scale, metadata: {{name: d}}, spec: {{replicas: {replicas}}}}}"
+        )
+    };
+    assert_eq!(
+        cluster.outcome(&apply("three", "", 3)).await,
+        r#"409 Apply failed with 1 conflict: conflict with "two" with subresource "scale" using autoscaling/v1: .spec.replicas"#
+    );
+    check(
+        &cluster,
+        &apply("three", "&force=true", 3),
+        expect![[r#"
+            three Apply apps/v1 scale {"f:spec":{"f:replicas":{}}}
+            one Update apps/v1 - ...
+        "#]],
+    )
+    .await;
+    check(
+        &cluster,
+        &apply("four", "", 3),
+        expect![[r#"
+            four Apply apps/v1 scale {"f:spec":{"f:replicas":{}}}
+            three Apply apps/v1 scale {"f:spec":{"f:replicas":{}}}
+            one Update apps/v1 - ...
+        "#]],
+    )
+    .await;
+    assert_eq!(cluster.tree(&format!("GET {path}")).await["spec"]["replicas"], 3);
+}
+
+#[tokio::test]
+async fn owners_are_reset_on_purpose_only() {
+    let cluster = Cluster::new().await;
+    deployed(&cluster, "").await;
+    let path = format!("{DEPLOYMENTS}/d");
+    let with = |entries: &str| format!("PATCH {path}\n{MERGE}\n\n{{\"metadata\":{{\"managedFields\":{entries}}}}}");
+    check(
+        &cluster,
+        &with("[]"),
+        expect![[r#"
+            one Update apps/v1 - ...
+        "#]],
+    )
+    .await;
+    check(&cluster, &with("[{}]"), expect![[""]]).await;
+    // What is not tracked is tracked again from the first apply on.
+    let config = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: d, labels: {x: z}}}";
+    check(
+        &cluster,
+        &format!("PATCH {path}?fieldManager=two\n{APPLY}\n\n{config}"),
+        expect![[r#"
+            two Apply apps/v1 - {"f:metadata":{"f:labels":{"f:x":{}}}}
+            before-first-apply Update apps/v1 - ...
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_write_of_the_status_owns_nothing_else() {
+    let cluster = Cluster::new().await;
+    deployed(&cluster, "").await;
+    let body =
+        r#"{"metadata":{"labels":{"x":"y"},"annotations":{"n":"1"}},"spec":{"replicas":5},"status":{"replicas":1}}"#;
+    check(
+        &cluster,
+        &format!("PATCH {DEPLOYMENTS}/d/status?fieldManager=two\n{MERGE}\n\n{body}"),
+        expect![[r#"
+            one Update apps/v1 - ...
+            two Update apps/v1 status {"f:metadata":{"f:annotations":{".":{},"f:n":{}}},"f:status":{"f:replicas":{}}}
+        "#]],
+    )
+    .await;
+    let after = cluster.tree(&format!("GET {DEPLOYMENTS}/d")).await;
+    assert_eq!((&after["metadata"]["labels"], &after["spec"]["replicas"]), (&Value::Null, &Value::from(1)));
+    assert_eq!(after["metadata"]["generation"], 1);
+}
+
+#[tokio::test]
+async fn kubectl_keeps_its_annotation_in_step() {
+    let cluster = Cluster::new().await;
+    deployed(&cluster, r#","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{}"}"#).await;
+    let config = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: d, labels: {x: z}}}";
+    let apply = |manager: &str| format!("PATCH {DEPLOYMENTS}/d?fieldManager={manager}\n{APPLY}\n\n{config}");
+    let annotation = |object: &Value| {
+        object["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    assert_eq!(annotation(&cluster.tree(&apply("other")).await).as_deref(), Some("{}"));
+    expect![[r#"
+        {"apiVersion":"apps/v1","kind":"Deployment","metadata":{"labels":{"x":"z"},"name":"d"}}
+    "#]]
+    .assert_eq(&annotation(&cluster.tree(&apply("kubectl")).await).unwrap_or_default());
+}
+
+const GADGETS: &str = "/apis/example.com/v1/namespaces/default/gadgets";
+const GADGET: &str = r#"{"metadata":{"name":"gadgets.example.com"},"spec":{"group":"example.com","scope":"Namespaced",
+    "names":{"plural":"gadgets","singular":"gadget","kind":"Gadget","listKind":"GadgetList"},
+    "versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","properties":{
+        "spec":{"type":"object","properties":{
+            "parts":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["name","port"],
+                "items":{"type":"object","required":["name"],"properties":{
+                    "name":{"type":"string"},"port":{"type":"integer","default":80},"size":{"type":"integer"}}}},
+            "tags":{"type":"array","x-kubernetes-list-type":"set","items":{"type":"string"}},
+            "plain":{"type":"array","items":{"type":"string"}},
+            "whole":{"type":"object","x-kubernetes-map-type":"atomic","additionalProperties":{"type":"string"}}}}}}}}]}}"#;
+
+#[tokio::test]
+async fn custom_kinds_merge_as_their_schemas_say() {
+    let cluster = Cluster::new().await;
+    cluster.tree(&format!("POST /apis/apiextensions.k8s.io/v1/customresourcedefinitions\n\n{GADGET}")).await;
+    established(&cluster, "gadgets.example.com").await;
+    let apply = |manager: &str, spec: &str| {
+        format!(
+            "PATCH {GADGETS}/g?fieldManager={manager}\n{APPLY}\n\n\
+             {{apiVersion: example.com/v1, kind: Gadget, metadata: {{name: g, finalizers: [x/{manager}]}}, spec: {{{spec}}}}}"
+        )
+    };
+    cluster.tree(&apply("one", "parts: [{name: a, size: 1}], tags: [x], plain: [p], whole: {k: v}")).await;
+    let both = cluster.tree(&apply("two", "parts: [{name: a, port: 81}, {name: b, size: 2}], tags: [w]")).await;
+    expect![[r#"
+        {"parts":[{"name":"a","port":80,"size":1},{"name":"a","port":81},{"name":"b","port":80,"size":2}],"plain":["p"],"tags":["x","w"],"whole":{"k":"v"}}
+    "#]].assert_eq(&format!("{}\n", both["spec"]));
+    assert_eq!(both["metadata"]["finalizers"].to_string(), r#"["x/one","x/two"]"#);
+    assert_eq!(
+        cluster.outcome(&apply("two", "parts: [{name: a, size: 3}], plain: [q], whole: {l: w}")).await,
+        "409 Apply failed with 3 conflicts: conflicts with \"one\":\n- .spec.plain\n- .spec.whole\n\
+         - .spec.parts[name=\"a\",port=80].size"
+    );
+    assert_eq!(
+        cluster.outcome(&apply("two", "other: 1")).await,
+        "500 failed to create typed patch object (/g; example.com/v1, Kind=Gadget): .spec.other: field not declared in schema"
+    );
+    let left = cluster.tree(&apply("two", "tags: [x]")).await;
+    expect![[r#"
+        {"parts":[{"name":"a","port":80,"size":1}],"plain":["p"],"tags":["x"],"whole":{"k":"v"}}
+    "#]]
+    .assert_eq(&format!("{}\n", left["spec"]));
+}
