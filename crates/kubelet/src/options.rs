@@ -276,7 +276,7 @@ impl Options {
         {
             return Err("imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent".to_owned());
         }
-        for (signal, _) in &self.eviction_soft {
+        for signal in self.eviction_soft.keys() {
             if !self.eviction_soft_grace_period.contains_key(signal) {
                 return Err(format!("grace period must be specified for the soft eviction threshold {signal}"));
             }

@@ -221,7 +221,7 @@ impl Assignments {
         let threads =
             topology.values().filter(|seat| topology.values().next().is_some_and(|first| first.core == seat.core));
         let threads = threads.count().max(1);
-        if rules.full_cores && number % threads != 0 {
+        if rules.full_cores && !number.is_multiple_of(threads) {
             let message =
                 format!("SMT Alignment Error: requested {number} cpus not multiple cpus per core = {threads}");
             return Err(("SMTAlignmentError".to_owned(), message));
