@@ -77,7 +77,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "3d272445-193a-460f-8cac-07df041f1367"
+                "uid": "fdcebd22-4d02-4d88-9c4f-804d9d70698f"
               },
               "spec": {
                 "containers": [
@@ -91,7 +91,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                     "volumeMounts": [
                       {
                         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                        "name": "kube-api-access-zd8bk",
+                        "name": "kube-api-access-f2fts",
                         "readOnly": true
                       }
                     ]
@@ -123,7 +123,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 ],
                 "volumes": [
                   {
-                    "name": "kube-api-access-zd8bk",
+                    "name": "kube-api-access-f2fts",
                     "projected": {
                       "defaultMode": 420,
                       "sources": [
@@ -280,47 +280,47 @@ async fn services_get_addresses_and_node_ports() {
         &cluster,
         "GET /api/v1/namespaces/default/services/kubernetes",
         expect![[r#"
-        200
-        {
-          "apiVersion": "v1",
-          "kind": "Service",
-          "metadata": {
-            "creationTimestamp": "2026-01-02T03:04:05Z",
-            "labels": {
-              "component": "apiserver",
-              "provider": "kubernetes"
-            },
-            "name": "kubernetes",
-            "namespace": "default",
-            "resourceVersion": "1",
-            "uid": "89e44f62-7187-4a60-90ef-5563d01ef0b2"
-          },
-          "spec": {
-            "clusterIP": "10.96.0.1",
-            "clusterIPs": [
-              "10.96.0.1"
-            ],
-            "internalTrafficPolicy": "Cluster",
-            "ipFamilies": [
-              "IPv4"
-            ],
-            "ipFamilyPolicy": "SingleStack",
-            "ports": [
-              {
-                "name": "https",
-                "port": 443,
-                "protocol": "TCP",
-                "targetPort": 6443
+            200
+            {
+              "apiVersion": "v1",
+              "kind": "Service",
+              "metadata": {
+                "creationTimestamp": "2026-01-02T03:04:05Z",
+                "labels": {
+                  "component": "apiserver",
+                  "provider": "kubernetes"
+                },
+                "name": "kubernetes",
+                "namespace": "default",
+                "resourceVersion": "1",
+                "uid": "6e3ff038-495c-4b5c-8501-c320455fe5ee"
+              },
+              "spec": {
+                "clusterIP": "10.96.0.1",
+                "clusterIPs": [
+                  "10.96.0.1"
+                ],
+                "internalTrafficPolicy": "Cluster",
+                "ipFamilies": [
+                  "IPv4"
+                ],
+                "ipFamilyPolicy": "SingleStack",
+                "ports": [
+                  {
+                    "name": "https",
+                    "port": 443,
+                    "protocol": "TCP",
+                    "targetPort": 6443
+                  }
+                ],
+                "sessionAffinity": "None",
+                "type": "ClusterIP"
+              },
+              "status": {
+                "loadBalancer": {}
               }
-            ],
-            "sessionAffinity": "None",
-            "type": "ClusterIP"
-          },
-          "status": {
-            "loadBalancer": {}
-          }
-        }
-    "#]],
+            }
+        "#]],
     )
     .await;
     let a = cluster.tree(&format!("POST {SERVICES}\n\n{}", service("a", r#","type":"LoadBalancer""#))).await;
@@ -392,7 +392,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web",
                 "namespace": "default",
                 "resourceVersion": "5",
-                "uid": "0257ce62-b8e5-45e8-a99c-716326aecfd1"
+                "uid": "8cac07df-041f-4367-a770-5a2e11b23132"
               },
               "spec": {
                 "replicas": 3
@@ -486,7 +486,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",
-                "uid": "10fdd922-d329-4296-9dbb-e405329d9bbf"
+                "uid": "aee49ed5-eb5e-4f99-99db-43d21c0e7fc6"
               },
               "spec": {
                 "progressDeadlineSeconds": 600,
