@@ -161,7 +161,7 @@ impl Namespaces {
 
     async fn sweep(&self, namespace: &str) -> Vec<Remains> {
         // Pods first, and nothing else before they are gone: what protects them, a NetworkPolicy say, must outlive them.
-        let (pods, mut all): (Vec<_>, Vec<_>) = self.builtin.iter().cloned().partition(|deletable| is_pods(deletable));
+        let (pods, mut all): (Vec<_>, Vec<_>) = self.builtin.iter().cloned().partition(is_pods);
         for deletable in &pods {
             let remains = self.sweep_one(namespace, deletable).await;
             if remains.count > 0 || remains.error.is_some() {

@@ -2,6 +2,7 @@
 //! In the end every pod has what it needs, once, and nothing else is left. Rounds follow from a seed, which is printed.
 //!
 //! `SKIFF_CHAOS_ROUNDS=200` plays more rounds than the usual few, and `SKIFF_CHAOS_SEED` others.
+#![allow(clippy::disallowed_methods, reason = "a whole node lives in real time")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::collections::BTreeSet;

@@ -67,18 +67,18 @@ fn check(wanted: &[Arc<Pod>], running: &[Arc<Pod>], mirrors: &[Pod], expected: E
 
 #[test]
 fn pods_follow_their_manifests_and_mirrors_follow_pods() {
-    let (old, new) = (web("web:v1"), web("web:v2"));
+    let (old, new) = ([web("web:v1")], [web("web:v2")]);
     let image = |pod: &Pod| Pod {
         metadata: ObjectMeta { uid: Some("m".into()), ..mirror(pod, "node-uid").metadata },
         ..Pod::default()
     };
-    check(&[old.clone()], &[], &[], expect!["run web-n1\n"]);
-    check(&[old.clone()], &[old.clone()], &[], expect!["mirror web-n1\n"]);
-    check(&[old.clone()], &[old.clone()], &[image(&old)], expect![""]);
+    check(&old, &[], &[], expect!["run web-n1\n"]);
+    check(&old, &old, &[], expect!["mirror web-n1\n"]);
+    check(&old, &old, &[image(&old[0])], expect![""]);
     // A new manifest: first the old Pod goes, then the new one comes, and then its mirror is made anew.
-    check(&[new.clone()], &[old.clone()], &[image(&old)], expect!["end\n"]);
-    check(&[new.clone()], &[], &[image(&old)], expect!["run web-n1\n"]);
-    check(&[new.clone()], &[new.clone()], &[image(&old)], expect!["delete mirror web-n1 m\n"]);
-    check(&[], &[], &[image(&old)], expect!["delete mirror web-n1 m\n"]);
-    assert!(crate::admission::is_mirror(&image(&old)));
+    check(&new, &old, &[image(&old[0])], expect!["end\n"]);
+    check(&new, &[], &[image(&old[0])], expect!["run web-n1\n"]);
+    check(&new, &new, &[image(&old[0])], expect!["delete mirror web-n1 m\n"]);
+    check(&[], &[], &[image(&old[0])], expect!["delete mirror web-n1 m\n"]);
+    assert!(crate::admission::is_mirror(&image(&old[0])));
 }
