@@ -135,10 +135,11 @@ fn remove_file(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a folder that nobody else has anything in.
+/// Removes a folder that nobody else has anything in, nor mounted anything on.
 fn remove_if_empty(folder: &Path) -> io::Result<()> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
     match fs::remove_dir(folder) {
-        Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::DirectoryNotEmpty].contains(&error.kind()) => {
+        Err(error) if ![NotFound, DirectoryNotEmpty, ResourceBusy].contains(&error.kind()) => {
             Err(named(folder, "remove", error))
         }
         _ => Ok(()),
