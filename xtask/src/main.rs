@@ -13,7 +13,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask test [LAYER | FILTER]   install what the tests need, run them, sum them up;
                                     layers: pure, node, clients, machine
-cargo xtask bench [NAME]            measure; names: store, api, up, idle, pods
+cargo xtask bench [NAME...]         measure; an unknown name is answered with those that there are
 cargo xtask facts                   make the descriptions of the API anew, from the k8s-openapi crate
 cargo xtask tidy                    format, lints, dependency edges, file sizes";
 
