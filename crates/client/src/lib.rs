@@ -10,6 +10,7 @@ mod https;
 mod informer;
 mod queue;
 mod resource;
+pub mod selectors;
 mod transport;
 pub mod volumes;
 

@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeSpec, Pod, Volume,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as RawSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_base::Quantity;
-use skiff_object::LabelSelector;
-use skiff_object::selector::Requirement;
+
+use crate::selectors::{selector, selects};
 
 /// On a claim: claim and volume both say that they belong together.
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
@@ -128,16 +128,15 @@ pub fn best_match<'a, V: AsRef<PersistentVolume>>(
     if meant.is_some() {
         return meant;
     }
-    let selector = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref()).map(label_selector);
+    let selector = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref()).map(|raw| selector(Some(raw)));
     let free = volumes.iter().filter(|volume| {
         let volume = (*volume).as_ref();
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
-        let labels = volume.metadata.labels.as_ref();
         claim_ref(volume).is_none()
             && volume.metadata.deletion_timestamp.is_none()
             && phase == Some("Available")
             && fits(volume)
-            && selector.as_ref().is_none_or(|s| s.matches(|key| labels?.get(key).map(String::as_str)))
+            && selector.as_ref().is_none_or(|selector| selects(selector, &volume.metadata))
             && accept(volume)
     });
     // Of equals the one that comes first by name, so that the binder and the scheduler agree.
@@ -145,22 +144,6 @@ pub fn best_match<'a, V: AsRef<PersistentVolume>>(
         let key = |volume: &'a V| (capacity(volume.as_ref()), volume.as_ref().metadata.name.as_deref());
         key(a).cmp(&key(b))
     })
-}
-
-fn label_selector(raw: &RawSelector) -> LabelSelector {
-    let labels = raw.match_labels.iter().flatten();
-    let mut all: Vec<_> = labels.map(|(key, value)| Requirement::In(key.clone(), vec![value.clone()])).collect();
-    for expression in raw.match_expressions.iter().flatten() {
-        let (key, values) = (expression.key.clone(), expression.values.clone().unwrap_or_default());
-        all.push(match expression.operator.as_str() {
-            "In" => Requirement::In(key, values),
-            "NotIn" => Requirement::NotIn(key, values),
-            "Exists" => Requirement::Exists(key),
-            "DoesNotExist" => Requirement::DoesNotExist(key),
-            _ => return LabelSelector::nothing(),
-        });
-    }
-    LabelSelector::of(all)
 }
 
 /// The nodes that can reach a volume: those that satisfy one of the terms; `None` where all can.

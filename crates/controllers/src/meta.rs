@@ -1,18 +1,13 @@
 //! What all controllers ask of metadata: owners, selectors, names.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as RawSelector, ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
+pub use skiff_client::selectors::{Labels, labels_selector, selector, selects};
+pub use skiff_client::volumes::annotation;
 use skiff_client::{Kind, ObjectKey, Patch};
-use skiff_object::LabelSelector;
-use skiff_object::selector::Requirement;
-
-/// The labels or annotations of an object.
-pub type Labels = BTreeMap<String, String>;
 
 /// The longest base that a generated name keeps, so that with its suffix it stays a DNS label.
 const MAX_GENERATED_BASE: usize = 58;
@@ -57,40 +52,6 @@ pub fn adoption<K: Kind>(owner: &K, uid: Option<&String>) -> Patch {
 /// The patch that makes the owner with this UID let go of an object.
 pub fn release(owner_uid: Option<&String>, uid: Option<&String>) -> Patch {
     Patch::Strategic(json!({"metadata": {"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": owner_uid}]}}))
-}
-
-/// A selector ready for matching; an absent one selects nothing, as does one with an operator that does not exist.
-pub fn selector(raw: Option<&RawSelector>) -> LabelSelector {
-    let Some(raw) = raw else { return LabelSelector::nothing() };
-    let mut requirements = labels_selector(raw.match_labels.as_ref()).requirements().to_vec();
-    for expression in raw.match_expressions.iter().flatten() {
-        let (key, values) = (expression.key.clone(), expression.values.clone().unwrap_or_default());
-        requirements.push(match expression.operator.as_str() {
-            "In" => Requirement::In(key, values),
-            "NotIn" => Requirement::NotIn(key, values),
-            "Exists" => Requirement::Exists(key),
-            "DoesNotExist" => Requirement::DoesNotExist(key),
-            _ => return LabelSelector::nothing(),
-        });
-    }
-    LabelSelector::of(requirements)
-}
-
-/// A selector of labels that must all be there.
-pub fn labels_selector(labels: Option<&Labels>) -> LabelSelector {
-    let pairs = labels.into_iter().flatten();
-    LabelSelector::of(pairs.map(|(key, value)| Requirement::In(key.clone(), vec![value.clone()])).collect())
-}
-
-/// Whether an object's labels are selected.
-pub fn selects(selector: &LabelSelector, meta: &ObjectMeta) -> bool {
-    let labels = meta.labels.as_ref();
-    selector.matches(|key| labels.and_then(|labels| labels.get(key)).map(String::as_str))
-}
-
-/// An annotation's value.
-pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
-    meta.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// A name made of a base and a random suffix, as `generateName` makes it; chosen here so that plans know it.

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use serde_json::{Value, json};
 use skiff_base::ids::safe_encode;
-use skiff_client::Kind;
+use skiff_client::{Informer, Kind};
+use skiff_object::LabelSelector;
 
+use crate::claims::{owners_of, retain_own};
 use crate::meta::{Labels, controller_of, controller_reference};
 use crate::plan::{Action, Plan};
+use crate::runner::Setup;
 
 /// The label by which pods name the revision that they came of, and DaemonSets' revisions themselves.
 pub const REVISION_HASH: &str = "controller-revision-hash";
@@ -53,8 +56,47 @@ pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     serde_json::from_value(template).ok()
 }
 
+/// What a set with a history has, or might adopt.
+pub struct Belongings {
+    /// Pods.
+    pub pods: Vec<Arc<Pod>>,
+    /// The history of its template.
+    pub revisions: Vec<Arc<ControllerRevision>>,
+    /// The names of others' revisions in its namespace.
+    pub foreign: Vec<String>,
+}
+
+/// Where the belongings of such sets are seen.
+pub struct Seen {
+    pods: Informer<Pod>,
+    revisions: Informer<ControllerRevision>,
+}
+
+impl Seen {
+    /// Brings every set to the queue whose belongings change; `chosen` says which pods and revisions a set may adopt.
+    pub fn new<K: Kind>(setup: &mut Setup, chosen: fn(&K) -> LabelSelector) -> Self {
+        setup.for_each::<K>();
+        let sets = setup.informer::<K>();
+        let known = sets.clone();
+        setup.on_change::<Pod>(move |change| owners_of(change, &known, chosen));
+        setup.on_change::<ControllerRevision>(move |change| owners_of(change, &sets, chosen));
+        Self { pods: setup.informer(), revisions: setup.informer() }
+    }
+
+    /// What a set has.
+    pub fn of<K: Kind>(&self, set: &K) -> Belongings {
+        let namespace = set.metadata().namespace.as_deref().unwrap_or_default();
+        let mut pods = self.pods.list_namespace(namespace);
+        retain_own(set, &mut pods);
+        let mut revisions = self.revisions.list_namespace(namespace);
+        let foreign = foreign_names(set, &revisions);
+        retain_own(set, &mut revisions);
+        Belongings { pods, revisions, foreign }
+    }
+}
+
 /// The names of those revisions that neither belong to the owner nor to nobody.
-pub fn foreign_names<K: Kind>(owner: &K, all: &[Arc<ControllerRevision>]) -> Vec<String> {
+fn foreign_names<K: Kind>(owner: &K, all: &[Arc<ControllerRevision>]) -> Vec<String> {
     let uid = owner.metadata().uid.as_ref();
     let foreign = all.iter().filter(|revision| controller_of(&revision.metadata).is_some_and(|o| Some(&o.uid) != uid));
     foreign.filter_map(|revision| revision.metadata.name.clone()).collect()

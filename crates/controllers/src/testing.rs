@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
+use skiff_base::ids::Ids;
 
 /// The time at which all tests happen.
 pub fn now() -> Timestamp {
@@ -63,6 +64,26 @@ fn brief_pod(text: &str, owner: &OwnerReference) -> Pod {
     serde_json::from_value(pod).expect("a pod")
 }
 
+/// More steps than anything that is played through here needs.
+const MAX_STEPS: usize = 4000;
+
+/// Plays on until nothing is left to happen; `holds` is asked after every step.
+pub fn play<S>(simulation: &mut S, mut step: impl FnMut(&mut S) -> bool, mut holds: impl FnMut(&S)) {
+    for _ in 0..MAX_STEPS {
+        if !step(simulation) {
+            return;
+        }
+        holds(simulation);
+    }
+    panic!("it does not come to its end");
+}
+
+/// Tries what may happen, beginning anywhere, until something does; false where nothing is left to happen.
+pub fn any_of(choices: usize, ids: &Ids, mut happens: impl FnMut(usize) -> bool) -> bool {
+    let start = ids.next_u64() as usize % choices;
+    (0..choices).any(|offset| happens((start + offset) % choices))
+}
+
 /// A cluster reduced to objects and revisions, on which plans can be carried out.
 #[derive(Default)]
 pub struct World {
@@ -100,6 +121,42 @@ impl World {
     /// Takes an object away.
     pub fn remove<K: skiff_client::Kind>(&mut self, name: &str) {
         self.objects.remove(&(K::resource().plural.to_string(), name.to_owned()));
+    }
+
+    /// Changes an object as its user does.
+    pub fn edit<K: skiff_client::Kind>(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut tree = json!(&*self.get::<K>(name).expect("what is edited exists"));
+        change(&mut tree);
+        let generation = tree["metadata"]["generation"].as_i64().expect("a number");
+        tree["metadata"]["generation"] = json!(generation + 1);
+        self.put::<K>(&serde_json::from_value(tree).expect("of that kind"));
+    }
+
+    /// Gives the pods of an owner another image.
+    pub fn set_image<K: skiff_client::Kind>(&mut self, owner: &str, image: &str) {
+        self.edit::<K>(owner, |tree| tree["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image));
+    }
+
+    /// The images of all pods.
+    pub fn images(&self) -> Vec<String> {
+        let image = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
+        self.list::<Pod>().iter().filter_map(image).collect()
+    }
+
+    /// A pod goes on: what is being deleted goes, what runs gets ready (unless its image is `bad`). False where it stays.
+    pub fn advance(&mut self, pod: &Pod) -> bool {
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.remove::<Pod>(pod.metadata.name.as_deref().expect("a name"));
+            return true;
+        }
+        let bad = pod.spec.as_ref().is_some_and(|spec| spec.containers[0].image.as_deref() == Some("bad"));
+        if crate::pods::is_ready(pod) || bad {
+            return false;
+        }
+        let ready = json!({"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T11:59:00Z"}]});
+        self.put(&Pod { status: serde_json::from_value(ready).expect("a status"), ..pod.clone() });
+        true
     }
 
     /// Carries out all creations, updates and deletions of a plan; pods get a deletion timestamp first.

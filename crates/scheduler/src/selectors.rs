@@ -1,39 +1,7 @@
-//! Label selectors and node selectors of the typed API, made ready for matching.
-
-use std::collections::BTreeMap;
+//! Node selectors of the typed API, and where those of labels come from.
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as RawSelector;
-use skiff_object::LabelSelector;
-use skiff_object::selector::Requirement;
-
-/// The labels of an object.
-pub type Labels = BTreeMap<String, String>;
-
-/// A selector ready for matching; an absent one selects nothing, as does one with an operator that does not exist.
-pub fn selector(raw: Option<&RawSelector>) -> LabelSelector {
-    let Some(raw) = raw else { return LabelSelector::nothing() };
-    let mut requirements: Vec<Requirement> = Vec::new();
-    for (key, value) in raw.match_labels.iter().flatten() {
-        requirements.push(Requirement::In(key.clone(), vec![value.clone()]));
-    }
-    for expression in raw.match_expressions.iter().flatten() {
-        let (key, values) = (expression.key.clone(), expression.values.clone().unwrap_or_default());
-        requirements.push(match expression.operator.as_str() {
-            "In" => Requirement::In(key, values),
-            "NotIn" => Requirement::NotIn(key, values),
-            "Exists" => Requirement::Exists(key),
-            "DoesNotExist" => Requirement::DoesNotExist(key),
-            _ => return LabelSelector::nothing(),
-        });
-    }
-    LabelSelector::of(requirements)
-}
-
-/// Whether labels are selected.
-pub fn selects(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
-    selector.matches(|key| labels.and_then(|labels| labels.get(key)).map(String::as_str))
-}
+pub use skiff_client::selectors::{Labels, selector, selects_labels as selects};
 
 /// Whether a node satisfies at least one of the terms; a term without requirements is satisfied by none.
 pub fn node_matches_any(terms: &[NodeSelectorTerm], node: &Node) -> bool {

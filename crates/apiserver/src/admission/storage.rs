@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 use skiff_base::Quantity;
+use skiff_kinds::rules::{default_choice, storage_rules};
 use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
 
@@ -36,18 +37,14 @@ fn protect(object: &mut Object, finalizer: &str) {
     }
 }
 
-/// Of several default classes the newest counts, of equally old ones the first by name.
 fn default_class(attributes: &Attributes<'_>, claim: &mut Object) -> Result<()> {
     let named = claim.at(&["spec", "storageClassName"]).is_some_and(|class| !class.is_null());
     if named || claim.annotation(CLASS_ANNOTATION).is_some() {
         return Ok(());
     }
     let Some(cache) = attributes.server.catalogue.cache("storage.k8s.io", "storageclasses") else { return Ok(()) };
-    let mut classes = cache.objects(&Filter::default())?;
-    classes.retain(|class| class.annotation(DEFAULT_CLASS) == Some("true"));
-    let age = |class: &Object| class.str_at(&["metadata", "creationTimestamp"]).to_owned();
-    classes.sort_by(|a, b| age(b).cmp(&age(a)).then_with(|| a.name().cmp(b.name())));
-    if let Some(class) = classes.first() {
+    let classes = cache.objects(&Filter::default())?;
+    if let Some(class) = default_choice::default_class(&classes, DEFAULT_CLASS) {
         claim.set_at(&["spec", "storageClassName"], class.name());
     }
     Ok(())
@@ -67,9 +64,8 @@ pub fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Optio
     if old.str_at(&["status", "phase"]) != "Bound" {
         return refuse("Only bound persistent volume claims can be expanded");
     }
-    let class = claim.annotation(CLASS_ANNOTATION).unwrap_or(claim.str_at(&["spec", "storageClassName"])).to_owned();
     let cache = attributes.server.catalogue.cache("storage.k8s.io", "storageclasses");
-    let class = cache.map(|cache| cache.object("", &class)).transpose()?.flatten();
+    let class = cache.map(|cache| cache.object("", storage_rules::class_name(claim))).transpose()?.flatten();
     if class.is_some_and(|class| class.at(&["allowVolumeExpansion"]).and_then(Value::as_bool) == Some(true)) {
         return Ok(());
     }

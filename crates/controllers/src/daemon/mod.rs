@@ -14,11 +14,10 @@ use skiff_base::ids::Ids;
 use skiff_client::{Change, Informer, ObjectKey};
 use skiff_object::LabelSelector;
 
-use crate::claims::{owners_of, retain_own};
 use crate::meta::selector;
 use crate::placement::taints;
 use crate::plan::Plan;
-use crate::revisions::foreign_names;
+use crate::revisions::{Belongings, Seen};
 use crate::runner::{Controller, Failure, Setup};
 
 /// What the decision rests on.
@@ -39,38 +38,22 @@ pub struct Observed {
 pub struct Daemons {
     sets: Informer<DaemonSet>,
     nodes: Informer<Node>,
-    pods: Informer<Pod>,
-    revisions: Informer<ControllerRevision>,
+    seen: Seen,
     ids: Arc<Ids>,
 }
 
 impl Daemons {
     /// Sets up queue and caches.
     pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
-        let sets = setup.informer::<DaemonSet>();
-        setup.for_each::<DaemonSet>();
-        let known = sets.clone();
-        setup.on_change::<Pod>(move |change| owners_of(change, &known, chosen));
+        let (sets, seen) = (setup.informer::<DaemonSet>(), Seen::new(setup, chosen));
         let known = sets.clone();
         setup.on_change::<Node>(move |change| all_if_node_matters(change, &known));
-        let known = sets.clone();
-        setup.on_change::<ControllerRevision>(move |change| owners_of(change, &known, chosen));
-        Arc::new(Self {
-            sets,
-            nodes: setup.informer(),
-            pods: setup.informer(),
-            revisions: setup.informer(),
-            ids: setup.ids.clone(),
-        })
+        Arc::new(Self { sets, seen, nodes: setup.informer(), ids: setup.ids.clone() })
     }
 
     fn observe(&self, key: &ObjectKey) -> Option<Observed> {
         let set = self.sets.by_key(key)?;
-        let mut pods = self.pods.list_namespace(&key.namespace);
-        retain_own(&*set, &mut pods);
-        let mut revisions = self.revisions.list_namespace(&key.namespace);
-        let foreign = foreign_names(&*set, &revisions);
-        retain_own(&*set, &mut revisions);
+        let Belongings { pods, revisions, foreign } = self.seen.of(&*set);
         Some(Observed { nodes: self.nodes.list(), pods, revisions, foreign, set })
     }
 }

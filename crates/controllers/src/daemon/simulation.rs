@@ -6,20 +6,17 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use serde_json::json;
 use skiff_base::ids::Ids;
 
 use super::{Observed, decide};
 use crate::pods::{is_active, is_ready};
-use crate::testing::{World, now, object};
+use crate::testing::{World, any_of, now, object, play};
 
-/// More steps than anything here needs.
-const MAX_STEPS: usize = 2000;
 const SEEDS: u64 = 40;
 
 struct Simulation {
     world: World,
-    ids: Ids,
+    ids: Arc<Ids>,
 }
 
 /// The node that a pod is meant for.
@@ -29,12 +26,19 @@ fn node_of(pod: &Pod) -> String {
     tree.pointer(path).and_then(|value| value.as_str()).expect("a node").to_owned()
 }
 
+/// The pod on the node that it is meant for.
+fn placed(pod: &Pod) -> Pod {
+    let (mut pod, node) = (pod.clone(), node_of(pod));
+    pod.spec.get_or_insert_default().node_name = Some(node);
+    pod
+}
+
 impl Simulation {
     fn new(seed: u64, nodes: usize, strategy: &str) -> Self {
         let set: DaemonSet = object(&format!(
             "{{metadata: {{name: log, namespace: d, uid: u, generation: 1}}, spec: {{updateStrategy: {{rollingUpdate: {strategy}}}, selector: {{matchLabels: {{app: web}}}}, template: {{metadata: {{labels: {{app: web}}}}, spec: {{containers: [{{name: c, image: v1}}]}}}}}}}}"
         ));
-        let mut simulation = Self { world: World::default(), ids: Ids::seeded(seed) };
+        let mut simulation = Self { world: World::default(), ids: Arc::new(Ids::seeded(seed)) };
         simulation.world.put(&set);
         (0..nodes).for_each(|at| simulation.add_node(at));
         simulation
@@ -42,15 +46,6 @@ impl Simulation {
 
     fn add_node(&mut self, at: usize) {
         self.world.put::<Node>(&object(&format!("{{metadata: {{name: n{at}}}}}")));
-    }
-
-    fn set_image(&mut self, image: &str) {
-        let set = self.world.get::<DaemonSet>("log").expect("it is never deleted");
-        let mut tree = serde_json::to_value(&*set).expect("an object");
-        tree["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
-        let generation = tree["metadata"]["generation"].as_i64().expect("a number");
-        tree["metadata"]["generation"] = json!(generation + 1);
-        self.world.put::<DaemonSet>(&serde_json::from_value(tree).expect("a DaemonSet"));
     }
 
     fn sync(&mut self) -> bool {
@@ -68,30 +63,11 @@ impl Simulation {
 
     /// One thing happens; false where nothing is left to happen.
     fn step(&mut self) -> bool {
-        let pods = self.world.list::<Pod>();
-        let (choices, start) = (pods.len() + 1, self.ids.next_u64() as usize);
-        (0..choices).any(|offset| match (start + offset) % choices {
+        let (pods, ids) = (self.world.list::<Pod>(), self.ids.clone());
+        any_of(pods.len() + 1, &ids, |choice| match choice {
             0 => !self.sync(),
-            at => self.advance(&pods[at - 1]),
+            at => self.world.advance(&placed(&pods[at - 1])),
         })
-    }
-
-    fn advance(&mut self, pod: &Pod) -> bool {
-        let name = pod.metadata.name.clone().expect("a name");
-        if pod.metadata.deletion_timestamp.is_some() {
-            self.world.remove::<Pod>(&name);
-            return true;
-        }
-        if is_ready(pod) {
-            return false;
-        }
-        let ready = json!({"phase": "Running", "conditions": [
-            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T11:59:00Z"}]});
-        let mut pod = Pod { status: serde_json::from_value(ready).expect("a status"), ..pod.clone() };
-        let node = node_of(&pod);
-        pod.spec.get_or_insert_default().node_name = Some(node);
-        self.world.put(&pod);
-        true
     }
 
     /// How many active and how many available pods each node has.
@@ -106,19 +82,8 @@ impl Simulation {
         counts
     }
 
-    fn run(&mut self, mut holds: impl FnMut(&Self)) {
-        for _ in 0..MAX_STEPS {
-            if !self.step() {
-                return;
-            }
-            holds(self);
-        }
-        panic!("it does not come to its end");
-    }
-
-    fn images(&self) -> Vec<String> {
-        let image = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
-        self.world.list::<Pod>().iter().filter_map(image).collect()
+    fn run(&mut self, holds: impl FnMut(&Self)) {
+        play(self, Self::step, holds);
     }
 }
 
@@ -131,8 +96,8 @@ fn rollouts_keep_their_bounds_and_end() {
             println!("seed {seed} {strategy}");
             let mut simulation = Simulation::new(seed, 5, strategy);
             simulation.run(|_| {});
-            assert_eq!(simulation.images(), ["v1"; 5]);
-            simulation.set_image("v2");
+            assert_eq!(simulation.world.images(), ["v1"; 5]);
+            simulation.world.set_image::<DaemonSet>("log", "v2");
             simulation.run(|simulation| {
                 let counts = simulation.by_node();
                 let missing = counts.values().filter(|(_, available)| *available == 0).count();
@@ -140,7 +105,7 @@ fn rollouts_keep_their_bounds_and_end() {
                 assert!(missing <= most_missing, "{missing} nodes are without");
                 assert!(doubled <= if surges { 2 } else { 0 }, "{doubled} nodes have two");
             });
-            assert_eq!(simulation.images(), ["v2"; 5]);
+            assert_eq!(simulation.world.images(), ["v2"; 5]);
         }
     }
 }
@@ -157,6 +122,6 @@ fn nodes_that_come_and_go_are_followed() {
         simulation.run(|simulation| {
             assert!(simulation.by_node().values().all(|(active, _)| *active <= 1), "no node has two");
         });
-        assert_eq!(simulation.images().len(), 4);
+        assert_eq!(simulation.world.images().len(), 4);
     }
 }

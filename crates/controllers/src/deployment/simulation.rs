@@ -16,14 +16,11 @@ use super::{Observed, rollout, template};
 use crate::plan::Plan;
 use crate::pods::{is_active, is_ready};
 use crate::replicas;
-use crate::testing::{World, now, object};
-
-/// More steps than any rollout here needs.
-const MAX_STEPS: usize = 4000;
+use crate::testing::{World, any_of, now, object, play};
 
 struct Simulation {
     world: World,
-    ids: Ids,
+    ids: Arc<Ids>,
     told: Vec<String>,
 }
 
@@ -34,7 +31,7 @@ impl Simulation {
         ));
         let mut world = World::default();
         world.put(&deployment);
-        Self { world, ids: Ids::seeded(seed), told: Vec::new() }
+        Self { world, ids: Arc::new(Ids::seeded(seed)), told: Vec::new() }
     }
 
     fn deployment(&self) -> Arc<Deployment> {
@@ -42,15 +39,11 @@ impl Simulation {
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut serde_json::Value)) {
-        let mut value = serde_json::to_value(&*self.deployment()).expect("an object");
-        change(&mut value);
-        let generation = value["metadata"]["generation"].as_i64().expect("a number");
-        value["metadata"]["generation"] = json!(generation + 1);
-        self.world.put::<Deployment>(&serde_json::from_value(value).expect("a Deployment"));
+        self.world.edit::<Deployment>("web", change);
     }
 
     fn set_image(&mut self, image: &str) {
-        self.edit(|value| value["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image));
+        self.world.set_image::<Deployment>("web", image);
     }
 
     fn carry_out(&mut self, plan: &Plan) {
@@ -79,46 +72,16 @@ impl Simulation {
     }
 
     /// One thing happens; false where nothing is left to happen.
-    fn step(&mut self, pods_get_ready: bool) -> bool {
-        let sets = self.world.list::<ReplicaSet>();
-        let pods = self.world.list::<Pod>();
-        let mut choices = 1 + sets.len() + pods.len();
-        let mut pick = self.ids.next_u64() as usize % choices;
-        loop {
-            let moved = match pick {
-                0 => !self.sync_deployment(),
-                at if at <= sets.len() => match self.world.get(sets[at - 1].metadata.name.as_deref().unwrap_or("")) {
-                    Some(set) => !self.sync_set(set),
-                    None => false,
-                },
-                at => self.advance(&pods[at - 1 - sets.len()], pods_get_ready),
-            };
-            if moved {
-                return true;
+    fn step(&mut self) -> bool {
+        let (sets, pods, ids) = (self.world.list::<ReplicaSet>(), self.world.list::<Pod>(), self.ids.clone());
+        any_of(1 + sets.len() + pods.len(), &ids, |choice| match choice {
+            0 => !self.sync_deployment(),
+            at if at <= sets.len() => {
+                let set = self.world.get(sets[at - 1].metadata.name.as_deref().unwrap_or_default());
+                set.is_some_and(|set| !self.sync_set(set))
             }
-            choices -= 1;
-            if choices == 0 {
-                return false;
-            }
-            pick = (pick + 1) % (1 + sets.len() + pods.len());
-        }
-    }
-
-    fn advance(&mut self, pod: &Pod, get_ready: bool) -> bool {
-        let name = pod.metadata.name.clone().expect("a name");
-        if pod.metadata.deletion_timestamp.is_some() {
-            self.world.remove::<Pod>(&name);
-            return true;
-        }
-        let bad = pod.spec.as_ref().is_some_and(|spec| spec.containers[0].image.as_deref() == Some("bad"));
-        if is_ready(pod) || bad || !get_ready {
-            return false;
-        }
-        let ready = json!({"phase": "Running", "conditions": [
-            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T11:59:00Z"}]});
-        let pod = Pod { status: serde_json::from_value(ready).expect("a status"), ..pod.clone() };
-        self.world.put(&pod);
-        true
+            at => self.world.advance(&pods[at - 1 - sets.len()]),
+        })
     }
 
     fn available(&self) -> i32 {
@@ -132,15 +95,11 @@ impl Simulation {
     /// Runs to the end; where `bounded` the strategy's limits hold all the way.
     fn settle(&mut self, bounded: bool, what: &str) {
         let bounded = bounded && !is_recreate(&self.deployment());
-        for _ in 0..MAX_STEPS {
-            if !self.step(true) {
-                return;
-            }
+        play(self, Self::step, |simulation| {
             if bounded {
-                self.assert_bounds(what);
+                simulation.assert_bounds(what);
             }
-        }
-        panic!("{what}: does not come to an end");
+        });
     }
 
     fn assert_bounds(&self, what: &str) {
@@ -198,7 +157,7 @@ fn a_rollout_overtaken_by_the_next_and_one_that_is_undone_keep_their_bounds() {
             for image in ["v2", "bad", "v1", "v3", "v4", "v5"] {
                 simulation.set_image(image);
                 for _ in 0..(seed + 3) {
-                    simulation.step(true);
+                    simulation.step();
                     simulation.assert_bounds(&what);
                 }
             }
@@ -224,10 +183,9 @@ fn recreate_never_runs_two_templates_at_once() {
     let mut simulation = Simulation::new(3, 3, STRATEGIES[4]);
     simulation.settle(false, "start");
     simulation.set_image("v2");
-    while simulation.step(true) {
-        let pods = simulation.world.list::<Pod>();
-        let image = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
-        assert!(pods.iter().all(|pod| image(pod) == image(&pods[0])), "both templates run");
+    while simulation.step() {
+        let images = simulation.world.images();
+        assert!(images.iter().all(|image| *image == images[0]), "both templates run");
     }
     simulation.assert_converged("recreated");
 }

@@ -15,10 +15,9 @@ use skiff_base::Timestamp;
 use skiff_client::{Change, Informer, ObjectKey};
 use skiff_object::LabelSelector;
 
-use crate::claims::{owners_of, retain_own};
 use crate::meta::selector;
 use crate::plan::Plan;
-use crate::revisions::foreign_names;
+use crate::revisions::{Belongings, Seen};
 use crate::runner::{Controller, Failure, Setup};
 
 /// What the decision rests on.
@@ -38,32 +37,22 @@ pub struct Observed {
 /// The controller.
 pub struct StatefulSets {
     sets: Informer<StatefulSet>,
-    pods: Informer<Pod>,
     claims: Informer<PersistentVolumeClaim>,
-    revisions: Informer<ControllerRevision>,
+    seen: Seen,
 }
 
 impl StatefulSets {
     /// Sets up queue and caches.
     pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
-        let sets = setup.informer::<StatefulSet>();
-        setup.for_each::<StatefulSet>();
-        let known = sets.clone();
-        setup.on_change::<Pod>(move |change| owners_of(change, &known, chosen));
-        let known = sets.clone();
-        setup.on_change::<ControllerRevision>(move |change| owners_of(change, &known, chosen));
+        let (sets, seen) = (setup.informer::<StatefulSet>(), Seen::new(setup, chosen));
         let known = sets.clone();
         setup.on_change::<PersistentVolumeClaim>(move |change| keys_of_lost_claim(change, &known));
-        Arc::new(Self { sets, pods: setup.informer(), claims: setup.informer(), revisions: setup.informer() })
+        Arc::new(Self { sets, seen, claims: setup.informer() })
     }
 
     fn observe(&self, key: &ObjectKey) -> Option<Observed> {
         let set = self.sets.by_key(key)?;
-        let mut pods = self.pods.list_namespace(&key.namespace);
-        retain_own(&*set, &mut pods);
-        let mut revisions = self.revisions.list_namespace(&key.namespace);
-        let foreign = foreign_names(&*set, &revisions);
-        retain_own(&*set, &mut revisions);
+        let Belongings { pods, revisions, foreign } = self.seen.of(&*set);
         let claims = self.claims.list_namespace(&key.namespace);
         let claims = claims.into_iter().filter_map(|claim| Some((claim.metadata.name.clone()?, claim))).collect();
         Some(Observed { set, pods, claims, revisions, foreign })

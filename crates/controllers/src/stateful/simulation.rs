@@ -11,15 +11,13 @@ use skiff_base::ids::Ids;
 
 use super::{Observed, decide};
 use crate::pods::{is_active, is_ready};
-use crate::testing::{World, now, object};
+use crate::testing::{World, any_of, now, object, play};
 
-/// More steps than anything here needs.
-const MAX_STEPS: usize = 2000;
 const SEEDS: u64 = 40;
 
 struct Simulation {
     world: World,
-    ids: Ids,
+    ids: Arc<Ids>,
 }
 
 impl Simulation {
@@ -29,23 +27,11 @@ impl Simulation {
         ));
         let mut world = World::default();
         world.put(&set);
-        Self { world, ids: Ids::seeded(seed) }
+        Self { world, ids: Arc::new(Ids::seeded(seed)) }
     }
 
     fn set(&self) -> Arc<StatefulSet> {
         self.world.get("db").expect("it is never deleted")
-    }
-
-    fn edit(&mut self, path: &str, value: serde_json::Value) {
-        let mut tree = serde_json::to_value(&*self.set()).expect("an object");
-        *tree.pointer_mut(path).expect("it is there") = value;
-        let generation = tree["metadata"]["generation"].as_i64().expect("a number");
-        tree["metadata"]["generation"] = json!(generation + 1);
-        self.world.put::<StatefulSet>(&serde_json::from_value(tree).expect("a StatefulSet"));
-    }
-
-    fn set_image(&mut self, image: &str) {
-        self.edit("/spec/template/spec/containers/0/image", json!(image));
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
@@ -67,29 +53,11 @@ impl Simulation {
 
     /// One thing happens; false where nothing is left to happen.
     fn step(&mut self) -> bool {
-        let pods = self.pods();
-        let (choices, start) = (pods.len() + 1, self.ids.next_u64() as usize);
-        (0..choices).any(|offset| match (start + offset) % choices {
+        let (pods, ids) = (self.pods(), self.ids.clone());
+        any_of(pods.len() + 1, &ids, |choice| match choice {
             0 => !self.sync(),
-            at => self.advance(&pods[at - 1]),
+            at => self.world.advance(&pods[at - 1]),
         })
-    }
-
-    fn advance(&mut self, pod: &Pod) -> bool {
-        let name = pod.metadata.name.clone().expect("a name");
-        if pod.metadata.deletion_timestamp.is_some() {
-            self.world.remove::<Pod>(&name);
-            return true;
-        }
-        let bad = pod.spec.as_ref().is_some_and(|spec| spec.containers[0].image.as_deref() == Some("bad"));
-        if is_ready(pod) || bad {
-            return false;
-        }
-        let ready = json!({"phase": "Running", "conditions": [
-            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T11:59:00Z"}]});
-        let pod = Pod { status: serde_json::from_value(ready).expect("a status"), ..pod.clone() };
-        self.world.put(&pod);
-        true
     }
 
     fn available(&self, ordinal: i32) -> bool {
@@ -97,19 +65,8 @@ impl Simulation {
         pod.is_some_and(|pod| is_active(&pod) && is_ready(&pod))
     }
 
-    fn run(&mut self, mut holds: impl FnMut(&Self)) {
-        for _ in 0..MAX_STEPS {
-            if !self.step() {
-                return;
-            }
-            holds(self);
-        }
-        panic!("it does not come to its end");
-    }
-
-    fn images(&self) -> Vec<String> {
-        let image = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
-        self.pods().iter().filter_map(image).collect()
+    fn run(&mut self, holds: impl FnMut(&Self)) {
+        play(self, Self::step, holds);
     }
 }
 
@@ -130,7 +87,7 @@ fn pods_come_and_go_in_order() {
         let mut simulation = Simulation::new(seed, 4, "");
         simulation.run(grows_in_order);
         assert_eq!(simulation.pods().len(), 4);
-        simulation.edit("/spec/replicas", json!(1));
+        simulation.world.edit::<StatefulSet>("db", |tree| tree["spec"]["replicas"] = json!(1));
         let mut most = 4;
         simulation.run(|simulation| {
             let count = simulation.pods().len();
@@ -152,15 +109,15 @@ fn rollouts_miss_no_more_than_may_be_missing() {
             println!("seed {seed} {more}");
             let mut simulation = Simulation::new(seed, 5, more);
             simulation.run(|_| {});
-            simulation.set_image("v2");
+            simulation.world.set_image::<StatefulSet>("db", "v2");
             simulation.run(|simulation| {
                 let missing = (0..5).filter(|ordinal| !simulation.available(*ordinal)).count();
                 assert!(missing <= most, "{missing} are missing");
             });
-            assert_eq!(simulation.images(), ["v2"; 5]);
-            simulation.set_image("v1");
+            assert_eq!(simulation.world.images(), ["v2"; 5]);
+            simulation.world.set_image::<StatefulSet>("db", "v1");
             simulation.run(|_| {});
-            assert_eq!(simulation.images(), ["v1"; 5]);
+            assert_eq!(simulation.world.images(), ["v1"; 5]);
             let revisions = simulation.world.list::<k8s_openapi::api::apps::v1::ControllerRevision>();
             assert_eq!(revisions.len(), 2, "a template that comes back takes its old revision");
         }
@@ -173,19 +130,19 @@ fn a_partition_is_kept_and_a_broken_template_is_mended() {
         println!("seed {seed}");
         let mut simulation = Simulation::new(seed, 3, ", updateStrategy: {rollingUpdate: {partition: 2}}");
         simulation.run(|_| {});
-        simulation.set_image("v2");
+        simulation.world.set_image::<StatefulSet>("db", "v2");
         simulation.run(|_| {});
-        assert_eq!(simulation.images(), ["v1", "v1", "v2"]);
+        assert_eq!(simulation.world.images(), ["v1", "v1", "v2"]);
         simulation.world.remove::<Pod>("db-0");
         simulation.run(|_| {});
-        assert_eq!(simulation.images(), ["v1", "v1", "v2"], "what is below the partition stays as it was");
+        assert_eq!(simulation.world.images(), ["v1", "v1", "v2"], "what is below the partition stays as it was");
         let mut simulation = Simulation::new(seed, 3, "");
         simulation.run(|_| {});
-        simulation.set_image("bad");
+        simulation.world.set_image::<StatefulSet>("db", "bad");
         simulation.run(|_| {});
-        assert_eq!(simulation.images(), ["v1", "v1", "bad"], "a broken template stops at the first pod");
-        simulation.set_image("v3");
+        assert_eq!(simulation.world.images(), ["v1", "v1", "bad"], "a broken template stops at the first pod");
+        simulation.world.set_image::<StatefulSet>("db", "v3");
         simulation.run(|_| {});
-        assert_eq!(simulation.images(), ["v3"; 3]);
+        assert_eq!(simulation.world.images(), ["v3"; 3]);
     }
 }

@@ -13,6 +13,7 @@ use skiff_base::Timestamp;
 use skiff_client::events::reference;
 use skiff_client::volumes::*;
 use skiff_client::{Change, Informer, ObjectKey};
+use skiff_kinds::rules::default_choice::rank;
 
 use crate::plan::{Action, Note, Plan};
 use crate::runner::{Controller, Failure, Setup};
@@ -126,12 +127,12 @@ fn find_volume(view: &ClaimView, plan: &mut Plan) {
     plan.then(Action::tell(Note::normal(claim, reason, message)));
 }
 
-/// Of several default classes the newest counts, of equally old ones the first by name.
-pub fn default_class(classes: &[Arc<StorageClass>]) -> Option<&Arc<StorageClass>> {
+/// The class of claims that name none.
+fn default_class(classes: &[Arc<StorageClass>]) -> Option<&Arc<StorageClass>> {
     let defaults = classes.iter().filter(|class| is_default_class(class));
     defaults.min_by_key(|class| {
         let created = class.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (std::cmp::Reverse(created), class.metadata.name.clone())
+        rank(created, class.metadata.name.as_deref().unwrap_or_default())
     })
 }
 

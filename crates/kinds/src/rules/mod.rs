@@ -12,6 +12,7 @@ pub mod container_defaults;
 pub mod crd_check;
 pub mod crd_schema_check;
 pub mod cron;
+pub mod default_choice;
 pub mod device_check;
 pub mod env_check;
 pub mod event_rules;
