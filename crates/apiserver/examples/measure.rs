@@ -33,6 +33,7 @@ fn config(folder: &str, clock: SharedClock) -> Fallible<Config> {
         advertise: "127.0.0.1:6443".parse()?,
         service_accounts: None,
         kubelet_tls: None,
+        front_proxy: None,
         authorization: true,
         tokens: Vec::new(),
     })

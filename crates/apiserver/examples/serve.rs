@@ -65,6 +65,7 @@ async fn main() -> Fallible<()> {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
         }),
         kubelet_tls: None,
+        front_proxy: None,
         authorization: true,
         tokens: Vec::new(),
     };

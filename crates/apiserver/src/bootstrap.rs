@@ -10,6 +10,7 @@ use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
 use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
 
+use crate::aggregation::local;
 use crate::alloc::{Allocators, Claims};
 use crate::codec;
 use crate::config::Config;
@@ -33,7 +34,7 @@ pub async fn run(config: &Config, catalogue: &Catalogue, allocators: &Allocators
                 claims.add_to(allocators, &namespace, &name, &mut transaction);
             }
         }
-        for object in endpoints(config) {
+        for object in endpoints(config).into_iter().chain(authentication(config)) {
             put(config, catalogue, object, &mut transaction).await?;
         }
         if write_parts(config, transaction).await? {
@@ -78,7 +79,7 @@ async fn put(config: &Config, catalogue: &Catalogue, object: Object, transaction
     let Some((key, found)) = find(config, catalogue, &object).await? else { return Ok(()) };
     let differs = |stored: &KeyValue| {
         let old: Object = serde_json::from_slice(&stored.value).unwrap_or_default();
-        ["subsets", "endpoints", "ports"].iter().any(|part| object.get(part) != old.get(part))
+        ["subsets", "endpoints", "ports", "data"].iter().any(|part| object.get(part) != old.get(part))
     };
     if found.as_ref().is_none_or(differs) {
         write(config, catalogue, object, found, key, transaction);
@@ -128,7 +129,9 @@ fn objects(config: &Config) -> Vec<Object> {
     let usage = crate::usage::objects(config.clock.now());
     let first = namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own);
     let flows = flow_control_objects().into_iter().map(|object| with_flow_status(object, config));
-    first.chain(flows).chain(storage_classes()).chain(usage).collect()
+    let versions = local::of_builtin(config.kinds.iter().copied());
+    let versions = versions.iter().map(|version| version.first_object(config.clock.now()));
+    first.chain(flows).chain(storage_classes()).chain(usage).chain(versions).collect()
 }
 
 /// The first flow schemas lead to levels that are there, and say so.
@@ -175,4 +178,22 @@ fn endpoints(config: &Config) -> [Object; 2] {
         "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
     [endpoints, slice]
+}
+
+/// What an aggregated API server reads to know whom to believe: the authorities of clients and of the server that passes
+/// requests on, and the headers by which that one tells who asks.
+fn authentication(config: &Config) -> Option<Object> {
+    let proxy = config.front_proxy.as_ref()?;
+    let list = |text: &str| json!([text]).to_string();
+    Some(json!({"kind": "ConfigMap", "apiVersion": "v1",
+    "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+    "data": {
+        "client-ca-file": proxy.client_authority,
+        "requestheader-allowed-names": list(&proxy.name),
+        "requestheader-client-ca-file": proxy.authority,
+        "requestheader-extra-headers-prefix": list("X-Remote-Extra-"),
+        "requestheader-group-headers": list("X-Remote-Group"),
+        "requestheader-uid-headers": list("X-Remote-Uid"),
+        "requestheader-username-headers": list("X-Remote-User"),
+    }}))
 }

@@ -11,6 +11,7 @@ use skiff_kinds::ResourceDef;
 use skiff_store::Store;
 
 use crate::call::UserInfo;
+use crate::trust::Identity;
 
 /// What `/version` tells.
 #[derive(Debug, Clone, Serialize)]
@@ -82,6 +83,19 @@ impl std::fmt::Display for Cidr {
     }
 }
 
+/// How the server makes other API servers believe in whose name it asks them.
+#[derive(Clone)]
+pub struct FrontProxy {
+    /// The certificate that it shows them.
+    pub identity: Identity,
+    /// The authority of that certificate, in PEM: what others check it against.
+    pub authority: String,
+    /// The name in it.
+    pub name: String,
+    /// The authority of clients' certificates, in PEM.
+    pub client_authority: String,
+}
+
 /// What the binary tells the server at its start.
 #[derive(Clone)]
 pub struct Config {
@@ -107,6 +121,8 @@ pub struct Config {
     pub service_accounts: Option<ServiceAccountKeys>,
     /// How the server speaks TLS to the nodes' agents, with its client certificate.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How requests are passed on to other API servers; without it these are asked without a certificate.
+    pub front_proxy: Option<FrontProxy>,
     /// Whether requests are authorized at all.
     pub authorization: bool,
     /// Tokens that are known beforehand.

@@ -5,6 +5,7 @@
 //! subresources need code are in `sub`, and call the same pipeline.
 
 pub mod admission;
+mod aggregation;
 pub mod alloc;
 pub mod authn;
 pub mod authz;
@@ -25,6 +26,7 @@ mod serve;
 pub mod server;
 pub mod storage;
 mod sub;
+pub mod trust;
 mod tunnel;
 mod usage;
 mod webhook;

@@ -1,15 +1,17 @@
 //! The figures of `/metrics`, under upstream's names.
 //! See <https://kubernetes.io/docs/reference/instrumentation/metrics/>.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use skiff_base::Timestamp;
 
+use crate::aggregation::remote::Remote;
 use crate::config::VersionInfo;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
@@ -85,6 +87,8 @@ pub struct Metrics {
     reading: AtomicI64,
     writing: AtomicI64,
     deprecated: Mutex<Vec<String>>,
+    /// How often which other server could be asked no longer, and why.
+    unavailable: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
 /// A request that is under way, and counted so until this is dropped.
@@ -227,6 +231,27 @@ impl Metrics {
         write_storage(&mut text, snapshot);
         write_build(&mut text, version);
         write_process(&mut text, started);
+        text.0
+    }
+
+    /// Counts a server that can be asked no longer.
+    pub fn aggregated_unavailable(&self, name: &str, reason: &'static str) {
+        *self.unavailable.lock().entry((name.to_owned(), reason)).or_default() += 1;
+    }
+
+    /// Which other servers can be asked, and how often they could not.
+    pub fn aggregated(&self, remotes: &[Arc<Remote>]) -> String {
+        let mut text = Text::default();
+        let name = "aggregator_unavailable_apiservice";
+        text.head(name, "gauge", "Aggregated servers, and whether they cannot be asked.");
+        for remote in remotes {
+            text.line(format_args!("{name}{{name={:?}}} {}", remote.name, u8::from(!remote.is_available())));
+        }
+        let name = "aggregator_unavailable_apiservice_total";
+        text.head(name, "counter", "How often aggregated servers could be asked no longer, by reason.");
+        for ((service, reason), count) in self.unavailable.lock().iter() {
+            text.line(format_args!("{name}{{name={service:?},reason={reason:?}}} {count}"));
+        }
         text.0
     }
 

@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use skiff_kinds::{ResourceDef, openapi};
 use skiff_object::{GroupVersion, Status};
 
+use crate::aggregation::remote::Remote;
+use crate::aggregation::told;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::http::body;
@@ -42,31 +44,43 @@ pub struct Documents {
 /// The fingerprints of one state of the catalogue.
 pub struct Fingerprints {
     of: Arc<Snapshot>,
+    /// Of what other servers said.
+    told: Vec<u64>,
     /// Of all kinds.
     pub whole: String,
     versions: Vec<(GroupVersion, String)>,
 }
 
 impl Fingerprints {
-    fn of(snapshot: Arc<Snapshot>) -> Self {
+    fn of(snapshot: Arc<Snapshot>, remotes: &[Arc<Remote>]) -> Self {
         let mut versions: BTreeMap<GroupVersion, Vec<u64>> = BTreeMap::new();
         for served in &snapshot.ordered {
             versions.entry(served.def.group_version()).or_default().push(served.fingerprint());
         }
         let print = |(version, kinds): (GroupVersion, Vec<u64>)| (version, openapi::fingerprint(kinds.into_iter()));
-        let versions = versions.into_iter().map(print).collect();
-        let whole = openapi::fingerprint(snapshot.ordered.iter().map(|served| served.fingerprint()));
-        Self { of: snapshot, whole, versions }
+        let mut versions: Vec<_> = versions.into_iter().map(print).collect();
+        let foreign = |remote: &Arc<Remote>| {
+            let version = GroupVersion::new(&remote.group, &remote.version);
+            Some((version, remote.told.lock().v3.clone()?))
+        };
+        versions.extend(remotes.iter().filter_map(foreign));
+        let (told, own) = (told_by(remotes), snapshot.ordered.iter().map(|served| served.fingerprint()));
+        let whole = openapi::fingerprint(own.chain(told.iter().copied()));
+        Self { of: snapshot, told, whole, versions }
     }
+}
+
+fn told_by(remotes: &[Arc<Remote>]) -> Vec<u64> {
+    remotes.iter().map(|remote| remote.told.lock().fingerprint).collect()
 }
 
 impl Documents {
     /// The fingerprints of what is served now.
-    pub fn fingerprints(&self, snapshot: &Arc<Snapshot>) -> Arc<Fingerprints> {
+    pub fn fingerprints(&self, snapshot: &Arc<Snapshot>, remotes: &[Arc<Remote>]) -> Arc<Fingerprints> {
         let mut prints = self.prints.lock();
         match &*prints {
-            Some(known) if Arc::ptr_eq(&known.of, snapshot) => known.clone(),
-            _ => prints.insert(Arc::new(Fingerprints::of(snapshot.clone()))).clone(),
+            Some(known) if Arc::ptr_eq(&known.of, snapshot) && known.told == told_by(remotes) => known.clone(),
+            _ => prints.insert(Arc::new(Fingerprints::of(snapshot.clone(), remotes))).clone(),
         }
     }
 
@@ -88,8 +102,8 @@ impl Documents {
 /// Answers a path below `/openapi`.
 pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, path: &str) -> Result<Option<Answer>> {
     let Some(rest) = path.strip_prefix("/openapi/") else { return Ok(None) };
-    let snapshot = server.catalogue.snapshot();
-    let prints = server.documents.fingerprints(&snapshot);
+    let (snapshot, remotes) = (server.catalogue.snapshot(), server.aggregator.remotes());
+    let prints = server.documents.fingerprints(&snapshot, &remotes);
     let version = match rest.split('/').collect::<Vec<_>>()[..] {
         ["v2"] => return v2(server, parts, &snapshot, &prints).map(Some),
         ["v3"] => return index(parts, &prints).map(Some),
@@ -114,7 +128,11 @@ fn v2(server: &ApiServer, parts: &Parts, snapshot: &Snapshot, prints: &Fingerpri
     let Some(chosen) = negotiate::first_of(&parts.headers, &offers) else { return Ok(not_acceptable()) };
     let media = if chosen == JSON { JSON } else { PROTOBUF };
     let make = || {
-        let document = openapi::v2_document(&defs(&snapshot.ordered));
+        let mut document = openapi::v2_document(&defs(&snapshot.ordered));
+        for remote in server.aggregator.remotes().iter() {
+            let part = remote.told.lock().v2.clone();
+            part.iter().for_each(|part| told::add_v2(&mut document, part));
+        }
         Some(if media == JSON { answer::to_json(&document, false) } else { openapi::gnostic::encode(&document) })
     };
     let name = if media == JSON { "v2" } else { "v2 in protobuf" };

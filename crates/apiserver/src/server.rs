@@ -38,7 +38,7 @@ use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
-use crate::{admission, bootstrap, custom, discovery, read, sub, usage, webhook, write};
+use crate::{admission, aggregation, bootstrap, custom, discovery, read, sub, usage, webhook, write};
 
 /// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
 const MAX_REQUESTS: usize = 1024;
@@ -58,6 +58,8 @@ pub struct ApiServer {
     pub(crate) allocators: Allocators,
     pub(crate) metrics: Metrics,
     pub(crate) documents: Documents,
+    /// Which other servers have which groups.
+    pub(crate) aggregator: aggregation::Aggregator,
     /// Connections to webhooks.
     pub(crate) webhooks: webhook::Connections,
     /// What admission has read of the cluster.
@@ -99,6 +101,7 @@ impl ApiServer {
             config,
             metrics: Metrics::default(),
             documents: Documents::default(),
+            aggregator: aggregation::Aggregator::default(),
             webhooks: webhook::Connections::default(),
             admission: admission::policy::Known::default(),
             started,
@@ -110,6 +113,7 @@ impl ApiServer {
             tasks: Mutex::default(),
         });
         custom::keeper::start(&server).await?;
+        aggregation::keeper::start(&server)?;
         let follow = tokio::spawn(hub.clone().run(stream));
         let bookmarks = tokio::spawn(async move {
             loop {
@@ -118,7 +122,8 @@ impl ApiServer {
             }
         });
         let custom = tokio::spawn(custom::keeper::run(Arc::downgrade(&server)));
-        server.tasks.lock().extend([follow, bookmarks, custom]);
+        let aggregation = tokio::spawn(aggregation::keeper::run(Arc::downgrade(&server)));
+        server.tasks.lock().extend([follow, bookmarks, custom, aggregation]);
         Ok(server)
     }
 
@@ -241,6 +246,9 @@ impl ApiServer {
             parts.extensions.insert(flow);
         }
         self.authorize(&user, info).await?;
+        if let Some(remote) = self.aggregator.server_of(info) {
+            return Ok(aggregation::proxy::answer(self, &remote, parts, &user, body).await);
+        }
         if !info.is_resource {
             return discovery::answer(self, parts, query, info);
         }

@@ -80,6 +80,7 @@ impl Cluster {
             advertise: "192.0.2.1:6443".parse().expect("an address"),
             service_accounts: None,
             kubelet_tls: None,
+            front_proxy: None,
             authorization: true,
             tokens: Vec::new(),
         };

@@ -59,6 +59,7 @@ async fn start_server(folder: &std::path::Path, clock: SharedClock) -> Arc<ApiSe
         advertise: "192.0.2.1:6443".parse().expect("an address"),
         service_accounts: None,
         kubelet_tls: None,
+        front_proxy: None,
         authorization: true,
         tokens: Vec::new(),
     };

@@ -133,6 +133,7 @@ impl Cluster {
                 issuer: "https://kubernetes.default.svc.cluster.local".into(),
             }),
             kubelet_tls: Some(authority.client(Some(CALLER))),
+            front_proxy: None,
             authorization: true,
             tokens: Vec::new(),
         };

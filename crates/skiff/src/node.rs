@@ -11,7 +11,8 @@ use http::Method;
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
+use skiff_apiserver::config::{Cidr, FrontProxy, ServiceAccountKeys};
+use skiff_apiserver::trust::Identity;
 use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
 use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
@@ -49,6 +50,8 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The API server's name towards nodes' agents.
 const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+/// The API server's name towards aggregated API servers.
+const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 /// The API server's port inside an isolated node, where nobody else has any.
 const INNER_API_PORT: u16 = 6443;
 
@@ -187,6 +190,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
             issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
         }),
         kubelet_tls: Some(Arc::new(kubelet_client_tls(setting)?)),
+        front_proxy: Some(front_proxy(setting)?),
         authorization: true,
         tokens: Vec::new(),
     };
@@ -282,6 +286,18 @@ fn kubelet_client_tls(setting: &Setting) -> io::Result<rustls::ClientConfig> {
         .with_root_certificates(setting.authority.roots()?)
         .with_client_auth_cert(chain, key)
         .map_err(io::Error::other)
+}
+
+/// How the API server asks aggregated ones in somebody's name.
+fn front_proxy(setting: &Setting) -> io::Result<FrontProxy> {
+    let authority = Authority::load_or_create_front_proxy(&setting.paths.pki(), setting.clock.now())?;
+    let (chain, key) = authority.issue(FRONT_PROXY_CLIENT, &Purpose::Client { groups: &[] })?.der()?;
+    Ok(FrontProxy {
+        identity: Identity::new(chain, key),
+        authority: authority.certificate_pem().to_owned(),
+        name: FRONT_PROXY_CLIENT.to_owned(),
+        client_authority: setting.authority.certificate_pem().to_owned(),
+    })
 }
 
 /// A server's TLS: its certificate, and client certificates that are welcome but not required.

@@ -70,9 +70,22 @@ impl Authority {
     /// # Errors
     /// The files cannot be read or written, or are no certificate and key.
     pub fn load_or_create(folder: &Path, now: Timestamp) -> io::Result<Self> {
-        let (certificate, key) = (folder.join("ca.crt"), folder.join("ca.key"));
+        Self::load_or_create_named(folder, "ca", "kubernetes", now)
+    }
+
+    /// The same of the authority by which aggregated API servers know this one: whoever has a certificate of it may
+    /// speak to them in anybody's name, so that it signs nothing else.
+    ///
+    /// # Errors
+    /// As [`Authority::load_or_create`].
+    pub fn load_or_create_front_proxy(folder: &Path, now: Timestamp) -> io::Result<Self> {
+        Self::load_or_create_named(folder, "front-proxy-ca", "front-proxy-ca", now)
+    }
+
+    fn load_or_create_named(folder: &Path, file: &str, name: &str, now: Timestamp) -> io::Result<Self> {
+        let (certificate, key) = (folder.join(format!("{file}.crt")), folder.join(format!("{file}.key")));
         if !certificate.exists() {
-            let (certificate_pem, key_pem) = new_authority(now)?;
+            let (certificate_pem, key_pem) = new_authority(name, now)?;
             write_atomically(&key, key_pem.as_bytes(), 0o600)?;
             write_atomically(&certificate, certificate_pem.as_bytes(), 0o644)?;
         }
@@ -232,10 +245,10 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path).map_err(|error| crate::paths::named(path, "read", error))
 }
 
-fn new_authority(now: Timestamp) -> io::Result<(String, String)> {
+fn new_authority(name: &str, now: Timestamp) -> io::Result<(String, String)> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
@@ -273,6 +286,8 @@ mod tests {
         let first = Authority::load_or_create(&folder, now).expect("made");
         let again = Authority::load_or_create(&folder, now).expect("read");
         assert_eq!(first.certificate_pem(), again.certificate_pem());
+        let other = Authority::load_or_create_front_proxy(&folder, now).expect("made");
+        assert_ne!(first.certificate_pem(), other.certificate_pem());
         let leaf = again.issue("jane", &Purpose::Client { groups: &["dev"] }).expect("issued");
         let (chain, _) = leaf.der().expect("PEM");
         let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).expect("DER");

@@ -1,31 +1,38 @@
 //! Discovery in one document: `APIGroupDiscoveryList`.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use skiff_kinds::ResourceDef;
 
 use super::subresource_facts;
+use crate::aggregation::remote::Remote;
+use crate::aggregation::{self, Group};
 use crate::storage::catalogue::Snapshot;
 
 /// The document of the core group, or of all others.
-pub fn document(snapshot: &Snapshot, core: bool) -> Value {
-    let groups = if core { vec![""] } else { snapshot.groups() };
-    let items: Vec<Value> = groups.into_iter().map(|group| group_tree(snapshot, group)).collect();
+pub fn document(snapshot: &Snapshot, remotes: &[Arc<Remote>], core: bool) -> Value {
+    let items: Vec<Value> = if core {
+        let versions = snapshot.versions("").into_iter().map(|version| own_version(snapshot, "", version));
+        vec![json!({"metadata": {}, "versions": versions.collect::<Vec<_>>()})]
+    } else {
+        aggregation::groups(snapshot, remotes).iter().map(|group| group_tree(snapshot, group)).collect()
+    };
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
-fn group_tree(snapshot: &Snapshot, group: &str) -> Value {
-    let version = |version: &str| {
-        let served =
-            snapshot.ordered.iter().filter(|served| served.def.group == group && served.def.version == version);
-        let resources: Vec<Value> = served.map(|served| resource(&served.def)).collect();
-        json!({"version": version, "freshness": "Current", "resources": resources})
-    };
-    let versions: Vec<Value> = snapshot.versions(group).into_iter().map(version).collect();
-    let mut metadata = json!({});
-    if !group.is_empty() {
-        metadata["name"] = group.into();
-    }
-    json!({"metadata": metadata, "versions": versions})
+fn group_tree(snapshot: &Snapshot, group: &Group<'_>) -> Value {
+    let versions = group.versions.iter().map(|version| match version.remote {
+        Some(remote) => remote.told.lock().version(version.name),
+        None => own_version(snapshot, group.name, version.name),
+    });
+    json!({"metadata": {"name": group.name}, "versions": versions.collect::<Vec<_>>()})
+}
+
+fn own_version(snapshot: &Snapshot, group: &str, version: &str) -> Value {
+    let served = snapshot.ordered.iter().filter(|served| served.def.group == group && served.def.version == version);
+    let resources: Vec<Value> = served.map(|served| resource(&served.def)).collect();
+    json!({"version": version, "freshness": "Current", "resources": resources})
 }
 
 fn response_kind(def: &ResourceDef, kind: Option<(&str, &str, &str)>) -> Value {

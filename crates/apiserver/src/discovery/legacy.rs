@@ -7,6 +7,7 @@ use serde::Serialize;
 use skiff_kinds::ResourceDef;
 
 use super::subresource_facts;
+use crate::aggregation;
 use crate::storage::catalogue::Snapshot;
 
 /// `/api`.
@@ -94,22 +95,21 @@ pub fn core_versions(advertise: SocketAddr) -> Versions {
 }
 
 /// `/apis`.
-pub fn groups(snapshot: &Snapshot) -> GroupList<'_> {
-    let groups = snapshot.groups().into_iter().map(|name| group_entry(snapshot, name)).collect();
+pub fn groups<'a>(groups: &[aggregation::Group<'a>]) -> GroupList<'a> {
+    let groups = groups.iter().map(group_entry).collect();
     GroupList { kind: "APIGroupList", api_version: "v1", groups }
 }
 
 /// `/apis/GROUP`.
-pub fn group<'a>(snapshot: &'a Snapshot, name: &'a str) -> Option<Group<'a>> {
-    if snapshot.versions(name).is_empty() || name.is_empty() {
-        return None;
-    }
-    Some(Group { kind: Some("APIGroup"), api_version: Some("v1"), ..group_entry(snapshot, name) })
+pub fn group<'a>(groups: &[aggregation::Group<'a>], name: &str) -> Option<Group<'a>> {
+    let group = groups.iter().find(|group| group.name == name)?;
+    Some(Group { kind: Some("APIGroup"), api_version: Some("v1"), ..group_entry(group) })
 }
 
-fn group_entry<'a>(snapshot: &'a Snapshot, name: &'a str) -> Group<'a> {
+fn group_entry<'a>(group: &aggregation::Group<'a>) -> Group<'a> {
+    let name = group.name;
     let version = |version: &'a str| Version { group_version: format!("{name}/{version}"), version };
-    let versions: Vec<_> = snapshot.versions(name).into_iter().map(version).collect();
+    let versions: Vec<_> = group.versions.iter().map(|one| version(one.name)).collect();
     Group { kind: None, api_version: None, name, preferred_version: versions.first().cloned(), versions }
 }
 

@@ -13,6 +13,7 @@ use serde_json::json;
 use skiff_kinds::Subresource;
 use skiff_object::Status;
 
+use crate::aggregation;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::http::body;
@@ -42,7 +43,8 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
     if let ("/api" | "/apis", Some(media)) = (path, negotiate::aggregated(&parts.headers)) {
         return aggregated_answer(server, path, media, &parts.headers);
     }
-    let snapshot = server.catalogue.snapshot();
+    let (snapshot, remotes) = (server.catalogue.snapshot(), server.aggregator.remotes());
+    let groups = || aggregation::groups(&snapshot, &remotes);
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     // These come in one form, whatever the client would rather have.
     match segments.as_slice() {
@@ -59,9 +61,9 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestIn
     let accepted = negotiate::accepted(&parts.headers, query, Offer::Plain)?;
     Ok(match segments.as_slice() {
         ["api"] => answer::data(200, &legacy::core_versions(server.config.advertise), &accepted),
-        ["apis"] => answer::data(200, &legacy::groups(&snapshot), &accepted),
+        ["apis"] => answer::data(200, &legacy::groups(&groups()), &accepted),
         ["api", version] => found(legacy::resources(&snapshot, "", version), &accepted),
-        ["apis", group] => found(legacy::group(&snapshot, group), &accepted),
+        ["apis", group] => found(legacy::group(&groups(), group), &accepted),
         ["apis", group, version] => found(legacy::resources(&snapshot, group, version), &accepted),
         _ => no_page(),
     })
@@ -83,7 +85,8 @@ pub fn no_page() -> Answer {
 }
 
 fn metrics(server: &ApiServer, snapshot: &Snapshot) -> Answer {
-    exposition(server.metrics.text(snapshot, &server.config.version, server.started))
+    let own = server.metrics.text(snapshot, &server.config.version, server.started);
+    exposition(own + &server.metrics.aggregated(&server.aggregator.remotes()))
 }
 
 fn exposition(text: String) -> Answer {
@@ -108,14 +111,14 @@ fn found(data: Option<impl Serialize>, accepted: &Accepted) -> Answer {
 }
 
 fn aggregated_answer(server: &ApiServer, path: &str, media: Media, headers: &HeaderMap) -> Result<Answer> {
-    let snapshot = server.catalogue.snapshot();
-    let etag = format!("\"{}\"", server.documents.fingerprints(&snapshot).whole);
+    let (snapshot, remotes) = (server.catalogue.snapshot(), server.aggregator.remotes());
+    let etag = format!("\"{}\"", server.documents.fingerprints(&snapshot, &remotes).whole);
     let mut answer = if negotiate::has_etag(headers, &etag) {
         let mut answer = Answer::new(body::empty());
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
         answer
     } else {
-        let tree = aggregated::document(&snapshot, path == "/api");
+        let tree = aggregated::document(&snapshot, &remotes, path == "/api");
         let accepted = Accepted { gzip: negotiate::accepts_gzip(headers), media, ..Accepted::default() };
         answer::tree(200, &tree, &accepted)
     };
@@ -129,7 +132,7 @@ fn aggregated_answer(server: &ApiServer, path: &str, media: Media, headers: &Hea
 
 /// All paths that are worth looking at.
 fn paths(server: &ApiServer) -> Vec<String> {
-    let snapshot = server.catalogue.snapshot();
+    let (snapshot, remotes) = (server.catalogue.snapshot(), server.aggregator.remotes());
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .into_iter()
         .chain([
@@ -145,9 +148,9 @@ fn paths(server: &ApiServer) -> Vec<String> {
         ])
         .map(str::to_owned)
         .collect();
-    for group in snapshot.groups() {
-        paths.push(format!("/apis/{group}"));
-        paths.extend(snapshot.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
+    for group in aggregation::groups(&snapshot, &remotes) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
     }
     for kind in ["healthz", "livez", "readyz"] {
         paths.extend(health::checks_of(kind).unwrap_or_default().iter().map(|check| format!("/{kind}/{check}")));

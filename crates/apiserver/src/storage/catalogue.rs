@@ -101,6 +101,14 @@ impl Snapshot {
         versions
     }
 
+    /// Every group and version once, with whether it is of custom kinds.
+    pub fn group_versions(&self) -> Vec<(&str, &str, bool)> {
+        let mut known = std::collections::HashSet::new();
+        let all = self.ordered.iter().map(|served| &served.def);
+        let all = all.map(|def| (def.group.as_ref(), def.version.as_ref(), def.custom.is_some()));
+        all.filter(|(group, version, _)| known.insert((*group, *version))).collect()
+    }
+
     /// All groups but the core group, in order.
     pub fn groups(&self) -> Vec<&str> {
         let mut groups: Vec<&str> = Vec::new();
@@ -154,7 +162,7 @@ fn mark_of(def: &ResourceDef) -> Box<str> {
 }
 
 /// Orders versions as upstream: GA before beta before alpha, higher before lower.
-fn version_priority(version: &str) -> (u8, u32, u32) {
+pub fn version_priority(version: &str) -> (u8, u32, u32) {
     let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
     let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
     let major = rest[..end].parse().unwrap_or(0);

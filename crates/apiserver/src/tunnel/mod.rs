@@ -1,7 +1,7 @@
 //! Tunnels: logs, exec, attach and port-forward lead to a node's agent, proxies to a node, a Pod or a Service.
 //! What flows through them is not looked at.
 
-mod pipe;
+pub mod pipe;
 mod target;
 
 use std::sync::Arc;

@@ -12,8 +12,7 @@ use http::{Request, StatusCode, Version};
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use skiff_object::{Reason, Status};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,6 +23,7 @@ use crate::failure::{Failure, Result};
 use crate::http::answer::Answer;
 use crate::http::body::Body;
 use crate::server::ApiServer;
+use crate::trust;
 
 /// How long connecting and the TLS handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const ERROR_LIMIT_BYTES: usize = 64 * 1024;
 /// How much of a text that the server itself asks for is read.
 const TEXT_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// Headers that concern one connection only.
-const HOP_BY_HOP: [HeaderName; 3] = [CONNECTION, TRANSFER_ENCODING, UPGRADE];
+pub const HOP_BY_HOP: [HeaderName; 3] = [CONNECTION, TRANSFER_ENCODING, UPGRADE];
 
 /// Where a tunnel leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,7 @@ async fn connect(server: &ApiServer, to: &Destination) -> io::Result<Box<dyn Str
             .kubelet_tls
             .clone()
             .ok_or_else(|| io::Error::other("no client certificate for nodes is configured"))?,
-        Security::Unverified => unverified(),
+        Security::Unverified => Arc::new(trust::unverified(None).map_err(io::Error::other)?),
     };
     let name = ServerName::try_from(to.host.clone()).map_err(io::Error::other)?;
     let mut config = rustls::ClientConfig::clone(&config);
@@ -153,7 +153,8 @@ pub async fn get(server: &ApiServer, from: &Destination, path: &str) -> Result<S
     tokio::time::timeout(CONNECT_TIMEOUT, asked).await.map_err(|_| failed(&"i/o timeout"))?
 }
 
-async fn join(ours: OnUpgrade, theirs: OnUpgrade) {
+/// Carries the bytes of both sides of an upgraded connection.
+pub async fn join(ours: OnUpgrade, theirs: OnUpgrade) {
     let (ours, theirs) = match tokio::try_join!(ours, theirs) {
         Ok(pair) => pair,
         Err(error) => return tracing::debug!(%error, "an upgrade failed"),
@@ -218,62 +219,5 @@ pub async fn told_by_agent(answer: Answer, pod: &str) -> Failure {
             );
             Status::failure(code.as_u16().max(500), Reason::InternalError, message).into()
         }
-    }
-}
-
-fn unverified() -> Arc<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone());
-    let builder = builder.with_safe_default_protocol_versions().expect("the provider supports the default versions");
-    let verifier = Arc::new(AnyCertificate(provider));
-    Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-/// Takes whatever certificate is shown.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _chain: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -79,10 +79,15 @@ fn total(object: &Object, resource: &str) -> String {
     format!("{sum}{unit}")
 }
 
+/// The name of the APIService by which the group is listed.
+pub fn service_name() -> String {
+    format!("{VERSION}.{GROUP}")
+}
+
 /// The APIService by which the group is listed, and the role by which those who may look at Pods may see it.
 pub fn objects(now: Timestamp) -> [Object; 2] {
     let service = json!({"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1",
-        "metadata": {"name": format!("{VERSION}.{GROUP}"), "labels": {"k8s-app": "metrics-server"}},
+        "metadata": {"name": service_name(), "labels": {"k8s-app": "metrics-server"}},
         "spec": {"group": GROUP, "version": VERSION, "groupPriorityMinimum": PRIORITY, "versionPriority": PRIORITY},
         "status": {"conditions": [{"type": "Available", "status": "True", "reason": "Local",
             "message": "Local APIServices are always available", "lastTransitionTime": rfc3339(now)}]}});

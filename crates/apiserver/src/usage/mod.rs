@@ -27,7 +27,7 @@ use crate::storage::filter::Filter;
 use crate::tunnel;
 use sample::{Figures, Sample};
 
-pub use kinds::{GROUP, definitions, objects};
+pub use kinds::{GROUP, VERSION, definitions, objects, service_name};
 
 /// How old an answer may be.
 const FRESH: Duration = Duration::from_secs(15);

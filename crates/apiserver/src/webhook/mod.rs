@@ -1,5 +1,6 @@
 //! Calling webhooks: programs of the user's behind a Service or a URL, asked over TLS that is checked against the
-//! authority they come with. Connections are kept and used again; a call that takes too long is given up.
+//! authority they come with, or the system's where they bring none. Connections are kept and used again; a call that
+//! takes too long is given up.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#contacting-the-webhook>.
 
 use std::collections::HashMap;
@@ -14,15 +15,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use skiff_object::meta::Meta;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::server::ApiServer;
+use crate::trust;
 use crate::tunnel;
 
 /// The most that an answer may have.
@@ -172,7 +172,7 @@ async fn connect(server: &ApiServer, to: &Destination) -> Result<Sender, String>
     let stream = stream.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let name = ServerName::try_from(to.name.clone()).map_err(|error| error.to_string())?;
-    let connector = TlsConnector::from(Arc::new(tls(&to.authority)?));
+    let connector = TlsConnector::from(Arc::new(trust::verified(&to.authority, None)?));
     let stream = connector.connect(name, stream).await;
     let stream = stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
@@ -182,17 +182,4 @@ async fn connect(server: &ApiServer, to: &Destination) -> Result<Sender, String>
         }
     });
     Ok(sender)
-}
-
-/// TLS that trusts one authority. Without one nobody is trusted.
-fn tls(authority: &[u8]) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(authority) {
-        let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("unable to load root certificates: {error}"))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -1,6 +1,7 @@
 //! The API server as its clients see it: requests in, answers out.
 
 mod access;
+mod aggregated;
 mod custom;
 mod documents;
 mod every_kind;

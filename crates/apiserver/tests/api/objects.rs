@@ -60,7 +60,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
-                "uid": "d30f2498-b4d2-42e1-bd27-2445193a160f"
+                "uid": "adb19fad-f862-4864-80b3-029e6e41c9e7"
               }
             }
         "#]],
@@ -119,7 +119,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "d30f2498-b4d2-42e1-bd27-2445193a160f"
+                "uid": "adb19fad-f862-4864-80b3-029e6e41c9e7"
               }
             }
         "#]],
@@ -142,7 +142,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
               "details": {
                 "kind": "configmaps",
                 "name": "a",
-                "uid": "d30f2498-b4d2-42e1-bd27-2445193a160f"
+                "uid": "adb19fad-f862-4864-80b3-029e6e41c9e7"
               },
               "kind": "Status",
               "metadata": {},
@@ -270,7 +270,7 @@ async fn what_is_applied_is_owned_and_conflicts_are_told() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
-                "uid": "d30f2498-b4d2-42e1-bd27-2445193a160f"
+                "uid": "adb19fad-f862-4864-80b3-029e6e41c9e7"
               }
             }
         "#]],

@@ -77,7 +77,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "fdcebd22-4d02-4d88-9c4f-804d9d70698f"
+                "uid": "e55a7045-7e86-4281-b7fb-55607c053b23"
               },
               "spec": {
                 "containers": [
@@ -91,7 +91,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                     "volumeMounts": [
                       {
                         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                        "name": "kube-api-access-f2fts",
+                        "name": "kube-api-access-d622x",
                         "readOnly": true
                       }
                     ]
@@ -123,7 +123,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 ],
                 "volumes": [
                   {
-                    "name": "kube-api-access-f2fts",
+                    "name": "kube-api-access-d622x",
                     "projected": {
                       "defaultMode": 420,
                       "sources": [
@@ -392,7 +392,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web",
                 "namespace": "default",
                 "resourceVersion": "5",
-                "uid": "8cac07df-041f-4367-a770-5a2e11b23132"
+                "uid": "3909c671-e102-40d6-b032-cf8e5f0516c1"
               },
               "spec": {
                 "replicas": 3
@@ -486,7 +486,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",
-                "uid": "aee49ed5-eb5e-4f99-99db-43d21c0e7fc6"
+                "uid": "13501dda-629f-4ca7-9995-d1dfa7fb51d0"
               },
               "spec": {
                 "progressDeadlineSeconds": 600,

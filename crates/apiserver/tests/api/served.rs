@@ -16,13 +16,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A certificate authority with what it has issued.
-struct Authority {
-    certificate: CertificateDer<'static>,
+pub struct Authority {
+    pub certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -30,8 +30,9 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    fn issue(&self, name: &str, group: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let mut params = CertificateParams::new(vec!["localhost".into()]).expect("a name");
+    pub fn issue(&self, name: &str, group: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params =
+            CertificateParams::new(vec!["localhost".into(), "flunders.default.svc".into()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationName, group);
         let key = KeyPair::generate().expect("a key");
@@ -39,19 +40,19 @@ impl Authority {
         (vec![certificate.der().clone()], key.serialize_der().try_into().expect("a key"))
     }
 
-    fn roots(&self) -> Arc<RootCertStore> {
+    pub fn roots(&self) -> Arc<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).expect("a certificate");
         Arc::new(roots)
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// Serves the cluster on loopback and connects to it as `identity`.
-async fn connect(cluster: &Cluster, identity: Option<(&str, &str)>) -> SendRequest<Empty<Bytes>> {
+pub async fn connect(cluster: &Cluster, identity: Option<(&str, &str)>) -> SendRequest<Empty<Bytes>> {
     let authority = Authority::new();
     let (chain, key) = authority.issue("kube-apiserver", "x");
     let verifier = WebPkiClientVerifier::builder_with_provider(authority.roots(), provider());

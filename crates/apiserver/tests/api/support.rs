@@ -140,6 +140,7 @@ pub fn config(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> Config {
         advertise: "192.0.2.1:6443".parse().expect("an address"),
         service_accounts: None,
         kubelet_tls: None,
+        front_proxy: None,
         authorization: true,
         tokens: Vec::new(),
     }

@@ -107,6 +107,7 @@ async fn serve(folder: &Path) {
         advertise: "192.0.2.1:6443".parse().unwrap(),
         service_accounts: None,
         kubelet_tls: None,
+        front_proxy: None,
         authorization: true,
         tokens: vec![(TOKEN.to_owned(), UserInfo::new("test", &["system:masters"]))],
     };

@@ -1,0 +1,139 @@
+//! Whom the server believes where it is a client: an authority that came with a configuration, the system's own
+//! authorities where none did, or whoever answers.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+/// Where distributions keep the authorities that they trust; the first file that is there counts, as for Go programs.
+const SYSTEM_BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// Names another file with the system's authorities.
+const SYSTEM_BUNDLE_VARIABLE: &str = "SSL_CERT_FILE";
+
+/// A certificate that the server shows as a client.
+#[derive(Clone)]
+pub struct Identity(Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>);
+
+impl Identity {
+    /// A chain of certificates and the key of the first.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        Self(Arc::new((chain, key)))
+    }
+}
+
+/// TLS that trusts the authorities of a bundle in PEM, or those of the system where it is empty.
+pub fn verified(bundle: &[u8], own: Option<&Identity>) -> Result<ClientConfig, String> {
+    let roots = if bundle.is_empty() { system_roots().clone() } else { Arc::new(roots_of(bundle)?) };
+    finish(builder()?.with_root_certificates(roots), own)
+}
+
+/// TLS with whoever answers.
+pub fn unverified(own: Option<&Identity>) -> Result<ClientConfig, String> {
+    let verifier = Arc::new(AnyCertificate(Arc::new(rustls::crypto::ring::default_provider())));
+    finish(builder()?.dangerous().with_custom_certificate_verifier(verifier), own)
+}
+
+type Stage<S> = ConfigBuilder<ClientConfig, S>;
+
+fn builder() -> Result<Stage<rustls::WantsVerifier>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())
+}
+
+fn finish(stage: Stage<rustls::client::WantsClientCert>, own: Option<&Identity>) -> Result<ClientConfig, String> {
+    let Some(Identity(own)) = own else { return Ok(stage.with_no_client_auth()) };
+    stage.with_client_auth_cert(own.0.clone(), own.1.clone_key()).map_err(|error| error.to_string())
+}
+
+fn roots_of(bundle: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(bundle) {
+        let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("unable to load root certificates: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("unable to load root certificates: no PEM certificate was found".to_owned());
+    }
+    Ok(roots)
+}
+
+/// Read once: a system's authorities change with its packages, and the server starts anew with those.
+fn system_roots() -> &'static Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let named = std::env::var(SYSTEM_BUNDLE_VARIABLE).ok();
+        let places = named.iter().map(String::as_str).chain(SYSTEM_BUNDLES);
+        let bundle = places.into_iter().find_map(|place| std::fs::read(place).ok()).unwrap_or_default();
+        let mut roots = RootCertStore::empty();
+        // One certificate that is odd is no reason to trust none of the others.
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bundle).filter_map(Result::ok));
+        if roots.is_empty() {
+            tracing::warn!("the system has no authorities: servers without a caBundle cannot be trusted");
+        }
+        Arc::new(roots)
+    })
+}
+
+/// Takes whatever certificate is shown.
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_must_hold_certificates_and_none_means_the_systems() {
+        assert!(verified(b"", None).is_ok());
+        assert!(unverified(None).is_ok());
+        let empty = verified(b"no certificate", None).expect_err("nothing is in it");
+        assert!(empty.starts_with("unable to load root certificates"), "{empty}");
+    }
+}
