@@ -34,6 +34,7 @@ fn config(folder: &str, clock: SharedClock) -> Fallible<Config> {
         service_accounts: None,
         kubelet_tls: None,
         front_proxy: None,
+        admission: Default::default(),
         authorization: true,
         tokens: Vec::new(),
     })

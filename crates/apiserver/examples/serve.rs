@@ -66,6 +66,7 @@ async fn main() -> Fallible<()> {
         }),
         kubelet_tls: None,
         front_proxy: None,
+        admission: Default::default(),
         authorization: true,
         tokens: Vec::new(),
     };

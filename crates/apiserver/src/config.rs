@@ -10,6 +10,7 @@ use skiff_base::ids::Ids;
 use skiff_kinds::ResourceDef;
 use skiff_store::Store;
 
+use crate::admission::plugins::Settings;
 use crate::call::UserInfo;
 use crate::trust::Identity;
 
@@ -125,6 +126,8 @@ pub struct Config {
     pub front_proxy: Option<FrontProxy>,
     /// Whether requests are authorized at all.
     pub authorization: bool,
+    /// What the plugins of admission are told.
+    pub admission: Settings,
     /// Tokens that are known beforehand.
     pub tokens: Vec<(String, UserInfo)>,
 }

@@ -64,6 +64,8 @@ pub struct ApiServer {
     pub(crate) webhooks: webhook::Connections,
     /// What admission has read of the cluster.
     pub(crate) admission: admission::policy::Known,
+    /// The built-in plugins of admission.
+    pub(crate) plugins: admission::plugins::Plugins,
     /// When the server began.
     pub(crate) started: Timestamp,
     audit_ids: Ids,
@@ -93,6 +95,7 @@ impl ApiServer {
         allocators.repair().await?;
         let (hub, stream) = Hub::start(config.store.clone(), catalogue.clone()).await?;
         let server = Arc::new(Self {
+            plugins: admission::plugins::Plugins::new(config.admission.clone()),
             authenticator: Authenticator::new(&config, catalogue.clone())?,
             authorizer: Authorizer::new(catalogue.clone(), config.authorization),
             allocators,

@@ -1,6 +1,7 @@
 //! The controllers: one module each, deciding purely from what its caches show, and one runner that carries plans out.
 //! Nothing here knows the store or the server; everything is learnt and done through the API.
 
+mod approval;
 mod bootstrap_tokens;
 mod certificates;
 mod claims;
@@ -36,6 +37,7 @@ mod stateful;
 mod testing;
 mod volumes;
 
+pub use approval::{Subject, SubjectReader};
 pub use certificates::{Signer, SigningRequest};
 pub use hpa::Timing as AutoscalerTiming;
 pub use manager::{Config, ControllerManager, Handle, MANAGER};

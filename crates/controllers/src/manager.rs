@@ -8,6 +8,7 @@ use skiff_base::ids::Ids;
 use skiff_client::{Client, Informers};
 use tokio::task::JoinSet;
 
+use crate::approval::{Approver, SubjectReader};
 use crate::bootstrap_tokens::BootstrapTokens;
 use crate::certificates::{Certificates, Signer};
 use crate::cron::CronJobs;
@@ -44,6 +45,8 @@ pub struct Config {
     pub cluster_cidr: String,
     /// Signs certificates that were approved; without it nobody does.
     pub signer: Option<Signer>,
+    /// Reads what certificate requests ask for; without it none is approved by itself.
+    pub subjects: Option<SubjectReader>,
     /// How the autoscaler keeps time.
     pub autoscaler: Timing,
 }
@@ -126,10 +129,15 @@ impl ControllerManager {
         starter.plan("disruption-controller", Announcements::controller);
         starter.plan("endpointslice-controller", EndpointSlices::controller);
         starter.plan("endpointslicemirroring-controller", Mirrors::controller);
-        starter.plan("resourcequota-controller", Quotas::controller);
+        let clock = starter.clock.clone();
+        starter.plan("resourcequota-controller", |setup| Quotas::controller(setup, clock));
         starter.plan("endpoint-controller", LegacyEndpoints::controller);
         let signer = config.signer.clone();
         starter.plan("certificate-controller", |setup| Certificates::controller(setup, signer));
+        if let Some(read) = config.subjects {
+            let run = |setup, client, clock| Approver::run(setup, client, clock, read);
+            starter.own("certificate-controller", run);
+        }
         starter.plan("service-cidrs-controller", ServiceCidrs::controller);
         starter.plan("ttl-controller", NodeTtl::controller);
         starter.plan("token-cleaner", BootstrapTokens::controller);

@@ -17,13 +17,25 @@ use crate::plan::{Action, Plan};
 use crate::pods::is_terminal;
 use crate::runner::{Controller, Failure, Setup};
 
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// A node that is missing is waited for this long; it may only be late.
 const QUARANTINE: Duration = Duration::from_secs(40);
 /// More ended pods than this are removed, oldest first; upstream's default.
 const MAX_ENDED: usize = 12_500;
 
-/// What is to be done about a pod; `missing_for` is how long its node has been missing.
-pub fn reconcile(pod: &Pod, missing_for: Option<Duration>, surplus: bool, now: Timestamp) -> Plan {
+/// What is known of the node of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// It is there.
+    There,
+    /// It has been missing for this long.
+    Missing(Duration),
+    /// It is not ready, and somebody has said that it is switched off.
+    OutOfService,
+}
+
+/// What is to be done about a pod.
+pub fn reconcile(pod: &Pod, host: Host, surplus: bool, now: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     let placed = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
     if !placed {
@@ -32,11 +44,13 @@ pub fn reconcile(pod: &Pod, missing_for: Option<Duration>, surplus: bool, now: T
         }
         return plan;
     }
-    match missing_for {
-        Some(missing) if missing < QUARANTINE => plan.look_again(QUARANTINE - missing),
-        Some(_) => remove(pod, now, Some("PodGC: node no longer exists"), &mut plan),
-        None if surplus => remove(pod, now, None, &mut plan),
-        None => {}
+    match host {
+        Host::Missing(missing) if missing < QUARANTINE => plan.look_again(QUARANTINE - missing),
+        Host::Missing(_) => remove(pod, now, Some("PodGC: node no longer exists"), &mut plan),
+        // What was to go anyway goes now, so that its volumes are free for others.
+        Host::OutOfService if pod.metadata.deletion_timestamp.is_some() => remove(pod, now, None, &mut plan),
+        Host::There | Host::OutOfService if surplus => remove(pod, now, None, &mut plan),
+        Host::There | Host::OutOfService => {}
     }
     plan
 }
@@ -72,20 +86,23 @@ impl PodCollector {
         let all = pods.clone();
         setup.on_change::<Node>(move |change| match change {
             Change::Deleted(node) => pods_of(&all, node.metadata.name.as_deref().unwrap_or_default()),
+            Change::Added(node) | Change::Updated { new: node, .. } if is_out_of_service(node) => {
+                pods_of(&all, node.metadata.name.as_deref().unwrap_or_default())
+            }
             _ => Vec::new(),
         });
         Arc::new(Self { pods, nodes, missing: Mutex::default() })
     }
 
-    fn missing_for(&self, pod: &Pod, now: Timestamp) -> Option<Duration> {
+    fn host_of(&self, pod: &Pod, now: Timestamp) -> Host {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
         let mut missing = self.missing.lock();
-        if self.nodes.get("", node).is_some() {
+        if let Some(found) = self.nodes.get("", node) {
             missing.remove(node);
-            return None;
+            return if is_out_of_service(&found) { Host::OutOfService } else { Host::There };
         }
         let since = *missing.entry(node.to_owned()).or_insert(now);
-        Some(Duration::try_from(now.duration_since(since)).unwrap_or_default())
+        Host::Missing(Duration::try_from(now.duration_since(since)).unwrap_or_default())
     }
 
     fn is_surplus(&self, pod: &Pod) -> bool {
@@ -102,14 +119,29 @@ impl PodCollector {
 impl Controller for PodCollector {
     fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
         let Some(pod) = self.pods.by_key(key) else { return Plan::nothing() };
-        reconcile(&pod, self.missing_for(&pod, now), self.is_surplus(&pod), now)
+        reconcile(&pod, self.host_of(&pod, now), self.is_surplus(&pod), now)
     }
+}
+
+/// Whether a node is down by its own word and by somebody else's.
+/// See <https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown>.
+fn is_out_of_service(node: &Node) -> bool {
+    let mut taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    let ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    !ready && taints.any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
 fn concerned(change: &Change<Pod>, nodes: &Informer<Node>, pods: &Informer<Pod>) -> Vec<ObjectKey> {
     let pod = change.object();
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
-    let lost = if node.is_empty() { pod.metadata.deletion_timestamp.is_some() } else { nodes.get("", node).is_none() };
+    let ending = pod.metadata.deletion_timestamp.is_some();
+    let lost = match nodes.get("", node) {
+        _ if node.is_empty() => ending,
+        None => true,
+        Some(node) => ending && is_out_of_service(&node),
+    };
     let ended = is_terminal(pod) && pods.len() > MAX_ENDED;
     let looks = !matches!(change, Change::Deleted(_)) && (lost || ended);
     looks.then(|| ObjectKey::of(&pod.metadata)).into_iter().collect()
@@ -129,8 +161,32 @@ mod tests {
 
     fn check(pod: &str, missing_seconds: Option<u64>, surplus: bool, expected: Expect) {
         let pod: Pod = object(pod);
-        let missing = missing_seconds.map(Duration::from_secs);
-        expected.assert_eq(&reconcile(&pod, missing, surplus, now()).to_string());
+        let host = missing_seconds.map_or(Host::There, |seconds| Host::Missing(Duration::from_secs(seconds)));
+        expected.assert_eq(&reconcile(&pod, host, surplus, now()).to_string());
+    }
+
+    #[test]
+    fn what_was_to_go_anyway_goes_from_a_node_that_is_switched_off() {
+        let node = |ready: &str, key: &str| -> Node {
+            object(&format!(
+                "{{spec: {{taints: [{{key: {key}, effect: NoExecute}}]}}, status: {{conditions: [{{type: Ready, status: '{ready}'}}]}}}}"
+            ))
+        };
+        assert!(is_out_of_service(&node("Unknown", OUT_OF_SERVICE)));
+        assert!(!is_out_of_service(&node("True", OUT_OF_SERVICE)));
+        assert!(!is_out_of_service(&node("Unknown", "other")));
+        let pod = |more: &str| -> Pod {
+            object(&format!(
+                "{{metadata: {{name: p, namespace: d, uid: u{more}}}, spec: {{nodeName: n1, containers: []}}}}"
+            ))
+        };
+        assert!(reconcile(&pod(""), Host::OutOfService, false, now()).steps.is_empty());
+        let ending = pod(", deletionTimestamp: '2026-01-31T12:00:00Z'");
+        expect![[r#"
+            patch pods/status d/p {"metadata":{"uid":"u"},"status":{"phase":"Failed"}}
+            delete pods d/p
+        "#]]
+        .assert_eq(&reconcile(&ending, Host::OutOfService, false, now()).to_string());
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! ResourceQuotas: telling what is used of them. What each object uses is known by [`skiff_kinds::quota`].
+//! The API server charges what is created before it is there; here it is counted anew once that has settled.
 //! See <https://kubernetes.io/docs/concepts/policy/resource-quotas/>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use skiff_base::clock::SharedClock;
 use skiff_base::quantity::Format;
 use skiff_base::{Quantity, Timestamp};
 use skiff_client::{Change, Informer, Informers, Kind, ObjectKey, PartialObject};
@@ -16,6 +20,10 @@ use skiff_kinds::quota::{Amounts, add, concerns, count_name, usage};
 use crate::plan::{Action, Plan};
 use crate::resources::{Deletable, builtin, custom};
 use crate::runner::{Controller, Failure, Setup};
+
+/// What was charged is believed for this long: the object that it was charged for may be under way still, and a count
+/// that does not see it would let others pass the limit.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// What is to be told of a quota, given what the objects that it concerns use in all.
 pub fn reconcile(quota: &ResourceQuota, used: &Amounts) -> Plan {
@@ -51,13 +59,19 @@ pub struct Quotas {
     definitions: Informer<CustomResourceDefinition>,
     informers: Informers,
     builtin: Vec<Deletable>,
+    charged: Arc<Mutex<HashMap<ObjectKey, Timestamp>>>,
 }
 
 impl Quotas {
     /// Sets up queue and caches.
-    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
+    pub fn controller(setup: &mut Setup, clock: SharedClock) -> Arc<dyn Controller> {
         let quotas = setup.informer::<ResourceQuota>();
-        setup.for_each::<ResourceQuota>();
+        let charged = Arc::new(Mutex::new(HashMap::new()));
+        let book = charged.clone();
+        setup.on_change::<ResourceQuota>(move |change| {
+            note_charge(change, &mut book.lock(), clock.now());
+            vec![ObjectKey::of(&change.object().metadata)]
+        });
         let known = quotas.clone();
         setup.on_change::<Pod>(move |change| quotas_of(&known, change.object().metadata.namespace.as_deref()));
         let known = quotas.clone();
@@ -85,6 +99,7 @@ impl Quotas {
             definitions: setup.informer(),
             informers: setup.informers().clone(),
             builtin,
+            charged,
         })
     }
 
@@ -127,8 +142,39 @@ impl Quotas {
 
 impl Controller for Quotas {
     fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
-        self.quotas.by_key(key).map_or_else(Plan::nothing, |quota| reconcile(&quota, &self.used(&quota, now)))
+        let Some(quota) = self.quotas.by_key(key) else { return Plan::nothing() };
+        let since = self.charged.lock().get(key).copied();
+        let left = since.map_or(Duration::ZERO, |since| {
+            SETTLING.saturating_sub(Duration::try_from(now.duration_since(since)).unwrap_or_default())
+        });
+        if left.is_zero() || !is_current(&quota) {
+            return reconcile(&quota, &self.used(&quota, now));
+        }
+        let mut plan = Plan::nothing();
+        plan.look_again(left);
+        plan
     }
+}
+
+/// Writes down when something was charged.
+fn note_charge(change: &Change<ResourceQuota>, charged: &mut HashMap<ObjectKey, Timestamp>, now: Timestamp) {
+    let used = |quota: &ResourceQuota| quota.status.as_ref().and_then(|status| status.used.clone());
+    let key = ObjectKey::of(&change.object().metadata);
+    match change {
+        Change::Updated { old, new } if used(old) != used(new) => {
+            charged.insert(key, now);
+        }
+        Change::Deleted(_) => {
+            charged.remove(&key);
+        }
+        Change::Added(_) | Change::Updated { .. } => {}
+    }
+}
+
+/// Whether the limits that are told are those that are asked for.
+fn is_current(quota: &ResourceQuota) -> bool {
+    let wanted = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    quota.status.as_ref().is_some_and(|status| status.hard.as_ref() == wanted)
 }
 
 fn quotas_of(quotas: &Informer<ResourceQuota>, namespace: Option<&str>) -> Vec<ObjectKey> {

@@ -81,6 +81,7 @@ impl Cluster {
             service_accounts: None,
             kubelet_tls: None,
             front_proxy: None,
+            admission: Default::default(),
             authorization: true,
             tokens: Vec::new(),
         };
@@ -100,7 +101,13 @@ impl Cluster {
         };
         // An autoscaler that is asked often, so that its test is quick.
         let autoscaler = AutoscalerTiming { period: Duration::from_millis(200), ..AutoscalerTiming::default() };
-        let manager = Config { root_ca: "PEM".into(), cluster_cidr: "10.244.0.0/16".into(), signer: None, autoscaler };
+        let manager = Config {
+            root_ca: "PEM".into(),
+            cluster_cidr: "10.244.0.0/16".into(),
+            signer: None,
+            subjects: None,
+            autoscaler,
+        };
         let controllers = ControllerManager::start(accounts, &informers, clock.clone(), ids, manager);
         let scheduler = client("system:kube-scheduler", &[], "kube-scheduler");
         let scheduler = Scheduler::start(scheduler, &informers, clock, skiff_scheduler::Config::default());

@@ -134,6 +134,7 @@ impl Cluster {
             }),
             kubelet_tls: Some(authority.client(Some(CALLER))),
             front_proxy: None,
+            admission: Default::default(),
             authorization: true,
             tokens: Vec::new(),
         };

@@ -60,6 +60,7 @@ async fn start_server(folder: &std::path::Path) -> Arc<ApiServer> {
         service_accounts: None,
         kubelet_tls: None,
         front_proxy: None,
+        admission: Default::default(),
         authorization: true,
         tokens: Vec::new(),
     };

@@ -72,9 +72,26 @@ pub struct NodeOptions {
     /// A folder or file of static Pods [default: the folder `manifests` of the data folder]
     #[arg(long, value_name = "PATH")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// What the API server lets pass.
+    #[command(flatten)]
+    pub admission: AdmissionOptions,
     /// Seconds to wait for the node to be Ready
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub wait: u64,
+}
+
+/// Which plugins of admission act, and how.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AdmissionOptions {
+    /// Admission plugins to be on beside the usual ones, such as AlwaysPullImages
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Usual admission plugins to be off
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// An AdmissionConfiguration: defaults and exemptions of PodSecurity, limits of events and the like
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
 }
 
 /// Where the cluster's objects are kept, when not in the data folder; kept from the first start.

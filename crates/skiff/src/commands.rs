@@ -116,13 +116,18 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
     }
     // The server may stand in another folder, so paths are whole.
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
-    for (name, path) in
-        [("--kubelet-config", &options.kubelet_config), ("--pod-manifest-path", &options.pod_manifest_path)]
-    {
+    for (name, path) in [
+        ("--kubelet-config", &options.kubelet_config),
+        ("--pod-manifest-path", &options.pod_manifest_path),
+        ("--admission-control-config-file", &options.admission.admission_control_config_file),
+    ] {
         if let Some(path) = path {
             flag(name, whole(path));
         }
     }
+    let (on, off) = (&options.admission.enable_admission_plugins, &options.admission.disable_admission_plugins);
+    on.iter().for_each(|name| flag("--enable-admission-plugins", name.clone()));
+    off.iter().for_each(|name| flag("--disable-admission-plugins", name.clone()));
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
     options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
     if let Some(file) = &options.private_registry {

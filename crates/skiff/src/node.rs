@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use http::Method;
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use skiff_apiserver::admission::plugins::Settings;
 use skiff_apiserver::config::{Cidr, FrontProxy, ServiceAccountKeys};
 use skiff_apiserver::trust::Identity;
 use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
@@ -24,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::agent::{self, KernelMounts};
-use crate::cli::NodeOptions;
+use crate::cli::{AdmissionOptions, NodeOptions};
 use crate::commands::{CommandError, context_name};
 use crate::control::{self, Control};
 use crate::datastore;
@@ -191,6 +192,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         }),
         kubelet_tls: Some(Arc::new(kubelet_client_tls(setting)?)),
         front_proxy: Some(front_proxy(setting)?),
+        admission: admission_settings(&setting.options.admission)?,
         authorization: true,
         tokens: Vec::new(),
     };
@@ -244,6 +246,32 @@ async fn start_kubelet(
         }),
     };
     Ok(Kubelet::start(config).await)
+}
+
+/// Which plugins of admission are on, and what they are told.
+fn admission_settings(options: &AdmissionOptions) -> Result<Settings, CommandError> {
+    let config = match &options.admission_control_config_file {
+        Some(path) => {
+            let mut config = read_yaml(path)?;
+            let folder = path.parent().unwrap_or(Path::new("."));
+            for plugin in config.get_mut("plugins").and_then(Value::as_array_mut).into_iter().flatten() {
+                // A configuration may stand in a file of its own, beside this one.
+                let own = plugin.get("path").and_then(Value::as_str).filter(|path| !path.is_empty());
+                if let Some(own) = own.map(|own| folder.join(own)) {
+                    plugin["configuration"] = read_yaml(&own)?;
+                }
+            }
+            Some(config)
+        }
+        None => None,
+    };
+    let (on, off) = (&options.enable_admission_plugins, &options.disable_admission_plugins);
+    Ok(Settings::read(on, off, config.as_ref())?)
+}
+
+fn read_yaml(path: &Path) -> Result<Value, CommandError> {
+    let text = std::fs::read_to_string(path).map_err(|error| named(path, "read", error))?;
+    Ok(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 /// What the user's KubeletConfiguration says, or the defaults.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::inprocess;
 use crate::network::POD_RANGE;
 use crate::node::Setting;
+use crate::pki;
 
 const SCHEDULER: &str = "kube-scheduler";
 const CONTROLLERS: &str = "kube-controller-manager";
@@ -111,6 +112,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
     let (authority, clock) = (setting.authority.clone(), setting.clock.clone());
     let config = skiff_controllers::Config {
         signer: Some(Arc::new(move |request| authority.sign(request, clock.now()))),
+        subjects: Some(Arc::new(|pem| pki::subject_of(pem))),
         root_ca: setting.authority.certificate_pem().to_owned(),
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
         ..Default::default()

@@ -16,7 +16,7 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skiff_base::Timestamp;
-use skiff_controllers::SigningRequest;
+use skiff_controllers::{SigningRequest, Subject};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
@@ -159,11 +159,7 @@ impl Authority {
     /// The request cannot be read, is not sound, or has a subject that it may not have.
     pub fn sign(&self, request: &SigningRequest, now: Timestamp) -> Result<String, String> {
         let unreadable = |error: &dyn std::fmt::Display| format!("unable to parse certificate request: {error}");
-        let (_, pem) = x509_parser::pem::parse_x509_pem(request.pem.as_bytes()).map_err(|error| unreadable(&error))?;
-        let (_, read) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| unreadable(&error))?;
-        let subject = &read.certification_request_info.subject;
-        let organizations: Vec<_> = subject.iter_organization().filter_map(|name| name.as_str().ok()).collect();
-        let name = subject.iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
+        let Subject { common_name: name, organizations, .. } = subject_of(&request.pem)?;
         if let Some((organization, prefix)) = request.subject
             && (organizations != [organization] || !name.starts_with(prefix))
         {
@@ -188,6 +184,25 @@ impl Authority {
         let certificate = asked.signed_by(&self.issuer).map_err(|error| format!("unable to sign: {error}"))?;
         Ok(certificate.pem())
     }
+}
+
+/// Who a request asks a certificate for.
+///
+/// # Errors
+/// It cannot be read.
+pub fn subject_of(request_pem: &str) -> Result<Subject, String> {
+    let unreadable = |error: &dyn std::fmt::Display| format!("unable to parse certificate request: {error}");
+    let (_, pem) = x509_parser::pem::parse_x509_pem(request_pem.as_bytes()).map_err(|error| unreadable(&error))?;
+    let (_, read) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| unreadable(&error))?;
+    let subject = &read.certification_request_info.subject;
+    let texts = |name: &x509_parser::x509::AttributeTypeAndValue<'_>| name.as_str().ok().map(str::to_owned);
+    let mut extensions = read.requested_extensions().into_iter().flatten();
+    Ok(Subject {
+        common_name: subject.iter_common_name().find_map(texts).unwrap_or_default(),
+        organizations: subject.iter_organization().filter_map(texts).collect(),
+        has_alternative_names: extensions
+            .any(|extension| matches!(extension, x509_parser::extensions::ParsedExtension::SubjectAlternativeName(_))),
+    })
 }
 
 fn key_usage(name: &str) -> Option<KeyUsagePurpose> {

@@ -3,10 +3,8 @@
 use skiff_object::meta::Meta;
 use skiff_object::{GroupResource, Object, Status};
 
-use crate::admission::{Attributes, Operation};
-use crate::codec;
+use crate::admission::{Attributes, Operation, plugins};
 use crate::failure::Result;
-use crate::storage::keys;
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -55,11 +53,5 @@ fn is_plainly_active(attributes: &Attributes<'_>) -> bool {
 
 /// The namespace from the cache, or from the store where it may be too new for the cache.
 pub async fn find(attributes: &Attributes<'_>) -> Result<Option<Object>> {
-    let Some(cache) = attributes.server.catalogue.cache("", "namespaces") else { return Ok(None) };
-    if let Some(namespace) = cache.object("", attributes.namespace)? {
-        return Ok(Some(namespace));
-    }
-    let key = keys::object(&cache.prefix, "", attributes.namespace);
-    let (_, found) = attributes.server.store().get(&key, None).await?;
-    found.map(|pair| codec::decode_stored(&cache.def, &pair.value, pair.mod_revision)).transpose()
+    plugins::find(attributes, "", "namespaces", attributes.namespace).await
 }

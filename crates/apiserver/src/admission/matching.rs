@@ -11,7 +11,6 @@ use skiff_object::{LabelSelector, Object};
 use super::{Attributes, Operation, lifecycle};
 use crate::failure::Result;
 use crate::storage::catalogue::Served;
-use crate::storage::filter::Filter;
 
 /// A rule: what is done to which resources.
 #[derive(Debug, Default)]
@@ -172,20 +171,10 @@ pub fn is_exempt(attributes: &Attributes<'_>) -> bool {
     attributes.def.group == "admissionregistration.k8s.io"
 }
 
-/// Whether there is any webhook or policy that might concern a request.
-pub fn is_any(attributes: &Attributes<'_>) -> bool {
-    const KINDS: [&str; 4] = [
-        "mutatingwebhookconfigurations",
-        "validatingwebhookconfigurations",
-        "mutatingadmissionpolicies",
-        "validatingadmissionpolicies",
-    ];
-    let catalogue = &attributes.server.catalogue;
-    let has = |plural: &str| {
-        let cache = catalogue.cache("admissionregistration.k8s.io", plural);
-        cache.is_some_and(|cache| !cache.select(&Filter::default()).is_empty())
-    };
-    !is_exempt(attributes) && KINDS.iter().any(|plural| has(plural))
+/// Whether there is any webhook or policy of a kind that might concern a request.
+pub fn is_any(attributes: &Attributes<'_>, plural: &str) -> bool {
+    let cache = attributes.server.catalogue.cache("admissionregistration.k8s.io", plural);
+    cache.is_some_and(|cache| cache.object_count() > 0) && !is_exempt(attributes)
 }
 
 /// The namespace of a request, as selectors and expressions see it.

@@ -6,24 +6,26 @@ pub mod definition;
 pub mod kept;
 pub mod lifecycle;
 pub mod matching;
-pub mod node;
-pub mod pods;
+pub mod plugins;
 pub mod policy;
 pub mod review;
 pub mod status;
-pub mod storage;
 pub mod webhooks;
+
+use std::fmt;
 
 use skiff_kinds::ResourceDef;
 use skiff_kinds::decode::{FieldValidation, decode_tree};
 use skiff_object::meta::Meta;
-use skiff_object::{GroupVersionKind, Object};
+use skiff_object::{GroupVersionKind, Object, Status};
 
 use crate::call::Call;
 use crate::custom;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::server::ApiServer;
 use crate::write::managed;
+
+use plugins::{Mutate, Validate};
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,42 +65,38 @@ impl Attributes<'_> {
     pub fn is(&self, group: &str, resource: &str) -> bool {
         self.def.group == group && self.def.plural == resource && self.subresource.is_empty()
     }
+
+    /// 403 with these words.
+    pub fn forbidden(&self, why: impl fmt::Display) -> Failure {
+        Status::forbidden(&self.def.group_resource(), self.name, why).into()
+    }
 }
 
 /// Step 6: changes an object on its way in, or refuses it; tells whether the user's own programs changed it.
 pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Option<&Object>) -> Result<bool> {
-    lifecycle::check(attributes).await?;
-    if attributes.is("", "pods") && attributes.operation == Operation::Create {
-        pods::mutate(attributes, object).await?;
+    let mut changed = false;
+    plugins::name_requester(attributes, object);
+    for plugin in attributes.server.plugins.active() {
+        match plugin.mutate {
+            Mutate::No => {}
+            Mutate::Plain(mutate) => mutate(attributes, object, old)?,
+            Mutate::Waits(mutate) => mutate(attributes, object).await?,
+            Mutate::Asks(mutate) => changed |= mutate(attributes, object, old).await?,
+        }
     }
-    storage::mutate(attributes, object)?;
-    if !matching::is_any(attributes) {
-        return Ok(false);
-    }
-    let namespace = matching::namespace_of(attributes).await?;
-    let by_policy = policy::mutate(attributes, object, old, namespace.as_ref())?;
-    let by_webhook = webhooks::mutate(attributes, object, old, namespace.as_ref()).await?;
-    Ok(by_policy || by_webhook)
+    Ok(changed)
 }
 
 /// Step 9: refuses what may not be.
 pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
-    node::restrict(attributes, object, old)?;
-    storage::validate(attributes, object, old)?;
-    if attributes.operation == Operation::Delete {
-        lifecycle::check(attributes).await?;
+    for plugin in attributes.server.plugins.active() {
+        match plugin.validate {
+            Validate::No => {}
+            Validate::Plain(validate) => validate(attributes, object, old)?,
+            Validate::Waits(validate) => validate(attributes, object, old).await?,
+        }
     }
-    ask(attributes, object, old).await
-}
-
-/// Asks the policies and webhooks that may refuse.
-async fn ask(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
-    if !matching::is_any(attributes) {
-        return Ok(());
-    }
-    let namespace = matching::namespace_of(attributes).await?;
-    policy::validate(attributes, object, old, namespace.as_ref())?;
-    webhooks::validate(attributes, object, old, namespace.as_ref()).await
+    Ok(())
 }
 
 /// Whether a tunnel may be opened; `options` is what its query asks for, as an object.
@@ -113,7 +111,8 @@ pub async fn connect(server: &ApiServer, call: &Call, options: &Object) -> Resul
         subresource: &call.info.subresource,
         dry_run: false,
     };
-    ask(&attributes, Some(options), None).await
+    plugins::validating_policies(&attributes, Some(options), None).await?;
+    plugins::validating_webhooks(&attributes, Some(options), None).await
 }
 
 /// An object as a webhook or a policy has left it, in the shape of its kind: unknown fields go, defaults come.

@@ -5,6 +5,7 @@ use skiff_base::clock;
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, GroupResource, Object, Status};
 
+use crate::admission;
 use crate::call::Call;
 use crate::failure::Result;
 use crate::http::answer::Answer;
@@ -51,7 +52,15 @@ async fn write(server: &ApiServer, call: &Call, pod: &str, binding: &Object) -> 
         own: true,
         applied: false,
     };
-    update::change(&target, |old| assigned(old, &node, binding, &clock::rfc3339(call.now))).await?;
+    let topology = admission::plugins::pods::topology_labels(server, &node);
+    update::change(&target, |old| {
+        let mut pod = assigned(old, &node, binding, &clock::rfc3339(call.now))?;
+        for (key, value) in &topology {
+            pod.map_mut(&["metadata", "labels"]).insert(key.clone(), value.as_str().into());
+        }
+        Ok(pod)
+    })
+    .await?;
     Ok(sub::done(call, 201))
 }
 

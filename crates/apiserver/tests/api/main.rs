@@ -6,6 +6,7 @@ mod custom;
 mod documents;
 mod every_kind;
 mod forms;
+mod guarded;
 mod lists;
 mod objects;
 mod operating;

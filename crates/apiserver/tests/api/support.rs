@@ -141,6 +141,7 @@ pub fn config(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> Config {
         service_accounts: None,
         kubelet_tls: None,
         front_proxy: None,
+        admission: Default::default(),
         authorization: true,
         tokens: Vec::new(),
     }

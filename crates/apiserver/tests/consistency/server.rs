@@ -108,6 +108,7 @@ async fn serve(folder: &Path) {
         service_accounts: None,
         kubelet_tls: None,
         front_proxy: None,
+        admission: Default::default(),
         authorization: true,
         tokens: vec![(TOKEN.to_owned(), UserInfo::new("test", &["system:masters"]))],
     };

@@ -7,6 +7,7 @@ use serde_json::json;
 use skiff_base::Timestamp;
 use skiff_client::Patch;
 
+use super::zones::Clearing;
 use crate::meta::time;
 use crate::plan::{Action, Note, Plan};
 
@@ -22,6 +23,7 @@ const BY_CONDITION: [(&str, &str); 4] = [
 ];
 /// Conditions that the node's agent keeps, and that are unknown when it is not heard of.
 const KEPT_BY_AGENT: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+const NO_EXECUTE: &str = "NoExecute";
 const STOPPED: &str = "NodeStatusUnknown";
 
 /// A condition by type.
@@ -53,8 +55,16 @@ pub fn lost_readiness(node: &Node, silent: Duration, grace: Duration) -> bool {
     is_ready(node) && is_overdue(node, silent, grace)
 }
 
-/// Plans what is to be told of a node that has been silent for `silent`.
-pub fn reconcile(node: &Node, silent: Duration, grace: Duration, all_down: bool, now: Timestamp, plan: &mut Plan) {
+/// Plans what is to be told of a node that has been silent for `silent`; `clear` is asked
+/// where its pods have to leave, and told whether they had to already.
+pub fn reconcile(
+    node: &Node,
+    silent: Duration,
+    grace: Duration,
+    clear: impl FnOnce(bool) -> Clearing,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     if is_overdue(node, silent, grace) {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let mut action = Action::update_status(&given_up(node, now));
@@ -70,7 +80,10 @@ pub fn reconcile(node: &Node, silent: Duration, grace: Duration, all_down: bool,
         plan.look_again(grace.saturating_sub(silent));
     }
     let old = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    let new = taints(node, &old, all_down, now);
+    let (new, again_after) = taints(node, &old, clear, now);
+    if let Some(delay) = again_after {
+        plan.look_again(delay);
+    }
     if new != old {
         let version = &node.metadata.resource_version;
         let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": new}});
@@ -109,8 +122,13 @@ fn given_up(node: &Node, now: Timestamp) -> Node {
     node
 }
 
-/// The taints that follow from conditions, beside those that others have set.
-fn taints(node: &Node, old: &[Taint], all_down: bool, now: Timestamp) -> Vec<Taint> {
+/// The taints that follow from conditions, beside those that others have set; and when to look again.
+fn taints(
+    node: &Node,
+    old: &[Taint],
+    clear: impl FnOnce(bool) -> Clearing,
+    now: Timestamp,
+) -> (Vec<Taint>, Option<Duration>) {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     let ready = match value(node, "Ready") {
         "False" => Some(NOT_READY),
@@ -118,8 +136,17 @@ fn taints(node: &Node, old: &[Taint], all_down: bool, now: Timestamp) -> Vec<Tai
         _ => None,
     };
     wanted.extend(ready.map(|key| (key, "NoSchedule")));
-    // Where no node at all is ready it is more likely ourselves who hear nothing: nobody is evicted then.
-    wanted.extend(ready.filter(|_| !all_down).map(|key| (key, "NoExecute")));
+    let mut again_after = None;
+    if let Some(key) = ready {
+        // One whose pods had to leave before goes on being cleared, whichever way it is gone now.
+        let began =
+            old.iter().any(|taint| taint.effect == NO_EXECUTE && [NOT_READY, UNREACHABLE].contains(&&*taint.key));
+        match clear(began) {
+            Clearing::Now => wanted.push((key, NO_EXECUTE)),
+            Clearing::In(delay) => again_after = Some(delay),
+            Clearing::Never => {}
+        }
+    }
     wanted.extend(
         BY_CONDITION.iter().filter(|(kind, _)| value(node, kind) == "True").map(|(_, key)| (*key, "NoSchedule")),
     );
@@ -138,7 +165,7 @@ fn taints(node: &Node, old: &[Taint], all_down: bool, now: Timestamp) -> Vec<Tai
             });
         }
     }
-    taints
+    (taints, again_after)
 }
 
 fn is_ours(taint: &Taint) -> bool {
@@ -160,7 +187,8 @@ mod tests {
         ));
         let mut plan = Plan::nothing();
         let (silent, grace) = (Duration::from_secs(silent_seconds), Duration::from_secs(50));
-        reconcile(&node, silent, grace, all_down, now(), &mut plan);
+        let clear = |_| if all_down { Clearing::Never } else { Clearing::Now };
+        reconcile(&node, silent, grace, clear, now(), &mut plan);
         expected.assert_eq(&plan.to_string());
     }
 

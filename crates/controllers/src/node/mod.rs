@@ -5,6 +5,7 @@
 mod eviction;
 mod health;
 mod ranges;
+mod zones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::plan::Plan;
 use crate::runner::{Controller, Failure, Setup};
 
 pub use ranges::Ranges;
+use zones::Zones;
 
 /// Where nodes renew their leases.
 const LEASES: &str = "kube-node-lease";
@@ -56,6 +58,7 @@ pub struct Nodes {
     heard: Arc<Mutex<Heard>>,
     ranges: Option<Ranges>,
     clock: SharedClock,
+    zones: Zones,
 }
 
 impl Nodes {
@@ -81,7 +84,7 @@ impl Nodes {
         });
         let known = nodes.clone();
         setup.on_change::<Pod>(move |change| tainted_node(change, &known));
-        Arc::new(Self { nodes, pods: setup.informer(), heard, ranges, clock })
+        Arc::new(Self { nodes, pods: setup.informer(), heard, ranges, clock, zones: Zones::default() })
     }
 }
 
@@ -100,8 +103,9 @@ impl Controller for Nodes {
         if let Some(ranges) = &self.ranges {
             ranges.assign(&node, &nodes, &mut plan);
         }
-        let all_down = nodes.iter().all(|node| !health::is_ready(node));
-        health::reconcile(&node, silent, GRACE, all_down, now, &mut plan);
+        let others = nodes.iter().map(|node| &**node);
+        let clear = |began| self.zones.clear(&node, others, began, self.clock.monotonic());
+        health::reconcile(&node, silent, GRACE, clear, now, &mut plan);
         if health::lost_readiness(&node, silent, GRACE) {
             eviction::mark_unready(&self.pods_on(&node), now, &mut plan);
         }

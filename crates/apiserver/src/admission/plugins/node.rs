@@ -1,14 +1,16 @@
 //! A node's agent changes its own node and its own Pods, and no others.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>.
 
+use serde_json::{Value, json};
+use skiff_object::Object;
 use skiff_object::meta::Meta;
-use skiff_object::{Object, Status};
 
+use super::MIRROR;
 use crate::admission::{Attributes, Operation};
 use crate::authz::node::node_of;
 use crate::failure::Result;
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// Refuses what a node may not write, although its role allows the verb.
 pub fn restrict(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
@@ -43,5 +45,19 @@ pub fn restrict(attributes: &Attributes<'_>, object: Option<&Object>, old: Optio
         }
         _ => return Ok(()),
     };
-    Err(Status::forbidden(&attributes.def.group_resource(), attributes.name, why).into())
+    Err(attributes.forbidden(why))
+}
+
+/// TaintNodesByCondition: nothing is placed on a new node before it says that it is ready.
+pub fn taint_new(attributes: &Attributes<'_>, node: &mut Object, _: Option<&Object>) -> Result<()> {
+    if attributes.operation != Operation::Create || !attributes.is("", "nodes") {
+        return Ok(());
+    }
+    let mut taints = node.list_at(&["spec", "taints"]).to_vec();
+    let same = |taint: &Value| taint.str_at(&["key"]) == NOT_READY && taint.str_at(&["effect"]) == "NoSchedule";
+    if !taints.iter().any(same) {
+        taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+        node.set_at(&["spec", "taints"], taints);
+    }
+    Ok(())
 }

@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 use skiff_base::Quantity;
 use skiff_kinds::rules::{default_choice, storage_rules};
+use skiff_object::Object;
 use skiff_object::meta::Meta;
-use skiff_object::{Object, Status};
 
 use crate::admission::{Attributes, Operation};
 use crate::failure::Result;
@@ -15,8 +15,8 @@ use crate::storage::filter::Filter;
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
-/// Completes a claim or a volume that is created.
-pub fn mutate(attributes: &Attributes<'_>, object: &mut Object) -> Result<()> {
+/// StorageObjectInUseProtection: what is in use stays.
+pub fn protect_in_use(attributes: &Attributes<'_>, object: &mut Object, _: Option<&Object>) -> Result<()> {
     if attributes.operation != Operation::Create {
         return Ok(());
     }
@@ -24,7 +24,6 @@ pub fn mutate(attributes: &Attributes<'_>, object: &mut Object) -> Result<()> {
         protect(object, "kubernetes.io/pv-protection");
     } else if attributes.is("", "persistentvolumeclaims") {
         protect(object, "kubernetes.io/pvc-protection");
-        default_class(attributes, object)?;
     }
     Ok(())
 }
@@ -37,7 +36,11 @@ fn protect(object: &mut Object, finalizer: &str) {
     }
 }
 
-fn default_class(attributes: &Attributes<'_>, claim: &mut Object) -> Result<()> {
+/// DefaultStorageClass: the class of claims that name none.
+pub fn default_class(attributes: &Attributes<'_>, claim: &mut Object, _: Option<&Object>) -> Result<()> {
+    if attributes.operation != Operation::Create || !attributes.is("", "persistentvolumeclaims") {
+        return Ok(());
+    }
     let named = claim.at(&["spec", "storageClassName"]).is_some_and(|class| !class.is_null());
     if named || claim.annotation(CLASS_ANNOTATION).is_some() {
         return Ok(());
@@ -50,8 +53,8 @@ fn default_class(attributes: &Attributes<'_>, claim: &mut Object) -> Result<()> 
     Ok(())
 }
 
-/// A claim grows only where its class says that its volumes can.
-pub fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
+/// PersistentVolumeClaimResize: a claim grows only where its class says that its volumes can.
+pub fn check_resize(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
     let (Some(claim), Some(old)) = (object, old) else { return Ok(()) };
     if attributes.operation != Operation::Update || !attributes.is("", "persistentvolumeclaims") {
         return Ok(());
@@ -59,8 +62,7 @@ pub fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Optio
     if requested(claim) <= requested(old) {
         return Ok(());
     }
-    let refuse =
-        |why: &str| Err(Status::forbidden(&attributes.def.group_resource(), attributes.name, why.to_owned()).into());
+    let refuse = |why: &str| Err(attributes.forbidden(why));
     if old.str_at(&["status", "phase"]) != "Bound" {
         return refuse("Only bound persistent volume claims can be expanded");
     }
