@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn nodes_of_a_zone_are_cleared_one_in_ten_seconds() {
-        let nodes = [node("a", "x", false), node("b", "x", false), node("c", "x", true), node("d", "y", false)];
+        let nodes = [node("a", "x", false), node("b", "x", false), node("c", "x", true), node("d", "z", false)];
         let zones = Zones::default();
         let clear =
             |at: usize, seconds: u64| zones.clear(&nodes[at], nodes.iter(), false, Duration::from_secs(seconds));
