@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -508,6 +508,9 @@ async fn what_is_around_workloads_is_kept() {
     let quota = json!({"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": {
         "pods": "5", "requests.cpu": "1", "services": "3", "count/deployments.apps": "2", "secrets": "9"}}});
     cluster.put::<ResourceQuota>(quota).await;
+    let range = json!({"metadata": {"name": "r", "namespace": "default"},
+        "spec": {"limits": [{"type": "Container", "defaultRequest": {"cpu": "100m"}}]}});
+    cluster.put::<LimitRange>(range).await;
     cluster.put::<Deployment>(deployment("web", 2)).await;
     let service = json!({"metadata": {"name": "db", "namespace": "default"}, "spec": {"ports": [{"port": 5432}]}});
     cluster.put::<Service>(service).await;
@@ -522,8 +525,19 @@ async fn what_is_around_workloads_is_kept() {
             let quota = cluster.admin.get::<ResourceQuota>("default", "q").await.ok()?;
             let used = quota.status?.used?;
             let is = |name: &str, amount: &str| used.get(name).is_some_and(|used| used.0 == amount);
-            (is("pods", "2") && is("count/deployments.apps", "1") && is("secrets", "1") && is("services", "2"))
-                .then_some(())
+            let counted = is("count/deployments.apps", "1") && is("secrets", "1") && is("services", "2");
+            (counted && is("pods", "2") && is("requests.cpu", "200m")).then_some(())
+        })
+        .await;
+    let more = Patch::Merge(json!({"spec": {"replicas": 7}}));
+    cluster.admin.patch::<Deployment>("default", "web", "", &more).await.expect("a change");
+    cluster
+        .eventually("the failure that the quota is exceeded", || async {
+            let set = cluster.list::<ReplicaSet>("default").await.pop()?.status?;
+            let failure = set.conditions?.into_iter().find(|condition| condition.type_ == "ReplicaFailure")?;
+            assert_eq!(failure.reason.as_deref(), Some("FailedCreate"));
+            assert!(failure.message?.contains("exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"));
+            (set.replicas == 5).then_some(())
         })
         .await;
     cluster
