@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use parking_lot::Mutex;
 use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
+use skiff_client::events::reference;
 use skiff_client::{Change, Informer, ObjectKey};
 
-use crate::plan::Plan;
+use crate::plan::{Action, Note, Plan};
 use crate::runner::{Controller, Failure, Setup};
 
 pub use ranges::Ranges;
@@ -59,6 +60,7 @@ pub struct Nodes {
     ranges: Option<Ranges>,
     clock: SharedClock,
     zones: Zones,
+    known: Mutex<HashMap<String, ObjectReference>>,
 }
 
 impl Nodes {
@@ -84,7 +86,15 @@ impl Nodes {
         });
         let known = nodes.clone();
         setup.on_change::<Pod>(move |change| tainted_node(change, &known));
-        Arc::new(Self { nodes, pods: setup.informer(), heard, ranges, clock, zones: Zones::default() })
+        Arc::new(Self {
+            nodes,
+            pods: setup.informer(),
+            heard,
+            ranges,
+            clock,
+            zones: Zones::default(),
+            known: Mutex::default(),
+        })
     }
 }
 
@@ -95,11 +105,12 @@ impl Controller for Nodes {
             if let Some(ranges) = &self.ranges {
                 ranges.release(&key.name);
             }
-            return Plan::nothing();
+            return self.tell_gone(&key.name);
         };
+        let mut plan = Plan::nothing();
+        self.tell_new(&node, &mut plan);
         let silent = self.heard.lock().since(&key.name, self.clock.monotonic());
         let nodes = self.nodes.list();
-        let mut plan = Plan::nothing();
         if let Some(ranges) = &self.ranges {
             ranges.assign(&node, &nodes, &mut plan);
         }
@@ -117,6 +128,24 @@ impl Controller for Nodes {
 }
 
 impl Nodes {
+    fn tell_new(&self, node: &Node, plan: &mut Plan) {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        let about = reference(node);
+        if self.known.lock().insert(name.clone(), about.clone()).is_none() {
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            plan.then(Action::tell(Note { about, warning: false, reason: "RegisteredNode", message }));
+        }
+    }
+
+    fn tell_gone(&self, name: &str) -> Plan {
+        let mut plan = Plan::nothing();
+        if let Some(about) = self.known.lock().remove(name) {
+            let message = format!("Node {name} event: Removing Node {name} from Controller");
+            plan.then(Action::tell(Note { about, warning: false, reason: "RemovingNode", message }));
+        }
+        plan
+    }
+
     fn pods_on(&self, node: &Node) -> Vec<Arc<Pod>> {
         let mut pods = self.pods.list();
         pods.retain(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name == node.metadata.name));

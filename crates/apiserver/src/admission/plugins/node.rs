@@ -270,7 +270,10 @@ mod tests {
             "node \"n1\" can not create pods that reference configmaps",
         );
         let other = object(&format!("{{metadata: {{annotations: {{{MIRROR}: x}}}}, spec: {{nodeName: m1}}}}"));
-        assert_eq!(told(mirror("n1", "p", &other)), "node \"n1\" can only create pods with spec.nodeName set to itself");
+        assert_eq!(
+            told(mirror("n1", "p", &other)),
+            "node \"n1\" can only create pods with spec.nodeName set to itself"
+        );
     }
 
     #[test]

@@ -290,6 +290,8 @@ fn wish(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Objec
         return None;
     }
     let is_counted = match (def.group.as_ref(), def.plural.as_ref(), attributes.subresource, old.is_some()) {
+        // What is told of others is not counted, as upstream has it.
+        ("" | "events.k8s.io", "events", ..) => false,
         (_, _, "", false) => true,
         ("", "services" | "persistentvolumeclaims", "", true) | ("", "pods", "resize", true) => true,
         _ => false,

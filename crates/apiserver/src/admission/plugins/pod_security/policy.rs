@@ -96,37 +96,46 @@ impl fmt::Display for LevelVersion {
     }
 }
 
-/// What labels begin with that concern us.
-pub const PREFIX: &str = "pod-security.kubernetes.io/";
+/// The labels of a mode: its level and its version.
+struct Labels {
+    level: &'static str,
+    version: &'static str,
+}
+
+const ENFORCE: Labels =
+    Labels { level: "pod-security.kubernetes.io/enforce", version: "pod-security.kubernetes.io/enforce-version" };
+const AUDIT: Labels =
+    Labels { level: "pod-security.kubernetes.io/audit", version: "pod-security.kubernetes.io/audit-version" };
+const WARN: Labels =
+    Labels { level: "pod-security.kubernetes.io/warn", version: "pod-security.kubernetes.io/warn-version" };
 const BAD_LEVEL: &str = "must be one of privileged, baseline, restricted";
 const BAD_VERSION: &str = "must be \"latest\" or \"v1.x\"";
 
 /// What a namespace's labels ask for, and what is wrong with them. What cannot be read counts as the strictest.
 pub fn asked<'a>(label: impl Fn(&str) -> Option<&'a str>, defaults: &Policy) -> (Policy, ErrorList) {
     let (mut policy, mut errors) = (*defaults, Vec::new());
-    let mut read = |mode: &str, to: &mut LevelVersion| -> (bool, bool) {
-        let key = format!("{PREFIX}{mode}");
-        let (level, version) = (label(&key), label(&format!("{key}-version")));
+    let mut read = |labels: &Labels, to: &mut LevelVersion| -> bool {
+        let (level, version) = (label(labels.level), label(labels.version));
         let mut refuse = |key: &str, value: &str, why: &str| {
             errors.push(FieldError::invalid(&FieldPath::new("metadata.labels").key(key), value, why));
         };
         if let Some(text) = level {
             to.level = Level::parse(text).unwrap_or_else(|| {
-                refuse(&key, text, BAD_LEVEL);
+                refuse(labels.level, text, BAD_LEVEL);
                 Level::Restricted
             });
         }
         if let Some(text) = version {
             to.version = Version::parse(text).unwrap_or_else(|| {
-                refuse(&format!("{key}-version"), text, BAD_VERSION);
+                refuse(labels.version, text, BAD_VERSION);
                 Version::Latest
             });
         }
-        (level.is_some(), version.is_some())
+        level.is_some()
     };
-    let (enforces, _) = read("enforce", &mut policy.enforce);
-    read("audit", &mut policy.audit);
-    let (warns, _) = read("warn", &mut policy.warn);
+    let enforces = read(&ENFORCE, &mut policy.enforce);
+    read(&AUDIT, &mut policy.audit);
+    let warns = read(&WARN, &mut policy.warn);
     // What is enforced on Pods is warned of where they are made from a template.
     if enforces && !warns && policy.enforce.level > policy.warn.level {
         policy.warn = policy.enforce;
