@@ -118,18 +118,19 @@ fn offers_access(has: &PersistentVolumeSpec, wants: &PersistentVolumeClaimSpec) 
 
 /// The volume that suits an unbound claim best: one that is meant for it, else the smallest that is free and fits.
 /// `accept` says which of the free ones may be taken (all of them, or those that a node can reach).
-pub fn best_match<'a, V: AsRef<PersistentVolume>>(
+pub fn best_match<'a, V: AsRef<PersistentVolume> + 'a>(
     claim: &PersistentVolumeClaim,
-    volumes: &'a [V],
+    volumes: impl IntoIterator<Item = &'a V, IntoIter: Clone>,
     accept: impl Fn(&PersistentVolume) -> bool,
 ) -> Option<&'a V> {
     let fits = |volume: &PersistentVolume| mismatch(volume, claim).is_none();
-    let meant = volumes.iter().find(|volume| is_meant_for((*volume).as_ref(), claim) && fits((*volume).as_ref()));
+    let volumes = volumes.into_iter();
+    let meant = volumes.clone().find(|volume| is_meant_for((*volume).as_ref(), claim) && fits((*volume).as_ref()));
     if meant.is_some() {
         return meant;
     }
     let selector = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref()).map(|raw| selector(Some(raw)));
-    let free = volumes.iter().filter(|volume| {
+    let free = volumes.filter(|volume| {
         let volume = (*volume).as_ref();
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
         claim_ref(volume).is_none()

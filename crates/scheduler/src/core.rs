@@ -1,25 +1,30 @@
 //! Snapshot and queue together: what a change of the cluster means, and what is to be done next. Pure.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_client::Change;
 use skiff_client::volumes::is_bound;
 
-use crate::cycle::{Turn, decide};
-use crate::plugins::{Claim, Event, plugin};
+use crate::cycle::{Turn, Unschedulable, check, decide, first_verdict};
+use crate::plugins::{Ask, Claim, Event, Verdict, plugin};
 use crate::pod::PodInfo;
-use crate::preempt::{Preemption, preempt};
+use crate::preempt::{ineligible, preempt};
+use crate::profile::Profile;
 use crate::queue::Queue;
+use crate::ranking::Rankings;
 use crate::snapshot::{Snapshot, is_terminal};
 
 /// Everything that decisions rest on.
 pub struct Core {
-    scheduler_name: String,
+    profiles: HashMap<String, Arc<Profile>>,
     snapshot: Snapshot,
+    rankings: Rankings,
     queue: Queue,
     turn: Turn,
 }
@@ -44,7 +49,7 @@ pub enum Step {
         message: String,
         /// Who has to go.
         victims: Vec<Arc<PodInfo>>,
-        /// The node that they make room on.
+        /// The node that they make room on; empty where a former one is to be taken back, absent where nothing changes.
         nominated: Option<String>,
     },
     /// Wait for a change, or until the given monotonic time.
@@ -56,33 +61,115 @@ pub enum Step {
 
 impl Core {
     /// Nothing known, nothing queued.
-    pub fn new(scheduler_name: String, seed: u64) -> Self {
-        Self { scheduler_name, snapshot: Snapshot::default(), queue: Queue::default(), turn: Turn::seeded(seed) }
+    pub fn new(profiles: Vec<Profile>, seed: u64) -> Self {
+        Self {
+            profiles: profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect(),
+            snapshot: Snapshot::default(),
+            rankings: Rankings::default(),
+            queue: Queue::default(),
+            turn: Turn::seeded(seed),
+        }
     }
 
     /// Takes the next pod and decides.
     pub fn step(&mut self, now: Duration) -> Step {
-        let Some(pod) = self.queue.pop(now) else { return Step::Idle { until: self.queue.next_timer() } };
-        match decide(&pod, &self.snapshot, &mut self.turn) {
-            Ok(node) => {
-                let node = node.to_owned();
+        let Some((pod, profile)) = self.next(now) else { return Step::Idle { until: self.queue.next_timer() } };
+        // Room that was made for it is its own.
+        let nominated = self.snapshot.denominate(&pod.uid);
+        match self.decide(&pod, &profile, nominated.as_deref()) {
+            Ok(at) => {
+                let node = self.snapshot.nodes()[at].name().to_owned();
                 let claims = self.reserve(&pod, &node);
                 self.snapshot.assume(pod.clone(), &node);
                 Step::Bind { pod, node, claims }
             }
-            Err(mut failure) => {
-                let (victims, nominated) = match preempt(&pod, &self.snapshot, &failure) {
-                    Preemption::Victims { pods, node } => (pods, Some(node)),
-                    Preemption::Waiting => (Vec::new(), None),
-                    Preemption::Pointless(why) => {
-                        failure.preemption = why;
-                        (Vec::new(), None)
-                    }
-                };
-                self.queue.unschedulable(&pod.uid, failure.rejected_by.clone(), now);
-                Step::Unschedulable { pod, message: failure.message(), victims, nominated }
+            Err(failure) => self.make_room(pod, &profile, nominated, failure, now),
+        }
+    }
+
+    fn next(&mut self, now: Duration) -> Option<(Arc<PodInfo>, Arc<Profile>)> {
+        let pod = self.queue.pop(now)?;
+        let profile = self.profiles.get(pod.scheduler_name()).expect("only pods of a profile are queued");
+        Some((pod, profile.clone()))
+    }
+
+    fn decide(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        profile: &Arc<Profile>,
+        nominated: Option<&str>,
+    ) -> Result<usize, Unschedulable> {
+        let Self { snapshot, rankings, turn, .. } = self;
+        let ask = Ask { pod, snapshot, profile };
+        let nominated = nominated.and_then(|node| snapshot.position(node));
+        // Volumes are chosen for each pod by itself: such pods are never alike.
+        if !pod.has_claims
+            && let Some(ranking) = rankings.of(pod, profile, snapshot, nominated.is_some())
+        {
+            if let Some(at) = nominated.filter(|at| ranking.takes(*at, snapshot)) {
+                return Ok(at);
+            }
+            let at = ranking.choose(snapshot, turn.next_random())?;
+            // Rules between pods may concern those that room was made for, whom the ranking knows by their size alone.
+            let node = &snapshot.nodes()[at];
+            if ranking.looks_around() && !node.nominated.is_empty() && first_verdict(&ask, node) != Verdict::Pass {
+                return decide(&ask, turn);
+            }
+            return Ok(at);
+        }
+        let takes = |at: &usize| first_verdict(&ask, &snapshot.nodes()[*at]) == Verdict::Pass;
+        match nominated.filter(|_| check(&ask).is_ok()).filter(takes) {
+            Some(at) => Ok(at),
+            None => decide(&ask, turn),
+        }
+    }
+
+    /// Looks for pods of lower priority that could go, and parks the pod until things change.
+    fn make_room(
+        &mut self,
+        pod: Arc<PodInfo>,
+        profile: &Arc<Profile>,
+        nominated: Option<String>,
+        mut failure: Unschedulable,
+        now: Duration,
+    ) -> Step {
+        let had_node = !pod.nominated_node().is_empty();
+        let (mut victims, mut set) = (Vec::new(), None);
+        if let Some(why) = ineligible(&pod, profile, nominated.as_deref(), &self.snapshot) {
+            failure.preemption = why;
+            nominated.iter().for_each(|node| self.snapshot.nominate(pod.clone(), node));
+        } else {
+            match self.search_room(&pod, profile, &failure) {
+                Ok((node, found)) => {
+                    found.iter().for_each(|victim| self.snapshot.doom(&victim.uid, true));
+                    self.snapshot.nominate(pod.clone(), &node);
+                    (victims, set) = (found, Some(node));
+                }
+                Err(why) => {
+                    failure.preemption = why;
+                    set = had_node.then(String::new);
+                }
             }
         }
+        victims.retain(|victim| !victim.is_terminating());
+        let message = failure.message();
+        self.queue.unschedulable(&pod.uid, failure.rejected_by, now);
+        Step::Unschedulable { pod, message, victims, nominated: set }
+    }
+
+    fn search_room(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        profile: &Arc<Profile>,
+        failure: &Unschedulable,
+    ) -> Result<(String, Vec<Arc<PodInfo>>), String> {
+        let Self { snapshot, rankings, turn, .. } = self;
+        if pod.has_claims {
+            return preempt(pod, profile, snapshot, failure);
+        }
+        let ranking = rankings.of(pod, profile, snapshot, true).expect("it is made where there is none");
+        let (at, victims) = ranking.make_room(snapshot, turn.next_random())?;
+        Ok((snapshot.nodes()[at].name().to_owned(), victims))
     }
 
     fn reserve(&mut self, pod: &PodInfo, node: &str) -> Vec<Claim> {
@@ -137,7 +224,7 @@ impl Core {
     }
 
     fn storage_changed(&mut self, now: Duration) -> bool {
-        wake(&mut self.queue, &self.snapshot, &Event::Storage, now);
+        self.wake(&Event::Storage, now);
         true
     }
 
@@ -158,11 +245,23 @@ impl Core {
     pub fn namespace_changed(&mut self, change: &Change<Namespace>, _now: Duration) -> bool {
         let meta = &change.object().metadata;
         let name = meta.name.clone().unwrap_or_default();
-        match change {
-            Change::Deleted(_) => self.snapshot.namespaces.remove(&name),
-            _ => self.snapshot.namespaces.insert(name, meta.labels.clone().unwrap_or_default()),
-        };
+        let labels = || meta.labels.clone().unwrap_or_default();
+        self.snapshot.set_namespace(name, (!matches!(change, Change::Deleted(_))).then(labels));
         false
+    }
+
+    /// A disruption budget changed; true where the loop should look.
+    pub fn budget_changed(&mut self, change: &Change<PodDisruptionBudget>, _now: Duration) -> bool {
+        let changed = self.snapshot.budgets.set(change.object(), matches!(change, Change::Deleted(_)));
+        if !changed.is_empty() {
+            self.snapshot.touch_where(|pod| changed.iter().any(|budget| budget.covers(pod)));
+        }
+        false
+    }
+
+    /// A victim could not be evicted.
+    pub fn evict_failed(&mut self, uid: &str) {
+        self.snapshot.doom(uid, false);
     }
 
     /// A node changed; true where the loop should look.
@@ -179,9 +278,9 @@ impl Core {
         {
             return false;
         }
-        let Self { snapshot, queue, .. } = self;
+        let Self { snapshot, queue, profiles, .. } = self;
         let Some(node) = snapshot.node(&name) else { return false };
-        wake(queue, snapshot, &Event::Node(node), now);
+        wake(queue, snapshot, profiles, &Event::Node(node), now);
         true
     }
 
@@ -200,26 +299,49 @@ impl Core {
         }
         if pod.metadata.deletion_timestamp.is_some() {
             self.queue.remove(uid);
+            self.snapshot.denominate(uid);
             return false;
         }
-        let wanted = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler");
-        if wanted != self.scheduler_name || self.snapshot.is_assumed(uid) {
+        if self.snapshot.is_assumed(uid) {
             return false;
         }
-        self.queue.set(Arc::new(PodInfo::new(pod.clone())), now);
+        let info = Arc::new(PodInfo::new(pod.clone()));
+        if !self.profiles.contains_key(info.scheduler_name()) {
+            return false;
+        }
+        self.note_nomination(change, &info);
+        self.queue.set(info, now);
         true
+    }
+
+    /// Somebody, maybe the scheduler itself, wrote which node room is made on for a pod.
+    fn note_nomination(&mut self, change: &Change<Pod>, pod: &Arc<PodInfo>) {
+        let of = |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone());
+        let before = if let Change::Updated { old, .. } = change { of(old).unwrap_or_default() } else { String::new() };
+        let now = pod.nominated_node();
+        if now == before || self.snapshot.nomination(&pod.uid).unwrap_or_default() == now {
+            return;
+        }
+        if now.is_empty() {
+            self.snapshot.denominate(&pod.uid);
+        } else {
+            self.snapshot.nominate(pod.clone(), now);
+        }
     }
 
     fn pod_gone(&mut self, pod: &Arc<Pod>, now: Duration) -> bool {
         let info = PodInfo::new(pod.clone());
-        let Self { snapshot, queue, .. } = self;
+        let Self { snapshot, queue, profiles, .. } = self;
+        snapshot.denominate(&info.uid);
+        snapshot.doom(&info.uid, false);
         let Some(node) = snapshot.remove_pod(&info.uid) else { return false };
-        wake(queue, snapshot, &Event::PodGone(&info, snapshot.node(&node)), now);
+        wake(queue, snapshot, profiles, &Event::PodGone(&info, snapshot.node(&node)), now);
         true
     }
 
     fn pod_placed(&mut self, change: &Change<Pod>, node: &str, now: Duration) -> bool {
         let info = Arc::new(PodInfo::new(change.object().clone()));
+        self.snapshot.denominate(&info.uid);
         self.snapshot.set_pod(info.clone(), node);
         let news = match change {
             Change::Updated { old, new } => {
@@ -229,9 +351,13 @@ impl Core {
             _ => true,
         };
         if news {
-            wake(&mut self.queue, &self.snapshot, &Event::PodPlaced(&info), now);
+            self.wake(&Event::PodPlaced(&info), now);
         }
         news
+    }
+
+    fn wake(&mut self, event: &Event, now: Duration) {
+        wake(&mut self.queue, &self.snapshot, &self.profiles, event, now);
     }
 }
 
@@ -245,11 +371,15 @@ fn matters(old: &Node, new: &Node) -> bool {
     old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
 }
 
-fn wake(queue: &mut Queue, snapshot: &Snapshot, event: &Event, now: Duration) {
+type Profiles = HashMap<String, Arc<Profile>>;
+
+fn wake(queue: &mut Queue, snapshot: &Snapshot, profiles: &Profiles, event: &Event, now: Duration) {
     queue.wake(now, |pod, rejected_by| {
+        let Some(profile) = profiles.get(pod.scheduler_name()) else { return false };
+        let ask = Ask { pod, snapshot, profile };
         // A pod turned down when there was no node at all waits for any node.
         rejected_by.is_empty() && matches!(event, Event::Node(_))
-            || rejected_by.iter().filter_map(|name| plugin(name)).any(|p| (p.wakes_on)(pod, event, snapshot))
+            || rejected_by.iter().filter_map(|name| plugin(name)).any(|plugin| (plugin.wakes_on)(&ask, event))
     });
 }
 
@@ -261,7 +391,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn core() -> Core {
-        Core::new("default-scheduler".to_owned(), 1)
+        Core::new(vec![Profile::default()], 1)
     }
 
     fn node(yaml: &str) -> Arc<Node> {

@@ -1,11 +1,13 @@
-//! One decision: which node a pod goes to, or in upstream's words why to none.
+//! One decision by the plain model: every filter asked of every node, every score of every feasible one. It decides for
+//! pods that are the first of their shape, or that bring volumes; for all others [`crate::ranking`] comes to the same
+//! result faster.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::plugins::{DEFAULT_PLUGINS, Filter, Verdict};
-use crate::pod::PodInfo;
-use crate::snapshot::{NodeInfo, Snapshot};
+use crate::plugins::{Ask, Filter, MadeFilter, OfNode, PLUGINS, Score, Verdict};
+use crate::ranking::reasons;
+use crate::snapshot::NodeInfo;
 
 /// Below this many feasible nodes the search never stops early.
 const MIN_FEASIBLE_NODES: usize = 100;
@@ -23,8 +25,8 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<Cow<'static, str>, usize>,
     /// Names of the plugins that turned nodes down.
     pub rejected_by: Vec<&'static str>,
-    /// Nodes where evicting pods might help.
-    pub resolvable: Vec<String>,
+    /// Positions of nodes where evicting pods might help; only the model tells them.
+    pub resolvable: Vec<usize>,
     /// Why eviction does not help either.
     pub preemption: String,
 }
@@ -47,9 +49,13 @@ impl Unschedulable {
         text
     }
 
-    fn note(&mut self, plugin: &'static str, reasons: Vec<Cow<'static, str>>) {
+    /// Counts what a plugin said of some nodes.
+    pub fn note(&mut self, plugin: &'static str, reasons: &[Cow<'static, str>], nodes: usize) {
         for reason in reasons {
-            *self.reasons.entry(reason).or_default() += 1;
+            match self.reasons.get_mut(reason) {
+                Some(count) => *count += nodes,
+                None => drop(self.reasons.insert(reason.clone(), nodes)),
+            }
         }
         if !self.rejected_by.contains(&plugin) {
             self.rejected_by.push(plugin);
@@ -70,104 +76,170 @@ impl Turn {
         Self { start: 0, random: seed | 1 }
     }
 
-    fn next_random(&mut self) -> u64 {
+    /// The next random number.
+    pub fn next_random(&mut self) -> u64 {
         // xorshift64: cheap, and good enough to break ties.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.random
+        self.random >> 16
     }
 }
 
-/// How many feasible nodes are enough, by the size of the cluster.
-fn enough(nodes: usize) -> usize {
-    if nodes <= MIN_FEASIBLE_NODES {
+/// How many feasible nodes are enough, by the size of the cluster unless a share is given.
+fn enough(nodes: usize, percent: Option<usize>) -> usize {
+    let percent = percent.filter(|percent| *percent > 0);
+    if nodes <= MIN_FEASIBLE_NODES || percent.is_some_and(|percent| percent >= 100) {
         return nodes;
     }
-    let percent = 50usize.saturating_sub(nodes / 125).max(MIN_FEASIBLE_PERCENT);
+    let percent = percent.unwrap_or_else(|| 50usize.saturating_sub(nodes / 125).max(MIN_FEASIBLE_PERCENT));
     (nodes * percent / 100).max(MIN_FEASIBLE_NODES)
 }
 
-/// The filters that have something to say of a pod.
-pub fn filters<'a>(pod: &'a PodInfo, snapshot: &'a Snapshot) -> Vec<(&'static str, Filter<'a>)> {
-    let made = DEFAULT_PLUGINS.iter().map(|plugin| (plugin.name, plugin.filter.and_then(|make| make(pod, snapshot))));
-    made.filter_map(|(name, filter)| Some((name, filter?))).collect()
+/// A plugin's filter, made ready for one pod.
+enum Ready<'a> {
+    Alone(OfNode<Verdict>),
+    Made(MadeFilter<'a>),
 }
 
-/// Chooses a node for the pod.
+/// The filters that have something to say of a pod.
+struct Filters<'a> {
+    ask: Ask<'a>,
+    all: Vec<(&'static str, Ready<'a>)>,
+}
+
+impl<'a> Filters<'a> {
+    fn of(ask: Ask<'a>) -> Self {
+        let enabled = ask.profile.plugins.iter().filter(|enabled| enabled.filters);
+        let all = enabled.filter_map(|enabled| {
+            let ready = match enabled.plugin.filter {
+                Filter::None => return None,
+                Filter::Node(rule) | Filter::Load(rule) => Ready::Alone(rule),
+                Filter::Cluster(make) => Ready::Made(make(ask)?),
+            };
+            Some((enabled.plugin.name, ready))
+        });
+        Self { all: all.collect(), ask }
+    }
+
+    /// The first verdict against the node, and whose it is; with the pods that room was made for there, and without.
+    fn verdict(&self, node: &NodeInfo) -> (&'static str, Verdict) {
+        if let Some(filled) = node.with_nominated(self.ask.pod) {
+            let (plugin, verdict) = self.verdict_filled(node, &filled);
+            if verdict != Verdict::Pass {
+                return (plugin, verdict);
+            }
+        }
+        self.verdict_as_is(node)
+    }
+
+    fn verdict_filled(&self, node: &NodeInfo, filled: &NodeInfo) -> (&'static str, Verdict) {
+        if !self.all.iter().any(|(_, filter)| matches!(filter, Ready::Made(_))) {
+            return self.verdict_as_is(filled);
+        }
+        // What is asked of several nodes at once has to be asked of a cluster in which those pods are there.
+        let mut world = self.ask.snapshot.clone();
+        for pod in filled.load.pods.iter().skip(node.load.pods.len()) {
+            world.assume(pod.clone(), node.name());
+        }
+        let ask = Ask { snapshot: &world, ..self.ask };
+        world.node(node.name()).map_or(("", Verdict::Pass), |node| Filters::of(ask).verdict_as_is(node))
+    }
+
+    fn verdict_as_is(&self, node: &NodeInfo) -> (&'static str, Verdict) {
+        for (plugin, filter) in &self.all {
+            let verdict = match filter {
+                Ready::Alone(rule) => rule(&self.ask, node),
+                Ready::Made(filter) => filter(node),
+            };
+            if verdict != Verdict::Pass {
+                return (plugin, verdict);
+            }
+        }
+        ("", Verdict::Pass)
+    }
+}
+
+/// The first verdict against one node.
+pub fn first_verdict(ask: &Ask, node: &NodeInfo) -> Verdict {
+    Filters::of(*ask).verdict(node).1
+}
+
+/// Why no node at all would do, whatever the nodes are like.
+///
+/// # Errors
+/// That.
+pub fn check(ask: &Ask) -> Result<(), Unschedulable> {
+    let refused = PLUGINS.iter().find_map(|plugin| Some((plugin.name, plugin.check?(ask)?)));
+    let Some((plugin, whole)) = refused.filter(|(plugin, _)| ask.profile.filters(plugin)) else { return Ok(()) };
+    let nodes = ask.snapshot.nodes().len();
+    Err(Unschedulable { nodes, whole, rejected_by: vec![plugin], ..Unschedulable::default() })
+}
+
+/// Chooses a node for the pod; gives its position.
 ///
 /// # Errors
 /// No node can take it.
-pub fn decide<'a>(pod: &PodInfo, snapshot: &'a Snapshot, turn: &mut Turn) -> Result<&'a str, Unschedulable> {
-    let nodes = snapshot.nodes();
-    let mut failure = Unschedulable { nodes: nodes.len(), ..Unschedulable::default() };
-    let refused = DEFAULT_PLUGINS.iter().find_map(|plugin| Some((plugin.name, plugin.check?(pod, snapshot)?)));
-    if let Some((plugin, whole)) = refused {
-        (failure.whole, failure.rejected_by) = (whole, vec![plugin]);
-        return Err(failure);
-    }
-    let feasible = feasible(pod, snapshot, turn, &mut failure);
-    match feasible.as_slice() {
-        [] => Err(failure),
-        [only] => Ok(only.name()),
-        many => Ok(best(pod, snapshot, many, turn).name()),
-    }
+pub fn decide(ask: &Ask, turn: &mut Turn) -> Result<usize, Unschedulable> {
+    check(ask)?;
+    let wanted = enough(ask.snapshot.nodes().len(), ask.profile.percentage_of_nodes);
+    let feasible = feasible(ask, wanted, turn)?;
+    let totals = totals(ask, &feasible);
+    let top = totals.iter().copied().max().unwrap_or(0);
+    let ties: Vec<_> = (0..feasible.len()).filter(|at| totals[*at] == top).collect();
+    Ok(feasible[ties[(turn.next_random() % ties.len() as u64) as usize]])
 }
 
-fn feasible<'a>(
-    pod: &PodInfo,
-    snapshot: &'a Snapshot,
-    turn: &mut Turn,
-    failure: &mut Unschedulable,
-) -> Vec<&'a NodeInfo> {
-    let nodes = snapshot.nodes();
-    let filters = filters(pod, snapshot);
-    let (wanted, start) = (enough(nodes.len()), if nodes.is_empty() { 0 } else { turn.start % nodes.len() });
-    let mut feasible = Vec::new();
-    let mut looked_at = 0;
-    for node in nodes[start..].iter().chain(&nodes[..start]) {
+/// The positions of nodes that can take the pod, `wanted` of them at most.
+///
+/// # Errors
+/// There is none.
+pub fn feasible(ask: &Ask, wanted: usize, turn: &mut Turn) -> Result<Vec<usize>, Unschedulable> {
+    let nodes = ask.snapshot.nodes();
+    let filters = Filters::of(*ask);
+    let mut failure = Unschedulable { nodes: nodes.len(), ..Unschedulable::default() };
+    let start = if nodes.is_empty() { 0 } else { turn.start % nodes.len() };
+    let (mut feasible, mut looked_at) = (Vec::new(), 0);
+    for at in (start..nodes.len()).chain(0..start) {
         looked_at += 1;
-        if passes(&filters, node, failure) {
-            feasible.push(node);
+        let (plugin, verdict) = filters.verdict(&nodes[at]);
+        if verdict == Verdict::Pass {
+            feasible.push(at);
             if feasible.len() >= wanted {
                 break;
             }
+            continue;
+        }
+        failure.note(plugin, reasons(&verdict), 1);
+        if let Verdict::Reject(_) = verdict {
+            failure.resolvable.push(at);
         }
     }
     turn.start = start + looked_at;
-    feasible
+    if feasible.is_empty() { Err(failure) } else { Ok(feasible) }
 }
 
-fn passes(filters: &[(&'static str, Filter)], node: &NodeInfo, failure: &mut Unschedulable) -> bool {
-    for (name, filter) in filters {
-        match filter(node) {
-            Verdict::Pass => {}
-            Verdict::Reject(reasons) => {
-                failure.note(name, reasons);
-                failure.resolvable.push(node.name().to_owned());
-                return false;
-            }
-            Verdict::RejectForGood(reasons) => {
-                failure.note(name, reasons);
-                return false;
-            }
-        }
-    }
-    true
-}
-
-fn best<'a>(pod: &PodInfo, snapshot: &Snapshot, nodes: &[&'a NodeInfo], turn: &mut Turn) -> &'a NodeInfo {
+/// The scores of feasible nodes.
+pub fn totals(ask: &Ask, feasible: &[usize]) -> Vec<i64> {
+    let nodes: Vec<_> = feasible.iter().map(|at| &ask.snapshot.nodes()[*at]).collect();
     let mut totals = vec![0i64; nodes.len()];
-    for plugin in DEFAULT_PLUGINS {
-        let Some((make, normalize, weight)) = plugin.score else { continue };
-        let Some(score) = make(pod, snapshot) else { continue };
-        let mut scores: Vec<_> = nodes.iter().map(|node| score(node)).collect();
-        normalize.apply(&mut scores);
-        totals.iter_mut().zip(scores).for_each(|(total, score)| *total += weight * score);
+    for enabled in ask.profile.plugins.iter().filter(|enabled| enabled.weight > 0) {
+        let scores: Vec<i64> = match enabled.plugin.score {
+            Score::None => continue,
+            Score::Node(rule, normalize) => {
+                let raw: Vec<_> = nodes.iter().map(|node| rule(ask, node)).collect();
+                let largest = raw.iter().copied().max().unwrap_or(0);
+                raw.into_iter().map(|score| normalize.one(score, largest)).collect()
+            }
+            Score::Load(rule) => nodes.iter().map(|node| rule(ask, node)).collect(),
+            Score::Cluster(scores) => match scores(ask, &nodes) {
+                Some(scores) => scores,
+                None => continue,
+            },
+        };
+        totals.iter_mut().zip(scores).for_each(|(total, score)| *total += enabled.weight * score);
     }
-    let top = totals.iter().copied().max().unwrap_or(0);
-    let ties: Vec<_> = (0..nodes.len()).filter(|at| totals[*at] == top).collect();
-    nodes[ties[(turn.next_random() % ties.len() as u64) as usize]]
+    totals
 }
 
 #[cfg(test)]
@@ -175,25 +247,33 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::preempt::{Preemption, preempt};
+    use crate::preempt::{ineligible, preempt};
+    use crate::profile::Profile;
     use crate::testing::cluster;
 
     /// Where the pod goes, or what the event says (and who would have to go).
     fn check(yaml: &str, expected: Expect) {
-        let (snapshot, pod) = cluster(yaml);
-        let told = match decide(&pod, &snapshot, &mut Turn::seeded(1)) {
-            Ok(node) => node.to_owned(),
-            Err(mut failure) => match preempt(&pod, &snapshot, &failure) {
-                Preemption::Victims { node, pods } => {
-                    let names: Vec<_> = pods.iter().map(|pod| pod.name()).collect();
-                    format!("{} evict {} from {node}", failure.message(), names.join(", "))
+        let (mut snapshot, pod) = cluster(yaml);
+        let profile = Profile::default();
+        let decided = decide(&Ask { pod: &pod, snapshot: &snapshot, profile: &profile }, &mut Turn::seeded(1));
+        let told = match decided {
+            Ok(node) => snapshot.nodes()[node].name().to_owned(),
+            Err(mut failure) => {
+                let found = match ineligible(&pod, &profile, None, &snapshot) {
+                    Some(why) => Err(why),
+                    None => preempt(&pod, &profile, &mut snapshot, &failure),
+                };
+                match found {
+                    Ok((node, pods)) => {
+                        let names: Vec<_> = pods.iter().map(|pod| pod.name()).collect();
+                        format!("{} evict {} from {node}", failure.message(), names.join(", "))
+                    }
+                    Err(why) => {
+                        failure.preemption = why;
+                        failure.message()
+                    }
                 }
-                Preemption::Waiting => format!("{} waiting", failure.message()),
-                Preemption::Pointless(why) => {
-                    failure.preemption = why;
-                    failure.message()
-                }
-            },
+            }
         };
         expected.assert_eq(&told);
     }

@@ -1,17 +1,27 @@
 //! The scheduler: a snapshot of the cluster, plugins that are pure functions on it, a queue of waiting pods,
 //! and one loop that posts bindings. It learns and acts only through the API.
 
+mod budgets;
 mod core;
 mod cycle;
+#[cfg(test)]
+mod differential;
 mod plugins;
 mod pod;
 mod preempt;
+mod profile;
 mod queue;
+mod ranking;
 mod resources;
 mod run;
 mod selectors;
 mod snapshot;
+mod spread;
 #[cfg(test)]
 mod testing;
 
+pub use core::{Core, Step};
+pub use plugins::Claim;
+pub use pod::PodInfo;
+pub use profile::Profile;
 pub use run::{Config, Handle, Scheduler};

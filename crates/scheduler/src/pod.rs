@@ -1,13 +1,16 @@
 //! A pod with what decisions ask of it again and again worked out once.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, Pod, PodAffinityTerm, PreferredSchedulingTerm, Toleration};
 use skiff_object::LabelSelector;
 use skiff_object::selector::Requirement;
 
+use crate::profile::DEFAULT_NAME;
 use crate::resources::{Resources, pod_requests, pod_scored_requests};
 use crate::selectors::{Labels, selector, selects};
+use crate::spread::Constraint;
 
 /// A port that a pod takes on its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +98,16 @@ pub struct PodInfo {
     pub required_anti_affinity: Vec<AffinityTerm>,
     /// Preferred affinity (positive weight) and anti-affinity (negative).
     pub preferred_affinity: Vec<AffinityTerm>,
+    /// Spread constraints that filter.
+    pub hard_spread: Vec<Constraint>,
+    /// Spread constraints that score.
+    pub soft_spread: Vec<Constraint>,
+    /// Whether it has volumes that are claimed.
+    pub has_claims: bool,
+    /// All that decisions may ask of it but its labels: pods of one shape fit and score alike.
+    pub shape: Arc<str>,
+    /// The keys of labels that its own terms and constraints ask for.
+    own_keys: Vec<String>,
 }
 
 impl PodInfo {
@@ -109,10 +122,101 @@ impl PodInfo {
             required_affinity: Vec::new(),
             required_anti_affinity: Vec::new(),
             preferred_affinity: Vec::new(),
+            hard_spread: Constraint::of(&pod, "DoNotSchedule"),
+            soft_spread: Constraint::of(&pod, "ScheduleAnyway"),
+            has_claims: has_claims(&pod),
+            shape: Arc::from(""),
+            own_keys: Vec::new(),
             pod,
         };
         info.read_affinity();
+        info.own_keys = info.asked_keys().map(str::to_owned).collect();
+        info.shape = info.write_shape().into();
         info
+    }
+
+    fn terms(&self) -> impl Iterator<Item = &AffinityTerm> {
+        self.required_affinity.iter().chain(&self.required_anti_affinity).chain(&self.preferred_affinity)
+    }
+
+    /// The label keys that its terms and constraints ask for.
+    fn asked_keys(&self) -> impl Iterator<Item = &str> {
+        let spread = self.hard_spread.iter().chain(&self.soft_spread).map(|constraint| &constraint.selector);
+        self.terms().map(|term| &term.selector).chain(spread).flat_map(selector_keys)
+    }
+
+    /// The label keys that its affinity terms ask for.
+    pub fn affinity_keys(&self) -> impl Iterator<Item = &str> {
+        self.terms().map(|term| &term.selector).flat_map(selector_keys)
+    }
+
+    fn write_shape(&self) -> String {
+        let mut text = format!(
+            "{}|{}|{}|{:?}|{:?}",
+            self.scheduler_name(),
+            self.namespace(),
+            self.priority,
+            self.requests,
+            self.scored
+        );
+        let Some(spec) = &self.pod.spec else { return text };
+        let mut add = |part: &dyn std::fmt::Debug| write!(text, "|{part:?}").expect("text takes all that is written");
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            add(&container.image);
+        }
+        for toleration in self.tolerations() {
+            add(&(&toleration.key, &toleration.operator, &toleration.value, &toleration.effect));
+        }
+        if !self.host_ports.is_empty() {
+            add(&self.host_ports);
+        }
+        add(&spec.preemption_policy);
+        add(&spec.node_selector);
+        if spec.affinity.is_some() {
+            add(&spec.affinity);
+        }
+        if spec.topology_spread_constraints.is_some() {
+            add(&spec.topology_spread_constraints);
+        }
+        if spec.node_name.is_some() && !self.is_placed() {
+            add(&spec.node_name);
+        }
+        text
+    }
+
+    /// Shape and those labels that anything asks for, `watched` being the keys that pods elsewhere ask for.
+    pub fn signature(&self, watched: impl Fn(&str) -> bool) -> String {
+        let mut text = self.shape.to_string();
+        for (key, value) in self.labels().into_iter().flatten() {
+            if watched(key) || self.own_keys.iter().any(|own| own == key) {
+                text.push('|');
+                text.push_str(key);
+                text.push('=');
+                text.push_str(value);
+            }
+        }
+        text
+    }
+
+    fn is_placed(&self) -> bool {
+        !self.node_name().is_empty()
+    }
+
+    /// Who is to schedule it.
+    pub fn scheduler_name(&self) -> &str {
+        let spec = self.pod.spec.as_ref();
+        spec.and_then(|spec| spec.scheduler_name.as_deref()).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAME)
+    }
+
+    /// The node that room was made on for it, or the empty string.
+    pub fn nominated_node(&self) -> &str {
+        let status = self.pod.status.as_ref();
+        status.and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether it is on its way out.
+    pub fn is_terminating(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
     }
 
     fn read_affinity(&mut self) {
@@ -186,6 +290,23 @@ impl PodInfo {
     pub fn is_gated(&self) -> bool {
         self.pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty())
     }
+}
+
+fn selector_keys(selector: &LabelSelector) -> impl Iterator<Item = &str> {
+    selector.requirements().iter().map(|requirement| match requirement {
+        Requirement::In(key, _)
+        | Requirement::NotIn(key, _)
+        | Requirement::Exists(key)
+        | Requirement::DoesNotExist(key)
+        | Requirement::GreaterThan(key, _)
+        | Requirement::LessThan(key, _) => key.as_str(),
+    })
+}
+
+/// Whether a pod has anything to do with claims.
+fn has_claims(pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.into_iter().any(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some())
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {

@@ -1,124 +1,148 @@
-//! Who would have to go to make room for a pod of higher priority.
+//! Who would have to go to make room for a pod of higher priority: the plain model, and what it has in common with the
+//! fast search in [`crate::ranking`].
 //! See <https://kubernetes.io/docs/concepts/scheduling-eviction/pod-priority-preemption/>.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cycle::{Unschedulable, filters};
-use crate::plugins::Verdict;
+use skiff_base::Timestamp;
+
+use crate::budgets::Budgets;
+use crate::cycle::{Unschedulable, first_verdict};
+use crate::plugins::{Ask, Verdict};
 use crate::pod::PodInfo;
+use crate::profile::Profile;
+use crate::ranking::reasons;
 use crate::snapshot::Snapshot;
 
-/// At most this many nodes are looked at closely; upstream looks at a tenth, at least a hundred.
-const MAX_CANDIDATES: usize = 100;
+/// The reason of nodes that have no pod of lower priority.
+pub const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+/// The reason of nodes where no eviction would change anything.
+pub const UNHELPFUL: &str = "Preemption is not helpful for scheduling";
 
-/// What can be done for a pod that no node can take.
-#[derive(Debug)]
-pub enum Preemption {
-    /// These pods, all on one node, are to be deleted.
-    Victims {
-        /// The node.
-        node: String,
-        /// The pods, all of lower priority.
-        pods: Vec<Arc<PodInfo>>,
-    },
-    /// Pods of lower priority are already on their way out of a node that would do.
-    Waiting,
-    /// Nothing, and why.
-    Pointless(String),
-}
+/// A node by its name, and who would have to go from there; or why no eviction helps.
+pub type Found = Result<(String, Vec<Arc<PodInfo>>), String>;
 
-/// Looks for the node where making room hurts least.
-pub fn preempt(pod: &PodInfo, snapshot: &Snapshot, failure: &Unschedulable) -> Preemption {
+/// Why nothing is to be looked for at all; `None` where it is.
+pub fn ineligible(pod: &PodInfo, profile: &Profile, nominated: Option<&str>, snapshot: &Snapshot) -> Option<String> {
     let policy = pod.pod.spec.as_ref().and_then(|spec| spec.preemption_policy.as_deref());
     if policy == Some("Never") {
-        return Preemption::Pointless("not eligible due to preemptionPolicy=Never.".to_owned());
+        return Some("not eligible due to preemptionPolicy=Never.".to_owned());
     }
-    if failure.nodes == 0 {
-        return Preemption::Pointless(String::new());
+    if !profile.preempts || snapshot.nodes().is_empty() {
+        return Some(String::new());
     }
-    let lower = |name: &&String| {
-        let node = snapshot.node(name);
-        node.is_some_and(|node| node.load.pods.values().any(|other| other.priority < pod.priority))
-    };
-    let candidates: Vec<_> = failure.resolvable.iter().filter(lower).take(MAX_CANDIDATES).collect();
-    if candidates.is_empty() {
-        return Preemption::Pointless(pointless(failure));
-    }
-    let mut world = snapshot.clone();
-    let mut best: Option<(Cost, &str, Vec<Arc<PodInfo>>)> = None;
-    for node in candidates {
-        let Some(victims) = victims(pod, &mut world, node) else { continue };
-        if victims.iter().all(|victim| victim.pod.metadata.deletion_timestamp.is_some()) {
-            return Preemption::Waiting;
-        }
-        let cost = cost(&victims);
-        if best.as_ref().is_none_or(|(lowest, ..)| cost < *lowest) {
-            best = Some((cost, node, victims));
-        }
-    }
-    match best {
-        Some((_, node, pods)) => Preemption::Victims { node: node.to_owned(), pods },
-        None => Preemption::Pointless(pointless(failure)),
-    }
+    let node = nominated.and_then(|node| snapshot.node(node))?;
+    let leaves = |other: &Arc<PodInfo>| other.priority < pod.priority && snapshot.is_leaving(other);
+    node.load.pods.iter().any(leaves).then(|| "not eligible due to a terminating pod on the nominated node.".to_owned())
 }
 
-fn pointless(failure: &Unschedulable) -> String {
-    let resolvable = failure.resolvable.len();
-    let mut parts = Vec::new();
-    for (count, text) in [
-        (resolvable, "No preemption victims found for incoming pod"),
-        (failure.nodes - resolvable, "Preemption is not helpful for scheduling"),
-    ] {
-        if count > 0 {
-            parts.push(format!("{count} {text}"));
+/// Looks for the node where making room hurts least, by trying filters on the cluster without the pods in question.
+/// The snapshot is left as it was.
+pub fn preempt(pod: &Arc<PodInfo>, profile: &Profile, snapshot: &mut Snapshot, failure: &Unschedulable) -> Found {
+    let mut told = BTreeMap::new();
+    told.insert(UNHELPFUL.into(), failure.nodes - failure.resolvable.len());
+    let (percent, least) = profile.candidates;
+    let wanted = (failure.nodes * percent / 100).max(least);
+    let mut best: Option<(Cost, String, Vec<Arc<PodInfo>>)> = None;
+    let mut found = 0;
+    for at in &failure.resolvable {
+        let node = snapshot.nodes()[*at].name().to_owned();
+        match victims(pod, profile, snapshot, &node) {
+            Ok((cost, victims)) => {
+                found += 1;
+                if best.as_ref().is_none_or(|(lowest, ..)| cost < *lowest) {
+                    best = Some((cost, node, victims));
+                }
+            }
+            Err(verdict) => {
+                reasons(&verdict).iter().for_each(|reason| *told.entry(reason.clone()).or_default() += 1);
+            }
+        }
+        if found >= wanted {
+            break;
         }
     }
-    parts.sort();
-    format!("0/{} nodes are available: {}.", failure.nodes, parts.join(", "))
+    best.map(|(_, node, victims)| (node, victims)).ok_or_else(|| pointless(failure.nodes, &told))
 }
 
-/// The fewest pods of lower priority without which the pod fits; the most important ones are spared first.
-/// `world` is a copy of the cluster to try things on; it is left as it was.
-fn victims(pod: &PodInfo, world: &mut Snapshot, node: &str) -> Option<Vec<Arc<PodInfo>>> {
-    let pods = world.node(node)?.load.pods.values();
-    let mut lower: Vec<_> = pods.filter(|other| other.priority < pod.priority).cloned().collect();
+fn victims(
+    pod: &Arc<PodInfo>,
+    profile: &Profile,
+    world: &mut Snapshot,
+    node: &str,
+) -> Result<(Cost, Vec<Arc<PodInfo>>), Verdict> {
+    let pods = world.node(node).map(|node| node.load.pods.clone()).unwrap_or_default();
+    let mut lower: Vec<_> = pods.into_iter().filter(|other| other.priority < pod.priority).collect();
     if lower.is_empty() {
-        return None;
+        return Err(Verdict::RejectForGood(vec![NO_VICTIMS.into()]));
     }
-    lower.sort_by_key(|other| (std::cmp::Reverse(other.priority), started(other), other.uid.clone()));
+    let assumed: Vec<_> = lower.iter().map(|other| world.is_assumed(&other.uid)).collect();
+    let were_there: Vec<_> = lower.iter().cloned().zip(assumed).collect();
     for other in &lower {
         world.remove_pod(&other.uid);
     }
-    let helps = fits(pod, world, node);
-    let mut victims = Vec::new();
-    for other in lower {
-        world.set_pod(other.clone(), node);
-        if helps && !fits(pod, world, node) {
-            world.remove_pod(&other.uid);
-            victims.push(other);
+    let verdict = verdict(pod, profile, world, node);
+    let (mut victims, mut broken) = (Vec::new(), 0);
+    if verdict == Verdict::Pass {
+        for (other, breaks) in in_order_of_importance(&mut lower, &world.budgets) {
+            world.set_pod(other.clone(), node);
+            if self::verdict(pod, profile, world, node) != Verdict::Pass {
+                world.remove_pod(&other.uid);
+                broken += usize::from(breaks);
+                victims.push(other);
+            }
         }
     }
-    for victim in &victims {
-        world.set_pod(victim.clone(), node);
+    for (other, assumed) in were_there {
+        if assumed { world.assume(other, node) } else { world.set_pod(other, node) }
     }
-    (!victims.is_empty()).then_some(victims)
+    if verdict == Verdict::Pass { Ok((cost(broken, &victims), victims)) } else { Err(verdict) }
 }
 
-fn fits(pod: &PodInfo, world: &Snapshot, node: &str) -> bool {
-    let Some(node) = world.node(node) else { return false };
-    filters(pod, world).iter().all(|(_, filter)| filter(node) == Verdict::Pass)
+fn verdict(pod: &PodInfo, profile: &Profile, world: &Snapshot, node: &str) -> Verdict {
+    let ask = Ask { pod, snapshot: world, profile };
+    world.node(node).map_or(Verdict::Pass, |node| first_verdict(&ask, node))
 }
 
-fn started(pod: &PodInfo) -> Option<skiff_base::Timestamp> {
-    pod.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0)
+/// Those first whose going would break a budget, then the others; the most important ones first in each.
+pub fn in_order_of_importance(pods: &mut [Arc<PodInfo>], budgets: &Budgets) -> Vec<(Arc<PodInfo>, bool)> {
+    pods.sort_by(|a, b| {
+        let key = |pod: &Arc<PodInfo>| (Reverse(pod.priority), started(pod));
+        key(a).cmp(&key(b)).then_with(|| a.uid.cmp(&b.uid))
+    });
+    let broken = budgets.broken_by(pods.iter().map(|pod| &**pod));
+    let mut all: Vec<_> = pods.iter().cloned().zip(broken).collect();
+    all.sort_by_key(|(_, breaks)| !breaks);
+    all
 }
 
-/// Compared in order: the highest priority lost, the sum of priorities, the number of pods.
-type Cost = (i32, i64, usize);
+fn started(pod: &PodInfo) -> Timestamp {
+    let start = pod.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    // What has not started is the youngest.
+    start.map_or(Timestamp::MAX, |time| time.0)
+}
 
-fn cost(victims: &[Arc<PodInfo>]) -> Cost {
+/// Compared in order: budgets broken, the highest priority lost, the sum of priorities, the number of pods, and how long
+/// the longest-running of the most important ones has run.
+pub type Cost = (usize, i32, i64, usize, Reverse<Timestamp>);
+
+/// What it costs that these pods go.
+pub fn cost(broken: usize, victims: &[Arc<PodInfo>]) -> Cost {
     let highest = victims.iter().map(|victim| victim.priority).max().unwrap_or(i32::MIN);
     // Shifted to be positive, so that more victims never cost less.
     let sum = victims.iter().map(|victim| i64::from(victim.priority) - i64::from(i32::MIN)).sum();
-    (highest, sum, victims.len())
+    let of_highest = victims.iter().filter(|victim| victim.priority == highest);
+    let earliest = of_highest.map(|victim| started(victim)).min().unwrap_or(Timestamp::MAX);
+    (broken, highest, sum, victims.len(), Reverse(earliest))
+}
+
+/// Why no eviction helps, given how many nodes each reason holds for.
+pub fn pointless(nodes: usize, told: &BTreeMap<Cow<'static, str>, usize>) -> String {
+    let told = told.iter().filter(|(_, count)| **count > 0);
+    let mut parts: Vec<_> = told.map(|(reason, count)| format!("{count} {reason}")).collect();
+    parts.sort();
+    format!("0/{nodes} nodes are available: {}.", parts.join(", "))
 }

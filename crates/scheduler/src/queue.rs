@@ -2,7 +2,7 @@
 //! and those held by gates. Pure; time comes as an argument.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const UNSCHEDULABLE_CAP: Duration = Duration::from_secs(300);
 enum Place {
     Active,
     Backoff(Duration),
-    Unschedulable { flush_at: Duration, ready_at: Duration, rejected_by: Vec<&'static str> },
+    Unschedulable { flush_at: Duration, ready_at: Duration, group: Arc<Group> },
     Gated,
     InFlight,
 }
@@ -32,6 +32,14 @@ struct Entry {
     place: Place,
 }
 
+/// What pods that wait have in common: an event means the same for all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Group {
+    /// Shape and labels.
+    kin: String,
+    rejected_by: Vec<&'static str>,
+}
+
 /// Higher priority first, then whoever waits longer.
 type Rank = (Reverse<i32>, Duration, String);
 
@@ -41,6 +49,8 @@ pub struct Queue {
     entries: HashMap<String, Entry>,
     active: BTreeSet<Rank>,
     timers: BTreeSet<(Duration, String)>,
+    /// UIDs of pods that wait for an event.
+    waiting: HashMap<Arc<Group>, HashSet<String>>,
 }
 
 impl Queue {
@@ -95,7 +105,8 @@ impl Queue {
     pub fn unschedulable(&mut self, uid: &str, rejected_by: Vec<&'static str>, now: Duration) {
         let Some(entry) = self.entries.get(uid) else { return };
         let ready_at = now + backoff(entry.attempts);
-        self.put(uid, Place::Unschedulable { flush_at: now + UNSCHEDULABLE_CAP, ready_at, rejected_by });
+        let group = Arc::new(Group { kin: entry.pod.signature(|_| true), rejected_by });
+        self.put(uid, Place::Unschedulable { flush_at: now + UNSCHEDULABLE_CAP, ready_at, group });
     }
 
     /// The try failed for reasons outside the scheduler: it is repeated after the back-off.
@@ -109,15 +120,16 @@ impl Queue {
 
     /// Tries again the pods for which `is_right` says so, given the plugins that turned them down.
     pub fn wake(&mut self, now: Duration, is_right: impl Fn(&PodInfo, &[&'static str]) -> bool) {
-        let mut woken = Vec::new();
-        for (uid, entry) in &self.entries {
-            if let Place::Unschedulable { ready_at, rejected_by, .. } = &entry.place
-                && is_right(&entry.pod, rejected_by)
-            {
-                woken.push((uid.clone(), backoff_or_active(*ready_at, now)));
-            }
-        }
-        for (uid, place) in woken {
+        let is_right = |(group, uids): &(&Arc<Group>, &HashSet<String>)| {
+            let any = uids.iter().next().and_then(|uid| self.entries.get(uid));
+            any.is_some_and(|any| is_right(&any.pod, &group.rejected_by))
+        };
+        let woken: Vec<String> = self.waiting.iter().filter(is_right).flat_map(|(_, uids)| uids).cloned().collect();
+        for uid in woken {
+            let Some(Entry { place: Place::Unschedulable { ready_at, .. }, .. }) = self.entries.get(&uid) else {
+                continue;
+            };
+            let place = backoff_or_active(*ready_at, now);
             self.put(&uid, place);
         }
     }
@@ -145,8 +157,12 @@ impl Queue {
             Place::Active => {
                 self.active.insert(rank(entry));
             }
-            Place::Backoff(at) | Place::Unschedulable { flush_at: at, .. } => {
+            Place::Backoff(at) => {
                 self.timers.insert((at, uid.to_owned()));
+            }
+            Place::Unschedulable { flush_at, ref group, .. } => {
+                self.timers.insert((flush_at, uid.to_owned()));
+                self.waiting.entry(group.clone()).or_default().insert(uid.to_owned());
             }
             Place::Gated | Place::InFlight => {}
         }
@@ -158,8 +174,17 @@ impl Queue {
             Place::Active => {
                 self.active.remove(&rank(entry));
             }
-            Place::Backoff(at) | Place::Unschedulable { flush_at: at, .. } => {
+            Place::Backoff(at) => {
                 self.timers.remove(&(at, uid.to_owned()));
+            }
+            Place::Unschedulable { flush_at, ref group, .. } => {
+                self.timers.remove(&(flush_at, uid.to_owned()));
+                if let Some(uids) = self.waiting.get_mut(group) {
+                    uids.remove(uid);
+                    if uids.is_empty() {
+                        self.waiting.remove(group);
+                    }
+                }
             }
             Place::Gated | Place::InFlight => {}
         }

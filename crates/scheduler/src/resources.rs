@@ -45,6 +45,16 @@ impl Resources {
         result
     }
 
+    /// The amount of one resource by its name; CPU in thousandths.
+    pub fn amount(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu_millis,
+            "memory" => self.memory_bytes,
+            "ephemeral-storage" => self.storage_bytes,
+            _ => self.others.get(name).copied().unwrap_or(0),
+        }
+    }
+
     /// Adds all amounts.
     pub fn add(&mut self, other: &Self) {
         self.cpu_millis += other.cpu_millis;

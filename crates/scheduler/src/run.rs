@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{
     Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
 };
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use parking_lot::Mutex;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::core::{Core, Step};
 use crate::plugins::Claim;
 use crate::pod::PodInfo;
+use crate::profile::{DEFAULT_NAME, Profile};
 
 /// Bindings under way at once; more would only queue up in the API server.
 const BINDS_IN_FLIGHT: usize = 64;
@@ -30,15 +32,15 @@ const BIND_VOLUMES_LIMIT: Duration = Duration::from_secs(600);
 /// What can be set.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Which pods are meant: those with this `spec.schedulerName`.
-    pub scheduler_name: String,
+    /// How pods are scheduled, by their `spec.schedulerName`.
+    pub profiles: Vec<Profile>,
     /// Breaks ties between equally good nodes.
     pub seed: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".to_owned(), seed: 1 }
+        Self { profiles: vec![Profile::default()], seed: 1 }
     }
 }
 
@@ -78,8 +80,8 @@ struct Shared {
 impl Scheduler {
     /// Starts scheduling with the rights of `client`, reading through `informers`.
     pub fn start(client: Client, informers: &Informers, clock: SharedClock, config: Config) -> Handle {
-        let recorder = Recorder::start(client.clone(), clock.clone(), &config.scheduler_name, "");
-        let core = Mutex::new(Core::new(config.scheduler_name, config.seed));
+        let recorder = Recorder::start(client.clone(), clock.clone(), DEFAULT_NAME, "");
+        let core = Mutex::new(Core::new(config.profiles, config.seed));
         let shared = Arc::new(Shared { core, wake: Notify::new(), claims: Notify::new(), client, clock, recorder });
         Handle { task: tokio::spawn(run(shared, informers.clone())) }
     }
@@ -90,15 +92,16 @@ async fn run(shared: Arc<Shared>, informers: Informers) {
     feed(&shared, &namespaces, Core::namespace_changed);
     feed(&shared, &nodes, Core::node_changed);
     let (claims, volumes) = (informers.of::<PersistentVolumeClaim>(), informers.of::<PersistentVolume>());
-    let classes = informers.of::<StorageClass>();
+    let (classes, budgets) = (informers.of::<StorageClass>(), informers.of::<PodDisruptionBudget>());
     feed(&shared, &claims, Core::claim_changed);
     feed(&shared, &volumes, Core::volume_changed);
     feed(&shared, &classes, Core::class_changed);
+    feed(&shared, &budgets, Core::budget_changed);
     let tell = Arc::downgrade(&shared);
     claims.on_change(move |_| tell.upgrade().iter().for_each(|shared| shared.claims.notify_waiters()));
     // Pods are read only when the nodes are known, lest the first ones are found unschedulable for want of a node.
     nodes.synced().await;
-    tokio::join!(claims.synced(), volumes.synced(), classes.synced());
+    tokio::join!(claims.synced(), volumes.synced(), classes.synced(), budgets.synced());
     namespaces.synced().await;
     feed(&shared, &pods, Core::pod_changed);
     pods.synced().await;
@@ -275,7 +278,7 @@ async fn report(shared: &Shared, pod: &PodInfo, message: &str, nominated: Option
     });
     let mut status = json!({"conditions": [condition]});
     if let Some(node) = nominated {
-        status["nominatedNodeName"] = json!(node);
+        status["nominatedNodeName"] = if node.is_empty() { json!(null) } else { json!(node) };
     }
     let patch = Patch::Strategic(json!({"status": status}));
     match shared.client.patch::<Pod>(pod.namespace(), pod.name(), "status", &patch).await {
@@ -304,6 +307,9 @@ async fn evict(shared: &Shared, preemptor: &PodInfo, victim: &PodInfo) {
             shared.recorder.normal(&*victim.pod, "Preempted", text);
         }
         Err(error) if error.is_not_found() => {}
-        Err(error) => tracing::warn!(pod = victim.name(), %error, "pod not preempted"),
+        Err(error) => {
+            shared.core.lock().evict_failed(&victim.uid);
+            tracing::warn!(pod = victim.name(), %error, "pod not preempted");
+        }
     }
 }

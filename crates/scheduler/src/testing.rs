@@ -81,7 +81,7 @@ pub fn pod(yaml: &str) -> Arc<PodInfo> {
 pub fn cluster(yaml: &str) -> (Snapshot, Arc<PodInfo>) {
     let cluster: Cluster = serde_saphyr::from_str(yaml).expect(yaml);
     let mut snapshot = Snapshot::default();
-    snapshot.namespaces.insert("default".into(), Default::default());
+    snapshot.set_namespace("default".into(), Some(Default::default()));
     for node in cluster.nodes {
         snapshot.set_node(node.node());
     }

@@ -3,6 +3,7 @@
 
 mod api;
 mod node;
+mod sched;
 mod store;
 
 use crate::needs;
@@ -16,7 +17,7 @@ struct Group {
 }
 
 /// Everything that can be measured, in the order in which it is.
-const GROUPS: &[Group] = &[store::GROUP, api::GROUP, node::GROUP];
+const GROUPS: &[Group] = &[store::GROUP, sched::GROUP, api::GROUP, node::GROUP];
 
 /// Measures what is named, or all.
 ///

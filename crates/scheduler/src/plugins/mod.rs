@@ -1,22 +1,26 @@
-//! The rules by which nodes are chosen: each a value of pure functions on a [`Snapshot`], in one list.
+//! The rules by which nodes are chosen: each a value of pure functions, in one list. They are the plain model of what is
+//! decided; [`crate::ranking`] comes to the same results without asking all of them of every node each time.
 //! Names, order, weights and reasons are those of the upstream default profile.
 //! See <https://kubernetes.io/docs/reference/scheduling/config/#scheduling-plugins>.
 
-mod inter_pod;
+pub(crate) mod inter_pod;
 mod node_rules;
 mod resources_fit;
-mod spread;
+pub(crate) mod topology_spread;
 mod volumes;
 
 use std::borrow::Cow;
 
+pub use node_rules::{affinity_allows, hard_taints_tolerated, image_counts};
 pub use volumes::{Claim, Storage};
 
 use crate::pod::PodInfo;
+use crate::profile::Profile;
 use crate::snapshot::{NodeInfo, Snapshot};
+use crate::spread::Constraint;
 
 /// What a filter says of one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The pod can go there.
     Pass,
@@ -27,30 +31,73 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn pass_if(fine: bool, reason: &'static str) -> Self {
+    pub(crate) fn pass_if(fine: bool, reason: &'static str) -> Self {
         if fine { Self::Pass } else { Self::Reject(vec![reason.into()]) }
     }
 
-    fn pass_or_for_good(fine: bool, reason: &'static str) -> Self {
+    pub(crate) fn pass_or_for_good(fine: bool, reason: &'static str) -> Self {
         if fine { Self::Pass } else { Self::RejectForGood(vec![reason.into()]) }
     }
 }
 
+/// What is asked: where this pod goes, in this cluster, by these rules.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The pod.
+    pub pod: &'a PodInfo,
+    /// The cluster.
+    pub snapshot: &'a Snapshot,
+    /// The rules.
+    pub profile: &'a Profile,
+}
+
+impl<'a> Ask<'a> {
+    /// The constraints by which the pod is to be spread as evenly as may be.
+    pub fn soft_spread(&self) -> Cow<'a, [Constraint]> {
+        Cow::Borrowed(&self.pod.soft_spread)
+    }
+
+    /// The same for all pods that fit and score alike.
+    pub fn signature(&self) -> String {
+        self.pod.signature(|key| self.snapshot.is_watched(key))
+    }
+}
+
 /// A filter made ready for one pod.
-pub type Filter<'a> = Box<dyn Fn(&NodeInfo) -> Verdict + 'a>;
-/// A score made ready for one pod.
-pub type Score<'a> = Box<dyn Fn(&NodeInfo) -> i64 + 'a>;
-/// Why no node at all will do for a pod; `None` where that is up to the nodes.
-pub type Check = fn(&PodInfo, &Snapshot) -> Option<String>;
-/// Makes a filter ready; `None` where the plugin has nothing to say of this pod.
-pub type MakeFilter = for<'a> fn(&'a PodInfo, &'a Snapshot) -> Option<Filter<'a>>;
-/// Makes a score ready; `None` where all nodes are alike for this pod.
-pub type MakeScore = for<'a> fn(&'a PodInfo, &'a Snapshot) -> Option<Score<'a>>;
+pub type MadeFilter<'a> = Box<dyn Fn(&NodeInfo) -> Verdict + 'a>;
+/// What a rule says of one node alone.
+pub type OfNode<T> = fn(&Ask, &NodeInfo) -> T;
+
+/// How a plugin turns nodes down.
+#[derive(Clone, Copy)]
+pub enum Filter {
+    /// It does not.
+    None,
+    /// By the node itself, whatever runs there.
+    Node(OfNode<Verdict>),
+    /// By the node and what runs there.
+    Load(OfNode<Verdict>),
+    /// By other nodes too; `None` where it has nothing to say of this pod.
+    Cluster(for<'a> fn(Ask<'a>) -> Option<MadeFilter<'a>>),
+}
+
+/// How a plugin scores nodes.
+#[derive(Clone, Copy)]
+pub enum Score {
+    /// It does not.
+    None,
+    /// By the node itself, whatever runs there.
+    Node(OfNode<i64>, Normalize),
+    /// By the node and what runs there; in range already.
+    Load(OfNode<i64>),
+    /// By all feasible nodes; in range already. `None` where all are alike.
+    Cluster(fn(&Ask, &[&NodeInfo]) -> Option<Vec<i64>>),
+}
 
 /// The best score that a plugin gives.
 pub const MAX_SCORE: i64 = 100;
 
-/// How raw scores become 0 to [`MAX_SCORE`].
+/// How raw scores, none of them negative, become 0 to [`MAX_SCORE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Normalize {
     /// They are that already.
@@ -59,24 +106,17 @@ pub enum Normalize {
     ToMax,
     /// In proportion to the largest, the largest becoming zero.
     ToMaxReversed,
-    /// The smallest becomes zero and the largest the best.
-    Range,
 }
 
 impl Normalize {
-    /// Brings the scores of all feasible nodes into range.
-    pub fn apply(self, scores: &mut [i64]) {
-        let (low, high) = scores.iter().fold((i64::MAX, i64::MIN), |(low, high), s| (low.min(*s), high.max(*s)));
-        for score in scores {
-            *score = match self {
-                Self::Not => *score,
-                Self::ToMax if high <= 0 => 0,
-                Self::ToMax => MAX_SCORE * *score / high,
-                Self::ToMaxReversed if high <= 0 => MAX_SCORE,
-                Self::ToMaxReversed => MAX_SCORE - MAX_SCORE * *score / high,
-                Self::Range if high == low => 0,
-                Self::Range => MAX_SCORE * (*score - low) / (high - low),
-            };
+    /// One score, given the largest of all feasible nodes.
+    pub fn one(self, score: i64, largest: i64) -> i64 {
+        match self {
+            Self::Not => score,
+            Self::ToMax if largest <= 0 => score,
+            Self::ToMax => MAX_SCORE * score / largest,
+            Self::ToMaxReversed if largest <= 0 => MAX_SCORE,
+            Self::ToMaxReversed => MAX_SCORE - MAX_SCORE * score / largest,
         }
     }
 }
@@ -98,18 +138,38 @@ pub enum Event<'a> {
 pub struct Plugin {
     /// Upstream's name.
     pub name: &'static str,
-    /// What is asked before any node is looked at.
-    pub check: Option<Check>,
-    /// The filter, where it has one.
-    pub filter: Option<MakeFilter>,
-    /// The score, where it has one, with its normalization and weight.
-    pub score: Option<(MakeScore, Normalize, i64)>,
+    /// What is asked before any node is looked at: why no node at all will do.
+    pub check: Option<fn(&Ask) -> Option<String>>,
+    /// The filter.
+    pub filter: Filter,
+    /// The score.
+    pub score: Score,
+    /// The weight of its scores by default.
+    pub weight: i64,
     /// Whether a pod that this plugin turned down should be tried again after an event.
-    pub wakes_on: fn(&PodInfo, &Event, &Snapshot) -> bool,
+    pub wakes_on: fn(&Ask, &Event) -> bool,
 }
 
-/// The default profile, in the order in which filters run.
-pub const DEFAULT_PLUGINS: &[Plugin] = &[
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Plugin {
+    /// Whether it can turn nodes down.
+    pub const fn filters(&self) -> bool {
+        !matches!(self.filter, Filter::None)
+    }
+
+    /// Whether it scores.
+    pub const fn scores(&self) -> bool {
+        !matches!(self.score, Score::None)
+    }
+}
+
+/// All plugins, in the order in which they are asked.
+pub const PLUGINS: &[Plugin] = &[
     node_rules::UNSCHEDULABLE,
     node_rules::NAME,
     node_rules::TAINTS,
@@ -119,7 +179,7 @@ pub const DEFAULT_PLUGINS: &[Plugin] = &[
     volumes::RESTRICTIONS,
     volumes::BINDING,
     volumes::ZONE,
-    spread::SPREAD,
+    topology_spread::SPREAD,
     inter_pod::INTER_POD,
     resources_fit::BALANCED,
     node_rules::IMAGES,
@@ -127,5 +187,5 @@ pub const DEFAULT_PLUGINS: &[Plugin] = &[
 
 /// The plugin of that name.
 pub fn plugin(name: &str) -> Option<&'static Plugin> {
-    DEFAULT_PLUGINS.iter().find(|plugin| plugin.name == name)
+    PLUGINS.iter().find(|plugin| plugin.name == name)
 }

@@ -2,85 +2,84 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use super::{Event, Normalize, Plugin, Verdict};
+use super::{Ask, Event, Filter, Normalize, OfNode, Plugin, Score, Verdict};
 use crate::pod::PodInfo;
 use crate::selectors::{node_matches, node_matches_any};
 use crate::snapshot::{NodeInfo, Snapshot, normalized_image};
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
-fn on_node_change(pod: &PodInfo, event: &Event, snapshot: &Snapshot, plugin: &Plugin) -> bool {
-    let (Event::Node(node), Some(make)) = (event, plugin.filter) else { return false };
-    make(pod, snapshot).is_none_or(|filter| filter(node) == Verdict::Pass)
+/// A changed node is worth a try where the plugin would let the pod on it.
+fn on_node_change(ask: &Ask, event: &Event, rule: OfNode<Verdict>) -> bool {
+    matches!(event, Event::Node(node) if rule(ask, node) == Verdict::Pass)
 }
 
 /// Keeps pods off cordoned nodes.
 pub const UNSCHEDULABLE: Plugin = Plugin {
     name: "NodeUnschedulable",
     check: None,
-    filter: Some(|pod, _| {
-        let cordon = Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
-        let tolerated = pod.tolerations().iter().any(|toleration| tolerates(toleration, &cordon));
-        (!tolerated).then(|| {
-            Box::new(|node: &NodeInfo| {
-                let cordoned = node.node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
-                Verdict::pass_or_for_good(!cordoned, "node(s) were unschedulable")
-            }) as super::Filter
-        })
-    }),
-    score: None,
-    wakes_on: |pod, event, snapshot| on_node_change(pod, event, snapshot, &UNSCHEDULABLE),
+    filter: Filter::Node(not_cordoned),
+    score: Score::None,
+    weight: 0,
+    wakes_on: |ask, event| on_node_change(ask, event, not_cordoned),
 };
+
+fn not_cordoned(ask: &Ask, node: &NodeInfo) -> Verdict {
+    let cordoned = node.node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let cordon = || Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
+    let fine = !cordoned || is_tolerated(&cordon(), ask.pod.tolerations());
+    Verdict::pass_or_for_good(fine, "node(s) were unschedulable")
+}
 
 /// Honours a node that the pod names itself.
 pub const NAME: Plugin = Plugin {
     name: "NodeName",
     check: None,
-    filter: Some(|pod, _| {
-        let wanted = pod.node_name();
-        (!wanted.is_empty()).then(|| {
-            Box::new(move |node: &NodeInfo| {
-                Verdict::pass_or_for_good(node.name() == wanted, "node(s) didn't match the requested node name")
-            }) as super::Filter
-        })
-    }),
-    score: None,
-    wakes_on: |pod, event, snapshot| on_node_change(pod, event, snapshot, &NAME),
+    filter: Filter::Node(is_named),
+    score: Score::None,
+    weight: 0,
+    wakes_on: |ask, event| on_node_change(ask, event, is_named),
 };
+
+fn is_named(ask: &Ask, node: &NodeInfo) -> Verdict {
+    let wanted = ask.pod.node_name();
+    Verdict::pass_or_for_good(
+        wanted.is_empty() || node.name() == wanted,
+        "node(s) didn't match the requested node name",
+    )
+}
 
 /// Taints and tolerations.
 pub const TAINTS: Plugin = Plugin {
     name: "TaintToleration",
     check: None,
-    filter: Some(|pod, _| {
-        let tolerations = pod.tolerations();
-        Some(Box::new(move |node: &NodeInfo| {
-            let forbids = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-            let fine = taints(node).iter().filter(forbids).all(|taint| is_tolerated(taint, tolerations));
-            Verdict::pass_or_for_good(fine, "node(s) had untolerated taint(s)")
-        }))
-    }),
-    score: Some((
-        |pod, snapshot| {
-            let soft = |taint: &Taint| taint.effect == "PreferNoSchedule";
-            if !snapshot.nodes().iter().any(|node| taints(node).iter().any(soft)) {
-                return None;
-            }
-            let tolerations: Vec<_> = pod
-                .tolerations()
-                .iter()
-                .filter(|t| t.effect.as_deref().is_none_or(|effect| effect.is_empty() || effect == "PreferNoSchedule"))
-                .cloned()
-                .collect();
-            Some(Box::new(move |node: &NodeInfo| {
-                taints(node).iter().filter(|taint| soft(taint) && !is_tolerated(taint, &tolerations)).count() as i64
-            }))
-        },
-        Normalize::ToMaxReversed,
-        3,
-    )),
-    wakes_on: |pod, event, snapshot| on_node_change(pod, event, snapshot, &TAINTS),
+    filter: Filter::Node(untainted),
+    score: Score::Node(soft_taints, Normalize::ToMaxReversed),
+    weight: 3,
+    wakes_on: |ask, event| on_node_change(ask, event, untainted),
 };
+
+fn untainted(ask: &Ask, node: &NodeInfo) -> Verdict {
+    Verdict::pass_or_for_good(hard_taints_tolerated(ask.pod, node), "node(s) had untolerated taint(s)")
+}
+
+/// Whether the pod tolerates all taints of the node that keep pods away.
+pub fn hard_taints_tolerated(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let forbids = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    taints(node).iter().filter(forbids).all(|taint| is_tolerated(taint, pod.tolerations()))
+}
+
+/// How many taints there are that the pod had better avoid.
+fn soft_taints(ask: &Ask, node: &NodeInfo) -> i64 {
+    let for_soft = |toleration: &&Toleration| {
+        toleration.effect.as_deref().is_none_or(|effect| effect.is_empty() || effect == "PreferNoSchedule")
+    };
+    let avoided = |taint: &&Taint| {
+        let mut tolerations = ask.pod.tolerations().iter().filter(for_soft);
+        taint.effect == "PreferNoSchedule" && !tolerations.any(|toleration| tolerates(toleration, taint))
+    };
+    taints(node).iter().filter(avoided).count() as i64
+}
 
 /// The taints of a node.
 pub(super) fn taints(node: &NodeInfo) -> &[Taint] {
@@ -116,37 +115,31 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 pub const AFFINITY: Plugin = Plugin {
     name: "NodeAffinity",
     check: None,
-    filter: Some(|pod, _| {
-        let labels = pod.pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
-        let terms = pod.required_node_terms();
-        if labels.is_none_or(|labels| labels.is_empty()) && terms.is_none() {
-            return None;
-        }
-        Some(Box::new(move |node: &NodeInfo| {
-            let fine = labels.into_iter().flatten().all(|(key, value)| node.label(key) == Some(value))
-                && terms.is_none_or(|terms| node_matches_any(terms, &node.node));
-            Verdict::pass_or_for_good(fine, "node(s) didn't match Pod's node affinity/selector")
-        }))
-    }),
-    score: Some((
-        |pod, _| {
-            let terms = pod.preferred_node_terms();
-            (!terms.is_empty()).then(|| {
-                Box::new(move |node: &NodeInfo| {
-                    let hit =
-                        terms.iter().filter(|term| term.weight != 0 && node_matches(&term.preference, &node.node));
-                    hit.map(|term| i64::from(term.weight)).sum()
-                }) as super::Score
-            })
-        },
-        Normalize::ToMax,
-        2,
-    )),
-    wakes_on: |pod, event, snapshot| on_node_change(pod, event, snapshot, &AFFINITY),
+    filter: Filter::Node(has_affinity),
+    score: Score::Node(preference, Normalize::ToMax),
+    weight: 2,
+    wakes_on: |ask, event| on_node_change(ask, event, has_affinity),
 };
 
+fn has_affinity(ask: &Ask, node: &NodeInfo) -> Verdict {
+    let added = ask.profile.added_affinity.as_ref();
+    let required = added.and_then(|added| added.required_during_scheduling_ignored_during_execution.as_ref());
+    if required.is_some_and(|required| !node_matches_any(&required.node_selector_terms, &node.node)) {
+        return Verdict::pass_or_for_good(false, "node(s) didn't match scheduler-enforced node affinity");
+    }
+    Verdict::pass_or_for_good(affinity_allows(ask.pod, node), "node(s) didn't match Pod's node affinity/selector")
+}
+
+fn preference(ask: &Ask, node: &NodeInfo) -> i64 {
+    let added = ask.profile.added_affinity.as_ref();
+    let added = added.and_then(|added| added.preferred_during_scheduling_ignored_during_execution.as_deref());
+    let terms = added.unwrap_or_default().iter().chain(ask.pod.preferred_node_terms());
+    let hit = terms.filter(|term| term.weight != 0 && node_matches(&term.preference, &node.node));
+    hit.map(|term| i64::from(term.weight)).sum()
+}
+
 /// Whether node selector and required node affinity let the pod on the node.
-pub(super) fn affinity_allows(pod: &PodInfo, node: &NodeInfo) -> bool {
+pub fn affinity_allows(pod: &PodInfo, node: &NodeInfo) -> bool {
     let labels = pod.pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
     labels.into_iter().flatten().all(|(key, value)| node.label(key) == Some(value))
         && pod.required_node_terms().is_none_or(|terms| node_matches_any(terms, &node.node))
@@ -156,25 +149,27 @@ pub(super) fn affinity_allows(pod: &PodInfo, node: &NodeInfo) -> bool {
 pub const PORTS: Plugin = Plugin {
     name: "NodePorts",
     check: None,
-    filter: Some(|pod, _| {
-        (!pod.host_ports.is_empty()).then(|| {
-            Box::new(move |node: &NodeInfo| {
-                let mut taken =
-                    node.load.pods.values().filter(|o| o.uid != pod.uid).flat_map(|other| &other.host_ports);
-                let free = !taken.any(|port| pod.host_ports.iter().any(|wanted| wanted.conflicts(port)));
-                Verdict::pass_if(free, "node(s) didn't have free ports for the requested pod ports")
-            }) as super::Filter
-        })
-    }),
-    score: None,
-    wakes_on: |pod, event, snapshot| match event {
-        Event::Node(_) => on_node_change(pod, event, snapshot, &PORTS),
+    filter: Filter::Load(has_free_ports),
+    score: Score::None,
+    weight: 0,
+    wakes_on: |ask, event| match event {
+        Event::Node(_) => on_node_change(ask, event, has_free_ports),
         Event::PodGone(other, _) => {
-            other.host_ports.iter().any(|port| pod.host_ports.iter().any(|p| p.conflicts(port)))
+            other.host_ports.iter().any(|port| ask.pod.host_ports.iter().any(|p| p.conflicts(port)))
         }
         Event::PodPlaced(_) | Event::Storage => false,
     },
 };
+
+fn has_free_ports(ask: &Ask, node: &NodeInfo) -> Verdict {
+    let wanted = &ask.pod.host_ports;
+    if wanted.is_empty() {
+        return Verdict::Pass;
+    }
+    let mut taken = node.load.pods.iter().filter(|other| other.uid != ask.pod.uid).flat_map(|other| &other.host_ports);
+    let free = !taken.any(|port| wanted.iter().any(|wanted| wanted.conflicts(port)));
+    Verdict::pass_if(free, "node(s) didn't have free ports for the requested pod ports")
+}
 
 const IMAGE_MIN_BYTES: i64 = 23 * 1024 * 1024;
 const IMAGE_MAX_BYTES_PER_CONTAINER: i64 = 1000 * 1024 * 1024;
@@ -183,35 +178,43 @@ const IMAGE_MAX_BYTES_PER_CONTAINER: i64 = 1000 * 1024 * 1024;
 pub const IMAGES: Plugin = Plugin {
     name: "ImageLocality",
     check: None,
-    filter: None,
-    score: Some((
-        |pod, snapshot| {
-            let spec = pod.pod.spec.as_ref()?;
-            let containers: Vec<_> = spec.init_containers.iter().flatten().chain(&spec.containers).collect();
-            let nodes = snapshot.nodes().len() as i64;
-            if nodes < 2 {
-                return None;
-            }
-            let spread = |image: &str| snapshot.nodes().iter().filter(|n| n.images.contains_key(image)).count() as i64;
-            let images: Vec<_> = containers
-                .iter()
-                .filter_map(|container| container.image.as_deref().map(normalized_image))
-                .map(|image| (spread(&image), image))
-                .filter(|(count, _)| *count > 0)
-                .collect();
-            if images.is_empty() {
-                return None;
-            }
-            let limit = IMAGE_MAX_BYTES_PER_CONTAINER * containers.len() as i64;
-            Some(Box::new(move |node: &NodeInfo| {
-                let present =
-                    |(count, image): &(i64, String)| node.images.get(image).map_or(0, |size| size * count / nodes);
-                let sum: i64 = images.iter().map(present).sum();
-                super::MAX_SCORE * (sum.clamp(IMAGE_MIN_BYTES, limit) - IMAGE_MIN_BYTES) / (limit - IMAGE_MIN_BYTES)
-            }))
-        },
-        Normalize::Not,
-        1,
-    )),
-    wakes_on: |_, _, _| false,
+    filter: Filter::None,
+    score: Score::Node(images_there, Normalize::Not),
+    weight: 1,
+    wakes_on: |_, _| false,
 };
+
+/// On how many nodes each image of the pod is, and how many nodes there are: what the scores depend on beside the node.
+pub fn image_counts(pod: &PodInfo, snapshot: &Snapshot) -> Vec<usize> {
+    let mut counts: Vec<_> = images(pod).map(|image| snapshot.nodes_with_image(&normalized_image(image))).collect();
+    if counts.iter().all(|count| *count == 0) {
+        return Vec::new();
+    }
+    counts.push(snapshot.nodes().len());
+    counts
+}
+
+fn images(pod: &PodInfo) -> impl Iterator<Item = &str> {
+    let spec = pod.pod.spec.iter();
+    let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    containers.map(|container| container.image.as_deref().unwrap_or_default())
+}
+
+fn images_there(ask: &Ask, node: &NodeInfo) -> i64 {
+    if node.images.is_empty() {
+        return 0;
+    }
+    let nodes = ask.snapshot.nodes().len() as f64;
+    let (mut sum, mut containers) = (0, 0);
+    for image in images(ask.pod) {
+        containers += 1;
+        let image = normalized_image(image);
+        if let Some(size) = node.images.get(&image) {
+            // An image that few nodes have counts less, lest they are flooded with pods.
+            let spread = ask.snapshot.nodes_with_image(&image) as f64 / nodes;
+            sum += (*size as f64 * spread) as i64;
+        }
+    }
+    let limit = IMAGE_MAX_BYTES_PER_CONTAINER * containers;
+    super::MAX_SCORE * (sum.clamp(IMAGE_MIN_BYTES, limit) - IMAGE_MIN_BYTES) / (limit - IMAGE_MIN_BYTES)
+}

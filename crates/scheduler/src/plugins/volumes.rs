@@ -12,7 +12,7 @@ use skiff_client::volumes::{
     volume_name, waits_for_consumer,
 };
 
-use super::{Event, Filter, Plugin, Verdict};
+use super::{Event, Filter, MadeFilter, Plugin, Score, Verdict};
 use crate::pod::PodInfo;
 use crate::selectors::node_matches_any;
 use crate::snapshot::NodeInfo;
@@ -106,13 +106,16 @@ impl Storage {
     /// The reasons why they cannot be had there.
     fn decide(&self, claims: &[Arc<PersistentVolumeClaim>], node: &NodeInfo) -> Result<Vec<Claim>, Vec<&'static str>> {
         let (mut decided, mut reasons) = (Vec::new(), Vec::new());
-        let mut taken: Vec<String> = self.reserved.values().cloned().collect();
+        let mut taken: Vec<&str> = self.reserved.values().map(String::as_str).collect();
         for claim in claims {
             match self.decide_one(claim, node, &taken) {
                 Ok(None) => {}
                 Ok(Some(needed)) => {
-                    if let Claim::Take(_, volume) = &needed {
-                        taken.extend(volume.metadata.name.clone());
+                    if let Claim::Take(_, volume) = &needed
+                        && let Some((name, _)) =
+                            self.volumes.get_key_value(volume.metadata.name.as_deref().unwrap_or(""))
+                    {
+                        taken.push(name);
                     }
                     decided.push(needed);
                 }
@@ -127,7 +130,7 @@ impl Storage {
         &self,
         claim: &Arc<PersistentVolumeClaim>,
         node: &NodeInfo,
-        taken: &[String],
+        taken: &[&str],
     ) -> Result<Option<Claim>, &'static str> {
         if is_bound(claim) {
             let volume = self.volumes.get(volume_name(claim)).ok_or(MISSING_VOLUME)?;
@@ -138,12 +141,11 @@ impl Storage {
             return if chosen == node.name() { Ok(Some(Claim::Wait(claim.clone()))) } else { Err(BIND_CONFLICT) };
         }
         let own = claim.metadata.uid.as_ref().and_then(|uid| self.reserved.get(uid));
-        let volumes: Vec<_> = self.volumes.values().cloned().collect();
         let free = |volume: &PersistentVolume| {
             let name = volume.metadata.name.as_ref();
-            reaches(node, volume) && (name == own || name.is_none_or(|name| !taken.contains(name)))
+            reaches(node, volume) && (name == own || name.is_none_or(|name| !taken.contains(&name.as_str())))
         };
-        if let Some(volume) = best_match(claim, &volumes, free) {
+        if let Some(volume) = best_match(claim, self.volumes.values(), free) {
             return Ok(Some(Claim::Take(claim.clone(), volume.clone())));
         }
         let class = self.class(claim).filter(|class| class.provisioner != NO_PROVISIONER).ok_or(BIND_CONFLICT)?;
@@ -182,41 +184,33 @@ fn is_allowed(term: &TopologySelectorTerm, node: &NodeInfo) -> bool {
     requirements.into_iter().all(|r| node.label(&r.key).is_some_and(|value| r.values.iter().any(|v| v == value)))
 }
 
-/// Whether a pod has anything to do with claims.
-fn has_claims(pod: &PodInfo) -> bool {
-    let volumes = pod.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.into_iter().any(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some())
-}
-
 /// Volumes that are bound, to be found, or to be made.
 pub const BINDING: Plugin = Plugin {
     name: "VolumeBinding",
-    check: Some(|pod, snapshot| {
-        if !has_claims(pod) {
+    check: Some(|ask| if ask.pod.has_claims { ask.snapshot.storage.claims_of(ask.pod).err() } else { None }),
+    filter: Filter::Cluster(|ask| {
+        if !ask.pod.has_claims {
             return None;
         }
-        snapshot.storage.claims_of(pod).err()
-    }),
-    filter: Some(|pod, snapshot| {
-        if !has_claims(pod) {
-            return None;
-        }
-        let claims = snapshot.storage.claims_of(pod).unwrap_or_default();
-        Some(Box::new(move |node: &NodeInfo| match snapshot.storage.decide(&claims, node) {
+        let storage = &ask.snapshot.storage;
+        let claims = storage.claims_of(ask.pod).unwrap_or_default();
+        Some(Box::new(move |node: &NodeInfo| match storage.decide(&claims, node) {
             Ok(_) => Verdict::Pass,
             Err(reasons) => Verdict::RejectForGood(reasons.into_iter().map(Into::into).collect()),
-        }) as Filter)
+        }) as MadeFilter)
     }),
-    score: None,
-    wakes_on: |_, event, _| matches!(event, Event::Storage | Event::Node(_)),
+    score: Score::None,
+    weight: 0,
+    wakes_on: |_, event| matches!(event, Event::Storage | Event::Node(_)),
 };
 
 /// A claim that one pod alone may use.
 pub const RESTRICTIONS: Plugin = Plugin {
     name: "VolumeRestrictions",
     check: None,
-    filter: Some(|pod, snapshot| {
-        if !has_claims(pod) {
+    filter: Filter::Cluster(|ask| {
+        let (pod, snapshot) = (ask.pod, ask.snapshot);
+        if !pod.has_claims {
             return None;
         }
         let claims = snapshot.storage.claims_of(pod).unwrap_or_default();
@@ -232,26 +226,28 @@ pub const RESTRICTIONS: Plugin = Plugin {
             other.namespace() == pod.namespace()
                 && skiff_client::volumes::claim_names(&other.pod).iter().any(|name| names.contains(name))
         };
-        let in_use = snapshot.nodes().iter().any(|node| node.load.pods.values().any(&uses));
+        let in_use = snapshot.nodes().iter().any(|node| node.load.pods.iter().any(&uses));
         in_use.then(|| {
             Box::new(move |node: &NodeInfo| {
                 // Where the other one runs, evicting it would help; elsewhere it would not.
-                let here = node.load.pods.values().any(&uses);
+                let here = node.load.pods.iter().any(&uses);
                 let reasons = vec![ALONE_CONFLICT.into()];
                 if here { Verdict::Reject(reasons) } else { Verdict::RejectForGood(reasons) }
-            }) as Filter
+            }) as MadeFilter
         })
     }),
-    score: None,
-    wakes_on: |_, event, _| matches!(event, Event::PodGone(..) | Event::Storage),
+    score: Score::None,
+    weight: 0,
+    wakes_on: |_, event| matches!(event, Event::PodGone(..) | Event::Storage),
 };
 
 /// Bound volumes that carry the labels of a zone or region.
 pub const ZONE: Plugin = Plugin {
     name: "VolumeZone",
     check: None,
-    filter: Some(|pod, snapshot| {
-        if !has_claims(pod) {
+    filter: Filter::Cluster(|ask| {
+        let (pod, snapshot) = (ask.pod, ask.snapshot);
+        if !pod.has_claims {
             return None;
         }
         let mut wanted: Vec<(&str, Vec<String>)> = Vec::new();
@@ -269,9 +265,10 @@ pub const ZONE: Plugin = Plugin {
                     node.label(key).is_some_and(|value| values.iter().any(|v| v == value))
                 };
                 Verdict::pass_or_for_good(!zoned || wanted.iter().all(in_zone), ZONE_CONFLICT)
-            }) as Filter
+            }) as MadeFilter
         })
     }),
-    score: None,
-    wakes_on: |_, event, _| matches!(event, Event::Storage | Event::Node(_)),
+    score: Score::None,
+    weight: 0,
+    wakes_on: |_, event| matches!(event, Event::Storage | Event::Node(_)),
 };
