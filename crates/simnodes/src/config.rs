@@ -163,7 +163,8 @@ impl FromStr for Taint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (rest, effect) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} has no effect, as in key:NoSchedule"))?;
+        let (rest, effect) =
+            text.rsplit_once(':').ok_or_else(|| format!("{text:?} has no effect, as in key:NoSchedule"))?;
         if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
             return Err(format!("{effect:?} is not NoSchedule, PreferNoSchedule or NoExecute"));
         }

@@ -475,7 +475,8 @@ mod tests {
         let mut fleet = started(1);
         fleet.see(pod("a", "sim-0", json!({})), Duration::ZERO);
         work(&mut fleet, Duration::ZERO);
-        let going = json!({"metadata.deletionTimestamp": "now", "metadata.finalizers": ["f"], "status.phase": "Running"});
+        let going =
+            json!({"metadata.deletionTimestamp": "now", "metadata.finalizers": ["f"], "status.phase": "Running"});
         fleet.see(pod("a", "sim-0", going.clone()), SECOND);
         assert_eq!(work(&mut fleet, SECOND), ["EndAndRemove(143) a 100.64.0.1"]);
         fleet.see(pod("a", "sim-0", going), SECOND);

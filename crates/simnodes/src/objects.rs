@@ -69,7 +69,8 @@ pub fn node(config: &Config, index: u32, now: Timestamp) -> Value {
     let mut status = node_status(now);
     status["capacity"] = capacity.clone();
     status["allocatable"] = capacity;
-    status["addresses"] = json!([{"type": "InternalIP", "address": NODE_ADDRESS}, {"type": "Hostname", "address": name}]);
+    status["addresses"] =
+        json!([{"type": "InternalIP", "address": NODE_ADDRESS}, {"type": "Hostname", "address": name}]);
     status["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": NODE_PORT}});
     status["nodeInfo"] = json!({
         "machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "simulated", "osImage": "simulated",

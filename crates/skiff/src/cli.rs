@@ -75,6 +75,9 @@ pub struct NodeOptions {
     /// What the API server lets pass.
     #[command(flatten)]
     pub admission: AdmissionOptions,
+    /// Run only the control plane: this machine becomes no node and runs no Pods
+    #[arg(long)]
+    pub disable_agent: bool,
     /// Seconds to wait for the node to be Ready
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub wait: u64,
@@ -150,6 +153,8 @@ pub enum Command {
         #[command(subcommand)]
         command: SnapshotCommand,
     },
+    /// Simulate nodes in any cluster: they take Pods, say that they run, and run nothing
+    SimNodes(SimNodesOptions),
     /// Show what this machine lacks, and how to get it
     Check,
     /// Print what the server says
@@ -185,6 +190,60 @@ pub enum Output {
     Text,
     /// For programs.
     Json,
+}
+
+/// What simulated nodes are like. A Pod on one may say more in its annotations: sim.skiff.io/start-delay and
+/// sim.skiff.io/stop-delay (a time such as 5s), sim.skiff.io/complete-after (so long after it became ready its containers
+/// end) and sim.skiff.io/exit-code (with which code; 0 makes it Succeeded). The nodes stay when this command ends, and are
+/// NotReady soon; kubectl delete nodes -l skiff.io/simulated removes them.
+#[derive(Debug, Clone, Args)]
+#[command(verbatim_doc_comment)]
+pub struct SimNodesOptions {
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub nodes: u32,
+    /// The cluster and who to be in it [default: as kubectl]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// What the names begin with; a number follows
+    #[arg(long, value_name = "PREFIX", default_value = "sim")]
+    pub prefix: String,
+    /// Zones, which the nodes are in by turns
+    #[arg(long, value_name = "ZONE", value_delimiter = ',')]
+    pub zones: Vec<String>,
+    /// A label of all nodes; can be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub label: Vec<(String, String)>,
+    /// A taint of all nodes; can be repeated
+    #[arg(long, value_name = "KEY[=VALUE]:EFFECT")]
+    pub taint: Vec<skiff_simnodes::Taint>,
+    /// What each node has, such as cpu=64 or example.com/gpu=8; can be repeated
+    /// [default: cpu=32, memory=256Gi, ephemeral-storage=1Ti]
+    #[arg(long, value_name = "NAME=QUANTITY", value_parser = key_value)]
+    pub capacity: Vec<(String, String)>,
+    /// How many Pods each node takes
+    #[arg(long, value_name = "N", default_value_t = 110)]
+    pub pods: u32,
+    /// Where Pods' addresses come from; nothing answers at them
+    #[arg(long, value_name = "NETWORK", default_value = "100.64.0.0/10")]
+    pub pod_cidr: skiff_simnodes::Network,
+    /// How long Pods take to be ready: 200ms, or 1s..5s by chance
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub start_delay: skiff_simnodes::Delay,
+    /// How long Pods take to end; their grace period is the limit
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub stop_delay: skiff_simnodes::Delay,
+    /// Connections to the API server
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    pub connections: u8,
+    /// Requests under way at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    pub in_flight: u16,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| format!("{text:?} is not KEY=VALUE"))
 }
 
 /// What can be done with snapshots.

@@ -53,7 +53,7 @@ pub fn context_name(paths: &Paths) -> String {
 /// The machine lacks something, or the server did not start.
 pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
     let findings = check::judge(&check::Machine::observe(&target.data_dir));
-    if let Some(obstacle) = check::obstacle(&findings) {
+    if let Some(obstacle) = check::obstacle(&findings).filter(|_| !options.disable_agent) {
         return Err(format!("this machine cannot run a node:\n{obstacle}").into());
     }
     let paths = paths(target);
@@ -138,6 +138,9 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
     if let Some(endpoint) = &options.container_runtime_endpoint {
         flag("--container-runtime-endpoint", endpoint.clone());
     }
+    if options.disable_agent {
+        arguments.push("--disable-agent".to_owned());
+    }
     arguments
 }
 
@@ -219,7 +222,12 @@ pub(crate) fn ask(paths: &Paths, method: Method, command: &str, body: &Value) ->
 
 fn print_next_steps(paths: &Paths, facts: &NodeFacts, status: &Value) -> Outcome {
     let mut out = io::stdout().lock();
-    writeln!(out, "Node {} is Ready ({}).", facts.node_name, status["version"].as_str().unwrap_or("unknown version"))?;
+    let version = status["version"].as_str().unwrap_or("unknown version");
+    if status["agent"] == false {
+        writeln!(out, "The control plane is up ({version}); this machine is no node of it.")?;
+    } else {
+        writeln!(out, "Node {} is Ready ({version}).", facts.node_name)?;
+    }
     match &paths.isolated {
         None => {
             writeln!(out, "kubectl uses the context \"skiff\" from now on. Try:")?;

@@ -11,6 +11,7 @@ mod inprocess;
 mod isolation;
 mod kubeconfig;
 mod leftovers;
+mod login;
 mod network;
 mod node;
 mod offices;
@@ -19,6 +20,7 @@ mod pki;
 mod process;
 mod runtime;
 mod server;
+mod sim_nodes;
 mod snapshot;
 
 use std::process::ExitCode;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Kubeconfig(target) => commands::print_kubeconfig(&target),
         Command::Image { command } => commands::image(&command),
         Command::Snapshot { command } => snapshot::run(&command),
+        Command::SimNodes(options) => sim_nodes::run(&options),
         Command::Check => commands::check(),
         Command::Logs { target, follow } => commands::logs(&target, follow),
         Command::Server { target, node, inside } => server::run(&target, &node, inside),

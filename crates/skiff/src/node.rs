@@ -23,6 +23,7 @@ use skiff_kubelet::{Kubelet, LocalPaths};
 use skiff_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::agent::{self, KernelMounts};
 use crate::cli::{AdmissionOptions, NodeOptions};
@@ -33,7 +34,7 @@ use crate::images::{self, NodeImages};
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
-use crate::network::{self, OwnAddresses, POD_RANGE, SERVICE_RANGE};
+use crate::network::{self, Network, OwnAddresses, POD_RANGE, SERVICE_RANGE};
 use crate::offices;
 use crate::paths::{NodeFacts, Paths, named, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
@@ -110,25 +111,14 @@ pub async fn run(
     let informers =
         Informers::new(inprocess::client(&server, "system:apiserver", &["system:masters"], "skiff-informers"));
     let offices = offices::take(&setting, &server, &informers, &stop);
-    let balancer = inprocess::controller_client(&server, "service-controller");
-    let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
-    let network =
-        network::start(&setting.paths, &setting.facts, own_addresses(&setting), &informers, (balancer, recorder))?;
-    let runtime = runtime::start(&setting.paths, &setting.options, &setting.clock, &network).await?;
-    let kubelet = start_kubelet(&setting, &server, &runtime).await?;
-    let volumes = tokio::spawn(LocalPaths::run(
-        inprocess::controller_client(&server, "local-path-provisioner"),
-        informers.clone(),
-        setting.clock.clone(),
-        setting.facts.node_name.clone(),
-        setting.paths.volumes(),
-    ));
+    let agent =
+        if setting.options.disable_agent { None } else { Some(start_agent(&setting, &server, &informers).await?) };
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
         node_name: setting.facts.node_name.clone(),
         api: format!("https://127.0.0.1:{}", setting.facts.api_port),
         end: stop.clone(),
-        images: NodeImages::of(&runtime),
+        images: agent.as_ref().map(|agent| NodeImages::of(&agent.runtime)),
         containers_too: Mutex::new(false),
         store,
         pki: setting.paths.pki(),
@@ -137,15 +127,49 @@ pub async fn run(
     tracing::info!(node = %setting.facts.node_name, address = %setting.address, "the control plane is up");
     wait_for_end(&stop).await?;
     tracing::info!("ending");
-    drop(kubelet);
-    if *command.containers_too.lock() {
-        agent::stop_everything(&runtime.containers).await?;
+    if let Some(agent) = agent {
+        agent.end(*command.containers_too.lock()).await?;
     }
-    drop(network);
-    volumes.abort();
     offices.end().await;
     server.stop();
     Ok(())
+}
+
+/// What makes this machine a node, beside the control plane.
+struct Agent {
+    kubelet: Kubelet,
+    runtime: NodeRuntime,
+    network: Network,
+    volumes: JoinHandle<()>,
+}
+
+async fn start_agent(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Result<Agent, CommandError> {
+    let balancer = inprocess::controller_client(server, "service-controller");
+    let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
+    let network =
+        network::start(&setting.paths, &setting.facts, own_addresses(setting), informers, (balancer, recorder))?;
+    let runtime = runtime::start(&setting.paths, &setting.options, &setting.clock, &network).await?;
+    let kubelet = start_kubelet(setting, server, &runtime).await?;
+    let volumes = tokio::spawn(LocalPaths::run(
+        inprocess::controller_client(server, "local-path-provisioner"),
+        informers.clone(),
+        setting.clock.clone(),
+        setting.facts.node_name.clone(),
+        setting.paths.volumes(),
+    ));
+    Ok(Agent { kubelet, runtime, network, volumes })
+}
+
+impl Agent {
+    async fn end(self, containers_too: bool) -> Result<(), CommandError> {
+        drop(self.kubelet);
+        if containers_too {
+            agent::stop_everything(&self.runtime.containers).await?;
+        }
+        drop(self.network);
+        self.volumes.abort();
+        Ok(())
+    }
 }
 
 /// The node's addresses and the ports of them that are not for Services.
@@ -425,7 +449,8 @@ struct NodeControl {
     api: String,
     end: watch::Sender<bool>,
     containers_too: Mutex<bool>,
-    images: NodeImages,
+    /// None where this machine is no node.
+    images: Option<NodeImages>,
     store: Arc<dyn Store>,
     pki: PathBuf,
 }
@@ -448,7 +473,11 @@ impl Control for NodeControl {
                 let saved = snapshot::save(&*self.store, &self.pki, &file).await;
                 saved.map(|revision| json!({ "revision": revision })).map_err(|error| error.to_string())
             }
-            (method, path) if path.starts_with("/images") => images::command(&self.images, method, path, &body).await,
+            (method, path) if path.starts_with("/images") => {
+                let images =
+                    self.images.as_ref().ok_or("this machine is no node (--disable-agent): it has no images")?;
+                images::command(images, method, path, &body).await
+            }
             _ => Err(format!("unknown command {method} {path}")),
         }
     }
@@ -456,13 +485,17 @@ impl Control for NodeControl {
 
 impl NodeControl {
     fn is_ready(&self) -> bool {
+        if self.images.is_none() {
+            return true;
+        }
         let node = self.node.get("", &self.node_name);
         let conditions = node.and_then(|node| node.status.as_ref()?.conditions.clone()).unwrap_or_default();
         conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
     }
 
     fn status(&self) -> Value {
-        json!({"node": self.node_name, "ready": self.is_ready(), "version": KUBERNETES_VERSION, "api": self.api})
+        let (ready, agent) = (self.is_ready(), self.images.is_some());
+        json!({"node": self.node_name, "ready": ready, "agent": agent, "version": KUBERNETES_VERSION, "api": self.api})
     }
 
     async fn wait_ready(&self, limit: Duration) -> Result<Value, String> {
