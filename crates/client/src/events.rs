@@ -4,6 +4,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -17,11 +19,18 @@ use crate::{Client, Kind, Patch};
 const QUEUE: usize = 1000;
 /// How many distinct events are remembered for counting.
 const REMEMBERED: usize = 4096;
+/// About one object so many events are written at once, then one in this time; upstream's limits. Whoever makes ten
+/// thousand Pods for one owner would else write as many events.
+const BURST: f64 = 25.0;
+const REFILL_SECONDS: f64 = 300.0;
+/// One dropped event of so many is told of in the log.
+const TELL_EVERY: u64 = 1000;
 
 /// Records events in the name of one component. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Entry>,
+    dropped: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,7 +78,7 @@ impl Recorder {
             host: Some(host.to_owned()).filter(|host| !host.is_empty()),
         };
         tokio::spawn(write_all(client, clock, source, entries));
-        Self { queue }
+        Self { queue, dropped: Arc::default() }
     }
 
     /// Records that all went as it should.
@@ -95,7 +104,10 @@ impl Recorder {
         };
         let entry = Entry { object, warning, reason: reason.to_owned(), message };
         if let Err(error) = self.queue.try_send(entry) {
-            tracing::warn!(reason, %error, "event dropped");
+            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed);
+            if dropped % TELL_EVERY == 0 {
+                tracing::warn!(reason, %error, dropped = dropped + 1, "events dropped");
+            }
         }
     }
 }
@@ -119,6 +131,8 @@ pub fn reference<K: Kind>(object: &K) -> ObjectReference {
 struct Memory {
     written: HashMap<Arc<Entry>, (String, i32)>,
     order: VecDeque<Arc<Entry>>,
+    /// How many events may still be written about an object, and since when.
+    allowances: HashMap<ObjectId, (f64, Duration)>,
 }
 
 async fn write_all(client: Client, clock: SharedClock, source: EventSource, mut entries: mpsc::Receiver<Entry>) {
@@ -131,6 +145,9 @@ async fn write_all(client: Client, clock: SharedClock, source: EventSource, mut 
 async fn write(client: &Client, clock: &SharedClock, source: &EventSource, memory: &mut Memory, entry: Entry) {
     let namespace = if entry.object.namespace.is_empty() { "default" } else { &entry.object.namespace }.to_owned();
     let now = clock.now();
+    if !memory.allows(&entry.object, clock.monotonic()) {
+        return;
+    }
     if let Some((name, count)) = memory.written.get_mut(&entry) {
         *count += 1;
         let patch = Patch::Merge(json!({"count": *count, "lastTimestamp": rfc3339(now)}));
@@ -150,6 +167,28 @@ async fn write(client: &Client, clock: &SharedClock, source: &EventSource, memor
 }
 
 impl Memory {
+    /// Whether one more event about the object may be written.
+    fn allows(&mut self, object: &ObjectId, now: Duration) -> bool {
+        // A container's events count among its Pod's.
+        let object = &ObjectId { field_path: None, ..object.clone() };
+        if !self.allowances.contains_key(object) {
+            if self.allowances.len() >= REMEMBERED {
+                // Those that are full again need not be remembered.
+                self.allowances.retain(|_, (left, since)| refilled(*left, *since, now) < BURST);
+            }
+            if self.allowances.len() >= REMEMBERED {
+                self.allowances.clear();
+            }
+            self.allowances.insert(object.clone(), (BURST - 1.0, now));
+            return true;
+        }
+        let Some((left, since)) = self.allowances.get_mut(object) else { return true };
+        (*left, *since) = (refilled(*left, *since, now), now);
+        let allowed = *left >= 1.0;
+        *left -= f64::from(u8::from(allowed));
+        allowed
+    }
+
     fn remember(&mut self, entry: Entry, name: String) {
         let entry = Arc::new(entry);
         if self.written.insert(entry.clone(), (name, 1)).is_none() {
@@ -161,6 +200,10 @@ impl Memory {
             self.written.remove(&oldest);
         }
     }
+}
+
+fn refilled(left: f64, since: Duration, now: Duration) -> f64 {
+    (left + now.saturating_sub(since).as_secs_f64() / REFILL_SECONDS).min(BURST)
 }
 
 fn new_event(
@@ -193,5 +236,42 @@ fn new_event(
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
         ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str) -> ObjectId {
+        ObjectId {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            namespace: "d".into(),
+            name: name.into(),
+            uid: "u".into(),
+            field_path: None,
+            resource_version: NotCompared::default(),
+        }
+    }
+
+    #[test]
+    fn about_one_object_25_events_are_written_at_once_and_then_one_in_five_minutes() {
+        let mut memory = Memory::default();
+        let mut written =
+            |name: &str, at: u64| (0..100).filter(|_| memory.allows(&object(name), Duration::from_secs(at))).count();
+        assert_eq!(written("a", 0), 25);
+        assert_eq!(written("b", 0), 25);
+        assert_eq!(written("a", 299), 0);
+        assert_eq!(written("a", 600), 2);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut memory = Memory::default();
+        for number in 0..3 * REMEMBERED {
+            assert!(memory.allows(&object(&number.to_string()), Duration::ZERO));
+        }
+        assert!(memory.allowances.len() <= REMEMBERED);
     }
 }

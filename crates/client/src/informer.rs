@@ -222,8 +222,16 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
 trait Sink: Send + Sync {
     /// Puts a whole list in place of what was there; false when nobody reads any more.
     fn replace(&self, items: &[Box<RawValue>]) -> bool;
-    /// Applies one event; false when nobody reads any more.
-    fn apply(&self, kind: &str, object: &RawValue) -> bool;
+    /// Applies one event.
+    fn apply(&self, kind: &str, object: &RawValue) -> Applied;
+}
+
+/// What became of an event.
+enum Applied {
+    /// Nobody reads any more.
+    Unread,
+    /// It is in the cache; this is its revision, where the object could be read.
+    Seen(Option<String>),
 }
 
 struct WeakSink<K>(std::sync::Weak<Shared<K>>);
@@ -246,9 +254,10 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
         true
     }
 
-    fn apply(&self, kind: &str, object: &RawValue) -> bool {
-        let Some(shared) = self.0.upgrade() else { return false };
-        let Some(object) = shared.decode(object) else { return true };
+    fn apply(&self, kind: &str, object: &RawValue) -> Applied {
+        let Some(shared) = self.0.upgrade() else { return Applied::Unread };
+        let Some(object) = shared.decode(object) else { return Applied::Seen(version_of(object)) };
+        let version = (shared.metadata)(&object).resource_version.clone();
         match kind {
             "ADDED" | "MODIFIED" => shared.put(object),
             "DELETED" => {
@@ -257,7 +266,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
             }
             other => tracing::warn!(kind = other, "watch event of unknown type"),
         }
-        true
+        Applied::Seen(version)
     }
 }
 
@@ -346,10 +355,15 @@ async fn follow(client: &Client, scope: &Scope, sink: &dyn Sink, version: &mut S
             let status = decode(&scope.resource.plural, event.object.get().as_bytes())?;
             return Err(Error::Api(Box::new(status)));
         }
-        if event.kind != "BOOKMARK" && !sink.apply(&event.kind, &event.object) {
-            return Ok(false);
-        }
-        if let Some(seen) = version_of(&event.object) {
+        let seen = if event.kind == "BOOKMARK" {
+            version_of(&event.object)
+        } else {
+            match sink.apply(&event.kind, &event.object) {
+                Applied::Unread => return Ok(false),
+                Applied::Seen(seen) => seen,
+            }
+        };
+        if let Some(seen) = seen {
             *version = seen;
         }
     }

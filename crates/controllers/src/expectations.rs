@@ -84,7 +84,8 @@ impl Expectations {
         concerned
     }
 
-    /// Drops what is met by now; gives how long to wait at most for the rest.
+    /// Drops what is met by now; gives how long to wait at most for the rest. What was written last is looked at first,
+    /// and no further than to the first that is not met: a key with hundreds of writes is asked after each event.
     pub fn wait(
         &self,
         key: &ObjectKey,
@@ -93,10 +94,12 @@ impl Expectations {
     ) -> Option<Duration> {
         let mut all = self.pending.lock();
         let pending = all.get_mut(key)?;
-        pending.retain(|p| {
-            now.saturating_sub(p.since) < GIVE_UP_AFTER && !p.want.is_met(seen(&p.resource, &p.object).as_ref())
-        });
-        let oldest = pending.iter().map(|p| p.since).min();
+        let is_given_up = |p: &Pending| now.saturating_sub(p.since) >= GIVE_UP_AFTER;
+        if pending.first().is_some_and(is_given_up) {
+            pending.retain(|p| !is_given_up(p));
+        }
+        while pending.pop_if(|p| p.want.is_met(seen(&p.resource, &p.object).as_ref())).is_some() {}
+        let oldest = pending.first().map(|p| p.since);
         if oldest.is_none() {
             all.remove(key);
         }

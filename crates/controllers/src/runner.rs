@@ -22,6 +22,13 @@ use crate::plan::{Action, Guard, Note, Plan, Step, Target, Write};
 
 /// Keys of one controller that are worked on at once.
 const WORKERS: usize = 5;
+/// A key rests for so many times as long as its last plan took to make. Who owns ten thousand Pods and is woken by each of
+/// them is planned for often enough, and leaves the processor to those who make the Pods.
+const REST_FACTOR: u32 = 4;
+/// Shorter rests are not worth a timer.
+const SHORTEST_REST: Duration = Duration::from_millis(2);
+/// The longest rest.
+const LONGEST_REST: Duration = Duration::from_millis(500);
 /// The largest number of writes of one burst that are under way at once.
 const MAX_BURST: usize = 64;
 
@@ -164,6 +171,7 @@ pub struct Runner {
     lookups: HashMap<Resource, Lookup>,
     failures: Mutex<HashMap<ObjectKey, Failure>>,
     timers: Mutex<HashMap<ObjectKey, Duration>>,
+    rests: Mutex<HashMap<ObjectKey, Duration>>,
 }
 
 impl Runner {
@@ -186,6 +194,7 @@ impl Runner {
             lookups: setup.lookups,
             failures: Mutex::default(),
             timers: Mutex::default(),
+            rests: Mutex::default(),
         };
         join_all((0..WORKERS).map(|_| runner.work(&*controller))).await;
     }
@@ -205,8 +214,12 @@ impl Runner {
             // The event that shows the write brings the key back; the timer is for a watch that lost it.
             return self.look_again(key, wait, now);
         }
+        if let Some(rest) = self.rest(key, now) {
+            return self.look_again(key, rest, now);
+        }
         let failure = self.failures.lock().get(key).cloned();
         let plan = controller.plan(key, self.clock.now(), failure.as_ref());
+        self.note_cost(key, now);
         let again_after = plan.again_after;
         match self.carry_out(key, plan).await {
             Ok(()) => {
@@ -222,6 +235,24 @@ impl Runner {
                 self.queue.retry(key.clone());
             }
             Err(None) => self.queue.retry(key.clone()),
+        }
+    }
+
+    /// How much longer the key has to rest.
+    fn rest(&self, key: &ObjectKey, now: Duration) -> Option<Duration> {
+        let mut rests = self.rests.lock();
+        let left = rests.get(key)?.checked_sub(now).filter(|left| !left.is_zero());
+        if left.is_none() {
+            rests.remove(key);
+        }
+        left
+    }
+
+    fn note_cost(&self, key: &ObjectKey, began: Duration) {
+        let now = self.clock.monotonic();
+        let rest = now.saturating_sub(began) * REST_FACTOR;
+        if rest >= SHORTEST_REST {
+            self.rests.lock().insert(key.clone(), now + rest.min(LONGEST_REST));
         }
     }
 

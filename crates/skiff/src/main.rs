@@ -11,7 +11,6 @@ mod inprocess;
 mod isolation;
 mod kubeconfig;
 mod leftovers;
-mod login;
 mod network;
 mod node;
 mod offices;

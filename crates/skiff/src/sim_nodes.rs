@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skiff_base::SystemClock;
-use skiff_client::Client;
+use skiff_client::{Client, Login};
 use skiff_simnodes::{Config, SimNodes};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::SimNodesOptions;
 use crate::commands::CommandError;
 use crate::kubeconfig;
-use crate::login::Login;
+
 use crate::node::KUBERNETES_VERSION;
 
 /// How often it is looked whether there is something new to say.

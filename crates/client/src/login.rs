@@ -11,10 +11,11 @@ use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
-use skiff_client::HttpsTransport;
 
-use crate::commands::CommandError;
-use crate::paths::named;
+use crate::HttpsTransport;
+
+/// Why a kubeconfig does not lead anywhere; for people.
+pub type LoginError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The way into a cluster, of which any number of connections can be made.
 pub struct Login {
@@ -29,14 +30,14 @@ impl Login {
     ///
     /// # Errors
     /// The file is not there, is no kubeconfig, or asks for what is not supported (plugins, no verification).
-    pub fn read(path: &Path) -> Result<Self, CommandError> {
-        let text = fs::read_to_string(path).map_err(|error| named(path, "read", error))?;
+    pub fn read(path: &Path) -> Result<Self, LoginError> {
+        let text = fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))?;
         let config: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Self::of(&config, folder).map_err(|error| format!("{}: {error}", path.display()).into())
     }
 
-    fn of(config: &Value, folder: &Path) -> Result<Self, CommandError> {
+    fn of(config: &Value, folder: &Path) -> Result<Self, LoginError> {
         let current = config["current-context"].as_str().unwrap_or_default();
         let context = &entry(config, "contexts", current)?["context"];
         let cluster = &entry(config, "clusters", context["cluster"].as_str().unwrap_or_default())?["cluster"];
@@ -81,18 +82,18 @@ impl Login {
     ///
     /// # Errors
     /// The server's name or the token cannot be one.
-    pub fn connection(&self) -> Result<HttpsTransport, CommandError> {
+    pub fn connection(&self) -> Result<HttpsTransport, LoginError> {
         Ok(HttpsTransport::new(&self.host, self.port, self.tls.clone(), self.token.as_deref())?)
     }
 }
 
-fn entry<'a>(config: &'a Value, list: &str, name: &str) -> Result<&'a Value, CommandError> {
+fn entry<'a>(config: &'a Value, list: &str, name: &str) -> Result<&'a Value, LoginError> {
     let found = config[list].as_array().into_iter().flatten().find(|entry| entry["name"] == name);
     found.ok_or_else(|| format!("{list} has no {name:?}").into())
 }
 
 /// Host and port of `https://HOST[:PORT]`.
-fn server(url: &str) -> Result<(String, u16), CommandError> {
+fn server(url: &str) -> Result<(String, u16), LoginError> {
     let refused = || format!("server {url:?} is not https://HOST[:PORT]");
     let uri: http::Uri = url.parse().map_err(|_| refused())?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("https") && uri.path() == "/").ok_or_else(refused)?;
@@ -100,14 +101,14 @@ fn server(url: &str) -> Result<(String, u16), CommandError> {
 }
 
 /// What stands in the file itself (`NAME-data`), or in another that it names.
-fn data(entry: &Value, name: &str, folder: &Path) -> Result<Option<Vec<u8>>, CommandError> {
+fn data(entry: &Value, name: &str, folder: &Path) -> Result<Option<Vec<u8>>, LoginError> {
     let inline = entry[format!("{name}-data")].as_str().filter(|text| !text.is_empty());
     if let Some(text) = inline {
         return Ok(Some(STANDARD.decode(text).map_err(|error| format!("{name}-data: {error}"))?));
     }
     let Some(file) = entry[name].as_str().filter(|file| !file.is_empty()) else { return Ok(None) };
     let file: PathBuf = folder.join(file);
-    Ok(Some(fs::read(&file).map_err(|error| named(&file, "read", error))?))
+    Ok(Some(fs::read(&file).map_err(|error| format!("read {}: {error}", file.display()))?))
 }
 
 #[cfg(test)]
