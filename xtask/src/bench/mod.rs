@@ -2,6 +2,7 @@
 //! measures; a new one is a line of `GROUPS`.
 
 mod api;
+mod churn;
 mod node;
 mod sched;
 mod store;
@@ -17,7 +18,7 @@ struct Group {
 }
 
 /// Everything that can be measured, in the order in which it is.
-const GROUPS: &[Group] = &[store::GROUP, sched::GROUP, api::GROUP, node::GROUP];
+const GROUPS: &[Group] = &[store::GROUP, sched::GROUP, api::GROUP, churn::GROUP, node::GROUP];
 
 /// Measures what is named, or all.
 ///
