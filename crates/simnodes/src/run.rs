@@ -129,8 +129,8 @@ impl Shared {
         };
         match done {
             Ok(()) => Outcome::Done,
-            // The name may be another object's by now: then the UID does not fit.
-            Err(error) if error.is_not_found() || error.is_conflict() => Outcome::Gone,
+            Err(error) if error.is_not_found() => Outcome::Gone,
+            // Where the name is another object's by now, the watch soon tells.
             Err(error) => {
                 tracing::warn!(?deed, %error, "to be tried again");
                 Outcome::Failed
