@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 use skiff_client::Change;
-use skiff_scheduler::{Core, Profile, Step};
+use skiff_scheduler::{Config, Core, Step};
 
 /// A line of the table: what is measured, and how many a second there should be.
 struct Line {
@@ -134,7 +134,7 @@ struct Cluster {
 
 impl Cluster {
     fn of(nodes: usize) -> Self {
-        let mut core = Core::new(vec![Profile::default()], 1);
+        let mut core = Core::new(Config::default());
         for at in 0..nodes {
             let node = json!({
                 "metadata": {"name": format!("node-{at}"), "labels": {

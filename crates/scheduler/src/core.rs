@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_client::Change;
 use skiff_client::volumes::is_bound;
 
+use crate::config::Config;
 use crate::cycle::{Turn, Unschedulable, check, decide, first_verdict};
 use crate::plugins::{Ask, Claim, Event, Verdict, plugin};
 use crate::pod::PodInfo;
@@ -40,6 +41,8 @@ pub enum Step {
         node: String,
         /// What has to be written about its claims first.
         claims: Vec<Claim>,
+        /// How long their volumes may take.
+        volumes_limit: Duration,
     },
     /// Tell that no node can take the pod, and delete the victims that make room for it.
     Unschedulable {
@@ -61,12 +64,13 @@ pub enum Step {
 
 impl Core {
     /// Nothing known, nothing queued.
-    pub fn new(profiles: Vec<Profile>, seed: u64) -> Self {
+    pub fn new(config: Config) -> Self {
+        let (profiles, seed) = (config.profiles.into_iter(), config.seed);
         Self {
-            profiles: profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect(),
+            profiles: profiles.map(|profile| (profile.name.clone(), Arc::new(profile))).collect(),
             snapshot: Snapshot::default(),
             rankings: Rankings::default(),
-            queue: Queue::default(),
+            queue: Queue::new(config.backoff),
             turn: Turn::seeded(seed),
         }
     }
@@ -81,7 +85,8 @@ impl Core {
                 let node = self.snapshot.nodes()[at].name().to_owned();
                 let claims = self.reserve(&pod, &node);
                 self.snapshot.assume(pod.clone(), &node);
-                Step::Bind { pod, node, claims }
+                let volumes_limit = Duration::from_secs(profile.bind_volumes_seconds);
+                Step::Bind { pod, node, claims, volumes_limit }
             }
             Err(failure) => self.make_room(pod, &profile, nominated, failure, now),
         }
@@ -391,7 +396,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn core() -> Core {
-        Core::new(vec![Profile::default()], 1)
+        Core::new(Config::default())
     }
 
     fn node(yaml: &str) -> Arc<Node> {

@@ -2,6 +2,7 @@
 //! and one loop that posts bindings. It learns and acts only through the API.
 
 mod budgets;
+mod config;
 mod core;
 mod cycle;
 #[cfg(test)]
@@ -20,8 +21,10 @@ mod spread;
 #[cfg(test)]
 mod testing;
 
+pub use config::Config;
 pub use core::{Core, Step};
 pub use plugins::Claim;
 pub use pod::PodInfo;
 pub use profile::Profile;
-pub use run::{Config, Handle, Scheduler};
+pub use queue::Backoff;
+pub use run::{Handle, Scheduler};

@@ -1,7 +1,7 @@
 //! How one scheduler name decides: its plugins, their weights and their settings.
 //! The default is upstream's default profile, see <https://kubernetes.io/docs/reference/scheduling/config/>.
 
-use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::NodeAffinity;
 
 use crate::plugins::{PLUGINS, Plugin};
 
@@ -57,10 +57,6 @@ pub struct Profile {
     pub ignore_preferred_of_others: bool,
     /// Node affinity that every pod of the profile has beside its own.
     pub added_affinity: Option<NodeAffinity>,
-    /// Spread constraints of pods that have none themselves.
-    pub default_constraints: Vec<TopologySpreadConstraint>,
-    /// Whether those are the system's: nodes that lack one of the labels then count all the same.
-    pub system_defaulted: bool,
     /// How many nodes preemption looks at, in percent and at least, where each look is costly.
     pub candidates: (usize, usize),
     /// How long volumes are waited for.
@@ -75,12 +71,6 @@ impl Default for Profile {
             weight: if plugin.scores() { plugin.weight } else { 0 },
         });
         let of_both = || [("cpu".to_owned(), 1), ("memory".to_owned(), 1)].into_iter();
-        let soft = |key: &str, max_skew| TopologySpreadConstraint {
-            topology_key: key.to_owned(),
-            max_skew,
-            when_unsatisfiable: "ScheduleAnyway".to_owned(),
-            ..TopologySpreadConstraint::default()
-        };
         Self {
             name: DEFAULT_NAME.to_owned(),
             plugins: all.collect(),
@@ -94,8 +84,6 @@ impl Default for Profile {
             hard_affinity_weight: 1,
             ignore_preferred_of_others: false,
             added_affinity: None,
-            default_constraints: vec![soft("kubernetes.io/hostname", 3), soft("topology.kubernetes.io/zone", 5)],
-            system_defaulted: true,
             candidates: (10, 100),
             bind_volumes_seconds: 600,
         }

@@ -8,10 +8,27 @@ use std::time::Duration;
 
 use crate::pod::PodInfo;
 
-/// The back-off after the first failed try.
-const BACKOFF_INITIAL: Duration = Duration::from_secs(1);
-/// The longest back-off.
-const BACKOFF_CAP: Duration = Duration::from_secs(10);
+/// How long pods wait that could not be scheduled.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// After the first failed try; twice as long after each further one.
+    pub first: Duration,
+    /// At most.
+    pub most: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), most: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    fn after(self, attempts: u32) -> Duration {
+        self.first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(self.most)
+    }
+}
+
 /// A pod for which no event was right is tried again after this long all the same.
 const UNSCHEDULABLE_CAP: Duration = Duration::from_secs(300);
 
@@ -46,6 +63,7 @@ type Rank = (Reverse<i32>, Duration, String);
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Queue {
+    backoff: Backoff,
     entries: HashMap<String, Entry>,
     active: BTreeSet<Rank>,
     timers: BTreeSet<(Duration, String)>,
@@ -54,6 +72,11 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// An empty queue.
+    pub fn new(backoff: Backoff) -> Self {
+        Self { backoff, ..Self::default() }
+    }
+
     /// Adds a pod that came or changed; a change of spec, labels or gates makes it worth a new try.
     pub fn set(&mut self, pod: Arc<PodInfo>, now: Duration) {
         let uid = pod.uid.clone();
@@ -104,7 +127,7 @@ impl Queue {
     /// No node could take the pod: it waits for an event that one of these plugins cares for.
     pub fn unschedulable(&mut self, uid: &str, rejected_by: Vec<&'static str>, now: Duration) {
         let Some(entry) = self.entries.get(uid) else { return };
-        let ready_at = now + backoff(entry.attempts);
+        let ready_at = now + self.backoff.after(entry.attempts);
         let group = Arc::new(Group { kin: entry.pod.signature(|_| true), rejected_by });
         self.put(uid, Place::Unschedulable { flush_at: now + UNSCHEDULABLE_CAP, ready_at, group });
     }
@@ -113,7 +136,7 @@ impl Queue {
     pub fn failed(&mut self, uid: &str, now: Duration) {
         let Some(entry) = self.entries.get(uid) else { return };
         if entry.place == Place::InFlight {
-            let until = now + backoff(entry.attempts);
+            let until = now + self.backoff.after(entry.attempts);
             self.put(uid, Place::Backoff(until));
         }
     }
@@ -193,10 +216,6 @@ impl Queue {
 
 fn rank(entry: &Entry) -> Rank {
     (Reverse(entry.pod.priority), entry.since, entry.pod.uid.clone())
-}
-
-fn backoff(attempts: u32) -> Duration {
-    BACKOFF_INITIAL.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(BACKOFF_CAP)
 }
 
 fn backoff_or_active(ready_at: Duration, now: Duration) -> Place {

@@ -19,30 +19,14 @@ use skiff_client::{Change, Client, Informers, Kind, Patch, Recorder};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::config::Config;
 use crate::core::{Core, Step};
 use crate::plugins::Claim;
 use crate::pod::PodInfo;
-use crate::profile::{DEFAULT_NAME, Profile};
+use crate::profile::DEFAULT_NAME;
 
 /// Bindings under way at once; more would only queue up in the API server.
 const BINDS_IN_FLIGHT: usize = 64;
-/// Volumes are waited for this long; upstream's default.
-const BIND_VOLUMES_LIMIT: Duration = Duration::from_secs(600);
-
-/// What can be set.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// How pods are scheduled, by their `spec.schedulerName`.
-    pub profiles: Vec<Profile>,
-    /// Breaks ties between equally good nodes.
-    pub seed: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { profiles: vec![Profile::default()], seed: 1 }
-    }
-}
 
 /// The scheduler.
 pub struct Scheduler;
@@ -81,7 +65,7 @@ impl Scheduler {
     /// Starts scheduling with the rights of `client`, reading through `informers`.
     pub fn start(client: Client, informers: &Informers, clock: SharedClock, config: Config) -> Handle {
         let recorder = Recorder::start(client.clone(), clock.clone(), DEFAULT_NAME, "");
-        let core = Mutex::new(Core::new(config.profiles, config.seed));
+        let core = Mutex::new(Core::new(config));
         let shared = Arc::new(Shared { core, wake: Notify::new(), claims: Notify::new(), client, clock, recorder });
         Handle { task: tokio::spawn(run(shared, informers.clone())) }
     }
@@ -131,14 +115,14 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
         let now = shared.clock.monotonic();
         let step = shared.core.lock().step(now);
         match step {
-            Step::Bind { pod, node, claims } => {
+            Step::Bind { pod, node, claims, volumes_limit } => {
                 let (shared, permits) = (shared.clone(), permits.clone());
                 tokio::spawn(async move {
                     let mut permit = Some(permit);
                     if !claims.is_empty() {
                         // Volumes may take minutes to be made: other pods must not wait for them.
                         permit = None;
-                        if let Err(why) = provide(&shared, &claims, &node).await {
+                        if let Err(why) = provide(&shared, &claims, &node, volumes_limit).await {
                             return unprovided(&shared, &pod, &claims, &why);
                         }
                     }
@@ -177,7 +161,7 @@ async fn wait(shared: &Shared, now: Duration, until: Option<Duration>) {
 }
 
 /// Writes what the pod's claims need, and waits until they have their volumes.
-async fn provide(shared: &Shared, claims: &[Claim], node: &str) -> Result<(), String> {
+async fn provide(shared: &Shared, claims: &[Claim], node: &str, limit: Duration) -> Result<(), String> {
     if claims.is_empty() {
         return Ok(());
     }
@@ -214,7 +198,7 @@ async fn provide(shared: &Shared, claims: &[Claim], node: &str) -> Result<(), St
             changed.await;
         }
     };
-    tokio::time::timeout(BIND_VOLUMES_LIMIT, bound).await.map_err(|_| "context deadline exceeded".to_owned())
+    tokio::time::timeout(limit, bound).await.map_err(|_| "context deadline exceeded".to_owned())
 }
 
 fn unprovided(shared: &Shared, pod: &PodInfo, claims: &[Claim], why: &str) {
@@ -290,9 +274,10 @@ async fn report(shared: &Shared, pod: &PodInfo, message: &str, nominated: Option
 
 /// Deletes a pod to make room, after having said so in its conditions.
 async fn evict(shared: &Shared, preemptor: &PodInfo, victim: &PodInfo) {
+    let by = preemptor.scheduler_name();
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "message": format!("{by}: preempting to accommodate a higher priority pod"),
         "lastTransitionTime": rfc3339(shared.clock.now()),
     });
     let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));

@@ -172,6 +172,8 @@ pub struct Snapshot {
     with_anti_affinity: usize,
     images: HashMap<String, usize>,
     hosts: HashMap<String, usize>,
+    /// How many nodes tell their host.
+    with_host: usize,
     /// Label keys that affinity terms of placed pods ask for. One that was asked for once stays: that nobody does any
     /// more would change no conclusion.
     watched: HashSet<String>,
@@ -213,7 +215,7 @@ impl Snapshot {
 
     /// Whether no two nodes have the same host name.
     pub fn hosts_are_unique(&self) -> bool {
-        self.hosts.len() == self.hosts.values().sum::<usize>()
+        self.hosts.len() == self.with_host
     }
 
     /// Whether an affinity term of a placed pod asks for this label.
@@ -313,6 +315,10 @@ impl Snapshot {
         }
         if let Some(host) = node.label(HOSTNAME) {
             count(&mut self.hosts, host, there);
+            match there {
+                true => self.with_host += 1,
+                false => self.with_host -= 1,
+            }
         }
     }
 

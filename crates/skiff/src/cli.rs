@@ -69,6 +69,9 @@ pub struct NodeOptions {
     /// A KubeletConfiguration for the node: reservations, eviction thresholds, static Pods and the like
     #[arg(long, value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,
+    /// A KubeSchedulerConfiguration: profiles with their plugins, weights and settings
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// A folder or file of static Pods [default: the folder `manifests` of the data folder]
     #[arg(long, value_name = "PATH")]
     pub pod_manifest_path: Option<PathBuf>,

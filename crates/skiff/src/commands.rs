@@ -118,6 +118,7 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
     for (name, path) in [
         ("--kubelet-config", &options.kubelet_config),
+        ("--scheduler-config", &options.scheduler_config),
         ("--pod-manifest-path", &options.pod_manifest_path),
         ("--admission-control-config-file", &options.admission.admission_control_config_file),
     ] {

@@ -66,6 +66,8 @@ pub struct Setting {
     /// What the node decided at its first start.
     pub facts: NodeFacts,
     options: NodeOptions,
+    /// How pods are scheduled.
+    pub scheduler: skiff_scheduler::Config,
     /// The time.
     pub clock: SharedClock,
     /// Names and UIDs.
@@ -95,6 +97,7 @@ pub async fn run(
         address: node_address(&facts, &options)?,
         api_port: if facts.link > 0 { INNER_API_PORT } else { facts.api_port },
         authority: Arc::new(Authority::load_or_create(&paths.pki(), clock.now())?),
+        scheduler: scheduler_config(options.scheduler_config.as_deref())?,
         ids: Arc::new(Ids::random()),
         clock,
         paths,
@@ -313,6 +316,13 @@ fn kubelet_options(options: &NodeOptions, isolated: bool) -> Result<skiff_kubele
         found.static_pod_path = Some(path.clone());
     }
     Ok(found)
+}
+
+/// What the user's KubeSchedulerConfiguration says, or the defaults.
+fn scheduler_config(path: Option<&Path>) -> Result<skiff_scheduler::Config, CommandError> {
+    let Some(path) = path else { return Ok(skiff_scheduler::Config::default()) };
+    let text = std::fs::read(path).map_err(|error| named(path, "read", error))?;
+    Ok(skiff_scheduler::Config::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 /// The disk under an isolated node is mostly full of what is not its own: ending Pods and removing images would free

@@ -105,7 +105,7 @@ impl Offices {
 
 fn start_scheduler(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_scheduler::Handle {
     let client = inprocess::client(server, "system:kube-scheduler", &[], SCHEDULER);
-    Scheduler::start(client, informers, setting.clock.clone(), skiff_scheduler::Config::default())
+    Scheduler::start(client, informers, setting.clock.clone(), setting.scheduler.clone())
 }
 
 fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {

@@ -65,19 +65,12 @@ fn verdict(pod: &PodInfo, node: &NodeInfo, counted: &[HashMap<&str, i64>]) -> Ve
     Verdict::Pass
 }
 
-/// Whether nodes that lack the label of a soft constraint are left out, not merely counted as one more domain.
-pub fn leaves_out(ask: &Ask) -> bool {
-    let own = ask.pod.pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_ref());
-    own.is_some_and(|own| !own.is_empty()) || !ask.profile.system_defaulted
-}
-
 fn scores(ask: &Ask, feasible: &[&NodeInfo]) -> Option<Vec<i64>> {
     let constraints = ask.soft_spread();
     if constraints.is_empty() {
         return None;
     }
-    let strict = leaves_out(ask);
-    let scored = |node: &NodeInfo| !strict || has_all_keys(&constraints, node);
+    let scored = |node: &NodeInfo| has_all_keys(&constraints, node);
     let in_play = feasible.iter().filter(|node| scored(node)).count();
     let counted: Vec<_> = constraints
         .iter()

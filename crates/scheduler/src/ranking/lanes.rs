@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::plugins::inter_pod::{LONELY, REFUSED, SHUNNED, attractions, is_wanted, refusals};
-use crate::plugins::topology_spread::{MISSING, SKEWED, leaves_out};
+use crate::plugins::topology_spread::{MISSING, SKEWED};
 use crate::plugins::{Ask, Verdict};
 use crate::snapshot::{HOSTNAME, NodeInfo};
 use crate::spread::{Constraint, has_all_keys};
@@ -261,7 +261,7 @@ impl Lanes {
             }
             Kind::Soft(at) => {
                 let constraint = &soft[at];
-                let counts = (!leaves_out(ask) || has_all_keys(soft, node)) && constraint.includes(ask, node);
+                let counts = has_all_keys(soft, node) && constraint.includes(ask, node);
                 let here = counts || constraint.key == HOSTNAME;
                 (counts, if here { constraint.count_on(pod, node) } else { 0 })
             }

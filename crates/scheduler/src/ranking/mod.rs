@@ -15,14 +15,16 @@ mod lanes;
 mod room;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use cache::Rankings;
 
 use crate::cycle::Unschedulable;
 use crate::plugins::inter_pod;
-use crate::plugins::topology_spread::{self, leaves_out};
+use crate::plugins::topology_spread;
 use crate::plugins::{Ask, Filter, Normalize, OfNode, Score, Verdict, image_counts};
 use crate::pod::PodInfo;
 use crate::profile::Profile;
@@ -298,7 +300,7 @@ impl Ranking {
             &mut long[..]
         };
         key[..RAWS].copy_from_slice(&fixed.raws);
-        key[RAWS] = i64::from(!self.soft.is_empty() && leaves_out(ask) && !has_all_keys(&self.soft, node));
+        key[RAWS] = i64::from(!has_all_keys(&self.soft, node));
         let stands = &self.stands[at * lanes.len()..];
         for ((mark, lane), stand) in key[RAWS + 1..].iter_mut().zip(lanes).zip(stands) {
             *mark = lane.mark(*stand);
