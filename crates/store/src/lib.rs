@@ -168,6 +168,11 @@ pub enum StoreError {
 pub trait Store: Send + Sync + 'static {
     /// The present revision.
     async fn revision(&self) -> Result<Revision, StoreError>;
+    /// The revision after which no change is missing that a watcher may have seen. An ended process may have shown
+    /// changes of relaxed durability that it lost.
+    fn whole_since(&self) -> Revision {
+        0
+    }
     /// One key.
     async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<(Revision, Option<KeyValue>), StoreError>;
     /// Keys of a range in order, `limit` 0 for all.

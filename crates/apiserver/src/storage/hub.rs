@@ -19,6 +19,8 @@ use crate::storage::keys;
 const FRESHNESS_WAIT: Duration = Duration::from_secs(3);
 /// How long an event may be under way before the store is asked to say how far it is.
 const EVENT_WAIT: Duration = Duration::from_millis(20);
+/// How many revisions of the past the caches begin with.
+const KNOWN_PAST: Revision = 1000;
 /// How long to wait before the store is asked again after it failed.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -46,10 +48,37 @@ impl Hub {
         Ok((hub, stream))
     }
 
+    /// Fills the caches as they were a while ago and lets them catch up, so that they know of what came before a
+    /// restart: clients go on with their watches where they stopped, and need not list everything again.
     async fn fill(&self) -> Result<WatchStream, StoreError> {
+        let present = self.store.revision().await?;
+        let past = present.saturating_sub(KNOWN_PAST).max(self.store.whole_since());
+        let mut stream = self.load_past(past.clamp(1, present)).await?;
+        self.store.request_progress().await?;
+        while self.reached() < present {
+            match stream.next().await {
+                Some(Ok(item)) => self.take(item).await,
+                Some(Err(error)) => return Err(error),
+                None => return Err(StoreError::Lagged),
+            }
+        }
+        Ok(stream)
+    }
+
+    /// Loads a past state, or the oldest that there is.
+    async fn load_past(&self, mut at: Revision) -> Result<WatchStream, StoreError> {
+        loop {
+            match self.load(at).await {
+                Err(StoreError::Compacted { oldest }) if oldest > at => at = oldest,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn load(&self, at: Revision) -> Result<WatchStream, StoreError> {
         let _changing = self.changing.lock().await;
         let everything = KeyRange::prefix(keys::ROOT);
-        let content = self.store.range(&everything, None, 0).await?;
+        let content = self.store.range(&everything, Some(at), 0).await?;
         let mut parts: BTreeMap<String, Vec<KeyValue>> = BTreeMap::new();
         for pair in content.items {
             if let Some(part) = keys::resource_part(&pair.key).map(str::to_owned) {
@@ -63,13 +92,19 @@ impl Hub {
         self.store.watch(everything, content.revision).await
     }
 
+    async fn take(&self, item: WatchItem) {
+        match item {
+            WatchItem::Events(events) => self.apply(events).await,
+            WatchItem::Progress(revision) => self.reach(revision),
+        }
+    }
+
     /// Follows the store until the future is dropped; where the watch breaks, the caches are filled anew.
     pub async fn run(self: Arc<Self>, mut stream: WatchStream) {
         loop {
             while let Some(item) = stream.next().await {
                 match item {
-                    Ok(WatchItem::Events(events)) => self.apply(events).await,
-                    Ok(WatchItem::Progress(revision)) => self.reach(revision),
+                    Ok(item) => self.take(item).await,
                     Err(error) => {
                         tracing::warn!(%error, "the watch of the store broke; the caches are filled anew");
                         break;

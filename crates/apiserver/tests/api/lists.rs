@@ -2,6 +2,7 @@
 
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
+use skiff_store::{EmbeddedOptions, EmbeddedStore};
 
 use crate::support::{Cluster, Watch};
 
@@ -177,4 +178,23 @@ async fn watchers_of_one_form_share_an_encoding() {
     }
     assert_eq!(pieces[0], pieces[1]);
     assert_eq!(pieces[0].as_ptr(), pieces[1].as_ptr());
+}
+
+#[tokio::test]
+async fn watches_go_on_where_they_were_when_the_server_comes_back() {
+    let folder = std::env::temp_dir().join(format!("skiff-watch-again-{}", std::process::id()));
+    let open = || EmbeddedStore::open(&folder, EmbeddedOptions::default()).expect("a store");
+    let store = open();
+    let before = Cluster::with(|config| config.store = store.clone()).await;
+    let first = create(&before, "a").await;
+    create(&before, "b").await;
+    before.tree(&format!("DELETE {CONFIG_MAPS}/a")).await;
+    drop(before);
+    store.close();
+    drop(store);
+    let after = Cluster::with(|config| config.store = open()).await;
+    let seen = first["metadata"]["resourceVersion"].as_str().expect("a revision");
+    let mut watch = Watch::open(&after, &format!("GET {CONFIG_MAPS}?watch=1&resourceVersion={seen}")).await;
+    assert_eq!(watch.short().await, "ADDED b, DELETED a");
+    std::fs::remove_dir_all(&folder).expect("no folder");
 }

@@ -47,6 +47,10 @@ impl Store for MemoryStore {
         Ok(self.state.lock().revision)
     }
 
+    fn whole_since(&self) -> Revision {
+        self.state.lock().revision
+    }
+
     async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<(Revision, Option<KeyValue>), StoreError> {
         let state = self.state.lock();
         Ok((state.revision, state.at(key, at.unwrap_or(state.revision))))

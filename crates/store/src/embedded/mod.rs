@@ -194,6 +194,10 @@ impl Store for EmbeddedStore {
         Ok(self.shared.state.read().revision())
     }
 
+    fn whole_since(&self) -> Revision {
+        self.shared.state.read().whole_since()
+    }
+
     async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<(Revision, Option<KeyValue>), StoreError> {
         let state = self.shared.state.read();
         Ok((at.unwrap_or(state.revision()), state.get(key, at)?))

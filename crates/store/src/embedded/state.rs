@@ -96,6 +96,11 @@ impl State {
         self.revision = last + 1;
     }
 
+    /// The first revision after the last gap.
+    pub(super) fn whole_since(&self) -> Revision {
+        self.gaps.iter().map(|(_, last)| last + 1).max().unwrap_or(0)
+    }
+
     /// The revision to read or to watch after, where its state is known.
     pub(super) fn check(&self, at: Revision) -> Result<Revision, StoreError> {
         if at > self.revision {
