@@ -54,6 +54,7 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
 /// Everything but whole nodes: decisions, codecs, and the parts that need root but no cluster.
 fn pure(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
     let mut tests = cargo(&["test", "--workspace", "--exclude", "skiff-e2e", "--exclude", "skiff-clients"]);
+    tests.arg("--no-fail-fast");
     counted(tests.args(filter).env("PATH", needs::path()), count)
 }
 
@@ -99,26 +100,21 @@ pub struct Binaries {
 /// # Errors
 /// They do not build.
 pub fn build_binaries() -> Result<Binaries, String> {
-    shell::run(&mut cargo(&["build", "--release", "--package", "skiff", "--package", "skiff-hello"]))?;
-    let built = output(&mut cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "skiff",
-        "--package",
-        "skiff-hello",
-        "--message-format=json",
-        "--quiet",
-    ]))?;
-    let find = |name: &str| {
-        built
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|message| message["target"]["name"] == name)
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .ok_or_else(|| format!("cargo did not say where it put {name}"))
-    };
-    Ok(Binaries { skiff: find("skiff")?, hello: find("hello")? })
+    Ok(Binaries { skiff: build_release("skiff", "skiff")?, hello: build_release("skiff-hello", "hello")? })
+}
+
+/// Builds the release binary of one package. Each is built alone, as `cargo build --release` builds skiff: built together
+/// they would share other features of their libraries, and everything would be built once more.
+fn build_release(package: &str, binary: &str) -> Result<PathBuf, String> {
+    let build = ["build", "--release", "--package", package];
+    shell::run(&mut cargo(&build))?;
+    let built = output(cargo(&build).args(["--message-format=json", "--quiet"]))?;
+    built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == binary)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| format!("cargo did not say where it put {binary}"))
 }
 
 /// Runs a test command, passing on what it prints and adding up its results.

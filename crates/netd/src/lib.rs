@@ -1,6 +1,7 @@
 //! Pod network, service rules and network policy: planned purely, applied by small appliers.
 //! Everything is said to the kernel by netlink; no other program is ever started.
 
+mod abilities;
 mod balancer;
 mod model;
 pub mod netlink;
@@ -11,6 +12,7 @@ pub mod rules;
 #[cfg(test)]
 mod testing;
 
+pub use abilities::Abilities;
 pub use balancer::{Balancer, BalancerConfig};
 pub use model::{HostPort, HostPortError, Transport};
 pub use pods::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};

@@ -1,8 +1,9 @@
 //! Cgroups of containers, on the unified hierarchy (v2) and on the older ones (v1): which files say what,
 //! decided purely, and a thin part that makes folders and writes files.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::oci::{DeviceRule, Resources};
@@ -70,6 +71,15 @@ pub struct Setting {
     pub value: String,
     /// Whether a machine without this file will do.
     pub optional: bool,
+}
+
+/// The cgroup that a process is made in, in the hierarchies that have no controllers of v1.
+#[derive(Debug, Default)]
+pub struct Birthplace {
+    /// Its folder on v2.
+    pub unified: Option<OwnedFd>,
+    /// Its `tasks` files on v1, which the process writes itself into.
+    pub join_files: Vec<CString>,
 }
 
 /// What a cgroup uses.
@@ -157,9 +167,12 @@ impl Layout {
         Some(root.join(cgroup.trim_start_matches('/')))
     }
 
-    /// The files that a process writes itself into to join a cgroup.
-    pub fn procs_files(&self, cgroup: &str) -> Vec<String> {
-        self.folders(cgroup).iter().map(|folder| folder.join("cgroup.procs").display().to_string()).collect()
+    /// The files that a process of a single thread writes `0` into to join a cgroup. On v1 a thread that moves itself
+    /// by `tasks` waits for nobody; whoever moves by `cgroup.procs` waits until all processors were in the kernel once,
+    /// which takes some ten milliseconds.
+    pub fn join_files(&self, cgroup: &str) -> Vec<String> {
+        let file = if self.is_v2() { "cgroup.procs" } else { "tasks" };
+        self.folders(cgroup).iter().map(|folder| folder.join(file).display().to_string()).collect()
     }
 
     /// The folder that a process can be made in, on v2.
@@ -224,19 +237,24 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes the cgroup where shims live, outside of skiff's own, and says which files to join it by.
-    pub fn create_for_shims(&self, cgroup: &str) -> io::Result<Vec<String>> {
+    /// Makes the cgroup where shims live, outside of skiff's own, and says how to be born there.
+    pub fn create_for_shims(&self, cgroup: &str) -> io::Result<Birthplace> {
         let roots = match self {
             Self::V2 { root } => std::slice::from_ref(root),
             Self::V1 { named, .. } => named,
         };
-        let mut files = Vec::new();
+        let mut place = Birthplace::default();
         for root in roots {
             let folder = root.join(cgroup.trim_start_matches('/'));
-            std::fs::create_dir_all(&folder).map_err(|error| named(error, &format!("make {}", folder.display())))?;
-            files.push(folder.join("cgroup.procs").display().to_string());
+            let failed = |error| named(error, &format!("make {}", folder.display()));
+            std::fs::create_dir_all(&folder).map_err(failed)?;
+            if folder.join("cgroup.controllers").exists() {
+                place.unified = Some(std::fs::File::open(&folder).map_err(failed)?.into());
+            } else {
+                place.join_files.push(CString::new(folder.join("tasks").into_os_string().into_encoded_bytes())?);
+            }
         }
-        Ok(files)
+        Ok(place)
     }
 
     /// The processes in a cgroup.
@@ -363,29 +381,42 @@ fn pass_on_controllers(folder: &Path) {
 }
 
 fn make_v1(hierarchy: &Hierarchy, cgroup: &str) -> io::Result<()> {
-    let mut folder = hierarchy.root.clone();
-    for part in cgroup.split('/').filter(|part| !part.is_empty()) {
-        let parent = folder.clone();
-        folder.push(part);
-        match std::fs::create_dir(&folder) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(named(error, &format!("make cgroup {}", folder.display()))),
-        }
-        if hierarchy.controllers.split(',').any(|name| name == "cpuset") {
-            inherit_cpuset(&parent, &folder)?;
-        }
-    }
-    Ok(())
+    let folder = hierarchy.root.join(cgroup.trim_matches('/'));
+    let has_cpuset = hierarchy.controllers.split(',').any(|name| name == "cpuset");
+    make_below(&hierarchy.root, &folder, has_cpuset)
 }
 
-/// A new cpuset of v1 has no processors and takes no process until it is given some.
-fn inherit_cpuset(parent: &Path, folder: &Path) -> io::Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own = std::fs::read_to_string(folder.join(file))?;
-        if own.trim().is_empty() {
-            std::fs::write(folder.join(file), std::fs::read_to_string(parent.join(file))?)?;
+/// Makes a cgroup; those above it mostly are there, so they are looked at only where they are not.
+fn make_below(root: &Path, folder: &Path, has_cpuset: bool) -> io::Result<()> {
+    let failed = |error| named(error, &format!("make cgroup {}", folder.display()));
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && folder != root => {
+            make_below(root, folder.parent().unwrap_or(root), has_cpuset)?;
+            std::fs::create_dir(folder).or_else(unless_there).map_err(failed)?;
         }
+        outcome => outcome.or_else(unless_there).map_err(failed)?,
+    }
+    if has_cpuset { inherit_cpuset(root, folder) } else { Ok(()) }
+}
+
+fn unless_there(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+}
+
+/// A new cpuset of v1 has no processors and takes no process until it is given some: those of the one above it.
+fn inherit_cpuset(root: &Path, folder: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if !std::fs::read_to_string(folder.join(file))?.trim().is_empty() {
+            continue;
+        }
+        let Some(parent) = folder.parent().filter(|_| folder != root) else { continue };
+        let mut inherited = std::fs::read_to_string(parent.join(file))?;
+        if inherited.trim().is_empty() {
+            // Whoever made it was ended before it came to this.
+            inherit_cpuset(root, parent)?;
+            inherited = std::fs::read_to_string(parent.join(file))?;
+        }
+        std::fs::write(folder.join(file), inherited)?;
     }
     Ok(())
 }
@@ -594,13 +625,13 @@ mod tests {
     fn the_layout_is_read_from_the_mounts() {
         let v2 = Layout::parse("24 20 0:20 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
         let v2 = v2.expect("a layout");
-        assert_eq!(v2.procs_files("/pods/a"), ["/sys/fs/cgroup/pods/a/cgroup.procs"]);
+        assert_eq!(v2.join_files("/pods/a"), ["/sys/fs/cgroup/pods/a/cgroup.procs"]);
         assert_eq!(v2.oom_file("/pods/a").as_deref(), Some("/sys/fs/cgroup/pods/a/memory.events"));
         assert_eq!(v2.mounts("/pods/a"), []);
         let v1 = Layout::parse(HYBRID).expect("a layout");
         assert_eq!(
-            v1.procs_files("/pods/a"),
-            ["/sys/fs/cgroup/cpu,cpuacct/pods/a/cgroup.procs", "/sys/fs/cgroup/memory/pods/a/cgroup.procs"]
+            v1.join_files("/pods/a"),
+            ["/sys/fs/cgroup/cpu,cpuacct/pods/a/tasks", "/sys/fs/cgroup/memory/pods/a/tasks"]
         );
         assert_eq!(v1.oom_file("/pods/a").as_deref(), Some("/sys/fs/cgroup/memory/pods/a/memory.oom_control"));
         assert_eq!(v1.mounts("/a")[0], ("cpu,cpuacct".to_owned(), "/sys/fs/cgroup/cpu,cpuacct/a".to_owned()));

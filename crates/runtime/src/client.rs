@@ -1,11 +1,10 @@
 //! Skiff's side of the talk with a shim: starting one, finding one again, asking it things.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,10 +12,12 @@ use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, WaitOptions};
 use skiff_cri::{CriError, CriResult};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cgroups::Birthplace;
 use crate::shim::PROGRAM_NAME;
 use crate::shim::proto::*;
 use crate::sys::{self, MountAttr};
@@ -52,28 +53,31 @@ struct Waiting {
 /// can ever write to it by way of a shim's `/proc/PID/exe`.
 pub struct ShimProgram {
     file: OwnedFd,
+    birthplace: Birthplace,
 }
 
 impl ShimProgram {
-    /// The view of this binary.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    /// The view of this binary, for shims that begin in a cgroup.
+    pub fn open(path: &Path, birthplace: Birthplace) -> io::Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let file = rustix::mount::open_tree(CWD, path, flags)?;
         let read_only = MountAttr { set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()), ..MountAttr::default() };
         sys::mount_setattr(file.as_fd(), false, &read_only)?;
-        Ok(Self { file })
+        Ok(Self { file, birthplace })
     }
 
-    fn spawn(&self, sandbox: &str, log: &Path, control: OwnedFd) -> io::Result<Child> {
-        Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-            .arg0(PROGRAM_NAME)
-            .arg(sandbox)
-            .env_clear()
-            .current_dir("/")
-            .stdin(control)
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(log)?)
-            .spawn()
+    fn spawn(&self, sandbox: &str, log: &Path, control: OwnedFd) -> io::Result<Pid> {
+        let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        let arguments = [CString::new(PROGRAM_NAME)?, CString::new(sandbox)?];
+        let null = std::fs::File::options().write(true).open("/dev/null")?;
+        let log = std::fs::File::create(log)?;
+        let pid = sys::spawn(&sys::Program {
+            path: &path,
+            arguments: &arguments.each_ref().map(CString::as_c_str),
+            streams: [control.as_fd(), null.as_fd(), log.as_fd()],
+            birthplace: &self.birthplace,
+        })?;
+        Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 
@@ -88,7 +92,7 @@ impl ShimClient {
         let flags = SocketFlags::CLOEXEC;
         let (own, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let child = program.spawn(sandbox, log, other)?;
-        Self::serve(sandbox, child.id(), own, Some(child), events)
+        Self::serve(sandbox, child, own, true, events)
     }
 
     /// Finds the shim that holds a sandbox, by the socket in its folder.
@@ -98,21 +102,21 @@ impl ShimClient {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::net::connect(&socket, &address)?;
         let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-        Self::serve(sandbox, peer.pid.as_raw_nonzero().get().unsigned_abs(), socket, None, events)
+        Self::serve(sandbox, peer.pid, socket, false, events)
     }
 
     fn serve(
         sandbox: &str,
-        pid: u32,
+        pid: Pid,
         socket: OwnedFd,
-        child: Option<Child>,
+        is_child: bool,
         events: mpsc::UnboundedSender<ShimEvent>,
     ) -> io::Result<Arc<Self>> {
         let flags = rustix::fs::fcntl_getfl(&socket)?;
         rustix::fs::fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
         let client = Arc::new(Self {
             sandbox: sandbox.to_owned(),
-            pid,
+            pid: pid.as_raw_nonzero().get().unsigned_abs(),
             socket: sys::watch(socket)?,
             next: AtomicU32::new(1),
             waiting: Mutex::default(),
@@ -120,9 +124,10 @@ impl ShimClient {
         let listener = client.clone();
         tokio::spawn(async move {
             listener.listen(&events).await;
-            if let Some(mut child) = child {
+            if is_child {
                 // It has closed its socket, so it is as good as ended; this only takes its entry off the table.
-                let waited = tokio::task::spawn_blocking(move || child.wait()).await;
+                let wait = move || rustix::process::waitpid(Some(pid), WaitOptions::empty());
+                let waited = tokio::task::spawn_blocking(wait).await;
                 tracing::debug!(sandbox = listener.sandbox, ?waited, "shim ended");
             }
         });

@@ -13,6 +13,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
+use crate::cgroups::Birthplace;
 use crate::devices::Instruction;
 use crate::shim::proto::MAX_DESCRIPTORS;
 
@@ -28,9 +29,9 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Forks. Only for a process with a single thread: the child goes on with ordinary code.
+/// Forks. In a process with a single thread the child may go on with ordinary code; in another, see [`spawn`].
 pub fn fork() -> io::Result<Fork> {
-    // SAFETY: the shim has one thread, so no lock can be held by another at this moment.
+    // SAFETY: the shim has one thread, so no lock can be held by another at this moment; `spawn` minds the rest.
     match check(unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid)),
@@ -63,11 +64,67 @@ pub fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
         ..CloneArguments::default()
     };
     // SAFETY: without a stack or shared memory this is a fork; the shim has one thread, so no lock can be held by
-    // another, and the structure is the one of the size that is given.
+    // another, and `spawn` minds the rest; the structure is the one of the size that is given.
     match unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<CloneArguments>()) } {
         0 => Ok(Fork::Child),
         pid if pid > 0 => Ok(Fork::Parent(pid as i32)),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A program to start.
+pub struct Program<'a> {
+    /// Where it is.
+    pub path: &'a CStr,
+    /// Its arguments, its name first. It has no environment.
+    pub arguments: &'a [&'a CStr],
+    /// Its standard streams.
+    pub streams: [BorrowedFd<'a>; 3],
+    /// The cgroup that it begins in, where that can be had; else it begins in this process's own.
+    pub birthplace: &'a Birthplace,
+}
+
+/// Starts a program from a process with many threads, and gives its process id. One that cannot be executed ends with
+/// 127. Nothing but a shim moves between cgroups later: that waits for the kernel's lock over all processes, and whoever
+/// makes a cgroup meanwhile waits too.
+pub fn spawn(program: &Program<'_>) -> io::Result<i32> {
+    let arguments: Vec<*const libc::c_char> =
+        program.arguments.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect();
+    let unified = program.birthplace.unified.as_ref();
+    let forked = match unified.map(|cgroup| fork_into_cgroup(cgroup.as_fd())) {
+        Some(Ok(forked)) => forked,
+        // Old kernels and sandboxes do not know the call.
+        Some(Err(_)) | None => fork()?,
+    };
+    match forked {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => execute(program, &arguments),
+    }
+}
+
+/// The child's side of [`spawn`]. Other threads may have held locks when it was forked, so it takes none: no memory is
+/// asked for, and everything is a plain system call.
+fn execute(program: &Program<'_>, arguments: &[*const libc::c_char]) -> ! {
+    const NOT_EXECUTED: i32 = 127;
+    let no_environment = [std::ptr::null()];
+    // SAFETY: all pointers are to C strings, arrays that end with null and plain data that live until the program is
+    // replaced; only functions that are safe after a fork are called.
+    unsafe {
+        for file in &program.birthplace.join_files {
+            let file = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            libc::write(file, c"0".as_ptr().cast(), 1);
+        }
+        for (number, stream) in (0..).zip(program.streams) {
+            if libc::dup2(stream.as_raw_fd(), number) < 0 {
+                libc::_exit(NOT_EXECUTED);
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        libc::chdir(c"/".as_ptr());
+        libc::execve(program.path.as_ptr(), arguments.as_ptr(), no_environment.as_ptr());
+        libc::_exit(NOT_EXECUTED)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use skiff_netd::Abilities;
+
 /// The state folder's file system should have at least this left.
 const MIN_FREE_BYTES: u64 = 1 << 30;
 
@@ -24,8 +26,10 @@ pub struct Machine {
     pub uid: u32,
     /// `/proc/filesystems`.
     pub filesystems: String,
-    /// The names of all modules that are built in, loaded, or can be loaded.
-    pub modules: String,
+    /// Whether the kernel can load a module for overlays.
+    pub overlay_module: bool,
+    /// What the kernel can do for the network; none where it could not be tried.
+    pub network: Option<Abilities>,
     /// The mount points of cgroup v1 controllers.
     pub cgroup_v1: Vec<String>,
     /// `cgroup.controllers` of the unified hierarchy, where it is the main one.
@@ -41,13 +45,13 @@ impl Machine {
     pub fn observe(data_dir: &Path) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let release = read("/proc/sys/kernel/osrelease");
-        let modules =
-            ["modules.builtin", "modules.dep"].map(|file| read(&format!("/lib/modules/{}/{file}", release.trim())));
-        let symbols = read("/proc/kallsyms");
+        let filesystems = read("/proc/filesystems");
+        let modules = || read(&format!("/lib/modules/{}/modules.dep", release.trim()));
         Self {
             uid: nix::unistd::geteuid().as_raw(),
-            filesystems: read("/proc/filesystems"),
-            modules: format!("{}\n{}\n{}", modules.join("\n"), read("/proc/modules"), symbols),
+            overlay_module: !has_overlay(&filesystems) && modules().contains("/overlay.ko"),
+            filesystems,
+            network: Abilities::observe().ok(),
             cgroup_v1: ["cpu", "memory", "pids"]
                 .into_iter()
                 .filter(|controller| Path::new("/sys/fs/cgroup").join(controller).exists())
@@ -58,6 +62,10 @@ impl Machine {
             kubectl: find_program("kubectl"),
         }
     }
+}
+
+fn has_overlay(filesystems: &str) -> bool {
+    filesystems.contains("\toverlay")
 }
 
 /// Free bytes of the file system that holds `path` or its nearest existing ancestor.
@@ -78,9 +86,12 @@ fn find_program(name: &str) -> Option<String> {
 /// Decides what a machine lacks.
 pub fn judge(machine: &Machine) -> Vec<Finding> {
     let finding = |what, required, found| Finding { what, required, found };
-    let kernel = |symbols: &[&str], cure: &str| {
-        let present = symbols.iter().any(|symbol| machine.modules.contains(symbol));
-        if present { Ok("present".to_owned()) } else { Err(cure.to_owned()) }
+    let network = |ability: fn(&Abilities) -> &Result<(), String>, cure: &str| match &machine.network {
+        Some(abilities) => match ability(abilities) {
+            Ok(()) => Ok("present".to_owned()),
+            Err(error) => Err(format!("{cure}: {error}")),
+        },
+        None => Ok("not tried".to_owned()),
     };
     let cgroups = match &machine.cgroup_v2 {
         Some(controllers) => {
@@ -106,27 +117,20 @@ pub fn judge(machine: &Machine) -> Vec<Finding> {
         finding(
             "overlay file system",
             true,
-            if machine.filesystems.contains("\toverlay") {
+            if has_overlay(&machine.filesystems) || machine.overlay_module {
                 Ok("present".into())
             } else {
-                kernel(&["/overlay.ko"], "load it: modprobe overlay (the kernel needs CONFIG_OVERLAY_FS)")
+                Err("load it: modprobe overlay (the kernel needs CONFIG_OVERLAY_FS)".into())
             },
         ),
         finding("cgroups", true, cgroups),
         finding(
             "nftables",
             true,
-            kernel(
-                &["nf_tables.ko", "nf_tables_newtable", "nf_tables "],
-                "load it: modprobe nf_tables (CONFIG_NF_TABLES)",
-            ),
+            network(|network| &network.nftables, "load it with modprobe nf_tables (CONFIG_NF_TABLES)"),
         ),
-        finding(
-            "bridge",
-            true,
-            kernel(&["/bridge.ko", "br_add_bridge", "bridge "], "load it: modprobe bridge (CONFIG_BRIDGE)"),
-        ),
-        finding("veth", true, kernel(&["/veth.ko", "veth_newlink", "veth "], "load it: modprobe veth (CONFIG_VETH)")),
+        finding("bridge", true, network(|network| &network.bridge, "load it with modprobe bridge (CONFIG_BRIDGE)")),
+        finding("veth", true, network(|network| &network.veth, "load it with modprobe veth (CONFIG_VETH)")),
         finding(
             "free disk space",
             true,
@@ -178,7 +182,7 @@ mod tests {
         Machine {
             uid: 0,
             filesystems: "nodev\toverlay\n".into(),
-            modules: "kernel/net/netfilter/nf_tables.ko\nkernel/net/bridge/bridge.ko\nx/veth.ko".into(),
+            network: Some(Abilities { bridge: Ok(()), veth: Ok(()), nftables: Ok(()) }),
             cgroup_v2: Some("cpuset cpu io memory pids".into()),
             free_bytes: Some(MIN_FREE_BYTES),
             kubectl: Some("/usr/bin/kubectl".into()),
@@ -201,6 +205,14 @@ mod tests {
         };
         check(|machine| machine.uid = 1000, "run skiff as root");
         check(|machine| machine.filesystems.clear(), "modprobe overlay");
+        let lacking = Abilities { bridge: Ok(()), veth: Err("make a veth: refused".into()), nftables: Ok(()) };
+        let mut machine = Machine { network: Some(lacking), ..whole() };
+        assert_eq!(
+            obstacle(&judge(&machine)).as_deref(),
+            Some("veth: load it with modprobe veth (CONFIG_VETH): make a veth: refused")
+        );
+        machine.network = None;
+        assert_eq!(obstacle(&judge(&machine)), None, "what could not be tried is no obstacle");
         check(|machine| machine.cgroup_v2 = Some("cpu pids".into()), "v2 lacks memory");
         check(|machine| machine.cgroup_v2 = None, "mount -t cgroup2");
         check(|machine| machine.free_bytes = Some(1 << 20), "only 1 MiB");

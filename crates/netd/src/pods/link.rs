@@ -124,6 +124,14 @@ fn turn_back(batch: &mut Batch, port: &str) {
         });
 }
 
+/// A link of a kind, with whatever such a link has by default.
+pub(crate) fn add_plain(batch: &mut Batch, name: &str, kind: &str) {
+    let mut message = batch.message(format!("make a {kind}"), RTM_NEWLINK, CREATE, &link_header(0, 0));
+    message.put_text(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
+        info.put(IFLA_INFO_KIND, kind.as_bytes());
+    });
+}
+
 pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: Mac, mtu: u32) {
     let mut message = batch.message(format!("make the bridge {name}"), RTM_NEWLINK, CREATE, &link_header(0, 0));
     // A bridge without an address of its own takes the lowest of its ports', and changes it under the pods' feet.

@@ -217,9 +217,6 @@ impl Inner {
         }
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
         let shim = sandbox.shim()?;
-        if !self.cgroups.is_v2() {
-            self.move_shim(&shim);
-        }
         let wanted = config.image.as_ref().map_or("", |image| image.image.as_str());
         let image = self.images.unpacked(wanted).await?;
         let volumes = self.image_volumes(&config).await?;
@@ -403,7 +400,7 @@ impl Inner {
                 stdin: config.stdin,
                 stdin_once: config.stdin_once,
                 pid_namespace: pid_namespace(config),
-                cgroup_procs: inner.cgroups.procs_files(&record.cgroup),
+                cgroup_files: inner.cgroups.join_files(&record.cgroup),
                 cgroup_folder: inner.cgroups.birth_folder(&record.cgroup),
                 oom_file: inner.cgroups.oom_file(&record.cgroup),
             })

@@ -66,7 +66,7 @@ impl Inner {
             container: id.to_owned(),
             tty,
             streams: if tty { Streams::default() } else { streams },
-            cgroup_procs: self.cgroups.procs_files(&container.record.cgroup),
+            cgroup_files: self.cgroups.join_files(&container.record.cgroup),
             cgroup_folder: self.cgroups.birth_folder(&container.record.cgroup),
         };
         let mut pipes = Pipes::default();

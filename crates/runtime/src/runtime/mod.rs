@@ -20,7 +20,7 @@ use skiff_base::ids::Ids;
 use skiff_cri::{ContainerEventResponse, ContainerEventType, CriError, CriResult};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::cgroups::Layout;
+use crate::cgroups::{Birthplace, Layout};
 use crate::client::{ShimEvent, ShimProgram};
 use crate::config::RuntimeConfig;
 use crate::images::ImageSource;
@@ -50,7 +50,6 @@ pub(crate) struct Inner {
     ids: Ids,
     cgroups: Layout,
     shim_program: ShimProgram,
-    shim_cgroup_procs: Vec<String>,
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     shim_events: mpsc::UnboundedSender<ShimEvent>,
@@ -81,13 +80,13 @@ impl EmbeddedRuntime {
             None => Layout::detect(),
         };
         let cgroups = cgroups.map_err(|error| CriError::internal(format!("look at cgroups: {error}")))?;
-        let shim_program = ShimProgram::open(&config.shim_program).map_err(|error| {
+        let birthplace = match &config.shim_cgroup {
+            Some(cgroup) => cgroups.create_for_shims(cgroup).map_err(|error| CriError::internal(error.to_string()))?,
+            None => Birthplace::default(),
+        };
+        let shim_program = ShimProgram::open(&config.shim_program, birthplace).map_err(|error| {
             CriError::internal(format!("open {} for shims: {error}", config.shim_program.display()))
         })?;
-        let shim_cgroup_procs = match &config.shim_cgroup {
-            Some(cgroup) => cgroups.create_for_shims(cgroup).map_err(|error| CriError::internal(error.to_string()))?,
-            None => Vec::new(),
-        };
         let (shim_events, heard) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             config,
@@ -97,7 +96,6 @@ impl EmbeddedRuntime {
             ids: Ids::random(),
             cgroups,
             shim_program,
-            shim_cgroup_procs,
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
             shim_events,

@@ -185,7 +185,6 @@ impl Inner {
         let shim = ShimClient::spawn(&self.shim_program, &id, &run.join("shim.log"), self.shim_events.clone())
             .map_err(internal("start the sandbox's shim"))?;
         let sandbox = Arc::new(Sandbox::new(record, Some(shim.clone())));
-        self.move_shim(&shim);
         let set_up = shim.call(Call::Setup(setup(&sandbox, &run, user_namespace)));
         // The shim makes the namespaces while the files are written here.
         let (answer, files) = tokio::join!(set_up, async { write_files(&sandbox, &root, &run) });
@@ -202,23 +201,6 @@ impl Inner {
         self.tell(&id, &id, ContainerEventType::ContainerCreatedEvent);
         self.tell(&id, &id, ContainerEventType::ContainerStartedEvent);
         Ok(())
-    }
-
-    /// Moves a shim into the cgroup of shims, in the background. The first process that is moved after a while of
-    /// rest waits for some ten milliseconds in the kernel, and those that follow soon do not; so this is also done
-    /// when a container is about to be started, which on v1 has to be moved.
-    pub(crate) fn move_shim(&self, shim: &ShimClient) {
-        let (files, pid) = (self.shim_cgroup_procs.clone(), shim.pid());
-        if files.is_empty() {
-            return;
-        }
-        tokio::task::spawn_blocking(move || {
-            for file in files {
-                if let Err(error) = std::fs::write(&file, pid.to_string()) {
-                    tracing::debug!(file, pid, %error, "the shim stays in skiff's own cgroup");
-                }
-            }
-        });
     }
 
     async fn plug_in(&self, sandbox: &Sandbox) -> CriResult<()> {

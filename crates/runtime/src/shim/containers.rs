@@ -112,7 +112,7 @@ impl Child {
 }
 
 fn enter(start: &Start, joined: Joined, user_namespace: Option<BorrowedFd<'_>>) -> Step<Bundle> {
-    for file in start.cgroup_procs.iter().filter(|_| !joined.0) {
+    for file in start.cgroup_files.iter().filter(|_| !joined.0) {
         std::fs::write(file, "0").step(|| format!("join {file}"))?;
     }
     let path = format!("{}/{BUNDLE_FILE}", start.dir);
@@ -459,7 +459,7 @@ impl Container {
 
     /// Without a pid namespace of its own, a container's other processes do not end with its first one.
     fn kill_leftovers(&self) {
-        let Some(file) = self.start.cgroup_procs.first() else { return };
+        let Some(file) = self.start.cgroup_files.first() else { return };
         for _ in 0..KILL_ROUNDS {
             let members = std::fs::read_to_string(file).unwrap_or_default();
             let pids: Vec<i32> = members.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect();

@@ -60,7 +60,7 @@ fn join(target: i32, exec: &Exec, process: OwnedFd, joined: Joined) -> Step<Proc
     let mut text = Vec::new();
     std::fs::File::from(process).read_to_end(&mut text).step(|| "read the process".into())?;
     let process: Process = serde_json::from_slice(&text).map_err(|error| format!("read the process: {error}"))?;
-    for file in exec.cgroup_procs.iter().filter(|_| !joined.0) {
+    for file in exec.cgroup_files.iter().filter(|_| !joined.0) {
         std::fs::write(file, "0").step(|| format!("join {file}"))?;
     }
     super::set_oom_score(process.oom_score_adj.unwrap_or(0))?;

@@ -124,8 +124,8 @@ pub struct Start {
     pub stdin_once: bool,
     /// Its process ids.
     pub pid_namespace: PidNamespace,
-    /// `cgroup.procs` files that it joins.
-    pub cgroup_procs: Vec<String>,
+    /// The files that it joins its cgroup by.
+    pub cgroup_files: Vec<String>,
     /// On v2, the folder of its cgroup, to be made in.
     pub cgroup_folder: Option<String>,
     /// The file of its cgroup that counts kills for want of memory.
@@ -157,8 +157,8 @@ pub struct Exec {
     pub tty: bool,
     /// Which descriptors come along.
     pub streams: Streams,
-    /// `cgroup.procs` files that it joins.
-    pub cgroup_procs: Vec<String>,
+    /// The files that it joins its cgroup by.
+    pub cgroup_files: Vec<String>,
     /// On v2, the folder of its cgroup, to be made in.
     pub cgroup_folder: Option<String>,
 }
