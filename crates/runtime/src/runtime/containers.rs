@@ -216,7 +216,8 @@ impl Inner {
             return Err(CriError::invalid_argument("container config must include metadata"));
         }
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
-        let shim = sandbox.shim()?;
+        // Nothing can be started in a sandbox whose shim is gone.
+        sandbox.shim()?;
         let wanted = config.image.as_ref().map_or("", |image| image.image.as_str());
         let image = self.images.unpacked(wanted).await?;
         let volumes = self.image_volumes(&config).await?;
