@@ -15,6 +15,10 @@ use skiff_base::clock::SystemClock;
 use skiff_base::ids::Ids;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
 
+/// The allocator of `skiff`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
 struct Identity {

@@ -242,7 +242,7 @@ impl Allocators {
         }
         let had = old.map(holding).unwrap_or_default();
         let mut picker = Picker { allocators: self, had: &had, taken: Holding::new(), errors: ErrorList::new() };
-        picker.pick(new).await?;
+        Box::pin(picker.pick(new)).await?;
         if !picker.errors.is_empty() {
             return Err(Status::invalid(&target.served.def.group_kind(), new.name(), &picker.errors).into());
         }

@@ -61,9 +61,53 @@ pub fn encode_marked(object: &Object, mark: &str) -> Bytes {
 }
 
 fn write_field(encoded: &mut Vec<u8>, key: &str, value: &Value) {
-    serde_json::to_writer(&mut *encoded, key).expect("a string can always be encoded");
+    write_text(encoded, key);
     encoded.push(b':');
-    serde_json::to_writer(encoded, value).expect("a tree can always be encoded");
+    write_value(encoded, value);
+}
+
+fn write_value(encoded: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::String(text) => write_text(encoded, text),
+        Value::Object(map) => {
+            encoded.push(b'{');
+            for (index, (key, value)) in map.iter().enumerate() {
+                if index > 0 {
+                    encoded.push(b',');
+                }
+                write_field(encoded, key, value);
+            }
+            encoded.push(b'}');
+        }
+        Value::Array(items) => {
+            encoded.push(b'[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    encoded.push(b',');
+                }
+                write_value(encoded, item);
+            }
+            encoded.push(b']');
+        }
+        scalar => serde_json::to_writer(encoded, scalar).expect("a scalar can always be encoded"),
+    }
+}
+
+/// Most texts have nothing to escape, which is seen faster than each byte is looked up.
+fn write_text(encoded: &mut Vec<u8>, text: &str) {
+    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    // Without an early end, so that the compiler looks at many bytes at a time.
+    if text.as_bytes().iter().fold(false, |found, byte| found | is_special(byte)) {
+        return serde_json::to_writer(encoded, text).expect("a text can always be encoded");
+    }
+    encoded.push(b'"');
+    encoded.extend_from_slice(text.as_bytes());
+    encoded.push(b'"');
+}
+
+/// A reader that stands at the metadata of a stored value.
+pub fn stored_metadata(stored: &[u8]) -> Option<serde_json::Deserializer<serde_json::de::SliceRead<'_>>> {
+    stored.starts_with(STORED_HEAD).then(|| serde_json::Deserializer::from_slice(&stored[STORED_HEAD.len() - 1..]))
 }
 
 /// Decodes a stored value to the tree that a client of `def` knows.

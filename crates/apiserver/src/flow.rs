@@ -41,8 +41,30 @@ impl Flow {
 /// A schema, with what it matches.
 struct Schema {
     order: (i64, String),
-    rules: Vec<Value>,
+    rules: Vec<Rule>,
     flow: Flow,
+}
+
+/// Whom a rule is about, and what they ask for. Read once: every request is held against all rules.
+struct Rule {
+    subjects: Vec<Subject>,
+    resources: Vec<ResourceRule>,
+    /// Verbs and paths.
+    others: Vec<(Vec<String>, Vec<String>)>,
+}
+
+enum Subject {
+    User(String),
+    Group(String),
+    Account { namespace: String, name: String },
+}
+
+struct ResourceRule {
+    cluster_wide: bool,
+    namespaces: Vec<String>,
+    verbs: Vec<String>,
+    groups: Vec<String>,
+    resources: Vec<String>,
 }
 
 /// The schemas in the order in which they are tried, made anew when one of them or a level changes.
@@ -57,7 +79,8 @@ impl Flows {
     /// The flow of a request; none where no schema matches, or its level is not there.
     pub fn of(&self, catalogue: &Catalogue, user: &UserInfo, info: &RequestInfo) -> Option<Flow> {
         let schemas = self.schemas(catalogue)?;
-        let matching = |schema: &&Schema| schema.rules.iter().any(|rule| matches(rule, user, info));
+        let resource = info.full_resource();
+        let matching = |schema: &&Schema| schema.rules.iter().any(|rule| rule.matches(user, info, &resource));
         schemas.iter().find(matching).map(|schema| schema.flow.clone())
     }
 
@@ -90,58 +113,87 @@ fn schema_of(schema: &Object, levels: &[Object]) -> Option<Schema> {
     let flow =
         Flow { schema: HeaderValue::from_str(schema.uid()).ok()?, level: HeaderValue::from_str(level.uid()).ok()? };
     let precedence = schema.int_at(&["spec", "matchingPrecedence"]).unwrap_or(DEFAULT_PRECEDENCE);
-    let rules = schema.list_at(&["spec", "rules"]).to_vec();
+    let rules = schema.list_at(&["spec", "rules"]).iter().map(Rule::of).collect();
     Some(Schema { order: (precedence, schema.name().to_owned()), rules, flow })
 }
 
-fn matches(rule: &Value, user: &UserInfo, info: &RequestInfo) -> bool {
-    let requested = if info.is_resource {
-        rule.list_at(&["resourceRules"]).iter().any(|rule| matches_resource(rule, info))
-    } else {
-        rule.list_at(&["nonResourceRules"]).iter().any(|rule| {
-            has(rule, "verbs", &info.verb)
-                && texts(rule, "nonResourceURLs").any(|pattern| matches_path(pattern, &info.path))
-        })
-    };
-    requested && rule.list_at(&["subjects"]).iter().any(|subject| matches_subject(subject, user))
-}
-
-fn matches_subject(subject: &Value, user: &UserInfo) -> bool {
-    match subject.str_at(&["kind"]) {
-        "User" => matches!(subject.str_at(&["user", "name"]), name if name == "*" || name == user.name),
-        "Group" => matches!(subject.str_at(&["group", "name"]), name if name == "*" || user.in_group(name)),
-        "ServiceAccount" => {
-            let namespace = subject.str_at(&["serviceAccount", "namespace"]);
-            let own = user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-            let wanted = subject.str_at(&["serviceAccount", "name"]);
-            own.is_some_and(|(of, name)| of == namespace && (wanted == "*" || wanted == name))
+impl Rule {
+    fn of(rule: &Value) -> Self {
+        let others = rule.list_at(&["nonResourceRules"]).iter();
+        Self {
+            subjects: rule.list_at(&["subjects"]).iter().filter_map(Subject::of).collect(),
+            resources: rule.list_at(&["resourceRules"]).iter().map(ResourceRule::of).collect(),
+            others: others.map(|other| (texts(other, "verbs"), texts(other, "nonResourceURLs"))).collect(),
         }
-        _ => false,
+    }
+
+    /// `resource` is the request's, with its subresource.
+    fn matches(&self, user: &UserInfo, info: &RequestInfo, resource: &str) -> bool {
+        if !self.subjects.iter().any(|subject| subject.matches(user)) {
+            return false;
+        }
+        if info.is_resource {
+            return self.resources.iter().any(|rule| rule.matches(info, resource));
+        }
+        let fits = |paths: &[String]| paths.iter().any(|pattern| matches_path(pattern, &info.path));
+        self.others.iter().any(|(verbs, paths)| has(verbs, &info.verb) && fits(paths))
     }
 }
 
-fn matches_resource(rule: &Value, info: &RequestInfo) -> bool {
-    let in_place = if info.namespace.is_empty() {
-        rule.at(&["clusterScope"]) == Some(&Value::Bool(true))
-    } else {
-        has(rule, "namespaces", &info.namespace)
-    };
-    in_place
-        && has(rule, "verbs", &info.verb)
-        && has(rule, "apiGroups", &info.group)
-        && has(rule, "resources", &info.full_resource())
+impl Subject {
+    fn of(subject: &Value) -> Option<Self> {
+        let text = |path: &[&str]| subject.str_at(path).to_owned();
+        match subject.str_at(&["kind"]) {
+            "User" => Some(Self::User(text(&["user", "name"]))),
+            "Group" => Some(Self::Group(text(&["group", "name"]))),
+            "ServiceAccount" => Some(Self::Account {
+                namespace: text(&["serviceAccount", "namespace"]),
+                name: text(&["serviceAccount", "name"]),
+            }),
+            _ => None,
+        }
+    }
+
+    fn matches(&self, user: &UserInfo) -> bool {
+        match self {
+            Self::User(name) => name == "*" || *name == user.name,
+            Self::Group(name) => name == "*" || user.in_group(name),
+            Self::Account { namespace, name } => {
+                let own = user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+                own.is_some_and(|(of, own)| of == namespace && (name == "*" || own == name))
+            }
+        }
+    }
+}
+
+impl ResourceRule {
+    fn of(rule: &Value) -> Self {
+        Self {
+            cluster_wide: rule.bool_at(&["clusterScope"]),
+            namespaces: texts(rule, "namespaces"),
+            verbs: texts(rule, "verbs"),
+            groups: texts(rule, "apiGroups"),
+            resources: texts(rule, "resources"),
+        }
+    }
+
+    fn matches(&self, info: &RequestInfo, resource: &str) -> bool {
+        let in_place =
+            if info.namespace.is_empty() { self.cluster_wide } else { has(&self.namespaces, &info.namespace) };
+        in_place && has(&self.verbs, &info.verb) && has(&self.groups, &info.group) && has(&self.resources, resource)
+    }
 }
 
 fn matches_path(pattern: &str, path: &str) -> bool {
     pattern == "*" || pattern == path || pattern.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
 }
 
-fn texts<'a>(rule: &'a Value, field: &'a str) -> impl Iterator<Item = &'a str> {
-    rule.list_at(&[field]).iter().filter_map(Value::as_str)
+fn texts(rule: &Value, field: &str) -> Vec<String> {
+    rule.list_at(&[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn has(rule: &Value, field: &str, wanted: &str) -> bool {
-    texts(rule, field).any(|own| own == "*" || own == wanted)
+fn has(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|own| own == "*" || own == wanted)
 }
 
 #[cfg(test)]
@@ -155,7 +207,12 @@ mod tests {
     fn check(rule: &Value, user: &str, method: Method, path: &str, expected: bool) {
         let info = RequestInfo::parse(&method, path, &Query::default());
         let user = UserInfo::new(user, &["system:nodes"]);
-        assert_eq!(matches(rule, &user, &info), expected, "{} {method} {path} {rule}", user.name);
+        assert_eq!(
+            Rule::of(rule).matches(&user, &info, &info.full_resource()),
+            expected,
+            "{} {method} {path} {rule}",
+            user.name
+        );
     }
 
     #[test]

@@ -177,7 +177,8 @@ impl ApiServer {
 
     /// Answers one request. In-process callers put their [`UserInfo`] into its extensions.
     pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
-        let answering = AssertUnwindSafe(self.answer(request)).catch_unwind();
+        // On the heap: connections keep room for the future of their request while they are idle.
+        let answering = AssertUnwindSafe(Box::pin(self.answer(request))).catch_unwind();
         answering.await.unwrap_or_else(|panic| {
             let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             tracing::error!(why = why.unwrap_or("unknown"), "a request panicked");
@@ -317,34 +318,39 @@ impl ApiServer {
             None => {
                 check_verb(def.verbs.iter().any(|own| own == verb))?;
                 if def.group == usage::GROUP && !def.stored {
-                    return usage::answer(self, call).await;
+                    return Box::pin(usage::answer(self, call)).await;
                 }
                 if !def.stored {
                     let body = body::read(body).await?;
-                    return sub::answer_review(self, call, &body).await;
+                    return Box::pin(sub::answer_review(self, call, &body)).await;
                 }
             }
             Some(Subresource::Status) => check_verb(matches!(verb, "get" | "update" | "patch"))?,
             Some(Subresource::Scale { .. }) => {
                 check_verb(matches!(verb, "get" | "update" | "patch"))?;
                 let body = body::read(body).await?;
-                return sub::scale::answer(self, call, &body).await;
+                return Box::pin(sub::scale::answer(self, call, &body)).await;
             }
             Some(Subresource::Special { name, verbs, .. }) => {
                 // Proxies pass every method on.
                 check_verb(name == "proxy" || verbs.iter().any(|own| own == verb))?;
-                return sub::answer(self, call, parts, body).await;
+                return Box::pin(sub::answer(self, call, parts, body)).await;
             }
         }
+        // Each on the heap: else every request would be as large, and moved about as much, as the largest of them.
         match verb {
-            "get" => read::get(self, call).await,
-            "list" => read::list::list(self, call).await,
-            "watch" => read::watch::watch(self, call, parts).await,
-            "create" => write::create::create(self, call, &body::read(body).await?).await,
-            "update" => write::update::update(self, call, &body::read(body).await?).await,
-            "patch" => write::patch::patch(self, call, &body::read(body).await?).await,
-            "delete" => write::delete::delete(self, call, &body::read(body).await?).await,
-            "deletecollection" => write::delete::collection(self, call, &body::read(body).await?).await,
+            "get" => return Box::pin(read::get(self, call)).await,
+            "list" => return Box::pin(read::list::list(self, call)).await,
+            "watch" => return Box::pin(read::watch::watch(self, call, parts)).await,
+            _ => {}
+        }
+        let body = body::read(body).await?;
+        match verb {
+            "create" => Box::pin(write::create::create(self, call, &body)).await,
+            "update" => Box::pin(write::update::update(self, call, &body)).await,
+            "patch" => Box::pin(write::patch::patch(self, call, &body)).await,
+            "delete" => Box::pin(write::delete::delete(self, call, &body)).await,
+            "deletecollection" => Box::pin(write::delete::collection(self, call, &body)).await,
             _ => check_verb(false).map(|()| unreachable_answer()),
         }
     }

@@ -43,14 +43,16 @@ impl Ids {
         let (high, low) = (self.next_u64(), self.next_u64());
         let high = (high & !0xF000) | 0x4000;
         let low = (low & !(0b11 << 62)) | (0b10 << 62);
-        format!(
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            high >> 32,
-            (high >> 16) & 0xFFFF,
-            high & 0xFFFF,
-            low >> 48,
-            low & 0xFFFF_FFFF_FFFF
-        )
+        let digits = (u128::from(high) << 64) | u128::from(low);
+        let mut text = String::with_capacity(36);
+        for index in (0..32).rev() {
+            let digit = (digits >> (4 * index)) as u32 & 0xF;
+            text.push(char::from_digit(digit, 16).expect("four bits are a digit"));
+            if matches!(index, 24 | 20 | 16 | 12) {
+                text.push('-');
+            }
+        }
+        text
     }
 
     /// `length` letters of [`SAFE_ALPHABET`]; `generateName` appends five.

@@ -24,7 +24,8 @@ pub async fn check(attributes: &Attributes<'_>) -> Result<()> {
     if is_plainly_active(attributes) {
         return Ok(());
     }
-    let namespace = find(attributes).await?.ok_or_else(|| Status::not_found(&namespaces, attributes.namespace))?;
+    let namespace =
+        Box::pin(find(attributes)).await?.ok_or_else(|| Status::not_found(&namespaces, attributes.namespace))?;
     let terminating = namespace.is_deleting() || namespace.str_at(&["status", "phase"]) == "Terminating";
     if !terminating {
         return Ok(());
@@ -43,12 +44,11 @@ pub async fn check(attributes: &Attributes<'_>) -> Result<()> {
 /// Whether the cache shows the namespace, active, and nothing that could mean that it is being deleted. This is asked for
 /// every object that is created, so that it decodes nothing.
 fn is_plainly_active(attributes: &Attributes<'_>) -> bool {
-    const DELETED: &[u8] = b"\"deletionTimestamp\"";
     let Some(cache) = attributes.server.catalogue.cache("", "namespaces") else { return false };
     let Some(namespace) = cache.get("", attributes.namespace) else { return false };
     let phase = cache.def.selectable.iter().position(|field| field.path == "status.phase");
     let is_active = phase.is_some_and(|phase| namespace.field(phase) == "Active");
-    is_active && !namespace.value.windows(DELETED.len()).any(|window| window == DELETED)
+    is_active && !namespace.is_deleting
 }
 
 /// The namespace from the cache, or from the store where it may be too new for the cache.

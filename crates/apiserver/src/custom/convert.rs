@@ -42,7 +42,7 @@ pub async fn entries(server: &ApiServer, served: &Served, entries: Vec<Arc<Entry
     let stale: Vec<usize> = (0..entries.len()).filter(|index| !is_current(served, &entries[*index].value)).collect();
     let values: Vec<(&[u8], u64)> =
         stale.iter().map(|index| (entries[*index].value.as_ref(), entries[*index].revision)).collect();
-    let shown = renewed(server, served, &values).await?;
+    let shown = Box::pin(renewed(server, served, &values)).await?;
     let mut entries = entries;
     for (index, value) in stale.into_iter().zip(shown) {
         let old = &entries[index];
@@ -68,7 +68,7 @@ pub async fn pair(server: &ApiServer, served: &Served, pair: KeyValue) -> Result
     if is_current(served, &pair.value) {
         return Ok(pair);
     }
-    let mut shown = renewed(server, served, &[(pair.value.as_ref(), pair.mod_revision)]).await?;
+    let mut shown = Box::pin(renewed(server, served, &[(pair.value.as_ref(), pair.mod_revision)])).await?;
     Ok(KeyValue { value: shown.pop().unwrap_or_default(), ..pair })
 }
 
@@ -81,7 +81,7 @@ pub async fn storable(server: &ApiServer, served: &Served, value: Bytes) -> Resu
     let wanted = custom.storage_version.as_str();
     let object = match &custom.conversion {
         None => object,
-        Some(_) => converted(server, served, wanted, vec![object]).await?.pop().unwrap_or_default(),
+        Some(_) => Box::pin(converted(server, served, wanted, vec![object])).await?.pop().unwrap_or_default(),
     };
     // No schema has looked at it in this version: a reader's will.
     Ok(codec::encode_marked(&object, &format!("{wanted}/-")))

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::Value;
 use skiff_kinds::ResourceDef;
 use skiff_object::Object;
@@ -35,6 +36,8 @@ pub struct Entry {
     pub revision: Revision,
     /// The stored bytes, shared with the store.
     pub value: Bytes,
+    /// Whether it is on its way out.
+    pub is_deleting: bool,
     namespace_start: u32,
     name_start: u32,
     labels: Labels,
@@ -49,11 +52,12 @@ impl Entry {
         let path = &pair.key[prefix_length..];
         let slash = path.iter().rposition(|byte| *byte == b'/');
         let name_start = prefix_length + slash.map_or(0, |slash| slash + 1);
-        let (labels, fields) = extract(def, &pair.value);
+        let Extract { labels, fields, is_deleting } = extract(def, &pair.value);
         Self {
             key: pair.key,
             revision: pair.mod_revision,
             value: pair.value,
+            is_deleting,
             namespace_start: prefix_length as u32,
             name_start: name_start as u32,
             labels,
@@ -87,31 +91,40 @@ impl Entry {
     }
 }
 
-/// What is read of an object whose kind has no selectable fields.
-#[derive(serde::Deserialize, Default)]
-struct Peek {
-    #[serde(default)]
-    metadata: PeekMetadata,
+/// What is read of a stored object.
+#[derive(Default)]
+struct Extract {
+    labels: Labels,
+    fields: Box<[Box<str>]>,
+    is_deleting: bool,
 }
 
+/// What is read of an object whose kind has no selectable fields.
 #[derive(serde::Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
 struct PeekMetadata {
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    deletion_timestamp: Option<serde::de::IgnoredAny>,
 }
 
-fn extract(def: &ResourceDef, value: &[u8]) -> (Labels, Box<[Box<str>]>) {
+fn extract(def: &ResourceDef, value: &[u8]) -> Extract {
     let boxed = |labels: BTreeMap<String, String>| labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
     if def.selectable.is_empty() {
-        let peek: Peek = serde_json::from_slice(value).unwrap_or_default();
-        return (boxed(peek.metadata.labels), Box::default());
+        // Only the metadata is read, which stands first; what follows may be large.
+        let metadata = codec::stored_metadata(value);
+        let peek: PeekMetadata =
+            metadata.and_then(|mut reader| Deserialize::deserialize(&mut reader).ok()).unwrap_or_default();
+        let is_deleting = peek.deletion_timestamp.is_some();
+        return Extract { labels: boxed(peek.labels), is_deleting, ..Extract::default() };
     }
     let object: Object = serde_json::from_slice(value).unwrap_or_default();
     let fields = def.selectable.iter().map(|field| match field.read {
         Some(read) => read(&object).into(),
         None => text_at(&object, &field.path).into(),
     });
-    (boxed(object.labels()), fields.collect())
+    Extract { labels: boxed(object.labels()), fields: fields.collect(), is_deleting: object.is_deleting() }
 }
 
 /// The scalar at a dotted path, as selectors compare it.

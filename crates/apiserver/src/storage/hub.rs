@@ -177,9 +177,14 @@ impl Hub {
 
     /// Waits until the caches have reached a revision; 504 where that takes too long.
     pub async fn wait_for(&self, revision: Revision) -> Result<Revision> {
-        if self.reached() >= revision {
-            return Ok(self.reached());
+        let reached = self.reached();
+        if reached >= revision {
+            return Ok(reached);
         }
+        Box::pin(self.reaching(revision)).await
+    }
+
+    async fn reaching(&self, revision: Revision) -> Result<Revision> {
         let mut applied = self.applied.subscribe();
         let reached = async {
             let reached = applied.wait_for(|applied| *applied >= revision).await;

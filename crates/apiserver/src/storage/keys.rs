@@ -13,12 +13,13 @@ pub fn storage_group(def: &ResourceDef) -> &str {
 
 /// The prefix of all objects of a resource.
 pub fn prefix(group: &str, plural: &str) -> String {
-    format!("{ROOT}{}/{plural}/", if group.is_empty() { "core" } else { group })
+    [ROOT, if group.is_empty() { "core" } else { group }, "/", plural, "/"].concat()
 }
 
 /// The key of one object.
 pub fn object(prefix: &str, namespace: &str, name: &str) -> Bytes {
-    if namespace.is_empty() { format!("{prefix}{name}") } else { format!("{prefix}{namespace}/{name}") }.into()
+    let separator = if namespace.is_empty() { "" } else { "/" };
+    [prefix, namespace, separator, name].concat().into()
 }
 
 /// The part of a key that names its resource, with the slash that ends it.

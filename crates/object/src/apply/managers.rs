@@ -60,11 +60,45 @@ impl Manager {
 }
 
 /// What a manager owns.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Owned {
     pub(super) set: Set,
+    /// The set as it is written, where nobody has had to look into it; then `set` is empty.
+    packed: Option<Value>,
     pub(super) api_version: String,
     pub(super) time: Option<String>,
+}
+
+impl Owned {
+    pub(super) fn new(set: Set, api_version: String, time: Option<String>) -> Self {
+        Self { set, packed: None, api_version, time }
+    }
+
+    /// Reads the set; false where it is malformed.
+    fn unpack(&mut self) -> bool {
+        let Some(fields) = self.packed.take() else { return true };
+        match Set::decode(&fields) {
+            Some(set) => self.set = set,
+            None => self.packed = Some(fields),
+        }
+        self.packed.is_none()
+    }
+
+    /// Takes away what is in `taken` or `removed`; false where the set is malformed.
+    fn subtract(&mut self, taken: &Set, removed: &Set) -> bool {
+        let is_touched = |fields: &Value| taken.touches(fields) || removed.touches(fields);
+        if self.packed.as_ref().is_some_and(|fields| !is_touched(fields)) {
+            return true;
+        }
+        let is_read = self.unpack();
+        self.set.subtract(taken, false);
+        self.set.subtract(removed, false);
+        is_read
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packed.is_none() && self.set.is_empty()
+    }
 }
 
 /// All managers of an object.
@@ -74,29 +108,36 @@ pub(super) struct Managers(BTreeMap<Manager, Owned>);
 impl Managers {
     /// Reads the entries; `None` where one is malformed.
     pub(super) fn decode(entries: &[Value]) -> Option<Self> {
+        let mut managers = Self::decode_packed(entries.iter().cloned())?;
+        managers.0.values_mut().all(Owned::unpack).then_some(managers)
+    }
+
+    /// Reads entries whose sets are known to be well formed, because they were stored; sets are read when they matter.
+    pub(super) fn decode_packed(entries: impl IntoIterator<Item = Value>) -> Option<Self> {
         let mut managers = BTreeMap::new();
-        for entry in entries {
-            let text = |field: &str| entry.str_at(&[field]).to_owned();
+        for mut entry in entries {
             let updates = match entry.str_at(&["operation"]) {
                 "Apply" => false,
                 "Update" => true,
                 _ => return None,
             };
-            if text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
+            if entry.str_at(&["apiVersion"]).is_empty() || entry.str_at(&["fieldsType"]) != "FieldsV1" {
                 return None;
             }
+            let mut text = |field: &str| match entry.get_mut(field).map(Value::take) {
+                Some(Value::String(text)) => Some(text),
+                _ => None,
+            };
+            let api_version = text("apiVersion").unwrap_or_default();
             let manager = Manager {
-                name: text("manager"),
+                name: text("manager").unwrap_or_default(),
                 updates,
-                api_version: if updates { text("apiVersion") } else { String::new() },
-                subresource: text("subresource"),
+                api_version: if updates { api_version.clone() } else { String::new() },
+                subresource: text("subresource").unwrap_or_default(),
             };
-            let set = match entry.get("fieldsV1") {
-                None | Some(Value::Null) => Set::default(),
-                Some(fields) => Set::decode(fields)?,
-            };
-            let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
-            managers.insert(manager, Owned { set, api_version: text("apiVersion"), time });
+            let time = text("time");
+            let packed = entry.get_mut("fieldsV1").map(Value::take).filter(|fields| !fields.is_null());
+            managers.insert(manager, Owned { set: Set::default(), packed, api_version, time });
         }
         Some(Self(managers))
     }
@@ -112,13 +153,13 @@ impl Managers {
     pub(super) fn into_entries(self) -> Vec<Value> {
         let mut all: Vec<_> = self.0.into_iter().collect();
         all.sort_by(|(left, left_owned), (right, right_owned)| {
-            let key = |manager: &Manager, owned: &Owned| {
-                let names = (manager.name.clone(), owned.api_version.clone(), manager.subresource.clone());
-                (manager.updates, owned.time.clone(), names)
-            };
-            key(left, left_owned).cmp(&key(right, right_owned))
+            let by_kind = left.updates.cmp(&right.updates).then_with(|| left_owned.time.cmp(&right_owned.time));
+            by_kind
+                .then_with(|| left.name.cmp(&right.name))
+                .then_with(|| left_owned.api_version.cmp(&right_owned.api_version))
+                .then_with(|| left.subresource.cmp(&right.subresource))
         });
-        all.into_iter().map(|(manager, owned)| entry(&manager, &owned)).collect()
+        all.into_iter().map(|(manager, owned)| entry(manager, owned)).collect()
     }
 
     /// Those who own the number that a scale shows, as managers of the scale.
@@ -126,7 +167,7 @@ impl Managers {
         let owners = self.0.into_iter().filter(|(_, owned)| !owned.set.intersection(number).is_empty());
         let scaled = owners.map(|(manager, owned)| {
             let set = Set::of_fields(&[SCALE_NUMBER]);
-            (manager.of_version(SCALE_VERSION), Owned { set, api_version: SCALE_VERSION.to_owned(), ..owned })
+            (manager.of_version(SCALE_VERSION), Owned::new(set, SCALE_VERSION.to_owned(), owned.time))
         });
         Self(scaled.collect())
     }
@@ -147,7 +188,7 @@ impl Managers {
             !owned.set.is_empty()
         });
         for (manager, owned) in owners {
-            let owned = Owned { set: number.clone(), api_version: api_version.to_owned(), ..owned };
+            let owned = Owned::new(number.clone(), api_version.to_owned(), owned.time);
             self.0.insert(manager.of_version(api_version), owned);
         }
         self
@@ -170,18 +211,32 @@ impl Managers {
     }
 
     /// Replaces each set; managers that own nothing any more go.
-    pub(super) fn retain_sets(&mut self, change: impl Fn(&Manager, &Owned) -> Set) {
+    pub(super) fn retain_sets(&mut self, change: impl Fn(&Manager, &mut Set)) {
         self.0.retain(|manager, owned| {
-            owned.set = change(manager, owned);
+            change(manager, &mut owned.set);
             !owned.set.is_empty()
         });
     }
 
+    /// Takes from everybody what somebody else has written, and what is gone; those who own nothing any more go.
+    ///
+    /// # Errors
+    /// A stored set is malformed.
+    pub(super) fn take(&mut self, taken: &Set, removed: &Set) -> Result<(), String> {
+        let mut is_readable = true;
+        self.0.retain(|_, owned| {
+            is_readable &= owned.subtract(taken, removed);
+            !owned.is_empty()
+        });
+        if is_readable { Ok(()) } else { Err("managed fields are malformed".to_owned()) }
+    }
+
     /// Adds to what a manager owns.
     pub(super) fn add(&mut self, manager: Manager, set: Set, write: &Write<'_>) {
-        let api_version = write.api_version.to_owned();
-        let owned = self.0.entry(manager).or_insert(Owned { set: Set::default(), api_version, time: None });
-        owned.set = owned.set.union(&set);
+        let new = || Owned::new(Set::default(), write.api_version.to_owned(), None);
+        let owned = self.0.entry(manager).or_insert_with(new);
+        owned.unpack();
+        owned.set.extend(set);
         owned.time = Some(write.now.to_owned());
     }
 
@@ -200,6 +255,9 @@ impl Managers {
     pub(super) fn cap(&mut self) {
         let mut updaters: Vec<_> = self.0.iter().filter(|(manager, _)| manager.updates).collect();
         let mut excess = updaters.len().saturating_sub(UPDATERS_LIMIT);
+        if excess == 0 {
+            return;
+        }
         updaters.sort_by_key(|(manager, owned)| (owned.time.clone(), (*manager).clone()));
         let oldest: Vec<Manager> = updaters.into_iter().map(|(manager, _)| manager.clone()).collect();
         let mut first_of: BTreeMap<String, Manager> = BTreeMap::new();
@@ -218,8 +276,10 @@ impl Managers {
                 self.0.insert(bucket.clone(), owned);
             }
             let merged = self.0.remove(&manager);
-            if let (Some(owned), Some(bucket)) = (merged, self.0.get_mut(&bucket)) {
-                bucket.set = bucket.set.union(&owned.set);
+            if let (Some(mut owned), Some(bucket)) = (merged, self.0.get_mut(&bucket)) {
+                owned.unpack();
+                bucket.unpack();
+                bucket.set.extend(owned.set);
                 bucket.time = owned.time;
             }
             excess -= 1;
@@ -227,19 +287,19 @@ impl Managers {
     }
 }
 
-fn entry(manager: &Manager, owned: &Owned) -> Value {
+fn entry(manager: Manager, owned: Owned) -> Value {
     let mut entry = json!({
-        "manager": manager.name,
         "operation": if manager.updates { "Update" } else { "Apply" },
-        "apiVersion": owned.api_version,
         "fieldsType": "FieldsV1",
-        "fieldsV1": owned.set.encode(),
     });
-    if let Some(time) = &owned.time {
-        entry["time"] = json!(time);
+    entry["manager"] = manager.name.into();
+    entry["apiVersion"] = owned.api_version.into();
+    entry["fieldsV1"] = owned.packed.unwrap_or_else(|| owned.set.encode());
+    if let Some(time) = owned.time {
+        entry["time"] = time.into();
     }
     if !manager.subresource.is_empty() {
-        entry["subresource"] = json!(manager.subresource);
+        entry["subresource"] = manager.subresource.into();
     }
     entry
 }

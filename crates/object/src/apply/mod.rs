@@ -84,6 +84,12 @@ fn unowned() -> &'static Set {
     &UNOWNED
 }
 
+/// Where the owners themselves are written.
+fn owners() -> &'static Set {
+    static OWNERS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["metadata", "managedFields"]]));
+    &OWNERS
+}
+
 fn without_managers(object: &Object) -> Object {
     let mut object = object.clone();
     object.remove_at(&["metadata", "managedFields"]);
@@ -93,38 +99,41 @@ fn without_managers(object: &Object) -> Object {
 /// Writes `metadata.managedFields` of an object that is created or changed by anything but an apply.
 /// `live` is what was there before.
 pub fn track(live: Option<&Object>, new: &mut Object, write: &Write<'_>) {
-    let entries = new.at(&["metadata", "managedFields"]).cloned();
-    new.remove_at(&["metadata", "managedFields"]);
+    let entries = match new.remove_at(&["metadata", "managedFields"]) {
+        Some(Value::Array(entries)) => entries,
+        _ => Vec::new(),
+    };
+    let known = live.map_or(&[][..], |live| live.list_at(&["metadata", "managedFields"]));
     // One empty entry resets; an empty list does not, so that nobody does by accident.
-    let is_reset = entries
-        .as_ref()
-        .and_then(Value::as_array)
-        .is_some_and(|entries| matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty()));
-    let stored = || live.and_then(|live| Managers::decode(live.list_at(&["metadata", "managedFields"])));
+    let is_reset = matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty());
     let managers = if is_reset && write.subresource.is_empty() {
         Managers::default()
     } else {
         // Clients that know nothing of managed fields must not delete them by accident.
-        let sent = entries.as_ref().and_then(Value::as_array).and_then(|entries| Managers::decode(entries));
-        let sent = sent.filter(|sent| !sent.is_empty() && write.subresource.is_empty());
-        sent.or_else(stored).unwrap_or_default()
+        let is_stored = entries.is_empty() || !write.subresource.is_empty() || entries == known;
+        let sent = if is_stored { None } else { Managers::decode(&entries) };
+        sent.or_else(|| Managers::decode_packed(known.iter().cloned())).unwrap_or_default()
     };
     let is_untracked = managers.is_empty() && live.is_some();
     if is_untracked {
         return;
     }
-    let live = without_managers(live.unwrap_or(write.blank));
     // What cannot be compared is left without managed fields rather than with wrong ones.
-    if let Ok(managers) = update(&live, new, managers, write) {
+    if let Ok(managers) = update(live.unwrap_or(write.blank), new, managers, write) {
         managers.encode_into(new);
     }
 }
 
+/// `new` has no managed fields; those of `live` do not count.
 fn update(live: &Object, new: &Object, mut managers: Managers, write: &Write<'_>) -> Result<Managers, String> {
-    let changes = walk::compare(write.schema, live, new)?.without(write.ignored);
-    let taken = changes.modified.union(&changes.added);
-    managers.retain_sets(|_, owned| owned.set.difference(&taken).difference(&changes.removed));
-    let owned = taken.recursive_difference(write.ignored).difference(unowned());
+    let mut changes = walk::compare(write.schema, live, new)?.without(write.ignored);
+    changes.removed.subtract(owners(), true);
+    let mut taken = changes.modified;
+    taken.extend(changes.added);
+    managers.take(&taken, &changes.removed)?;
+    let mut owned = taken;
+    owned.subtract(write.ignored, true);
+    owned.subtract(unowned(), false);
     if !owned.is_empty() {
         let manager = Manager::updater(write);
         managers.add(manager, owned, write);
@@ -169,7 +178,7 @@ pub fn apply(live: Option<&Object>, config: &Object, write: &Write<'_>, force: b
     let last = managers.get(&manager).map(|owned| owned.set.clone());
     let time = managers.get(&manager).and_then(|owned| owned.time.clone());
     let set = set.recursive_difference(write.ignored);
-    managers.put(manager.clone(), Owned { set, api_version: write.api_version.to_owned(), time });
+    managers.put(manager.clone(), Owned::new(set, write.api_version.to_owned(), time));
     let mut new = prune(merged, &managers, last, write.schema).map_err(|why| unfit("prune fields", config, why))?;
     let changes = walk::compare(write.schema, &base, &new)
         .map_err(|why| unfit("compare objects", config, why))?
@@ -187,11 +196,12 @@ pub fn apply(live: Option<&Object>, config: &Object, write: &Write<'_>, force: b
             return Err(conflict(&left));
         }
     }
-    managers.retain_sets(|other, owned| {
+    managers.retain_sets(|other, set| {
         if *other == manager {
-            return owned.set.difference(unowned());
+            return set.subtract(unowned(), false);
         }
-        owned.set.difference(&taken).difference(&changes.removed)
+        set.subtract(&taken, false);
+        set.subtract(&changes.removed, false);
     });
     if new != base {
         managers.touch(&manager, write.now);
@@ -219,21 +229,27 @@ fn note_applied(new: &mut Object, config: &Object, write: &Write<'_>) {
 /// Takes back the times of a write that changed nothing else, so that it is none.
 pub fn keep_times(old: &Object, new: &mut Object) {
     let entries = |object: &Object| object.at(&["metadata", "managedFields"]).and_then(Value::as_array).cloned();
-    let timeless = |entries: &[Value]| {
-        let mut entries = entries.to_vec();
-        entries.iter_mut().for_each(|entry| drop(entry.remove_at(&["time"])));
-        entries.sort_by_key(Value::to_string);
-        entries
+    let is_same = {
+        let (before, after) =
+            (old.list_at(&["metadata", "managedFields"]), new.list_at(&["metadata", "managedFields"]));
+        // The order of entries depends on their times.
+        let known = |entry: &Value| before.iter().any(|other| same_but_for(other, entry, &["time"]));
+        before != after
+            && before.len() == after.len()
+            && same_but_for(old, new, &["metadata"])
+            && same_but_for(&old["metadata"], &new["metadata"], &["managedFields", "resourceVersion"])
+            && after.iter().all(known)
     };
-    let (Some(before), Some(after)) = (entries(old), entries(new)) else { return };
-    let plain = |object: &Object| {
-        let mut object = without_managers(object);
-        object.remove_at(&["metadata", "resourceVersion"]);
-        object
-    };
-    if before != after && timeless(&before) == timeless(&after) && plain(old) == plain(new) {
+    if let (true, Some(before)) = (is_same, entries(old)) {
         new.set_at(&["metadata", "managedFields"], before);
     }
+}
+
+/// Whether two objects have the same fields, those aside that are named.
+fn same_but_for(left: &Value, right: &Value, aside: &[&str]) -> bool {
+    let (Some(left), Some(right)) = (left.as_object(), right.as_object()) else { return left == right };
+    let counted = |(name, _): &(&String, &Value)| !aside.contains(&name.as_str());
+    left.iter().filter(counted).eq(right.iter().filter(counted))
 }
 
 /// The managed fields of an object's scale: who owns the number that stands at `replicas` of the object.

@@ -2,6 +2,7 @@
 //! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/#managers-and-fields>.
 
 use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -77,7 +78,7 @@ impl Element {
 
     fn encode(&self) -> String {
         match self {
-            Self::Field(name) => format!("f:{name}"),
+            Self::Field(name) => ["f:", name].concat(),
             Self::Key(keys) => {
                 let keys: Map = keys.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
                 format!("k:{}", Value::Object(keys))
@@ -139,12 +140,23 @@ impl Set {
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         let mut out = self.clone();
-        out.members.extend(other.members.iter().cloned());
-        for (element, theirs) in &other.children {
-            let ours = out.children.entry(element.clone()).or_default();
-            *ours = ours.union(theirs);
-        }
+        out.extend(other.clone());
         out
+    }
+
+    /// Adds what is in the other.
+    pub(super) fn extend(&mut self, mut other: Self) {
+        self.members.append(&mut other.members);
+        if self.children.is_empty() {
+            self.children = other.children;
+            return;
+        }
+        for (element, theirs) in other.children {
+            match self.children.entry(element) {
+                Entry::Vacant(place) => drop(place.insert(theirs)),
+                Entry::Occupied(mut ours) => ours.get_mut().extend(theirs),
+            }
+        }
     }
 
     /// What is in both.
@@ -170,17 +182,37 @@ impl Set {
     }
 
     fn without(&self, other: &Self, recursive: bool) -> Self {
-        let children = self.children.iter().filter_map(|(element, ours)| {
+        let mut left = self.clone();
+        left.subtract(other, recursive);
+        left
+    }
+
+    /// Takes away what is in the other, or (if `recursive`) below anything in it.
+    pub(super) fn subtract(&mut self, other: &Self, recursive: bool) {
+        if !self.members.is_empty() && !other.members.is_empty() {
+            self.members.retain(|element| !other.members.contains(element));
+        }
+        if other.children.is_empty() && (!recursive || other.members.is_empty()) {
+            return;
+        }
+        self.children.retain(|element, ours| {
             if recursive && other.members.contains(element) {
-                return None;
+                return false;
             }
-            let left = match other.children.get(element) {
-                Some(theirs) => ours.without(theirs, recursive),
-                None => ours.clone(),
-            };
-            (!left.is_empty()).then(|| (element.clone(), left))
+            let Some(theirs) = other.children.get(element) else { return true };
+            ours.subtract(theirs, recursive);
+            !ours.is_empty()
         });
-        Self { members: &self.members - &other.members, children: children.collect() }
+    }
+
+    /// Whether a set that is written as `FieldsV1` has anything in common with this one.
+    pub(super) fn touches(&self, fields: &Value) -> bool {
+        let is_member = |element: &Element| {
+            let entry = fields.get(element.encode()).and_then(Value::as_object);
+            entry.is_some_and(|entry| entry.is_empty() || entry.contains_key("."))
+        };
+        self.members.iter().any(is_member)
+            || self.children.iter().any(|(element, set)| fields.get(element.encode()).is_some_and(|it| set.touches(it)))
     }
 
     /// Calls back with every path in the set.

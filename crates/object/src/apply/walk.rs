@@ -80,13 +80,41 @@ pub(super) struct Comparison {
     pub(super) removed: Set,
 }
 
+/// What became of a value itself, apart from what is in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    None,
+    Added,
+    Modified,
+    Removed,
+}
+
+/// Why two values cannot be compared: where, and what is wrong there.
+type Incomparable = (String, String);
+
 impl Comparison {
     /// The same without what is below `ignored`.
-    pub(super) fn without(self, ignored: &Set) -> Self {
-        Self {
-            added: self.added.recursive_difference(ignored),
-            modified: self.modified.recursive_difference(ignored),
-            removed: self.removed.recursive_difference(ignored),
+    pub(super) fn without(mut self, ignored: &Set) -> Self {
+        for set in [&mut self.added, &mut self.modified, &mut self.removed] {
+            set.subtract(ignored, true);
+        }
+        self
+    }
+
+    /// Takes over what became of an element, and of what is in it.
+    fn attach(&mut self, element: impl Fn() -> Element, change: Change, inner: Self) {
+        let parts = [
+            (&mut self.added, inner.added, Change::Added),
+            (&mut self.modified, inner.modified, Change::Modified),
+            (&mut self.removed, inner.removed, Change::Removed),
+        ];
+        for (set, inner, own) in parts {
+            if change == own {
+                set.members.insert(element());
+            }
+            if !(inner.members.is_empty() && inner.children.is_empty()) {
+                set.children.insert(element(), inner);
+            }
         }
     }
 }
@@ -96,109 +124,110 @@ impl Comparison {
 /// # Errors
 /// A list's item cannot be told apart.
 pub(super) fn compare(schema: Schema<'_>, old: &Value, new: &Value) -> Result<Comparison, String> {
-    let mut comparer = Comparer::default();
-    comparer.compare(schema, Some(old), Some(new))?;
-    Ok(comparer.out)
+    let mut out = Comparison::default();
+    // Nobody owns the whole, so that what became of it does not matter.
+    compare_values(schema, Some(old), Some(new), &mut out).map_err(|(path, why)| format!("{path}: {why}"))?;
+    Ok(out)
 }
 
-#[derive(Default)]
-struct Comparer {
-    out: Comparison,
-    path: Vec<Element>,
-}
-
-impl Comparer {
-    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
-        match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            (Some(old), Some(new)) if old != new => self.out.modified.insert(&self.path),
-            _ => {}
-        }
+fn change_of(old: Option<&Value>, new: Option<&Value>) -> Change {
+    match (old, new) {
+        (None, _) => Change::Added,
+        (_, None) => Change::Removed,
+        (Some(old), Some(new)) if old != new => Change::Modified,
+        _ => Change::None,
     }
+}
 
-    fn compare(&mut self, schema: Schema<'_>, old: Option<&Value>, new: Option<&Value>) -> Result<(), String> {
-        // An absent side takes the form of the other.
-        let of = |one: Option<&Value>, other: Option<&Value>| if one.is_some() { one.cloned() } else { other.cloned() };
-        let (as_old, as_new) = match (schema, old, new) {
-            (Schema::Deduced, None, _) | (Schema::Deduced, _, None) => (of(old, new), of(new, old)),
-            _ => (None, None),
+fn compare_values(
+    schema: Schema<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    out: &mut Comparison,
+) -> Result<Change, Incomparable> {
+    // An absent side takes the form of the other.
+    let (as_old, as_new) = match schema {
+        Schema::Deduced => (old.or(new), new.or(old)),
+        _ => (old, new),
+    };
+    match (view(schema, as_old), view(schema, as_new)) {
+        (View::Map(left, schema), View::Map(right, _)) => {
+            let left = if old.is_some() { left } else { None };
+            let right = if new.is_some() { right } else { None };
+            if left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty) {
+                return Ok(change_of(old, new));
+            }
+            compare_maps(schema, left, right, out)?;
+        }
+        (View::List(left, list), View::List(right, _)) => {
+            if left.is_empty() && right.is_empty() {
+                return Ok(change_of(old, new));
+            }
+            compare_lists(list, left, right, out)?;
+        }
+        _ => return Ok(change_of(old, new)),
+    }
+    Ok(match (old, new) {
+        (None, _) => Change::Added,
+        (_, None) => Change::Removed,
+        _ => Change::None,
+    })
+}
+
+fn compare_maps(
+    schema: Schema<'_>,
+    old: Option<&Map>,
+    new: Option<&Map>,
+    out: &mut Comparison,
+) -> Result<(), Incomparable> {
+    let old_names = old.into_iter().flatten().map(|(name, _)| name);
+    let new_names = new.into_iter().flatten().map(|(name, _)| name);
+    let added = new_names.filter(|name| old.is_none_or(|old| !old.contains_key(*name)));
+    for name in old_names.chain(added) {
+        let (left, right) = (get(old, name), get(new, name));
+        if left == right {
+            continue;
+        }
+        let mut inner = Comparison::default();
+        let change = compare_values(schema.field(name), left, right, &mut inner);
+        let change = change.map_err(|(path, why)| (format!(".{name}{path}"), why))?;
+        out.attach(|| Element::field(name), change, inner);
+    }
+    Ok(())
+}
+
+fn compare_lists(
+    list: &dyn ListSchema,
+    old: &[Value],
+    new: &[Value],
+    out: &mut Comparison,
+) -> Result<(), Incomparable> {
+    let mut items: BTreeMap<Element, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
+    let here = |why: String| (String::new(), why);
+    for item in old {
+        items.entry(element(list, item).map_err(here)?).or_default().0.push(item);
+    }
+    for item in new {
+        items.entry(element(list, item).map_err(here)?).or_default().1.push(item);
+    }
+    for (element, (left, right)) in items {
+        let mut inner = Comparison::default();
+        let change = if left.len() <= 1 && right.len() <= 1 {
+            let change = compare_values(list.item(), left.first().copied(), right.first().copied(), &mut inner);
+            change.map_err(|(path, why)| (format!("{element}{path}"), why))?
+        } else if left == right {
+            Change::None
+        } else {
+            // Items that are there several times are compared as a whole.
+            match (left.is_empty(), right.is_empty()) {
+                (true, _) => Change::Added,
+                (_, true) => Change::Removed,
+                _ => Change::Modified,
+            }
         };
-        let old_view = view(schema, as_old.as_ref().or(old));
-        let new_view = view(schema, as_new.as_ref().or(new));
-        match (old_view, new_view) {
-            (View::Map(left, schema), View::Map(right, _)) => {
-                let left = if old.is_some() { left } else { None };
-                let right = if new.is_some() { right } else { None };
-                if left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty) {
-                    self.leaf(old, new);
-                    return Ok(());
-                }
-                self.compare_maps(schema, left, right)?;
-            }
-            (View::List(left, list), View::List(right, _)) => {
-                if left.is_empty() && right.is_empty() {
-                    self.leaf(old, new);
-                    return Ok(());
-                }
-                self.compare_lists(list, left, right)?;
-            }
-            _ => {
-                self.leaf(old, new);
-                return Ok(());
-            }
-        }
-        match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            _ => {}
-        }
-        Ok(())
+        out.attach(|| element.clone(), change, inner);
     }
-
-    fn compare_maps(&mut self, schema: Schema<'_>, old: Option<&Map>, new: Option<&Map>) -> Result<(), String> {
-        let old_names = old.into_iter().flatten().map(|(name, _)| name);
-        let new_names = new.into_iter().flatten().map(|(name, _)| name);
-        let added = new_names.filter(|name| old.is_none_or(|old| !old.contains_key(*name)));
-        for name in old_names.chain(added) {
-            let (left, right) = (get(old, name), get(new, name));
-            if left == right {
-                continue;
-            }
-            self.path.push(Element::field(name));
-            self.compare(schema.field(name), left, right)?;
-            self.path.pop();
-        }
-        Ok(())
-    }
-
-    fn compare_lists(&mut self, list: &dyn ListSchema, old: &[Value], new: &[Value]) -> Result<(), String> {
-        let mut items: BTreeMap<Element, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
-        let at = |path: &[Element], why: String| format!("{}: {why}", path_text(path));
-        for item in old {
-            let element = element(list, item).map_err(|why| at(&self.path, why))?;
-            items.entry(element).or_default().0.push(item);
-        }
-        for item in new {
-            let element = element(list, item).map_err(|why| at(&self.path, why))?;
-            items.entry(element).or_default().1.push(item);
-        }
-        for (element, (left, right)) in items {
-            self.path.push(element);
-            if left.len() <= 1 && right.len() <= 1 {
-                self.compare(list.item(), left.first().copied(), right.first().copied())?;
-            } else if left != right {
-                // Items that are there several times are compared as a whole.
-                match (left.is_empty(), right.is_empty()) {
-                    (true, _) => self.out.added.insert(&self.path),
-                    (_, true) => self.out.removed.insert(&self.path),
-                    _ => self.out.modified.insert(&self.path),
-                }
-            }
-            self.path.pop();
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 fn get<'v>(map: Option<&'v Map>, name: &str) -> Option<&'v Value> {

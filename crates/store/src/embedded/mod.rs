@@ -2,6 +2,7 @@
 //! Reads never touch the disk; one thread writes (see `writer`); an idle store does nothing at all.
 
 mod disk;
+mod queue;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,10 @@ use crate::{
     WatchStream,
 };
 use disk::{Disk, Fact, FjallDisk, Operation};
+use queue::{Queue, Request};
 use state::State;
 use watch::Watchers;
-use writer::{Queue, Request, Writer};
+use writer::{Desk, Writer};
 
 /// The most commits that wait for the writer; further ones wait for a place.
 const WAITING_COMMITS: usize = 4096;
@@ -96,7 +98,8 @@ struct Shared {
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    desk: Arc<Desk>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl EmbeddedStore {
@@ -144,19 +147,21 @@ impl EmbeddedStore {
             queue: Queue::default(),
             closed: AtomicBool::new(false),
         });
-        let writer = Writer::new(shared.clone(), options, disk, reserved);
+        let writer = Writer::new(shared.clone(), options.clone(), Box::new(disk), reserved);
+        let desk = Arc::new(Desk::new(Some(writer)));
+        let of_thread = (desk.clone(), shared.clone());
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer.run())
+            .spawn(move || writer::run(&of_thread.0, &of_thread.1, &options))
             .map_err(|error| StoreError::Unavailable(format!("starting the store's writer: {error}")))?;
         let places = Arc::new(Semaphore::new(WAITING_COMMITS));
-        Ok(Arc::new(Self { shared, places, writer: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { shared, places, desk, thread: Mutex::new(Some(thread)) }))
     }
 
     /// Finishes the commits that wait, writes what was postponed and lets go of the folder. Reads go on; watches end.
     pub fn close(&self) {
         self.shared.queue.close();
-        if let Some(thread) = self.writer.lock().take()
+        if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
             tracing::error!("the store's writer had panicked");
@@ -168,6 +173,13 @@ impl EmbeddedStore {
     /// How many watches are open.
     pub fn watches(&self) -> usize {
         self.shared.watchers.count()
+    }
+
+    /// Commits where the caller stands, if nobody else writes; else gives the transaction back.
+    fn commit_alone(&self, transaction: Transaction) -> Result<Result<Outcome, StoreError>, Transaction> {
+        let Some(mut desk) = self.desk.try_lock() else { return Err(transaction) };
+        let Some(writer) = desk.as_mut() else { return Err(transaction) };
+        writer.serve_alone(transaction)
     }
 
     async fn ask<T>(
@@ -209,6 +221,10 @@ impl Store for EmbeddedStore {
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         check_keys(&transaction)?;
+        let transaction = match self.commit_alone(transaction) {
+            Ok(outcome) => return outcome,
+            Err(transaction) => transaction,
+        };
         let closed = |_| StoreError::Unavailable("commit: the store is closed".into());
         let permit = self.places.clone().acquire_owned().await.map_err(closed)?;
         let (reply, answer) = oneshot::channel();

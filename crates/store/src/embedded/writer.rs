@@ -1,162 +1,34 @@
-//! The one thread that changes the store: it takes all requests that wait, decides them in order, writes them to the
-//! disk with one sync, and only then lets anybody see them. Relaxed commits are seen at once and written a little later.
-//! It sleeps while there is nothing to do.
+//! What changes the store: it takes all requests that wait, decides them in order, writes them to the disk with one sync,
+//! and only then lets anybody see them. Relaxed commits are seen at once and written a little later.
+//! A thread does this, which sleeps while there is nothing to do. Who writes alone does it where it stands: handing over
+//! to the thread and back would take as long as the sync of a good disk.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-use skiff_base::clock::SharedClock;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::disk::{Disk, Fact, Operation, record, record_key};
+use super::queue::{Linger, Request, Work};
 use super::state::{Decision, Entry, Overlay, garbage};
 use super::{EmbeddedOptions, Shared};
-use crate::{Change, Durability, Outcome, Revision, StoreError, Transaction};
-
-/// The most requests of one batch: about what a fast disk syncs in the time that it takes to decide them.
-const BATCH_REQUESTS: usize = 1024;
-
-/// The most bytes of one batch, so that a sync does not take long.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// Where several wait for each sync, the next one lingers for this part of the time that the last one took, until as many
-/// wait again: those who were just answered come back at once, and need not wait for another sync.
-const LINGER_DIVISOR: u32 = 4;
-
-/// A sync that takes longer than this is the exception that nobody should wait for.
-const LONGEST_LINGER: Duration = Duration::from_millis(2);
+use crate::{Durability, Outcome, Revision, StoreError, Transaction};
 
 /// How many revisions are reserved for relaxed commits with one write. After a crash the revision leaps by as much.
 const RESERVE_REVISIONS: u64 = 1000;
 
-/// What the writer is asked for.
-pub(super) enum Request {
-    /// Decide and write.
-    Commit {
-        transaction: Transaction,
-        reply: oneshot::Sender<Result<Outcome, StoreError>>,
-        permit: OwnedSemaphorePermit,
-    },
-    /// Forget history.
-    Compact { revision: Revision, reply: oneshot::Sender<Result<(), StoreError>> },
-}
-
-impl Request {
-    fn size_bytes(&self) -> usize {
-        match self {
-            Self::Compact { .. } => 0,
-            Self::Commit { transaction, .. } => transaction.changes.iter().map(change_bytes).sum(),
-        }
-    }
-}
-
-fn change_bytes(change: &Change) -> usize {
-    match change {
-        Change::Put { key, value } => key.len() + value.len(),
-        Change::Delete { key } => key.len(),
-    }
-}
-
-/// The requests that wait for the writer. The callers hold permits, so that it is bounded.
-#[derive(Default)]
-pub(super) struct Queue {
-    requests: Mutex<(VecDeque<Request>, bool)>,
-    changed: Condvar,
-}
-
-enum Work {
-    Requests(Vec<Request>),
-    Deadline,
-    Close,
-}
-
-impl Queue {
-    /// Hands a request over; gives it back when the store is closing.
-    pub(super) fn push(&self, request: Request) -> Result<(), Request> {
-        let mut queue = self.requests.lock();
-        if queue.1 {
-            return Err(request);
-        }
-        queue.0.push_back(request);
-        self.changed.notify_one();
-        Ok(())
-    }
-
-    /// No request is taken any more; those that wait are still done.
-    pub(super) fn close(&self) {
-        self.requests.lock().1 = true;
-        self.changed.notify_one();
-    }
-
-    fn next(&self, deadline: Option<Duration>, linger: &Linger, clock: &SharedClock) -> Work {
-        let mut queue = self.requests.lock();
-        loop {
-            if !queue.0.is_empty() {
-                let until = clock.monotonic() + linger.at_most;
-                while queue.0.len() < linger.for_requests && !queue.1 {
-                    let left = until.saturating_sub(clock.monotonic());
-                    if left.is_zero() || self.changed.wait_for(&mut queue, left).timed_out() {
-                        break;
-                    }
-                }
-                return Work::Requests(take_batch(&mut queue.0));
-            }
-            if queue.1 {
-                return Work::Close;
-            }
-            match deadline {
-                None => self.changed.wait(&mut queue),
-                Some(deadline) => {
-                    let left = deadline.saturating_sub(clock.monotonic());
-                    if left.is_zero() {
-                        return Work::Deadline;
-                    }
-                    self.changed.wait_for(&mut queue, left);
-                }
-            }
-        }
-    }
-}
-
-/// How long a batch may wait to be worth its sync.
-#[derive(Debug, Default)]
-struct Linger {
-    for_requests: usize,
-    at_most: Duration,
-}
-
-impl Linger {
-    /// After a batch of so many requests, which took so long.
-    fn after(requests: usize, took: Duration) -> Self {
-        // One who writes alone is never held up.
-        let for_requests = if requests > 1 { requests } else { 0 };
-        Self { for_requests, at_most: (took / LINGER_DIVISOR).min(LONGEST_LINGER) }
-    }
-}
-
-fn take_batch(requests: &mut VecDeque<Request>) -> Vec<Request> {
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    while batch.len() < BATCH_REQUESTS && bytes < BATCH_BYTES {
-        let Some(request) = requests.pop_front() else {
-            break;
-        };
-        bytes += request.size_bytes();
-        batch.push(request);
-    }
-    batch
-}
-
 /// A decided request, and whom to tell once it holds.
 type Answer = (oneshot::Sender<Result<Outcome, StoreError>>, Outcome, OwnedSemaphorePermit);
 
-/// The state of the writing thread.
-pub(super) struct Writer<D> {
+/// The writer, while the store is open; whoever holds the lock writes.
+pub(super) type Desk = Mutex<Option<Writer>>;
+
+/// The only one who changes the state.
+pub(super) struct Writer {
     shared: Arc<Shared>,
     options: EmbeddedOptions,
-    disk: D,
+    disk: Box<dyn Disk>,
     /// Operations that are visible or useful already, and not yet on the disk.
     pending: Vec<Operation>,
     pending_deadline: Option<Duration>,
@@ -165,10 +37,31 @@ pub(super) struct Writer<D> {
     /// Relaxed commits may use revisions up to here.
     reserved: Revision,
     failed: Option<StoreError>,
+    linger: Linger,
 }
 
-impl<D: Disk> Writer<D> {
-    pub(super) fn new(shared: Arc<Shared>, options: EmbeddedOptions, disk: D, reserved: Revision) -> Self {
+/// Works as the store's thread until the store is closed.
+pub(super) fn run(desk: &Desk, shared: &Shared, options: &EmbeddedOptions) {
+    let mut linger = Linger::default();
+    loop {
+        let work = shared.queue.next(&linger, &options.clock);
+        let mut desk = desk.lock();
+        let Some(writer) = desk.as_mut() else { return };
+        match work {
+            Work::Requests(requests) => writer.serve(requests),
+            Work::Deadline => writer.meet_deadlines(),
+            Work::Close => break,
+        }
+        linger = writer.linger;
+        shared.queue.set_deadline(writer.deadline());
+    }
+    if let Some(writer) = desk.lock().take() {
+        writer.finish();
+    }
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, options: EmbeddedOptions, disk: Box<dyn Disk>, reserved: Revision) -> Self {
         Self {
             shared,
             options,
@@ -179,25 +72,31 @@ impl<D: Disk> Writer<D> {
             last_progress: None,
             reserved,
             failed: None,
+            linger: Linger::default(),
         }
     }
 
-    /// Works until the store is closed.
-    pub(super) fn run(mut self) {
-        let mut linger = Linger::default();
-        loop {
-            let deadline = [self.pending_deadline, self.progress_deadline].into_iter().flatten().min();
-            match self.shared.queue.next(deadline, &linger, &self.options.clock) {
-                Work::Requests(requests) => {
-                    let (count, began) = (requests.len(), self.options.clock.monotonic());
-                    self.process(requests);
-                    linger = Linger::after(count, self.options.clock.monotonic().saturating_sub(began));
-                }
-                Work::Deadline => self.meet_deadlines(),
-                Work::Close => break,
-            }
+    /// When there is something to do though nobody asks for it.
+    fn deadline(&self) -> Option<Duration> {
+        [self.pending_deadline, self.progress_deadline].into_iter().flatten().min()
+    }
+
+    /// Does what a caller asks for where the caller stands; gives it back where others wait, or come together.
+    pub(super) fn serve_alone(&mut self, transaction: Transaction) -> Result<Result<Outcome, StoreError>, Transaction> {
+        if !self.linger.is_for_nobody() || !self.shared.queue.is_empty() {
+            return Err(transaction);
         }
-        self.finish();
+        let mut batch = Batch::new(self.shared.state.read().revision());
+        let outcome = batch.decide(transaction, &self.shared);
+        let written = self.commit(batch.entries, batch.durable, batch.revision);
+        self.shared.queue.set_deadline(self.deadline());
+        Ok(written.map(|()| outcome))
+    }
+
+    fn serve(&mut self, requests: Vec<Request>) {
+        let (count, began) = (requests.len(), self.options.clock.monotonic());
+        self.process(requests);
+        self.linger = Linger::after(count, self.options.clock.monotonic().saturating_sub(began));
     }
 
     fn meet_deadlines(&mut self) {
@@ -223,7 +122,12 @@ impl<D: Disk> Writer<D> {
                 }
             }
         }
-        self.commit(batch);
+        let Batch { entries, answers, durable, revision, .. } = batch;
+        let written = self.commit(entries, durable, revision);
+        for (reply, outcome, _permit) in answers {
+            // A caller that has gone away does not want to know.
+            reply.send(written.clone().map(|()| outcome)).unwrap_or_default();
+        }
         for (revision, reply) in compactions {
             let done = self.compact(revision);
             // A caller that has gone away does not want to know.
@@ -231,30 +135,26 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn commit(&mut self, batch: Batch) {
-        let Batch { entries, answers, durable, revision, .. } = batch;
-        if !entries.is_empty() {
-            if let Some(error) = &self.failed {
-                return refuse(answers, error);
-            }
-            let records: Vec<Operation> = entries.iter().flat_map(|entry| &entry.events).map(record).collect();
-            let relaxed = entries.len() as u64 > durable;
-            if durable > 0 || revision > self.reserved {
-                if relaxed && revision + RESERVE_REVISIONS / 2 > self.reserved {
-                    self.reserve(revision + RESERVE_REVISIONS);
-                }
-                if let Err(error) = self.flush(records) {
-                    return refuse(answers, &error);
-                }
-            } else {
-                self.postpone(records);
-            }
-            self.publish(entries);
+    /// Writes entries that were decided, and shows them. `revision` is that of the last one.
+    fn commit(&mut self, entries: Vec<Entry>, durable: u64, revision: Revision) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
         }
-        for (reply, outcome, _permit) in answers {
-            // A caller that has gone away does not want to know.
-            reply.send(Ok(outcome)).unwrap_or_default();
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
         }
+        let records: Vec<Operation> = entries.iter().flat_map(|entry| &entry.events).map(record).collect();
+        let relaxed = entries.len() as u64 > durable;
+        if durable > 0 || revision > self.reserved {
+            if relaxed && revision + RESERVE_REVISIONS / 2 > self.reserved {
+                self.reserve(revision + RESERVE_REVISIONS);
+            }
+            self.flush(records)?;
+        } else {
+            self.postpone(records);
+        }
+        self.publish(entries);
+        Ok(())
     }
 
     fn reserve(&mut self, up_to: Revision) {
@@ -395,26 +295,5 @@ impl Batch {
                 Outcome::Committed(revision)
             }
         }
-    }
-}
-
-fn refuse(answers: Vec<Answer>, error: &StoreError) {
-    for (reply, _, _permit) in answers {
-        // A caller that has gone away does not want to know.
-        reply.send(Err(error.clone())).unwrap_or_default();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_those_who_come_together_wait_for_each_other() {
-        let sync = Duration::from_millis(1);
-        assert_eq!(Linger::after(1, sync).for_requests, 0);
-        let linger = Linger::after(40, sync);
-        assert_eq!((linger.for_requests, linger.at_most), (40, sync / LINGER_DIVISOR));
-        assert_eq!(Linger::after(40, Duration::from_secs(1)).at_most, LONGEST_LINGER);
     }
 }
