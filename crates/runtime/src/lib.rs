@@ -8,6 +8,7 @@ mod devices;
 pub mod image;
 pub mod images;
 pub mod leftovers;
+pub mod memory;
 pub mod network;
 pub mod oci;
 mod records;

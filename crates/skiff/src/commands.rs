@@ -28,11 +28,10 @@ const START_POLL: Duration = Duration::from_millis(5);
 /// A stopping server and its containers have this long: the grace of a Pod and a little more.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// How the C library's allocator is set up in the server: one arena for its few threads, and large blocks given back to
-/// the system at once. Describing the whole API takes tens of megabytes for a moment; without this they are kept.
-const MALLOC_SETTING: &str =
-    "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144";
-const MALLOC_VARIABLE: &str = "GLIBC_TUNABLES";
+/// How the allocator is set up in the server: what is free goes back to the system at once. Describing the whole API
+/// takes tens of megabytes for a moment; without this they are kept until somebody allocates again.
+const MALLOC_SETTING: &str = "0";
+const MALLOC_VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 
 /// Why a command failed, for people.
 pub type CommandError = Box<dyn std::error::Error + Send + Sync>;

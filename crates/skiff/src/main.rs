@@ -28,6 +28,9 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 
+#[global_allocator]
+static ALLOCATOR: skiff_runtime::memory::Allocator = skiff_runtime::memory::Allocator;
+
 fn main() -> ExitCode {
     if skiff_runtime::shim::is_invoked() {
         skiff_runtime::shim::main();

@@ -3,6 +3,7 @@
 //! median of ROUNDS, taken in turns with those of the peers. Prints Markdown.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock and starts programs")]
 
+mod definitions;
 mod load;
 mod peers;
 mod server;
@@ -106,6 +107,11 @@ async fn all(folder: &Path, rounds: usize, filter: &str) -> Fallible<()> {
             watching::busy(&server, &mut figures).await?;
         }
         server.stop()?;
+        if wants("definitions") {
+            let server = Server::start(&folder.join(format!("defined-{round}"))).await?;
+            definitions::measure(&server, &mut figures).await?;
+            server.stop()?;
+        }
         if wants("memory") {
             let server = Server::start(&folder.join(format!("full-{round}"))).await?;
             full(&server, &mut figures).await?;
@@ -170,17 +176,17 @@ async fn measured(
     Ok(())
 }
 
-/// A pod of about 3 KB as it is answered.
+/// A pod of about 3 KB as it is answered, with what the server adds: a third of it says who owns which field.
 fn pod(number: usize) -> String {
     let variables: Vec<String> =
-        (0..20).map(|n| format!(r#"{{"name":"VARIABLE_{n}","value":"value-{number}-{n}-of-some-length"}}"#)).collect();
+        (0..4).map(|n| format!(r#"{{"name":"VARIABLE_{n}","value":"value-{number}-{n}-of-some-length"}}"#)).collect();
     format!(
         r#"{{"metadata":{{"name":"pod-{number:05}","labels":{{"app":"app-{}","tier":"backend"}},"annotations":{{"note":"{}"}}}},
         "spec":{{"nodeName":"node-{}","containers":[{{"name":"main","image":"registry.example.com/team/app:v1.2.3","env":[{}],
         "resources":{{"requests":{{"cpu":"100m","memory":"64Mi"}},"limits":{{"memory":"128Mi"}}}},
         "ports":[{{"containerPort":8080,"protocol":"TCP"}}]}}]}}}}"#,
         number % 100,
-        "n".repeat(200),
+        "n".repeat(100),
         number % 50,
         variables.join(",")
     )

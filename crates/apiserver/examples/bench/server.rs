@@ -14,8 +14,7 @@ use super::load::{Client, Protocol};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// As `skiff up` sets it for its server.
-const MALLOC_SETTING: &str =
-    "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144";
+const MALLOC_SETTING: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "0");
 
 pub struct Server {
     child: Child,
@@ -41,7 +40,7 @@ impl Server {
         let child = Command::new(program)
             .arg(folder)
             .arg(port.to_string())
-            .env("GLIBC_TUNABLES", MALLOC_SETTING)
+            .env(MALLOC_SETTING.0, MALLOC_SETTING.1)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -149,8 +149,12 @@ impl Feed {
             () = &mut self.deadline => return self.last(),
         };
         let mut piece = self.encode(message).await;
-        if !self.subscription.queue.is_empty() {
-            let mut joined = BytesMut::from(piece.as_ref());
+        let waiting = self.subscription.queue.len();
+        if waiting > 0 {
+            // Those that wait are mostly of one size: a piece that grows is copied each time.
+            let capacity = (piece.len() * (waiting + 1)).min(PIECE_BYTES + piece.len());
+            let mut joined = BytesMut::with_capacity(capacity);
+            joined.put_slice(&piece);
             while joined.len() < PIECE_BYTES {
                 let Ok(message) = self.subscription.queue.try_recv() else { break };
                 joined.put_slice(&self.encode(message).await);

@@ -364,16 +364,18 @@ impl ResourceCache {
 
     /// Takes over the changes of one revision and tells the watchers.
     pub fn apply(&self, events: Vec<WatchEvent>, revision: Revision) {
+        // What is kept of them is read out of the objects before anybody has to wait for the lock.
+        let read = |event: WatchEvent| (event.key, event.value.map(|pair| self.entry(pair)));
+        let changes: Vec<_> = events.into_iter().map(read).collect();
         let mut state = self.state.lock();
         if revision <= state.applied {
             return;
         }
         state.applied = revision;
-        for event in events {
-            let now = event.value.map(|pair| self.entry(pair));
+        for (key, now) in changes {
             let before = match &now {
-                Some(entry) => state.entries.insert(event.key, entry.clone()),
-                None => state.entries.remove(&event.key),
+                Some(entry) => state.entries.insert(key, entry.clone()),
+                None => state.entries.remove(&key),
             };
             if before.is_none() && now.is_none() {
                 continue;

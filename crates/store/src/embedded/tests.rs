@@ -1,6 +1,7 @@
 //! The writer on a disk that fails, on a clock that stands still.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -15,6 +16,8 @@ use crate::{Durability, WatchItem};
 #[derive(Clone, Default)]
 struct FakeDisk {
     batches: Arc<Mutex<Vec<Vec<Operation>>>>,
+    /// The threads that wrote them.
+    writers: Arc<Mutex<Vec<ThreadId>>>,
     broken: Arc<AtomicBool>,
 }
 
@@ -26,6 +29,7 @@ impl Disk for FakeDisk {
             ));
         }
         self.batches.lock().push(operations);
+        self.writers.lock().push(std::thread::current().id());
         Ok(())
     }
 }
@@ -67,6 +71,25 @@ async fn a_full_disk_stops_commits_and_nothing_else() {
     assert!(matches!(watch.next().await, Some(Ok(WatchItem::Events(events))) if events[0].key == "a"));
     store.close();
     assert_eq!(disk.batches.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn who_writes_alone_writes_where_it_stands() {
+    let disk = FakeDisk::default();
+    let (store, _clock) = start(&disk);
+    put(&store, "a", Durability::Durable).await.unwrap();
+    {
+        // Somebody else writes: what comes meanwhile goes to the thread.
+        let busy = store.desk.lock();
+        let waiting = put(&store, "b", Durability::Durable);
+        let mut waiting = std::pin::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(busy);
+        waiting.await.unwrap();
+    }
+    let here = std::thread::current().id();
+    assert_eq!(disk.writers.lock().iter().map(|writer| *writer == here).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(store.revision().await.unwrap(), 3);
 }
 
 #[tokio::test]
