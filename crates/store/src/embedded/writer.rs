@@ -1,7 +1,7 @@
 //! What changes the store: it takes all requests that wait, decides them in order, writes them to the disk with one sync,
 //! and only then lets anybody see them. Relaxed commits are seen at once and written a little later.
-//! A thread does this, which sleeps while there is nothing to do. Who writes alone does it where it stands: handing over
-//! to the thread and back would take as long as the sync of a good disk.
+//! A thread does this, which sleeps while there is nothing to do. Who writes alone, to a disk that is quick, does it where
+//! it stands: handing over to the thread and back would take as long as the sync.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,9 @@ use super::queue::{Linger, Request, Work};
 use super::state::{Decision, Entry, Overlay, garbage};
 use super::{EmbeddedOptions, Shared};
 use crate::{Durability, Outcome, Revision, StoreError, Transaction};
+
+/// A caller that waits for the disk keeps others of its thread from running: not for longer than many a request takes.
+const LONGEST_STAND: Duration = Duration::from_micros(500);
 
 /// How many revisions are reserved for relaxed commits with one write. After a crash the revision leaps by as much.
 const RESERVE_REVISIONS: u64 = 1000;
@@ -38,6 +41,8 @@ pub(super) struct Writer {
     reserved: Revision,
     failed: Option<StoreError>,
     linger: Linger,
+    /// Whether the last sync was over so soon that a caller may wait for the next one where it stands.
+    is_quick: bool,
 }
 
 /// Works as the store's thread until the store is closed.
@@ -73,6 +78,7 @@ impl Writer {
             reserved,
             failed: None,
             linger: Linger::default(),
+            is_quick: false,
         }
     }
 
@@ -83,12 +89,15 @@ impl Writer {
 
     /// Does what a caller asks for where the caller stands; gives it back where others wait, or come together.
     pub(super) fn serve_alone(&mut self, transaction: Transaction) -> Result<Result<Outcome, StoreError>, Transaction> {
-        if !self.linger.is_for_nobody() || !self.shared.queue.is_empty() {
+        let has_to_wait = transaction.durability == Durability::Durable && !self.is_quick;
+        if has_to_wait || !self.linger.is_for_nobody() || !self.shared.queue.is_empty() {
             return Err(transaction);
         }
+        let began = self.options.clock.monotonic();
         let mut batch = Batch::new(self.shared.state.read().revision());
         let outcome = batch.decide(transaction, &self.shared);
         let written = self.commit(batch.entries, batch.durable, batch.revision);
+        self.note(1, began);
         self.shared.queue.set_deadline(self.deadline());
         Ok(written.map(|()| outcome))
     }
@@ -96,7 +105,14 @@ impl Writer {
     fn serve(&mut self, requests: Vec<Request>) {
         let (count, began) = (requests.len(), self.options.clock.monotonic());
         self.process(requests);
-        self.linger = Linger::after(count, self.options.clock.monotonic().saturating_sub(began));
+        self.note(count, began);
+    }
+
+    /// Learns from how long so many requests took.
+    fn note(&mut self, count: usize, began: Duration) {
+        let took = self.options.clock.monotonic().saturating_sub(began);
+        self.linger = Linger::after(count, took);
+        self.is_quick = took <= LONGEST_STAND;
     }
 
     fn meet_deadlines(&mut self) {
