@@ -14,7 +14,7 @@ use super::load::{Client, Protocol};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// As `skiff up` sets it for its server.
-const MALLOC_SETTING: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "0");
+const MALLOC_SETTING: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10");
 
 pub struct Server {
     child: Child,
