@@ -251,7 +251,7 @@ impl ApiServer {
         }
         self.authorize(&user, info).await?;
         if let Some(remote) = self.aggregator.server_of(info) {
-            return Ok(aggregation::proxy::answer(self, &remote, parts, &user, body).await);
+            return Ok(Box::pin(aggregation::proxy::answer(self, &remote, parts, &user, body)).await);
         }
         if !info.is_resource {
             return discovery::answer(self, parts, query, info);
