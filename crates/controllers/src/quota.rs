@@ -23,18 +23,61 @@ use crate::runner::{Controller, Failure, Setup};
 
 /// What was charged is believed for this long: the object that it was charged for may be under way still, and a count
 /// that does not see it would let others pass the limit.
-const SETTLING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_secs(2);
+
+type Used = Option<BTreeMap<String, RawQuantity>>;
+
+fn used_of(quota: &ResourceQuota) -> Used {
+    quota.status.as_ref().and_then(|status| status.used.clone())
+}
+
+/// When quotas were charged by others, and what was told of them here.
+#[derive(Default)]
+struct Charges {
+    at: HashMap<ObjectKey, Timestamp>,
+    told: HashMap<ObjectKey, Used>,
+}
+
+impl Charges {
+    /// Writes down when somebody else changed what is used.
+    fn note(&mut self, change: &Change<ResourceQuota>, now: Timestamp) {
+        let key = ObjectKey::of(&change.object().metadata);
+        match change {
+            Change::Updated { old, new } if used_of(old) != used_of(new) => {
+                if self.told.get(&key) != Some(&used_of(new)) {
+                    self.at.insert(key, now);
+                }
+            }
+            Change::Deleted(_) => {
+                self.at.remove(&key);
+                self.told.remove(&key);
+            }
+            Change::Added(_) | Change::Updated { .. } => {}
+        }
+    }
+
+    /// How long what was charged is still believed.
+    fn left(&self, key: &ObjectKey, now: Timestamp) -> Duration {
+        self.at.get(key).map_or(Duration::ZERO, |at| {
+            SETTLING.saturating_sub(Duration::try_from(now.duration_since(*at)).unwrap_or_default())
+        })
+    }
+}
 
 /// What is to be told of a quota, given what the objects that it concerns use in all.
-pub fn reconcile(quota: &ResourceQuota, used: &Amounts) -> Plan {
-    let mut plan = Plan::nothing();
+fn status(quota: &ResourceQuota, used: &Amounts) -> ResourceQuotaStatus {
     let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
     let amount = |name: &String| {
         let amount = used.get(name).copied().unwrap_or(Quantity::ZERO);
         RawQuantity(amount.to_string())
     };
     let told: BTreeMap<_, _> = hard.keys().map(|name| (name.clone(), amount(name))).collect();
-    let status = ResourceQuotaStatus { hard: Some(hard), used: Some(told) };
+    ResourceQuotaStatus { hard: Some(hard), used: Some(told) }
+}
+
+/// Tells it, unless it has been told.
+pub fn reconcile(quota: &ResourceQuota, status: ResourceQuotaStatus) -> Plan {
+    let mut plan = Plan::nothing();
     if quota.metadata.deletion_timestamp.is_none() && !is_same(quota.status.as_ref(), &status) {
         plan.then(Action::update_status(&ResourceQuota { status: Some(status), ..quota.clone() }));
     }
@@ -59,17 +102,17 @@ pub struct Quotas {
     definitions: Informer<CustomResourceDefinition>,
     informers: Informers,
     builtin: Vec<Deletable>,
-    charged: Arc<Mutex<HashMap<ObjectKey, Timestamp>>>,
+    charges: Arc<Mutex<Charges>>,
 }
 
 impl Quotas {
     /// Sets up queue and caches.
     pub fn controller(setup: &mut Setup, clock: SharedClock) -> Arc<dyn Controller> {
         let quotas = setup.informer::<ResourceQuota>();
-        let charged = Arc::new(Mutex::new(HashMap::new()));
-        let book = charged.clone();
+        let charges = Arc::new(Mutex::new(Charges::default()));
+        let book = charges.clone();
         setup.on_change::<ResourceQuota>(move |change| {
-            note_charge(change, &mut book.lock(), clock.now());
+            book.lock().note(change, clock.now());
             vec![ObjectKey::of(&change.object().metadata)]
         });
         let known = quotas.clone();
@@ -99,7 +142,7 @@ impl Quotas {
             definitions: setup.informer(),
             informers: setup.informers().clone(),
             builtin,
-            charged,
+            charges,
         })
     }
 
@@ -143,31 +186,15 @@ impl Quotas {
 impl Controller for Quotas {
     fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
         let Some(quota) = self.quotas.by_key(key) else { return Plan::nothing() };
-        let since = self.charged.lock().get(key).copied();
-        let left = since.map_or(Duration::ZERO, |since| {
-            SETTLING.saturating_sub(Duration::try_from(now.duration_since(since)).unwrap_or_default())
-        });
-        if left.is_zero() || !is_current(&quota) {
-            return reconcile(&quota, &self.used(&quota, now));
+        let left = self.charges.lock().left(key, now);
+        if !left.is_zero() && is_current(&quota) {
+            let mut plan = Plan::nothing();
+            plan.look_again(left);
+            return plan;
         }
-        let mut plan = Plan::nothing();
-        plan.look_again(left);
-        plan
-    }
-}
-
-/// Writes down when something was charged.
-fn note_charge(change: &Change<ResourceQuota>, charged: &mut HashMap<ObjectKey, Timestamp>, now: Timestamp) {
-    let used = |quota: &ResourceQuota| quota.status.as_ref().and_then(|status| status.used.clone());
-    let key = ObjectKey::of(&change.object().metadata);
-    match change {
-        Change::Updated { old, new } if used(old) != used(new) => {
-            charged.insert(key, now);
-        }
-        Change::Deleted(_) => {
-            charged.remove(&key);
-        }
-        Change::Added(_) | Change::Updated { .. } => {}
+        let told = status(&quota, &self.used(&quota, now));
+        self.charges.lock().told.insert(key.clone(), told.used.clone());
+        reconcile(&quota, told)
     }
 }
 
@@ -187,7 +214,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::testing::object;
+    use crate::testing::{now, object};
 
     #[test]
     fn what_is_used_is_told_once() {
@@ -201,11 +228,23 @@ mod tests {
         expect![[r#"
             update resourcequotas/status d/q {"hard":{"cpu":"1","pods":"3"},"used":{"cpu":"500m","pods":"0"}}
         "#]]
-        .assert_eq(&reconcile(&quota("{}"), &used).to_string());
-        assert!(
-            reconcile(&quota("{hard: {cpu: '1000m', pods: '3'}, used: {cpu: '0.5', pods: '0'}}"), &used)
-                .steps
-                .is_empty()
-        );
+        .assert_eq(&reconcile(&quota("{}"), status(&quota("{}"), &used)).to_string());
+        let told = quota("{hard: {cpu: '1000m', pods: '3'}, used: {cpu: '0.5', pods: '0'}}");
+        assert!(reconcile(&told, status(&told, &used)).steps.is_empty());
+    }
+
+    #[test]
+    fn what_others_charge_is_believed_for_a_while() {
+        let quota = |pods: u32| -> Arc<ResourceQuota> {
+            Arc::new(object(&format!("{{metadata: {{name: q, namespace: d}}, status: {{used: {{pods: '{pods}'}}}}}}")))
+        };
+        let (key, at) = (ObjectKey::new("d", "q"), |seconds: u64| now() + Duration::from_secs(seconds));
+        let mut charges = Charges::default();
+        charges.note(&Change::Updated { old: quota(0), new: quota(1) }, at(0));
+        assert_eq!(charges.left(&key, at(1)), Duration::from_secs(1));
+        assert_eq!(charges.left(&key, at(2)), Duration::ZERO);
+        charges.told.insert(key.clone(), used_of(&quota(0)));
+        charges.note(&Change::Updated { old: quota(1), new: quota(0) }, at(5));
+        assert_eq!(charges.left(&key, at(5)), Duration::ZERO, "what is told here is no charge");
     }
 }

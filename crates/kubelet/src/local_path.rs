@@ -1,16 +1,17 @@
 //! The default provisioner: makes volumes on the node's own disk for claims whose first Pod was sent here, grows them, and
-//! removes them with their data when nobody has them any more and their class says so. One folder is one volume.
+//! removes them with their data when nobody has them any more and their class says so. One folder is one volume, or one
+//! file where a claim wants a block device: the node makes devices of files when a Pod uses them.
 //! See <https://kubernetes.io/docs/concepts/storage/dynamic-provisioning/>.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
-use skiff_base::Clock;
+use skiff_base::{Clock, Quantity};
 use skiff_client::volumes::{
     BETA_STORAGE_PROVISIONER, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER, annotation, capacity, claim_class,
     claim_ref, is_bound, requested, volume_class, volume_name, waits_for_consumer,
@@ -26,16 +27,18 @@ const PROTECTION: &str = "kubernetes.io/pv-protection";
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Whatever user a container runs as must be able to write.
 const FOLDER_MODE: u32 = 0o777;
+/// What is behind a block device only the node itself opens.
+const FILE_MODE: u32 = 0o600;
 
 /// What is to be done about a claim or a volume.
 #[derive(Debug, PartialEq)]
 enum Deed {
-    /// Makes the folder, then this volume.
-    Provision { volume: Box<Value>, folder: PathBuf },
+    /// Makes the folder, or a file of this size for a block device, then this volume.
+    Provision { volume: Box<Value>, folder: PathBuf, block_bytes: Option<u64> },
     /// Tells why no volume can be made.
     Refuse(String),
-    /// Lets the volume, then the claim, have this much.
-    Grow { volume: String, size: Value },
+    /// Lets the file behind a block device, then the volume, then the claim, have this much.
+    Grow { volume: String, size: Value, file: Option<(PathBuf, u64)> },
     /// Deletes the volume; it stays until its folder is gone.
     Delete(String),
     /// Removes the folder, if there is one to be removed, then lets the volume go.
@@ -80,7 +83,6 @@ fn for_claim(
     }
     let spec = claim.spec.as_ref()?;
     let problem = match () {
-        () if spec.volume_mode.as_deref() == Some("Block") => "does not support block volume provisioning",
         () if spec.selector.is_some() => "claim Selector is not supported",
         () if spec.data_source.is_some() || spec.data_source_ref.is_some() => "data sources are not supported",
         () => return Some(provision(place, claim, class, name)),
@@ -97,6 +99,7 @@ fn provision(place: &Place, claim: &PersistentVolumeClaim, class: &StorageClass,
         meta.name.as_deref().unwrap_or_default()
     ));
     let spec = claim.spec.as_ref();
+    let block_bytes = spec.filter(|spec| spec.volume_mode.as_deref() == Some("Block")).map(|_| bytes(requested(claim)));
     let storage = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage").cloned());
     let on_this_node = json!({"key": HOSTNAME, "operator": "In", "values": [place.hostname]});
     let volume = json!({
@@ -109,7 +112,7 @@ fn provision(place: &Place, claim: &PersistentVolumeClaim, class: &StorageClass,
             "persistentVolumeReclaimPolicy": class.reclaim_policy.as_deref().unwrap_or("Delete"),
             "storageClassName": class.metadata.name,
             "mountOptions": class.mount_options,
-            "volumeMode": "Filesystem",
+            "volumeMode": if block_bytes.is_some() { "Block" } else { "Filesystem" },
             "claimRef": {
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": meta.namespace, "name": meta.name,
                 "uid": meta.uid, "resourceVersion": meta.resource_version,
@@ -118,10 +121,15 @@ fn provision(place: &Place, claim: &PersistentVolumeClaim, class: &StorageClass,
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_this_node]}]}},
         },
     });
-    Deed::Provision { volume: Box::new(volume), folder }
+    Deed::Provision { volume: Box::new(volume), folder, block_bytes }
 }
 
-/// A folder has no size of its own: to grow is to say so.
+/// A size in whole bytes.
+fn bytes(size: Option<Quantity>) -> u64 {
+    size.and_then(|size| u64::try_from(size.value()).ok()).unwrap_or(0)
+}
+
+/// A folder has no size of its own: to grow is to say so. A file has.
 fn grow(
     place: &Place,
     claim: &PersistentVolumeClaim,
@@ -131,12 +139,14 @@ fn grow(
     let allowed = class.is_some_and(|class| class.allow_volume_expansion == Some(true));
     let wanted = requested(claim)?;
     let told = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage")?.0.parse().ok());
-    let (here, done) = (own_folder(place, volume).is_some(), capacity(volume) >= Some(wanted) && told >= Some(wanted));
-    if !allowed || !here || done || told.is_none() {
+    let (folder, done) = (own_folder(place, volume)?, capacity(volume) >= Some(wanted) && told >= Some(wanted));
+    if !allowed || done || told.is_none() {
         return None;
     }
+    let is_block = volume.spec.as_ref()?.volume_mode.as_deref() == Some("Block");
     let size = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
-    Some(Deed::Grow { volume: volume.metadata.name.clone()?, size: json!(size) })
+    let file = is_block.then(|| (folder, bytes(Some(wanted))));
+    Some(Deed::Grow { volume: volume.metadata.name.clone()?, size: json!(size), file })
 }
 
 /// The folder of a volume that was made here; never anything beside the place of such folders.
@@ -248,14 +258,17 @@ impl LocalPaths {
                     self.recorder.warning(claim, "ProvisioningFailed", why);
                 }
             }
-            Deed::Provision { volume, folder } => {
+            Deed::Provision { volume, folder, block_bytes } => {
                 let Some(claim) = claim else { return Ok(()) };
                 let text = format!(
                     "External provisioner is provisioning volume for claim \"{}\"",
                     ObjectKey::of(&claim.metadata)
                 );
                 self.recorder.normal(claim, "Provisioning", text);
-                make_folder(&folder)?;
+                match block_bytes {
+                    Some(size_bytes) => make_file(&folder, size_bytes)?,
+                    None => make_folder(&folder)?,
+                }
                 let made =
                     self.client.send_json::<Value>(http::Method::POST, "/api/v1/persistentvolumes", &volume).await;
                 match made {
@@ -265,7 +278,10 @@ impl LocalPaths {
                 let name = volume["metadata"]["name"].as_str().unwrap_or_default();
                 self.recorder.normal(claim, "ProvisioningSucceeded", format!("Successfully provisioned volume {name}"));
             }
-            Deed::Grow { volume, size } => {
+            Deed::Grow { volume, size, file } => {
+                if let Some((file, size_bytes)) = file {
+                    make_file(&file, size_bytes)?;
+                }
                 let patch = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
                 self.client.patch::<PersistentVolume>("", &volume, "", &patch).await?;
                 let Some(claim) = claim else { return Ok(()) };
@@ -315,10 +331,19 @@ enum Problem {
     Disk(#[from] io::Error),
 }
 
+fn make_base(of: &Path) -> io::Result<()> {
+    of.parent().map_or(Ok(()), |base| std::fs::DirBuilder::new().recursive(true).mode(0o711).create(base))
+}
+
+/// A file of at least this size, which takes from the disk only what is written into it.
+fn make_file(path: &Path, size_bytes: u64) -> io::Result<()> {
+    make_base(path)?;
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(path)?;
+    if file.metadata()?.len() < size_bytes { file.set_len(size_bytes) } else { Ok(()) }
+}
+
 fn make_folder(folder: &Path) -> io::Result<()> {
-    if let Some(base) = folder.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(base)?;
-    }
+    make_base(folder)?;
     match std::fs::create_dir(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -327,7 +352,9 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 fn remove_folder(folder: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
+    let is_file = std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_file());
+    let removed = if is_file { std::fs::remove_file(folder) } else { std::fs::remove_dir_all(folder) };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -363,8 +390,8 @@ mod tests {
 
     fn made() -> PersistentVolume {
         let deed = for_claim(&place(), &claim(Some("n1")), Some(&class("WaitForFirstConsumer")), |_| None);
-        let Some(Deed::Provision { volume, folder }) = deed else { panic!("{deed:?}") };
-        assert_eq!(folder, Path::new("/data/volumes/pvc-u_d_data"));
+        let Some(Deed::Provision { volume, folder, block_bytes }) = deed else { panic!("{deed:?}") };
+        assert_eq!((folder.as_path(), block_bytes), (Path::new("/data/volumes/pvc-u_d_data"), None));
         object(*volume)
     }
 
@@ -377,12 +404,30 @@ mod tests {
         let volume = made();
         assert!(runs_on(&place(), &volume));
         assert_eq!(for_claim(&place(), &claim(Some("n1")), Some(&waiting), |_| Some(Arc::new(made()))), None);
+    }
+
+    #[test]
+    fn a_block_device_is_a_file_that_grows() {
         let mut block = claim(Some("n1"));
         block.spec.as_mut().expect("set").volume_mode = Some("Block".into());
-        let refused = for_claim(&place(), &block, Some(&waiting), |_| None);
-        assert!(
-            matches!(refused, Some(Deed::Refuse(why)) if why.ends_with("does not support block volume provisioning"))
-        );
+        let deed = for_claim(&place(), &block, Some(&class("Immediate")), |_| None);
+        let Some(Deed::Provision { volume, folder, block_bytes: Some(size) }) = deed else { panic!("{deed:?}") };
+        assert_eq!((size, volume["spec"]["volumeMode"].as_str()), (1 << 30, Some("Block")));
+        let volume: PersistentVolume = object(*volume);
+        block.spec = Some(object(json!({"volumeName": "pvc-u", "volumeMode": "Block",
+            "resources": {"requests": {"storage": "2Gi"}}})));
+        block.status = Some(object(json!({"capacity": {"storage": "1Gi"}})));
+        let deed = grow(&place(), &block, Some(&class("Immediate")), &volume);
+        let file = Some((folder, 2 << 30));
+        assert_eq!(deed, Some(Deed::Grow { volume: "pvc-u".into(), size: json!("2Gi"), file }));
+        let path = std::env::temp_dir().join(format!("skiff-block-{}", std::process::id())).join("volume");
+        make_file(&path, 4096).expect("made");
+        make_file(&path, 8192).expect("grown");
+        make_file(&path, 4096).expect("left as it is");
+        assert_eq!(std::fs::metadata(&path).expect("there").len(), 8192);
+        remove_folder(&path).expect("removed");
+        remove_folder(&path).expect("gone already");
+        std::fs::remove_dir(path.parent().expect("a folder")).expect("empty");
     }
 
     #[test]
@@ -427,6 +472,6 @@ mod tests {
         };
         assert_eq!(deed(&claim), None);
         claim.spec = Some(object(json!({"volumeName": "pvc-u", "resources": {"requests": {"storage": "3Gi"}}})));
-        assert_eq!(deed(&claim), Some(Deed::Grow { volume: "pvc-u".into(), size: json!("3Gi") }));
+        assert_eq!(deed(&claim), Some(Deed::Grow { volume: "pvc-u".into(), size: json!("3Gi"), file: None }));
     }
 }

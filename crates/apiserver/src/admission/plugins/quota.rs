@@ -16,6 +16,7 @@ use skiff_object::Object;
 use skiff_object::meta::Meta;
 use skiff_store::{Change, Compare, Durability, Outcome, Transaction};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::ApiServer;
 use crate::admission::{Attributes, Operation};
@@ -226,7 +227,7 @@ fn is_covered(quotas: &[Known], scope: &Value, wish: &Wish) -> bool {
 
 /// A wish that waits for its answer.
 struct Waiting {
-    wish: Wish,
+    wish: Arc<Wish>,
     answer: oneshot::Sender<std::result::Result<(), Refusal>>,
 }
 
@@ -317,28 +318,35 @@ fn wish(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Objec
 
 /// Hands a wish in, and works on all that wait where nobody else does.
 async fn submit(server: &ApiServer, namespace: &str, wish: Wish) -> std::result::Result<(), Refusal> {
-    let desk = server.plugins.quotas.of(namespace);
-    let (answer, mut answered) = oneshot::channel();
-    desk.waiting.lock().push(Waiting { wish, answer });
-    let turn = desk.turn.lock().await;
-    if let Ok(answer) = answered.try_recv() {
-        return answer;
-    }
-    let batch = std::mem::take(&mut *desk.waiting.lock());
-    let mut wishes: Vec<_> = batch.iter().map(|waiting| &waiting.wish).collect();
-    let answers = grant_all(server, namespace, &mut wishes).await;
-    drop(turn);
-    for (waiting, answer) in batch.into_iter().zip(answers) {
-        // Who has gone meanwhile does not want to know; what was charged is given back by the controller.
-        if waiting.answer.send(answer).is_err() {
-            tracing::debug!(namespace, "a charged request went away");
+    let (desk, wish) = (server.plugins.quotas.of(namespace), Arc::new(wish));
+    loop {
+        let (answer, mut answered) = oneshot::channel();
+        desk.waiting.lock().push(Waiting { wish: wish.clone(), answer });
+        let turn = desk.turn.lock().await;
+        match answered.try_recv() {
+            Ok(answer) => return answer,
+            // Whoever had taken it up went away in the middle: what it may have charged the controller gives back.
+            Err(TryRecvError::Closed) => continue,
+            Err(TryRecvError::Empty) => {}
+        }
+        let batch = std::mem::take(&mut *desk.waiting.lock());
+        let wishes: Vec<_> = batch.iter().map(|waiting| &*waiting.wish).collect();
+        let answers = grant_all(server, namespace, &wishes).await;
+        for (waiting, answer) in batch.into_iter().zip(answers) {
+            // Who has gone meanwhile does not want to know.
+            if waiting.answer.send(answer).is_err() {
+                tracing::debug!(namespace, "a charged request went away");
+            }
+        }
+        drop(turn);
+        if let Ok(answer) = answered.await {
+            return answer;
         }
     }
-    answered.await.unwrap_or_else(|_| Err(Refusal::Failed(crate::failure::plain(500, "a quota was not answered for"))))
 }
 
 /// Answers wishes one after the other, and writes what they come to in one transaction.
-async fn grant_all(server: &ApiServer, namespace: &str, wishes: &mut [&Wish]) -> Vec<std::result::Result<(), Refusal>> {
+async fn grant_all(server: &ApiServer, namespace: &str, wishes: &[&Wish]) -> Vec<std::result::Result<(), Refusal>> {
     let fail = |failure: Failure| vec![Err(Refusal::Failed(failure)); wishes.len()];
     let Some(cache) = server.catalogue.cache("", "resourcequotas") else { return fail(no_quotas()) };
     for _ in 0..TRIES {
@@ -348,7 +356,7 @@ async fn grant_all(server: &ApiServer, namespace: &str, wishes: &mut [&Wish]) ->
         };
         let mut quotas: Vec<_> = current.iter().map(|(_, _, quota)| Known::of(quota)).collect();
         let mut answers = Vec::with_capacity(wishes.len());
-        for wish in wishes.iter() {
+        for wish in wishes {
             let limited = &server.plugins.settings.limited;
             let answer = if wish.dry_run {
                 grant(&mut quotas.clone(), wish, limited)
