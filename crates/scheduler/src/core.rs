@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::Metadata;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as RawSelector, ObjectMeta};
 use skiff_client::Change;
 use skiff_client::volumes::is_bound;
+use skiff_object::LabelSelector;
 
 use crate::config::Config;
 use crate::cycle::{Turn, Unschedulable, check, decide, first_verdict};
@@ -19,6 +24,7 @@ use crate::preempt::{ineligible, preempt};
 use crate::profile::Profile;
 use crate::queue::Queue;
 use crate::ranking::Rankings;
+use crate::selectors::selector;
 use crate::snapshot::{Snapshot, is_terminal};
 
 /// Everything that decisions rest on.
@@ -264,6 +270,45 @@ impl Core {
         false
     }
 
+    /// A Service changed.
+    pub fn service_changed(&mut self, change: &Change<Service>, _now: Duration) -> bool {
+        let (space, name) = key_of(&change.object().metadata);
+        let chosen = change.object().spec.as_ref().and_then(|spec| spec.selector.clone());
+        let chosen = chosen.filter(|_| !matches!(change, Change::Deleted(_)));
+        self.snapshot.owners.set_service(&space, &name, chosen);
+        false
+    }
+
+    /// A ReplicaSet changed.
+    pub fn replica_set_changed(&mut self, change: &Change<ReplicaSet>, _now: Duration) -> bool {
+        let raw = change.object().spec.as_ref().map(|spec| &spec.selector);
+        self.set_changed("ReplicaSet", change, raw.map(|raw| selector(Some(raw))))
+    }
+
+    /// A StatefulSet changed.
+    pub fn stateful_set_changed(&mut self, change: &Change<StatefulSet>, _now: Duration) -> bool {
+        let raw = change.object().spec.as_ref().map(|spec| &spec.selector);
+        self.set_changed("StatefulSet", change, raw.map(|raw| selector(Some(raw))))
+    }
+
+    /// A ReplicationController changed.
+    pub fn controller_changed(&mut self, change: &Change<ReplicationController>, _now: Duration) -> bool {
+        let chosen = change.object().spec.as_ref().and_then(|spec| spec.selector.clone());
+        let raw = RawSelector { match_labels: chosen, ..RawSelector::default() };
+        self.set_changed("ReplicationController", change, Some(selector(Some(&raw))))
+    }
+
+    fn set_changed<K: Metadata<Ty = ObjectMeta>>(
+        &mut self,
+        kind: &'static str,
+        change: &Change<K>,
+        chosen: Option<LabelSelector>,
+    ) -> bool {
+        let chosen = chosen.filter(|_| !matches!(change, Change::Deleted(_)));
+        self.snapshot.owners.set_owner(kind, key_of(change.object().metadata()), chosen);
+        false
+    }
+
     /// A victim could not be evicted.
     pub fn evict_failed(&mut self, uid: &str) {
         self.snapshot.doom(uid, false);
@@ -430,6 +475,42 @@ mod tests {
         assert!(told(core.step(SECOND * 2)).starts_with("q: 0/1 nodes are available: 1 Insufficient cpu."));
         core.bind_failed("p", SECOND * 2);
         assert_eq!(told(core.step(SECOND * 3)), "bind p to a");
+    }
+
+    #[test]
+    fn pods_that_are_alike_do_not_share_a_host_port() {
+        let mut core = core();
+        for name in ["a", "b", "c"] {
+            core.node_changed(&Change::Added(node(&format!("{{name: {name}}}"))), SECOND);
+        }
+        for at in 0..4u32 {
+            let pod = pod(&format!("{{name: p{at}, port: 80}}")).pod.clone();
+            core.pod_changed(&Change::Added(pod), SECOND + SECOND * at);
+        }
+        let told: Vec<_> = (0..3).map(|_| told(core.step(SECOND * 9))).collect();
+        let mut nodes: Vec<_> = told.iter().map(|told| told.rsplit(' ').next()).collect();
+        nodes.sort();
+        assert_eq!(nodes, [Some("a"), Some("b"), Some("c")], "{told:?}");
+        assert!(
+            self::told(core.step(SECOND * 9)).starts_with("p3: 0/3 nodes are available: 3 node(s) didn't have free")
+        );
+    }
+
+    #[test]
+    fn room_that_was_made_is_kept_for_whom_it_was_made() {
+        let mut core = core();
+        core.node_changed(&Change::Added(node("{name: a, cpu: '1'}")), SECOND);
+        let low = pod("{name: low, node: a, cpu: '1'}").pod.clone();
+        core.pod_changed(&Change::Added(low.clone()), SECOND);
+        core.pod_changed(&Change::Added(pod("{name: high, cpu: '1', priority: 5}").pod.clone()), SECOND);
+        let Step::Unschedulable { victims, nominated, .. } = core.step(SECOND) else { panic!("there is no room") };
+        assert_eq!((victims.len(), nominated.as_deref()), (1, Some("a")));
+        core.pod_changed(&Change::Deleted(low), SECOND * 2);
+        core.pod_changed(&Change::Added(pod("{name: later, cpu: '1', priority: 5}").pod.clone()), SECOND * 2);
+        core.pod_changed(&Change::Added(pod("{name: least, cpu: '1'}").pod.clone()), SECOND * 2);
+        let told: Vec<_> = (0..3).map(|_| told(core.step(SECOND * 3))).collect();
+        assert_eq!(told[0], "bind high to a", "{told:?}");
+        assert!(told[1].starts_with("later: 0/1") && told[2].starts_with("least: 0/1"), "{told:?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::pod::PodInfo;
 use crate::preempt::{cost, preempt};
 use crate::profile::Profile;
 use crate::ranking::Rankings;
+use crate::selectors::selector;
 use crate::snapshot::Snapshot;
 
 /// How many clusters are made.
@@ -145,6 +146,9 @@ impl Dice {
         }
         let labels = json!({"app": self.pick(&["x", "y", "z"]), "own": name});
         let mut meta = json!({"name": name, "uid": name, "labels": labels});
+        if self.one_in(2) {
+            meta["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "set", "uid": "set", "controller": true}]);
+        }
         meta["namespace"] = json!(self.pick(&["default", "default", "other"]));
         if self.one_in(8) {
             meta["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
@@ -199,6 +203,9 @@ fn the_fast_search_and_the_model_agree() {
         let profile = Arc::new(Profile::default());
         let asking: Vec<_> = (0..4).map(|at| dice.pod(&format!("asking{at}"))).collect();
         let mut rankings = Rankings::default();
+        let chosen = selector(Some(&serde_json::from_value(json!({"matchLabels": {"app": "x"}})).expect("a selector")));
+        world.owners.set_owner("ReplicaSet", ("default".into(), "set".into()), Some(chosen));
+        world.owners.set_service("other", "service", Some([("app".to_owned(), "y".to_owned())].into()));
         for number in 0..CHANGES {
             dice.change(&mut world, number);
             let pod = asking[dice.roll(asking.len() as u64) as usize].clone();

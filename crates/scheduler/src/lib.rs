@@ -7,6 +7,7 @@ mod core;
 mod cycle;
 #[cfg(test)]
 mod differential;
+mod owners;
 mod plugins;
 mod pod;
 mod preempt;

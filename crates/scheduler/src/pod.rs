@@ -292,7 +292,8 @@ impl PodInfo {
     }
 }
 
-fn selector_keys(selector: &LabelSelector) -> impl Iterator<Item = &str> {
+/// The label keys that a selector asks for.
+pub fn selector_keys(selector: &LabelSelector) -> impl Iterator<Item = &str> {
     selector.requirements().iter().map(|requirement| match requirement {
         Requirement::In(key, _)
         | Requirement::NotIn(key, _)

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
-    Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+    Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -81,6 +83,10 @@ async fn run(shared: Arc<Shared>, informers: Informers) {
     feed(&shared, &volumes, Core::volume_changed);
     feed(&shared, &classes, Core::class_changed);
     feed(&shared, &budgets, Core::budget_changed);
+    feed(&shared, &informers.of::<Service>(), Core::service_changed);
+    feed(&shared, &informers.of::<ReplicaSet>(), Core::replica_set_changed);
+    feed(&shared, &informers.of::<StatefulSet>(), Core::stateful_set_changed);
+    feed(&shared, &informers.of::<ReplicationController>(), Core::controller_changed);
     let tell = Arc::downgrade(&shared);
     claims.on_change(move |_| tell.upgrade().iter().for_each(|shared| shared.claims.notify_waiters()));
     // Pods are read only when the nodes are known, lest the first ones are found unschedulable for want of a node.

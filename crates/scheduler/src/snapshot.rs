@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use skiff_base::Quantity;
 
 use crate::budgets::Budgets;
+use crate::owners::Owners;
 use crate::plugins::Storage;
 use crate::pod::PodInfo;
 use crate::resources::Resources;
@@ -125,9 +126,9 @@ impl NodeInfo {
     }
 
     /// The node as it will be when the pods that room was made for are there, as far as `pod` has to yield to them;
-    /// `None` where there are none.
+    /// `None` where there are none. Room of its own is taken back before a pod is decided on.
     pub fn with_nominated(&self, pod: &PodInfo) -> Option<Self> {
-        let counts = |other: &&Arc<PodInfo>| other.priority >= pod.priority && other.uid != pod.uid;
+        let counts = |other: &&Arc<PodInfo>| other.priority >= pod.priority;
         self.nominated.iter().find(counts)?;
         let mut filled = self.clone();
         self.nominated.iter().filter(counts).for_each(|other| filled.load.add(other.clone()));
@@ -181,6 +182,8 @@ pub struct Snapshot {
     namespaces_generation: u64,
     /// Claims, volumes and classes.
     pub storage: Storage,
+    /// What pods belong together by.
+    pub owners: Owners,
     /// Disruption budgets.
     pub budgets: Budgets,
     /// Labels of namespaces, for affinity terms that select them.

@@ -55,6 +55,15 @@ impl Constraint {
         }
     }
 
+    /// The constraints of pods that have none themselves but belong with others.
+    pub fn by_default(selector: &LabelSelector) -> Vec<Self> {
+        let soft = |key: &str, max_skew| {
+            let raw = TopologySpreadConstraint { topology_key: key.to_owned(), max_skew, ..Default::default() };
+            Self::with_selector(&raw, selector.clone())
+        };
+        vec![soft("kubernetes.io/hostname", 3), soft("topology.kubernetes.io/zone", 5)]
+    }
+
     /// Whether pods of the node count, as far as its affinity and taints are concerned.
     pub fn includes(&self, ask: &Ask, node: &NodeInfo) -> bool {
         (!self.honour_affinity || affinity_allows(ask.pod, node))
@@ -80,6 +89,11 @@ impl Constraint {
     pub fn cost(&self, count: i64, domains: usize) -> f64 {
         count as f64 * ((domains + 2) as f64).ln() + (self.max_skew - 1) as f64
     }
+}
+
+/// Whether a node is to be scored by soft constraints: by a pod's own only where it has all their labels.
+pub fn is_scored(ask: &Ask, soft: &[Constraint], node: &NodeInfo) -> bool {
+    ask.pod.soft_spread.is_empty() || has_all_keys(soft, node)
 }
 
 /// Whether the node has the labels of all constraints.

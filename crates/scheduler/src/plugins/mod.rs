@@ -10,11 +10,13 @@ pub(crate) mod topology_spread;
 mod volumes;
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 pub use node_rules::{affinity_allows, hard_taints_tolerated, image_counts};
+use skiff_object::LabelSelector;
 pub use volumes::{Claim, Storage};
 
-use crate::pod::PodInfo;
+use crate::pod::{PodInfo, selector_keys};
 use crate::profile::Profile;
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::spread::Constraint;
@@ -54,12 +56,27 @@ pub struct Ask<'a> {
 impl<'a> Ask<'a> {
     /// The constraints by which the pod is to be spread as evenly as may be.
     pub fn soft_spread(&self) -> Cow<'a, [Constraint]> {
-        Cow::Borrowed(&self.pod.soft_spread)
+        match self.default_selector() {
+            Some(selector) => Cow::Owned(Constraint::by_default(&selector)),
+            None => Cow::Borrowed(&self.pod.soft_spread),
+        }
+    }
+
+    /// What chooses the pods that the pod is spread among though it has no constraints itself.
+    fn default_selector(&self) -> Option<LabelSelector> {
+        let has_none = self.pod.hard_spread.is_empty() && self.pod.soft_spread.is_empty();
+        if has_none { self.snapshot.owners.selector_of(self.pod) } else { None }
     }
 
     /// The same for all pods that fit and score alike.
     pub fn signature(&self) -> String {
-        self.pod.signature(|key| self.snapshot.is_watched(key))
+        let Some(selector) = self.default_selector() else {
+            return self.pod.signature(|key| self.snapshot.is_watched(key));
+        };
+        let asks = |key: &str| selector_keys(&selector).any(|asked| asked == key);
+        let mut text = self.pod.signature(|key| self.snapshot.is_watched(key) || asks(key));
+        write!(text, "|{selector:?}").expect("text takes all that is written");
+        text
     }
 }
 

@@ -166,7 +166,7 @@ fn has_free_ports(ask: &Ask, node: &NodeInfo) -> Verdict {
     if wanted.is_empty() {
         return Verdict::Pass;
     }
-    let mut taken = node.load.pods.iter().filter(|other| other.uid != ask.pod.uid).flat_map(|other| &other.host_ports);
+    let mut taken = node.load.pods.iter().flat_map(|other| &other.host_ports);
     let free = !taken.any(|port| wanted.iter().any(|wanted| wanted.conflicts(port)));
     Verdict::pass_if(free, "node(s) didn't have free ports for the requested pod ports")
 }

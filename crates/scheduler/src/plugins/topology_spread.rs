@@ -7,7 +7,7 @@ use super::{Ask, Event, Filter, MAX_SCORE, Plugin, Score, Verdict};
 use crate::pod::PodInfo;
 use crate::selectors::selects;
 use crate::snapshot::{HOSTNAME, NodeInfo};
-use crate::spread::{Constraint, has_all_keys};
+use crate::spread::{Constraint, has_all_keys, is_scored};
 
 /// The reason of nodes that lack the label of a constraint.
 pub const MISSING: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
@@ -70,7 +70,7 @@ fn scores(ask: &Ask, feasible: &[&NodeInfo]) -> Option<Vec<i64>> {
     if constraints.is_empty() {
         return None;
     }
-    let scored = |node: &NodeInfo| has_all_keys(&constraints, node);
+    let scored = |node: &NodeInfo| is_scored(ask, &constraints, node);
     let in_play = feasible.iter().filter(|node| scored(node)).count();
     let counted: Vec<_> = constraints
         .iter()

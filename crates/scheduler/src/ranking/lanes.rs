@@ -6,7 +6,7 @@ use crate::plugins::inter_pod::{LONELY, REFUSED, SHUNNED, attractions, is_wanted
 use crate::plugins::topology_spread::{MISSING, SKEWED};
 use crate::plugins::{Ask, Verdict};
 use crate::snapshot::{HOSTNAME, NodeInfo};
-use crate::spread::{Constraint, has_all_keys};
+use crate::spread::{Constraint, has_all_keys, is_scored};
 
 /// What stands for a domain where a node has no label for it.
 pub const NONE: i64 = i64::MIN;
@@ -261,7 +261,7 @@ impl Lanes {
             }
             Kind::Soft(at) => {
                 let constraint = &soft[at];
-                let counts = has_all_keys(soft, node) && constraint.includes(ask, node);
+                let counts = is_scored(ask, soft, node) && constraint.includes(ask, node);
                 let here = counts || constraint.key == HOSTNAME;
                 (counts, if here { constraint.count_on(pod, node) } else { 0 })
             }

@@ -32,7 +32,7 @@ use crate::ranking::cells::{Cell, Cells, Spot};
 use crate::ranking::lanes::{Kind, Lanes, NONE, NewLane, Stand};
 use crate::ranking::room::Room;
 use crate::snapshot::{NodeInfo, Snapshot};
-use crate::spread::{Constraint, has_all_keys};
+use crate::spread::{Constraint, is_scored};
 
 /// Plugins whose raw scores of a node are weighed against those of others: taints and node affinity.
 const RAWS: usize = 2;
@@ -300,7 +300,7 @@ impl Ranking {
             &mut long[..]
         };
         key[..RAWS].copy_from_slice(&fixed.raws);
-        key[RAWS] = i64::from(!has_all_keys(&self.soft, node));
+        key[RAWS] = i64::from(!is_scored(ask, &self.soft, node));
         let stands = &self.stands[at * lanes.len()..];
         for ((mark, lane), stand) in key[RAWS + 1..].iter_mut().zip(lanes).zip(stands) {
             *mark = lane.mark(*stand);
