@@ -43,6 +43,8 @@ pub struct Config {
     pub root_ca: String,
     /// The range that nodes get their pod ranges from, `10.244.0.0/16`; empty leaves nodes without.
     pub cluster_cidr: String,
+    /// How many leading bits the addresses of one node share.
+    pub node_cidr_mask_size: u8,
     /// Signs certificates that were approved; without it nobody does.
     pub signer: Option<Signer>,
     /// Reads what certificate requests ask for; without it none is approved by itself.
@@ -146,7 +148,7 @@ impl ControllerManager {
         starter.own(MANAGER, |setup, client, clock| TokenSecrets::run(setup, client, clock, root_ca));
         let root_ca = config.root_ca;
         starter.plan("root-ca-cert-publisher", |setup| root_certificates(setup, root_ca));
-        let (ranges, clock) = (Ranges::parse(&config.cluster_cidr), starter.clock.clone());
+        let (ranges, clock) = (Ranges::parse(&config.cluster_cidr, config.node_cidr_mask_size), starter.clock.clone());
         starter.plan("node-controller", |setup| Nodes::controller(setup, clock, ranges));
         starter.plan("pod-garbage-collector", PodCollector::controller);
         starter.plan("clusterrole-aggregation-controller", Roles::controller);

@@ -211,13 +211,17 @@ pub fn lacks(pod: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, Quan
 pub fn all_lacks(pod: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, Quantity>) -> Vec<Lack> {
     let mut lacks = Vec::new();
     for (name, capacity) in allocatable {
-        let (requested, used) = if name == "pods" {
-            (Quantity::from_units(1, skiff_base::quantity::Format::DecimalSi), count(others.len()))
+        let requested = if name == "pods" { count(1) } else { total(pod, false, name).unwrap_or(Quantity::ZERO) };
+        // What the Pod does not ask for need not be added up over all the others.
+        if requested.is_zero() {
+            continue;
+        }
+        let used = if name == "pods" {
+            count(others.len())
         } else {
-            let used = others.iter().filter_map(|other| total(other, false, name));
-            (total(pod, false, name).unwrap_or(Quantity::ZERO), used.fold(Quantity::ZERO, Quantity::plus))
+            others.iter().filter_map(|other| total(other, false, name)).fold(Quantity::ZERO, Quantity::plus)
         };
-        if !requested.is_zero() && used.plus(requested) > *capacity {
+        if used.plus(requested) > *capacity {
             let number = |quantity: &Quantity| if name == "cpu" { quantity.milli_value() } else { quantity.value() };
             lacks.push(Lack {
                 name: name.clone(),

@@ -30,6 +30,9 @@ use crate::worker::{self, Mailbox};
 const RELIST: Duration = Duration::from_secs(60);
 /// How often that is done with a runtime that tells no events.
 const RELIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
+/// How long Pods that come and go are gathered before the shares of their classes are set again: adding up all Pods for each
+/// single one would cost the square of their number.
+const CLASSES_PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait before the runtime's events are asked for again.
 const EVENTS_RETRY: Duration = Duration::from_secs(1);
 /// The same for a runtime that does not know them; it may be replaced by a newer one.
@@ -130,6 +133,7 @@ impl Workers {
                 }
             }
             self.classes.notified().await;
+            tokio::time::sleep(CLASSES_PAUSE).await;
         }
     }
 
@@ -189,11 +193,14 @@ impl Workers {
             drop(mailboxes);
             return self.settle_resizes();
         }
-        let rejection = self.admit(&pod, &mailboxes);
+        let (rejection, victims) = match self.admit(&pod, &mailboxes) {
+            Ok(victims) => (None, victims),
+            Err(refusal) => (Some(refusal), vec![]),
+        };
         let mailbox = Arc::new(Mailbox::new(pod.clone(), rejection));
         mailboxes.insert(uid(&pod).to_owned(), mailbox.clone());
         drop(mailboxes);
-        self.start(uid(&pod).to_owned(), mailbox);
+        self.start(uid(&pod).to_owned(), mailbox, victims);
         self.classes.notify_one();
         self.settle_resizes();
     }
@@ -218,10 +225,14 @@ impl Workers {
         }
     }
 
-    /// Why the node does not take the Pod. A Pod that it has taken before stays.
-    fn admit(&self, pod: &Pod, mailboxes: &HashMap<String, Arc<Mailbox>>) -> Option<(String, String)> {
-        if pod.status.as_ref().is_some_and(|status| status.start_time.is_some()) {
-            return None;
+    /// Whether the node takes the Pod: those that end for it, or why not. A Pod that it has taken before stays.
+    fn admit(
+        &self,
+        pod: &Pod,
+        mailboxes: &HashMap<String, Arc<Mailbox>>,
+    ) -> Result<Vec<Arc<Mailbox>>, (String, String)> {
+        if was_admitted(pod) {
+            return Ok(vec![]);
         }
         let others: Vec<_> =
             mailboxes.values().filter(|mailbox| mailbox.is_active()).map(|mailbox| mailbox.allocated_pod()).collect();
@@ -236,27 +247,33 @@ impl Workers {
             unsafe_sysctls: &self.node.options.allowed_unsafe_sysctls,
         };
         let verdict = admission::admit(pod, &others, &state);
-        if !matches!(verdict, admission::Verdict::Rejected(..))
-            && let Err(refusal) = self.node.devices.assign(pod).and_then(|()| self.node.parts.assign(pod))
-        {
-            return Some(refusal);
-        }
-        match verdict {
-            admission::Verdict::Taken => None,
-            admission::Verdict::Rejected(reason, message) => Some((reason, message)),
-            admission::Verdict::TakenInsteadOf(victims) => {
-                for mailbox in victims.iter().filter_map(|uid| mailboxes.get(uid)) {
-                    mailbox.evict(admission::preempted());
-                }
-                None
-            }
-        }
+        let victims = match verdict {
+            admission::Verdict::Taken => vec![],
+            admission::Verdict::Rejected(reason, message) => return Err((reason, message)),
+            admission::Verdict::TakenInsteadOf(victims) => victims,
+        };
+        self.node.devices.assign(pod).and_then(|()| self.node.parts.assign(pod))?;
+        let victims: Vec<_> = victims.iter().filter_map(|uid| mailboxes.get(uid).cloned()).collect();
+        victims.iter().for_each(|mailbox| mailbox.evict(admission::preempted()));
+        Ok(victims)
     }
 
-    fn start(self: &Arc<Self>, uid: String, mailbox: Arc<Mailbox>) {
+    /// Works for a Pod from when the `victims` have released what it is to have.
+    fn start(self: &Arc<Self>, uid: String, mailbox: Arc<Mailbox>, victims: Vec<Arc<Mailbox>>) {
         let workers = self.clone();
         tokio::spawn(async move {
-            worker::run(workers.node.clone(), mailbox).await;
+            for victim in victims {
+                victim.released().await;
+            }
+            let pod = mailbox.pod();
+            if mailbox.is_admitted()
+                && !was_admitted(&pod)
+                && let Err(refusal) = workers.node.devices.allocate(&pod).await
+            {
+                mailbox.reject(refusal);
+            }
+            worker::run(workers.node.clone(), mailbox.clone()).await;
+            mailbox.leave();
             workers.mailboxes.lock().remove(&uid);
             workers.node.parts.retain(|other| other != uid);
             workers.node.devices.retain(|other| other != uid);
@@ -312,9 +329,14 @@ impl Workers {
             mailbox.remove();
             mailboxes.insert(uid.clone(), mailbox.clone());
             drop(mailboxes);
-            self.start(uid, mailbox);
+            self.start(uid, mailbox, vec![]);
         }
     }
+}
+
+/// Whether an earlier run of the agent has taken the Pod.
+fn was_admitted(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
 }
 
 /// As much of a Pod as its sandbox remembers, deleted.

@@ -626,7 +626,7 @@ async fn clean_up(node: &Node, subject: &Subject) -> Ended {
     let (facts, pod) = (node.facts(), subject.pod.clone());
     let work = move || {
         let logs = facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod));
-        unlink_logs(&facts.paths.logs.join("containers"), &logs)?;
+        unlink_logs(&facts.paths.logs.join("containers"), name(&pod), &logs)?;
         let folders = [facts.paths.pod(uid(&pod)), logs];
         folders.iter().try_for_each(|folder| match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -647,13 +647,18 @@ async fn clean_up(node: &Node, subject: &Subject) -> Ended {
 }
 
 /// Removes the links into a Pod's folder of logs that are left, for containers that the runtime lost before the agent did.
-fn unlink_logs(links: &Path, logs: &Path) -> std::io::Result<()> {
+/// Their names begin with the Pod's, where that is known still: other links need not be read.
+fn unlink_logs(links: &Path, pod: &str, logs: &Path) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(links) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
     for entry in entries {
-        let path = entry?.path();
+        let entry = entry?;
+        if !entry.file_name().as_encoded_bytes().starts_with(pod.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
         if std::fs::read_link(&path).is_ok_and(|target| target.starts_with(logs)) {
             std::fs::remove_file(path)?;
         }

@@ -165,6 +165,8 @@ impl Kubelet {
             async move {
                 // Labels decide on admission, so they are known before the first Pod is.
                 api_node.synced().await;
+                // What an earlier run told of static Pods stands with their mirrors.
+                pods.synced().await;
                 // Static Pods first: what runs of them is not left over.
                 statics.first().into_iter().for_each(|pod| workers.add(pod));
                 workers.follow(&pods);

@@ -53,17 +53,24 @@ const OWN_FIELDS: [&str; 15] = [
 pub struct Mailbox {
     pod: Mutex<Arc<Pod>>,
     allocation: Mutex<Allocation>,
+    /// Whether the Pod asks for other resources than it was allocated. Kept beside the two, because all Pods of the node are
+    /// asked for it whenever one changes.
+    wants_resize: AtomicBool,
     resize_pending: Mutex<Option<Refusal>>,
     eviction: Mutex<Option<Eviction>>,
     /// The UID of the mirror of a static Pod.
     mirror: Mutex<Option<String>>,
-    rejection: Option<(String, String)>,
+    rejection: Mutex<Option<(String, String)>>,
     removed: AtomicBool,
     runtime_changed: AtomicBool,
     objects_changed: AtomicBool,
     stop: AtomicBool,
     wake: Notify,
     shown: Mutex<Option<PodStatus>>,
+    /// Nobody works for the Pod any longer.
+    left: AtomicBool,
+    /// Woken at every turn, for those who wait for the Pod to release what it has.
+    turned: Notify,
 }
 
 impl Mailbox {
@@ -72,18 +79,21 @@ impl Mailbox {
         let ran = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
         let allocation = if ran { Allocation::recovered(&pod) } else { Allocation::wanted(&pod) };
         Self {
+            wants_resize: AtomicBool::new(ran && Allocation::wanted(&pod) != allocation),
             pod: Mutex::new(pod),
             allocation: Mutex::new(allocation),
             resize_pending: Mutex::new(None),
             eviction: Mutex::new(None),
             mirror: Mutex::new(None),
-            rejection,
+            rejection: Mutex::new(rejection),
             removed: AtomicBool::new(false),
             runtime_changed: AtomicBool::new(true),
             objects_changed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             wake: Notify::new(),
             shown: Mutex::new(None),
+            left: AtomicBool::new(false),
+            turned: Notify::new(),
         }
     }
 
@@ -94,19 +104,22 @@ impl Mailbox {
 
     /// The Pod with the resources that the node has allocated to it.
     pub fn allocated_pod(&self) -> Arc<Pod> {
-        self.allocation.lock().apply(&self.pod())
+        let pod = self.pod();
+        if self.wants_resize() { self.allocation.lock().apply(&pod) } else { pod }
     }
 
     /// Whether the Pod asks for other resources than it was allocated.
     pub fn wants_resize(&self) -> bool {
-        Allocation::wanted(&self.pod()) != *self.allocation.lock()
+        self.wants_resize.load(Ordering::Acquire)
     }
 
     /// Settles whether the Pod gets what it asks for now; returns whether that changes anything.
     pub fn settle_resize(&self, verdict: Result<(), Refusal>) -> bool {
         let refusal = match verdict {
             Ok(()) => {
-                *self.allocation.lock() = Allocation::wanted(&self.pod());
+                let pod = self.pod.lock();
+                *self.allocation.lock() = Allocation::wanted(&pod);
+                self.wants_resize.store(false, Ordering::Release);
                 None
             }
             Err(refusal) => Some(refusal),
@@ -155,19 +168,52 @@ impl Mailbox {
 
     /// Whether the node has taken the Pod.
     pub fn is_admitted(&self) -> bool {
-        self.rejection.is_none()
+        self.rejection.lock().is_none()
+    }
+
+    /// The node does not take the Pod after all: status reason and message.
+    pub fn reject(&self, refusal: (String, String)) {
+        *self.rejection.lock() = Some(refusal);
+        self.wake.notify_one();
+    }
+
+    /// Nobody works for the Pod from now on.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+        self.turned.notify_waiters();
+    }
+
+    /// Waits until the Pod uses nothing any more of what it asked for.
+    pub async fn released(&self) {
+        loop {
+            let mut turned = std::pin::pin!(self.turned.notified());
+            turned.as_mut().enable();
+            if !self.is_active() || self.left.load(Ordering::Acquire) {
+                return;
+            }
+            turned.await;
+        }
     }
 
     /// Whether the Pod still uses what it asks for.
     pub fn is_active(&self) -> bool {
-        let shown = self.shown.lock().as_ref().and_then(|status| status.phase.clone());
-        let phase = shown.or_else(|| self.pod().status.as_ref().and_then(|status| status.phase.clone()));
-        self.is_admitted() && !matches!(phase.as_deref(), Some("Succeeded" | "Failed"))
+        if !self.is_admitted() {
+            return false;
+        }
+        let is_over = |status: &PodStatus| Some(matches!(status.phase.as_deref()?, "Succeeded" | "Failed"));
+        // All Pods are asked this whenever one comes, so nothing is copied for it.
+        let shown = self.shown.lock().as_ref().and_then(is_over);
+        !shown.or_else(|| self.pod().status.as_ref().and_then(is_over)).unwrap_or(false)
     }
 
     /// The Pod has changed.
     pub fn update(&self, pod: Arc<Pod>) {
-        let old = std::mem::replace(&mut *self.pod.lock(), pod.clone());
+        let old = {
+            let mut held = self.pod.lock();
+            let wants = Allocation::wanted(&pod) != *self.allocation.lock();
+            self.wants_resize.store(wants, Ordering::Release);
+            std::mem::replace(&mut *held, pod.clone())
+        };
         let meta = (&old.metadata.labels, &old.metadata.annotations);
         if meta != (&pod.metadata.labels, &pod.metadata.annotations) && crate::volumes::shows_metadata(&pod) {
             self.objects_changed.store(true, Ordering::Release);
@@ -202,6 +248,7 @@ impl Mailbox {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake.notify_one();
+        self.leave();
     }
 }
 
@@ -304,7 +351,7 @@ impl Worker {
         view.outcomes = std::mem::take(&mut self.outcomes);
         view.removed = self.mailbox.removed.load(Ordering::Acquire);
         view.objects_changed = self.mailbox.objects_changed.swap(false, Ordering::AcqRel);
-        view.rejection = self.mailbox.rejection.clone();
+        view.rejection = self.mailbox.rejection.lock().clone();
         view.eviction = self.mailbox.eviction.lock().clone();
         view.restart_cap = self.node.options.crash_loop_back_off.max_container_restart_period.map(|cap| cap.0);
         view.resize_pending = self.mailbox.resize_pending.lock().clone();
@@ -336,6 +383,7 @@ impl Worker {
         }
         let held_for = self.starts_soon(&status);
         *self.mailbox.shown.lock() = Some(status);
+        self.mailbox.turned.notify_waiters();
         self.wanted = (value != self.told).then_some(value);
         if held_for.is_none() {
             self.write_status(pod);

@@ -30,8 +30,13 @@ impl Mounter for KernelMounts {
             .map_err(named("mount a tmpfs on", target))
     }
 
-    fn unmount(&self, target: &Path) -> io::Result<()> {
-        umount2(target, MntFlags::MNT_DETACH).map_err(named("unmount", target))
+    fn unmount(&self, target: &Path) -> io::Result<bool> {
+        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => Ok(true),
+            // Nothing is mounted there.
+            Err(nix::errno::Errno::EINVAL) => Ok(false),
+            Err(error) => Err(named("unmount", target)(error)),
+        }
     }
 
     fn mount_nfs(&self, source: &str, target: &Path, options: &[String]) -> io::Result<()> {
@@ -236,5 +241,77 @@ async fn finish(mut stops: tokio::task::JoinSet<CriResult<()>>) {
             Ok(Err(error)) => tracing::warn!(%error, "stopping"),
             Err(error) => tracing::warn!(%error, "stopping"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Often enough that a check and a use apart from each other would be caught.
+    const ROUNDS: usize = 400;
+
+    /// Runs in a mount namespace of its own, so that nobody else sees what is mounted.
+    fn apart(test: impl FnOnce() + Send) {
+        let enter = || -> nix::Result<()> {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                enter().expect("root may have a mount namespace");
+                test();
+            });
+            thread.join().expect("the test holds");
+        });
+    }
+
+    /// Exchanges a folder of a volume for a link to the outside and back, until it is told to stop.
+    fn exchange(volume: &Path, stop: &AtomicBool) {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        while !stop.load(Ordering::Relaxed) {
+            let (one, other) = (volume.join("part"), volume.join("link"));
+            renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).expect("both are there");
+        }
+    }
+
+    #[test]
+    fn a_sub_path_never_leads_out_however_fast_links_are_exchanged() {
+        let folder = std::env::temp_dir().join(format!("skiff-race-{}", std::process::id()));
+        let (volume, outside, target) = (folder.join("volume"), folder.join("outside"), folder.join("target"));
+        for (place, text) in [(volume.join("part/deep"), "inside"), (outside.join("deep"), "outside")] {
+            std::fs::create_dir_all(&place).expect("a folder");
+            std::fs::write(place.join("file"), text).expect("a file");
+        }
+        std::os::unix::fs::symlink("../outside", volume.join("link")).expect("a link");
+        apart(|| {
+            let read = |part: &str| -> Result<String, String> {
+                let at =
+                    KernelMounts.bind_below(&volume, Path::new(part), &target).map_err(|error| error.to_string())?;
+                let text = std::fs::read_to_string(at.join("file")).unwrap_or_default();
+                assert!(KernelMounts.unmount(&at).expect("it can be unmounted"), "it was mounted");
+                Ok(text)
+            };
+            assert_eq!(read("part/deep"), Ok("inside".to_owned()));
+            assert!(read("link/deep").expect_err("it is refused").contains("leads out of the volume"));
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| exchange(&volume, &stop));
+                for round in 0..ROUNDS {
+                    for part in ["part/deep".to_owned(), format!("part/new-{round}")] {
+                        match read(&part) {
+                            Ok(text) => assert_ne!(text, "outside", "{part}"),
+                            Err(error) => assert!(error.contains("leads out of the volume"), "{part}: {error}"),
+                        }
+                    }
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+        });
+        let made = std::fs::read_dir(&outside).expect("it is there").count();
+        std::fs::remove_dir_all(&folder).expect("it goes");
+        assert_eq!(made, 1, "nothing was made outside");
     }
 }

@@ -46,6 +46,10 @@ pub struct NodeOptions {
     /// The address of the node [default: the one that outgoing connections have]
     #[arg(long, value_name = "IP")]
     pub node_ip: Option<std::net::IpAddr>,
+    /// The size of the node's part of the pod range 10.244.0.0/16, in bits that its addresses share; kept from the first
+    /// start [default: 24]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(17..=28))]
+    pub node_cidr_mask_size: Option<u8>,
     /// The port of the API server [default: 6443, or a free one for an isolated node]
     #[arg(long, value_name = "PORT")]
     pub api_port: Option<u16>,

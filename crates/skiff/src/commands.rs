@@ -18,7 +18,7 @@ use crate::datastore;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
 use crate::leftovers;
-use crate::paths::{NodeFacts, Paths, named};
+use crate::paths::{DEFAULT_NODE_MASK, NodeFacts, Paths, named};
 use crate::process::{Process, descendants};
 
 /// The port of the API server unless another is asked for.
@@ -80,6 +80,11 @@ fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
     let datastore = datastore::chosen(&options.datastore)?;
     if let Some(mut facts) = NodeFacts::load(paths)? {
         facts.api_port = options.api_port.unwrap_or(facts.api_port);
+        if let Some(other) = options.node_cidr_mask_size.filter(|bits| *bits != facts.node_mask) {
+            let text =
+                format!("the node was set up with a pod range of /{}; it cannot be /{other} now", facts.node_mask);
+            return Err(text.into());
+        }
         facts.datastore = datastore::settle(facts.datastore.take(), datastore, paths)?;
         facts.save(paths)?;
         return Ok(facts);
@@ -92,7 +97,8 @@ fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
         Some(_) => (options.api_port.map_or_else(free_port, Ok)?, isolation::free_link(&target.data_dir)?),
         None => (options.api_port.unwrap_or(API_PORT), 0),
     };
-    let facts = NodeFacts { node_name, api_port, link, datastore };
+    let node_mask = options.node_cidr_mask_size.unwrap_or(DEFAULT_NODE_MASK);
+    let facts = NodeFacts { node_name, api_port, link, node_mask, datastore };
     facts.save(paths)?;
     Ok(facts)
 }

@@ -24,8 +24,6 @@ pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const DNS_PORT: u16 = 53;
 /// Whom the machine itself asks for names.
 const RESOLVERS: &str = "/etc/resolv.conf";
-/// Every node has a part of the pod range of this size.
-const NODE_BITS: u8 = 24;
 /// The bridge that pods are on.
 pub const BRIDGE: &str = "skiff0";
 
@@ -33,9 +31,9 @@ fn prefix(range: (Ipv4Addr, u8)) -> Result<Prefix, CommandError> {
     Prefix::new(range.0, range.1).ok_or_else(|| format!("{}/{} is no address range", range.0, range.1).into())
 }
 
-/// The pod addresses of this node.
-pub fn node_range() -> String {
-    format!("{}/{NODE_BITS}", POD_RANGE.0)
+/// The pod addresses of this node: the first part of the pod range of the size that was chosen.
+pub fn node_range(facts: &NodeFacts) -> String {
+    format!("{}/{}", POD_RANGE.0, facts.node_mask)
 }
 
 /// The bridge's own address, where pods send what is not for their neighbours.
@@ -55,7 +53,7 @@ pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetwork
     Ok(PodNetworkConfig {
         state_folder: paths.network(),
         bridge: BRIDGE.to_owned(),
-        node_range: prefix((POD_RANGE.0, NODE_BITS))?,
+        node_range: prefix((POD_RANGE.0, facts.node_mask))?,
         pod_range: prefix(POD_RANGE)?,
         virtual_ranges,
         local_addresses: vec![DNS_ADDRESS],

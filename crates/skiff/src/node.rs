@@ -151,7 +151,8 @@ async fn start_agent(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
     let recorder = Recorder::start(balancer.clone(), setting.clock.clone(), "service-controller", "");
     let network =
         network::start(&setting.paths, &setting.facts, own_addresses(setting), informers, (balancer, recorder))?;
-    let runtime = runtime::start(&setting.paths, &setting.options, &setting.clock, &network).await?;
+    let node_range = network::node_range(&setting.facts);
+    let runtime = runtime::start(&setting.paths, &node_range, &setting.options, &setting.clock, &network).await?;
     let kubelet = start_kubelet(setting, server, &runtime).await?;
     let volumes = tokio::spawn(LocalPaths::run(
         inprocess::controller_client(server, "local-path-provisioner"),
@@ -254,7 +255,7 @@ async fn start_kubelet(
         node_ips: vec![setting.address.to_string()],
         root_dir: setting.paths.kubelet(),
         log_dir: setting.paths.container_logs(),
-        pod_cidr: format!("{}/24", POD_RANGE.0),
+        pod_cidr: network::node_range(&setting.facts),
         cluster_dns: vec![network::DNS_ADDRESS.to_string()],
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         resolv_conf: PathBuf::from(RESOLV_CONF),

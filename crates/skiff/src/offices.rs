@@ -114,6 +114,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
         signer: Some(Arc::new(move |request| authority.sign(request, clock.now()))),
         subjects: Some(Arc::new(|pem| pki::subject_of(pem))),
         root_ca: setting.authority.certificate_pem().to_owned(),
+        node_cidr_mask_size: setting.facts.node_mask,
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
         ..Default::default()
     };

@@ -154,9 +154,19 @@ pub struct NodeFacts {
     pub api_port: u16,
     /// Which of the link networks an isolated node has; 0 for the machine's own node.
     pub link: u8,
+    /// How many leading bits the addresses of the node's pods share.
+    #[serde(default = "default_node_mask")]
+    pub node_mask: u8,
     /// The etcd that keeps the cluster's objects; without it they are in the node's own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
+}
+
+/// Upstream's size of a node's part of the pod range: 254 addresses.
+pub const DEFAULT_NODE_MASK: u8 = 24;
+
+fn default_node_mask() -> u8 {
+    DEFAULT_NODE_MASK
 }
 
 /// An etcd cluster, and how it is reached.

@@ -16,7 +16,7 @@ use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 use crate::agent::PluggedNetwork;
 use crate::cli::NodeOptions;
 use crate::commands::CommandError;
-use crate::network::{BRIDGE, Network, node_range, pod_gateway};
+use crate::network::{BRIDGE, Network, pod_gateway};
 use crate::paths::{Paths, write_atomically};
 
 /// How long another runtime may take to answer when the node starts, and how often it is asked.
@@ -47,12 +47,13 @@ pub struct NodeRuntime {
 /// It does not start, or does not answer.
 pub async fn start(
     paths: &Paths,
+    node_range: &str,
     options: &NodeOptions,
     clock: &SharedClock,
     network: &Network,
 ) -> Result<NodeRuntime, CommandError> {
     match &options.container_runtime_endpoint {
-        Some(endpoint) => connect(paths, endpoint).await,
+        Some(endpoint) => connect(paths, node_range, endpoint).await,
         None => embedded(paths, options, clock, network).await,
     }
 }
@@ -90,9 +91,9 @@ async fn embedded(
     Ok(NodeRuntime { containers, images, store: Some(store), endpoint: None, _served: Some(served) })
 }
 
-async fn connect(paths: &Paths, endpoint: &str) -> Result<NodeRuntime, CommandError> {
+async fn connect(paths: &Paths, node_range: &str, endpoint: &str) -> Result<NodeRuntime, CommandError> {
     let client = Arc::new(CriClient::new(endpoint)?);
-    offer_network(paths)?;
+    offer_network(paths, node_range)?;
     let asked = async {
         loop {
             match client.version(VersionRequest::default()).await {
@@ -106,7 +107,7 @@ async fn connect(paths: &Paths, endpoint: &str) -> Result<NodeRuntime, CommandEr
         format!("the container runtime at {endpoint} did not answer for {} s; is it running?", PATIENCE.as_secs())
     })?;
     tracing::info!(endpoint, name = version.runtime_name, version = version.runtime_version, "container runtime");
-    let network_config = Some(NetworkConfig { pod_cidr: node_range() });
+    let network_config = Some(NetworkConfig { pod_cidr: node_range.to_owned() });
     let runtime_config = Some(skiff_cri::RuntimeConfig { network_config });
     client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await?;
     Ok(NodeRuntime {
@@ -120,8 +121,8 @@ async fn connect(paths: &Paths, endpoint: &str) -> Result<NodeRuntime, CommandEr
 
 /// Writes the pod network as CNI plugins take it into the node's folder, and, on the machine's own node, where runtimes
 /// look, unless somebody has set up another network there.
-fn offer_network(paths: &Paths) -> Result<(), CommandError> {
-    let text = serde_json::to_vec_pretty(&cni_network())?;
+fn offer_network(paths: &Paths, node_range: &str) -> Result<(), CommandError> {
+    let text = serde_json::to_vec_pretty(&cni_network(node_range))?;
     let mut folders = vec![paths.join("cni")];
     let theirs = Path::new(CNI_FOLDER);
     if paths.isolated.is_none() && !has_other_network(theirs) {
@@ -148,7 +149,7 @@ fn has_other_network(folder: &Path) -> bool {
 }
 
 /// Pods on the node's own bridge, so that Services find them where the embedded runtime would have put them.
-fn cni_network() -> serde_json::Value {
+fn cni_network(node_range: &str) -> serde_json::Value {
     json!({
         "cniVersion": "0.4.0",
         "name": "skiff",
@@ -160,7 +161,7 @@ fn cni_network() -> serde_json::Value {
                 "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{ "subnet": node_range(), "gateway": pod_gateway() }]],
+                    "ranges": [[{ "subnet": node_range, "gateway": pod_gateway() }]],
                     "routes": [{ "dst": "0.0.0.0/0" }],
                 },
             },

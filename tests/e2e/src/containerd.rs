@@ -17,11 +17,11 @@ pub struct Containerd {
 impl Containerd {
     /// A node with containerd as its runtime, and the test images in it.
     pub fn cluster(purpose: &str) -> (Cluster, Self) {
-        Self::cluster_with(purpose, KUBELET_CONFIG)
+        Self::cluster_with(purpose, KUBELET_CONFIG, &[])
     }
 
-    /// The same with other settings of the node agent.
-    pub fn cluster_with(purpose: &str, settings: &str) -> (Cluster, Self) {
+    /// The same with other settings of the node agent, and further flags of the node.
+    pub fn cluster_with(purpose: &str, settings: &str, flags: &[&str]) -> (Cluster, Self) {
         let cluster = Cluster::empty(purpose);
         let folder = cluster.folder().join("containerd");
         std::fs::create_dir_all(&folder).expect("a writable folder");
@@ -32,6 +32,7 @@ impl Containerd {
             .arg(cluster.folder())
             .args(["--container-runtime-endpoint", &endpoint, "--kubelet-config"])
             .arg(cluster.kubelet_config(settings))
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

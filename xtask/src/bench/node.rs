@@ -5,7 +5,10 @@ use crate::needs;
 use crate::shell::{cargo, run};
 use crate::test::build_binaries;
 
-pub const GROUP: Group = Group { names: &["up", "idle", "pods", "node"], run: measure };
+pub const GROUP: Group = Group {
+    names: &["up", "idle", "pods", "node", "node-start", "node-many", "node-logs", "node-images"],
+    run: measure,
+};
 
 fn measure(names: &[&str]) -> Result<(), String> {
     let binaries = build_binaries()?;

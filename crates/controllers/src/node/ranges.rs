@@ -11,36 +11,37 @@ use skiff_client::Patch;
 
 use crate::plan::{Action, Note, Plan};
 
-/// Each node gets 256 addresses, as upstream's default has it.
-const NODE_PREFIX: u32 = 24;
-
 /// The ranges given out, also those of which the nodes have not been seen yet.
 pub struct Ranges {
     base: u32,
+    /// The bits that the addresses of one node share.
+    node_prefix: u32,
     count: u32,
     given: Mutex<HashMap<String, u32>>,
 }
 
 impl Ranges {
-    /// Ranges of a cluster range such as `10.244.0.0/16`.
-    pub fn parse(cluster: &str) -> Option<Self> {
+    /// Ranges of `node_prefix` bits of a cluster range such as `10.244.0.0/16`.
+    pub fn parse(cluster: &str, node_prefix: u8) -> Option<Self> {
+        let node_prefix = u32::from(node_prefix);
         let (address, prefix) = cluster.split_once('/')?;
         let (address, prefix): (Ipv4Addr, u32) = (address.parse().ok()?, prefix.parse().ok()?);
-        if prefix > NODE_PREFIX {
+        if prefix > node_prefix || node_prefix > 32 {
             return None;
         }
-        let count = 1u32.checked_shl(NODE_PREFIX - prefix)?;
-        Some(Self { base: address.to_bits(), count, given: Mutex::default() })
+        let count = 1u32.checked_shl(node_prefix - prefix)?;
+        Some(Self { base: address.to_bits(), node_prefix, count, given: Mutex::default() })
     }
 
     fn text(&self, index: u32) -> String {
-        format!("{}/{NODE_PREFIX}", Ipv4Addr::from_bits(self.base + (index << (32 - NODE_PREFIX))))
+        let first = Ipv4Addr::from_bits(self.base + (index << (32 - self.node_prefix)));
+        format!("{first}/{}", self.node_prefix)
     }
 
     fn index_of(&self, node: &Node) -> Option<u32> {
         let range = node.spec.as_ref()?.pod_cidr.as_deref()?;
         let address: Ipv4Addr = range.split_once('/')?.0.parse().ok()?;
-        let index = address.to_bits().checked_sub(self.base)? >> (32 - NODE_PREFIX);
+        let index = address.to_bits().checked_sub(self.base)? >> (32 - self.node_prefix);
         (index < self.count).then_some(index)
     }
 
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn each_node_gets_the_lowest_free_range() {
-        let ranges = Ranges::parse("10.244.0.0/16").expect("a range");
+        let ranges = Ranges::parse("10.244.0.0/16", 24).expect("a range");
         let nodes = [node("a", "10.244.0.0/24"), node("b", ""), node("c", "10.244.2.0/24"), node("d", "")];
         let given = |at: usize| {
             let mut plan = Plan::nothing();
@@ -103,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_range_too_small_is_none() {
-        assert!(Ranges::parse("10.0.0.0/25").is_none());
-        assert!(Ranges::parse("nonsense").is_none());
+        assert!(Ranges::parse("10.0.0.0/25", 24).is_none());
+        assert!(Ranges::parse("nonsense", 24).is_none());
     }
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_cri::grpc::{Channel, Handler, Reply, decode, serve};
-use skiff_cri::{CdiDevice, ContainerConfig, CriError, CriResult, KeyValue};
+use skiff_cri::{ContainerConfig, CriError, CriResult, KeyValue};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
@@ -22,6 +22,7 @@ use super::messages::{
     AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerAllocateResponse, DevicePluginOptions, Empty,
     ListAndWatchResponse, PreStartContainerRequest, RegisterRequest,
 };
+use crate::config::uid;
 
 /// The version of the interface.
 const VERSION: &str = "v1beta1";
@@ -43,12 +44,22 @@ struct Plugin {
     turn: u64,
 }
 
+impl Plugin {
+    async fn allocate(&self, ids: &[String]) -> CriResult<AllocateResponse> {
+        let request =
+            AllocateRequest { container_requests: vec![ContainerAllocateRequest { devices_ids: ids.to_vec() }] };
+        self.channel.unary("/v1beta1.DevicePlugin/Allocate", &request, Some(PATIENCE)).await
+    }
+}
+
 /// The devices of the node, and their plugins.
 pub struct Devices {
     folder: PathBuf,
     clock: SharedClock,
     inventory: Mutex<Inventory>,
     plugins: Mutex<HashMap<String, Plugin>>,
+    /// What plugins have answered for containers that are yet to start, by the UID of the Pod, container and resource.
+    answers: Mutex<BTreeMap<(String, String, String), AllocateResponse>>,
     /// Woken when there are other devices than before.
     pub changed: Notify,
 }
@@ -64,7 +75,7 @@ impl Devices {
             Err(_) => Inventory::default(),
         };
         let (inventory, plugins) = (Mutex::new(inventory), Mutex::default());
-        Arc::new(Self { folder, clock, inventory, plugins, changed: Notify::new() })
+        Arc::new(Self { folder, clock, inventory, plugins, answers: Mutex::default(), changed: Notify::new() })
     }
 
     /// How many devices of each resource there are, and how many of them are well.
@@ -88,6 +99,7 @@ impl Devices {
 
     /// Takes back what Pods had that are gone.
     pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        self.answers.lock().retain(|(uid, ..), _| is_there(uid));
         let mut inventory = self.inventory.lock();
         if inventory.retain(is_there) {
             self.save(&inventory);
@@ -102,6 +114,39 @@ impl Devices {
         }
     }
 
+    /// Asks the plugins of a Pod's devices what its containers will need, before the node takes the Pod.
+    ///
+    /// # Errors
+    /// A plugin refuses: status reason and message, and the devices are free again.
+    pub async fn allocate(&self, pod: &Pod) -> Result<(), (String, String)> {
+        let containers = self.inventory.lock().of_pod(uid(pod));
+        for (container, taken) in containers {
+            for (resource, ids) in taken {
+                let answer = match self.plugin(&resource) {
+                    Ok(plugin) => plugin.allocate(&ids).await.map_err(|error| error.to_string()),
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok(answer) => {
+                        let key = (uid(pod).to_owned(), container.clone(), resource);
+                        self.answers.lock().insert(key, answer);
+                    }
+                    Err(error) => {
+                        self.retain(|other| other != uid(pod));
+                        let message = format!("Allocate failed due to {error}, which is unexpected");
+                        return Err(("UnexpectedAdmissionError".to_owned(), message));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn plugin(&self, resource: &str) -> Result<Plugin, String> {
+        let plugin = self.plugins.lock().get(resource).cloned();
+        plugin.ok_or_else(|| format!("the device plugin of {resource} is not registered"))
+    }
+
     /// Adds to a container's configuration what its devices need.
     ///
     /// # Errors
@@ -109,14 +154,15 @@ impl Devices {
     pub async fn equip(&self, uid: &str, container: &str, config: &mut ContainerConfig) -> Result<(), String> {
         let taken = self.inventory.lock().taken(uid, container);
         for (resource, ids) in taken {
-            let plugin = self.plugins.lock().get(&resource).cloned();
-            let plugin = plugin.ok_or_else(|| format!("the device plugin of {resource} is not registered"))?;
+            let plugin = self.plugin(&resource)?;
             let failed = |error: CriError| format!("device plugin of {resource}: {}", error.message);
-            let request =
-                AllocateRequest { container_requests: vec![ContainerAllocateRequest { devices_ids: ids.clone() }] };
-            let call = "/v1beta1.DevicePlugin/Allocate";
-            let answer: AllocateResponse =
-                plugin.channel.unary(call, &request, Some(PATIENCE)).await.map_err(failed)?;
+            let key = (uid.to_owned(), container.to_owned(), resource.clone());
+            let known = self.answers.lock().get(&key).cloned();
+            let answer = match known {
+                Some(answer) => answer,
+                // Asked by an earlier run of the agent, whose answers are gone.
+                None => plugin.allocate(&ids).await.map_err(failed)?,
+            };
             answer.container_responses.into_iter().for_each(|response| add(response, config));
             if plugin.options.pre_start_required {
                 let request = PreStartContainerRequest { devices_ids: ids };
@@ -222,19 +268,10 @@ fn add(response: ContainerAllocateResponse, config: &mut ContainerConfig) {
             config.envs.push(KeyValue { key, value });
         }
     }
-    config.mounts.extend(response.mounts.into_iter().map(|mount| skiff_cri::Mount {
-        container_path: mount.container_path,
-        host_path: mount.host_path,
-        readonly: mount.read_only,
-        ..skiff_cri::Mount::default()
-    }));
-    config.devices.extend(response.devices.into_iter().map(|device| skiff_cri::Device {
-        container_path: device.container_path,
-        host_path: device.host_path,
-        permissions: device.permissions,
-    }));
+    config.mounts.extend(response.mounts);
+    config.devices.extend(response.devices);
     config.annotations.extend(response.annotations);
-    config.cdi_devices.extend(response.cdi_devices.into_iter().map(|device| CdiDevice { name: device.name }));
+    config.cdi_devices.extend(response.cdi_devices);
 }
 
 struct Registration(Arc<Devices>);

@@ -83,37 +83,11 @@ pub struct ContainerAllocateResponse {
     #[prost(map = "string, string", tag = "1")]
     pub envs: HashMap<String, String>,
     #[prost(message, repeated, tag = "2")]
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<skiff_cri::Mount>,
     #[prost(message, repeated, tag = "3")]
-    pub devices: Vec<DeviceSpec>,
+    pub devices: Vec<skiff_cri::Device>,
     #[prost(map = "string, string", tag = "4")]
     pub annotations: HashMap<String, String>,
     #[prost(message, repeated, tag = "5")]
-    pub cdi_devices: Vec<CdiDevice>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Mount {
-    #[prost(string, tag = "1")]
-    pub container_path: String,
-    #[prost(string, tag = "2")]
-    pub host_path: String,
-    #[prost(bool, tag = "3")]
-    pub read_only: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct DeviceSpec {
-    #[prost(string, tag = "1")]
-    pub container_path: String,
-    #[prost(string, tag = "2")]
-    pub host_path: String,
-    #[prost(string, tag = "3")]
-    pub permissions: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct CdiDevice {
-    #[prost(string, tag = "1")]
-    pub name: String,
+    pub cdi_devices: Vec<skiff_cri::CdiDevice>,
 }

@@ -70,6 +70,11 @@ impl Inventory {
         counts.collect()
     }
 
+    /// The devices of a Pod's containers, by their names.
+    pub fn of_pod(&self, uid: &str) -> BTreeMap<String, Taken> {
+        self.taken.get(uid).cloned().unwrap_or_default()
+    }
+
     /// The devices of a container.
     pub fn taken(&self, uid: &str, container: &str) -> Taken {
         self.taken.get(uid).and_then(|containers| containers.get(container)).cloned().unwrap_or_default()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,7 +59,9 @@ fn devices_of_a_plugin_that_is_gone_are_shown_for_a_while() {
 }
 
 /// Has two gadgets and says what a container needs for them.
-struct TestPlugin;
+/// What it gives twice, it refuses the second time.
+#[derive(Default)]
+struct TestPlugin(AtomicBool);
 
 #[async_trait]
 impl Handler for TestPlugin {
@@ -74,10 +77,13 @@ impl Handler for TestPlugin {
             }
             "Allocate" => {
                 let request: AllocateRequest = decode(&message)?;
+                if request.container_requests[0].devices_ids.len() > 1 && self.0.swap(true, Ordering::AcqRel) {
+                    return Err(CriError::internal("one at a time"));
+                }
                 let ids = request.container_requests[0].devices_ids.join(",");
                 let response = ContainerAllocateResponse {
                     envs: [("GADGETS".to_owned(), ids)].into(),
-                    devices: vec![DeviceSpec {
+                    devices: vec![skiff_cri::Device {
                         container_path: "/dev/gadget".into(),
                         host_path: "/dev/null".into(),
                         permissions: "rw".into(),
@@ -122,16 +128,24 @@ async fn a_plugin_registers_and_its_devices_reach_a_container() {
     let refused = registry.unary::<_, Empty>(call, &request("v1alpha"), limit).await.expect_err("another version");
     assert!(refused.message.contains("not supported by kubelet"), "{}", refused.message);
     let listener = UnixListener::bind(folder.0.join("gadget.sock")).expect("a socket for the plugin");
-    let plugin = tokio::spawn(serve(listener, Arc::new(TestPlugin)));
+    let plugin = tokio::spawn(serve(listener, Arc::new(TestPlugin::default())));
     let _: Empty = registry.unary(call, &request("v1beta1"), limit).await.expect("it registers");
     while devices.counts().get(RESOURCE) != Some(&(2, 2)) {
         tokio::time::timeout(Duration::from_secs(20), devices.changed.notified()).await.expect("the devices come");
     }
     devices.assign(&pod("one", 2)).expect("there are two");
+    devices.allocate(&pod("one", 2)).await.expect("the plugin answers");
     let mut config = ContainerConfig::default();
     devices.equip("one", "app", &mut config).await.expect("the plugin answers");
     assert_eq!((config.envs[0].key.as_str(), config.envs[0].value.as_str()), ("GADGETS", "g1,g2"));
     assert_eq!(config.devices[0].container_path, "/dev/gadget");
+    // A plugin that refuses keeps its Pod from the node, and the devices are free for others.
+    devices.retain(|uid| uid != "one");
+    devices.assign(&pod("two", 2)).expect("there are two again");
+    let (reason, message) = devices.allocate(&pod("two", 2)).await.expect_err("the plugin refuses");
+    let said = "Allocate failed due to rpc error: code = Internal desc = one at a time, which is unexpected";
+    assert_eq!((reason.as_str(), message.as_str()), ("UnexpectedAdmissionError", said));
+    devices.assign(&pod("one", 2)).expect("there are two");
     // What was given is remembered by the next run of the agent.
     let again = Devices::load(folder.0.clone(), SystemClock::shared());
     assert!(again.equip("one", "app", &mut config).await.expect_err("no plugin yet").contains("not registered"));

@@ -52,14 +52,21 @@ struct Said {
 }
 
 impl Keeper {
-    /// The Pods that the folders hold now.
+    /// The Pods that the folders hold now, with what an earlier run of the agent has told of them: what was taken stays, and
+    /// what has ended or was started again and again is known. The API server's Pods have to be known before.
     pub fn first(&self) -> Vec<Arc<Pod>> {
+        let mirrors: BTreeMap<FullName, Arc<Pod>> =
+            self.pods.list().into_iter().filter(|pod| is_mirror(pod)).map(|pod| (full_name(&pod), pod)).collect();
+        self.files().into_iter().map(|pod| super::recovered(pod, &mirrors)).collect()
+    }
+
+    fn files(&self) -> Vec<Arc<Pod>> {
         self.read_files().unwrap_or_default()
     }
 
     /// Keeps static Pods for ever.
     pub async fn keep(self) {
-        let mut said = Said { files: self.first(), url: Vec::new() };
+        let mut said = Said { files: self.files(), url: Vec::new() };
         self.pods.synced().await;
         let changed = self.workers.statics_changed();
         let waker = changed.clone();

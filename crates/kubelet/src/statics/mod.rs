@@ -83,6 +83,18 @@ pub fn plan(
     actions
 }
 
+/// A static Pod with the status that its mirror tells, where that stands for the same manifest and is not on its way out.
+fn recovered(pod: Arc<Pod>, mirrors: &BTreeMap<FullName, Arc<Pod>>) -> Arc<Pod> {
+    let mirror = mirrors.get(&full_name(&pod)).filter(|mirror| {
+        let stands_for = mirror.metadata.annotations.as_ref().and_then(|all| all.get(MIRROR));
+        stands_for == hash(&pod) && mirror.metadata.deletion_timestamp.is_none()
+    });
+    match mirror.and_then(|mirror| mirror.status.clone()) {
+        Some(status) => Arc::new(Pod { status: Some(status), ..Pod::clone(&pod) }),
+        None => pod,
+    }
+}
+
 fn hash(pod: &Pod) -> Option<&String> {
     pod.metadata.annotations.as_ref()?.get(HASH)
 }

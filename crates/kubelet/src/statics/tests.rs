@@ -53,6 +53,23 @@ fn what_cannot_be_static_is_refused() {
     check(&WEB.replace("spec: {", "spec: {serviceAccountName: robot, "), "may not reference serviceaccounts");
 }
 
+#[test]
+fn what_was_told_of_a_static_pod_is_known_again() {
+    let pod = web("web:v1");
+    let told = |image: &str, deleting: bool| {
+        let mut mirror = mirror(&web(image), "node-uid");
+        mirror.status = serde_saphyr::from_str("{phase: Failed, reason: Evicted}").expect("a status");
+        mirror.metadata.deletion_timestamp =
+            deleting.then(|| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+        let mirrors = BTreeMap::from([(full_name(&mirror), Arc::new(mirror))]);
+        recovered(pod.clone(), &mirrors).status.clone().and_then(|status| status.reason)
+    };
+    assert_eq!(told("web:v1", false).as_deref(), Some("Evicted"));
+    assert_eq!(told("web:v2", false), None, "of another manifest");
+    assert_eq!(told("web:v1", true), None, "on its way out");
+    assert_eq!(recovered(pod.clone(), &BTreeMap::new()), pod);
+}
+
 fn check(wanted: &[Arc<Pod>], running: &[Arc<Pod>], mirrors: &[Pod], expected: Expect) {
     let mirrors: BTreeMap<_, _> = mirrors.iter().map(|mirror| (full_name(mirror), Arc::new(mirror.clone()))).collect();
     let lines =

@@ -40,6 +40,10 @@ impl Trial {
     }
 
     async fn kubelet(&self) -> Kubelet {
+        self.kubelet_with(crate::Options::default()).await
+    }
+
+    async fn kubelet_with(&self, options: crate::Options) -> Kubelet {
         let client = Client::new(Arc::new(InMemory(self.api.clone())), "kubelet");
         let config = Config {
             cgroup_root: String::new(),
@@ -59,7 +63,7 @@ impl Trial {
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/dev/null".into(),
             version: "v1.36.0".into(),
-            options: crate::Options::default(),
+            options,
             manifests: self.folder.join("manifests"),
             cgroups: false,
             disk_bytes: None,
@@ -228,5 +232,35 @@ async fn a_missing_config_map_is_told_and_waited_for() {
     trial.api.until("the event", told).await;
     trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
     trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+    kubelet.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_critical_pod_comes_when_those_that_it_replaces_are_gone() {
+    const CRITICAL: i32 = 2_000_000_000;
+    let trial = Trial::new();
+    let kubelet = trial.kubelet_with(crate::Options { max_pods: 1, ..crate::Options::default() }).await;
+    trial.runtime.add_image("web:v1");
+    let path = |name: &str| format!("/api/v1/namespaces/default/pods/{name}");
+    let come = async |name: &str, priority: i32| {
+        let container = json!({"name": name, "image": "web:v1", "imagePullPolicy": "IfNotPresent"});
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "uid": name, "generation": 1},
+            "spec": {"nodeName": "n1", "priority": priority, "containers": [container]},
+            "status": {"phase": "Pending"},
+        });
+        trial.api.put(&path(name), pod);
+        let ready = |api: &FakeApi| condition(&api.get(&path(name)).unwrap_or_default(), "Ready") == "True";
+        trial.api.until("a Pod that is ready", ready).await;
+    };
+    come("low", 0).await;
+    trial.runtime.take_calls();
+    come("critical", CRITICAL).await;
+    let low = trial.api.get(&path("low")).expect("it is still there");
+    assert_eq!((low.str_at(&["status", "phase"]), low.str_at(&["status", "reason"])), ("Failed", "Preempting"));
+    let calls = trial.runtime.take_calls();
+    let at = |what: &str| calls.iter().position(|call| call.starts_with(what));
+    assert!(at("StopContainer").is_some() && at("StopContainer") < at("RunPodSandbox"), "{calls:?}");
     kubelet.shutdown().await;
 }

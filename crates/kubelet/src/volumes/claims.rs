@@ -68,7 +68,8 @@ pub fn bound(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<Bound, Str
     let claim = objects.claims.get(&claim_name).ok_or_else(|| {
         failed(format!("failed to fetch PVC from API server: persistentvolumeclaims {claim_name:?} not found"))
     })?;
-    if claim.metadata.deletion_timestamp.is_some() {
+    // A Pod that runs keeps what it has: the claim goes when the Pod does.
+    if claim.metadata.deletion_timestamp.is_some() && !has_run(pod) {
         return Err(failed("PVC is being deleted".to_owned()));
     }
     if volume.ephemeral.is_some() {
@@ -98,6 +99,14 @@ pub fn bound(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<Bound, Str
     let read_only = volume.persistent_volume_claim.as_ref().and_then(|source| source.read_only) == Some(true);
     let source = source(&pv).map_err(failed)?;
     Ok(Bound { volume: volume_name, source, is_block: spec.volume_mode.as_deref() == Some("Block"), read_only })
+}
+
+/// Whether a container of the Pod was started, which none is before the volumes are there.
+fn has_run(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    let mut told = lists.into_iter().flatten().flatten();
+    told.any(|status| status.container_id.as_deref().is_some_and(|id| !id.is_empty()))
 }
 
 fn source(pv: &PersistentVolumeSpec) -> Result<Source, String> {
@@ -172,6 +181,29 @@ mod tests {
         let paths = Paths { root: "/k".into(), logs: "/l".into() };
         let found = bound.map(|bound| bound.path(&pod, &paths).display().to_string());
         assert_eq!(found.as_deref().map_err(String::as_str), expected);
+    }
+
+    #[test]
+    fn a_claim_that_is_being_deleted_is_kept_by_those_who_run_with_it() {
+        let objects = objects(
+            "[{metadata: {name: data, uid: c, deletionTimestamp: '2026-01-01T00:00:00Z'}, spec: {volumeName: pv}, status: {phase: Bound}}]",
+            "[{metadata: {name: pv}, spec: {claimRef: {uid: c}, hostPath: {path: /srv/data}}}]",
+        );
+        let bound = |status: &str| {
+            let pod: Pod = serde_saphyr::from_str(&format!(
+                "{{metadata: {{name: web, namespace: default, uid: u}}, spec: {{containers: [],
+                  volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]}}, status: {status}}}"
+            ))
+            .expect("a valid Pod");
+            let volume = pod.spec.clone().expect("a spec").volumes.expect("volumes").remove(0);
+            super::bound(&pod, &volume, &objects).map(|bound| bound.volume)
+        };
+        let refused = "error processing PVC default/data: PVC is being deleted";
+        assert_eq!(bound("{}"), Err(refused.to_owned()));
+        let waiting = "{name: a, image: '', imageID: '', ready: false, restartCount: 0}";
+        assert_eq!(bound(&format!("{{containerStatuses: [{waiting}]}}")), Err(refused.to_owned()));
+        let running = waiting.replace("image: ''", "image: '', containerID: 'skiff://1'");
+        assert_eq!(bound(&format!("{{containerStatuses: [{running}]}}")), Ok("pv".to_owned()));
     }
 
     #[test]

@@ -28,11 +28,11 @@ pub trait Mounter: Send + Sync + 'static {
     /// The kernel refused.
     fn mount_tmpfs(&self, target: &Path, size_bytes: Option<u64>) -> std::io::Result<()>;
 
-    /// Takes a mount away, also while files in it are still open.
+    /// Takes the uppermost mount at a path away, also while files in it are still open; returns whether there was one.
     ///
     /// # Errors
     /// The kernel refused.
-    fn unmount(&self, target: &Path) -> std::io::Result<()>;
+    fn unmount(&self, target: &Path) -> std::io::Result<bool>;
 
     /// Mounts a folder of a file server with the system's own tool.
     ///
@@ -117,8 +117,8 @@ impl Mounter for NoMounts {
         Ok(())
     }
 
-    fn unmount(&self, _target: &Path) -> std::io::Result<()> {
-        Ok(())
+    fn unmount(&self, _target: &Path) -> std::io::Result<bool> {
+        Ok(false)
     }
 
     fn bind(&self, _source: &Path, _target: &Path, _read_only: bool) -> std::io::Result<()> {

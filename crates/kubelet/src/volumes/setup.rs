@@ -230,13 +230,6 @@ fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(fs::symlink_metadata(path)?.dev() != fs::symlink_metadata(parent)?.dev())
 }
 
-/// Whether the kernel's list of mounts has `path`: also tells a mount of the same file system.
-fn is_in_mountinfo(path: &Path) -> io::Result<bool> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let escaped = path.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
-    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(escaped.as_str())))
-}
-
 fn check_host_path(source: &HostPathVolumeSource) -> Result<(), String> {
     let path = Path::new(&source.path);
     let kind = source.type_.as_deref().unwrap_or("");
@@ -286,9 +279,7 @@ pub fn prepare_sub_paths(
         };
         let target = places.join(&mount.name).join(&container.name).join(index.to_string());
         // The container before this one may have had another part.
-        while target.symlink_metadata().is_ok() && is_in_mountinfo(&target).map_err(why)? {
-            mounter.unmount(&target).map_err(why)?;
-        }
+        while target.symlink_metadata().is_ok() && mounter.unmount(&target).map_err(why)? {}
         found.push((index, mounter.bind_below(volume, &sub_path, &target).map_err(why)?));
     }
     Ok(found)
@@ -303,9 +294,7 @@ fn tear_down_sub_paths(places: &Path, mounter: &dyn Mounter) -> io::Result<()> {
         for container in folders(&volume)? {
             for entry in fs::read_dir(container)? {
                 let path = entry?.path();
-                while is_in_mountinfo(&path)? {
-                    mounter.unmount(&path)?;
-                }
+                while mounter.unmount(&path)? {}
             }
         }
     }
@@ -325,11 +314,9 @@ pub fn tear_down(pod_folder: &Path, mounter: &dyn Mounter) -> io::Result<()> {
     detach_all(&pod_folder.join("volumeDevices"), mounter)?;
     let volumes = pod_folder.join("volumes");
     for folder in folders(&volumes)?.iter().map(|plugin| folders(plugin)).collect::<io::Result<Vec<_>>>()?.concat() {
-        // Several mounts can lie on one another where a set-up was cut short. A folder of the same file system that is
-        // mounted here is none that can be told by its device; removing what is in it must not be the way to find out.
-        while is_mount_point(&folder)? || is_in_mountinfo(&folder)? {
-            mounter.unmount(&folder)?;
-        }
+        // Several mounts can lie on one another where a set-up was cut short. The kernel is asked itself, each time: the
+        // device does not tell of a mount of the same file system, and its list is as long as the node has mounts.
+        while mounter.unmount(&folder)? {}
     }
     match fs::remove_dir_all(&volumes) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),

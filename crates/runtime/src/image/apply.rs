@@ -2,7 +2,7 @@
 //! opaque. Every path is resolved by the kernel inside the folder, so that no name and no link leads out of it.
 
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -23,6 +23,9 @@ const OVERLAY_XATTRS: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 /// The mode of a folder that no layer describes.
 const DEFAULT_FOLDER_MODE: u32 = 0o755;
 
+/// Files are written in pieces of this size.
+const COPY_BYTES: usize = 128 * 1024;
+
 /// What a layer takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Usage {
@@ -34,7 +37,14 @@ pub struct Usage {
 
 /// Unpacks the tar `reader` into `root`; `parents` are the layers below, the nearest first. Reads to the end of it.
 pub(super) fn apply(reader: impl Read, root: OwnedFd, parents: &[OwnedFd]) -> io::Result<Usage> {
-    let mut applier = Applier { root, parents, folder_times: Vec::new(), usage: Usage::default(), last_parent: None };
+    let mut applier = Applier {
+        root,
+        parents,
+        folder_times: Vec::new(),
+        usage: Usage::default(),
+        last_parent: None,
+        buffer: vec![0; COPY_BYTES],
+    };
     let mut archive = tar::Archive::new(reader);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -67,6 +77,8 @@ struct Applier<'a> {
     usage: Usage,
     /// The folder of the last entry, which most often is that of the next.
     last_parent: Option<(PathBuf, OwnedFd)>,
+    /// For the bytes of files on their way.
+    buffer: Vec<u8>,
 }
 
 impl Applier<'_> {
@@ -111,7 +123,7 @@ impl Applier<'_> {
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mut file = std::fs::File::from(fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?);
-                self.usage.bytes += io::copy(entry, &mut file)?;
+                self.usage.bytes += copy(entry, &mut file, &mut self.buffer)?;
                 set_metadata(file.as_fd(), metadata)?;
                 return Ok(fs::futimens(&file, &times(metadata.time))?);
             }
@@ -266,6 +278,22 @@ impl Applier<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// All that is left of an entry into its file, in few calls.
+fn copy(mut from: impl Read, to: &mut std::fs::File, buffer: &mut [u8]) -> io::Result<u64> {
+    let mut total = 0;
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => {
+                to.write_all(&buffer[..count])?;
+                total += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

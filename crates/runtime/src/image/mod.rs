@@ -14,6 +14,7 @@ mod digest;
 mod import;
 mod index;
 mod manifest;
+mod pipeline;
 mod platform;
 mod pull;
 mod reference;
@@ -65,13 +66,24 @@ pub struct ImageStoreOptions {
     pub registries: Option<PathBuf>,
     /// Layers of one image that are fetched at a time (containerd's default).
     pub downloads: usize,
+    /// How long a registry may be silent in the middle of an answer.
+    pub silence: Duration,
     /// Where the time comes from.
     pub clock: SharedClock,
 }
 
+/// A registry that says nothing for so long will say nothing more.
+const SILENCE: Duration = Duration::from_secs(60);
+
 impl Default for ImageStoreOptions {
     fn default() -> Self {
-        Self { insecure_registries: Vec::new(), registries: None, downloads: 3, clock: SystemClock::shared() }
+        Self {
+            insecure_registries: Vec::new(),
+            registries: None,
+            downloads: 3,
+            silence: SILENCE,
+            clock: SystemClock::shared(),
+        }
     }
 }
 

@@ -24,8 +24,6 @@ use super::{Found, ImageRecord, ImageStore, blocking, parse};
 
 /// How long a connection may take to stand (containerd's).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a registry may be silent in the middle of an answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a request is tried that failed for a reason that may pass; the kubelet tries the whole again later.
 const ATTEMPTS: u32 = 4;
 /// The wait before the second attempt; it doubles.
@@ -96,7 +94,11 @@ impl ImageStore {
 }
 
 /// A client for an endpoint, and how it logs in there. Credentials of a request go to no mirror.
-pub(super) fn connect(endpoint: &Endpoint, auth: Option<&AuthConfig>) -> CriResult<(oci_client::Client, RegistryAuth)> {
+pub(super) fn connect(
+    endpoint: &Endpoint,
+    auth: Option<&AuthConfig>,
+    silence: Duration,
+) -> CriResult<(oci_client::Client, RegistryAuth)> {
     let mut authorities = Vec::new();
     if let Some(file) = &endpoint.tls.ca_file {
         let data = std::fs::read(file)
@@ -108,7 +110,7 @@ pub(super) fn connect(endpoint: &Endpoint, auth: Option<&AuthConfig>) -> CriResu
         accept_invalid_certificates: endpoint.tls.insecure_skip_verify,
         extra_root_certificates: authorities,
         connect_timeout: Some(CONNECT_TIMEOUT),
-        read_timeout: Some(READ_TIMEOUT),
+        read_timeout: Some(silence),
         user_agent: concat!("skiff/", env!("CARGO_PKG_VERSION")),
         ..ClientConfig::default()
     };
@@ -142,7 +144,7 @@ impl<'a> Pull<'a> {
         auth: Option<&AuthConfig>,
         progress: OnProgress<'a>,
     ) -> CriResult<Self> {
-        let (client, auth) = connect(endpoint, auth)?;
+        let (client, auth) = connect(endpoint, auth, store.inner.options.silence)?;
         Ok(Self {
             store,
             reference,

@@ -57,7 +57,7 @@ impl ImageStore {
         let registries = self.registries()?;
         let origin = registries.endpoints(&reference, &self.inner.options.insecure_registries).pop();
         let endpoint = origin.ok_or_else(|| CriError::internal("a name has no registry"))?;
-        let (client, auth) = connect(&endpoint, auth)?;
+        let (client, auth) = connect(&endpoint, auth, self.inner.options.silence)?;
         let target = oci_name(&endpoint.reference);
         let failed = |what: String| {
             move |error: OciDistributionError| CriError::unknown(format!("{what}: {}", with_causes(&error)))

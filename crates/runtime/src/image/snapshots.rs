@@ -10,7 +10,8 @@ use skiff_cri::{CriError, CriResult};
 
 use super::apply::{self, Usage};
 use super::content::{Content, disk_error, names};
-use super::digest::{Digest, Hasher};
+use super::digest::Digest;
+use super::pipeline;
 
 /// Layers are decompressed in pieces of this size.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -78,12 +79,9 @@ impl Snapshots {
         let root = open_folder(staging).map_err(|error| disk_error("opening", staging, &error))?;
         let parents = below.iter().rev().map(|chain| open_folder(&self.path(chain))).collect::<io::Result<Vec<_>>>();
         let parents = parents.map_err(|error| failed(&error))?;
-        let mut hashing = Hashing {
-            inner: decompress(content.open_blob(layer)?).map_err(|e| failed(&e))?,
-            hasher: Hasher::default(),
-        };
-        let usage = apply::apply(&mut hashing, root, &parents).map_err(|error| failed(&error))?;
-        let actual = hashing.hasher.finish();
+        let tar = decompress(content.open_blob(layer)?).map_err(|error| failed(&error))?;
+        let unpacked = pipeline::hashed(tar, |chunks| apply::apply(chunks, root, &parents));
+        let (usage, actual) = unpacked.map_err(|error| failed(&error))?;
         if actual != *diff_id {
             return Err(CriError::failed_precondition(format!(
                 "wrong diff id {actual} calculated on extraction, expected {diff_id}"
@@ -153,17 +151,4 @@ fn peek(reader: &mut BufReader<File>, start: &mut [u8]) -> io::Result<usize> {
     let length = filled.len().min(start.len());
     start[..length].copy_from_slice(&filled[..length]);
     Ok(length)
-}
-
-struct Hashing<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }

@@ -116,7 +116,7 @@ impl Container {
         Exit { code: UNKNOWN_CODE, at: now, started_at: self.state.lock().started_at, unknown: true, ..Exit::default() }
     }
 
-    fn state_number(&self) -> i32 {
+    pub(crate) fn state_number(&self) -> i32 {
         let state = match self.state.lock().phase {
             Phase::Created | Phase::Starting => ContainerState::ContainerCreated,
             Phase::Running => ContainerState::ContainerRunning,

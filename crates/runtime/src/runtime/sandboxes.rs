@@ -106,7 +106,7 @@ impl Sandbox {
         state.shim.as_ref().map(|shim| PathBuf::from(format!("/proc/{}/ns/net", shim.pid())))
     }
 
-    fn state_number(&self) -> i32 {
+    pub(crate) fn state_number(&self) -> i32 {
         let state = if self.is_ready() { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready };
         state as i32
     }

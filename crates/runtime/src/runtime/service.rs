@@ -1,6 +1,7 @@
 //! The runtime as the interface sees it: each call finds its sandbox or container and passes on.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream;
@@ -60,13 +61,13 @@ impl RuntimeService for EmbeddedRuntime {
 
     async fn list_pod_sandbox(&self, request: ListPodSandboxRequest) -> CriResult<ListPodSandboxResponse> {
         let filter = request.filter.unwrap_or_default();
-        let sandboxes: Vec<_> = self.inner.sandboxes.lock().values().cloned().collect();
-        let items = sandboxes.iter().map(|sandbox| sandbox.summary()).filter(|sandbox| {
+        let matches = |sandbox: &&Arc<super::sandboxes::Sandbox>| {
             (filter.id.is_empty() || sandbox.id == filter.id)
-                && filter.state.as_ref().is_none_or(|wanted| wanted.state == sandbox.state)
-                && matches_labels(&filter.label_selector, &sandbox.labels)
-        });
-        Ok(ListPodSandboxResponse { items: items.collect() })
+                && matches_labels(&filter.label_selector, &sandbox.config.labels)
+                && filter.state.as_ref().is_none_or(|wanted| wanted.state == sandbox.state_number())
+        };
+        let sandboxes: Vec<_> = self.inner.sandboxes.lock().values().filter(matches).cloned().collect();
+        Ok(ListPodSandboxResponse { items: sandboxes.iter().map(|sandbox| sandbox.summary()).collect() })
     }
 
     async fn create_container(&self, request: CreateContainerRequest) -> CriResult<CreateContainerResponse> {
@@ -94,14 +95,16 @@ impl RuntimeService for EmbeddedRuntime {
 
     async fn list_containers(&self, request: ListContainersRequest) -> CriResult<ListContainersResponse> {
         let filter = request.filter.unwrap_or_default();
-        let containers: Vec<_> = self.inner.containers.lock().values().cloned().collect();
-        let matching = containers.iter().map(|container| container.summary()).filter(|container| {
-            (filter.id.is_empty() || container.id == filter.id)
-                && (filter.pod_sandbox_id.is_empty() || container.pod_sandbox_id == filter.pod_sandbox_id)
-                && filter.state.as_ref().is_none_or(|wanted| wanted.state == container.state)
-                && matches_labels(&filter.label_selector, &container.labels)
-        });
-        Ok(ListContainersResponse { containers: matching.collect() })
+        // Only what matches is copied: whoever follows one pod asks for its few of all the node's.
+        let matches = |container: &&Arc<super::containers::Container>| {
+            let record = &container.record;
+            (filter.id.is_empty() || record.id == filter.id)
+                && (filter.pod_sandbox_id.is_empty() || record.sandbox == filter.pod_sandbox_id)
+                && matches_labels(&filter.label_selector, &container.config().labels)
+                && filter.state.as_ref().is_none_or(|wanted| wanted.state == container.state_number())
+        };
+        let containers: Vec<_> = self.inner.containers.lock().values().filter(matches).cloned().collect();
+        Ok(ListContainersResponse { containers: containers.iter().map(|container| container.summary()).collect() })
     }
 
     async fn container_status(&self, request: ContainerStatusRequest) -> CriResult<ContainerStatusResponse> {

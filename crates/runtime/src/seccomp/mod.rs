@@ -5,8 +5,6 @@
 mod calls;
 mod profile;
 
-use std::ffi::c_long;
-
 pub use profile::{Filter, compile};
 
 /// One step of a filter, as the kernel's `struct sock_filter`.
@@ -59,98 +57,113 @@ const X32: u32 = 0x4000_0000;
 /// The flags of `clone` that make namespaces.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
 
+/// Programs of 32 bits on this machine; other machines here have none.
+#[cfg(target_arch = "x86_64")]
+const SMALLER: Option<u32> = Some(0x4000_0003);
+#[cfg(not(target_arch = "x86_64"))]
+const SMALLER: Option<u32> = None;
+
 /// What is refused to everyone.
-const NEVER: &[c_long] = &[
-    libc::SYS_add_key,
-    libc::SYS_keyctl,
-    libc::SYS_request_key,
-    libc::SYS_pivot_root,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
-    libc::SYS_userfaultfd,
-    libc::SYS_nfsservctl,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
+const NEVER: &[&str] = &[
+    "add_key",
+    "keyctl",
+    "request_key",
+    "pivot_root",
+    "swapon",
+    "swapoff",
+    "kexec_load",
+    "kexec_file_load",
+    "userfaultfd",
+    "nfsservctl",
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
 ];
 
 /// What is refused unless the container has one of these capabilities.
-const GUARDED: &[(&[&str], &[c_long])] = &[
+const GUARDED: &[(&[&str], &[&str])] = &[
     (
         &["CAP_SYS_ADMIN"],
         &[
-            libc::SYS_fanotify_init,
-            libc::SYS_fsconfig,
-            libc::SYS_fsmount,
-            libc::SYS_fsopen,
-            libc::SYS_fspick,
-            libc::SYS_lookup_dcookie,
-            libc::SYS_mount,
-            libc::SYS_mount_setattr,
-            libc::SYS_move_mount,
-            libc::SYS_open_tree,
-            libc::SYS_quotactl,
-            libc::SYS_setdomainname,
-            libc::SYS_sethostname,
-            libc::SYS_setns,
-            libc::SYS_umount2,
-            libc::SYS_unshare,
+            "fanotify_init",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "lookup_dcookie",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "quotactl",
+            "setdomainname",
+            "sethostname",
+            "setns",
+            "umount",
+            "umount2",
+            "unshare",
         ],
     ),
-    (&["CAP_SYS_ADMIN", "CAP_BPF"], &[libc::SYS_bpf]),
-    (&["CAP_SYS_ADMIN", "CAP_PERFMON"], &[libc::SYS_perf_event_open]),
-    (&["CAP_SYS_ADMIN", "CAP_SYSLOG"], &[libc::SYS_syslog]),
-    (&["CAP_DAC_READ_SEARCH"], &[libc::SYS_open_by_handle_at]),
-    (&["CAP_SYS_BOOT"], &[libc::SYS_reboot]),
-    (&["CAP_SYS_CHROOT"], &[libc::SYS_chroot]),
-    (&["CAP_SYS_MODULE"], &[libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module]),
-    (&["CAP_SYS_NICE"], &[libc::SYS_get_mempolicy, libc::SYS_mbind, libc::SYS_set_mempolicy]),
-    (&["CAP_SYS_PACCT"], &[libc::SYS_acct]),
-    (&["CAP_SYS_PTRACE"], &[libc::SYS_kcmp, libc::SYS_pidfd_getfd, libc::SYS_process_madvise]),
-    (&["CAP_SYS_TIME"], &[libc::SYS_settimeofday, libc::SYS_clock_settime]),
-    (&["CAP_SYS_TTY_CONFIG"], &[libc::SYS_vhangup]),
-    #[cfg(target_arch = "x86_64")]
-    (&["CAP_SYS_RAWIO"], &[libc::SYS_iopl, libc::SYS_ioperm]),
+    (&["CAP_SYS_ADMIN", "CAP_BPF"], &["bpf"]),
+    (&["CAP_SYS_ADMIN", "CAP_PERFMON"], &["perf_event_open"]),
+    (&["CAP_SYS_ADMIN", "CAP_SYSLOG"], &["syslog"]),
+    (&["CAP_DAC_READ_SEARCH"], &["open_by_handle_at"]),
+    (&["CAP_SYS_BOOT"], &["reboot"]),
+    (&["CAP_SYS_CHROOT"], &["chroot"]),
+    (&["CAP_SYS_MODULE"], &["init_module", "finit_module", "delete_module"]),
+    (&["CAP_SYS_NICE"], &["get_mempolicy", "mbind", "set_mempolicy"]),
+    (&["CAP_SYS_PACCT"], &["acct"]),
+    (&["CAP_SYS_PTRACE"], &["kcmp", "pidfd_getfd", "process_madvise"]),
+    (&["CAP_SYS_TIME"], &["settimeofday", "stime", "clock_settime", "clock_settime64"]),
+    (&["CAP_SYS_TTY_CONFIG"], &["vhangup"]),
+    (&["CAP_SYS_RAWIO"], &["iopl", "ioperm", "vm86", "vm86old"]),
 ];
 
 fn step(code: u16, value: u32, if_true: u8, if_false: u8) -> Step {
     Step { code, if_true, if_false, value }
 }
 
-fn number(call: c_long) -> u32 {
-    u32::try_from(call).expect("numbers of system calls are small")
+/// The filter for a container with these capabilities in its bounding set. Programs of 32 bits, which number their calls
+/// differently, are held to the same rules.
+pub fn filter(capabilities: &[String]) -> Vec<Step> {
+    let mut filter = vec![step(LOAD, ARCHITECTURE, 0, 0)];
+    let native = rules(capabilities, calls::number);
+    section(&mut filter, NATIVE, &native);
+    if let Some(smaller) = SMALLER {
+        section(&mut filter, smaller, &rules(capabilities, calls::number_of_32_bits));
+    }
+    filter.push(step(RETURN, UNKNOWN, 0, 0));
+    filter
 }
 
-/// The filter for a container with these capabilities in its bounding set.
-pub fn filter(capabilities: &[String]) -> Vec<Step> {
+/// Rules that hold for the calls of one architecture; others go on behind them.
+fn section(filter: &mut Vec<Step>, architecture: u32, rules: &[Step]) {
+    let length = u8::try_from(rules.len()).expect("the default profile has fewer steps than a jump can pass over");
+    filter.push(step(JUMP_IF_EQUAL, architecture, 0, length));
+    filter.extend_from_slice(rules);
+}
+
+/// What holds for calls with these numbers. All ways through it end with an answer.
+fn rules(capabilities: &[String], number: fn(&str) -> Option<u32>) -> Vec<Step> {
     let has = |names: &[&str]| names.iter().any(|name| capabilities.iter().any(|own| own == name));
-    let mut filter = vec![
-        step(LOAD, ARCHITECTURE, 0, 0),
-        // Programs for another form of the machine number their calls differently; they are not run under this profile.
-        step(JUMP_IF_EQUAL, NATIVE, 1, 0),
-        step(RETURN, UNKNOWN, 0, 0),
-        step(LOAD, NUMBER, 0, 0),
-        step(JUMP_IF_AT_LEAST, X32, 0, 1),
-        step(RETURN, UNKNOWN, 0, 0),
-    ];
+    let mut rules = vec![step(LOAD, NUMBER, 0, 0), step(JUMP_IF_AT_LEAST, X32, 0, 1), step(RETURN, UNKNOWN, 0, 0)];
     let guarded = GUARDED.iter().filter(|(names, _)| !has(names)).flat_map(|(_, calls)| calls.iter());
-    for &call in NEVER.iter().chain(guarded) {
-        filter.push(step(JUMP_IF_EQUAL, number(call), 0, 1));
-        filter.push(step(RETURN, REFUSE, 0, 0));
+    // Calls that the architecture does not have need no rule.
+    for call in NEVER.iter().chain(guarded).filter_map(|name| number(name)) {
+        rules.push(step(JUMP_IF_EQUAL, call, 0, 1));
+        rules.push(step(RETURN, REFUSE, 0, 0));
     }
-    if !has(&["CAP_SYS_ADMIN"]) {
+    if let (false, Some(clone), Some(clone3)) = (has(&["CAP_SYS_ADMIN"]), number("clone"), number("clone3")) {
         // Its flags lie in memory, where no filter can look; programs fall back on `clone`, whose flags can be seen.
-        filter.push(step(JUMP_IF_EQUAL, number(libc::SYS_clone3), 0, 1));
-        filter.push(step(RETURN, UNKNOWN, 0, 0));
-        filter.push(step(JUMP_IF_EQUAL, number(libc::SYS_clone), 0, 3));
-        filter.push(step(LOAD, FIRST_ARGUMENT, 0, 0));
-        filter.push(step(JUMP_IF_ANY_BIT, NEW_NAMESPACES, 0, 1));
-        filter.push(step(RETURN, REFUSE, 0, 0));
+        rules.push(step(JUMP_IF_EQUAL, clone3, 0, 1));
+        rules.push(step(RETURN, UNKNOWN, 0, 0));
+        rules.push(step(JUMP_IF_EQUAL, clone, 0, 3));
+        rules.push(step(LOAD, FIRST_ARGUMENT, 0, 0));
+        rules.push(step(JUMP_IF_ANY_BIT, NEW_NAMESPACES, 0, 1));
+        rules.push(step(RETURN, REFUSE, 0, 0));
     }
-    filter.push(step(RETURN, ALLOW, 0, 0));
-    filter
+    rules.push(step(RETURN, ALLOW, 0, 0));
+    rules
 }
 
 #[cfg(test)]
@@ -193,6 +206,7 @@ mod tests {
     fn dangerous_calls_are_refused_unless_a_capability_allows_them() {
         let plain = filter(&[]);
         let admin = filter(&["CAP_SYS_ADMIN".to_owned()]);
+        let number = |call: std::ffi::c_long| u32::try_from(call).expect("a small number");
         let check = |filter: &[Step], call, argument| ask(filter, NATIVE, number(call), argument);
         assert_eq!(check(&plain, libc::SYS_read, 0), ALLOW);
         assert_eq!(check(&plain, libc::SYS_mount, 0), REFUSE);
@@ -203,6 +217,17 @@ mod tests {
         assert_eq!(check(&plain, libc::SYS_clone3, 0), UNKNOWN);
         assert_eq!(check(&admin, libc::SYS_clone3, 0), ALLOW);
         assert_eq!(ask(&plain, 1, 0, 0), UNKNOWN);
+        for smaller in SMALLER {
+            let check = |filter: &[Step], call: &str, argument| {
+                ask(filter, smaller, calls::number_of_32_bits(call).expect("a call"), argument)
+            };
+            // Number 3, which is `close` to others.
+            assert_eq!(ask(&plain, smaller, 3, 0), ALLOW);
+            assert_eq!((check(&plain, "umount", 0), check(&admin, "umount", 0)), (REFUSE, ALLOW));
+            assert_eq!(check(&plain, "clock_settime64", 0), REFUSE);
+            assert_eq!(check(&plain, "clone", libc::CLONE_NEWUSER as u32), REFUSE);
+            assert_eq!(check(&plain, "clone3", 0), UNKNOWN);
+        }
         assert_eq!(ask(&admin, NATIVE, X32 + 1, 0), UNKNOWN);
     }
 }

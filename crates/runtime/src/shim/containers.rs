@@ -315,6 +315,8 @@ impl Container {
                 false
             }
             Ok(length) => {
+                // Lines are about a third longer in the log; a vector that grows would copy all of it again.
+                entries.reserve(length + length / 2);
                 output.splitter.push(&buffer[..length], now, &mut entries);
                 if let Some(unheard) = &mut self.unheard {
                     keep_last(&mut unheard[index], &buffer[..length]);

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 /// The longest line that is kept whole; upstream's runtimes split there too.
 const MAX_LINE_BYTES: usize = 16 * 1024;
+/// A time, a stream's name and the spaces between.
+const HEAD_BYTES: usize = 40;
 
 /// One output stream on its way into the log.
 #[derive(Debug)]
@@ -21,14 +23,19 @@ impl LineSplitter {
 
     /// Takes what was read at `now` and appends the entries that are complete to `out`.
     pub fn push(&mut self, mut data: &[u8], now: i64, out: &mut Vec<u8>) {
-        while let Some(end) = data.iter().position(|&byte| byte == b'\n') {
+        let head = Head::new(now, self.stream);
+        while let Some(end) = memchr::memchr(b'\n', data) {
             let (line, rest) = (&data[..end], &data[end + 1..]);
-            self.take(line, now, out);
-            entry(out, now, self.stream, b'F', &self.pending);
-            self.pending.clear();
+            if self.pending.is_empty() && line.len() <= MAX_LINE_BYTES {
+                head.entry(out, b'F', line);
+            } else {
+                self.take(line, &head, out);
+                head.entry(out, b'F', &self.pending);
+                self.pending.clear();
+            }
             data = rest;
         }
-        self.take(data, now, out);
+        self.take(data, &head, out);
         if self.pending.is_empty() && self.pending.capacity() > 0 {
             // An idle pod should hold nothing.
             self.pending = Vec::new();
@@ -38,16 +45,16 @@ impl LineSplitter {
     /// The stream has ended: what is left is written as a partial line, as upstream does.
     pub fn finish(&mut self, now: i64, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
-            entry(out, now, self.stream, b'P', &self.pending);
+            Head::new(now, self.stream).entry(out, b'P', &self.pending);
             self.pending = Vec::new();
         }
     }
 
-    fn take(&mut self, mut data: &[u8], now: i64, out: &mut Vec<u8>) {
+    fn take(&mut self, mut data: &[u8], head: &Head, out: &mut Vec<u8>) {
         while self.pending.len() + data.len() > MAX_LINE_BYTES {
             let (fits, rest) = data.split_at(MAX_LINE_BYTES - self.pending.len());
             self.pending.extend_from_slice(fits);
-            entry(out, now, self.stream, b'P', &self.pending);
+            head.entry(out, b'P', &self.pending);
             self.pending.clear();
             data = rest;
         }
@@ -55,13 +62,27 @@ impl LineSplitter {
     }
 }
 
-fn entry(out: &mut Vec<u8>, now: i64, stream: &str, tag: u8, line: &[u8]) {
-    timestamp(out, now);
-    out.push(b' ');
-    out.extend_from_slice(stream.as_bytes());
-    out.extend_from_slice(&[b' ', tag, b' ']);
-    out.extend_from_slice(line);
-    out.push(b'\n');
+/// What entries of one moment and one stream begin with. It is made once for all lines that were read together: a container
+/// that talks much has hundreds of them in each piece.
+struct Head(Vec<u8>);
+
+impl Head {
+    fn new(now: i64, stream: &str) -> Self {
+        let mut text = Vec::with_capacity(HEAD_BYTES);
+        timestamp(&mut text, now);
+        text.push(b' ');
+        text.extend_from_slice(stream.as_bytes());
+        text.push(b' ');
+        Self(text)
+    }
+
+    fn entry(&self, out: &mut Vec<u8>, tag: u8, line: &[u8]) {
+        out.reserve(self.0.len() + line.len() + 3);
+        out.extend_from_slice(&self.0);
+        out.extend_from_slice(&[tag, b' ']);
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
 }
 
 /// RFC 3339 in UTC with nine digits. Written out here since the shim shall stay small.

@@ -16,8 +16,8 @@ use super::proto::*;
 use super::{Step, StepContext, users};
 use crate::sys;
 
-/// How much output is read at once.
-const READ_BYTES: usize = 16 * 1024;
+/// How much output is read at once: as much as a pipe holds.
+const READ_BYTES: usize = 64 * 1024;
 /// How eagerly the kernel may kill the shim for want of memory: last of all, as upstream protects its own.
 const OOM_SCORE: i32 = -998;
 /// How long ended containers are waited for when the shim ends.

@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = &[
     ("a_container_sees_its_own_small_world", || a_small_world().boxed()),
     ("users_and_capabilities_are_as_asked", || users_and_capabilities().boxed()),
     ("the_default_seccomp_profile_holds_also_for_commands", || seccomp().boxed()),
+    ("programs_of_32_bits_run_by_the_same_rules", || smaller_programs().boxed()),
     ("volumes_are_mounted_as_asked", || volumes().boxed()),
     ("mounts_propagate_as_asked", || propagation().boxed()),
     ("a_read_only_root_cannot_be_written", || read_only_root().boxed()),
@@ -89,6 +90,39 @@ async fn seccomp() {
     assert!(errors.contains("Operation not permitted"), "{errors}");
     let id = world.run(&sandbox, script("free", "sleep 1000")).await;
     assert_eq!(world.exec(&id, attempt).await.1, "Seccomp:\t0\nforks\n");
+}
+
+/// A program of 32 bits for x86: it writes "32" by call 4, tries call 288 (`keyctl`), which the default profile refuses, and
+/// exits by call 1 with the error number that it got.
+#[rustfmt::skip]
+const PROGRAM: [u8; 136] = [
+    0x7f, 0x45, 0x4c, 0x46, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x00, 0x03, 0x00,
+    0x01, 0x00, 0x00, 0x00, 0x54, 0x80, 0x04, 0x08, 0x34, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x34, 0x00, 0x20, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x80, 0x04, 0x08, 0x00, 0x80, 0x04, 0x08, 0x88, 0x00, 0x00, 0x00, 0x88, 0x00, 0x00, 0x00, 0x05, 0x00, 0x00, 0x00,
+    0x00, 0x10, 0x00, 0x00, 0xb8, 0x04, 0x00, 0x00, 0x00, 0xbb, 0x01, 0x00, 0x00, 0x00, 0xb9, 0x85, 0x80, 0x04, 0x08, 0xba,
+    0x03, 0x00, 0x00, 0x00, 0xcd, 0x80, 0xb8, 0x20, 0x01, 0x00, 0x00, 0x31, 0xdb, 0xb9, 0xfd, 0xff, 0xff, 0xff, 0x31, 0xd2,
+    0xcd, 0x80, 0xf7, 0xd8, 0x89, 0xc3, 0xb8, 0x01, 0x00, 0x00, 0x00, 0xcd, 0x80, 0x33, 0x32, 0x0a,
+];
+
+async fn smaller_programs() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let world = World::new().await;
+    let file = world.folder.join("program");
+    std::fs::write(&file, PROGRAM).expect("a file");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it can be run");
+    let sandbox = world.sandbox(&world.sandbox_config()).await;
+    let mut config = script("app", "/program; echo ended with $?");
+    config.mounts = vec![Mount {
+        host_path: file.display().to_string(),
+        container_path: "/program".into(),
+        readonly: true,
+        ..Default::default()
+    }];
+    security(&mut config).seccomp = Some(SecurityProfile::default());
+    assert_eq!(lines(&world, &sandbox, config).await, ["32", "ended with 1"]);
 }
 
 async fn volumes() {

@@ -3,6 +3,7 @@
 
 mod world;
 
+mod faults;
 mod features;
 mod inside;
 mod lifecycle;
@@ -18,9 +19,14 @@ fn main() -> ExitCode {
     if skiff_runtime::shim::is_invoked() {
         skiff_runtime::shim::main();
     }
+    // What is mounted here, nobody else shall see, and it shall not outlive this program.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace");
+    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SLAVE;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts can be kept from others");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
-    let all: Vec<Test> = [lifecycle::TESTS, inside::TESTS, features::TESTS, streams::TESTS, survival::TESTS].concat();
+    let all: Vec<Test> =
+        [lifecycle::TESTS, inside::TESTS, features::TESTS, streams::TESTS, survival::TESTS, faults::TESTS].concat();
     let all_count = all.len();
     let chosen: Vec<Test> = match filter.as_str() {
         "speed" => speed::TESTS.to_vec(),

@@ -159,6 +159,11 @@ impl World {
         self.runtime().container_status(request).await.expect("a status").status.expect("is set")
     }
 
+    /// What a container has said so far.
+    pub async fn log(&self, id: &str) -> String {
+        text_of_log(&self.status(id).await.log_path)
+    }
+
     /// Waits for the end of a container by the runtime's own events.
     pub async fn wait_exit(&self, id: &str) -> ContainerStatus {
         use futures_util::StreamExt;
@@ -267,7 +272,7 @@ fn make_image(folder: &Path) {
         std::fs::create_dir_all(path).expect("a folder");
     }
     std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox is installed (apt-get install busybox-static)");
-    let names = "sh sleep echo cat id env ls mount hostname true false kill ps stat head dd mkdir touch nc readlink wc tr grep stty mknod unshare";
+    let names = "sh sleep echo cat id env ls mount hostname true false kill ps stat head dd mkdir touch nc readlink wc tr grep stty mknod mkfifo unshare";
     for name in names.split(' ') {
         std::os::unix::fs::symlink("busybox", bin.join(name)).expect("a link");
     }

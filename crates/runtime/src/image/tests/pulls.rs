@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -319,13 +320,28 @@ async fn mirrors_are_asked_first_and_get_no_credentials_of_others() {
     assert!(wrong.message.contains("registries.yaml") && wrong.message.contains("mirror"), "{wrong}");
 }
 
-/// Serves one image, and breaks off in the middle of the first answer with this blob.
-fn breaking_registry(content: Content, broken: String) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+/// What a registry does in the middle of an answer.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    /// It hangs up.
+    BreaksOff,
+    /// It says no more, and the connection stands.
+    Stalls,
+}
+
+/// Serves one image, and does so in the middle of the first `times` answers with this blob.
+fn faulty_registry(
+    content: Content,
+    blob: String,
+    fault: Fault,
+    mut times: usize,
+) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     use std::io::{BufRead, BufReader, Write};
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let (address, ranges) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
     let seen = ranges.clone();
     std::thread::spawn(move || {
+        let mut silent = Vec::new();
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
@@ -335,8 +351,9 @@ fn breaking_registry(content: Content, broken: String) -> (SocketAddr, Arc<Mutex
                 head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
             let (kind, body) = content.documents.get(path).cloned().unwrap_or_default();
             let from = range.as_ref().map_or(0, |range| range.trim_end_matches('-').parse::<usize>().unwrap());
-            let first = path.ends_with(&broken) && range.is_none();
-            let sent = if first { &body[..body.len() / 2] } else { &body[from..] };
+            let fails = path.ends_with(&blob) && times > 0;
+            times -= usize::from(fails);
+            let sent = if fails { &body[from..from.max(body.len() / 2)] } else { &body[from..] };
             let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
             seen.lock().extend(range);
             let length = body.len() - from;
@@ -344,6 +361,9 @@ fn breaking_registry(content: Content, broken: String) -> (SocketAddr, Arc<Mutex
                 "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).unwrap_or_default();
+            if fails && fault == Fault::Stalls {
+                silent.push(stream);
+            }
         }
     });
     (address, ranges)
@@ -354,8 +374,52 @@ async fn a_download_that_breaks_off_goes_on_where_it_was() {
     let folder = Folder::new("resume");
     let (store, sample) = (open(&folder), Sample::hello());
     let layer = Digest::of(&sample.layers[0].0).to_string();
-    let (address, ranges) = breaking_registry(Content::with(&sample), layer);
+    let (address, ranges) = faulty_registry(Content::with(&sample), layer, Fault::BreaksOff, 1);
     let image = store.pull(&format!("{address}/hello:v1"), None, &|_| {}).await.unwrap();
     assert_eq!(image.id, sample.id());
     assert_eq!(*ranges.lock(), [format!("{}-", sample.layers[0].0.len() / 2)]);
+}
+
+#[tokio::test]
+async fn a_registry_that_stalls_is_asked_again_and_given_up_in_the_end() {
+    let folder = Folder::new("stall");
+    let sample = Sample::hello();
+    let layer = Digest::of(&sample.layers[0].0).to_string();
+    let options = ImageStoreOptions { silence: Duration::from_millis(200), ..ImageStoreOptions::default() };
+    let store = ImageStore::open(folder.path().join("images"), options).unwrap();
+    let (address, _) = faulty_registry(Content::with(&sample), layer.clone(), Fault::Stalls, usize::MAX);
+    let error = store.pull(&format!("{address}/hello:v1"), None, &|_| {}).await.unwrap_err();
+    assert!(error.message.contains("failed to copy: httpReadSeeker: failed open:"), "{error}");
+    assert!(store.images().is_empty());
+    let (address, ranges) = faulty_registry(Content::with(&sample), layer, Fault::Stalls, 1);
+    let image = store.pull(&format!("{address}/hello:v1"), None, &|_| {}).await.unwrap();
+    assert_eq!(image.id, sample.id());
+    assert_eq!(*ranges.lock(), [format!("{}-", sample.layers[0].0.len() / 2)]);
+}
+
+#[tokio::test]
+async fn layers_that_were_cut_off_before_they_were_named_are_refused() {
+    let tar = tar_of(&[("bin/hello", &[7; 4096]), ("etc/a", b"1")]);
+    let cut = |packed: Vec<u8>, by: usize| packed[..packed.len() - by].to_vec();
+    for (name, layer) in [
+        ("gzip", cut(gzip(&tar), 20)),
+        ("zstd", cut(zstd::encode_all(tar.as_slice(), 1).unwrap(), 10)),
+        ("tar", cut(tar.clone(), 3000)),
+        ("nothing", Vec::new()),
+    ] {
+        // The registry and the manifest agree on the short layer; only its content tells.
+        let folder = Folder::new(&format!("cut-{name}"));
+        let (store, mut sample) = (open(&folder), Sample::new("cut", std::slice::from_ref(&tar)));
+        sample.layers[0].0 = layer;
+        let mut manifest: serde_json::Value = serde_json::from_slice(&sample.manifest).unwrap();
+        manifest["layers"] =
+            serde_json::json!([pointer("application/vnd.oci.image.layer.v1.tar", &sample.layers[0].0)]);
+        sample.manifest = manifest.to_string().into_bytes();
+        let registry = Registry::serve(Content::with(&sample)).await;
+        let error = pull(&store, &registry.name("hello:v1")).await.unwrap_err();
+        assert!(error.contains("failed to extract layer") || error.contains("wrong diff id"), "{name}: {error}");
+        assert!(store.images().is_empty(), "{name}");
+        let left = |part: &str| std::fs::read_dir(folder.path().join("images").join(part)).map_or(0, Iterator::count);
+        assert_eq!((left("snapshots"), left("staging")), (0, 0), "{name}");
+    }
 }

@@ -39,9 +39,10 @@ fn main() {
     if wants("probes") {
         probes::probes();
     }
-    if wants("node") {
-        println!("\n| figure | runtime | measured |\n|---|---|---|");
-        node::node();
+    let parts: Vec<_> =
+        node::PARTS.iter().filter(|(name, _)| wants("node") || wants(name)).map(|part| part.1).collect();
+    if !parts.is_empty() {
+        node::node(&parts);
     }
 }
 
@@ -50,6 +51,10 @@ fn report(name: &str, target: &str, unit: &str, mut figures: Vec<f64>) {
     figures.sort_by(f64::total_cmp);
     let at = |share: f64| figures[((figures.len() - 1) as f64 * share).round() as usize];
     println!("| {name} | {target} | {:.1} {unit} | {:.1} | {:.1} |", at(0.5), at(0.0), at(1.0));
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 fn percentile(figures: &[f64], share: f64) -> f64 {

@@ -1,0 +1,66 @@
+//! How much one container can say, and whether all of it is kept.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Node;
+use crate::pod;
+
+const LOG_BYTES: u64 = 1 << 30;
+const LOG_LINE: &str = "a line of a log that is as long as such lines are, with a word or two at its end to tell it by";
+/// The writer is done when the log has not grown for so long.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// One container writes as fast as it can; counted is what lies in its log in the end.
+pub fn measure(node: &Node<'_>) {
+    let lines = LOG_BYTES / (LOG_LINE.len() as u64 + 1);
+    let mut talker = pod("talker");
+    let script = format!("yes '{LOG_LINE}' | head -n {lines}; sleep 100000");
+    talker["spec"]["containers"][0]["command"] = json!(["sh", "-c", script]);
+    let root = node.cluster.folder().join("isolated").join(&node.cluster.name).join("log/pods");
+    node.proxy.run_pods(&[talker]);
+    // Counted from the first byte that is seen.
+    let (mut start, mut last, mut written) = (Instant::now(), Instant::now(), 0);
+    while last.elapsed() < SILENCE {
+        let now = bytes_below(&root);
+        if written == 0 {
+            start = Instant::now();
+        }
+        if now != written {
+            (written, last) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let rate = LOG_BYTES as f64 / 1e6 / (last - start).as_secs_f64();
+    let text = format!("{rate:.0} MB/s of output, {} of {lines} lines", lines_below(&root));
+    node.line("log throughput of one container", &text);
+    node.proxy.delete_pods();
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    files_below(folder).iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+}
+
+fn lines_below(folder: &Path) -> u64 {
+    let mut count = 0;
+    let mut buffer = vec![0; 1 << 20];
+    for file in files_below(folder) {
+        let mut file = std::fs::File::open(file).expect("a log that is there");
+        while let Ok(length @ 1..) = file.read(&mut buffer) {
+            count += buffer[..length].iter().filter(|byte| **byte == b'\n').count() as u64;
+        }
+    }
+    count
+}

@@ -1,0 +1,89 @@
+//! How fast pods come and go, and commands run in them.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use super::traces::Traces;
+use super::{Node, pods};
+use crate::proxy::Proxy;
+use crate::{milliseconds, percentile, pod};
+
+const ONE_POD_RUNS: usize = 100;
+const WARM_UP: usize = 3;
+const BURSTS: [usize; 2] = [50, 200];
+const BURST_RUNS: usize = 3;
+const EXEC_RUNS: usize = 100;
+/// What is left to do after a burst is done after this time.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// One pod, many pods, and exec.
+pub fn measure(node: &Node<'_>) {
+    one_pod(node);
+    BURSTS.into_iter().for_each(|count| burst(node, count));
+    exec(node);
+}
+
+fn middle_and_worst(times: &[f64]) -> String {
+    format!("{:.1} / {:.1} ms", percentile(times, 0.5), percentile(times, 0.99))
+}
+
+fn one_pod(node: &Node<'_>) {
+    let mut times = Vec::new();
+    for round in 0..ONE_POD_RUNS + WARM_UP {
+        let took = node.proxy.run_pods(&[pod(&format!("one-{round}"))]);
+        if round >= WARM_UP {
+            times.push(milliseconds(took));
+        }
+        node.proxy.delete_pods();
+    }
+    node.line("one pod, create to Running, p50 / p99", &middle_and_worst(&times));
+}
+
+fn burst(node: &Node<'_>, count: usize) {
+    let (mut up, mut names, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..BURST_RUNS {
+        let traces = Traces::before(node.cluster);
+        up.push(milliseconds(node.proxy.run_pods(&pods(&format!("burst-{count}-{round}"), count))));
+        std::thread::sleep(SETTLE);
+        let start = Instant::now();
+        node.proxy.delete_pods();
+        names.push(milliseconds(start.elapsed()));
+        traces.wait_until_gone();
+        all.push(milliseconds(start.elapsed()));
+        std::thread::sleep(SETTLE);
+    }
+    let middle = |figures: &[f64]| format!("{:.0} ms", percentile(figures, 0.5));
+    node.line(&format!("{count} pods at once, the last one Running"), &middle(&up));
+    node.line(&format!("deleting {count} pods (grace 0) until their names are free"), &middle(&names));
+    node.line(&format!("deleting {count} pods (grace 0) until nothing of them is left on the node"), &middle(&all));
+}
+
+fn exec(node: &Node<'_>) {
+    node.proxy.run_pods(&[pod("exec")]);
+    let times: Vec<f64> = (0..EXEC_RUNS).map(|_| milliseconds(round_trip(&node.proxy, "exec", "true"))).collect();
+    node.line("exec round trip through the API, p50 / p99", &middle_and_worst(&times));
+    node.proxy.delete_pods();
+}
+
+/// Runs a command in a pod over a WebSocket: the time from the first byte to its exit status.
+fn round_trip(proxy: &Proxy, pod: &str, command: &str) -> Duration {
+    let path = format!("/api/v1/namespaces/default/pods/{pod}/exec?command={command}&stdout=true&stderr=true");
+    let start = Instant::now();
+    let mut stream = std::net::TcpStream::connect(proxy.address()).expect("kubectl proxy listens");
+    stream.set_nodelay(true).expect("a TCP socket");
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("kubectl proxy reads");
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    // The status comes as JSON on a channel of its own.
+    while !said.windows(9).any(|part| part == b"\"Success\"") {
+        match stream.read(&mut buffer) {
+            Ok(length @ 1..) => said.extend_from_slice(&buffer[..length]),
+            _ => panic!("exec ended: {}", String::from_utf8_lossy(&said)),
+        }
+    }
+    start.elapsed()
+}
