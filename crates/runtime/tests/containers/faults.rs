@@ -76,6 +76,9 @@ async fn full_disk() {
     let stop = StopContainerRequest { container_id: greedy.clone(), timeout: 0 };
     world.runtime().stop_container(stop).await.expect("it stops");
     assert_eq!(world.wait_exit(&greedy).await.exit_code, 137);
+    // What it took is free again once it is removed, which needs no room.
+    let remove = RemoveContainerRequest { container_id: greedy };
+    world.runtime().remove_container(remove).await.expect("it is removed");
     std::fs::remove_file(filler).expect("it goes");
     assert_eq!(world.output(&sandbox, script("later", "echo room")).await.0, "stdout F room\n");
     world.stop_and_remove(&sandbox).await;
