@@ -104,6 +104,7 @@ impl Cluster {
         let manager = Config {
             root_ca: "PEM".into(),
             cluster_cidr: "10.244.0.0/16".into(),
+            node_cidr_mask_size: 24,
             signer: None,
             subjects: None,
             autoscaler,
