@@ -34,7 +34,7 @@ use crate::images::{self, NodeImages};
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::kubeconfig;
-use crate::network::{self, Network, OwnAddresses, POD_RANGE, SERVICE_RANGE};
+use crate::network::{self, Network, OwnAddresses, SERVICE_RANGE};
 use crate::offices;
 use crate::paths::{NodeFacts, Paths, named, write_atomically};
 use crate::pki::{Authority, Leaf, Purpose, service_account_key};
