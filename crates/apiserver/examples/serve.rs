@@ -71,6 +71,7 @@ async fn main() -> Fallible<()> {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        loopback_proxies: false,
         authorization: true,
         tokens: Vec::new(),
     };

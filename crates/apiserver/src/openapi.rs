@@ -1,6 +1,6 @@
 //! The OpenAPI documents, v2 and v3, made when they are first asked for and kept compressed, with their fingerprints.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, 
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
+use serde_json::Value;
 use skiff_kinds::{ResourceDef, openapi};
 use skiff_object::{GroupVersion, Status};
 
@@ -49,6 +50,8 @@ pub struct Fingerprints {
     /// Of all kinds.
     pub whole: String,
     versions: Vec<(GroupVersion, String)>,
+    /// Of what is in no group's version.
+    plain: Vec<(String, String)>,
 }
 
 impl Fingerprints {
@@ -66,7 +69,11 @@ impl Fingerprints {
         versions.extend(remotes.iter().filter_map(foreign));
         let (told, own) = (told_by(remotes), snapshot.ordered.iter().map(|served| served.fingerprint()));
         let whole = openapi::fingerprint(own.chain(told.iter().copied()));
-        Self { of: snapshot, told, whole, versions }
+        let groups: BTreeSet<&str> = versions.iter().map(|(version, _)| version.group.as_str()).collect();
+        let print_of_plain = openapi::fingerprint(std::iter::empty());
+        let names = openapi::plain_names(groups.into_iter()).into_iter();
+        let plain = names.map(|name| (name, print_of_plain.clone())).collect();
+        Self { of: snapshot, told, whole, versions, plain }
     }
 }
 
@@ -109,6 +116,7 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, path: &str) -> R
         ["v3"] => return index(parts, &prints).map(Some),
         ["v3", "api", version] => GroupVersion::new("", version),
         ["v3", "apis", group, version] => GroupVersion::new(group, version),
+        ["v3", ..] => return plain(server, parts, query, &rest["v3/".len()..], &prints).map(Some),
         _ => return Err(Status::no_such_path().into()),
     };
     let found = prints.versions.iter().find(|(own, _)| *own == version);
@@ -117,7 +125,7 @@ pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, path: &str) -> R
 }
 
 fn index(parts: &Parts, prints: &Fingerprints) -> Result<Answer> {
-    let text = answer::to_json(&openapi::v3_index(&prints.versions), false);
+    let text = answer::to_json(&openapi::v3_index(&prints.versions, &prints.plain), false);
     let mut answer = sent(&parts.headers, &prints.whole, JSON, answer::gzip(&text))?;
     answer.headers_mut().remove(VARY);
     Ok(answer)
@@ -148,6 +156,23 @@ fn v3(
     version: &GroupVersion,
     fingerprint: &str,
 ) -> Result<Answer> {
+    named(server, parts, query, fingerprint, || openapi::v3_document(&defs(&snapshot.ordered), version))
+}
+
+fn plain(server: &ApiServer, parts: &Parts, query: &Query, name: &str, prints: &Fingerprints) -> Result<Answer> {
+    let found = prints.plain.iter().find(|(own, _)| own == name);
+    let (_, fingerprint) = found.ok_or_else(Status::no_such_path)?;
+    named(server, parts, query, fingerprint, || openapi::v3_plain_document(name))
+}
+
+/// A document that may be asked for with its hash, and then stays what it is.
+fn named(
+    server: &ApiServer,
+    parts: &Parts,
+    query: &Query,
+    fingerprint: &str,
+    make: impl FnOnce() -> Option<Value>,
+) -> Result<Answer> {
     if negotiate::first_of(&parts.headers, &[JSON]).is_none() {
         return Ok(not_acceptable());
     }
@@ -156,7 +181,7 @@ fn v3(
     if !hash.is_empty() && hash != fingerprint {
         return Ok(moved(&format!("{path}?hash={fingerprint}")));
     }
-    let make = || Some(answer::to_json(&openapi::v3_document(&defs(&snapshot.ordered), version)?, false));
+    let make = || Some(answer::to_json(&make()?, false));
     let found = server.documents.get(path, fingerprint, make).ok_or_else(Status::no_such_path)?;
     let mut answer = sent(&parts.headers, fingerprint, JSON, found)?;
     if !hash.is_empty() {

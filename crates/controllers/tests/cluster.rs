@@ -82,6 +82,7 @@ impl Cluster {
             kubelet_tls: None,
             front_proxy: None,
             admission: Default::default(),
+            loopback_proxies: false,
             authorization: true,
             tokens: Vec::new(),
         };

@@ -61,6 +61,7 @@ async fn start_server(folder: &std::path::Path, clock: SharedClock) -> Arc<ApiSe
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        loopback_proxies: false,
         authorization: true,
         tokens: Vec::new(),
     };

@@ -52,8 +52,10 @@ fn documents_are_whole() {
     for version in &versions {
         assert_whole(&v3_document(builtin(), version).expect("it is served"));
     }
-    let index =
-        v3_index(&[(GroupVersion::new("", "v1"), "X".to_owned()), (GroupVersion::new("apps", "v1"), "Y".to_owned())]);
+    let index = v3_index(
+        &[(GroupVersion::new("", "v1"), "X".to_owned()), (GroupVersion::new("apps", "v1"), "Y".to_owned())],
+        &[("version".to_owned(), "Z".to_owned())],
+    );
     assert_eq!(index["paths"]["api/v1"]["serverRelativeURL"], "/openapi/v3/api/v1?hash=X");
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=Y");
     assert!(v3_document(builtin(), &GroupVersion::new("example.com", "v1")).is_none());

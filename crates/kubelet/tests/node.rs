@@ -135,6 +135,7 @@ impl Cluster {
             kubelet_tls: Some(authority.client(Some(CALLER))),
             front_proxy: None,
             admission: Default::default(),
+            loopback_proxies: false,
             authorization: true,
             tokens: Vec::new(),
         };

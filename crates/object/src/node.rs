@@ -68,6 +68,18 @@ impl Node {
         }
     }
 
+    /// Whether a key is written twice in any of its maps.
+    pub fn has_duplicates(&self) -> bool {
+        match self {
+            Self::List(items) => items.iter().any(Self::has_duplicates),
+            Self::Map(entries) => {
+                let mut known = std::collections::HashSet::with_capacity(entries.len());
+                entries.iter().any(|(key, value)| !known.insert(key.as_str()) || value.has_duplicates())
+            }
+            _ => false,
+        }
+    }
+
     /// The text, where it is one.
     pub fn as_text(&self) -> Option<&str> {
         match self {

@@ -221,6 +221,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         kubelet_tls: Some(Arc::new(kubelet_client_tls(setting)?)),
         front_proxy: Some(front_proxy(setting)?),
         admission: admission_settings(&setting.options.admission)?,
+        loopback_proxies: false,
         authorization: true,
         tokens: Vec::new(),
     };

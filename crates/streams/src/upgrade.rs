@@ -12,16 +12,25 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::session::{ForwardedConnection, KeepOpen, PortForward, QUEUE, RemoteCommand, Streams, TerminalSize};
 use crate::spdy::{self, Incoming, Opened};
-use crate::websocket;
+use crate::websocket::{self, Form};
 
 /// A client must have opened its streams within this time; upstream's default is the same.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 const STREAM_VERSION: &str = "x-stream-protocol-version";
-const COMMAND_PROTOCOLS: [&str; 5] =
-    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
+const COMMAND_PROTOCOLS: [&str; 7] = [
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "v3.channel.k8s.io",
+    "v2.channel.k8s.io",
+    "base64.channel.k8s.io",
+    "channel.k8s.io",
+];
 const FORWARD_SPDY: &str = "portforward.k8s.io";
 const FORWARD_TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const FORWARD_CHANNELS: &str = "v4.channel.k8s.io";
+/// All of them over a WebSocket, the preferred one first.
+const FORWARD_PROTOCOLS: [&str; 4] = [FORWARD_TUNNEL, FORWARD_CHANNELS, "v4.base64.channel.k8s.io", FORWARD_SPDY];
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +72,10 @@ pub fn accept_command<B>(request: &mut Request<B>, streams: Streams) -> Result<A
     let session = Box::pin(async move {
         let upgraded = upgraded(upgrade).await?;
         match carrier {
-            Carrier::WebSocket { protocol, .. } => {
-                Ok(websocket::command(websocket::open(upgraded).await, streams, version_of(&protocol)))
-            }
+            Carrier::WebSocket { protocol, .. } => Ok({
+                let form = Form::of(&protocol);
+                websocket::command(websocket::open(upgraded).await, form, streams, version_of(&protocol))
+            }),
             Carrier::Spdy { protocol } => {
                 let version = protocol.as_deref().map_or(1, version_of);
                 let (read, write) = tokio::io::split(TokioIo::new(upgraded));
@@ -84,7 +94,7 @@ pub fn accept_port_forward<B>(
     request: &mut Request<B>,
     ports: Vec<u16>,
 ) -> Result<Accepted<PortForward>, UpgradeError> {
-    let carrier = negotiate(request.headers(), &[FORWARD_TUNNEL, FORWARD_CHANNELS, FORWARD_SPDY], &[FORWARD_SPDY])?;
+    let carrier = negotiate(request.headers(), &FORWARD_PROTOCOLS, &[FORWARD_SPDY])?;
     let upgrade = hyper::upgrade::on(request);
     let response = switching(&carrier);
     let session = Box::pin(async move {
@@ -94,7 +104,9 @@ pub fn accept_port_forward<B>(
                 let (read, write) = tokio::io::split(websocket::tunnel(websocket::open(upgraded).await));
                 spdy_port_forward(spdy::serve(read, write))
             }
-            Carrier::WebSocket { .. } => websocket::port_forward(websocket::open(upgraded).await, &ports).await,
+            Carrier::WebSocket { protocol, .. } => {
+                websocket::port_forward(websocket::open(upgraded).await, Form::of(&protocol), &ports).await
+            }
             Carrier::Spdy { .. } => {
                 let (read, write) = tokio::io::split(TokioIo::new(upgraded));
                 spdy_port_forward(spdy::serve(read, write))
@@ -267,6 +279,8 @@ mod tests {
         check(&with("v4.channel.k8s.io, v5.channel.k8s.io"), websocket("v5.channel.k8s.io"));
         check(&with("channel.k8s.io"), websocket("channel.k8s.io"));
         check(&base, websocket("channel.k8s.io"));
+        check(&with("base64.channel.k8s.io"), websocket("base64.channel.k8s.io"));
+        check(&with("v4.base64.channel.k8s.io"), websocket("v4.base64.channel.k8s.io"));
         check(&with("chat"), Err(()));
         let spdy = |protocol: &str| Ok(Carrier::Spdy { protocol: Some(protocol.into()) });
         check(&[("upgrade", "SPDY/3.1"), (STREAM_VERSION, "v4.channel.k8s.io")], spdy("v4.channel.k8s.io"));
@@ -277,6 +291,10 @@ mod tests {
 
     #[test]
     fn versions_are_read_off_protocols() {
-        assert_eq!([version_of("v5.channel.k8s.io"), version_of("channel.k8s.io")], [5, 1]);
+        assert_eq!(
+            ["v5.channel.k8s.io", "v4.base64.channel.k8s.io", "base64.channel.k8s.io", "channel.k8s.io"]
+                .map(version_of),
+            [5, 4, 1, 1]
+        );
     }
 }

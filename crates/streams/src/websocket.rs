@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
@@ -43,7 +45,13 @@ pub(crate) async fn open(upgraded: Upgraded) -> Socket {
 type Inputs = HashMap<u8, mpsc::Sender<Bytes>>;
 
 /// Serves the channels until the client goes, or `out` and everything that sends on it is dropped.
-fn serve(socket: Socket, mut inputs: Inputs, mut out: mpsc::Receiver<Outgoing>, mut stop: mpsc::Receiver<()>) {
+fn serve(
+    socket: Socket,
+    form: Form,
+    mut inputs: Inputs,
+    mut out: mpsc::Receiver<Outgoing>,
+    mut stop: mpsc::Receiver<()>,
+) {
     let (mut sink, mut source) = socket.split();
     let (pong_sender, mut pongs) = mpsc::channel(QUEUE);
     let reader = async move {
@@ -55,7 +63,10 @@ fn serve(socket: Socket, mut inputs: Inputs, mut out: mpsc::Receiver<Outgoing>, 
             match message {
                 Some(Ok(Message::Binary(bytes))) => deliver(&mut inputs, bytes).await,
                 // Clients in languages where strings are no bytes send what is typed as text.
-                Some(Ok(Message::Text(text))) => deliver(&mut inputs, text.into()).await,
+                Some(Ok(Message::Text(text))) => match form.read(text.into()) {
+                    Some(bytes) => deliver(&mut inputs, bytes).await,
+                    None => return,
+                },
                 Some(Ok(Message::Ping(bytes))) => {
                     if pong_sender.send(bytes).await.is_err() {
                         return;
@@ -70,7 +81,7 @@ fn serve(socket: Socket, mut inputs: Inputs, mut out: mpsc::Receiver<Outgoing>, 
         loop {
             let message = tokio::select! {
                 outgoing = out.recv() => match outgoing {
-                    Some(Outgoing::Data(channel, bytes)) => Message::Binary(tagged(channel as u8, &bytes)),
+                    Some(Outgoing::Data(channel, bytes)) => form.message(channel as u8, &bytes),
                     // Only the client can end a channel; the session's end is told by closing the connection.
                     Some(Outgoing::End(_)) => continue,
                     None => break,
@@ -90,6 +101,42 @@ fn serve(socket: Socket, mut inputs: Inputs, mut out: mpsc::Receiver<Outgoing>, 
             Err(error) => tracing::debug!(%error, "WebSocket"),
         }
     });
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The channel's number in one byte, then the bytes.
+    Binary,
+    /// Text, for clients that have nothing else: the channel's digit, then the bytes in base64.
+    Base64,
+}
+
+impl Form {
+    /// The form of a protocol.
+    pub(crate) fn of(protocol: &str) -> Self {
+        if protocol.contains("base64.") { Self::Base64 } else { Self::Binary }
+    }
+
+    /// What a text message says, in the binary form; nothing where it is malformed.
+    fn read(self, text: Bytes) -> Option<Bytes> {
+        if self == Self::Binary {
+            return Some(text);
+        }
+        let Some((digit, encoded)) = text.split_first() else { return Some(text) };
+        let channel = digit.checked_sub(b'0')?;
+        Some(tagged(channel, &BASE64.decode(encoded).ok()?))
+    }
+
+    fn message(self, channel: u8, bytes: &[u8]) -> Message {
+        match self {
+            Self::Binary => Message::Binary(tagged(channel, bytes)),
+            Self::Base64 => {
+                let digit = char::from(b'0'.saturating_add(channel));
+                Message::Text(format!("{digit}{}", BASE64.encode(bytes)).into())
+            }
+        }
+    }
 }
 
 fn tagged(channel: u8, bytes: &[u8]) -> Bytes {
@@ -117,7 +164,7 @@ async fn deliver(inputs: &mut Inputs, message: Bytes) {
 }
 
 /// A command over the channels of `version` 1 to 5.
-pub(crate) fn command(socket: Socket, streams: Streams, version: u8) -> RemoteCommand {
+pub(crate) fn command(socket: Socket, form: Form, streams: Streams, version: u8) -> RemoteCommand {
     let (out_sender, out) = mpsc::channel(QUEUE);
     let (stop_sender, stop) = mpsc::channel(1);
     let (stdin_sender, stdin) = mpsc::channel(QUEUE);
@@ -136,7 +183,7 @@ pub(crate) fn command(socket: Socket, streams: Streams, version: u8) -> RemoteCo
     if streams.stdin {
         inputs.insert(STDIN, stdin_sender);
     }
-    serve(socket, inputs, out, stop);
+    serve(socket, form, inputs, out, stop);
     let output = |wanted: bool, channel: u8| wanted.then(|| Output::new(channel.into(), out_sender.clone()));
     RemoteCommand {
         stdin: streams.stdin.then_some(stdin),
@@ -150,7 +197,7 @@ pub(crate) fn command(socket: Socket, streams: Streams, version: u8) -> RemoteCo
 }
 
 /// Port-forward over channels: two for each port, data and error; each begins with the port's number, low byte first.
-pub(crate) async fn port_forward(socket: Socket, ports: &[u16]) -> PortForward {
+pub(crate) async fn port_forward(socket: Socket, form: Form, ports: &[u16]) -> PortForward {
     let (out_sender, out) = mpsc::channel(QUEUE);
     let (stop_sender, stop) = mpsc::channel(1);
     let (sender, connections) = mpsc::channel(QUEUE.max(ports.len()));
@@ -164,7 +211,7 @@ pub(crate) async fn port_forward(socket: Socket, ports: &[u16]) -> PortForward {
         let error = Output::new(u32::from(channel) + 1, out_sender.clone());
         opened.push(ForwardedConnection { port: *port, input, output, error });
     }
-    serve(socket, inputs, out, stop);
+    serve(socket, form, inputs, out, stop);
     for connection in opened {
         let head = Bytes::copy_from_slice(&connection.port.to_le_bytes());
         let greeted = async {
@@ -214,4 +261,21 @@ pub(crate) fn tunnel(socket: Socket) -> DuplexStream {
         }
     });
     near
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_two_forms() {
+        let text = Form::Base64.message(1, b"hi");
+        assert_eq!(text, Message::Text("1aGk=".into()));
+        assert_eq!(Form::Base64.read("1aGk=".into()).as_deref(), Some(&b"\x01hi"[..]));
+        assert_eq!(Form::Base64.read("0".into()).as_deref(), Some(&b"\0"[..]));
+        assert_eq!(Form::Base64.read("1?".into()), None);
+        assert_eq!(Form::Base64.read(" x".into()), None);
+        assert_eq!(Form::Binary.message(2, b"x"), Message::Binary(Bytes::from_static(b"\x02x")));
+        assert_eq!([Form::of("v4.base64.channel.k8s.io"), Form::of("v4.channel.k8s.io")], [Form::Base64, Form::Binary]);
+    }
 }

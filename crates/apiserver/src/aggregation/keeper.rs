@@ -47,13 +47,14 @@ fn definitions(server: &ApiServer) -> Option<Arc<ResourceCache>> {
 /// Knows the other servers before the first request.
 pub fn start(server: &ApiServer) -> Result<()> {
     if let Some(cache) = services(server) {
-        take_over(server, &cache.objects(&Filter::default())?);
+        let objects = cache.objects(&Filter::default())?;
+        take_over(server, &objects.iter().collect::<Vec<_>>());
     }
     Ok(())
 }
 
 /// Takes over what the APIServices say. What is answered here unless another server has it is served accordingly.
-fn take_over(server: &ApiServer, objects: &[Object]) -> Arc<Vec<Arc<Remote>>> {
+fn take_over(server: &ApiServer, objects: &[&Object]) -> Arc<Vec<Arc<Remote>>> {
     let identity = server.config.front_proxy.as_ref().map(|proxy| &proxy.identity);
     let remotes = server.aggregator.take_over(objects, identity);
     let is_taken = super::of_version(&remotes, usage::GROUP, usage::VERSION).is_some();
@@ -134,9 +135,12 @@ async fn keep(
 ) -> Result<()> {
     // Both kinds are looked at as they stood at one moment: what a definition asks for is not there before it.
     server.hub.fresh().await?;
-    let (Some(services), Some(definitions)) = (services(server), definitions(server)) else { return Ok(()) };
-    let wanted_of_definitions = local::of_definitions(&definitions.objects(&Filter::default())?);
-    let current = services.objects(&Filter::default())?;
+    // Definitions are large and many: each is read once, not whenever another one changes.
+    let definitions = &server.aggregator.definitions;
+    let wanted_of_definitions =
+        definitions.all(server, "apiextensions.k8s.io", "customresourcedefinitions", local::of_definition);
+    let services = server.aggregator.services.all(server, GROUP, PLURAL, Object::clone);
+    let current: Vec<&Object> = services.iter().map(|object| &**object).collect();
     let remotes = take_over(server, &current);
     watched.retain(|_, watched| remotes.iter().any(|remote| Arc::ptr_eq(remote, &watched.remote)));
     for remote in remotes.iter() {
@@ -146,7 +150,8 @@ async fn keep(
         });
     }
     let builtin = server.config.kinds.iter().copied();
-    let wanted = [local::of_builtin(builtin), wanted_of_definitions].concat();
+    let mut wanted = local::of_builtin(builtin);
+    wanted.extend(local::joined(wanted_of_definitions.iter().map(|wanted| wanted.as_slice())));
     for step in local::plan(&current, &wanted, at_start, server.clock().now()) {
         act(server, step).await?;
     }

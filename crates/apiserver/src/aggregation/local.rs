@@ -106,22 +106,22 @@ pub fn of_builtin<'a>(kinds: impl Iterator<Item = &'a ResourceDef>) -> Vec<Wante
     versions.into_values().map(|(group, version)| wanted(group, version, false)).collect()
 }
 
-/// Those of the definitions that are in force.
-pub fn of_definitions(definitions: &[Object]) -> Vec<Wanted> {
-    let mut all = BTreeMap::new();
-    for definition in definitions {
-        let conditions = definition.list_at(&["status", "conditions"]);
-        let in_force = |one: &Value| one.str_at(&["type"]) == "Established" && one.str_at(&["status"]) == "True";
-        if !conditions.iter().any(in_force) {
-            continue;
-        }
-        let group = definition.str_at(&["spec", "group"]);
-        for version in definition.list_at(&["spec", "versions"]).iter().filter(|one| one.bool_at(&["served"])) {
-            let wanted = wanted(group, version.str_at(&["name"]), true);
-            all.insert(wanted.name.clone(), wanted);
-        }
+/// Those of a definition that is in force.
+pub fn of_definition(definition: &Object) -> Vec<Wanted> {
+    let conditions = definition.list_at(&["status", "conditions"]);
+    let in_force = |one: &Value| one.str_at(&["type"]) == "Established" && one.str_at(&["status"]) == "True";
+    if !conditions.iter().any(in_force) {
+        return Vec::new();
     }
-    all.into_values().collect()
+    let group = definition.str_at(&["spec", "group"]);
+    let versions = definition.list_at(&["spec", "versions"]).iter().filter(|one| one.bool_at(&["served"]));
+    versions.map(|version| wanted(group, version.str_at(&["name"]), true)).collect()
+}
+
+/// Those of all definitions together: several have the same group and version.
+pub fn joined<'a>(all: impl Iterator<Item = &'a [Wanted]>) -> Vec<Wanted> {
+    let by_name: BTreeMap<&str, &Wanted> = all.flatten().map(|wanted| (wanted.name.as_str(), wanted)).collect();
+    by_name.into_values().cloned().collect()
 }
 
 /// A step towards what there is to be.
@@ -138,7 +138,7 @@ pub enum Step {
 }
 
 /// What is to be done about the APIServices that there are; `at_start` settles those that are seen to only then.
-pub fn plan(current: &[Object], wanted: &[Wanted], at_start: bool, now: Timestamp) -> Vec<Step> {
+pub fn plan(current: &[&Object], wanted: &[Wanted], at_start: bool, now: Timestamp) -> Vec<Step> {
     let mut steps = Vec::new();
     for object in current {
         let managed = object.label(MANAGED).unwrap_or("");
@@ -190,7 +190,8 @@ mod tests {
     }
 
     fn check(current: &[Object], wanted: &[Wanted], at_start: bool) -> Vec<String> {
-        let shown = plan(current, wanted, at_start, now()).into_iter().map(|step| match step {
+        let current: Vec<&Object> = current.iter().collect();
+        let shown = plan(&current, wanted, at_start, now()).into_iter().map(|step| match step {
             Step::Create(object) => format!("create {}", object.name()),
             Step::Respecify(name, _) => format!("respecify {name}"),
             Step::Delete(name) => format!("delete {name}"),
@@ -205,7 +206,9 @@ mod tests {
     fn those_of_definitions_are_kept_in_step_and_others_are_left_alone() {
         let definition = json!({"spec": {"group": "a.io", "versions": [{"name": "v1", "served": true},
             {"name": "v2", "served": false}]}, "status": {"conditions": [{"type": "Established", "status": "True"}]}});
-        let wanted = of_definitions(std::slice::from_ref(&definition));
+        let wanted = of_definition(&definition);
+        let twice = joined([wanted.as_slice(), &wanted].into_iter());
+        assert_eq!(twice, wanted);
         assert_eq!(wanted.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["v1.a.io"]);
         assert_eq!(check(&[], &wanted, false), ["create v1.a.io"]);
         let made = wanted[0].first_object(now());

@@ -15,9 +15,11 @@ use parking_lot::RwLock;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 
+use crate::admission::kept::Kept;
 use crate::http::request::RequestInfo;
 use crate::storage::catalogue::{Snapshot, version_priority};
 use crate::trust::Identity;
+use local::Wanted;
 use remote::Remote;
 
 /// The group of APIServices.
@@ -29,6 +31,10 @@ pub const PLURAL: &str = "apiservices";
 #[derive(Default)]
 pub struct Aggregator {
     remotes: RwLock<Arc<Vec<Arc<Remote>>>>,
+    /// The APIServices, each read once.
+    services: Kept<Object>,
+    /// What the definitions want there to be.
+    definitions: Kept<Vec<Wanted>>,
 }
 
 impl Aggregator {
@@ -56,9 +62,9 @@ impl Aggregator {
     }
 
     /// Takes over what the APIServices say. Who was known and is unchanged stays, with its connections.
-    pub fn take_over(&self, objects: &[Object], identity: Option<&Identity>) -> Arc<Vec<Arc<Remote>>> {
+    pub fn take_over(&self, objects: &[&Object], identity: Option<&Identity>) -> Arc<Vec<Arc<Remote>>> {
         let known = self.remotes();
-        let of = |object: &Object| match known.iter().find(|remote| remote.is_still(object)) {
+        let of = |object: &&Object| match known.iter().find(|remote| remote.is_still(object)) {
             Some(remote) => Some(remote.clone()),
             None => Remote::of(object, identity).map(Arc::new),
         };

@@ -26,6 +26,8 @@ const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
 /// Holds a definition until its objects are gone.
 const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// Tells what is wrong with a definition's schemas.
+const NOT_STRUCTURAL: &str = "NonStructuralSchema";
 /// How long to wait before a definition is looked at again after a failure.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -154,9 +156,14 @@ impl Keeper {
             conditions.push(("Established", "False", "NotAccepted", "not all names are accepted".to_owned()));
         }
         conditions.extend(approval(&definition));
+        let violations = crd_check::violations(&definition);
+        if !violations.is_empty() {
+            conditions.push((NOT_STRUCTURAL, "True", "Violations", violations.join(", ")));
+        }
+        let is_mended = violations.is_empty() && !condition(&definition, NOT_STRUCTURAL).is_empty();
         let names = definition.at(&["spec", "names"]).cloned().unwrap_or_default();
         let is_told = conditions.iter().all(|(kind, status, reason, _)| is_so(&definition, kind, status, reason));
-        if !is_told || (conflict.is_none() && accepted(&definition) != names) {
+        if !is_told || is_mended || (conflict.is_none() && accepted(&definition) != names) {
             report(server, &definition, &path, &conditions, conflict.is_none()).await?;
         }
         Ok(true)
@@ -331,6 +338,10 @@ async fn report(
 ) -> Result<()> {
     let now = clock::rfc3339(server.clock().now());
     let mut conditions = definition.list_at(&["status", "conditions"]).to_vec();
+    // Unlike the others it is there only where it holds.
+    if !wanted.iter().any(|(kind, ..)| *kind == NOT_STRUCTURAL) {
+        conditions.retain(|condition| condition.str_at(&["type"]) != NOT_STRUCTURAL);
+    }
     for (kind, status, reason, message) in wanted {
         let same = |condition: &&mut Value| condition.str_at(&["type"]) == *kind;
         let new =

@@ -5,6 +5,7 @@
 pub mod convert;
 pub mod definition;
 mod formats;
+mod jsonpath;
 pub mod keeper;
 pub mod rules;
 pub mod schema;
@@ -130,46 +131,27 @@ fn columns(version: &Value) -> Cow<'static, [Column]> {
 }
 
 fn row(def: &ResourceDef, object: &Object, now: Timestamp) -> Vec<Value> {
-    let cell = |column: &Column| match (column.path.as_ref(), column.kind.as_ref()) {
-        ("", _) => object.name().into(),
-        (path, "date") => {
-            let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
-            table::since(object, &steps, now).into()
-        }
-        (path, _) => look_up(object, path).cloned().unwrap_or(Value::Null),
+    let of = |column: &Column| match column.path.as_ref() {
+        "" => object.name().into(),
+        path => jsonpath::find(object, path).first().map_or(Value::Null, |found| cell(&column.kind, found, now)),
     };
-    def.columns.iter().map(cell).collect()
+    def.columns.iter().map(of).collect()
 }
 
-/// The value at a simple JSONPath: fields, indices, and fields in quotes or with escaped dots.
-fn look_up<'a>(object: &'a Object, path: &str) -> Option<&'a Value> {
-    let mut node = object;
-    let mut rest = path;
-    while !rest.is_empty() {
-        if let Some(inner) = rest.strip_prefix('[') {
-            let (step, after) = inner.split_once(']')?;
-            let quoted = step.trim_matches(|letter| letter == '\'' || letter == '"');
-            node = match step.parse::<usize>() {
-                Ok(index) => node.get(index)?,
-                Err(_) => node.get(quoted)?,
-            };
-            rest = after;
-            continue;
+/// A value as a column of a type shows it; nothing where it is of another type.
+fn cell(kind: &str, value: &Value, now: Timestamp) -> Value {
+    match (kind, value) {
+        ("string", Value::String(_)) => value.clone(),
+        ("string", Value::Null) => Value::Null,
+        ("string", other) => other.to_string().into(),
+        ("integer", Value::Number(number)) => {
+            number.as_i64().or(number.as_f64().map(|number| number as i64)).map_or(Value::Null, Value::from)
         }
-        rest = rest.strip_prefix('.').unwrap_or(rest);
-        let mut end = rest.len();
-        let bytes = rest.as_bytes();
-        for (index, byte) in bytes.iter().enumerate() {
-            let escaped = index > 0 && bytes[index - 1] == b'\\';
-            if (*byte == b'.' && !escaped) || *byte == b'[' {
-                end = index;
-                break;
-            }
-        }
-        node = node.get(rest[..end].replace("\\.", "."))?;
-        rest = &rest[end..];
+        ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => value.clone(),
+        ("date", Value::String(text)) if text.parse::<Timestamp>().is_err() => "<invalid>".into(),
+        ("date", Value::String(_)) => table::since(value, &[], now).into(),
+        _ => Value::Null,
     }
-    Some(node)
 }
 
 fn prepare_create(context: &Context, object: &mut Object) {
@@ -193,10 +175,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn simple_paths_are_looked_up() {
-        let object = json!({"spec": {"a.b": [{"c": 1}, {"c": 2}]}, "metadata": {"annotations": {"x/y": "z"}}});
-        assert_eq!(look_up(&object, r".spec.a\.b[1].c"), Some(&json!(2)));
-        assert_eq!(look_up(&object, ".metadata.annotations['x/y']"), Some(&json!("z")));
-        assert_eq!(look_up(&object, ".spec.nope"), None);
+    fn cells_show_values_by_the_columns_type() {
+        let now = "2026-01-02T03:04:05Z".parse().expect("a time");
+        let check =
+            |kind: &str, value: Value, expected: Value| assert_eq!(cell(kind, &value, now), expected, "{value}");
+        check("string", json!("a"), json!("a"));
+        check("string", json!(1), json!("1"));
+        check("string", json!({"a": [1]}), json!(r#"{"a":[1]}"#));
+        check("integer", json!(1.9), json!(1));
+        check("integer", json!("1"), json!(null));
+        check("number", json!(1.5), json!(1.5));
+        check("boolean", json!(true), json!(true));
+        check("date", json!("2026-01-02T03:03:05Z"), json!("60s"));
+        check("date", json!("yesterday"), json!("<invalid>"));
     }
 }

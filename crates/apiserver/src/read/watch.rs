@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_kinds::protobuf;
 use skiff_object::{Object, Status};
+use skiff_store::Revision;
 use tokio::time::Sleep;
 
 use crate::call::Call;
@@ -64,7 +65,9 @@ async fn open(server: &Arc<ApiServer>, call: &Call) -> Result<Opened> {
     let revision = options.watch_revision(&call.served.def.group_resource())?;
     let (start, initial_end) = start_of(&options, revision);
     let reached = match revision {
-        Some(revision) => server.hub.wait_for(revision).await?,
+        Some(revision) if options.initial_events == Some(true) => server.hub.wait_for(revision).await?,
+        // A revision that is still to come is waited for in silence, as by upstream.
+        Some(_) => server.hub.reached(),
         None => server.hub.fresh().await?,
     };
     let timeout = match options.timeout_seconds {
@@ -92,6 +95,7 @@ async fn open(server: &Arc<ApiServer>, call: &Call) -> Result<Opened> {
         converter,
         subscription,
         sent: 0,
+        after: if let Start::After(revision) = start { revision } else { 0 },
         after_initial,
         deadline: Box::pin(tokio::time::sleep(timeout)),
         last_bookmark: options.bookmarks.then(|| server.hub.clone()),
@@ -132,6 +136,8 @@ struct Feed {
     subscription: Subscription,
     /// How many of the initial events were sent.
     sent: usize,
+    /// What happened up to this revision is not told.
+    after: Revision,
     after_initial: Option<Bytes>,
     deadline: Pin<Box<Sleep>>,
     /// Where a watch wants bookmarks it ends with one, so that the next can begin there.
@@ -166,6 +172,10 @@ impl Feed {
 
     /// A message as it is sent: a custom object in the version that is watched.
     async fn encode(&mut self, message: Message) -> Bytes {
+        let (Message::Event(Event { revision, .. }) | Message::Bookmark(revision)) = &message;
+        if *revision <= self.after {
+            return Bytes::new();
+        }
         let (Some(converter), Message::Event(event)) = (&mut self.converter, &message) else {
             return self.encoder.message(&message);
         };
@@ -179,10 +189,12 @@ impl Feed {
     /// The end of a watch whose time is up.
     fn last(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
         // All that happened up to this revision is in the queue already.
-        let reached = self.last_bookmark.take()?.reached();
+        let reached = self.last_bookmark.take()?.reached().max(self.after);
         let mut piece = BytesMut::new();
         while let Ok(message) = self.subscription.queue.try_recv() {
-            piece.put_slice(&self.encoder.message(&message));
+            if matches!(&message, Message::Event(event) if event.revision > self.after) {
+                piece.put_slice(&self.encoder.message(&message));
+            }
         }
         piece.put_slice(&self.encoder.bookmark(reached, false));
         Some((Ok(piece.freeze()), self))

@@ -1,5 +1,7 @@
 //! Where a tunnel leads: which container, which node's agent, which address and port.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 use skiff_object::meta::Meta;
 use skiff_object::{GroupResource, Object, Status};
@@ -93,6 +95,36 @@ fn node(server: &ApiServer, name: &str, port: &str, security: Security) -> Resul
     Ok(Destination { host: own.host, port: number(port)?, security })
 }
 
+/// Refuses to lead a proxy's client to what listens for this machine alone, or on its links: 400, as by upstream.
+pub async fn check_address(server: &ApiServer, to: &Destination) -> Result<()> {
+    let refused = || Status::bad_request("address not allowed");
+    let addresses: Vec<IpAddr> = match to.host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => {
+            let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
+            found.map_err(|error| Status::bad_request(error.to_string()))?.map(|address| address.ip()).collect()
+        }
+    };
+    let may = |address: &IpAddr| is_proxyable(*address) || (server.config.loopback_proxies && address.is_loopback());
+    if addresses.is_empty() || !addresses.iter().all(may) {
+        return Err(refused().into());
+    }
+    Ok(())
+}
+
+/// Whether an address is one among many: no loopback, no link, no group.
+fn is_proxyable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified())
+        }
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_proxyable(v4.into()),
+            None => !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()),
+        },
+    }
+}
+
 fn number(port: &str) -> Result<u16> {
     port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")).into())
 }
@@ -176,4 +208,33 @@ pub fn endpoint(
     let wanted = ports.iter().find(|own| own.int_at(&["port"]) == Some(i64::from(port)));
     let wanted = wanted.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
     endpoint_of(server, namespace, name, wanted.str_at(&["name"])).map_err(|failure| failure.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_lead_to_addresses_of_the_network_only() {
+        let check = |text: &str| is_proxyable(text.parse().expect("an address"));
+        for good in ["10.0.0.1", "192.168.1.1", "8.8.8.8", "fd00::1", "2001:db8::1"] {
+            assert!(check(good), "{good}");
+        }
+        let bad = [
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+        ];
+        for bad in bad {
+            assert!(!check(bad), "{bad}");
+        }
+    }
 }

@@ -14,6 +14,10 @@ use crate::failure::Result;
 use crate::http::negotiate::content_type;
 use crate::write::Target;
 
+/// How deep an object may be nested. What is stored is read again with a limit of 128, and who owns which field is told
+/// in it by a tree that is a few levels deeper.
+const DEPTH_LIMIT: usize = 100;
+
 /// The media types of request bodies; custom kinds do not take the last one.
 const BODY_TYPES: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
@@ -57,6 +61,10 @@ pub fn recheck(target: &Target<'_>, tree: Object) -> Result<Object> {
 /// Adds the warnings to the answer; what a custom kind's schema does not name is dropped, or an error.
 fn warned(target: &Target<'_>, decoded: Decoded) -> Result<Object> {
     let mut object = decoded.object;
+    if is_too_deep(&object, DEPTH_LIMIT) {
+        let text = format!("the object is nested more than {DEPTH_LIMIT} levels deep");
+        return Err(Status::bad_request(text).into());
+    }
     let mut faults = decoded.warnings;
     if let Some(schema) = &target.served.def.inline_schema {
         let dropped = custom::schema::prune(schema, &mut object);
@@ -78,6 +86,15 @@ fn warned(target: &Target<'_>, decoded: Decoded) -> Result<Object> {
         target.call.warn(fault);
     }
     Ok(object)
+}
+
+/// Whether a tree has more levels than that.
+fn is_too_deep(tree: &Value, levels: usize) -> bool {
+    match tree {
+        Value::Array(items) => levels == 0 || items.iter().any(|node| is_too_deep(node, levels - 1)),
+        Value::Object(fields) => levels == 0 || fields.values().any(|node| is_too_deep(node, levels - 1)),
+        _ => false,
+    }
 }
 
 /// Reads a body as a tree of no particular kind; built-in kinds know no nulls, so that they are dropped.

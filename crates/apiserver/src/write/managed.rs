@@ -118,6 +118,15 @@ pub fn configuration(target: &Target<'_>, body: &[u8]) -> Result<Object> {
         return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "PatchOptions"), "", &errors).into());
     }
     let config = yaml::parse(body).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+    if target.options.field_validation != FieldValidation::Ignore && config.has_duplicates() {
+        let (line, key) = yaml::duplicate(body).unwrap_or_default();
+        let fault = format!("line {line}: key {key:?} already set in map");
+        if target.options.field_validation == FieldValidation::Strict {
+            let why = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {fault}");
+            return Err(Status::bad_request(format!("error strict decoding YAML: {why}")).into());
+        }
+        target.call.warn(fault);
+    }
     Ok(config.into_value())
 }
 

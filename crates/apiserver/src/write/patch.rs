@@ -70,6 +70,51 @@ pub async fn patch(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answe
     }
     let patch = Patch::read(call, body)?;
     let schema = &call.served.def.schema;
-    let written = update::change(&target, |old| decode::recheck(&target, patch.apply(old, schema)?));
+    let written = update::change(&target, |old| rechecked(&target, &patch, patch.apply(old, schema)?));
     written.await?.answer(call)
+}
+
+/// Brings what a patch made into the shape of the kind. What does not fit it is the patch's fault: 422, in upstream's
+/// words.
+fn rechecked(target: &Target<'_>, patch: &Patch, tree: Object) -> Result<Object> {
+    let shown = match patch {
+        Patch::Strategic(part) => go_text(part),
+        Patch::Json(_) | Patch::Merge(_) => tree.to_string(),
+    };
+    decode::recheck(target, tree).map_err(|failure| {
+        let handled = format!("cannot be handled as a {}: ", target.served.def.kind);
+        let why = failure.0.message.split_once(&handled).map(|(_, why)| why.to_owned());
+        let Some(why) = why.filter(|_| failure.0.code == 400) else { return failure };
+        let fault = FieldError::invalid(&FieldPath::new("patch"), shown, why);
+        Status::invalid(&GroupKind::new("", ""), "", &vec![fault]).into()
+    })
+}
+
+/// A tree as Go prints maps and lists.
+fn go_text(tree: &Object) -> String {
+    match tree {
+        Object::Object(fields) => {
+            let mut sorted: Vec<_> = fields.iter().collect();
+            sorted.sort_by_key(|(name, _)| *name);
+            let shown = sorted.into_iter().map(|(name, value)| format!("{name}:{}", go_text(value)));
+            format!("map[{}]", shown.collect::<Vec<_>>().join(" "))
+        }
+        Object::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Object::String(text) => text.clone(),
+        Object::Null => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn patches_are_shown_as_go_shows_them() {
+        let tree = json!({"b": [1, "x"], "a": {"c": null}});
+        assert_eq!(go_text(&tree), "map[a:map[c:<nil>] b:[1 x]]");
+    }
 }

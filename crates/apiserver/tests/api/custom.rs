@@ -1,8 +1,9 @@
 //! Custom resources: defined, served, checked, listed, and gone with their definition.
 
 use expect_test::expect;
+use serde_json::json;
 
-use crate::support::{Cluster, Watch};
+use crate::support::{Cluster, Watch, established};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -233,4 +234,38 @@ async fn names_are_given_once() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn schemas_that_came_from_elsewhere_are_looked_at() {
+    let cluster = Cluster::new().await;
+    let definition = json!({"metadata": {"name": "parts.example.com"}, "spec": {"group": "example.com",
+        "scope": "Cluster", "names": {"plural": "parts", "kind": "Part"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
+            {"type": "object", "properties": {"spec": {"type": "object"}}}}}]}});
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    cluster.tree(&format!("POST {path}\n\n{definition}")).await;
+    established(&cluster, "parts.example.com").await;
+    let everything = skiff_store::KeyRange::prefix("/registry/apiextensions.k8s.io/customresourcedefinitions/");
+    let pair = cluster.store.range(&everything, None, 0).await.expect("it can be read").items.remove(0);
+    let stored = String::from_utf8(pair.value.to_vec()).expect("JSON");
+    let bent = stored.replace(r#""spec":{"type":"object"}"#, r#""spec":{}"#);
+    assert_ne!(bent, stored);
+    let change = skiff_store::Change::Put { key: pair.key, value: bent.into() };
+    let transaction = skiff_store::Transaction { changes: vec![change], ..Default::default() };
+    cluster.store.commit(transaction).await.expect("it can be written");
+    let target = format!("GET {path}?watch=1&fieldSelector=metadata.name=parts.example.com");
+    let mut watch = Watch::open(&cluster, &target).await;
+    let told = loop {
+        let events = watch.next().await;
+        let conditions = events.iter().flat_map(|event| {
+            event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default()
+        });
+        if let Some(found) = conditions.into_iter().find(|one| one["type"] == "NonStructuralSchema") {
+            break found;
+        }
+    };
+    assert_eq!((&told["status"], &told["reason"]), (&json!("True"), &json!("Violations")));
+    let expected = "spec.versions[0].schema.openAPIV3Schema.properties[spec].type: Required value";
+    assert!(told["message"].as_str().is_some_and(|text| text.starts_with(expected)), "{told}");
 }

@@ -71,6 +71,11 @@ async fn each_version_has_its_own_document_and_hash() {
     assert_eq!(cache, "public, immutable");
     let (code, moved, _) = answer(&cluster, "GET /openapi/v3/apis/apps/v1?hash=old", "location").await;
     assert_eq!((code, moved), (301, place.clone()));
+    for name in ["version", "api", "apis", "apis/apps", "openid/v1/jwks", ".well-known/openid-configuration"] {
+        let place = index["paths"][name]["serverRelativeURL"].as_str().unwrap_or_else(|| panic!("{name} is listed"));
+        let document = cluster.tree(&format!("GET {place}")).await;
+        assert!(document["paths"][format!("/{name}/")]["get"]["operationId"].is_string(), "{name}");
+    }
     define(&cluster, "widgets", "Widget").await;
     let index = cluster.tree("GET /openapi/v3").await;
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], place);

@@ -115,6 +115,21 @@ async fn a_state_that_is_not_there_yet_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_watch_waits_in_silence_for_what_is_to_come() {
+    let cluster = cluster(&[]).await;
+    let made = async |name: &str| {
+        let made = cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{{\"metadata\":{{\"name\":\"{name}\"}}}}")).await;
+        made["metadata"]["resourceVersion"].as_str().expect("a revision").parse::<u64>().expect("a number")
+    };
+    let now = made("a").await;
+    let mut watch = Watch::open(&cluster, &format!("GET {CONFIG_MAPS}?watch=1&resourceVersion={}", now + 2)).await;
+    for name in ["b", "c", "d"] {
+        made(name).await;
+    }
+    assert_eq!(watch.short().await, "ADDED d");
+}
+
+#[tokio::test]
 async fn what_cannot_be_selected_is_refused() {
     let cluster = cluster(&[]).await;
     let refused = async |path: &str, expected: Expect| outcome(&cluster, &format!("GET {path}"), expected).await;

@@ -18,6 +18,27 @@ fn config_map(name: &str, data: &str) -> String {
 }
 
 #[tokio::test]
+async fn what_a_patch_makes_must_fit_the_kind() {
+    let cluster = Cluster::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    cluster.tree(&format!("POST {maps}\n\n{{\"metadata\":{{\"name\":\"a\"}}}}")).await;
+    let patched = async |kind: &str, body: &str| {
+        let head = format!("PATCH {maps}/a?fieldValidation=Strict\nContent-Type: application/{kind}+json");
+        cluster.outcome(&format!("{head}\n\n{body}")).await
+    };
+    let fault = patched("strategic-merge-patch", r#"{"nope":{"b":[1],"a":null}}"#).await;
+    let expected = r#"422  "" is invalid: patch: Invalid value: "map[nope:map[a:<nil> b:[1]]]": strict decoding error: unknown field "nope""#;
+    assert_eq!(fault, expected);
+    let fault = patched("merge-patch", r#"{"data":{"a":1}}"#).await;
+    assert!(fault.starts_with(r#"422  "" is invalid: patch: Invalid value: "{"#), "{fault}");
+    assert!(
+        fault.ends_with("json: cannot unmarshal number into Go struct field ConfigMap.data of type string"),
+        "{fault}"
+    );
+    assert_eq!(patched("json-patch", r#"[{"op":"add","path":"/data","value":{"a":"b"}}]"#).await, "200");
+}
+
+#[tokio::test]
 async fn an_object_is_created_read_changed_and_deleted() {
     let cluster = Cluster::new().await;
     check(

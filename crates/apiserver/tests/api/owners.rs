@@ -32,6 +32,20 @@ async fn deployed(cluster: &Cluster, more: &str) {
 }
 
 #[tokio::test]
+async fn a_key_may_not_be_applied_twice() {
+    let cluster = Cluster::new().await;
+    let applied = async |validation: &str| {
+        let head = format!("PATCH /api/v1/namespaces/default/configmaps/a?fieldManager=m&fieldValidation={validation}");
+        let body = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a: b\n  a: c\n";
+        cluster.answer(&format!("{head}\nContent-Type: application/apply-patch+yaml\n\n{body}")).await
+    };
+    let refused = applied("Strict").await;
+    assert!(refused.starts_with("400") && refused.contains(r#"line 6: key \"a\" already set in map"#), "{refused}");
+    assert!(applied("Warn").await.starts_with("201\nWarning: 299 - \"line 6: key \\\"a\\\" already set in map\""));
+    assert!(applied("Ignore").await.starts_with("200\n"));
+}
+
+#[tokio::test]
 async fn a_scale_is_updated_and_applied() {
     let cluster = Cluster::new().await;
     deployed(&cluster, "").await;
@@ -181,6 +195,9 @@ async fn custom_kinds_merge_as_their_schemas_say() {
         cluster.outcome(&apply("two", "other: 1")).await,
         "500 failed to create typed patch object (/g; example.com/v1, Kind=Gadget): .spec.other: field not declared in schema"
     );
+    let odd = "apiVersion: example.com/v1, kind: Gadget, metadata: {name: g, odd: x}";
+    let odd = cluster.outcome(&format!("PATCH {GADGETS}/g?fieldManager=three\n{APPLY}\n\n{{{odd}}}")).await;
+    assert!(odd.ends_with(".metadata.odd: field not declared in schema"), "{odd}");
     let left = cluster.tree(&apply("two", "tags: [x]")).await;
     expect![[r#"
         {"parts":[{"name":"a","port":80,"size":1}],"plain":["p"],"tags":["x"],"whole":{"k":"v"}}

@@ -31,6 +31,19 @@ async fn bind(cluster: &Cluster, pod: &str) {
 }
 
 #[tokio::test]
+async fn a_proxy_does_not_lead_to_this_machine_itself() {
+    let cluster = Cluster::new().await;
+    cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"default\"}}").await;
+    let pod = r#"{"metadata":{"name":"a"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}"#;
+    cluster.tree(&format!("POST /api/v1/namespaces/default/pods\n\n{pod}")).await;
+    let status = r#"{"status":{"podIP":"127.0.0.1","podIPs":[{"ip":"127.0.0.1"}]}}"#;
+    let merge = "Content-Type: application/merge-patch+json";
+    cluster.tree(&format!("PATCH /api/v1/namespaces/default/pods/a/status\n{merge}\n\n{status}")).await;
+    let refused = cluster.outcome("GET /api/v1/namespaces/default/pods/a:80/proxy/x").await;
+    assert_eq!(refused, "400 address not allowed");
+}
+
+#[tokio::test]
 async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
     let cluster = cluster().await;
     check(

@@ -131,7 +131,7 @@ async fn backend(listener: TcpListener) {
 
 #[tokio::test]
 async fn a_proxy_passes_requests_on_and_joins_upgraded_connections() {
-    let cluster = Cluster::new().await;
+    let cluster = Cluster::with(|config| config.loopback_proxies = true).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(backend(listener));

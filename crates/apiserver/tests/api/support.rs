@@ -146,6 +146,7 @@ pub fn config(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> Config {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        loopback_proxies: false,
         authorization: true,
         tokens: Vec::new(),
     }

@@ -109,6 +109,7 @@ async fn serve(folder: &Path) {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        loopback_proxies: false,
         authorization: true,
         tokens: vec![(TOKEN.to_owned(), UserInfo::new("test", &["system:masters"]))],
     };

@@ -7,6 +7,8 @@ mod operations;
 mod render;
 mod schemas;
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use skiff_object::GroupVersion;
 
@@ -25,13 +27,38 @@ pub enum Dialect {
 }
 
 /// The list that `/openapi/v3` answers with: each group and version, and where its document of that fingerprint is.
-pub fn v3_index(versions: &[(GroupVersion, String)]) -> Value {
-    let paths = versions.iter().map(|(version, hash)| {
-        let path = prefix(version).trim_start_matches('/').to_owned();
+pub fn v3_index(versions: &[(GroupVersion, String)], plain: &[(String, String)]) -> Value {
+    let versions = versions.iter().map(|(version, hash)| (prefix(version).trim_start_matches('/').to_owned(), hash));
+    let paths = versions.chain(plain.iter().map(|(name, hash)| (name.clone(), hash))).map(|(path, hash)| {
         let place = json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")});
         (path, place)
     });
     json!({"paths": paths.collect::<Map<String, Value>>()})
+}
+
+/// The names of the documents of what is in no group's version, where these groups are served.
+pub fn plain_names<'a>(groups: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let always = [".well-known/openid-configuration", "api", "apis", "openid/v1/jwks", "version"];
+    let groups = groups.filter(|group| !group.is_empty()).map(|group| format!("apis/{group}"));
+    always.into_iter().map(str::to_owned).chain(groups).collect()
+}
+
+/// The document of that name; `None` where there is none such.
+pub fn v3_plain_document(name: &str) -> Option<Value> {
+    let mut schemas = Schemas::new(Dialect::V3);
+    let paths = paths(&[operations::plain(name)?], Dialect::V3, &mut schemas);
+    Some(v3_whole(paths, schemas.finish(&[])))
+}
+
+fn v3_whole(paths: Map<String, Value>, schemas: BTreeMap<String, Value>) -> Value {
+    json!({
+        "openapi": "3.0.0",
+        "info": info(),
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": {
+            "BearerToken": {"description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"},
+        }},
+    })
 }
 
 /// The document of one group and version; `None` where none of the kinds belongs to it.
@@ -44,20 +71,18 @@ pub fn v3_document(defs: &[&ResourceDef], version: &GroupVersion) -> Option<Valu
     let mut items = vec![operations::version_root(version)];
     items.extend(defs.iter().flat_map(|def| operations::of(def)));
     let paths = paths(&items, Dialect::V3, &mut schemas);
-    Some(json!({
-        "openapi": "3.0.0",
-        "info": info(),
-        "paths": paths,
-        "components": {"schemas": schemas.finish(&defs), "securitySchemes": {
-            "BearerToken": {"description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"},
-        }},
-    }))
+    Some(v3_whole(paths, schemas.finish(&defs)))
 }
 
 /// The one document of `/openapi/v2`.
 pub fn v2_document(defs: &[&ResourceDef]) -> Value {
     let mut schemas = Schemas::new(Dialect::V2);
-    let mut items: Vec<PathItem> = versions(defs).iter().map(operations::version_root).collect();
+    let versions = versions(defs);
+    let mut groups: Vec<&str> = versions.iter().map(|version| version.group.as_str()).collect();
+    groups.dedup();
+    let mut items: Vec<PathItem> =
+        plain_names(groups.into_iter()).iter().filter_map(|name| operations::plain(name)).collect();
+    items.extend(versions.iter().map(operations::version_root));
     items.extend(defs.iter().flat_map(|def| operations::of(def)));
     let paths = paths(&items, Dialect::V2, &mut schemas);
     json!({

@@ -188,6 +188,62 @@ pub(super) fn version_root(version: &GroupVersion) -> PathItem {
     PathItem { path: format!("{}/", prefix(version)), parameters: Vec::new(), operations: vec![operation] }
 }
 
+/// The paths that are of no group's version, by the name of their document: `version`, `apis/apps`.
+pub(super) fn plain(name: &str) -> Option<PathItem> {
+    let (id, summary, tag, answer) = match name {
+        ".well-known/openid-configuration" => {
+            let summary = "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'";
+            ("getServiceAccountIssuerOpenIDConfiguration".to_owned(), summary, "WellKnown".to_owned(), None)
+        }
+        "openid/v1/jwks" => {
+            let summary =
+                "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)";
+            ("getServiceAccountIssuerOpenIDKeyset".to_owned(), summary, "openid".to_owned(), None)
+        }
+        "version" => {
+            let answer = "io.k8s.apimachinery.pkg.version.Info".to_owned();
+            (
+                "getCodeVersion".to_owned(),
+                "get the version information for this server",
+                "version".to_owned(),
+                Some(answer),
+            )
+        }
+        "api" => {
+            let answer = format!("{META}.APIVersions");
+            ("getCoreAPIVersions".to_owned(), "get available API versions", "core".to_owned(), Some(answer))
+        }
+        "apis" => {
+            let answer = format!("{META}.APIGroupList");
+            ("getAPIVersions".to_owned(), "get available API versions", "apis".to_owned(), Some(answer))
+        }
+        _ => {
+            let group = name.strip_prefix("apis/").filter(|group| !group.contains('/'))?;
+            let word = version_word(&GroupVersion::new(group, ""));
+            let tag = tag(&GroupVersion::new(group, ""));
+            let answer = format!("{META}.APIGroup");
+            let tag = tag.trim_end_matches('_').to_owned();
+            (format!("get{word}APIGroup"), "get information of a group", tag, Some(answer))
+        }
+    };
+    let operation = Operation {
+        method: "get",
+        id,
+        action: None,
+        summary: summary.to_owned(),
+        tag,
+        kind: None,
+        parameters: Vec::new(),
+        body: None,
+        body_required: false,
+        consumes: &[],
+        streams: false,
+        answer,
+        codes: OK,
+    };
+    Some(PathItem { path: format!("/{name}/"), parameters: Vec::new(), operations: vec![operation] })
+}
+
 /// All paths of a kind.
 pub(super) fn of(def: &ResourceDef) -> Vec<PathItem> {
     let kind = Kind { def, version: def.group_version(), schema: schema_name(def) };

@@ -34,6 +34,19 @@ pub fn definition(faults: &mut Faults, object: &Object) {
     conversion(faults, &spec.get("conversion"));
 }
 
+/// What is wrong with the schemas of a definition, for people. Nothing that is created here has any fault, but a store may
+/// come from another cluster.
+pub fn violations(object: &Object) -> Vec<String> {
+    let mut faults = Faults::new();
+    for version in At::top(object, "spec").get("versions").items() {
+        let schema = version.walk(&["schema", "openAPIV3Schema"]);
+        if schema.is_set() {
+            crd_schema_check::schema(&mut faults, &schema);
+        }
+    }
+    faults.into_list().iter().map(ToString::to_string).collect()
+}
+
 /// The annotation by which a group of the project itself is approved.
 pub const APPROVAL: &str = "api-approved.kubernetes.io";
 const APPROVAL_PAGE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";

@@ -26,6 +26,9 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
     Value::deserialize(deserializer).map(Some)
 }
 
+/// How deep a patch may nest a document: as deep as JSON is read.
+const DEPTH_LIMIT: usize = 128;
+
 /// An operation cannot be applied. Upstream tells no details of it.
 struct Inapplicable;
 
@@ -111,6 +114,15 @@ fn container<'a>(object: &'a mut Value, path: &str) -> Result<(&'a mut Value, St
     }
 }
 
+/// How many levels a value has.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// An index below `size`; `-1` is the last.
 fn index(key: &str, size: usize) -> Option<usize> {
     let number: i64 = key.parse().ok()?;
@@ -128,6 +140,10 @@ fn get<'a>(object: &'a mut Value, path: &str) -> Result<Option<&'a Value>, Inapp
 }
 
 fn add(object: &mut Value, path: &str, value: Value) -> Result<(), Inapplicable> {
+    // Operation by operation a short patch could nest a document deeper than anybody can read.
+    if path.matches('/').count() + depth(&value) > DEPTH_LIMIT {
+        return Err(Inapplicable);
+    }
     let (node, key) = container(object, path)?;
     match node {
         Value::Array(items) if key == "-" => items.push(value),

@@ -72,8 +72,9 @@ fn word_end(text: &str) -> usize {
 }
 
 fn sign_end(text: &str) -> usize {
-    let special = text.find(|letter| !is_special(letter)).unwrap_or(text.len());
-    let longest = (1..=special.min(2)).rev().find(|end| token_of(&text[..*end]).is_some());
+    // No sign is longer, and a look further ahead at each of many would take its time.
+    let special = text.chars().take(2).take_while(|letter| is_special(*letter)).count();
+    let longest = (1..=special).rev().find(|end| token_of(&text[..*end]).is_some());
     longest.unwrap_or(special)
 }
 

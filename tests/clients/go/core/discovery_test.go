@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -12,15 +13,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	autoscalingapply "k8s.io/client-go/applyconfigurations/autoscaling/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/disk"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/openapi"
+	"k8s.io/client-go/openapi/cached"
 	"k8s.io/client-go/openapi3"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/scale"
 	"k8s.io/client-go/util/retry"
+	explain "k8s.io/kubectl/pkg/explain/v2"
 	"k8s.io/utils/ptr"
 )
 
@@ -82,8 +86,8 @@ func TestDiscovery(t *testing.T) {
 
 // TestMapper turns words that people type into resources.
 func TestMapper(t *testing.T) {
-	cached := memory.NewMemCacheClient(discoveryClient(t))
-	mapper := restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(cached), cached, nil)
+	kept := memory.NewMemCacheClient(discoveryClient(t))
+	mapper := restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(kept), kept, nil)
 	for word, wanted := range map[string]string{
 		"po": "/v1, Resource=pods", "deploy": "apps/v1, Resource=deployments", "hpa": "autoscaling/v2, Resource=horizontalpodautoscalers",
 		"crd": "apiextensions.k8s.io/v1, Resource=customresourcedefinitions", "pc": "scheduling.k8s.io/v1, Resource=priorityclasses",
@@ -129,6 +133,37 @@ func TestOpenAPI(t *testing.T) {
 	}
 }
 
+// TestExplain prints every field of every kind in every version, as kubectl explain --recursive does.
+func TestExplain(t *testing.T) {
+	client := discoveryClient(t)
+	_, lists, err := client.ServerGroupsAndResources()
+	must(t, err)
+	documents, explained := cached.NewClient(client.OpenAPIV3()), 0
+	for _, list := range lists {
+		version, err := schema.ParseGroupVersion(list.GroupVersion)
+		must(t, err)
+		for _, resource := range list.APIResources {
+			if strings.Contains(resource.Name, "/") {
+				continue
+			}
+			var out bytes.Buffer
+			err := explain.PrintModelDescription(nil, &out, documents, version.WithResource(resource.Name), true, "plaintext")
+			if err != nil {
+				t.Errorf("%s in %s: %v", resource.Name, list.GroupVersion, err)
+				continue
+			}
+			text := out.String()
+			if !strings.Contains(text, "KIND:       "+resource.Kind+"\n") || !strings.Contains(text, "FIELDS:\n") {
+				t.Errorf("%s in %s: %s", resource.Name, list.GroupVersion, text)
+			}
+			explained++
+		}
+	}
+	if explained < 60 {
+		t.Errorf("only %d kinds were explained", explained)
+	}
+}
+
 // TestScale changes the number of replicas of kinds that a program need not know.
 func TestScale(t *testing.T) {
 	ns, ctx, clients := namespace(t), t.Context(), clients(t)
@@ -139,9 +174,9 @@ func TestScale(t *testing.T) {
 	_, err = clients.CoreV1().ReplicationControllers(ns).Create(ctx, &corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Name: "d"},
 		Spec: corev1.ReplicationControllerSpec{Replicas: ptr.To(int32(1)), Selector: labels, Template: ptr.To(template())}}, metav1.CreateOptions{})
 	must(t, err)
-	cached := memory.NewMemCacheClient(discoveryClient(t))
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
-	scales, err := scale.NewForConfig(config(t), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
+	kept := memory.NewMemCacheClient(discoveryClient(t))
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(kept)
+	scales, err := scale.NewForConfig(config(t), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(kept))
 	must(t, err)
 	for _, resource := range []schema.GroupResource{{Group: "apps", Resource: "deployments"}, {Resource: "replicationcontrollers"}} {
 		got, err := scales.Scales(ns).Get(ctx, resource, "d", metav1.GetOptions{})
@@ -164,4 +199,16 @@ func TestScale(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "d", Namespace: ns}, Spec: autoscalingv1.ScaleSpec{Replicas: 1}}, metav1.UpdateOptions{})
 	must(t, err)
 	want(t, "replicas by the typed client", typed.Spec.Replicas, 1)
+	applied, err := clients.AppsV1().Deployments(ns).ApplyScale(ctx, "d", autoscalingapply.Scale().WithSpec(
+		autoscalingapply.ScaleSpec().WithReplicas(3)), metav1.ApplyOptions{FieldManager: "walker", Force: true})
+	must(t, err)
+	want(t, "replicas by apply", applied.Spec.Replicas, 3)
+	deployment, err := clients.AppsV1().Deployments(ns).Get(ctx, "d", metav1.GetOptions{})
+	must(t, err)
+	owned := slices.IndexFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
+		return entry.Manager == "walker" && entry.Operation == metav1.ManagedFieldsOperationApply && entry.Subresource == "scale"
+	})
+	if owned < 0 || !strings.Contains(string(deployment.ManagedFields[owned].FieldsV1.Raw), "f:replicas") {
+		t.Errorf("nobody owns the replicas by apply: %v", deployment.ManagedFields)
+	}
 }
