@@ -258,9 +258,9 @@ async fn schemas_that_came_from_elsewhere_are_looked_at() {
     let mut watch = Watch::open(&cluster, &target).await;
     let told = loop {
         let events = watch.next().await;
-        let conditions = events.iter().flat_map(|event| {
-            event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default()
-        });
+        let conditions = events
+            .iter()
+            .flat_map(|event| event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default());
         if let Some(found) = conditions.into_iter().find(|one| one["type"] == "NonStructuralSchema") {
             break found;
         }
