@@ -179,8 +179,8 @@ fn percentage(path: &str, given: Option<i64>, errors: &mut Errors) -> Option<usi
 
 impl ProfileFile {
     fn read(self, path: &str, errors: &mut Errors) -> Profile {
-        let mut profile = Profile::default();
-        profile.name = self.scheduler_name.unwrap_or_else(|| DEFAULT_NAME.to_owned());
+        let name = self.scheduler_name.unwrap_or_else(|| DEFAULT_NAME.to_owned());
+        let mut profile = Profile { name, ..Profile::default() };
         if profile.name.is_empty() {
             errors.0.push(format!("{path}.schedulerName: Required value"));
         }

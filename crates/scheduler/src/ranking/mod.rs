@@ -310,11 +310,10 @@ impl Ranking {
 
     fn rejection(&mut self, plugin: &'static str, verdict: Verdict) -> u32 {
         let fresh = self.rejections.len();
-        let number = *self.rejection_index.entry((plugin, verdict)).or_insert_with_key(|(_, verdict)| {
+        *self.rejection_index.entry((plugin, verdict)).or_insert_with_key(|(_, verdict)| {
             self.rejections.push(Rejection { plugin, verdict: verdict.clone(), nodes: 0 });
             u32::try_from(fresh).expect("fewer reasons than that")
-        });
-        number
+        })
     }
 
     /// The cells whose domains take the pod.
