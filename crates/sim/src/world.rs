@@ -119,6 +119,7 @@ impl World {
             service_accounts: None,
             kubelet_tls: None,
             front_proxy: None,
+            loopback_proxies: false,
             admission: Default::default(),
             authorization: true,
             tokens: Vec::new(),
