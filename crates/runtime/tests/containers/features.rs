@@ -108,9 +108,14 @@ async fn user_namespaces() {
     let said = world.runtime().exec_sync(request).await.expect("runs");
     let said = (String::from_utf8(said.stdout).expect("text"), String::from_utf8(said.stderr).expect("text"));
     assert_eq!(said, ("0\nmounted\n0\n".to_owned(), String::new()));
+    let raw_log = std::path::PathBuf::from(world.status(&id).await.log_path);
+    let read = || std::fs::read_to_string(&raw_log).expect("a log");
+    while !read().ends_with(" out\n") {
+        tokio::task::yield_now().await;
+    }
     let stop = StopContainerRequest { container_id: id.clone(), timeout: 0 };
     world.runtime().stop_container(stop).await.expect("stops");
-    let log = std::fs::read_to_string(world.status(&id).await.log_path).expect("a log");
+    let log = read();
     let seen: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
     assert_eq!(seen[..3], ["0", " 0 200000 65536", "0:0 0:0 0:0 0:0 0:0 "], "{log}");
     assert_eq!(seen[3..], ["written", "out"], "the sandbox's host name may be changed: {log}");
