@@ -134,7 +134,11 @@ impl Inner {
             Some(Ok(exit_code)) => Ok(ExecSyncResponse { stdout: out, stderr: errors, exit_code }),
             Some(Err(_)) => Err(CriError::unavailable("the container's shim is gone")),
             None => {
-                shim.call(Call::Signal { id, signal: libc::SIGKILL }).await?;
+                shim.call(Call::Signal { id: id.clone(), signal: libc::SIGKILL }).await?;
+                // The command is over with this answer, unless the kernel holds it up.
+                if tokio::time::timeout(DRAIN_LIMIT, &mut end).await.is_err() {
+                    tracing::debug!(exec = id, "a command that took too long does not end");
+                }
                 let why = format!(
                     "failed to exec in container: timeout {}s exceeded: context deadline exceeded",
                     request.timeout
