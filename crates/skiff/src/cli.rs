@@ -161,6 +161,11 @@ pub enum Command {
         command: SnapshotCommand,
     },
     /// Simulate nodes in any cluster: they take Pods, say that they run, and run nothing
+    ///
+    /// A Pod may say more in its annotations: sim.skiff.io/start-delay and sim.skiff.io/stop-delay (a time such as 5s),
+    /// sim.skiff.io/complete-after (so long after it became ready its containers end) and sim.skiff.io/exit-code (with
+    /// which code; 0 makes it Succeeded). The nodes stay when this command ends, and are NotReady soon; kubectl delete
+    /// nodes -l skiff.io/simulated removes them.
     SimNodes(SimNodesOptions),
     /// Show what this machine lacks, and how to get it
     Check,
@@ -199,12 +204,8 @@ pub enum Output {
     Json,
 }
 
-/// What simulated nodes are like. A Pod on one may say more in its annotations: sim.skiff.io/start-delay and
-/// sim.skiff.io/stop-delay (a time such as 5s), sim.skiff.io/complete-after (so long after it became ready its containers
-/// end) and sim.skiff.io/exit-code (with which code; 0 makes it Succeeded). The nodes stay when this command ends, and are
-/// NotReady soon; kubectl delete nodes -l skiff.io/simulated removes them.
+/// What simulated nodes are like.
 #[derive(Debug, Clone, Args)]
-#[command(verbatim_doc_comment)]
 pub struct SimNodesOptions {
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 1)]
