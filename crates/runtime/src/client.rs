@@ -67,12 +67,11 @@ impl ShimProgram {
     }
 
     fn spawn(&self, sandbox: &str, log: &Path, control: OwnedFd) -> io::Result<Pid> {
-        let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
         let arguments = [CString::new(PROGRAM_NAME)?, CString::new(sandbox)?];
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         let log = std::fs::File::create(log)?;
         let pid = sys::spawn(&sys::Program {
-            path: &path,
+            file: self.file.as_fd(),
             arguments: &arguments.each_ref().map(CString::as_c_str),
             streams: [control.as_fd(), null.as_fd(), log.as_fd()],
             birthplace: &self.birthplace,

@@ -74,8 +74,8 @@ pub fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
 
 /// A program to start.
 pub struct Program<'a> {
-    /// Where it is.
-    pub path: &'a CStr,
+    /// The open file that is executed.
+    pub file: BorrowedFd<'a>,
     /// Its arguments, its name first. It has no environment.
     pub arguments: &'a [&'a CStr],
     /// Its standard streams.
@@ -106,24 +106,28 @@ pub fn spawn(program: &Program<'_>) -> io::Result<i32> {
 /// asked for, and everything is a plain system call.
 fn execute(program: &Program<'_>, arguments: &[*const libc::c_char]) -> ! {
     const NOT_EXECUTED: i32 = 127;
+    const FILE: i32 = 3;
     let no_environment = [std::ptr::null()];
     // SAFETY: all pointers are to C strings, arrays that end with null and plain data that live until the program is
     // replaced; only functions that are safe after a fork are called.
     unsafe {
-        for file in &program.birthplace.join_files {
-            let file = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            libc::write(file, c"0".as_ptr().cast(), 1);
-        }
         for (number, stream) in (0..).zip(program.streams) {
             if libc::dup2(stream.as_raw_fd(), number) < 0 {
                 libc::_exit(NOT_EXECUTED);
             }
         }
+        libc::dup3(program.file.as_raw_fd(), FILE, libc::O_CLOEXEC);
+        // At once: whoever is started anew after this process was killed must find its sockets free.
+        libc::syscall(libc::SYS_close_range, FILE + 1, u32::MAX, 0);
+        for file in &program.birthplace.join_files {
+            let file = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            libc::write(file, c"0".as_ptr().cast(), 1);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
         libc::chdir(c"/".as_ptr());
-        libc::execve(program.path.as_ptr(), arguments.as_ptr(), no_environment.as_ptr());
+        libc::execve(c"/proc/self/fd/3".as_ptr(), arguments.as_ptr(), no_environment.as_ptr());
         libc::_exit(NOT_EXECUTED)
     }
 }

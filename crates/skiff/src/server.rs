@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
@@ -87,12 +88,25 @@ async fn link_up(target: &Target, paths: &Paths, mut facts: NodeFacts, keeper: P
     isolation::ensure_link(paths, keeper, Link::new(facts.link)).await
 }
 
+/// A server that was killed a moment ago has its port until the kernel is done with it, so a taken one is tried again.
+fn bind_soon(address: (&str, u16)) -> io::Result<TcpListener> {
+    const TRIES: u32 = 25;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 1..TRIES {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+    TcpListener::bind(address)
+}
+
 /// Binds a port, or says what to do about it: `advice` is for when another program has it.
 ///
 /// # Errors
 /// The port is in use, or cannot be had.
 pub fn bind(address: (&str, u16), advice: &str) -> Result<TcpListener, CommandError> {
-    TcpListener::bind(address).map_err(|error| {
+    bind_soon(address).map_err(|error| {
         let is_taken = error.kind() == io::ErrorKind::AddrInUse;
         let advice = if is_taken { format!("; another program uses it: {advice}") } else { String::new() };
         format!("listen on {}:{}: {error}{advice}", address.0, address.1).into()

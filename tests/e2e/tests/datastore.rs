@@ -20,7 +20,7 @@ spec:
     metadata: {labels: {app: shop}}
     spec:
       containers:
-      - {name: hello, image: localhost:5000/hello:v1, args: ["--port=8080"]}
+      - {name: hello, image: localhost:5000/hello:v1, command: [/hello, --port=8080]}
 "#;
 
 /// An etcd inside the node's network, with what is in its folder.
