@@ -103,8 +103,8 @@ pub fn build_binaries() -> Result<Binaries, String> {
     Ok(Binaries { skiff: build_release("skiff", "skiff")?, hello: build_release("skiff-hello", "hello")? })
 }
 
-/// Builds the release binary of one package. Each is built alone, as `cargo build --release` builds skiff: built together
-/// they would share other features of their libraries, and everything would be built once more.
+/// Builds the release binary of one package, alone, as `cargo build --release` builds skiff: neither takes up features of
+/// libraries that only the other needs.
 fn build_release(package: &str, binary: &str) -> Result<PathBuf, String> {
     let build = ["build", "--release", "--package", package];
     shell::run(&mut cargo(&build))?;
