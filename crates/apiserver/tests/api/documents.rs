@@ -20,6 +20,10 @@ async fn define(cluster: &Cluster, plural: &str, kind: &str) {
     let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "either": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
         "maybe": {"type": "string", "nullable": true}}}}});
+    define_as(cluster, plural, kind, schema).await;
+}
+
+async fn define_as(cluster: &Cluster, plural: &str, kind: &str, schema: Value) {
     let definition = json!({
         "metadata": {"name": format!("{plural}.example.com")},
         "spec": {"group": "example.com", "scope": "Namespaced",
@@ -80,7 +84,11 @@ async fn each_version_has_its_own_document_and_hash() {
     let index = cluster.tree("GET /openapi/v3").await;
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], place);
     let custom = cluster.tree("GET /openapi/v3/apis/example.com/v1").await;
-    assert!(custom["components"]["schemas"]["com.example.v1.Widget"]["properties"]["spec"].is_object());
+    let fields = &custom["components"]["schemas"]["com.example.v1.Widget"]["properties"];
+    assert!(fields["spec"].is_object());
+    for name in ["apiVersion", "kind", "metadata"] {
+        assert!(!fields[name]["description"].as_str().unwrap_or_default().is_empty(), "{name} is explained");
+    }
 }
 
 #[tokio::test]
@@ -90,6 +98,12 @@ async fn the_v2_document_is_had_in_gnostics_protobuf() {
     let document = cluster.tree("GET /openapi/v2").await;
     let spec = &document["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"];
     assert_eq!(spec, &json!({"either": {"x-kubernetes-int-or-string": true}, "maybe": {}}));
+    // kubectl would refuse every field that is not named beside one that is.
+    define_as(&cluster, "things", "Thing", json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}))
+        .await;
+    let open = &cluster.tree("GET /openapi/v2").await["definitions"]["com.example.v1.Thing"];
+    let kinds = json!([{"group": "example.com", "kind": "Thing", "version": "v1"}]);
+    assert_eq!(open, &json!({"type": "object", "x-kubernetes-group-version-kind": kinds}));
     let asked = "GET /openapi/v2\nAccept: application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
     let (code, media, body) = answer(&cluster, asked, "content-type").await;
     assert_eq!((code, media.as_str()), (200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"));

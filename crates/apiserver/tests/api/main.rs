@@ -5,6 +5,9 @@ mod aggregated;
 mod custom;
 mod documents;
 mod entries;
+#[path = "../../../store/tests/suite/etcd.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "a fixture, of which these tests need a part")]
+mod etcd;
 mod every_kind;
 mod forms;
 mod guarded;

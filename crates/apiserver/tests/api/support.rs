@@ -1,6 +1,7 @@
 //! A server on a store in memory, on a clock that stands still, with ids that are the same in every run.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -122,6 +123,29 @@ impl Store for MemoryStore {
     }
 }
 
+/// A folder that is gone when the test is.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("skiff-api-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder of the test's own");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("removing {}: {error}", self.0.display());
+        }
+    }
+}
+
 /// A cluster to try requests on.
 pub struct Cluster {
     pub store: Arc<dyn Store>,
@@ -231,12 +255,16 @@ impl Cluster {
 
 /// Waits until a custom resource definition is in force.
 pub async fn established(cluster: &Cluster, name: &str) {
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    let mut watch = Watch::open(cluster, &format!("GET {path}?watch=1&fieldSelector=metadata.name={name}")).await;
+    holds(cluster, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", name, "Established").await;
+}
+
+/// Waits until a condition of an object is true.
+pub async fn holds(cluster: &Cluster, collection: &str, name: &str, condition: &str) {
+    let mut watch = Watch::open(cluster, &format!("GET {collection}?watch=1&fieldSelector=metadata.name={name}")).await;
     loop {
         for event in watch.next().await {
             let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            if conditions.iter().any(|one| one["type"] == "Established" && one["status"] == "True") {
+            if conditions.iter().any(|one| one["type"] == condition && one["status"] == "True") {
                 return;
             }
         }

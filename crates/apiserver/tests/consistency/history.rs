@@ -131,8 +131,14 @@ pub fn check_the_check() {
         let list = serde_json::json!({"metadata": {"resourceVersion": revision.to_string()}, "items": [item]});
         Operation::list(&list, at(began), at(ended))
     };
+    let remove = |expected, began, ended| {
+        Operation::write("a".into(), None, expected, Outcome::Done(None), at(began), at(ended))
+    };
     let second = || write("2", 2, Outcome::Done(Some(3)), 10, 20);
     check(&[second(), get(Some((3, "2")), 30, 40), list(3, "2", 30, 40)], &truth, &[truth.to_vec()]);
+    let third = || write("3", 0, Outcome::Done(Some(5)), 70, 80);
+    check(&[second(), remove(3, 50, 60), get(None, 65, 66), third()], &truth, &[]);
+    check(&[second(), write("x", 2, Outcome::Refused, 15, 25)], &truth, &[]);
     let wrong = [
         vec![write("x", 0, Outcome::Done(Some(9)), 0, 1)],
         vec![write("2", 0, Outcome::Done(Some(3)), 0, 1)],
@@ -144,6 +150,14 @@ pub fn check_the_check() {
         vec![get(Some((5, "3")), 0, 5), list(3, "2", 30, 40)],
         vec![get(Some((5, "3")), 0, 5), get(None, 30, 40)],
         vec![second(), write("1", 0, Outcome::Done(Some(2)), 30, 40)],
+        // A removal that is lost, what it removed read afterwards, and what it leaves read before.
+        vec![remove(5, 90, 95)],
+        vec![remove(2, 15, 16)],
+        vec![remove(3, 50, 60), get(Some((3, "2")), 65, 66)],
+        vec![get(Some((3, "2")), 0, 5), get(None, 10, 11), remove(3, 50, 60)],
+        vec![get(Some((5, "3")), 30, 40), write("3", 0, Outcome::Done(Some(5)), 70, 80)],
+        // Refused, though it asked for what was there all the time.
+        vec![second(), write("x", 3, Outcome::Refused, 30, 40), remove(3, 50, 60)],
     ];
     let views = [truth[1..].to_vec(), vec![truth[1].clone(), truth[0].clone()], [&truth[..1], &truth].concat()];
     let quiet = std::panic::take_hook();
@@ -178,6 +192,13 @@ impl<'a> Truth<'a> {
         self.changes.iter().find(|change| change.value.as_deref() == Some(value))
     }
 
+    /// The change that an acknowledged removal made: the first one after the state that it asked for.
+    fn removal(&self, operation: &Operation) -> Option<&Change> {
+        let What::Write { key, value: None, expected, .. } = &operation.what else { return None };
+        let next = self.changes.iter().find(|change| change.key == *key && change.revision > *expected);
+        next.filter(|next| next.value.is_none())
+    }
+
     fn explain(&self, operation: &Operation) {
         match &operation.what {
             What::Write { key, value: Some(value), expected, outcome } => {
@@ -195,9 +216,8 @@ impl<'a> Truth<'a> {
                     assert_eq!(before, *expected, "{operation:?} replaced another state than it had read");
                 }
             }
-            What::Write { key, value: None, expected, .. } => {
-                let next = self.changes.iter().find(|change| change.key == *key && change.revision > *expected);
-                assert_eq!(next.and_then(|next| next.value.clone()), None, "{operation:?} is lost");
+            What::Write { value: None, .. } => {
+                assert!(self.removal(operation).is_some(), "{operation:?} was acknowledged and is lost");
             }
             What::Get { key, state: Some((revision, value)) } => {
                 let made = self.by_revision.get(revision).unwrap_or_else(|| panic!("{operation:?}: no such revision"));
@@ -213,53 +233,115 @@ impl<'a> Truth<'a> {
         }
     }
 
-    /// Whoever begins after another's end sees at least what that one saw or did.
+    /// Whoever begins after another's end sees at least what that one saw or did, and nothing that was only done after
+    /// its own end.
     fn real_time(&self, operations: &[Operation]) {
-        let mut ends: Vec<(Duration, u64)> =
-            operations.iter().filter_map(|operation| Some((operation.ended, self.known_after(operation)?))).collect();
-        ends.sort_unstable();
-        let mut floors = Vec::with_capacity(ends.len());
-        let mut floor = 0;
-        for (ended, revision) in ends {
-            floor = floor.max(revision);
-            floors.push((ended, floor));
-        }
+        let known = |operation: &Operation| Some((operation.ended, self.known_after(operation)?));
+        let floors = Bounds::rising(operations.iter().filter_map(known).collect());
+        let done = |operation: &Operation| Some((operation.began, self.done_at(operation)?));
+        let ceilings = Bounds::falling(operations.iter().filter_map(done).collect());
         for operation in operations {
-            let before = floors.partition_point(|(ended, _)| *ended < operation.began);
-            let Some((_, floor)) = before.checked_sub(1).map(|last| floors[last]) else { continue };
-            match &operation.what {
-                What::Write { outcome: Outcome::Done(Some(revision)), value: Some(_), .. } => {
-                    assert!(*revision > floor, "{operation:?} came after revision {floor} was seen");
-                }
-                What::Write { .. } => {}
-                What::List { revision, .. } => {
-                    assert!(*revision >= floor, "{operation:?} is stale: revision {floor} had been seen");
-                }
-                What::Get { key, state } => {
-                    let (then, now) = (self.at(key, floor), state.as_ref().map_or(0, |(revision, _)| *revision));
-                    match state {
-                        Some(_) => {
-                            let least = then.map_or(0, |(revision, _)| revision);
-                            assert!(now >= least, "{operation:?} is stale: revision {least} of it had been seen");
-                        }
-                        None => {
-                            let gone = |change: &&Change| change.key == *key && change.revision > floor;
-                            let later = self.changes.iter().filter(gone).any(|change| change.value.is_none());
-                            assert!(then.is_none() || later, "{operation:?} is stale: it was there at {floor}");
-                        }
+            let floor = floors.before(operation.began).unwrap_or(0);
+            let ceiling = ceilings.after(operation.ended).unwrap_or(u64::MAX);
+            self.in_its_time(operation, floor, ceiling);
+        }
+    }
+
+    /// `floor` had been seen before the operation began; `ceiling` was written after it had ended.
+    fn in_its_time(&self, operation: &Operation, floor: u64, ceiling: u64) {
+        if let Some(revision) = self.done_at(operation) {
+            assert!(revision > floor, "{operation:?} came after revision {floor} was seen");
+            assert!(revision < ceiling, "{operation:?} came before revision {ceiling} was begun");
+        }
+        match &operation.what {
+            What::Write { key, outcome: Outcome::Refused, expected, .. } => {
+                let then = self.at(key, floor).map_or(0, |(revision, _)| revision);
+                let moved = self
+                    .changes
+                    .iter()
+                    .any(|change| change.key == *key && floor < change.revision && change.revision < ceiling);
+                assert!(then != *expected || moved, "{operation:?} was refused though nothing had changed");
+            }
+            What::Write { .. } => {}
+            What::List { revision, .. } => {
+                assert!(*revision >= floor, "{operation:?} is stale: revision {floor} had been seen");
+                assert!(*revision < ceiling, "{operation:?} tells of revision {ceiling}, which was not begun");
+            }
+            What::Get { key, state } => {
+                let then = self.at(key, floor);
+                match state {
+                    Some((now, _)) => {
+                        let least = then.map_or(0, |(revision, _)| revision);
+                        assert!(*now >= least, "{operation:?} is stale: revision {least} of it had been seen");
+                        assert!(*now < ceiling, "{operation:?} tells of revision {ceiling}, which was not begun");
+                        let next = self.changes.iter().find(|change| change.key == *key && change.revision > *now);
+                        let over = next.is_some_and(|next| next.revision <= floor);
+                        assert!(!over, "{operation:?} is stale: {next:?} had been seen");
+                    }
+                    None => {
+                        let gone = |change: &&Change| {
+                            change.key == *key && floor < change.revision && change.revision < ceiling
+                        };
+                        let later = self.changes.iter().filter(gone).any(|change| change.value.is_none());
+                        assert!(then.is_none() || later, "{operation:?} is stale: it was there at {floor}");
                     }
                 }
             }
         }
     }
 
+    /// The revision that an acknowledged write made.
+    fn done_at(&self, operation: &Operation) -> Option<u64> {
+        match &operation.what {
+            What::Write { outcome: Outcome::Done(revision), value: Some(_), .. } => *revision,
+            What::Write { outcome: Outcome::Done(_), .. } => self.removal(operation).map(|change| change.revision),
+            _ => None,
+        }
+    }
+
     /// The revision that an operation's end shows to be past.
     fn known_after(&self, operation: &Operation) -> Option<u64> {
         match &operation.what {
-            What::Write { outcome: Outcome::Done(revision), value: Some(_), .. } => *revision,
-            What::Write { .. } => None,
+            What::Write { .. } => self.done_at(operation),
             What::Get { state, .. } => state.as_ref().map(|(revision, _)| *revision),
             What::List { revision, .. } => Some(*revision),
         }
+    }
+}
+
+/// Revisions by the moment from which, or until which, they bind.
+struct Bounds(Vec<(Duration, u64)>);
+
+impl Bounds {
+    /// At each moment the largest revision of those before.
+    fn rising(mut points: Vec<(Duration, u64)>) -> Self {
+        points.sort_unstable();
+        let mut most = 0;
+        points.iter_mut().for_each(|(_, revision)| {
+            most = most.max(*revision);
+            *revision = most;
+        });
+        Self(points)
+    }
+
+    /// At each moment the smallest revision of those after.
+    fn falling(mut points: Vec<(Duration, u64)>) -> Self {
+        points.sort_unstable();
+        let mut least = u64::MAX;
+        points.iter_mut().rev().for_each(|(_, revision)| {
+            least = least.min(*revision);
+            *revision = least;
+        });
+        Self(points)
+    }
+
+    fn before(&self, moment: Duration) -> Option<u64> {
+        let count = self.0.partition_point(|(at, _)| *at < moment);
+        Some(self.0[count.checked_sub(1)?].1)
+    }
+
+    fn after(&self, moment: Duration) -> Option<u64> {
+        let first = self.0.partition_point(|(at, _)| *at <= moment);
+        self.0.get(first).map(|(_, revision)| *revision)
     }
 }

@@ -10,6 +10,11 @@ use crate::def::ResourceDef;
 use crate::schema::descriptions::Descriptions;
 use crate::schema::{Definition, Field, ListType, MapType, Shape, Type, definition};
 
+/// A built-in kind like any other.
+const TYPICAL: &str = "io.k8s.api.core.v1.ConfigMap";
+/// Where the fields of all kinds are explained.
+const CONVENTIONS: &str = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
+
 /// The schemas that a document refers to, and all that these refer to.
 pub(super) struct Schemas {
     dialect: Dialect,
@@ -58,18 +63,22 @@ impl Schemas {
     }
 
     fn custom(&mut self, def: &ResourceDef, schema: &Value) -> Value {
+        let kinds = json!([gvk(&def.gvk())]);
+        if self.dialect == Dialect::V2 && schema["x-kubernetes-preserve-unknown-fields"] == true {
+            // Readers of v2 take every field for unknown as soon as one is named.
+            return json!({"type": "object", "x-kubernetes-group-version-kind": kinds});
+        }
         let mut schema = schema.clone();
         if self.dialect == Dialect::V2 {
             simplify(&mut schema);
         }
         let metadata = self.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        let own = self.type_fields(metadata, "Standard object's metadata.");
         if let Some(map) = schema.as_object_mut() {
-            map.insert("x-kubernetes-group-version-kind".to_owned(), json!([gvk(&def.gvk())]));
+            map.insert("x-kubernetes-group-version-kind".to_owned(), kinds);
             let properties = map.entry("properties").or_insert_with(|| json!({}));
             if let Some(properties) = properties.as_object_mut() {
-                properties.insert("apiVersion".to_owned(), json!({"type": "string"}));
-                properties.insert("kind".to_owned(), json!({"type": "string"}));
-                properties.insert("metadata".to_owned(), self.whole(metadata));
+                properties.extend(own);
             }
         }
         schema
@@ -77,20 +86,34 @@ impl Schemas {
 
     fn custom_list(&mut self, def: &ResourceDef, name: &str) -> Value {
         let metadata = self.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta");
-        let item = json!({"$ref": self.pointer(name)});
+        let mut own = self.type_fields(metadata, "Standard list metadata.");
+        let item = self.whole(json!({"$ref": self.pointer(name)}));
+        let words = format!("List of {}. More info: {CONVENTIONS}", def.plural);
+        own.insert("items".to_owned(), json!({"description": words, "type": "array", "items": item}));
         let mut kind = def.gvk();
         kind.kind = def.list_kind.to_string();
         json!({
+            "description": format!("{} is a list of {}", def.list_kind, def.kind),
             "type": "object",
             "required": ["items"],
-            "properties": {
-                "apiVersion": {"type": "string"},
-                "kind": {"type": "string"},
-                "metadata": self.whole(metadata),
-                "items": {"type": "array", "items": self.whole(item)},
-            },
+            "properties": own,
             "x-kubernetes-group-version-kind": [gvk(&kind)],
         })
+    }
+
+    /// The fields that every kind has, with the words that built-in kinds have for them.
+    fn type_fields(&mut self, metadata: Value, words: &str) -> Map<String, Value> {
+        let mut metadata = self.whole(metadata);
+        metadata["description"] = format!("{words} More info: {CONVENTIONS}#metadata").into();
+        let mut fields = Map::from_iter([("metadata".to_owned(), metadata)]);
+        for name in ["apiVersion", "kind"] {
+            let mut field = json!({"type": "string"});
+            if let Some(words) = definition(TYPICAL).and_then(|typical| self.words(typical, name)) {
+                field["description"] = words.into();
+            }
+            fields.insert(name.to_owned(), field);
+        }
+        fields
     }
 
     /// A reference that may have siblings: v3 wraps it.
