@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use mimalloc::MiMalloc;
 
-/// What the names begin with that the binary gives to those of its processes that are to stay small.
-const SMALL_PREFIX: &[u8] = b"skiff-";
+/// The names that the binary gives to those of its processes that are to stay small. The program's own file may have any
+/// other name.
+const SMALL_NAMES: [&str; 2] = [crate::shim::PROGRAM_NAME, KEEPER_NAME];
+/// The name of the first process of an isolated node.
+pub const KEEPER_NAME: &str = "skiff-keeper";
 
 const UNDECIDED: u8 = 0;
 const SMALL: u8 = 1;
@@ -41,7 +44,8 @@ fn decide() -> bool {
     // changes it.
     let name = unsafe { program_invocation_short_name };
     // SAFETY: as above; where there is no name, the pointer may be null, which is looked at first.
-    let is_small = !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes().starts_with(SMALL_PREFIX);
+    let name = if name.is_null() { c"" } else { unsafe { CStr::from_ptr(name) } };
+    let is_small = SMALL_NAMES.iter().any(|small| small.as_bytes() == name.to_bytes());
     CHOICE.store(if is_small { SMALL } else { FAST }, Ordering::Relaxed);
     is_small
 }

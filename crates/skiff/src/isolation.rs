@@ -22,8 +22,6 @@ use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use crate::paths::{NodeFacts, Paths, named};
 use crate::process::Process;
 
-/// How the keeper is started: names like this are those of processes that are to stay small.
-const KEEPER_NAME: &str = "skiff-keeper";
 /// Link networks are 198.18.N.0/24: a range that is set aside for tests between devices (RFC 2544), so that it
 /// clashes with nothing real.
 const LINK_PREFIX: [u8; 2] = [198, 18];
@@ -126,7 +124,12 @@ pub fn keeper_parent(root: &std::path::Path) -> io::Result<()> {
     // The keeper mounts another /proc over this one, at any moment from its start on.
     let hosts_proc = File::open("/proc")?;
     unshare(namespaces()).map_err(|error| io::Error::other(format!("make namespaces: {error}")))?;
-    let child = Command::new(exe).arg0(KEEPER_NAME).arg("keeper").arg(root).stdin(Stdio::null()).spawn()?;
+    let child = Command::new(exe)
+        .arg0(skiff_runtime::memory::KEEPER_NAME)
+        .arg("keeper")
+        .arg(root)
+        .stdin(Stdio::null())
+        .spawn()?;
     let process = Process::of_in(&hosts_proc, child.id() as i32);
     let process = process.ok_or_else(|| io::Error::other("the keeper ended as soon as it was started"))?;
     process.write(&root.join("run/keeper.pid"))
