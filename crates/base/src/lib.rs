@@ -1,7 +1,8 @@
-//! The ground that every other crate stands on: time, schedules, ids, quantities and back-off.
+//! The ground that every other crate stands on: time, schedules, ids, quantities, back-off and allowances.
 //! Nothing here does I/O, and nothing here knows Kubernetes' kinds.
 
 pub mod backoff;
+pub mod bucket;
 pub mod clock;
 pub mod cron;
 pub mod ids;

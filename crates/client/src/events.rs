@@ -10,6 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
+use skiff_base::bucket::Bucket;
 use skiff_base::clock::{SharedClock, rfc3339};
 use tokio::sync::mpsc;
 
@@ -22,7 +23,7 @@ const REMEMBERED: usize = 4096;
 /// About one object so many events are written at once, then one in this time; upstream's limits. Whoever makes ten
 /// thousand Pods for one owner would else write as many events.
 const BURST: f64 = 25.0;
-const REFILL_SECONDS: f64 = 300.0;
+const REFILL: f64 = 1.0 / 300.0;
 /// One dropped event of so many is told of in the log.
 const TELL_EVERY: u64 = 1000;
 
@@ -131,8 +132,8 @@ pub fn reference<K: Kind>(object: &K) -> ObjectReference {
 struct Memory {
     written: HashMap<Arc<Entry>, (String, i32)>,
     order: VecDeque<Arc<Entry>>,
-    /// How many events may still be written about an object, and since when.
-    allowances: HashMap<ObjectId, (f64, Duration)>,
+    /// How many events may still be written about an object.
+    allowances: HashMap<ObjectId, Bucket>,
 }
 
 async fn write_all(client: Client, clock: SharedClock, source: EventSource, mut entries: mpsc::Receiver<Entry>) {
@@ -174,19 +175,14 @@ impl Memory {
         if !self.allowances.contains_key(object) {
             if self.allowances.len() >= REMEMBERED {
                 // Those that are full again need not be remembered.
-                self.allowances.retain(|_, (left, since)| refilled(*left, *since, now) < BURST);
+                self.allowances.retain(|_, allowance| !allowance.is_full(REFILL, BURST, now));
             }
             if self.allowances.len() >= REMEMBERED {
                 self.allowances.clear();
             }
-            self.allowances.insert(object.clone(), (BURST - 1.0, now));
-            return true;
+            self.allowances.insert(object.clone(), Bucket::full(BURST, now));
         }
-        let Some((left, since)) = self.allowances.get_mut(object) else { return true };
-        (*left, *since) = (refilled(*left, *since, now), now);
-        let allowed = *left >= 1.0;
-        *left -= f64::from(u8::from(allowed));
-        allowed
+        self.allowances.get_mut(object).is_none_or(|allowance| allowance.take(REFILL, BURST, now).is_ok())
     }
 
     fn remember(&mut self, entry: Entry, name: String) {
@@ -200,10 +196,6 @@ impl Memory {
             self.written.remove(&oldest);
         }
     }
-}
-
-fn refilled(left: f64, since: Duration, now: Duration) -> f64 {
-    (left + now.saturating_sub(since).as_secs_f64() / REFILL_SECONDS).min(BURST)
 }
 
 fn new_event(

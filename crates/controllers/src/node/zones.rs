@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
+use skiff_base::bucket::Bucket;
 
 use super::health;
 
@@ -78,16 +79,10 @@ pub fn zone_of(node: &Node) -> (String, String) {
     (label(REGION).unwrap_or_default(), label(ZONE).unwrap_or_default())
 }
 
-/// What a zone may still do.
-struct Allowance {
-    left: f64,
-    at: Duration,
-}
-
 /// What all zones may still do.
 #[derive(Default)]
 pub struct Zones {
-    allowances: Mutex<HashMap<(String, String), Allowance>>,
+    allowances: Mutex<HashMap<(String, String), Bucket>>,
 }
 
 impl Zones {
@@ -119,17 +114,14 @@ impl Zones {
 
     fn spend(&self, zone: (String, String), rate: f64, now: Duration) -> Clearing {
         let mut allowances = self.allowances.lock();
-        let allowance = allowances.entry(zone).or_insert(Allowance { left: 1.0, at: now });
-        let more = rate * now.saturating_sub(allowance.at).as_secs_f64();
-        (allowance.left, allowance.at) = ((allowance.left + more).min(1.0), now);
+        let allowance = allowances.entry(zone).or_insert_with(|| Bucket::full(1.0, now));
         if rate == 0.0 {
             return Clearing::In(PAUSE);
         }
-        if allowance.left >= 1.0 {
-            allowance.left -= 1.0;
-            return Clearing::Now;
+        match allowance.take(rate, 1.0, now) {
+            Ok(()) => Clearing::Now,
+            Err(wait) => Clearing::In(wait.min(PAUSE)),
         }
-        Clearing::In(Duration::from_secs_f64((1.0 - allowance.left) / rate).min(PAUSE))
     }
 }
 

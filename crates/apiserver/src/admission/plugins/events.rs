@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
+use skiff_base::bucket::Bucket;
 use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
 
@@ -66,12 +67,6 @@ impl Limit {
     }
 }
 
-/// What is left of a limit.
-struct Bucket {
-    left: f64,
-    at: Duration,
-}
-
 /// The buckets of all limits.
 #[derive(Default)]
 pub struct Buckets {
@@ -84,19 +79,13 @@ impl Buckets {
         let mut all = self.all.lock();
         let key = (index, key.to_owned());
         if !all.contains_key(&key) && all.keys().filter(|(of, _)| *of == index).count() >= limit.cache_size {
-            let oldest = all.iter().filter(|((of, _), _)| *of == index).min_by_key(|(_, bucket)| bucket.at);
+            let oldest = all.iter().filter(|((of, _), _)| *of == index).min_by_key(|(_, bucket)| bucket.last());
             if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
                 all.remove(&oldest);
             }
         }
-        let bucket = all.entry(key).or_insert(Bucket { left: limit.burst, at: now });
-        let refilled = bucket.left + limit.per_second * now.saturating_sub(bucket.at).as_secs_f64();
-        (bucket.left, bucket.at) = (refilled.min(limit.burst), now);
-        let any = bucket.left >= 1.0;
-        if any {
-            bucket.left -= 1.0;
-        }
-        any
+        let bucket = all.entry(key).or_insert_with(|| Bucket::full(limit.burst, now));
+        bucket.take(limit.per_second, limit.burst, now).is_ok()
     }
 }
 
