@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
+use std::fmt::Display;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -120,6 +121,25 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
         if state.waiting.contains(key) {
             state.ready.push_back(key.clone());
             self.wake.notify_one();
+        }
+    }
+
+    /// Works on one key after the other until the queue is closed. A key whose work failed, or is not finished
+    /// (`Ok(false)`), comes again later.
+    pub async fn work<E: Display, F: Future<Output = Result<bool, E>>>(&self, what: &str, attend_to: impl Fn(T) -> F)
+    where
+        T: Display,
+    {
+        while let Some(key) = self.next().await {
+            match attend_to(key.clone()).await {
+                Ok(true) => self.forget(&key),
+                Ok(false) => self.retry(key.clone()),
+                Err(error) => {
+                    tracing::debug!(%key, %error, "{what} not finished");
+                    self.retry(key.clone());
+                }
+            }
+            self.done(&key);
         }
     }
 

@@ -14,7 +14,7 @@ use skiff_base::clock::SharedClock;
 use skiff_client::{Client, Error, Informer, Kind, ObjectKey};
 
 use crate::meta::time;
-use crate::runner::{Queue, Setup};
+use crate::runner::Setup;
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const GROUP: &str = "system:nodes";
@@ -124,20 +124,11 @@ impl Approver {
         let (requests, queue) = (setup.informer(), setup.queue.clone());
         setup.synced().await;
         let controller = Self { requests, read, client, clock };
-        join_all((0..WORKERS).map(|_| controller.work(&queue))).await;
-    }
-
-    async fn work(&self, queue: &Queue) {
-        while let Some(key) = queue.next().await {
-            match self.attend_to(&key).await {
-                Ok(()) => queue.forget(&key),
-                Err(error) => {
-                    tracing::debug!(%key, %error, "certificate request not looked at to the end");
-                    queue.retry(key.clone());
-                }
-            }
-            queue.done(&key);
-        }
+        let attend_to = |key: ObjectKey| {
+            let controller = &controller;
+            async move { controller.attend_to(&key).await.map(|()| true) }
+        };
+        join_all((0..WORKERS).map(|_| queue.work("certificate request", attend_to))).await;
     }
 
     async fn attend_to(&self, key: &ObjectKey) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use skiff_client::{Change, Client, DeleteOptions, Error, Informer, Kind, ObjectK
 
 use crate::meta::time;
 use crate::resources::{Deletable, builtin, custom};
-use crate::runner::{Queue, Setup};
+use crate::runner::Setup;
 
 /// The finalizer that stands for this controller.
 const FINALIZER: &str = "kubernetes";
@@ -128,21 +128,11 @@ impl Namespaces {
         setup.synced().await;
         let builtin = builtin().into_iter().filter(|deletable| deletable.namespaced).collect();
         let controller = Self { namespaces, definitions, builtin, client, clock };
-        join_all((0..WORKERS).map(|_| controller.work(&queue))).await;
-    }
-
-    async fn work(&self, queue: &Queue) {
-        while let Some(key) = queue.next().await {
-            match self.attend_to(&key).await {
-                Ok(true) => queue.forget(&key),
-                Ok(false) => queue.retry(key.clone()),
-                Err(error) => {
-                    tracing::debug!(namespace = %key, %error, "namespace not finished");
-                    queue.retry(key.clone());
-                }
-            }
-            queue.done(&key);
-        }
+        let attend_to = |key: ObjectKey| {
+            let controller = &controller;
+            async move { controller.attend_to(&key).await }
+        };
+        join_all((0..WORKERS).map(|_| queue.work("namespace", attend_to))).await;
     }
 
     /// True where nothing is left to do.

@@ -11,7 +11,7 @@ use skiff_base::clock::SharedClock;
 use skiff_client::{Change, Client, DeleteOptions, Error, Informer, Kind, ObjectKey};
 
 use crate::meta::annotation;
-use crate::runner::{Queue, Setup};
+use crate::runner::Setup;
 
 const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
@@ -73,20 +73,11 @@ impl TokenSecrets {
         let (accounts, queue) = (setup.informer(), setup.queue.clone());
         setup.synced().await;
         let controller = Self { secrets, accounts, client, root_ca };
-        join_all((0..WORKERS).map(|_| controller.work(&queue))).await;
-    }
-
-    async fn work(&self, queue: &Queue) {
-        while let Some(key) = queue.next().await {
-            match self.attend_to(&key).await {
-                Ok(()) => queue.forget(&key),
-                Err(error) => {
-                    tracing::debug!(%key, %error, "token secret not finished");
-                    queue.retry(key.clone());
-                }
-            }
-            queue.done(&key);
-        }
+        let attend_to = |key: ObjectKey| {
+            let controller = &controller;
+            async move { controller.attend_to(&key).await.map(|()| true) }
+        };
+        join_all((0..WORKERS).map(|_| queue.work("token secret", attend_to))).await;
     }
 
     async fn attend_to(&self, key: &ObjectKey) -> Result<(), Error> {
