@@ -91,7 +91,8 @@ impl Process {
         !self.is_alive()
     }
 
-    /// The memory that is this process' own share, in bytes (PSS); `None` once it is gone.
+    /// The memory that is this process' own share, in bytes (PSS); `None` once it is gone. Every process of one program takes a
+    /// part of its pages, also the one that asks.
     pub fn pss_bytes(&self) -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;

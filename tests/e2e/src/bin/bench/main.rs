@@ -6,6 +6,7 @@
 mod node;
 mod probes;
 mod proxy;
+mod traces;
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use skiff_e2e::Cluster;
 
 use proxy::Proxy;
+use traces::cost;
 
 const UP_RUNS: usize = 7;
 const POD_RUNS: usize = 40;
@@ -74,30 +76,6 @@ fn up() {
     report("`skiff up` to Ready node, empty state", "1000 ms", "ms", times);
 }
 
-/// What the processes of a node have used so far: CPU seconds and bytes written.
-fn usage(status: &Value) -> (f64, f64) {
-    let mut total = (0.0, 0.0);
-    for process in status["processes"].as_array().into_iter().flatten() {
-        let pid = &process["pid"];
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: f64 = [11, 12].iter().filter_map(|index| fields.get(*index)?.parse::<f64>().ok()).sum();
-        let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<f64>().ok());
-        total = (total.0 + ticks / 100.0, total.1 + written.unwrap_or(0.0));
-    }
-    total
-}
-
-fn status(cluster: &Cluster) -> Value {
-    let text = cluster.skiff(&["status", "-o", "json"]).ok();
-    serde_json::from_str(&text).expect("status prints JSON")
-}
-
-fn memory_mib(status: &Value) -> f64 {
-    status["memory_bytes"].as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20)
-}
-
 /// What nodes use that nobody asks anything of: one node after the other, each from an empty state.
 fn idle() {
     let (mut memory, mut processor, mut disk) = (Vec::new(), Vec::new(), Vec::new());
@@ -105,14 +83,13 @@ fn idle() {
         let cluster = Cluster::empty("bench-idle");
         cluster.skiff(&["up"]).ok();
         std::thread::sleep(SETTLE);
-        let before = usage(&status(&cluster));
+        let before = cost(&cluster);
         std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
-        let status = status(&cluster);
-        let after = usage(&status);
+        let after = cost(&cluster);
         let seconds = IDLE_SECONDS as f64;
-        memory.push(memory_mib(&status));
-        processor.push((after.0 - before.0) / seconds * 100.0);
-        disk.push((after.1 - before.1) / seconds / 1000.0);
+        memory.push(after.memory_mib);
+        processor.push((after.cpu_seconds - before.cpu_seconds) / seconds * 100.0);
+        disk.push((after.written_bytes - before.written_bytes) / seconds / 1000.0);
     }
     report("idle memory, all processes (PSS)", "64 MiB", "MiB", memory);
     report("idle CPU", "0.5 % of a core", "%", processor);
@@ -133,7 +110,7 @@ fn pod(name: &str) -> Value {
 fn pods() {
     let cluster = Cluster::up("bench-pods");
     let proxy = Proxy::start(&cluster);
-    let base = memory_mib(&status(&cluster));
+    let base = cost(&cluster).memory_mib;
     let mut times = Vec::new();
     // The first pods warm what is cached.
     for round in 0..POD_RUNS + 3 {
@@ -155,7 +132,7 @@ fn pods() {
         let names: Vec<Value> = (0..BURST_PODS).map(|index| pod(&format!("burst-{round}-{index}"))).collect();
         bursts.push(proxy.run_pods(&names).as_secs_f64() * 1000.0);
         std::thread::sleep(SETTLE / 2);
-        memory.push((memory_mib(&status(&cluster)) - base) / BURST_PODS as f64);
+        memory.push((cost(&cluster).memory_mib - base) / BURST_PODS as f64);
         proxy.delete_pods();
     }
     report("50 pods at once, the last one Running", "1500 ms", "ms", bursts);

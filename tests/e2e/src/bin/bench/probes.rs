@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use skiff_e2e::Cluster;
 
-use crate::{SETTLE, report, status, usage};
+use crate::traces::cost_of;
+use crate::{SETTLE, report};
 
 const PODS: usize = 100;
 const SECONDS: u64 = 60;
@@ -38,13 +39,7 @@ spec:
     std::thread::sleep(SETTLE);
     // The server alone: shims and containers are not the agent.
     let server = cluster.server_pid();
-    let used = || {
-        let mut status = status(&cluster);
-        if let Some(processes) = status["processes"].as_array_mut() {
-            processes.retain(|process| process["pid"] == server);
-        }
-        usage(&status).0
-    };
+    let used = || cost_of([server]).cpu_seconds;
     let (before, start) = (used(), Instant::now());
     std::thread::sleep(Duration::from_secs(SECONDS));
     (used() - before) / start.elapsed().as_secs_f64() * 100.0

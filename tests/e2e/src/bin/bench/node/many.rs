@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::traces::{Traces, cost};
 use super::{Node, pods};
+use crate::traces::{Traces, cost};
 use crate::{milliseconds, pod};
 
 const FEW: usize = 50;

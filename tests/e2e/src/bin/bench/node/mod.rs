@@ -5,7 +5,6 @@ mod images;
 mod logs;
 mod many;
 mod start;
-mod traces;
 
 use serde_json::Value;
 use skiff_e2e::Cluster;

@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use super::traces::Traces;
 use super::{Node, pods};
 use crate::proxy::Proxy;
+use crate::traces::Traces;
 use crate::{milliseconds, percentile, pod};
 
 const ONE_POD_RUNS: usize = 100;

@@ -109,15 +109,23 @@ pub struct Cost {
     pub memory_mib: f64,
     /// Processor time so far.
     pub cpu_seconds: f64,
+    /// What was written to disks so far.
+    pub written_bytes: f64,
 }
 
-/// The cost of all processes but pods' own, at this moment.
+/// The cost of all processes but pods' own, at this moment. Nothing else may run from the node's own binary meanwhile:
+/// it would bear a part of the memory that they share.
 pub fn cost(cluster: &Cluster) -> Cost {
     let server = BTreeSet::from([cluster.server_pid(), cluster.keeper_pid()]);
     let mut own: BTreeSet<u32> = processes(cluster).iter().filter(|one| !one.is_app).map(|one| one.pid).collect();
     own.extend(server);
+    cost_of(own)
+}
+
+/// The cost of some processes, at this moment.
+pub fn cost_of(pids: impl IntoIterator<Item = u32>) -> Cost {
     let mut total = Cost::default();
-    for pid in own {
+    for pid in pids {
         // One that has just ended costs nothing.
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse().ok());
@@ -126,6 +134,9 @@ pub fn cost(cluster: &Cluster) -> Cost {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = [11, 12].iter().filter_map(|index| fields.get(*index)?.parse::<f64>().ok());
         total.cpu_seconds += ticks.sum::<f64>() / 100.0;
+        let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<f64>().ok());
+        total.written_bytes += written.unwrap_or(0.0);
     }
     total
 }
