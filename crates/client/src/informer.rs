@@ -1,7 +1,7 @@
 //! Shared informers: one list and watch per kind and process, one decoded `Arc` per object for all who read.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use skiff_base::backoff::Backoff;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::cache::{Cache, IndexOf};
 use crate::client::decode;
 use crate::{Client, Error, Kind, ListOptions, Resource, WatchOptions};
 
@@ -105,6 +106,25 @@ impl<K> Clone for Informer<K> {
     }
 }
 
+/// The objects of a cache by what they say. Cheap to clone.
+pub struct Index<K> {
+    informer: Informer<K>,
+    at: usize,
+}
+
+impl<K> Clone for Index<K> {
+    fn clone(&self) -> Self {
+        Self { informer: self.informer.clone(), at: self.at }
+    }
+}
+
+impl<K> Index<K> {
+    /// The objects that say this, ordered by namespace and name.
+    pub fn of(&self, value: &str) -> Vec<Arc<K>> {
+        self.informer.shared.objects.read().found(self.at, value)
+    }
+}
+
 /// How a cache reads and trims the metadata of its objects.
 struct Access<K> {
     read: fn(&K) -> &ObjectMeta,
@@ -112,7 +132,7 @@ struct Access<K> {
 }
 
 struct Shared<K> {
-    objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
+    objects: RwLock<Cache<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
     metadata: fn(&K) -> &ObjectMeta,
@@ -163,7 +183,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
 
     /// One object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.shared.objects.read().get(&ObjectKey::new(namespace, name)).cloned()
+        self.by_key(&ObjectKey::new(namespace, name))
     }
 
     /// One object by key.
@@ -173,14 +193,19 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
 
     /// All objects, ordered by namespace and name.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.shared.objects.read().values().cloned().collect()
+        self.shared.objects.read().all().cloned().collect()
     }
 
     /// All objects of a namespace, ordered by name.
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let objects = self.shared.objects.read();
-        let from = objects.range(ObjectKey::new(namespace, "")..);
-        from.take_while(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
+        self.shared.objects.read().of_namespace(namespace)
+    }
+
+    /// Finds objects by what they say, without looking at all of them. Whoever asks for an index of the same name shares
+    /// it; the first one's `of` is what counts.
+    pub fn index(&self, name: &'static str, of: IndexOf<K>) -> Index<K> {
+        let at = self.shared.objects.write().add_index(name, of);
+        Index { informer: self.clone(), at }
     }
 
     /// How many objects there are.

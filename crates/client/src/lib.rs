@@ -2,6 +2,7 @@
 //! work queues and events. What a kind means is not known here; kinds come as `k8s-openapi` types or as
 //! a [`Resource`] chosen at run time.
 
+mod cache;
 mod client;
 mod election;
 mod error;
@@ -15,12 +16,13 @@ pub mod selectors;
 mod transport;
 pub mod volumes;
 
+pub use cache::IndexOf;
 pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchEvent, WatchOptions, WatchStream};
 pub use election::Election;
 pub use error::Error;
 pub use events::Recorder;
 pub use https::HttpsTransport;
-pub use informer::{Change, Informer, Informers, ObjectKey, PartialObject};
+pub use informer::{Change, Index, Informer, Informers, ObjectKey, PartialObject};
 pub use login::{Login, LoginError};
 pub use queue::WorkQueue;
 pub use resource::{Kind, Resource};

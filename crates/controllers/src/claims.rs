@@ -2,9 +2,11 @@
 //! One rule for all owners and all that they own. Pure.
 //! See <https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/>.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use skiff_client::{Change, Informer, Kind, ObjectKey};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use skiff_client::{Change, Index, Informer, Kind, ObjectKey};
 use skiff_object::LabelSelector;
 
 use crate::meta::{adoption, controller_key, controller_of, is_controlled_by, release, selects};
@@ -41,6 +43,54 @@ pub fn claim<O: Kind, D: Kind>(
         }
     }
     mine
+}
+
+/// The objects of a kind by their controlling owner, and those of each namespace that have none.
+pub struct Owned<D> {
+    index: Index<D>,
+}
+
+impl<D: Kind> Owned<D> {
+    /// Reads through an informer.
+    pub fn new(objects: &Informer<D>) -> Self {
+        Self { index: objects.index("controller", said_of_owner::<D>) }
+    }
+
+    /// Those that are controlled by whoever has this name, now or in an earlier life.
+    pub fn of_name<O: Kind>(&self, key: &ObjectKey) -> Vec<Arc<D>> {
+        self.index.of(&owner_text(<O as k8s_openapi::Resource>::KIND, &key.name, &key.namespace))
+    }
+
+    /// Those of a namespace that are controlled by this owner.
+    pub fn of_controller(&self, owner: &OwnerReference, namespace: &str) -> Vec<Arc<D>> {
+        let mut objects = self.index.of(&owner_text(&owner.kind, &owner.name, namespace));
+        objects.retain(|object| is_controlled_by(object.metadata(), Some(&owner.uid)));
+        objects
+    }
+
+    /// Those of a namespace that nobody controls.
+    pub fn orphans(&self, namespace: &str) -> Vec<Arc<D>> {
+        self.index.of(&owner_text("", "", namespace))
+    }
+
+    /// Those that the owner controls or could adopt.
+    pub fn of<O: Kind>(&self, owner: &O) -> Vec<Arc<D>> {
+        let key = ObjectKey::of(owner.metadata());
+        let mut objects = self.of_name::<O>(&key);
+        objects.extend(self.orphans(&key.namespace));
+        retain_own(owner, &mut objects);
+        objects
+    }
+}
+
+fn said_of_owner<D: Kind>(object: &D) -> Option<Cow<'_, str>> {
+    let meta = object.metadata();
+    let (kind, name) = controller_of(meta).map_or(("", ""), |owner| (&owner.kind, &owner.name));
+    Some(Cow::Owned(owner_text(kind, name, meta.namespace.as_deref().unwrap_or_default())))
+}
+
+fn owner_text(kind: &str, name: &str, namespace: &str) -> String {
+    format!("{kind}/{name}/{namespace}")
 }
 
 /// Leaves those that the owner controls or could adopt.

@@ -18,6 +18,11 @@ const TTL: &str = "node.alpha.kubernetes.io/ttl";
 const STEPS: [(usize, usize, u32); 5] =
     [(0, 100, 0), (90, 500, 15), (450, 1000, 30), (900, 2000, 60), (1800, usize::MAX, 300)];
 
+/// Whether a cluster that has grown or shrunk by a node needs another time on every node.
+fn is_step(before: usize, after: usize) -> bool {
+    STEPS.iter().any(|(low, high, _)| (*low..=*high).contains(&before) != (*low..=*high).contains(&after))
+}
+
 /// What is to be done about a node in a cluster of so many.
 pub fn reconcile(node: &Node, count: usize) -> Plan {
     let mut plan = Plan::nothing();
@@ -49,10 +54,17 @@ impl NodeTtl {
                 Vec::new()
             }
             Change::Updated { new, .. } => vec![ObjectKey::of(&new.metadata)],
-            _ => known.list().iter().map(|node| ObjectKey::of(&node.metadata)).collect(),
+            Change::Added(_) if is_step(known.len().saturating_sub(1), known.len()) => keys_of(&known),
+            Change::Added(node) => vec![ObjectKey::of(&node.metadata)],
+            Change::Deleted(_) if is_step(known.len() + 1, known.len()) => keys_of(&known),
+            Change::Deleted(_) => Vec::new(),
         });
         Arc::new(Self { nodes })
     }
+}
+
+fn keys_of(nodes: &Informer<Node>) -> Vec<ObjectKey> {
+    nodes.list().iter().map(|node| ObjectKey::of(&node.metadata)).collect()
 }
 
 impl Controller for NodeTtl {
@@ -81,5 +93,7 @@ mod tests {
         check("15", 95, None);
         check("15", 89, Some("0"));
         check("60", 5000, Some("300"));
+        assert!(is_step(100, 101) && is_step(90, 89));
+        assert!(!is_step(3, 4) && !is_step(4000, 4001));
     }
 }

@@ -2,7 +2,7 @@
 //! and too many that have ended.
 //! See <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-garbage-collection>.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use serde_json::json;
 use skiff_base::Timestamp;
 use skiff_base::clock::rfc3339;
-use skiff_client::{Change, Informer, ObjectKey, Patch};
+use skiff_client::{Change, Index, Informer, ObjectKey, Patch};
 
 use crate::plan::{Action, Plan};
-use crate::pods::is_terminal;
+use crate::pods::{by_node, is_terminal};
 use crate::runner::{Controller, Failure, Setup};
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
@@ -75,15 +75,52 @@ pub struct PodCollector {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     missing: Mutex<HashMap<String, Timestamp>>,
+    ended: Arc<Mutex<Ended>>,
+}
+
+/// The pods that have ended and are not removed yet, oldest first, and those of which there were too many.
+#[derive(Default)]
+struct Ended {
+    kept: BTreeSet<(Option<Timestamp>, ObjectKey)>,
+    surplus: HashSet<ObjectKey>,
+}
+
+impl Ended {
+    /// Notes a change of a pod; gives those that are to go for it.
+    fn note(&mut self, change: &Change<Pod>, limit: usize) -> Vec<ObjectKey> {
+        let pod = change.object();
+        let key = ObjectKey::of(&pod.metadata);
+        let made = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        if matches!(change, Change::Deleted(_)) {
+            self.surplus.remove(&key);
+            self.kept.remove(&(made(pod), key));
+            return Vec::new();
+        }
+        if is_terminal(pod) && !self.surplus.contains(&key) {
+            self.kept.insert((made(pod), key));
+        }
+        let mut going = Vec::new();
+        while self.kept.len() > limit {
+            let Some((_, oldest)) = self.kept.pop_first() else { break };
+            self.surplus.insert(oldest.clone());
+            going.push(oldest);
+        }
+        going
+    }
 }
 
 impl PodCollector {
     /// Sets up queue and caches.
     pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let (pods, nodes) = (setup.informer::<Pod>(), setup.informer::<Node>());
-        let (known, all) = (nodes.clone(), pods.clone());
-        setup.on_change::<Pod>(move |change| concerned(change, &known, &all));
-        let all = pods.clone();
+        let (known, ended) = (nodes.clone(), Arc::new(Mutex::new(Ended::default())));
+        let book = ended.clone();
+        setup.on_change::<Pod>(move |change| {
+            let mut keys = book.lock().note(change, MAX_ENDED);
+            keys.extend(concerned(change, &known));
+            keys
+        });
+        let all = by_node(&pods);
         setup.on_change::<Node>(move |change| match change {
             Change::Deleted(node) => pods_of(&all, node.metadata.name.as_deref().unwrap_or_default()),
             Change::Added(node) | Change::Updated { new: node, .. } if is_out_of_service(node) => {
@@ -91,7 +128,7 @@ impl PodCollector {
             }
             _ => Vec::new(),
         });
-        Arc::new(Self { pods, nodes, missing: Mutex::default() })
+        Arc::new(Self { pods, nodes, missing: Mutex::default(), ended })
     }
 
     fn host_of(&self, pod: &Pod, now: Timestamp) -> Host {
@@ -104,22 +141,13 @@ impl PodCollector {
         let since = *missing.entry(node.to_owned()).or_insert(now);
         Host::Missing(Duration::try_from(now.duration_since(since)).unwrap_or_default())
     }
-
-    fn is_surplus(&self, pod: &Pod) -> bool {
-        if !is_terminal(pod) || self.pods.len() <= MAX_ENDED {
-            return false;
-        }
-        let mut ended: Vec<_> = self.pods.list().into_iter().filter(|pod| is_terminal(pod)).collect();
-        let surplus = ended.len().saturating_sub(MAX_ENDED);
-        ended.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
-        ended.iter().take(surplus).any(|old| old.metadata.uid == pod.metadata.uid)
-    }
 }
 
 impl Controller for PodCollector {
     fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
         let Some(pod) = self.pods.by_key(key) else { return Plan::nothing() };
-        reconcile(&pod, self.host_of(&pod, now), self.is_surplus(&pod), now)
+        let surplus = is_terminal(&pod) && self.ended.lock().surplus.contains(key);
+        reconcile(&pod, self.host_of(&pod, now), surplus, now)
     }
 }
 
@@ -133,7 +161,7 @@ fn is_out_of_service(node: &Node) -> bool {
     !ready && taints.any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
-fn concerned(change: &Change<Pod>, nodes: &Informer<Node>, pods: &Informer<Pod>) -> Vec<ObjectKey> {
+fn concerned(change: &Change<Pod>, nodes: &Informer<Node>) -> Vec<ObjectKey> {
     let pod = change.object();
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
     let ending = pod.metadata.deletion_timestamp.is_some();
@@ -142,14 +170,12 @@ fn concerned(change: &Change<Pod>, nodes: &Informer<Node>, pods: &Informer<Pod>)
         None => true,
         Some(node) => ending && is_out_of_service(&node),
     };
-    let ended = is_terminal(pod) && pods.len() > MAX_ENDED;
-    let looks = !matches!(change, Change::Deleted(_)) && (lost || ended);
+    let looks = !matches!(change, Change::Deleted(_)) && lost;
     looks.then(|| ObjectKey::of(&pod.metadata)).into_iter().collect()
 }
 
-fn pods_of(pods: &Informer<Pod>, node: &str) -> Vec<ObjectKey> {
-    let on_node = |pod: &&Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node);
-    pods.list().iter().filter(on_node).map(|pod| ObjectKey::of(&pod.metadata)).collect()
+fn pods_of(pods: &Index<Pod>, node: &str) -> Vec<ObjectKey> {
+    pods.of(node).iter().map(|pod| ObjectKey::of(&pod.metadata)).collect()
 }
 
 #[cfg(test)]
@@ -187,6 +213,29 @@ mod tests {
             delete pods d/p
         "#]]
         .assert_eq(&reconcile(&ending, Host::OutOfService, false, now()).to_string());
+    }
+
+    #[test]
+    fn the_oldest_go_where_too_many_have_ended() {
+        let pod = |name: &str, second: u32, phase: &str| -> Arc<Pod> {
+            Arc::new(object(&format!(
+                "{{metadata: {{name: {name}, namespace: d, creationTimestamp: '2026-01-31T12:00:0{second}Z'}}, status: {{phase: {phase}}}}}"
+            )))
+        };
+        let mut ended = Ended::default();
+        let mut note = |change: Change<Pod>| {
+            let names: Vec<_> = ended.note(&change, 2).into_iter().map(|key| key.name).collect();
+            names.join(" ")
+        };
+        for (name, second) in [("c", 3), ("b", 2)] {
+            assert_eq!(note(Change::Added(pod(name, second, "Failed"))), "");
+        }
+        assert_eq!(note(Change::Added(pod("r", 0, "Running"))), "");
+        assert_eq!(note(Change::Added(pod("d", 4, "Succeeded"))), "b");
+        assert_eq!(note(Change::Added(pod("b", 2, "Failed"))), "", "it is going already");
+        assert_eq!(note(Change::Deleted(pod("c", 3, "Failed"))), "");
+        assert_eq!(note(Change::Added(pod("e", 5, "Failed"))), "");
+        assert_eq!(note(Change::Added(pod("f", 6, "Failed"))), "d");
     }
 
     #[test]

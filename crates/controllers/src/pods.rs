@@ -1,14 +1,21 @@
 //! What controllers ask of pods: whether they are active, ready, available, and which of them to lose first.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use skiff_base::Timestamp;
+use skiff_client::{Index, Informer};
 
 /// The annotation by which a user says which pods to keep; lower goes first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// The pods by the node that they are on.
+pub fn by_node(pods: &Informer<Pod>) -> Index<Pod> {
+    pods.index("node", |pod| pod.spec.as_ref()?.node_name.as_deref().map(Cow::Borrowed))
+}
 
 /// `status.phase`, or the empty string.
 pub fn phase(pod: &Pod) -> &str {

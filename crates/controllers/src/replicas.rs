@@ -12,10 +12,9 @@ use skiff_base::ids::Ids;
 use skiff_client::{Informer, Kind, ObjectKey};
 use skiff_object::LabelSelector;
 
-use crate::claims::{claim, owners_of, retain_own};
+use crate::claims::{Owned, claim, owners_of};
 use crate::meta::{
-    controller_of, controller_reference, generated_name, is_controlled_by, labels_selector, nonzero, selector, selects,
-    time,
+    controller_of, controller_reference, generated_name, labels_selector, nonzero, selector, selects, time,
 };
 use crate::plan::{Action, Note, Plan};
 use crate::pods::{
@@ -242,7 +241,8 @@ fn conditions<K: ReplicaOwner>(
 /// The controller of one of the kinds.
 pub struct Replicas<K: ReplicaOwner> {
     owners: Informer<K>,
-    pods: Informer<Pod>,
+    siblings: Owned<K>,
+    pods: Owned<Pod>,
     ids: Arc<Ids>,
 }
 
@@ -253,33 +253,35 @@ impl<K: ReplicaOwner> Replicas<K> {
         setup.for_each::<K>();
         let known = owners.clone();
         setup.on_change::<Pod>(move |change| owners_of(change, &known, K::selector));
-        Arc::new(Self { owners, pods: setup.informer(), ids: setup.ids.clone() })
+        let (siblings, pods) = (Owned::new(&owners), Owned::new(&setup.informer()));
+        Arc::new(Self { owners, siblings, pods, ids: setup.ids.clone() })
     }
 
     fn observe(&self, key: &ObjectKey, failure: Option<&Failure>) -> Option<Observed<K>> {
         let owner = self.owners.by_key(key)?;
-        let mut pods = self.pods.list_namespace(&key.namespace);
-        let crowds = self.crowds(&*owner, &pods);
-        retain_own(&*owner, &mut pods);
+        let pods = self.pods.of(&*owner);
+        let own = pods.iter().filter(|pod| is_active(pod) && controller_of(&pod.metadata).is_some()).count();
+        // Looked at only by who chooses among its pods.
+        let chooses = own > usize::try_from(owner.wanted()).unwrap_or(0);
+        let crowds = if chooses { self.crowds(&*owner) } else { HashMap::new() };
         Some(Observed { owner, pods, crowds, failure: failure.cloned() })
     }
 
-    fn crowds(&self, owner: &K, pods: &[Arc<Pod>]) -> HashMap<String, usize> {
-        let family: Vec<_> = match controller_of(owner.metadata()) {
-            Some(parent) => {
-                let namespace = owner.metadata().namespace.as_deref().unwrap_or_default();
-                let siblings = self.owners.list_namespace(namespace).into_iter();
-                let related = siblings.filter(|sibling| is_controlled_by(sibling.metadata(), Some(&parent.uid)));
-                related.filter_map(|sibling| sibling.metadata().uid.clone()).collect()
-            }
-            None => owner.metadata().uid.clone().into_iter().collect(),
-        };
+    /// The active pods by node of the owner and of those that have the same owner.
+    fn crowds(&self, owner: &K) -> HashMap<String, usize> {
+        let meta = owner.metadata();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let mut family = vec![ObjectKey::of(meta)];
+        if let Some(parent) = controller_of(meta) {
+            let siblings = self.siblings.of_controller(parent, namespace);
+            family.extend(siblings.iter().map(|sibling| ObjectKey::of(sibling.metadata())));
+            family.sort();
+            family.dedup();
+        }
         let mut crowds = HashMap::new();
-        for pod in pods.iter().filter(|pod| is_active(pod)) {
+        for pod in family.iter().flat_map(|key| self.pods.of_name::<K>(key)).filter(|pod| is_active(pod)) {
             let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { continue };
-            if controller_of(&pod.metadata).is_some_and(|controller| family.contains(&controller.uid)) {
-                *crowds.entry(node).or_default() += 1;
-            }
+            *crowds.entry(node).or_default() += 1;
         }
         crowds
     }

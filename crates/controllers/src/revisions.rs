@@ -11,7 +11,7 @@ use skiff_base::ids::safe_encode;
 use skiff_client::{Informer, Kind};
 use skiff_object::LabelSelector;
 
-use crate::claims::{owners_of, retain_own};
+use crate::claims::{Owned, owners_of, retain_own};
 use crate::meta::{Labels, controller_of, controller_reference};
 use crate::plan::{Action, Plan};
 use crate::runner::Setup;
@@ -68,7 +68,7 @@ pub struct Belongings {
 
 /// Where the belongings of such sets are seen.
 pub struct Seen {
-    pods: Informer<Pod>,
+    pods: Owned<Pod>,
     revisions: Informer<ControllerRevision>,
 }
 
@@ -80,14 +80,13 @@ impl Seen {
         let known = sets.clone();
         setup.on_change::<Pod>(move |change| owners_of(change, &known, chosen));
         setup.on_change::<ControllerRevision>(move |change| owners_of(change, &sets, chosen));
-        Self { pods: setup.informer(), revisions: setup.informer() }
+        Self { pods: Owned::new(&setup.informer()), revisions: setup.informer() }
     }
 
     /// What a set has.
     pub fn of<K: Kind>(&self, set: &K) -> Belongings {
         let namespace = set.metadata().namespace.as_deref().unwrap_or_default();
-        let mut pods = self.pods.list_namespace(namespace);
-        retain_own(set, &mut pods);
+        let pods = self.pods.of(set);
         let mut revisions = self.revisions.list_namespace(namespace);
         let foreign = foreign_names(set, &revisions);
         retain_own(set, &mut revisions);

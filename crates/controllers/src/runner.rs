@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -29,6 +30,8 @@ const REST_FACTOR: u32 = 4;
 const SHORTEST_REST: Duration = Duration::from_millis(2);
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_millis(500);
+/// So many timers are kept before those that have run out are looked for.
+const TIMERS_KEPT: usize = 64;
 /// The largest number of writes of one burst that are under way at once.
 const MAX_BURST: usize = 64;
 
@@ -170,7 +173,7 @@ pub struct Runner {
     expectations: Arc<Expectations>,
     lookups: HashMap<Resource, Lookup>,
     failures: Mutex<HashMap<ObjectKey, Failure>>,
-    timers: Mutex<HashMap<ObjectKey, Duration>>,
+    timers: Mutex<Timers>,
     rests: Mutex<HashMap<ObjectKey, Duration>>,
 }
 
@@ -258,10 +261,7 @@ impl Runner {
 
     /// Sets a timer for the key, unless one that ends no later is running.
     fn look_again(&self, key: &ObjectKey, delay: Duration, now: Duration) {
-        let mut timers = self.timers.lock();
-        timers.retain(|_, at| *at > now);
-        if timers.get(key).is_none_or(|at| *at > now + delay) {
-            timers.insert(key.clone(), now + delay);
+        if self.timers.lock().set(key, now + delay, now) {
             self.queue.add_after(key.clone(), delay);
         }
     }
@@ -292,15 +292,18 @@ impl Runner {
     async fn burst(&self, key: &ObjectKey, actions: Vec<Action>) -> Result<(), Option<Failure>> {
         let mut actions = actions.into_iter();
         let (mut size, nothing) = (1, HashMap::new());
-        loop {
+        while size < MAX_BURST {
             let batch: Vec<_> = actions.by_ref().take(size).collect();
             if batch.is_empty() {
                 return Ok(());
             }
             let results = join_all(batch.into_iter().map(|action| self.act(key, action, &nothing))).await;
             results.into_iter().collect::<Result<Vec<_>, _>>()?;
-            size = (size * 2).min(MAX_BURST);
+            size *= 2;
         }
+        // So many have gone well that the rest need not wait for each other.
+        let rest = stream::iter(actions).map(|action| self.act(key, action, &nothing)).buffer_unordered(MAX_BURST);
+        rest.map_ok(drop).try_collect().await
     }
 
     /// Does one write and tells of it; gives the object's new revision.
@@ -417,6 +420,29 @@ impl Runner {
         if result.is_err() {
             self.expectations.settle(key, &target.resource, &target.key);
         }
+    }
+}
+
+/// Which keys come back by themselves, and when.
+#[derive(Default)]
+struct Timers {
+    at: HashMap<ObjectKey, Duration>,
+    /// Those that have run out are thrown away when there are so many, lest each look goes over all of them.
+    limit: usize,
+}
+
+impl Timers {
+    /// Notes a timer; false where one is running that ends no later.
+    fn set(&mut self, key: &ObjectKey, at: Duration, now: Duration) -> bool {
+        if self.at.get(key).is_some_and(|other| *other > now && *other <= at) {
+            return false;
+        }
+        if self.at.len() >= self.limit {
+            self.at.retain(|_, other| *other > now);
+            self.limit = (2 * self.at.len()).max(TIMERS_KEPT);
+        }
+        self.at.insert(key.clone(), at);
+        true
     }
 }
 

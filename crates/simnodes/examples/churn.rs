@@ -1,5 +1,6 @@
 //! Pods by the thousand through the API of a control plane alone, on simulated nodes: `churn FOLDER [FIGURE...]` with the
-//! program in `SKIFF_BIN`. The figures are `bound`, `deployment` and `held`. Everything shares the machine's cores; CPU time
+//! program in `SKIFF_BIN`. The figures are `bound`, `deployment` and `held`; with `SKIFF_BENCH_SHARE=10` all is a tenth of
+//! its size, for a first look. Everything shares the machine's cores; CPU time
 //! is told beside the rates, because it says more where other work shares them, too. Prints Markdown.
 #![allow(clippy::disallowed_methods, reason = "a measurement starts programs")]
 
@@ -39,21 +40,22 @@ async fn main() -> Fallible<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let wanted: Vec<String> = arguments.collect();
+    let share: usize = std::env::var("SKIFF_BENCH_SHARE").map_or(Ok(1), |text| text.parse())?;
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     println!("| work | target | here | CPU: control plane, nodes, load generator |\n|---|---|---|---|");
     if wants("bound") || wants("deployment") {
-        let cluster = Cluster::start(&folder, "churn", 1000).await?;
+        let cluster = Cluster::start(&folder, "churn", 1000 / share).await?;
         if wants("bound") {
             for (title, delay) in [("Pods start later", LATER), ("Pods start at once", "0s")] {
-                bound(&cluster, title, delay, 5000).await?;
+                bound(&cluster, title, delay, 5000 / share).await?;
             }
         }
         if wants("deployment") {
-            deployment(&cluster, 10_000).await?;
+            deployment(&cluster, 10_000 / share).await?;
         }
     }
     if wants("held") {
-        held(&folder, 5000, 150_000).await?;
+        held(&folder, 5000 / share, 150_000 / share).await?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use skiff_base::Timestamp;
 use skiff_client::{Change, Informer, ObjectKey};
 
-use crate::claims::{owners_of, retain_own};
+use crate::claims::{Owned, owners_of};
 use crate::meta::{controller_key, is_controlled_by, selector};
 use crate::plan::Plan;
 use crate::runner::{Controller, Failure, Setup};
@@ -50,7 +50,8 @@ pub struct Observed {
 pub struct Deployments {
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
-    pods: Informer<Pod>,
+    owned: Owned<ReplicaSet>,
+    pods: Owned<Pod>,
 }
 
 impl Deployments {
@@ -64,17 +65,18 @@ impl Deployments {
         });
         let known = sets.clone();
         setup.on_change::<Pod>(move |change| key_of_lost_pod(change, &known));
-        Arc::new(Self { deployments, sets, pods: setup.informer() })
+        let (owned, pods) = (Owned::new(&sets), Owned::new(&setup.informer()));
+        Arc::new(Self { deployments, sets, owned, pods })
     }
 
     fn observe(&self, key: &ObjectKey, failure: Option<&Failure>) -> Option<Observed> {
         let deployment = self.deployments.by_key(key)?;
-        let mut sets = self.sets.list_namespace(&key.namespace);
-        retain_own(&*deployment, &mut sets);
+        let sets = self.owned.of(&*deployment);
         let namesake = self.sets.get(&key.namespace, &template::set_name(&deployment));
         let mut pods = Vec::new();
         if numbers::is_recreate(&deployment) {
-            pods = self.pods.list_namespace(&key.namespace);
+            let of_set = |set: &Arc<ReplicaSet>| self.pods.of_name::<ReplicaSet>(&ObjectKey::of(&set.metadata));
+            pods = sets.iter().flat_map(of_set).collect();
             pods.retain(|pod| sets.iter().any(|set| is_controlled_by(&pod.metadata, set.metadata.uid.as_ref())));
         }
         Some(Observed { deployment, sets, namesake, pods, failure: failure.cloned() })

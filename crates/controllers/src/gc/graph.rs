@@ -98,6 +98,8 @@ pub struct Graph {
     items: HashMap<String, Item>,
     dependents: HashMap<String, BTreeSet<String>>,
     absent: HashSet<String>,
+    /// Those of which the dependents were once sent to go; each that is left comes by itself.
+    awaited: HashSet<String>,
 }
 
 impl Graph {
@@ -133,8 +135,15 @@ impl Graph {
         }
         self.unlink(uid);
         self.items.remove(uid);
+        self.awaited.remove(uid);
         self.note_absent(uid);
         concerned
+    }
+
+    /// Notes that the dependents of a waiting object are being looked at: later ones are when they come, and to look at
+    /// all that are left whenever one goes would be quadratic.
+    pub fn note_awaited(&mut self, uid: &str) {
+        self.awaited.insert(uid.to_owned());
     }
 
     fn waiting_owners(&self, item: &Item) -> Vec<String> {
@@ -240,13 +249,16 @@ impl Graph {
             let owners = self.items.get(*uid).map(|dependent| dependent.owners.as_slice()).unwrap_or_default();
             owners.iter().any(|owner| owner.uid == item.uid && owner.block_owner_deletion == Some(true))
         };
-        let dependents = self.dependents_of(&item.uid);
         // In a circle of owners that all wait, nobody blocks the other.
         let above = self.waiting_above(item);
-        if !dependents.iter().any(|uid| blocks(&uid) && !above.contains(uid)) {
+        let mut dependents = self.dependents.get(&item.uid).into_iter().flatten();
+        if !dependents.any(|uid| blocks(&uid) && !above.contains(uid)) {
             return Verdict::Release(FOREGROUND);
         }
-        Verdict::Await(dependents)
+        if self.awaited.contains(&item.uid) {
+            return Verdict::Keep;
+        }
+        Verdict::Await(self.dependents_of(&item.uid))
     }
 
     /// The owners of an object, and theirs, that wait for their dependents.

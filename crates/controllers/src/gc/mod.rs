@@ -200,6 +200,7 @@ impl GarbageCollector {
                 self.client.delete_path(&path(item), &options).await
             }
             Verdict::Await(dependents) => {
+                self.graph.lock().note_awaited(&item.uid);
                 dependents.into_iter().for_each(|uid| self.queue.add(uid));
                 Ok(())
             }

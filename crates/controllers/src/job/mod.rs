@@ -18,6 +18,7 @@ use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
 use skiff_client::{Change, Informer, ObjectKey, Patch};
 
+use crate::claims::Owned;
 use crate::meta::{controller_key, controller_of, selector, selects};
 use crate::plan::{Action, Plan};
 use crate::runner::{Controller, Failure, Setup};
@@ -46,7 +47,7 @@ pub struct Observed {
 /// The controller.
 pub struct Jobs {
     jobs: Informer<Job>,
-    pods: Informer<Pod>,
+    pods: Owned<Pod>,
     ids: Arc<Ids>,
 }
 
@@ -57,17 +58,16 @@ impl Jobs {
         setup.for_each::<Job>();
         let known = jobs.clone();
         setup.on_change::<Pod>(move |change| keys_of_pod(change, &known));
-        Arc::new(Self { jobs, pods: setup.informer(), ids: setup.ids.clone() })
+        Arc::new(Self { jobs, pods: Owned::new(&setup.informer()), ids: setup.ids.clone() })
     }
 
     /// The pods that concern the Job with this name, and those of an earlier one that is gone.
     fn pods_of(&self, key: &ObjectKey, job: Option<&Job>) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
         let uid = job.and_then(|job| job.metadata.uid.as_ref());
-        let mut pods = self.pods.list_namespace(&key.namespace);
-        pods.retain(|pod| match controller_of(&pod.metadata) {
-            Some(_) => controller_key::<Job>(&pod.metadata).as_ref() == Some(key),
-            None => job.is_some(),
-        });
+        let mut pods = self.pods.of_name::<Job>(key);
+        if job.is_some() {
+            pods.extend(self.pods.orphans(&key.namespace));
+        }
         pods.into_iter().partition(|pod| controller_of(&pod.metadata).is_none_or(|owner| Some(&owner.uid) == uid))
     }
 }

@@ -17,9 +17,10 @@ use parking_lot::Mutex;
 use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_client::events::reference;
-use skiff_client::{Change, Informer, ObjectKey};
+use skiff_client::{Change, Index, Informer, ObjectKey};
 
 use crate::plan::{Action, Note, Plan};
+use crate::pods::by_node;
 use crate::runner::{Controller, Failure, Setup};
 
 pub use ranges::Ranges;
@@ -55,11 +56,11 @@ impl Heard {
 /// The controller.
 pub struct Nodes {
     nodes: Informer<Node>,
-    pods: Informer<Pod>,
+    pods: Index<Pod>,
     heard: Arc<Mutex<Heard>>,
-    ranges: Option<Ranges>,
+    ranges: Arc<Option<Ranges>>,
     clock: SharedClock,
-    zones: Zones,
+    zones: Arc<Zones>,
     known: Mutex<HashMap<String, ObjectReference>>,
 }
 
@@ -68,10 +69,13 @@ impl Nodes {
     pub fn controller(setup: &mut Setup, clock: SharedClock, ranges: Option<Ranges>) -> Arc<dyn Controller> {
         let heard = Arc::new(Mutex::new(Heard::default()));
         let nodes = setup.informer::<Node>();
+        let (zones, ranges) = (Arc::new(Zones::default()), Arc::new(ranges));
         let (known, book, watch) = (nodes.clone(), heard.clone(), clock.clone());
+        let (census, given) = (zones.clone(), ranges.clone());
         setup.on_change::<Node>(move |change| {
             note_status(change, &book, watch.monotonic());
-            concerned(change, &known)
+            note_range(change, &given);
+            concerned(change, &census, &known)
         });
         let (book, watch) = (heard.clone(), clock.clone());
         let known = nodes.clone();
@@ -86,15 +90,7 @@ impl Nodes {
         });
         let known = nodes.clone();
         setup.on_change::<Pod>(move |change| tainted_node(change, &known));
-        Arc::new(Self {
-            nodes,
-            pods: setup.informer(),
-            heard,
-            ranges,
-            clock,
-            zones: Zones::default(),
-            known: Mutex::default(),
-        })
+        Arc::new(Self { nodes, pods: by_node(&setup.informer()), heard, ranges, clock, zones, known: Mutex::default() })
     }
 }
 
@@ -102,20 +98,15 @@ impl Controller for Nodes {
     fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
         let Some(node) = self.nodes.by_key(key) else {
             self.heard.lock().at.remove(&key.name);
-            if let Some(ranges) = &self.ranges {
-                ranges.release(&key.name);
-            }
             return self.tell_gone(&key.name);
         };
         let mut plan = Plan::nothing();
         self.tell_new(&node, &mut plan);
         let silent = self.heard.lock().since(&key.name, self.clock.monotonic());
-        let nodes = self.nodes.list();
-        if let Some(ranges) = &self.ranges {
-            ranges.assign(&node, &nodes, &mut plan);
+        if let Some(ranges) = &*self.ranges {
+            ranges.assign(&node, &mut plan);
         }
-        let others = nodes.iter().map(|node| &**node);
-        let clear = |began| self.zones.clear(&node, others, began, self.clock.monotonic());
+        let clear = |began| self.zones.clear(&node, began, self.clock.monotonic());
         health::reconcile(&node, silent, GRACE, clear, now, &mut plan);
         if health::lost_readiness(&node, silent, GRACE) {
             eviction::mark_unready(&self.pods_on(&node), now, &mut plan);
@@ -147,9 +138,7 @@ impl Nodes {
     }
 
     fn pods_on(&self, node: &Node) -> Vec<Arc<Pod>> {
-        let mut pods = self.pods.list();
-        pods.retain(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name == node.metadata.name));
-        pods
+        self.pods.of(node.metadata.name.as_deref().unwrap_or_default())
     }
 }
 
@@ -168,18 +157,26 @@ fn note_status(change: &Change<Node>, heard: &Mutex<Heard>, now: Duration) {
     }
 }
 
+/// Ranges that nodes have are nobody else's, and those of nodes that are gone are free.
+fn note_range(change: &Change<Node>, ranges: &Option<Ranges>) {
+    let Some(ranges) = ranges else { return };
+    match change {
+        Change::Deleted(node) => ranges.release(node.metadata.name.as_deref().unwrap_or_default()),
+        _ => ranges.note(change.object()),
+    }
+}
+
 /// The node itself; all nodes where the first or last ready one came or went, since then evictions stop or begin.
-fn concerned(change: &Change<Node>, nodes: &Informer<Node>) -> Vec<ObjectKey> {
+fn concerned(change: &Change<Node>, zones: &Zones, nodes: &Informer<Node>) -> Vec<ObjectKey> {
     let key = ObjectKey::of(&change.object().metadata);
     let turned = match change {
-        Change::Updated { old, new } => health::is_ready(old) != health::is_ready(new),
-        Change::Added(_) | Change::Deleted(_) => true,
+        Change::Deleted(_) => zones.forget(&key.name),
+        _ => zones.note(change.object()),
     };
-    let all = nodes.list();
-    if !turned || all.iter().filter(|node| health::is_ready(node)).count() > 1 {
+    if !turned {
         return vec![key];
     }
-    let mut keys: Vec<_> = all.iter().map(|node| ObjectKey::of(&node.metadata)).collect();
+    let mut keys: Vec<_> = nodes.list().iter().map(|node| ObjectKey::of(&node.metadata)).collect();
     if !keys.contains(&key) {
         keys.push(key);
     }

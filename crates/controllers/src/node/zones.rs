@@ -73,8 +73,11 @@ pub enum Clearing {
     Now,
 }
 
+/// A region and a zone of it.
+type Zone = (String, String);
+
 /// The zone of a node, with its region.
-pub fn zone_of(node: &Node) -> (String, String) {
+fn zone_of(node: &Node) -> Zone {
     let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
     (label(REGION).unwrap_or_default(), label(ZONE).unwrap_or_default())
 }
@@ -82,27 +85,65 @@ pub fn zone_of(node: &Node) -> (String, String) {
 /// What all zones may still do.
 #[derive(Default)]
 pub struct Zones {
-    allowances: Mutex<HashMap<(String, String), Bucket>>,
+    census: Mutex<Census>,
+    allowances: Mutex<HashMap<Zone, Bucket>>,
+}
+
+/// How many nodes are there and not, kept as they change: nobody counts thousands of them for each.
+#[derive(Default)]
+struct Census {
+    nodes: HashMap<String, (Zone, bool)>,
+    /// Ready ones and others.
+    zones: HashMap<Zone, (usize, usize)>,
+    ready: usize,
+}
+
+impl Census {
+    /// True where there is a ready node now and was none, or the other way round.
+    fn set(&mut self, name: String, now: Option<(Zone, bool)>) -> bool {
+        let had_ready = self.ready > 0;
+        let before = match &now {
+            Some(state) => self.nodes.insert(name, state.clone()),
+            None => self.nodes.remove(&name),
+        };
+        if let Some((zone, ready)) = before {
+            self.ready -= usize::from(ready);
+            if let Some(counts) = self.zones.get_mut(&zone) {
+                *(if ready { &mut counts.0 } else { &mut counts.1 }) -= 1;
+                if *counts == (0, 0) {
+                    self.zones.remove(&zone);
+                }
+            }
+        }
+        if let Some((zone, ready)) = now {
+            self.ready += usize::from(ready);
+            let counts = self.zones.entry(zone).or_default();
+            *(if ready { &mut counts.0 } else { &mut counts.1 }) += 1;
+        }
+        had_ready != (self.ready > 0)
+    }
 }
 
 impl Zones {
-    /// Whether the node may be cleared now, among these; where it may it counts as done. One that has `begun` goes on.
-    pub fn clear<'a>(
-        &self,
-        node: &Node,
-        nodes: impl Iterator<Item = &'a Node>,
-        begun: bool,
-        now: Duration,
-    ) -> Clearing {
+    /// Notes how a node is now; true where the first ready one came, or the last one went.
+    pub fn note(&self, node: &Node) -> bool {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        self.census.lock().set(name, Some((zone_of(node), health::is_ready(node))))
+    }
+
+    /// Notes that a node is gone; true where it was the last ready one.
+    pub fn forget(&self, name: &str) -> bool {
+        self.census.lock().set(name.to_owned(), None)
+    }
+
+    /// Whether the node may be cleared now; where it may it counts as done. One that has `begun` goes on.
+    pub fn clear(&self, node: &Node, begun: bool, now: Duration) -> Clearing {
         let zone = zone_of(node);
-        let (mut ready, mut gone, mut any_ready) = (0, 0, false);
-        for other in nodes {
-            let is_ready = health::is_ready(other);
-            any_ready |= is_ready;
-            if zone_of(other) == zone {
-                *(if is_ready { &mut ready } else { &mut gone }) += 1;
-            }
-        }
+        let (ready, gone, any_ready) = {
+            let census = self.census.lock();
+            let (ready, gone) = census.zones.get(&zone).copied().unwrap_or_default();
+            (ready, gone, census.ready > 0)
+        };
         if !any_ready {
             return Clearing::Never;
         }
@@ -112,7 +153,7 @@ impl Zones {
         self.spend(zone, State::of(ready, gone).rate(ready + gone), now)
     }
 
-    fn spend(&self, zone: (String, String), rate: f64, now: Duration) -> Clearing {
+    fn spend(&self, zone: Zone, rate: f64, now: Duration) -> Clearing {
         let mut allowances = self.allowances.lock();
         let allowance = allowances.entry(zone).or_insert_with(|| Bucket::full(1.0, now));
         if rate == 0.0 {
@@ -161,8 +202,8 @@ mod tests {
     fn nodes_of_a_zone_are_cleared_one_in_ten_seconds() {
         let nodes = [node("a", "x", false), node("b", "x", false), node("c", "x", true), node("d", "z", false)];
         let zones = Zones::default();
-        let clear =
-            |at: usize, seconds: u64| zones.clear(&nodes[at], nodes.iter(), false, Duration::from_secs(seconds));
+        assert!(nodes.iter().map(|node| zones.note(node)).eq([false, false, true, false]));
+        let clear = |at: usize, seconds: u64| zones.clear(&nodes[at], false, Duration::from_secs(seconds));
         assert_eq!(clear(0, 0), Clearing::Now);
         assert_eq!(clear(1, 0), Clearing::In(PAUSE));
         assert_eq!(clear(3, 0), Clearing::Now, "another zone has its own allowance, though all of it is gone");
@@ -174,8 +215,15 @@ mod tests {
     fn nobody_is_driven_off_where_much_or_everything_is_gone() {
         let mut nodes: Vec<_> = (0..3).map(|at| node(&format!("n{at}"), "x", false)).collect();
         nodes.push(node("r", "x", true));
-        let clear = |nodes: &[Node]| Zones::default().clear(&nodes[0], nodes.iter(), false, Duration::ZERO);
-        assert_eq!(clear(&nodes), Clearing::In(PAUSE));
-        assert_eq!(clear(&nodes[..3]), Clearing::Never);
+        let zones = Zones::default();
+        nodes.iter().for_each(|node| {
+            zones.note(node);
+        });
+        let clear = || zones.clear(&nodes[0], false, Duration::ZERO);
+        assert_eq!(clear(), Clearing::In(PAUSE));
+        assert!(zones.forget("r"), "the last ready one");
+        assert_eq!(clear(), Clearing::Never);
+        assert!(zones.note(&node("n1", "w", true)) && !zones.note(&node("n1", "w", true)));
+        assert_eq!(clear(), Clearing::Now, "less of its zone is left, and somebody is there");
     }
 }

@@ -1,6 +1,7 @@
 //! Brings claims and volumes together, and takes volumes back from claims that are gone.
 //! See <https://kubernetes.io/docs/concepts/storage/persistent-volumes/#lifecycle-of-a-volume-and-claim>.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_base::Timestamp;
 use skiff_client::events::reference;
 use skiff_client::volumes::*;
-use skiff_client::{Change, Informer, ObjectKey};
+use skiff_client::{Change, Index, Informer, ObjectKey};
 use skiff_kinds::rules::default_choice::rank;
 
 use crate::plan::{Action, Note, Plan};
@@ -21,11 +22,15 @@ use crate::runner::{Controller, Failure, Setup};
 /// A claim that waits is looked at again after this time, as upstream does.
 const RESYNC: Duration = Duration::from_secs(15);
 
+/// Under these words free volumes and unbound claims are found.
+const FREE: &str = "";
+const UNBOUND: &str = "unbound";
+
 /// What a claim's state depends on.
 pub struct ClaimView<'a> {
     /// The claim.
     pub claim: &'a PersistentVolumeClaim,
-    /// All volumes.
+    /// The volumes that it names or may get.
     pub volumes: &'a [Arc<PersistentVolume>],
     /// All classes.
     pub classes: &'a [Arc<StorageClass>],
@@ -265,6 +270,8 @@ fn give_back(volume: &mut PersistentVolume, plan: &mut Plan) {
 pub struct Binder {
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
+    /// By the claim that they are meant for; those that are free by the empty name.
+    by_claim: Index<PersistentVolume>,
     classes: Informer<StorageClass>,
     pods: Informer<Pod>,
 }
@@ -275,32 +282,52 @@ impl Binder {
         let claims = setup.informer::<PersistentVolumeClaim>();
         let volumes = setup.informer::<PersistentVolume>();
         let (classes, pods) = (setup.informer::<StorageClass>(), setup.informer::<Pod>());
-        let (all_volumes, all_claims) = (volumes.clone(), claims.clone());
-        setup.on_change::<PersistentVolumeClaim>(move |change| keys_of_claim(change, &all_volumes));
+        let by_claim = volumes.index("claim", |volume| {
+            let claim = claim_ref(volume).map(|reference| {
+                ObjectKey::new(
+                    reference.namespace.clone().unwrap_or_default(),
+                    reference.name.clone().unwrap_or_default(),
+                )
+            });
+            Some(claim.map_or(Cow::Borrowed(FREE), |key| Cow::Owned(key.to_string())))
+        });
+        let (of_claim, all_claims) = (by_claim.clone(), ClaimsFound::new(&claims));
+        setup.on_change::<PersistentVolumeClaim>(move |change| keys_of_claim(change, &of_claim));
         setup.on_change::<PersistentVolume>(move |change| keys_of_volume(change, &all_claims));
-        let all_claims = claims.clone();
-        setup.on_change::<StorageClass>(move |_| unbound(&all_claims));
-        Arc::new(Self { claims, volumes, classes, pods })
+        let all_claims = ClaimsFound::new(&claims);
+        setup.on_change::<StorageClass>(move |_| all_claims.unbound());
+        Arc::new(Self { claims, volumes, by_claim, classes, pods })
     }
 }
 
-fn unbound(claims: &Informer<PersistentVolumeClaim>) -> Vec<ObjectKey> {
-    claims.list().iter().filter(|claim| !is_bound(claim)).map(|claim| ObjectKey::of(&claim.metadata)).collect()
+/// Claims that are looked for.
+struct ClaimsFound {
+    unbound: Index<PersistentVolumeClaim>,
+    by_volume: Index<PersistentVolumeClaim>,
 }
 
-fn keys_of_claim(change: &Change<PersistentVolumeClaim>, volumes: &Informer<PersistentVolume>) -> Vec<ObjectKey> {
-    let claim = change.object();
-    let named = |volume: &&Arc<PersistentVolume>| {
-        claim_ref(volume).is_some_and(|reference| {
-            reference.name == claim.metadata.name && reference.namespace == claim.metadata.namespace
-        })
-    };
-    let mut keys = vec![ObjectKey::of(&claim.metadata)];
-    keys.extend(volumes.list().iter().filter(named).map(|volume| ObjectKey::of(&volume.metadata)));
+impl ClaimsFound {
+    fn new(claims: &Informer<PersistentVolumeClaim>) -> Self {
+        Self {
+            unbound: claims.index("unbound", |claim| (!is_bound(claim)).then_some(Cow::Borrowed(UNBOUND))),
+            by_volume: claims.index("volume", |claim| Some(Cow::Borrowed(volume_name(claim)))),
+        }
+    }
+
+    fn unbound(&self) -> Vec<ObjectKey> {
+        self.unbound.of(UNBOUND).iter().map(|claim| ObjectKey::of(&claim.metadata)).collect()
+    }
+}
+
+fn keys_of_claim(change: &Change<PersistentVolumeClaim>, volumes: &Index<PersistentVolume>) -> Vec<ObjectKey> {
+    let key = ObjectKey::of(&change.object().metadata);
+    let named = volumes.of(&key.to_string());
+    let mut keys = vec![key];
+    keys.extend(named.iter().map(|volume| ObjectKey::of(&volume.metadata)));
     keys
 }
 
-fn keys_of_volume(change: &Change<PersistentVolume>, claims: &Informer<PersistentVolumeClaim>) -> Vec<ObjectKey> {
+fn keys_of_volume(change: &Change<PersistentVolume>, claims: &ClaimsFound) -> Vec<ObjectKey> {
     let volume = change.object();
     let mut keys = vec![ObjectKey::of(&volume.metadata)];
     match claim_ref(volume) {
@@ -308,11 +335,11 @@ fn keys_of_volume(change: &Change<PersistentVolume>, claims: &Informer<Persisten
             reference.namespace.clone().unwrap_or_default(),
             reference.name.clone().unwrap_or_default(),
         )),
-        None => keys.extend(unbound(claims)),
+        None => keys.extend(claims.unbound()),
     }
     // A claim that names the volume itself.
-    let names = |claim: &&Arc<PersistentVolumeClaim>| Some(volume_name(claim)) == volume.metadata.name.as_deref();
-    keys.extend(claims.list().iter().filter(names).map(|claim| ObjectKey::of(&claim.metadata)));
+    let naming = claims.by_volume.of(volume.metadata.name.as_deref().unwrap_or_default());
+    keys.extend(naming.iter().map(|claim| ObjectKey::of(&claim.metadata)));
     keys
 }
 
@@ -334,10 +361,20 @@ impl Controller for Binder {
         }
         reconcile_claim(&ClaimView {
             claim: &claim,
-            volumes: &self.volumes.list(),
+            volumes: &self.volumes_for(&claim, key),
             classes: &self.classes.list(),
             unplaced: &unplaced,
         })
+    }
+}
+
+impl Binder {
+    /// The volume that a claim names; all that it may get where it names none.
+    fn volumes_for(&self, claim: &PersistentVolumeClaim, key: &ObjectKey) -> Vec<Arc<PersistentVolume>> {
+        match volume_name(claim) {
+            "" => [self.by_claim.of(&key.to_string()), self.by_claim.of(FREE)].concat(),
+            named => self.volumes.get("", named).into_iter().collect(),
+        }
     }
 }
 
