@@ -24,6 +24,10 @@ const REMEMBERED: usize = 4096;
 /// thousand Pods for one owner would else write as many events.
 const BURST: f64 = 25.0;
 const REFILL: f64 = 1.0 / 300.0;
+/// A component writes so many events at once, then so many in each second: twice what upstream's scheduler may, so that
+/// telling of thousands of Pods does not take the time in which they could be placed.
+const COMPONENT_BURST: f64 = 200.0;
+const COMPONENT_RATE: f64 = 100.0;
 /// One dropped event of so many is told of in the log.
 const TELL_EVERY: u64 = 1000;
 
@@ -138,7 +142,11 @@ struct Memory {
 
 async fn write_all(client: Client, clock: SharedClock, source: EventSource, mut entries: mpsc::Receiver<Entry>) {
     let mut memory = Memory::default();
+    let mut pace = Bucket::full(COMPONENT_BURST, clock.monotonic());
     while let Some(entry) = entries.recv().await {
+        while let Err(wait) = pace.take(COMPONENT_RATE, COMPONENT_BURST, clock.monotonic()) {
+            tokio::time::sleep(wait).await;
+        }
         write(&client, &clock, &source, &mut memory, entry).await;
     }
 }
