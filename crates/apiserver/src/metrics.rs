@@ -28,6 +28,10 @@ const DURATIONS: [f64; 23] = [
 const SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 /// Ticks of the processor's clock in a second, which Linux has fixed for programs.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// The upper bounds of the durations of admission that are told apart, in seconds; those of webhooks.
+const ADMISSION_DURATIONS: [f64; 8] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
+/// How many of the finest durations are one in the service level's figures.
+const FINER_DURATIONS: usize = 2;
 /// A page of memory.
 const PAGE_BYTES: u64 = 4096;
 
@@ -55,8 +59,13 @@ impl<const N: usize> Histogram<N> {
     }
 
     fn write(&self, text: &mut Text, name: &str, labels: &str, bounds: &[f64; N]) {
-        let mut sum = 0;
-        for (bound, count) in bounds.iter().zip(self.below) {
+        self.write_from(0, text, name, labels, bounds);
+    }
+
+    /// Writes it without the `skipped` finest ranges of its own.
+    fn write_from(&self, skipped: usize, text: &mut Text, name: &str, labels: &str, bounds: &[f64; N]) {
+        let mut sum: u64 = self.below[..skipped].iter().sum();
+        for (bound, count) in bounds.iter().zip(self.below).skip(skipped) {
             sum += count;
             text.line(format_args!("{name}_bucket{{{labels},le=\"{}\"}} {sum}", number(*bound)));
         }
@@ -87,8 +96,44 @@ pub struct Metrics {
     reading: AtomicI64,
     writing: AtomicI64,
     deprecated: Mutex<Vec<String>>,
+    admission: Mutex<HashMap<Admitted, Histogram<8>>>,
     /// How often which other server could be asked no longer, and why.
     unavailable: Mutex<BTreeMap<(String, &'static str), u64>>,
+}
+
+/// Who admits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Admitter {
+    /// All built-in plugins, one after the other.
+    Step,
+    /// One of them.
+    Controller(&'static str),
+    /// A webhook of the user's.
+    Webhook(String),
+}
+
+/// What is told apart of admission.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Admitted {
+    /// By whom.
+    pub by: Admitter,
+    /// What was to be done, `CREATE`.
+    pub operation: &'static str,
+    /// Which step it is, `admit` or `validate`.
+    pub step: &'static str,
+    /// Whether it was refused.
+    pub rejected: bool,
+}
+
+impl Admitted {
+    fn labels(&self) -> String {
+        let rest = format!("operation={:?},rejected=\"{}\",type={:?}", self.operation, self.rejected, self.step);
+        match &self.by {
+            Admitter::Step => rest,
+            Admitter::Controller(name) => format!("name={name:?},{rest}"),
+            Admitter::Webhook(name) => format!("name={name:?},{rest}"),
+        }
+    }
 }
 
 /// A request that is under way, and counted so until this is dropped.
@@ -211,6 +256,16 @@ impl Metrics {
         }
     }
 
+    /// Counts how long admission took.
+    pub fn admitted(&self, all: impl IntoIterator<Item = (Admitted, Duration)>) {
+        let mut admission = self.admission.lock();
+        for (admitted, took) in all {
+            if admission.len() < MAX_SERIES || admission.contains_key(&admitted) {
+                admission.entry(admitted).or_default().observe(&ADMISSION_DURATIONS, took.as_secs_f64());
+            }
+        }
+    }
+
     /// Notes that somebody uses what is deprecated.
     pub fn deprecated(&self, info: &RequestInfo) {
         let line = format!(
@@ -227,6 +282,7 @@ impl Metrics {
     pub fn text(&self, snapshot: &Snapshot, version: &VersionInfo, started: Timestamp) -> String {
         let mut text = Text::default();
         self.write_requests(&mut text);
+        self.write_admission(&mut text);
         self.write_underway(&mut text);
         write_storage(&mut text, snapshot);
         write_build(&mut text, version);
@@ -274,6 +330,12 @@ impl Metrics {
         for series in all.iter().filter(|series| series.durations.count > 0) {
             series.durations.write(text, name, &series.labels, &DURATIONS);
         }
+        let name = "apiserver_request_sli_duration_seconds";
+        text.head(name, "histogram", "How long answers took, by what was asked, for service levels.");
+        for series in all.iter().filter(|series| series.durations.count > 0) {
+            let labels = series.labels.split(',').filter(|label| !label.starts_with("dry_run="));
+            series.durations.write_from(FINER_DURATIONS, text, name, &labels.collect::<Vec<_>>().join(","), &DURATIONS);
+        }
         let name = "apiserver_response_sizes";
         text.head(name, "histogram", "How large answers were, in bytes, by what was asked.");
         for series in all.iter().filter(|series| series.sizes.count > 0) {
@@ -282,6 +344,24 @@ impl Metrics {
         text.head("apiserver_requested_deprecated_apis", "gauge", "Deprecated parts of the API that were asked for.");
         for labels in self.deprecated.lock().iter() {
             text.line(format_args!("apiserver_requested_deprecated_apis{{{labels}}} 1"));
+        }
+    }
+
+    fn write_admission(&self, text: &mut Text) {
+        let admission = self.admission.lock();
+        let mut all: Vec<_> = admission.iter().collect();
+        all.sort_by_key(|(admitted, _)| *admitted);
+        let sorts: [(&str, &str, fn(&Admitter) -> bool); 3] = [
+            ("step", "a step of admission", |by| *by == Admitter::Step),
+            ("controller", "one of its plugins", |by| matches!(by, Admitter::Controller(_))),
+            ("webhook", "a webhook", |by| matches!(by, Admitter::Webhook(_))),
+        ];
+        for (sort, what, is_such) in sorts {
+            let name = format!("apiserver_admission_{sort}_admission_duration_seconds");
+            text.head(&name, "histogram", &format!("How long {what} took, by what was to be done."));
+            for (admitted, durations) in all.iter().filter(|(admitted, _)| is_such(&admitted.by)) {
+                durations.write(text, &name, &admitted.labels(), &ADMISSION_DURATIONS);
+            }
         }
     }
 
@@ -432,10 +512,35 @@ mod tests {
         assert!(text.0.contains(&format!("{} 0\n", bucket("0.025"))));
         assert!(text.0.contains(&format!("{} 3\n", bucket("0.05"))));
         assert!(text.0.contains(&format!("{} 3\n", bucket("+Inf"))));
+        let level = bucket("0.05").replace("request_duration", "request_sli_duration").replace("dry_run=\"\",", "");
+        assert!(text.0.contains(&format!("{level} 3\n")), "{level}");
         assert!(
             text.0.contains(&format!(
                 "apiserver_response_sizes_bucket{{component=\"apiserver\",{pods},le=\"1e+09\"}} 3\n"
             ))
+        );
+    }
+
+    #[test]
+    fn admission_is_timed() {
+        let metrics = Metrics::default();
+        let by = |by: Admitter, rejected| Admitted { by, operation: "CREATE", step: "validate", rejected };
+        let millis = Duration::from_millis;
+        metrics.admitted([
+            (by(Admitter::Controller("ResourceQuota"), true), millis(2)),
+            (by(Admitter::Step, true), millis(30)),
+            (by(Admitter::Webhook("a.b.c".to_owned()), false), millis(3)),
+        ]);
+        let mut text = Text::default();
+        metrics.write_admission(&mut text);
+        let counts: Vec<&str> = text.0.lines().filter(|line| line.contains("_count{")).collect();
+        assert_eq!(
+            counts,
+            [
+                r#"apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="true",type="validate"} 1"#,
+                r#"apiserver_admission_controller_admission_duration_seconds_count{name="ResourceQuota",operation="CREATE",rejected="true",type="validate"} 1"#,
+                r#"apiserver_admission_webhook_admission_duration_seconds_count{name="a.b.c",operation="CREATE",rejected="false",type="validate"} 1"#,
+            ]
         );
     }
 

@@ -2,10 +2,13 @@
 //! The trees are changed in place; `apiVersion` is the caller's to set.
 
 use serde_json::{Value, json};
+use skiff_object::apply::{InVersion, Versions};
 use skiff_object::meta::Meta;
-use skiff_object::{Map, Object};
+use skiff_object::{GroupVersionKind, Map, Object};
 
+use crate::by_kind;
 use crate::def::ResourceDef;
+use crate::schema::{apply::of_definition, definition};
 
 /// How one kind becomes another and back.
 #[derive(Clone, Copy)]
@@ -27,6 +30,33 @@ pub fn conversion(def: &ResourceDef) -> Option<Conversion> {
             Some(Conversion { from_storage: autoscaler_to_v1, to_storage: autoscaler_to_v2 })
         }
         _ => None,
+    }
+}
+
+impl Versions for ResourceDef {
+    fn in_version(&self, object: &Object, from: &str, to: &str) -> InVersion {
+        if let Some(custom) = &self.custom {
+            let is_there = |version: &String| to == format!("{}/{version}", self.group);
+            return if custom.versions.iter().any(is_there) { InVersion::Same } else { InVersion::Unknown };
+        }
+        let find = |api_version: &str| {
+            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+            by_kind(&GroupVersionKind::new(group, version, self.kind.as_ref()))
+        };
+        let (Some(from), Some(there)) = (find(from), find(to)) else { return InVersion::Same };
+        let (out_of, into) = (conversion(from), conversion(there));
+        let Some(schema) = definition(&there.schema).filter(|_| out_of.is_some() || into.is_some()) else {
+            return InVersion::Same;
+        };
+        let mut object = object.clone();
+        if let Some(conversion) = out_of {
+            (conversion.to_storage)(&mut object);
+        }
+        if let Some(conversion) = into {
+            (conversion.from_storage)(&mut object);
+        }
+        object["apiVersion"] = to.into();
+        InVersion::Other(Box::new(object), of_definition(schema))
     }
 }
 
@@ -219,10 +249,8 @@ fn autoscaler_to_v2(object: &mut Object) {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use skiff_object::GroupVersionKind;
 
     use super::*;
-    use crate::by_kind;
 
     fn of(group: &str, kind: &str) -> Conversion {
         conversion(by_kind(&GroupVersionKind::new(group, "v1", kind)).expect("registered")).expect("it is converted")

@@ -112,6 +112,8 @@ pub struct Custom {
     pub source: String,
     /// The version that objects are written in.
     pub storage_version: String,
+    /// The names of all versions, served or not.
+    pub versions: Vec<String>,
     /// `spec.conversion.webhook`, where versions are converted by one.
     pub conversion: Option<Value>,
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use skiff_kinds::by_kind;
 use skiff_kinds::decode::blank;
 use skiff_kinds::schema::{apply::of_definition, definition};
-use skiff_object::apply::{Write, apply, ignored_fields, track};
+use skiff_object::apply::{InVersion, Versions, Write, apply, ignored_fields, track};
 use skiff_object::node::{Format, Node};
 use skiff_object::{GroupVersionKind, Object, Status, yaml};
 
@@ -40,6 +40,7 @@ impl Bench {
             schema,
             blank: &blank,
             ignored: &ignored,
+            versions: Some(def),
         };
         act(self.live.as_ref(), &write)
     }
@@ -62,6 +63,17 @@ impl Bench {
         let mut new = self.complete(text);
         self.write(manager, subresource, |live, write| track(live, &mut new, write));
         self.live = Some(new);
+    }
+
+    /// Goes on through another version.
+    fn through(&mut self, version: &str) {
+        let (def, from) = (by_kind(&self.kind).expect("it is in the catalogue"), self.kind.api_version());
+        self.kind.version = version.to_owned();
+        let live = self.live.take().expect("it was written");
+        let InVersion::Other(live, _) = def.in_version(&live, &from, &self.kind.api_version()) else {
+            panic!("{version} looks different")
+        };
+        self.live = Some(*live);
     }
 
     fn check(&self, want: Expect) {
@@ -404,4 +416,84 @@ fn many_updaters_share_one_entry() {
         .collect();
     assert_eq!(names.len(), 10);
     assert!(names.contains(&"ancient-changes") && names.contains(&"m13") && !names.contains(&"m00"));
+}
+
+#[test]
+fn what_is_owned_through_one_version_is_seen_through_another() {
+    let mut bench = Bench::new("autoscaling", "HorizontalPodAutoscaler");
+    bench.kind.version = "v2".to_owned();
+    let metrics = |percent: u8, more: &str| {
+        format!(
+            "{{spec: {{maxReplicas: 3, metrics: [{{type: Resource, resource: {{name: cpu, target: \
+             {{type: Utilization, averageUtilization: {percent}}}}}}}]{more}}}}}"
+        )
+    };
+    bench.apply("alice", &metrics(50, ", minReplicas: 2"), false).unwrap();
+    bench.through("v1");
+    let changed = "{spec: {targetCPUUtilizationPercentage: 60}}";
+    let conflict = bench.apply("bob", changed, false).unwrap_err();
+    assert_eq!(conflict.message, r#"Apply failed with 1 conflict: conflict with "alice": .spec.metrics"#);
+    bench.apply("bob", changed, true).unwrap();
+    bench.update("carol", "", "{spec: {maxReplicas: 9, minReplicas: 2, targetCPUUtilizationPercentage: 60}}");
+    bench.through("v2");
+    let conflict = bench.apply("dave", &metrics(70, ""), false).unwrap_err();
+    expect![[r#"
+        Apply failed with 2 conflicts: conflicts with "bob":
+        - .spec.targetCPUUtilizationPercentage
+        conflicts with "carol" using autoscaling/v1:
+        - .spec.maxReplicas"#]]
+    .assert_eq(&conflict.message);
+    // What bob applied through v1 goes when he applies something else through v2.
+    bench.apply("bob", "{spec: {minReplicas: 2}}", false).unwrap();
+    bench.check(expect![[r#"
+        apiVersion: autoscaling/v2
+        kind: HorizontalPodAutoscaler
+        metadata:
+          managedFields:
+          - apiVersion: autoscaling/v2
+            fieldsType: FieldsV1
+            fieldsV1:
+              "f:spec":
+                "f:minReplicas": {}
+            manager: alice
+            operation: Apply
+            time: "2026-01-01T00:00:01Z"
+          - apiVersion: autoscaling/v2
+            fieldsType: FieldsV1
+            fieldsV1:
+              "f:spec":
+                "f:minReplicas": {}
+            manager: bob
+            operation: Apply
+            time: "2026-01-01T00:00:06Z"
+          - apiVersion: autoscaling/v1
+            fieldsType: FieldsV1
+            fieldsV1:
+              "f:spec":
+                "f:maxReplicas": {}
+            manager: carol
+            operation: Update
+            time: "2026-01-01T00:00:04Z"
+        spec:
+          maxReplicas: 9
+          minReplicas: 2
+        status:
+          currentMetrics: null
+    "#]]);
+}
+
+#[test]
+fn owners_through_a_version_that_is_no_more_own_nothing() {
+    let mut def = by_kind(&GroupVersionKind::new("", "v1", "ConfigMap")).expect("it is in the catalogue").clone();
+    def.group = "example.com".into();
+    let versions = vec!["v1".to_owned(), "v2".to_owned()];
+    let storage_version = "v2".to_owned();
+    let custom = skiff_kinds::def::Custom { source: String::new(), storage_version, versions, conversion: None };
+    def.custom = Some(custom.into());
+    let seen = |version: &str| match def.in_version(&Value::Null, "example.com/v1", version) {
+        InVersion::Same => "the same",
+        InVersion::Other(..) => "another",
+        InVersion::Unknown => "none",
+    };
+    assert_eq!(["example.com/v2", "example.com/v1beta1", "v1"].map(seen), ["the same", "none", "none"]);
 }

@@ -29,6 +29,7 @@ fn with_write<T>(manager: &str, now: &str, act: impl FnOnce(&Write<'_>) -> T) ->
         schema: of_definition(schema()),
         blank: &blank,
         ignored: &ignored,
+        versions: Some(def),
     })
 }
 

@@ -305,8 +305,8 @@ fn extensions() {
             metadata.name: Invalid value: "wrong": must be spec.names.plural+"."+spec.group
             spec.scope: Unsupported value: "Galaxy": supported values: "Cluster", "Namespaced"
             spec.versions: Invalid value: [{"name":"v1","schema":{"openAPIV3Schema":{"properties":{"a":{}},"type":"object"}},"served":true,"storage":false},{"name":"v2","served":true,"storage":false}]: must have exactly one version marked as storage version
-            spec.versions[0].schema.openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields
             spec.versions[1].schema.openAPIV3Schema: Required value: schemas are required
+            spec.versions[0].schema.openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields
         "#]],
     );
     check(

@@ -13,6 +13,7 @@ pub mod status;
 pub mod webhooks;
 
 use std::fmt;
+use std::time::Duration;
 
 use skiff_kinds::ResourceDef;
 use skiff_kinds::decode::{FieldValidation, decode_tree};
@@ -22,6 +23,7 @@ use skiff_object::{GroupVersionKind, Object, Status};
 use crate::call::Call;
 use crate::custom;
 use crate::failure::{Failure, Result};
+use crate::metrics::{Admitted, Admitter};
 use crate::server::ApiServer;
 use crate::write::managed;
 
@@ -74,29 +76,75 @@ impl Attributes<'_> {
 
 /// Step 6: changes an object on its way in, or refuses it; tells whether the user's own programs changed it.
 pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Option<&Object>) -> Result<bool> {
-    let mut changed = false;
     plugins::name_requester(attributes, object);
+    let mut timer = Timer::new(attributes, "admit");
+    let mut changed = Ok(false);
     for plugin in attributes.server.plugins.active() {
-        match plugin.mutate {
-            Mutate::No => {}
-            Mutate::Plain(mutate) => mutate(attributes, object, old)?,
-            Mutate::Waits(mutate) => mutate(attributes, object).await?,
-            Mutate::Asks(mutate) => changed |= mutate(attributes, object, old).await?,
+        let outcome = match plugin.mutate {
+            Mutate::No => continue,
+            Mutate::Plain(mutate) => mutate(attributes, object, old).map(|()| false),
+            Mutate::Waits(mutate) => mutate(attributes, object).await.map(|()| false),
+            Mutate::Asks(mutate) => mutate(attributes, object, old).await,
+        };
+        timer.lap(plugin.name, outcome.is_err());
+        changed = outcome.map(|more| more || changed.unwrap_or(false));
+        if changed.is_err() {
+            break;
         }
     }
-    Ok(changed)
+    timer.finish(changed.is_err());
+    changed
 }
 
 /// Step 9: refuses what may not be.
 pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
+    let mut timer = Timer::new(attributes, "validate");
+    let mut outcome = Ok(());
     for plugin in attributes.server.plugins.active() {
-        match plugin.validate {
-            Validate::No => {}
-            Validate::Plain(validate) => validate(attributes, object, old)?,
-            Validate::Waits(validate) => validate(attributes, object, old).await?,
+        outcome = match plugin.validate {
+            Validate::No => continue,
+            Validate::Plain(validate) => validate(attributes, object, old),
+            Validate::Waits(validate) => validate(attributes, object, old).await,
+        };
+        timer.lap(plugin.name, outcome.is_err());
+        if outcome.is_err() {
+            break;
         }
     }
-    Ok(())
+    timer.finish(outcome.is_err());
+    outcome
+}
+
+/// Takes the time of a step and of each plugin in it.
+struct Timer<'a> {
+    attributes: &'a Attributes<'a>,
+    step: &'static str,
+    began: Duration,
+    last: Duration,
+    laps: Vec<(Admitted, Duration)>,
+}
+
+impl<'a> Timer<'a> {
+    fn new(attributes: &'a Attributes<'a>, step: &'static str) -> Self {
+        let began = attributes.server.clock().monotonic();
+        Self { attributes, step, began, last: began, laps: Vec::with_capacity(plugins::ALL.len() + 1) }
+    }
+
+    fn note(&mut self, by: Admitter, rejected: bool, since: Duration) {
+        let took = self.last.saturating_sub(since);
+        self.laps.push((Admitted { by, operation: self.attributes.operation.name(), step: self.step, rejected }, took));
+    }
+
+    fn lap(&mut self, plugin: &'static str, rejected: bool) {
+        let since = self.last;
+        self.last = self.attributes.server.clock().monotonic();
+        self.note(Admitter::Controller(plugin), rejected, since);
+    }
+
+    fn finish(mut self, rejected: bool) {
+        self.note(Admitter::Step, rejected, self.began);
+        self.attributes.server.metrics.admitted(self.laps);
+    }
 }
 
 /// Whether a tunnel may be opened; `options` is what its query asks for, as an object.

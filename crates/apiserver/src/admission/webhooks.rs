@@ -15,6 +15,7 @@ use super::conditions::{Conditions, Verdict};
 use super::matching::{self, Rule, Selectors, Shown};
 use super::{Attributes, review};
 use crate::failure::{Failure, Result};
+use crate::metrics::{Admitted, Admitter};
 use crate::server::ApiServer;
 use crate::webhook;
 
@@ -33,6 +34,7 @@ pub struct Hook {
     ignores_failure: bool,
     timeout: Duration,
     has_side_effects: bool,
+    mutates: bool,
     reinvoke: bool,
     /// The version of the review that the webhook understands best.
     review_version: &'static str,
@@ -54,6 +56,7 @@ impl Hook {
             ignores_failure: hook.str_at(&["failurePolicy"]) == "Ignore",
             timeout: Duration::from_secs(seconds.clamp(1, MAX_TIMEOUT_SECONDS) as u64),
             has_side_effects: !matches!(hook.str_at(&["sideEffects"]), "None" | "NoneOnDryRun"),
+            mutates: hook.get("reinvocationPolicy").is_some(),
             reinvoke: hook.str_at(&["reinvocationPolicy"]) == "IfNeeded",
             review_version: {
                 let mut listed = hook.list_at(&["admissionReviewVersions"]).iter().filter_map(Value::as_str);
@@ -119,8 +122,20 @@ async fn ask(
     let uid = attributes.server.ids().uid();
     let mut review = review::review(attributes, shown, &uid, object, old);
     review["apiVersion"] = format!("admission.k8s.io/{}", hook.review_version).into();
+    let began = attributes.server.clock().monotonic();
     let answered = webhook::post(attributes.server, &hook.client, &review, hook.timeout).await;
     let answered = answered.and_then(|answer| read(answer, &uid));
+    let admitted = Admitted {
+        by: Admitter::Webhook(hook.name.clone()),
+        operation: attributes.operation.name(),
+        step: if hook.mutates { "admit" } else { "validating" },
+        rejected: match &answered {
+            Ok(response) => !response.bool_at(&["allowed"]),
+            Err(_) => !hook.ignores_failure,
+        },
+    };
+    let took = attributes.server.clock().monotonic().saturating_sub(began);
+    attributes.server.metrics.admitted([(admitted, took)]);
     let response = match answered {
         Ok(response) => response,
         Err(why) if hook.ignores_failure => {

@@ -15,6 +15,8 @@ use super::remote::{AVAILABLE, Verdict, condition};
 
 /// Marks the APIServices that the server looks after: made at its start, or kept in step at all times.
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
+/// The group that is this server's own only as long as nobody else serves it.
+const YIELDING: &str = "metrics.k8s.io";
 /// Where discovery puts groups and versions of definitions.
 const CUSTOM: (i64, i64) = (1000, 100);
 /// Where discovery puts a built-in group that no line below names: it cannot collide there.
@@ -45,7 +47,7 @@ const GROUPS: [(&str, i64); 24] = [
     ("flowcontrol.apiserver.k8s.io", 16_100),
     ("internal.apiserver.k8s.io", 16_000),
     ("storagemigration.k8s.io", 15_800),
-    ("metrics.k8s.io", 100),
+    (YIELDING, 100),
 ];
 
 /// Where discovery puts a group and version of this server's own.
@@ -142,7 +144,10 @@ pub fn plan(current: &[&Object], wanted: &[Wanted], at_start: bool, now: Timesta
     let mut steps = Vec::new();
     for object in current {
         let managed = object.label(MANAGED).unwrap_or("");
-        let is_ours = managed == "true" || (managed == "onstart" && at_start);
+        let is_local = object.at(&["spec", "service"]).is_none_or(Value::is_null);
+        // Whoever made another server of it from ours has left our label on it.
+        let is_given_away = object.str_at(&["spec", "group"]) == YIELDING && !is_local;
+        let is_ours = managed == "true" || (managed == "onstart" && at_start && !is_given_away);
         match wanted.iter().find(|wanted| wanted.name == object.name()) {
             None if is_ours && !object.is_deleting() => steps.push(Step::Delete(object.name().to_owned())),
             Some(wanted) if is_ours && object.get("spec") != Some(&wanted.spec) => {
@@ -151,7 +156,6 @@ pub fn plan(current: &[&Object], wanted: &[Wanted], at_start: bool, now: Timesta
             }
             _ => {}
         }
-        let is_local = object.at(&["spec", "service"]).is_none_or(Value::is_null);
         let (verdict, told) = (Verdict::local(), condition(object));
         if is_local && !object.is_deleting() && !verdict.is_told(told) {
             steps.push(Step::Tell(object.name().to_owned(), status_of(object, &verdict, now)));
@@ -236,6 +240,16 @@ mod tests {
         let old = super::wanted("old.io", "v1", false).first_object(now());
         assert_eq!(check(std::slice::from_ref(&old), &wanted[..0], false), [""; 0]);
         assert_eq!(check(&[old], &wanted[..0], true), ["delete v1.old.io"]);
+    }
+
+    #[test]
+    fn metrics_that_were_given_to_another_server_stay_there() {
+        for (group, expected) in [(YIELDING, &[][..]), ("apps", &["respecify v1.apps"])] {
+            let wanted = super::wanted(group, "v1", false);
+            let mut taken = wanted.first_object(now());
+            taken["spec"]["service"] = json!({"namespace": "kube-system", "name": "metrics-server"});
+            assert_eq!(check(&[taken], &[wanted], true), expected);
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use skiff_cel::schema::{DEPTH_LIMIT, Kind, ListKind, Schema};
 use skiff_cel::{Decl, Type, compile};
+use skiff_kinds::rules::check::At;
+use skiff_kinds::rules::crd_check;
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, FieldError, FieldPath, Object};
 
@@ -24,10 +26,11 @@ const ADVICE: &str = "(try simplifying the rule, or adding maxItems, maxProperti
 
 /// Checks the schemas of a definition; what was there before in the same form is let pass.
 pub fn check(new: &Object, old: Option<&Object>) -> ErrorList {
-    let versions = FieldPath::new("spec.versions");
     let mut errors = ErrorList::new();
-    for (index, version) in new.list_at(&["spec", "versions"]).iter().enumerate() {
-        let Some(schema) = version.at(&["schema", "openAPIV3Schema"]) else { continue };
+    let versions = At::top(new, "spec").get("versions");
+    for at in crd_check::told_once(&versions, &["schema"], "validation") {
+        let at = at.get("openAPIV3Schema");
+        let Some(schema) = at.node() else { continue };
         let known = old.is_some_and(|old| {
             let same = |before: &&Json| before.at(&["schema", "openAPIV3Schema"]) == Some(schema);
             old.list_at(&["spec", "versions"]).iter().any(|before| same(&before))
@@ -35,11 +38,10 @@ pub fn check(new: &Object, old: Option<&Object>) -> ErrorList {
         if known {
             continue;
         }
-        let path = versions.index(index).child("schema").child("openAPIV3Schema");
         let typed = Schema::read(schema, true, SELF_TYPE);
         let mut walk = Walk { errors: ErrorList::new(), total: 0, costly: Vec::new() };
-        walk.part(schema, &typed, &path, Some(1), None, 0);
-        walk.finish(&path);
+        walk.part(schema, &typed, at.path(), Some(1), None, 0);
+        walk.finish(at.path());
         errors.extend(walk.errors);
     }
     errors
@@ -229,7 +231,7 @@ mod tests {
     fn check_spec(spec: Json, expected: &[&str]) {
         let definition = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": {"type": "object",
             "properties": {"spec": spec}}}}]}});
-        let prefix = "spec.versions[0].schema.openAPIV3Schema";
+        let prefix = "spec.validation.openAPIV3Schema";
         let shown: Vec<String> =
             check(&definition, None).iter().map(|error| error.to_string().replace(prefix, "~")).collect();
         assert_eq!(shown, expected);

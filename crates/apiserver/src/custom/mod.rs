@@ -92,6 +92,7 @@ fn facts(definition: &Object) -> Custom {
     Custom {
         source: format!("{}/{}", definition.uid(), definition.generation()),
         storage_version: storage.map_or("", |version| version.str_at(&["name"])).to_owned(),
+        versions: versions.iter().map(|version| version.str_at(&["name"]).to_owned()).collect(),
         conversion: definition.at(&["spec", "conversion", "webhook"]).filter(|_| is_webhook).cloned(),
     }
 }

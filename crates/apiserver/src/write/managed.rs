@@ -61,6 +61,7 @@ impl Facts {
             schema: custom.map_or_else(known, |custom| Schema::Map(custom)),
             blank: target.served.blank(),
             ignored: &self.ignored,
+            versions: Some(&**def),
         }
     }
 }
@@ -95,6 +96,7 @@ pub fn overlay(served: &Served, now: Timestamp, object: &Object, part: &Object) 
         schema: custom.as_ref().map_or_else(known, |custom| Schema::Map(custom)),
         blank: served.blank(),
         ignored: &ignored,
+        versions: None,
     };
     let mut live = object.clone();
     let owners = live.remove_at(&["metadata", "managedFields"]);
@@ -146,8 +148,14 @@ pub fn apply_scale(
     let facts = Facts::of(target);
     let ignored = apply::ignored_fields(true, "", &[""; 0]);
     let schema = schemas::of_definition(definition);
-    let write =
-        Write { api_version: "autoscaling/v1", schema, blank: &blank, ignored: &ignored, ..facts.write(target, None) };
+    let write = Write {
+        api_version: "autoscaling/v1",
+        schema,
+        blank: &blank,
+        ignored: &ignored,
+        versions: None,
+        ..facts.write(target, None)
+    };
     scale.set_at(&["metadata", "managedFields"], apply::scale_entries(old, replicas));
     let mut scale = apply::apply(Some(&scale), config, &write, target.options.force)?;
     let entries = apply::entries_behind_scale(old, &scale, replicas, &facts.api_version);

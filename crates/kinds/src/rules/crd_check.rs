@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use skiff_object::{Object, names};
+use skiff_object::{FieldPath, Object, names};
 
 use crate::rules::check::{At, Faults};
 use crate::rules::crd_schema_check;
@@ -108,20 +108,45 @@ fn versions(faults: &mut Faults, versions: &At) {
     if all.iter().filter(|version| version.get("storage").flag()).count() != 1 {
         faults.invalid(versions, "must have exactly one version marked as storage version");
     }
-    for version in all {
-        self::version(faults, &version);
+    for version in &all {
+        faults.all_invalid(&version.get("name"), names::check_dns_1035_label(version.get("name").text()));
+        if !version.walk(&["schema", "openAPIV3Schema"]).is_set() {
+            faults.required(&version.walk(&["schema", "openAPIV3Schema"]), "schemas are required");
+        }
+    }
+    for schema in told_once(versions, &["schema"], "validation").iter().map(|schema| schema.get("openAPIV3Schema")) {
+        if schema.is_set() {
+            crd_schema_check::schema(faults, &schema);
+        }
+    }
+    for columns in told_once(versions, &["additionalPrinterColumns"], "additionalPrinterColumns") {
+        self::columns(faults, &columns);
+    }
+    for scale in told_once(versions, &["subresources"], "subresources").iter().map(|own| own.get("scale")) {
+        if scale.is_set() {
+            replica_path(faults, &scale.get("specReplicasPath"), ".spec.");
+            replica_path(faults, &scale.get("statusReplicasPath"), ".status.");
+        }
+    }
+    let fields = told_once(versions, &["selectableFields"], "selectableFields");
+    for (fields, version) in fields.iter().zip(&all) {
+        selectable_fields(faults, fields, &version.walk(&["schema", "openAPIV3Schema"]));
     }
 }
 
-fn version(faults: &mut Faults, version: &At) {
-    faults.all_invalid(&version.get("name"), names::check_dns_1035_label(version.get("name").text()));
-    let schema = version.walk(&["schema", "openAPIV3Schema"]);
-    if !schema.is_set() {
-        faults.required(&schema, "schemas are required");
-    } else {
-        crd_schema_check::schema(faults, &schema);
+/// What stands at a path in each version; where it is the same in all of them, it is one thing of the whole `spec`, and
+/// faults in it are told once, by the name that it has there.
+pub fn told_once<'a>(versions: &At<'a>, path: &[&str], name: &str) -> Vec<At<'a>> {
+    let mut each: Vec<_> = versions.items().iter().map(|version| version.walk(path)).collect();
+    if each.iter().all(|other| other.node() == each[0].node()) {
+        each.truncate(1);
+        each.iter_mut().for_each(|one| *one = one.renamed(FieldPath::new("spec").child(name)));
     }
-    for column in version.get("additionalPrinterColumns").items() {
+    each
+}
+
+fn columns(faults: &mut Faults, columns: &At) {
+    for column in columns.items() {
         faults.needs(&column.get("name"));
         faults.needs_choice(&column.get("type"), &COLUMN_TYPES);
         let path = column.get("jsonPath");
@@ -129,9 +154,11 @@ fn version(faults: &mut Faults, version: &At) {
             faults.invalid(&path, "is an invalid path: must start with .");
         }
     }
-    let fields = version.get("selectableFields");
+}
+
+fn selectable_fields(faults: &mut Faults, fields: &At, schema: &At) {
     const SELECTABLE_LIMIT: usize = 8;
-    faults.at_most_items(&fields, SELECTABLE_LIMIT);
+    faults.at_most_items(fields, SELECTABLE_LIMIT);
     let mut seen = BTreeSet::new();
     for field in fields.items() {
         let path = field.get("jsonPath");
@@ -141,14 +168,9 @@ fn version(faults: &mut Faults, version: &At) {
         if !seen.insert(path.text()) {
             faults.duplicate(&path);
         }
-        if let Err(words) = selectable(&schema, path.text()) {
+        if let Err(words) = selectable(schema, path.text()) {
             faults.invalid(&path, words);
         }
-    }
-    let scale = version.walk(&["subresources", "scale"]);
-    if scale.is_set() {
-        replica_path(faults, &scale.get("specReplicasPath"), ".spec.");
-        replica_path(faults, &scale.get("statusReplicasPath"), ".status.");
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Write;
 use super::set::Set;
+use super::versions::Changes;
 use crate::Object;
 use crate::meta::Meta;
 
@@ -206,29 +207,67 @@ impl Managers {
         self.0.insert(manager, owned);
     }
 
-    pub(super) fn others(&self, manager: &Manager) -> impl Iterator<Item = (&Manager, &Owned)> {
-        self.0.iter().filter(move |(other, _)| *other != manager)
-    }
-
-    /// Replaces each set; managers that own nothing any more go.
-    pub(super) fn retain_sets(&mut self, change: impl Fn(&Manager, &mut Set)) {
-        self.0.retain(|manager, owned| {
-            change(manager, &mut owned.set);
-            !owned.set.is_empty()
-        });
-    }
-
-    /// Takes from everybody what somebody else has written, and what is gone; those who own nothing any more go.
+    /// What others than `manager` own of what was changed.
     ///
     /// # Errors
-    /// A stored set is malformed.
-    pub(super) fn take(&mut self, taken: &Set, removed: &Set) -> Result<(), String> {
-        let mut is_readable = true;
+    /// A version's objects cannot be compared.
+    pub(super) fn conflicts(
+        &self,
+        manager: &Manager,
+        changes: &mut Changes<'_>,
+    ) -> Result<Vec<(Manager, Set)>, String> {
+        let mut conflicts = Vec::new();
+        for (other, owned) in self.0.iter().filter(|(other, _)| *other != manager) {
+            let Some(seen) = changes.seen_in(&owned.api_version)? else { continue };
+            let set = owned.set.intersection(&seen.taken);
+            if !set.is_empty() {
+                conflicts.push((other.clone(), set));
+            }
+        }
+        Ok(conflicts)
+    }
+
+    /// Takes from a manager what belongs to nobody; who owns nothing then goes.
+    pub(super) fn keep_own(&mut self, manager: &Manager, unowned: &Set) {
+        if let Some(owned) = self.0.get_mut(manager) {
+            owned.set.subtract(unowned, false);
+        }
+        self.0.retain(|other, owned| other != manager || !owned.set.is_empty());
+    }
+
+    /// Takes from all but `manager` what was changed, and what is gone.
+    ///
+    /// # Errors
+    /// A version's objects cannot be compared.
+    pub(super) fn take_from_others(&mut self, manager: &Manager, changes: &mut Changes<'_>) -> Result<(), String> {
+        let own = self.0.remove_entry(manager);
+        self.take(changes)?;
+        self.0.extend(own);
+        Ok(())
+    }
+
+    /// Takes from everybody what somebody else has written, and what is gone, each in the version that he wrote through;
+    /// those who own nothing any more go, and those whose version is no more.
+    ///
+    /// # Errors
+    /// A stored set is malformed, or a version's objects cannot be compared.
+    pub(super) fn take(&mut self, changes: &mut Changes<'_>) -> Result<(), String> {
+        let mut failure = None;
         self.0.retain(|_, owned| {
-            is_readable &= owned.subtract(taken, removed);
+            let seen = match changes.seen_in(&owned.api_version) {
+                Ok(Some(seen)) => seen,
+                Ok(None) => return false,
+                Err(why) => {
+                    failure.get_or_insert(why);
+                    return true;
+                }
+            };
+            if !owned.subtract(&seen.taken, &seen.removed) {
+                failure.get_or_insert_with(|| "managed fields are malformed".to_owned());
+            }
             !owned.is_empty()
         });
-        if is_readable { Ok(()) } else { Err("managed fields are malformed".to_owned()) }
+        failure.map_or(Ok(()), Err)
     }
 
     /// Adds to what a manager owns.
@@ -246,9 +285,19 @@ impl Managers {
         }
     }
 
-    /// All that anybody owns.
-    pub(super) fn union(&self) -> Set {
-        self.0.values().fold(Set::default(), |all, owned| all.union(&owned.set))
+    /// All that anybody owns, by the version in which it is owned, that of `first` first; all of it there where versions
+    /// do not count.
+    pub(super) fn by_version(&self, first: &str, versions_count: bool) -> Vec<(String, Set)> {
+        let mut all = vec![(first.to_owned(), Set::default())];
+        for owned in self.0.values() {
+            let place = all.iter().position(|(version, _)| *version == owned.api_version);
+            let place = if versions_count { place } else { Some(0) };
+            match place.and_then(|place| all.get_mut(place)) {
+                Some((_, set)) => *set = set.union(&owned.set),
+                None => all.push((owned.api_version.clone(), owned.set.clone())),
+            }
+        }
+        all
     }
 
     /// Keeps the number of updaters bounded: the oldest of the same version are put together.

@@ -1,12 +1,13 @@
 //! Server-side apply: who owns which fields, merging what is applied, and telling of conflicts.
 //! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/>.
 //!
-//! Entries that were written through another version of the API are taken to name the same fields.
+//! What somebody wrote through another version of the API is compared in that version.
 
 mod managers;
 mod schema;
 mod set;
 mod structural;
+mod versions;
 mod walk;
 
 use std::sync::LazyLock;
@@ -16,11 +17,13 @@ use serde_json::Value;
 pub use schema::{ListSchema, MapSchema, Schema};
 pub use set::{Element, Scalar, Set};
 pub use structural::Custom;
+pub use versions::{InVersion, Versions};
 
 use crate::meta::Meta;
 use crate::status::{Cause, Details};
 use crate::{GroupVersionKind, Object, Reason, Status, validate};
 use managers::{Manager, Managers, Owned};
+use versions::{Changes, view};
 
 /// The manager that owns what was there before the first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -44,6 +47,8 @@ pub struct Write<'a> {
     pub blank: &'a Object,
     /// Fields that this kind of write cannot change, such as status.
     pub ignored: &'a Set,
+    /// The versions of the kind; without them all entries are taken to name the fields of this one.
+    pub versions: Option<&'a dyn Versions>,
 }
 
 /// Fields that no write through a subresource (or, where it is empty, through the object itself) can change.
@@ -126,12 +131,9 @@ pub fn track(live: Option<&Object>, new: &mut Object, write: &Write<'_>) {
 
 /// `new` has no managed fields; those of `live` do not count.
 fn update(live: &Object, new: &Object, mut managers: Managers, write: &Write<'_>) -> Result<Managers, String> {
-    let mut changes = walk::compare(write.schema, live, new)?.without(write.ignored);
-    changes.removed.subtract(owners(), true);
-    let mut taken = changes.modified;
-    taken.extend(changes.added);
-    managers.take(&taken, &changes.removed)?;
-    let mut owned = taken;
+    let mut changes = Changes::new(live, new, write)?;
+    managers.take(&mut changes)?;
+    let mut owned = changes.into_taken();
     owned.subtract(write.ignored, true);
     owned.subtract(unowned(), false);
     if !owned.is_empty() {
@@ -175,20 +177,13 @@ pub fn apply(live: Option<&Object>, config: &Object, write: &Write<'_>, force: b
         .map_err(|why| unfit("merge config", config, why))?
         .unwrap_or_default();
     let manager = Manager::applier(write);
-    let last = managers.get(&manager).map(|owned| owned.set.clone());
+    let last = managers.get(&manager).map(|owned| (owned.set.clone(), owned.api_version.clone()));
     let time = managers.get(&manager).and_then(|owned| owned.time.clone());
     let set = set.recursive_difference(write.ignored);
     managers.put(manager.clone(), Owned::new(set, write.api_version.to_owned(), time));
-    let mut new = prune(merged, &managers, last, write.schema).map_err(|why| unfit("prune fields", config, why))?;
-    let changes = walk::compare(write.schema, &base, &new)
-        .map_err(|why| unfit("compare objects", config, why))?
-        .without(write.ignored);
-    let taken = changes.modified.union(&changes.added);
-    let conflicts: Vec<_> = managers
-        .others(&manager)
-        .map(|(other, owned)| (other.clone(), owned.set.intersection(&taken)))
-        .filter(|(_, set)| !set.is_empty())
-        .collect();
+    let mut new = prune(merged, &managers, last, write).map_err(|why| unfit("prune fields", config, why))?;
+    let mut changes = Changes::new(&base, &new, write).map_err(|why| unfit("compare objects", config, why))?;
+    let conflicts = managers.conflicts(&manager, &mut changes).map_err(|why| unfit("compare objects", config, why))?;
     if !force && !conflicts.is_empty() {
         let allowed = client_side_applied(live, write);
         let left: Vec<_> = conflicts.into_iter().map(|(other, set)| (other, set.difference(&allowed))).collect();
@@ -196,13 +191,8 @@ pub fn apply(live: Option<&Object>, config: &Object, write: &Write<'_>, force: b
             return Err(conflict(&left));
         }
     }
-    managers.retain_sets(|other, set| {
-        if *other == manager {
-            return set.subtract(unowned(), false);
-        }
-        set.subtract(&taken, false);
-        set.subtract(&changes.removed, false);
-    });
+    managers.keep_own(&manager, unowned());
+    managers.take_from_others(&manager, &mut changes).map_err(|why| unfit("compare objects", config, why))?;
     if new != base {
         managers.touch(&manager, write.now);
     }
@@ -272,18 +262,30 @@ fn client_side_applied(live: Option<&Object>, write: &Write<'_>) -> Set {
 }
 
 /// Takes away what the manager applied last time, does not apply now, and nobody else owns.
-fn prune(merged: Value, managers: &Managers, last: Option<Set>, schema: Schema<'_>) -> Result<Value, String> {
-    let Some(last) = last.filter(|last| !last.is_empty()) else { return Ok(merged) };
-    let named = |set: &Set| set.with_named_fields(schema);
-    let merged_set = named(&walk::field_set(schema, &merged, false)?);
-    let last = named(&last);
-    let pruned = walk::remove(schema, merged.clone(), &last);
-    // What somebody owns comes back, then what the manager had not applied itself.
-    let pruned_set = named(&walk::field_set(schema, &pruned, false)?);
-    let owned = named(&managers.union());
-    let pruned = walk::remove(schema, merged.clone(), &merged_set.difference(&pruned_set.union(&owned)));
-    let pruned_set = named(&walk::field_set(schema, &pruned, false)?);
-    Ok(walk::remove(schema, merged, &merged_set.difference(&pruned_set).intersection(&last)))
+fn prune(merged: Value, managers: &Managers, last: Option<(Set, String)>, write: &Write<'_>) -> Result<Value, String> {
+    let Some((last, version)) = last.filter(|(last, _)| !last.is_empty()) else { return Ok(merged) };
+    let here = write.api_version;
+    // What was applied through a version that is no more cannot be told apart.
+    let Some((whole, schema)) = view(write, &merged, here, &version) else { return Ok(merged) };
+    let last = last.with_named_fields(schema);
+    let mut pruned = walk::remove(schema, whole.clone(), &last);
+    let (mut other, mut at) = (whole.clone(), version.clone());
+    // What somebody owns comes back, in the version in which it is owned.
+    for (owned_in, owned) in managers.by_version(&version, write.versions.is_some()) {
+        let as_owned = |object: &Value| view(write, object, &at, &owned_in);
+        let (Some((whole, schema)), Some((part, _))) = (as_owned(&other), as_owned(&pruned)) else { continue };
+        let named = |set: &Set| set.with_named_fields(schema);
+        let whole_set = named(&walk::field_set(schema, &whole, false)?);
+        let kept = named(&walk::field_set(schema, &part, false)?).union(&named(&owned));
+        pruned = walk::remove(schema, whole.clone(), &whole_set.difference(&kept));
+        (other, at) = (whole, owned_in);
+    }
+    // Then what the manager had not applied itself.
+    let Some((pruned, _)) = view(write, &pruned, &at, &version) else { return Ok(merged) };
+    let named = |value: &Value| Ok::<_, String>(walk::field_set(schema, value, false)?.with_named_fields(schema));
+    let gone = named(&whole)?.difference(&named(&pruned)?).intersection(&last);
+    let pruned = walk::remove(schema, whole, &gone);
+    Ok(view(write, &pruned, &version, here).map_or(pruned, |(pruned, _)| pruned))
 }
 
 fn conflict(conflicts: &[(Manager, Set)]) -> Status {
