@@ -9,7 +9,7 @@ use skiff_base::Quantity;
 
 use crate::config::resources::total;
 use crate::evict::Pressure;
-use crate::pod::spec::{qos_class, spec};
+use crate::pod::spec::{containers, qos_class, spec};
 use crate::pod::types::Eviction;
 
 /// What decides beyond the Pods themselves.
@@ -25,6 +25,8 @@ pub struct NodeState<'a> {
     pub shutting_down: bool,
     /// Sysctls that may be set beyond the safe ones.
     pub unsafe_sysctls: &'a [String],
+    /// Whether the kernel enforces AppArmor profiles.
+    pub apparmor: bool,
 }
 
 /// Whether a Pod is taken.
@@ -54,7 +56,10 @@ pub fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeState<'_>) -> Verdict {
         let message = "Pod was rejected as the node is shutting down.";
         return rejected(("NodeShutdown".to_owned(), message.to_owned()));
     }
-    if let Some(refusal) = under_pressure(pod, node.pressures).or_else(|| sysctls(pod, node.unsafe_sysctls)) {
+    let refusal = under_pressure(pod, node.pressures)
+        .or_else(|| sysctls(pod, node.unsafe_sysctls))
+        .or_else(|| apparmor(pod).filter(|_| !node.apparmor));
+    if let Some(refusal) = refusal {
         return rejected(refusal);
     }
     let Some(refusal) = reject(pod, others, node.allocatable, node.labels) else { return Verdict::Taken };
@@ -125,6 +130,18 @@ fn sysctls(pod: &Pod, allowed: &[String]) -> Option<(String, String)> {
         }
     }
     None
+}
+
+/// What a node without AppArmor tells a Pod that asks for a profile.
+fn apparmor(pod: &Pod) -> Option<(String, String)> {
+    let context = spec(pod).security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
+    let mut profiles = containers(pod).into_iter().filter_map(|container| {
+        let own = container.container.security_context.as_ref().and_then(|own| own.app_armor_profile.clone());
+        own.or_else(|| context.cloned())
+    });
+    let wanted = profiles.any(|profile| profile.type_ != "Unconfined");
+    let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
+    wanted.then(|| ("AppArmor".to_owned(), message.to_owned()))
 }
 
 /// The Pods that end so that a critical one fits: as few as it takes, of the lowest classes and priorities; `None` where
@@ -319,6 +336,7 @@ mod tests {
             pressures,
             shutting_down: false,
             unsafe_sysctls: &allowed,
+            apparmor: false,
         };
         let told = match admit(pod, others, &node) {
             Verdict::Taken => "taken".to_owned(),
@@ -372,5 +390,17 @@ mod tests {
             &[],
             "SysctlForbidden: forbidden sysctl: \"net.core.somaxconn\" not allowed with host net enabled",
         );
+    }
+
+    #[test]
+    fn profiles_of_apparmor_need_a_kernel_that_enforces_them() {
+        let with = |kind: &str| {
+            let more = format!("securityContext: {{appArmorProfile: {{type: {kind}, localhostProfile: p}}}},");
+            pod("p", 0, "1", &more)
+        };
+        check(&with("Unconfined"), &[], &[], "taken");
+        let refused = "AppArmor: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        check(&with("RuntimeDefault"), &[], &[], refused);
+        check(&with("Localhost"), &[], &[], refused);
     }
 }

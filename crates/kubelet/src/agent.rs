@@ -245,6 +245,7 @@ impl Workers {
             pressures: &self.pressures.lock().clone(),
             shutting_down: self.shutting_down.load(Ordering::Acquire),
             unsafe_sysctls: &self.node.options.allowed_unsafe_sysctls,
+            apparmor: facts.apparmor,
         };
         let verdict = admission::admit(pod, &others, &state);
         let victims = match verdict {

@@ -27,6 +27,7 @@ use crate::config::container::Ingredients;
 use crate::config::resources::CPU_PERIOD;
 use crate::config::security::ImageUser;
 use crate::config::{self, NodeFacts, hosts, name, namespace, sandbox, uid};
+use crate::csi::{self, Drivers, Wanted};
 use crate::devices::keeper::Devices;
 use crate::images::Images;
 use crate::options::Options;
@@ -40,6 +41,8 @@ use crate::{hooks, probe, userns};
 const MINIMUM_STOP_SECONDS: i64 = 2;
 /// The largest file that variables come from; upstream's number.
 const MAX_ENV_FILE_BYTES: u64 = 64 << 10;
+/// How soon drivers that want it are asked for the same volume again.
+const REPUBLISH: Duration = Duration::from_secs(60);
 /// Tokens are renewed after this part of their life, in percent.
 const TOKEN_REFRESH_PERCENT: i64 = 80;
 
@@ -75,6 +78,8 @@ pub struct Node {
     pub users: userns::Ranges,
     /// Devices of plugins.
     pub devices: Arc<Devices>,
+    /// Storage drivers.
+    pub drivers: Arc<Drivers>,
     /// How often probes have answered what.
     pub probed: Mutex<BTreeMap<ProbeKey, u64>>,
 }
@@ -112,6 +117,8 @@ pub struct Subject {
 #[derive(Debug, Clone)]
 pub struct HeldToken {
     token: String,
+    /// Until when it is good, as the API writes it.
+    expires: String,
     refresh_at: Timestamp,
 }
 
@@ -250,38 +257,73 @@ async fn set_up_volumes(node: &Node, subject: &Subject) -> Ended {
         Ok(tokens) => tokens,
         Err(error) => return failed("", error),
     };
+    let drivers = match volumes::of_drivers(&pod, &objects) {
+        Ok(wanted) => wanted,
+        Err(error) => return failed("", error),
+    };
     let (facts, mounter) = (node.facts(), node.mounter.clone());
     let version = format!("{}.{}", node.clock.now().strftime("%Y_%m_%d_%H_%M_%S"), node.ids.suffix(9));
     let work = move || volumes::set_up(&pod, &objects, &tokens, &facts, &*mounter, &version);
     match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(())) => Ended::VolumesReady { refresh_at },
+        Ok(Ok(())) => match publish(node, subject, &drivers).await {
+            Ok(again_at) => Ended::VolumesReady { refresh_at: refresh_at.into_iter().chain(again_at).min() },
+            Err(error) => failed("", error),
+        },
         Ok(Err(message)) => failed("", message),
         Err(error) => failed("", error),
     }
 }
 
+/// Has storage drivers mount their volumes; when they want to be asked again.
+async fn publish(node: &Node, subject: &Subject, wanted: &[Wanted]) -> Result<Option<Timestamp>, String> {
+    let (pod, mut again_at) = (&subject.pod, None);
+    for volume in wanted {
+        let named = |error: String| format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name);
+        let about = csi::about(&node.client, &volume.driver).await.map_err(named)?;
+        let mut tokens = BTreeMap::new();
+        for source in csi::token_requests(&about) {
+            let held = held_token(node, subject, &source).await.map_err(named)?;
+            tokens.insert(source, (held.token, held.expires));
+        }
+        let tokens = csi::tokens_text(&tokens);
+        let facts = node.facts();
+        let asks = csi::Subject { pod, node: &facts.name, tokens: tokens.as_deref() };
+        let published = node.drivers.publish(&node.client, &asks, volume, &about).await?;
+        if published.again {
+            again_at = Some(node.clock.now() + REPUBLISH);
+        }
+    }
+    Ok(again_at)
+}
+
 /// The tokens of the Pod's volumes, asked for where there is none or it is old; and when the next must be asked for.
 async fn tokens(node: &Node, subject: &Subject) -> Result<(Tokens, Option<Timestamp>), String> {
     let pod = &subject.pod;
-    let now = node.clock.now();
     let mut tokens = Tokens::new();
     let mut refresh_at: Option<Timestamp> = None;
     for source in volumes::token_sources(pod) {
-        let held = subject.tokens.lock().get(&source).filter(|held| held.refresh_at > now).cloned();
-        let held = match held {
-            Some(held) => held,
-            None => request_token(node, pod, &source).await.map_err(|error| {
-                let volumes = spec::spec(pod).volumes.iter().flatten();
-                let volume = volumes.into_iter().find(|volume| volume.projected.is_some());
-                let volume = volume.map_or("", |volume| volume.name.as_str());
-                format!("MountVolume.SetUp failed for volume {volume:?} : failed to fetch token: {error}")
-            })?,
-        };
+        let held = held_token(node, subject, &source).await.map_err(|error| {
+            let volumes = spec::spec(pod).volumes.iter().flatten();
+            let volume = volumes.into_iter().find(|volume| volume.projected.is_some());
+            let volume = volume.map_or("", |volume| volume.name.as_str());
+            format!("MountVolume.SetUp failed for volume {volume:?} : failed to fetch token: {error}")
+        })?;
         refresh_at = Some(refresh_at.map_or(held.refresh_at, |earlier| earlier.min(held.refresh_at)));
-        tokens.insert(source.clone(), held.token.clone());
-        subject.tokens.lock().insert(source, held);
+        tokens.insert(source, held.token);
     }
     Ok((tokens, refresh_at))
+}
+
+/// A token of the Pod's service account: the one that it has, or another where that is old.
+async fn held_token(node: &Node, subject: &Subject, source: &TokenSource) -> Result<HeldToken, String> {
+    let now = node.clock.now();
+    let held = subject.tokens.lock().get(source).filter(|held| held.refresh_at > now).cloned();
+    if let Some(held) = held {
+        return Ok(held);
+    }
+    let held = request_token(node, &subject.pod, source).await?;
+    subject.tokens.lock().insert(source.clone(), held.clone());
+    Ok(held)
 }
 
 async fn request_token(node: &Node, pod: &Pod, source: &TokenSource) -> Result<HeldToken, String> {
@@ -309,7 +351,9 @@ async fn request_token(node: &Node, pod: &Pod, source: &TokenSource) -> Result<H
         status.expiration_timestamp.map_or(source.expiration_seconds, |at| at.0.as_second() - now.as_second());
     let life = expires.max(1);
     let wait = Duration::from_secs(u64::try_from(life * TOKEN_REFRESH_PERCENT / 100).unwrap_or(1));
-    Ok(HeldToken { token: status.token.unwrap_or_default(), refresh_at: now + wait })
+    let until =
+        (now + Duration::from_secs(u64::try_from(life).unwrap_or(1))).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    Ok(HeldToken { token: status.token.unwrap_or_default(), expires: until, refresh_at: now + wait })
 }
 
 type StartError = (&'static str, String);
@@ -569,6 +613,9 @@ async fn kill(node: &Node, subject: &Subject, name: &str, id: &str, grace_second
 
 async fn tear_down(node: &Node, subject: &Subject) -> Ended {
     let folder = node.facts().paths.pod(uid(&subject.pod));
+    if let Err(error) = node.drivers.unpublish_all(&folder).await {
+        return failed("", error);
+    }
     let mounter = node.mounter.clone();
     match tokio::task::spawn_blocking(move || volumes::tear_down(&folder, &*mounter)).await {
         Ok(Ok(())) => Ended::Well,

@@ -21,6 +21,7 @@ use crate::assign::Rules;
 use crate::assign::keeper::Parts;
 use crate::cgroups::{self, Layout};
 use crate::config::{NodeFacts, dns::Resolver, paths::Paths};
+use crate::csi;
 use crate::devices::keeper::Devices;
 use crate::executor::Node;
 use crate::images::Images;
@@ -152,6 +153,8 @@ impl Kubelet {
         let mut tasks = JoinSet::new();
         tasks.spawn(guard.keep());
         tasks.spawn(workers.node().devices.clone().keep());
+        let drivers = workers.node().drivers.clone();
+        tasks.spawn(csi::keep(drivers, config.client.clone(), config.node_name.clone()));
         tasks.spawn(show_devices(workers.clone(), devices, look.clone()));
         tasks.spawn(shutdown::keep(workers.clone(), options, look.clone()));
         tasks.spawn({
@@ -284,6 +287,7 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
         memory_bytes: machine.memory_bytes,
         allocatable: object::allocatable(machine, &config.options),
         recursive_read_only: recursive_read_only(config).await,
+        apparmor: machine.apparmor,
         cpu_quota: config.options.cpu_cfs_quota,
         memory_qos: config.options.gate("MemoryQoS"),
         memory_throttling: config.options.memory_throttling_factor,
@@ -318,6 +322,7 @@ async fn workers(
     });
     let cgroups = Layout::detect().filter(|_| config.cgroups && !facts.systemd_cgroups);
     let node = Arc::new(Node {
+        drivers: csi::Drivers::new(facts.paths.clone()),
         cgroups,
         users: userns::Ranges::load(&facts.paths),
         parts: parts(config),

@@ -10,6 +10,7 @@ mod assign;
 mod cgroups;
 mod collect;
 mod config;
+mod csi;
 mod devices;
 mod dial;
 mod evict;

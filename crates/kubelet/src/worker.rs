@@ -540,6 +540,9 @@ fn status_patch(told: &Value, wanted: &Value) -> Value {
     let gone =
         kinds(told).into_iter().filter(|kind| PASSING_CONDITIONS.contains(&kind.as_str()) && !left.contains(kind));
     if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
+        for condition in conditions.iter_mut() {
+            forget_what_is_gone(condition, &told["conditions"]);
+        }
         conditions.extend(gone.map(|kind| json!({"$patch": "delete", "type": kind})));
     }
     for field in ["podIPs", "hostIPs"] {
@@ -548,6 +551,16 @@ fn status_patch(told: &Value, wanted: &Value) -> Value {
         }
     }
     patch
+}
+
+/// Conditions are merged field by field: a reason that no longer holds has to be taken away by name.
+fn forget_what_is_gone(condition: &mut Value, told: &Value) {
+    let mut earlier = told.as_array().into_iter().flatten();
+    let earlier = earlier.find(|earlier| earlier["type"] == condition["type"]).and_then(Value::as_object);
+    let (Some(earlier), Some(fields)) = (earlier, condition.as_object_mut()) else { return };
+    for field in earlier.keys() {
+        fields.entry(field).or_insert(Value::Null);
+    }
 }
 
 #[cfg(test)]
@@ -562,6 +575,11 @@ mod tests {
         assert_eq!(
             status_patch(&resizing, &json!({"conditions": [{"type": "Ready"}]})),
             json!({"conditions": [{"type": "Ready"}, {"$patch": "delete", "type": "PodResizePending"}]})
+        );
+        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "r", "message": "m"}]});
+        assert_eq!(
+            status_patch(&unready, &json!({"conditions": [{"type": "Ready", "status": "True"}]})),
+            json!({"conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}]})
         );
         assert_eq!(
             status_patch(&told, &wanted),

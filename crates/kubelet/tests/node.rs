@@ -1,6 +1,8 @@
 //! The agent against the real API server, with the rights of a node and no more, and the kubelet API over TLS.
 //! The runtime only pretends.
 
+mod storage_driver;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +12,10 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
+};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
@@ -528,5 +533,115 @@ async fn a_static_pod_runs_and_has_a_mirror() {
     std::fs::remove_file(folder.join("still.yaml")).expect("the manifest was there");
     let gone = || async { cluster.pod("still-n1").await.is_none().then_some(()) };
     cluster.eventually("the mirror goes with the manifest", gone).await;
+    cluster.stop().await;
+}
+
+fn driver_pod(name: &str, volume: Value) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "nodeName": "n1", "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "web", "image": "web:v1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [volume],
+        },
+    })
+}
+
+/// A volume of the driver, and a claim that is bound to it.
+async fn bound_claim(cluster: &Cluster) {
+    let secret = json!({"metadata": {"name": "key", "namespace": "default"}, "stringData": {"password": "x"}});
+    cluster.put::<Secret>(secret).await;
+    let claim = json!({
+        "metadata": {"name": "data", "namespace": "default"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": "pv-1",
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    });
+    let claim = cluster.put::<PersistentVolumeClaim>(claim).await;
+    let volume = json!({
+        "metadata": {"name": "pv-1"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "",
+            "claimRef": {"namespace": "default", "name": "data", "uid": claim.metadata.uid},
+            "csi": {
+                "driver": storage_driver::NAME, "volumeHandle": "vol-1", "volumeAttributes": {"speed": "high"},
+                "nodeStageSecretRef": {"namespace": "default", "name": "key"},
+            },
+        },
+    });
+    cluster.put::<PersistentVolume>(volume).await;
+    let bound = Patch::Merge(json!({"status": {"phase": "Bound"}}));
+    cluster.admin.patch::<PersistentVolumeClaim>("default", "data", "status", &bound).await.expect("it is bound");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn storage_drivers_mount_what_pods_ask_of_them() {
+    let cluster = Cluster::start().await;
+    let agent = cluster.folder.join("kubelet");
+    let about = json!({
+        "metadata": {"name": storage_driver::NAME},
+        "spec": {"attachRequired": false, "podInfoOnMount": true, "volumeLifecycleModes": ["Persistent", "Ephemeral"]},
+    });
+    cluster.put::<CSIDriver>(about).await;
+    bound_claim(&cluster).await;
+    let inline = json!({"name": "v", "csi": {"driver": storage_driver::NAME, "volumeAttributes": {"colour": "red"}}});
+    let inline = cluster.put::<Pod>(driver_pod("inline", inline)).await;
+    // Without the driver the Pod waits, and says for whom.
+    let lacks = || async {
+        let events = cluster.admin.list::<Event>("default", &ListOptions::default()).await.ok()?.items;
+        events.into_iter().find(|event| event.reason.as_deref() == Some("FailedMount"))?.message
+    };
+    assert_eq!(
+        cluster.eventually("the event", lacks).await,
+        "MountVolume.SetUp failed for volume \"v\" : kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: \
+         driver name trial.example.com not found in the list of registered CSI drivers"
+    );
+    let driver = storage_driver::Driver::start(&agent);
+    cluster.ready("inline").await;
+    let drivers = || async {
+        let node: CSINode = cluster.admin.get("", "n1").await.ok()?;
+        node.spec.drivers.into_iter().next()
+    };
+    let told = cluster.eventually("the driver at the node", drivers).await;
+    assert_eq!((told.name.as_str(), told.node_id.as_str()), (storage_driver::NAME, "here"));
+    assert_eq!(told.topology_keys, Some(vec!["example.com/zone".to_owned()]));
+    let claimed = |name: &str| driver_pod(name, json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}}));
+    let first = cluster.put::<Pod>(claimed("first")).await;
+    cluster.ready("first").await;
+    cluster.put::<Pod>(claimed("second")).await;
+    cluster.ready("second").await;
+    let data = |pod: &Pod, volume: &str| {
+        let uid = pod.metadata.uid.clone().expect("the server gives UIDs");
+        let folder = agent.join(format!("pods/{uid}/volumes/kubernetes.io~csi/{volume}/mount"));
+        std::fs::read_to_string(folder.join("data")).unwrap_or_default()
+    };
+    assert_eq!((data(&inline, "v").as_str(), data(&first, "pv-1").as_str()), ("inline", "vol-1"));
+    for name in ["inline", "first", "second"] {
+        cluster.admin.delete::<Pod>("default", name, &DeleteOptions::default()).await.expect("it can be deleted");
+        cluster.eventually("the Pod to go", || async { cluster.pod(name).await.is_none().then_some(()) }).await;
+    }
+    cluster
+        .eventually("the end", || async { driver.calls().iter().any(|c| c.contains("unstage")).then_some(()) })
+        .await;
+    expect_test::expect![[r#"
+        registered: true 
+        publish inline staged=false ro=false {"colour": "red", "csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.name": "inline", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default"}
+        stage vol-1 {"password": "x"} true
+        publish vol-1 staged=true ro=false {"csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.name": "first", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default", "speed": "high"}
+        stage vol-1 {"password": "x"} true
+        publish vol-1 staged=true ro=false {"csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.name": "second", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default", "speed": "high"}
+        unpublish inline
+        unpublish vol-1
+        unpublish vol-1
+        unstage vol-1
+    "#]]
+    .assert_eq(&(driver.calls().join("\n") + "\n"));
+    let staged = agent.join("plugins/kubernetes.io/csi").join(storage_driver::NAME);
+    cluster
+        .eventually("nothing to be left", || async {
+            std::fs::read_dir(&staged).is_ok_and(|left| left.count() == 0).then_some(())
+        })
+        .await;
     cluster.stop().await;
 }

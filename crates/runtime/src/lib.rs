@@ -1,9 +1,11 @@
 //! The embedded container runtime: images, snapshots, OCI specs, the shim, namespaces and cgroups.
 //! It knows sandboxes and containers and implements the CRI's traits; it never sees a Pod.
 
+pub mod cdi;
 mod cgroups;
 mod client;
 mod config;
+pub mod confine;
 mod devices;
 pub mod image;
 pub mod images;

@@ -69,6 +69,9 @@ pub struct Process {
     /// The AppArmor profile, if any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub apparmor_profile: String,
+    /// The SELinux label, if any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selinux_label: String,
 }
 
 /// Numbers of user and groups.
@@ -194,6 +197,9 @@ pub struct Linux {
     /// How mounts propagate from and to the host.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub rootfs_propagation: String,
+    /// The SELinux label of its files, if any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
     /// Paths that it cannot read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub masked_paths: Vec<String>,

@@ -9,6 +9,7 @@ use skiff_cri::{
     MountPropagation, NamespaceMode, PodSandboxConfig,
 };
 
+use crate::confine;
 use crate::images::ImageConfig;
 use crate::oci::*;
 use crate::users::{self, UserDb};
@@ -90,15 +91,6 @@ pub struct GrantedDevice {
     pub access: String,
 }
 
-/// The security modules of the kernel that are in force.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SecurityModules {
-    /// AppArmor.
-    pub apparmor: bool,
-    /// SELinux.
-    pub selinux: bool,
-}
-
 /// Everything that a specification is made from.
 #[derive(Debug, Clone, Default)]
 pub struct SpecInput<'a> {
@@ -125,30 +117,13 @@ pub struct SpecInput<'a> {
     /// Whether the machine has cgroup v2.
     pub cgroup_v2: bool,
     /// Which security modules the machine enforces.
-    pub modules: SecurityModules,
+    pub modules: confine::Modules,
     /// The ids of the pod's user namespace.
     pub user_namespace: Option<IdMaps>,
     /// The layers of the images that are mounted as volumes, by where they are mounted.
     pub image_volumes: BTreeMap<String, Vec<String>>,
     /// The text of the seccomp profile that [`localhost_seccomp`] names.
     pub seccomp_profile: String,
-}
-
-/// What would otherwise be left out without a word.
-fn refuse_what_is_not_offered(input: &SpecInput<'_>, security: &LinuxContainerSecurityContext) -> CriResult<()> {
-    let refuse = |what: String| Err(CriError::invalid_argument(what));
-    if let Some(device) = input.container.cdi_devices.first() {
-        return refuse(format!("CDI device {:?}: CDI devices are not offered by this runtime", device.name));
-    }
-    let labels = security.selinux_options.clone().unwrap_or_default();
-    if input.modules.selinux && labels != skiff_cri::SeLinuxOption::default() {
-        return refuse("SELinux labels are not offered by this runtime, and this machine enforces SELinux".to_owned());
-    }
-    let profile = apparmor(security);
-    if !profile.is_empty() && !input.modules.apparmor {
-        return refuse(format!("AppArmor profile {profile:?}: AppArmor is not enabled on this machine"));
-    }
-    Ok(())
 }
 
 /// The file systems that containers get new ones of belong to the root of the pod's user namespace.
@@ -173,16 +148,25 @@ fn owned_by(mounts: &mut [Mount], maps: &IdMaps) {
     }
 }
 
+/// The file systems that containers get new ones of bear their label; of others the files do.
+fn labelled(mounts: &mut [Mount], label: &str) {
+    for mount in mounts.iter_mut().filter(|mount| matches!(mount.kind.as_str(), "tmpfs" | "devpts")) {
+        mount.options.push(format!("context={label}"));
+    }
+}
+
 /// The specification of a container.
 pub fn generate(input: &SpecInput<'_>) -> CriResult<Spec> {
     let linux = input.container.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
     let resources = linux.resources.unwrap_or_default();
-    refuse_what_is_not_offered(input, &security)?;
     let process = process(input, &security, &resources)?;
     let mut mounts = mounts(input, security.privileged)?;
     if let Some(maps) = &input.user_namespace {
         owned_by(&mut mounts, maps);
+    }
+    if let Some(labels) = labels(input, &security) {
+        labelled(&mut mounts, &labels.mount);
     }
     Ok(Spec {
         oci_version: OCI_VERSION.to_owned(),
@@ -196,6 +180,7 @@ pub fn generate(input: &SpecInput<'_>) -> CriResult<Spec> {
             cgroups_path: input.cgroups_path.clone(),
             resources: Resources { devices: device_rules(input, security.privileged), ..limits(&resources) },
             rootfs_propagation: propagation(&input.container).to_owned(),
+            mount_label: labels(input, &security).map(|labels| labels.mount).unwrap_or_default(),
             masked_paths: if security.privileged { Vec::new() } else { security.masked_paths.clone() },
             readonly_paths: if security.privileged { Vec::new() } else { security.readonly_paths.clone() },
         },
@@ -222,7 +207,8 @@ fn process(
         default_seccomp: seccomp_type(security) == Some(ProfileType::RuntimeDefault),
         seccomp_filter: seccomp_filter(input, security)?,
         user_namespace: input.user_namespace.clone(),
-        apparmor_profile: apparmor(security),
+        apparmor_profile: confine::apparmor(security, input.modules)?,
+        selinux_label: labels(input, security).map(|labels| labels.process).unwrap_or_default(),
         user,
     })
 }
@@ -294,12 +280,8 @@ fn seccomp_filter(
     Ok(Some(filter))
 }
 
-fn apparmor(security: &LinuxContainerSecurityContext) -> String {
-    match &security.apparmor {
-        // Only a profile that the administrator loaded can be named; there is no default one to fall back on.
-        Some(profile) if profile.profile_type == ProfileType::Localhost as i32 => profile.localhost_ref.clone(),
-        _ => String::new(),
-    }
+fn labels(input: &SpecInput<'_>, security: &LinuxContainerSecurityContext) -> Option<confine::Labels> {
+    confine::labels(security.selinux_options.as_ref(), input.modules)
 }
 
 fn capabilities(security: &LinuxContainerSecurityContext) -> CriResult<Capabilities> {
@@ -779,30 +761,23 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_not_forgotten() {
-        use skiff_cri::{CdiDevice, SeLinuxOption, SecurityProfile};
-        let profile = SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref: "strict".into() };
-        let mut input = input(LinuxContainerSecurityContext { apparmor: Some(profile), ..own_pids() });
-        check(&input, "/process", expect![[r#"AppArmor profile "strict": AppArmor is not enabled on this machine"#]]);
+    fn security_modules_get_what_the_pod_says() {
+        use skiff_cri::{SeLinuxOption, SecurityProfile};
+        let apparmor =
+            Some(SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref: "strict".into() });
+        let selinux_options = Some(SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() });
+        let mut input = input(LinuxContainerSecurityContext { apparmor, selinux_options, ..own_pids() });
+        check(
+            &input,
+            "/process",
+            expect![[r#"apparmor is not supported on this machine, and profile "strict" is asked for"#]],
+        );
         input.modules.apparmor = true;
         check(&input, "/process/apparmorProfile", expect![[r#""strict""#]]);
-        let labels = SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() };
-        let labelled = LinuxContainerSecurityContext { selinux_options: Some(labels), ..own_pids() };
-        input.container.linux = Some(LinuxContainerConfig { security_context: Some(labelled), resources: None });
-        check(&input, "/process/noNewPrivileges", expect!["false"]);
         input.modules.selinux = true;
-        check(
-            &input,
-            "/process",
-            expect!["SELinux labels are not offered by this runtime, and this machine enforces SELinux"],
-        );
-        input.container.linux = None;
-        input.container.cdi_devices = vec![CdiDevice { name: "vendor.com/gpu=0".into() }];
-        check(
-            &input,
-            "/process",
-            expect![[r#"CDI device "vendor.com/gpu=0": CDI devices are not offered by this runtime"#]],
-        );
+        check(&input, "/process/selinuxLabel", expect![[r#""system_u:system_r:container_t:s0:c1,c2""#]]);
+        check(&input, "/linux/mountLabel", expect![[r#""system_u:object_r:container_file_t:s0:c1,c2""#]]);
+        check(&input, "/mounts/1/options/4", expect![[r#""context=system_u:object_r:container_file_t:s0:c1,c2""#]]);
     }
 
     #[test]

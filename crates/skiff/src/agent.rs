@@ -30,6 +30,13 @@ impl Mounter for KernelMounts {
             .map_err(named("mount a tmpfs on", target))
     }
 
+    fn mount_huge_pages(&self, target: &Path, page_bytes: u64) -> io::Result<()> {
+        let options = format!("mode=0777,pagesize={page_bytes}");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("nodev"), target, Some("hugetlbfs"), flags, Some(options.as_str()))
+            .map_err(named("mount huge pages on", target))
+    }
+
     fn unmount(&self, target: &Path) -> io::Result<bool> {
         match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => Ok(true),

@@ -99,6 +99,26 @@ fn refers(catalogue: &Catalogue, node: &str, action: &Action) -> bool {
         return any_pod(catalogue, node, namespace, |pod| mentions(pod, "persistentvolumeclaims", claim));
     }
     any_pod(catalogue, node, &action.namespace, |pod| mentions(pod, &action.resource, &action.name))
+        || (action.resource == "secrets" && a_volume_needs(catalogue, node, &action.namespace, &action.name))
+}
+
+/// Whether a volume that a Pod of the node has names the Secret for its driver.
+fn a_volume_needs(catalogue: &Catalogue, node: &str, namespace: &str, secret: &str) -> bool {
+    const REFERENCES: [&str; 3] = ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+    let Some(volumes) = catalogue.cache("", "persistentvolumes") else { return false };
+    let Ok(all) = Filter::new(&volumes.def, &volumes.def, "", "", "") else { return false };
+    volumes.select(&all).iter().any(|entry| {
+        let Ok(volume) = volumes.decode(entry) else { return false };
+        let names = |reference: &&str| {
+            let part = |field: &str| volume.str_at(&["spec", "csi", reference, field]).to_owned();
+            part("name") == secret && part("namespace") == namespace
+        };
+        let claim = |field: &str| volume.str_at(&["spec", "claimRef", field]).to_owned();
+        REFERENCES.iter().any(|reference| names(&reference))
+            && any_pod(catalogue, node, &claim("namespace"), |pod| {
+                mentions(pod, "persistentvolumeclaims", &claim("name"))
+            })
+    })
 }
 
 /// Whether a Pod's spec refers to a Secret, ConfigMap or claim of that name.

@@ -12,6 +12,7 @@ use skiff_cri::{
 use super::env::{self, EnvError};
 use super::{NodeFacts, Objects, paths, resources, sandbox, security, uid};
 use crate::pod::spec::{self, Spec};
+use crate::volumes::Plugin;
 
 /// Where the agent notes, on each container, what it will need when it finds it again.
 pub const HASH: &str = "io.kubernetes.container.hash";
@@ -133,6 +134,7 @@ fn mounts(
             container_path: absolute(&mount.mount_path),
             host_path: host_path(pod, mount, from.volumes, variables)?.to_string_lossy().into_owned(),
             readonly: mount.read_only == Some(true),
+            selinux_relabel: is_made_here(pod, &mount.name),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
                 Some("Bidirectional") => MountPropagation::PropagationBidirectional,
@@ -147,6 +149,7 @@ fn mounts(
         });
     }
     let own_file = |container_path: &str, host_path: PathBuf| Mount {
+        selinux_relabel: true,
         container_path: container_path.to_owned(),
         host_path: host_path.to_string_lossy().into_owned(),
         ..Mount::default()
@@ -157,6 +160,13 @@ fn mounts(
     let message = node.paths.termination_log(uid(pod), spec.name(), from.attempt);
     mounts.push(own_file(message_path(spec), message));
     Ok(mounts)
+}
+
+/// Whether a volume is made by the node for this Pod alone, so that it may bear the Pod's label.
+fn is_made_here(pod: &Pod, volume: &str) -> bool {
+    let volume = spec::spec(pod).volumes.iter().flatten().find(|one| one.name == volume);
+    let plugin = volume.and_then(Plugin::of);
+    plugin.is_some_and(|plugin| !matches!(plugin, Plugin::HostPath | Plugin::Nfs | Plugin::Claim | Plugin::Image))
 }
 
 /// The block volumes that the container gets as devices.

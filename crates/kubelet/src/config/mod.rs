@@ -41,6 +41,8 @@ pub struct NodeFacts {
     pub allocatable: BTreeMap<String, Quantity>,
     /// Whether the runtime can make a mount read-only with all below it.
     pub recursive_read_only: bool,
+    /// Whether the kernel enforces AppArmor profiles.
+    pub apparmor: bool,
     /// Whether CPU limits are kept by a quota.
     pub cpu_quota: bool,
     /// Whether memory that was asked for is protected, and limits slow down before they kill (v2 only).

@@ -26,6 +26,7 @@ fn pod(text: &str) -> Pod {
 fn node() -> NodeFacts {
     NodeFacts {
         static_cpus: false,
+        apparmor: false,
         cpu_quota: true,
         recursive_read_only: true,
         memory_qos: false,

@@ -14,6 +14,8 @@ pub struct Machine {
     pub disk_bytes: Option<i64>,
     /// Huge pages: size as the API names it (`2Mi`) and bytes of all of them.
     pub hugepages: Vec<(String, i64)>,
+    /// Whether the kernel enforces AppArmor profiles.
+    pub apparmor: bool,
     /// `/etc/machine-id`.
     pub machine_id: String,
     /// The hardware's UUID, else the machine id.
@@ -41,6 +43,7 @@ pub fn read() -> Machine {
         memory_bytes: kilobytes(&meminfo, "MemTotal"),
         disk_bytes: None,
         hugepages: hugepages(Path::new("/sys/kernel/mm/hugepages")),
+        apparmor: text("/sys/module/apparmor/parameters/enabled") == "Y",
         system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
         machine_id,
         boot_id: text("/proc/sys/kernel/random/boot_id"),

@@ -311,7 +311,7 @@ type Sizes = BTreeMap<String, (i64, i64)>;
 /// The bytes and inodes of a Pod's local volumes and of its containers' logs. Blocking.
 fn measure(pod: &Pod, paths: &crate::config::paths::Paths) -> (Sizes, Sizes) {
     let volumes = spec(pod).volumes.iter().flatten().filter_map(|volume| {
-        let plugin = Plugin::of(volume).ok().filter(|plugin| *plugin == Plugin::EmptyDir)?;
+        let plugin = Plugin::of(volume).filter(|plugin| *plugin == Plugin::EmptyDir)?;
         Some((volume.name.clone(), disk_use(&paths.volume(uid(pod), plugin.folder(), &volume.name))))
     });
     let logs = paths.pod_logs(namespace(pod), name(pod), uid(pod));

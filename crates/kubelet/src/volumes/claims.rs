@@ -7,9 +7,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod, Volume};
 
 use crate::config::{Objects, name, namespace, paths::Paths, uid};
+use crate::csi::Wanted;
 
 /// What a bound volume is on the node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     /// A path of the node, as it is.
     HostPath {
@@ -34,10 +35,12 @@ pub enum Source {
         /// For the mount.
         options: Vec<String>,
     },
+    /// A volume of a driver.
+    Csi(Box<Wanted>),
 }
 
 /// A claim's volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Bound {
     /// The volume's name, of which its folder is made.
     pub volume: String,
@@ -97,8 +100,9 @@ pub fn bound(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<Bound, Str
         return Err(failed(format!("PV {volume_name} is bound to another claim")));
     }
     let read_only = volume.persistent_volume_claim.as_ref().and_then(|source| source.read_only) == Some(true);
-    let source = source(&pv).map_err(failed)?;
-    Ok(Bound { volume: volume_name, source, is_block: spec.volume_mode.as_deref() == Some("Block"), read_only })
+    let is_block = spec.volume_mode.as_deref() == Some("Block");
+    let source = source(&volume_name, &pv, read_only, is_block).map_err(failed)?;
+    Ok(Bound { volume: volume_name, source, is_block, read_only })
 }
 
 /// Whether a container of the Pod was started, which none is before the volumes are there.
@@ -109,7 +113,7 @@ fn has_run(pod: &Pod) -> bool {
     told.any(|status| status.container_id.as_deref().is_some_and(|id| !id.is_empty()))
 }
 
-fn source(pv: &PersistentVolumeSpec) -> Result<Source, String> {
+fn source(volume: &str, pv: &PersistentVolumeSpec, read_only: bool, is_block: bool) -> Result<Source, String> {
     if let Some(host_path) = &pv.host_path {
         return Ok(Source::HostPath { path: PathBuf::from(&host_path.path), kind: host_path.type_.clone() });
     }
@@ -125,7 +129,8 @@ fn source(pv: &PersistentVolumeSpec) -> Result<Source, String> {
         });
     }
     match &pv.csi {
-        Some(csi) => Err(format!("driver name {} not found in the list of registered CSI drivers", csi.driver)),
+        Some(_) if is_block => Err("block volumes of CSI drivers are not offered by this node".to_owned()),
+        Some(csi) => Ok(Source::Csi(Box::new(Wanted::persistent(volume, pv, csi, read_only)))),
         None => Err("this node has no plugin for the volume's type".to_owned()),
     }
 }
@@ -138,6 +143,7 @@ impl Bound {
             Source::Local { .. } if self.is_block => device_link(paths, pod, &self.volume),
             Source::Local { .. } => paths.volume(uid(pod), "kubernetes.io~local-volume", &self.volume),
             Source::Nfs { .. } => paths.volume(uid(pod), "kubernetes.io~nfs", &self.volume),
+            Source::Csi(wanted) => wanted.target(pod, paths),
         }
     }
 }
@@ -228,9 +234,7 @@ mod tests {
         check(
             CLAIM,
             &volume("csi: {driver: d.example, volumeHandle: h}"),
-            Err(
-                "error processing PVC default/data: driver name d.example not found in the list of registered CSI drivers",
-            ),
+            Ok("/k/pods/u/volumes/kubernetes.io~csi/pv/mount"),
         );
         check(
             CLAIM,

@@ -3,7 +3,8 @@
 
 mod atomic;
 pub mod claims;
-mod owner;
+mod empty;
+pub mod owner;
 mod payload;
 mod setup;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub use payload::{TokenSource, Tokens, token_sources};
 pub use setup::{prepare_sub_paths, set_up, tear_down};
 
 use crate::config::{Objects, paths::Paths, uid};
+use crate::csi::Wanted;
 use crate::pod::spec::spec;
 
 /// The few things about mounts that the agent cannot do with plain files.
@@ -27,6 +29,14 @@ pub trait Mounter: Send + Sync + 'static {
     /// # Errors
     /// The kernel refused.
     fn mount_tmpfs(&self, target: &Path, size_bytes: Option<u64>) -> std::io::Result<()>;
+
+    /// Mounts an empty file system of huge pages of a size.
+    ///
+    /// # Errors
+    /// The kernel refused, or this mounter cannot.
+    fn mount_huge_pages(&self, _target: &Path, _page_bytes: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
 
     /// Takes the uppermost mount at a path away, also while files in it are still open; returns whether there was one.
     ///
@@ -147,34 +157,26 @@ pub enum Plugin {
     Nfs,
     /// What a claim is bound to.
     Claim,
+    /// A volume of a driver that the Pod describes itself.
+    Csi,
 }
 
 impl Plugin {
-    /// The plugin of a volume; the name of its type where there is none for it.
-    pub fn of(volume: &Volume) -> Result<Self, &'static str> {
-        if volume.empty_dir.is_some() {
-            Ok(Self::EmptyDir)
-        } else if volume.host_path.is_some() {
-            Ok(Self::HostPath)
-        } else if volume.config_map.is_some() {
-            Ok(Self::ConfigMap)
-        } else if volume.secret.is_some() {
-            Ok(Self::Secret)
-        } else if volume.downward_api.is_some() {
-            Ok(Self::DownwardApi)
-        } else if volume.projected.is_some() {
-            Ok(Self::Projected)
-        } else if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
-            Ok(Self::Claim)
-        } else if volume.csi.is_some() {
-            Err("csi")
-        } else if volume.nfs.is_some() {
-            Ok(Self::Nfs)
-        } else if volume.image.is_some() {
-            Ok(Self::Image)
-        } else {
-            Err("its type")
-        }
+    /// The plugin of a volume; none where the node has none for its type.
+    pub fn of(volume: &Volume) -> Option<Self> {
+        let plugins = [
+            (volume.empty_dir.is_some(), Self::EmptyDir),
+            (volume.host_path.is_some(), Self::HostPath),
+            (volume.config_map.is_some(), Self::ConfigMap),
+            (volume.secret.is_some(), Self::Secret),
+            (volume.downward_api.is_some(), Self::DownwardApi),
+            (volume.projected.is_some(), Self::Projected),
+            (volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some(), Self::Claim),
+            (volume.csi.is_some(), Self::Csi),
+            (volume.nfs.is_some(), Self::Nfs),
+            (volume.image.is_some(), Self::Image),
+        ];
+        plugins.into_iter().find_map(|(is_this, plugin)| is_this.then_some(plugin))
     }
 
     /// The name of its folder.
@@ -189,6 +191,7 @@ impl Plugin {
             Self::Image => "kubernetes.io~image",
             Self::Nfs => "kubernetes.io~nfs",
             Self::Claim => "kubernetes.io~claim",
+            Self::Csi => crate::csi::FOLDER,
         }
     }
 }
@@ -197,16 +200,35 @@ impl Plugin {
 pub fn locations(pod: &Pod, paths: &Paths, objects: &Objects) -> BTreeMap<String, PathBuf> {
     let volumes = spec(pod).volumes.iter().flatten();
     let known = volumes.filter_map(|volume| {
-        let plugin = Plugin::of(volume).ok().filter(|plugin| *plugin != Plugin::Image)?;
+        let plugin = Plugin::of(volume).filter(|plugin| *plugin != Plugin::Image)?;
         let path = match &volume.host_path {
             Some(host_path) => PathBuf::from(&host_path.path),
             // What is not bound was told when the volumes were set up.
+            None if let Some(source) = &volume.csi => Wanted::inline(pod, volume, source).target(pod, paths),
             None if plugin == Plugin::Claim => claims::bound(pod, volume, objects).ok()?.path(pod, paths),
             None => paths.volume(uid(pod), plugin.folder(), &volume.name),
         };
         Some((volume.name.clone(), path))
     });
     known.collect()
+}
+
+/// The volumes of storage drivers that the Pod has.
+///
+/// # Errors
+/// A claim is missing or not bound.
+pub fn of_drivers(pod: &Pod, objects: &Objects) -> Result<Vec<Wanted>, String> {
+    let mut found = Vec::new();
+    for volume in spec(pod).volumes.iter().flatten() {
+        if let Some(source) = &volume.csi {
+            found.push(Wanted::inline(pod, volume, source));
+        } else if Plugin::of(volume) == Some(Plugin::Claim)
+            && let claims::Source::Csi(wanted) = claims::bound(pod, volume, objects)?.source
+        {
+            found.push(*wanted);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a change of the Pod's labels or annotations must reach files of it.

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
 
 use super::claims::{self, Source};
+use super::empty::{self, Medium};
 use super::payload::{File, Tokens, payload};
 use super::{Mounter, Plugin, atomic, locations, owner};
 use crate::config::{NodeFacts, Objects, container::sub_path, uid};
-use crate::pod::spec::{quantity, spec};
+use crate::pod::spec::spec;
 
 /// Makes the Pod's folders and volumes, or brings their generated files up to date. May be repeated.
 /// `version` names this set of generated files, uniquely.
@@ -45,11 +46,12 @@ fn set_up_one(
     mounter: &dyn Mounter,
     version: &str,
 ) -> Result<(), String> {
-    let plugin = Plugin::of(volume).map_err(|kind| format!("this node cannot mount volumes of type {kind}"))?;
+    let plugin = Plugin::of(volume).ok_or("no volume plugin matched")?;
     let folder = node.paths.volume(uid(pod), plugin.folder(), &volume.name);
     let group = owner::group(pod).map(|(group, _)| group);
     match plugin {
-        Plugin::Image => Ok(()),
+        // The runtime and the drivers mount these.
+        Plugin::Image | Plugin::Csi => Ok(()),
         Plugin::Nfs => volume.nfs.as_ref().map_or(Ok(()), |nfs| {
             let source = format!("{}:{}", nfs.server, nfs.path);
             let read_only = nfs.read_only.filter(|read_only| *read_only).map(|_| "ro".to_owned());
@@ -58,15 +60,8 @@ fn set_up_one(
         Plugin::Claim => set_up_claim(pod, volume, objects, node, mounter),
         Plugin::HostPath => volume.host_path.as_ref().map_or(Ok(()), check_host_path),
         Plugin::EmptyDir => {
-            let source = volume.empty_dir.clone().unwrap_or_default();
-            let size = source.size_limit.as_ref().map(|limit| quantity(limit).value());
-            let size_bytes = size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
-            let in_memory = match source.medium.as_deref() {
-                None | Some("") => false,
-                Some("Memory") => true,
-                Some(medium) => return Err(format!("unknown storage medium {medium:?}")),
-            };
-            empty_dir(&folder, in_memory, size_bytes, group, mounter).map_err(|error| error.to_string())
+            let medium = empty::medium(pod, volume.empty_dir.as_ref(), node)?;
+            empty_dir(&folder, medium, group, mounter).map_err(|error| error.to_string())
         }
         _ => {
             let files = payload(pod, volume, objects, tokens, node)?.unwrap_or_default();
@@ -109,6 +104,7 @@ fn set_up_claim(
             options.extend((*read_only || bound.read_only).then(|| "ro".to_owned()));
             nfs_mount(&target, &format!("{server}:{path}"), &options, mounter)
         }
+        Source::Csi(_) => Ok(()),
     }
 }
 
@@ -174,19 +170,15 @@ fn detach_all(folder: &Path, mounter: &dyn Mounter) -> io::Result<()> {
     }
 }
 
-fn empty_dir(
-    folder: &Path,
-    in_memory: bool,
-    size_bytes: Option<u64>,
-    group: Option<u32>,
-    mounter: &dyn Mounter,
-) -> io::Result<()> {
-    if folder.exists() && (!in_memory || is_mount_point(folder)?) {
+fn empty_dir(folder: &Path, medium: Medium, group: Option<u32>, mounter: &dyn Mounter) -> io::Result<()> {
+    if folder.exists() && (medium == Medium::Disk || is_mount_point(folder)?) {
         return Ok(());
     }
     make_folder(folder, 0o777)?;
-    if in_memory {
-        mounter.mount_tmpfs(folder, size_bytes)?;
+    match medium {
+        Medium::Disk => {}
+        Medium::Memory { size_bytes } => mounter.mount_tmpfs(folder, size_bytes)?,
+        Medium::HugePages { page_bytes } => mounter.mount_huge_pages(folder, page_bytes)?,
     }
     let mut mode = 0o777;
     if let Some(group) = group {
@@ -317,6 +309,10 @@ pub fn tear_down(pod_folder: &Path, mounter: &dyn Mounter) -> io::Result<()> {
         // Several mounts can lie on one another where a set-up was cut short. The kernel is asked itself, each time: the
         // device does not tell of a mount of the same file system, and its list is as long as the node has mounts.
         while mounter.unmount(&folder)? {}
+        if folder.parent().is_some_and(|plugin| plugin.ends_with(crate::csi::FOLDER)) {
+            // What a driver has mounted and left: its data must not be taken for the volume's folder.
+            while mounter.unmount(&folder.join("mount"))? {}
+        }
     }
     match fs::remove_dir_all(&volumes) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),

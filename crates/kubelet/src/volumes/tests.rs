@@ -116,8 +116,8 @@ fn host_paths_are_what_they_shall_be() {
     assert_eq!(check("FileOrCreate"), Ok(()));
     let refused = check("Directory").expect_err("there is no such folder");
     assert!(refused.contains("hostPath type check failed") && refused.ends_with("x is not a directory"), "{refused}");
-    let refused = Trial::new("[{name: v, csi: {driver: d}}]").set_up().expect_err("it cannot be mounted");
-    assert!(refused.ends_with("this node cannot mount volumes of type csi"), "{refused}");
+    let refused = Trial::new("[{name: v, iscsi: {iqn: q, lun: 0, targetPortal: t}}]").set_up().expect_err("no plugin");
+    assert!(refused.ends_with("no volume plugin matched"), "{refused}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::records::{self, ContainerRecord};
 use crate::shim::proto::{Call, EXIT_FILE, Exit, PidNamespace, Start};
 use crate::spec::{self, GrantedDevice, SpecInput};
 use crate::users::UserDb;
+use crate::{cdi, confine};
 
 /// The exit code of a container that could not be started, and its reason, as containerd gives them.
 const START_ERROR_CODE: i32 = 128;
@@ -278,12 +279,17 @@ impl Inner {
         }
         let cgroup = format!("{}/{id}", sandbox.cgroup_parent(&self.config.default_cgroup_parent));
         let volume_layers: Vec<String> = volumes.values().flatten().cloned().collect();
+        let mut config = config;
+        if !config.cdi_devices.is_empty() {
+            cdi::Registry::read(&cdi::FOLDERS).inject(&mut config)?;
+        }
         let spec = self.specification(
             sandbox,
             &config,
             &image,
             Prepared { folder: &folder, cgroup: &cgroup, volumes, user_namespace },
         )?;
+        relabel(&spec, &config)?;
         let layers: Vec<String> = image.layers.iter().map(|layer| layer.display().to_string()).collect();
         let user = &spec.process.user;
         let record = ContainerRecord {
@@ -348,7 +354,7 @@ impl Inner {
             cgroups_path: cgroup.to_owned(),
             devices: if privileged { host_devices() } else { granted_devices(&config.devices)? },
             cgroup_v2: self.cgroups.is_v2(),
-            modules: security_modules(),
+            modules: *self.modules.get_or_init(confine::Modules::look),
             image_volumes: volumes,
             user_namespace,
             seccomp_profile: spec::localhost_seccomp(config).map(read_profile).transpose()?.unwrap_or_default(),
@@ -551,12 +557,23 @@ fn signal_number(name: &str) -> Option<i32> {
     (1..=REALTIME.1).contains(&number).then_some(number)
 }
 
-fn security_modules() -> spec::SecurityModules {
-    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
-    spec::SecurityModules {
-        apparmor: enabled.is_ok_and(|text| text.trim() == "Y"),
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+/// Labels what belongs to the container alone: the sandbox's files and the volumes that the agent made for it.
+fn relabel(spec: &crate::oci::Spec, config: &ContainerConfig) -> CriResult<()> {
+    let label = &spec.linux.mount_label;
+    if label.is_empty() {
+        return Ok(());
     }
+    let volumes = config.mounts.iter().filter(|mount| mount.selinux_relabel).map(|mount| &mount.host_path);
+    let is_own = |mount: &&crate::oci::Mount| {
+        mount.kind == "bind"
+            && mount.source != "/dev/shm"
+            && !config.mounts.iter().any(|one| one.host_path == mount.source)
+    };
+    let own = spec.mounts.iter().filter(is_own).map(|mount| &mount.source);
+    for path in volumes.chain(own) {
+        confine::relabel(Path::new(path), label).map_err(internal(format_args!("relabel {path} with {label}")))?;
+    }
+    Ok(())
 }
 
 fn read_profile(file: &str) -> CriResult<String> {

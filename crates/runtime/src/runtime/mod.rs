@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
@@ -23,6 +23,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::cgroups::{Birthplace, Layout};
 use crate::client::{ShimEvent, ShimProgram};
 use crate::config::RuntimeConfig;
+use crate::confine;
 use crate::images::ImageSource;
 use crate::network::NetworkPlugin;
 use crate::shim::proto::Exit;
@@ -49,6 +50,8 @@ pub(crate) struct Inner {
     clock: SharedClock,
     ids: Ids,
     cgroups: Layout,
+    /// What the kernel enforces, looked at when the first container comes.
+    modules: OnceLock<confine::Modules>,
     shim_program: ShimProgram,
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
@@ -95,6 +98,7 @@ impl EmbeddedRuntime {
             clock,
             ids: Ids::random(),
             cgroups,
+            modules: OnceLock::new(),
             shim_program,
             sandboxes: Mutex::default(),
             containers: Mutex::default(),

@@ -50,6 +50,10 @@ fn prepare(process: &Process, stdio: Stdio, user_namespace: Option<UserNamespace
         std::fs::write("/proc/self/attr/apparmor/exec", format!("exec {}", process.apparmor_profile))
             .step(|| format!("set AppArmor profile {}", process.apparmor_profile))?;
     }
+    if !process.selinux_label.is_empty() {
+        std::fs::write("/proc/self/attr/exec", &process.selinux_label)
+            .step(|| format!("set SELinux label {}", process.selinux_label))?;
+    }
     // As root first, since the folder may not be open to the user; as the user it may be on a network share.
     let entered = rustix::process::chdir(process.cwd.as_str());
     become_user(process)?;

@@ -41,7 +41,7 @@ pub fn enter(bundle: &Bundle, user_namespace: Option<BorrowedFd<'_>>) -> Step<()
         (None, _) => None,
         (Some(_), None) => return Err("the sandbox has no user namespace".to_owned()),
     };
-    let root = mount_root(&bundle.rootfs, &bundle.spec.root.path)?;
+    let root = mount_root(&bundle.rootfs, &bundle.spec.root.path, &bundle.spec.linux.mount_label)?;
     let null = detached_clone("/dev/null", false).step(|| "open /dev/null".into())?;
     for (mount, source) in bundle.spec.mounts.iter().zip(sources) {
         let what =
@@ -86,14 +86,14 @@ fn pivot(root: BorrowedFd<'_>) -> Step<()> {
     rustix::process::chdir("/").step(|| "enter the root".into())
 }
 
-fn mount_root(rootfs: &Rootfs, path: &str) -> Step<OwnedFd> {
-    match overlay(rootfs) {
+fn mount_root(rootfs: &Rootfs, path: &str, label: &str) -> Step<OwnedFd> {
+    match overlay(rootfs, label) {
         Ok(mount) => {
             rustix::mount::move_mount(mount.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
                 .step(|| format!("attach the root at {path}"))?;
         }
         // Kernels before 6.5 cannot take layers one by one.
-        Err(Errno::INVAL) => overlay_by_options(rootfs, path)?,
+        Err(Errno::INVAL) => overlay_by_options(rootfs, path, label)?,
         Err(error) => return Err(format!("mount overlay of {} layers: {error}", rootfs.layers.len())),
     }
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -179,7 +179,7 @@ fn make_image_mount(root: BorrowedFd<'_>, mount: &Mount, parsed: &Options<'_>, o
     attach(part.as_fd(), target.as_fd())
 }
 
-fn overlay(rootfs: &Rootfs) -> rustix::io::Result<OwnedFd> {
+fn overlay(rootfs: &Rootfs, label: &str) -> rustix::io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in rootfs.layers.iter().rev() {
         rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir+", layer)?;
@@ -188,12 +188,15 @@ fn overlay(rootfs: &Rootfs) -> rustix::io::Result<OwnedFd> {
     rustix::mount::fsconfig_set_string(context.as_fd(), "workdir", &rootfs.work)?;
     // What a container writes is never mounted again, so it need not be synchronised when it ends.
     rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")?;
+    if !label.is_empty() {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     rustix::mount::fsconfig_create(context.as_fd())?;
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 /// The older way, with all layers in one string of at most a page; so they are named from their common folder.
-fn overlay_by_options(rootfs: &Rootfs, path: &str) -> Step<()> {
+fn overlay_by_options(rootfs: &Rootfs, path: &str, label: &str) -> Step<()> {
     let parents: Vec<&Path> =
         rootfs.layers.iter().map(|layer| Path::new(layer).parent().unwrap_or(Path::new("/"))).collect();
     let common = parents[0].ancestors().find(|folder| parents.iter().all(|parent| parent.starts_with(folder)));
@@ -204,7 +207,9 @@ fn overlay_by_options(rootfs: &Rootfs, path: &str) -> Step<()> {
         short.display().to_string().replace('\\', "\\\\").replace(':', "\\:")
     };
     let lower: Vec<String> = rootfs.layers.iter().rev().map(relative).collect();
-    let options = format!("lowerdir={},upperdir={},workdir={},volatile", lower.join(":"), rootfs.upper, rootfs.work);
+    let context = if label.is_empty() { String::new() } else { format!(",context=\"{label}\"") };
+    let (lower, upper, work) = (lower.join(":"), &rootfs.upper, &rootfs.work);
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},volatile{context}");
     let options = std::ffi::CString::new(options).map_err(|_| "a layer's path holds a zero byte".to_owned())?;
     rustix::mount::mount("overlay", path, "overlay", rustix::mount::MountFlags::empty(), Some(options.as_c_str()))
         .step(|| format!("mount overlay of {} layers", rootfs.layers.len()))
