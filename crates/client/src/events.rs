@@ -110,7 +110,7 @@ impl Recorder {
         let entry = Entry { object, warning, reason: reason.to_owned(), message };
         if let Err(error) = self.queue.try_send(entry) {
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed);
-            if dropped % TELL_EVERY == 0 {
+            if dropped.is_multiple_of(TELL_EVERY) {
                 tracing::warn!(reason, %error, dropped = dropped + 1, "events dropped");
             }
         }

@@ -190,6 +190,9 @@ impl Cluster {
                         self.core.pod_changed(&Change::Deleted(gone), self.now);
                     }
                 }
+                Step::Consult(_) | Step::ConsultRooms(_) | Step::Failed { .. } => {
+                    unreachable!("there are no extenders")
+                }
                 Step::Idle { until } => self.now = until.expect("a pod waits for its back-off"),
             }
         }

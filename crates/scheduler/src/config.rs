@@ -3,12 +3,14 @@
 //! See <https://kubernetes.io/docs/reference/config-api/kube-scheduler-config.v1/>.
 
 mod arguments;
+mod extenders;
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::extender::Extender;
 use crate::plugins::{PLUGINS, plugin};
 use crate::profile::{DEFAULT_NAME, Enabled, Profile};
 use crate::queue::Backoff;
@@ -35,13 +37,15 @@ pub struct Config {
     pub profiles: Vec<Profile>,
     /// How long pods wait that could not be scheduled.
     pub backoff: Backoff,
+    /// Others that have a say; each is given a way to it by whoever starts the scheduler.
+    pub extenders: Vec<Extender>,
     /// Breaks ties between equally good nodes.
     pub seed: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { profiles: vec![Profile::default()], backoff: Backoff::default(), seed: 1 }
+        Self { profiles: vec![Profile::default()], backoff: Backoff::default(), extenders: Vec::new(), seed: 1 }
     }
 }
 
@@ -56,7 +60,7 @@ struct File {
     pod_initial_backoff_seconds: Option<i64>,
     pod_max_backoff_seconds: Option<i64>,
     #[serde(default)]
-    extenders: Vec<Value>,
+    extenders: Vec<extenders::ExtenderFile>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -121,25 +125,26 @@ impl Errors {
 }
 
 impl Config {
-    /// Reads a KubeSchedulerConfiguration.
+    /// Reads a KubeSchedulerConfiguration. `pem` reads what extenders' TLS names: a file, or base64 in its place; neither
+    /// gives nothing.
     ///
     /// # Errors
     /// It cannot be read, or something in it makes no sense or has no effect here.
-    pub fn parse(text: &[u8]) -> Result<Self, String> {
+    pub fn parse(text: &[u8], pem: impl Fn(&str, &str) -> Result<Vec<u8>, String>) -> Result<Self, String> {
         let tree = skiff_object::yaml::parse(text)?.into_value();
         let file: File = serde_json::from_value(tree).map_err(|error| format!("{KIND}: {error}"))?;
         if file.api_version != API_VERSION || file.kind != KIND {
             return Err(format!("must be {KIND} of {API_VERSION}, not {} of {}", file.kind, file.api_version));
         }
         let mut errors = Errors::default();
-        let config = file.read(&mut errors);
+        let config = file.read(&pem, &mut errors);
         errors.told()?;
         Ok(config)
     }
 }
 
 impl File {
-    fn read(self, errors: &mut Errors) -> Config {
+    fn read(self, pem: extenders::ReadPem, errors: &mut Errors) -> Config {
         let (first, most) = (self.pod_initial_backoff_seconds.unwrap_or(1), self.pod_max_backoff_seconds.unwrap_or(10));
         let share = percentage("percentageOfNodesToScore", self.percentage_of_nodes_to_score, errors);
         let mut profiles: Vec<Profile> = Vec::new();
@@ -161,11 +166,10 @@ impl File {
         if most < first {
             errors.invalid("podMaxBackoffSeconds", most, "must be greater than or equal to PodInitialBackoffSeconds");
         }
-        if !self.extenders.is_empty() {
-            errors.0.push("extenders: Forbidden: this scheduler calls no extenders".to_owned());
-        }
+        let extenders = extenders::read(self.extenders, pem, &mut profiles, errors);
         let seconds = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
-        Config { profiles, backoff: Backoff { first: seconds(first), most: seconds(most) }, ..Config::default() }
+        let backoff = Backoff { first: seconds(first), most: seconds(most) };
+        Config { profiles, backoff, extenders, ..Config::default() }
     }
 }
 
@@ -251,7 +255,9 @@ mod tests {
 
     /// What is made of a file, in short, or what is wrong with it.
     fn check(rest: &str, expected: Expect) {
-        let told = match Config::parse(format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}").as_bytes()) {
+        let told = match Config::parse(format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}").as_bytes(), |_, _| {
+            Ok(Vec::new())
+        }) {
             Ok(config) => config.profiles.iter().map(short).collect::<Vec<_>>().join("\n"),
             Err(why) => why,
         };
@@ -281,6 +287,22 @@ mod tests {
             "profiles: [{schedulerName: bare, plugins: {multiPoint: {disabled: [{name: '*'}], enabled: [{name: NodeResourcesFit}]}}}]",
             expect![[
                 r#"bare [NodeResourcesFit:1] off [Enabled { plugin: NodeUnschedulable, filters: false, weight: 0 }, Enabled { plugin: NodeName, filters: false, weight: 0 }, Enabled { plugin: TaintToleration, filters: false, weight: 0 }, Enabled { plugin: NodeAffinity, filters: false, weight: 0 }, Enabled { plugin: NodePorts, filters: false, weight: 0 }, Enabled { plugin: VolumeRestrictions, filters: false, weight: 0 }, Enabled { plugin: VolumeBinding, filters: false, weight: 0 }, Enabled { plugin: VolumeZone, filters: false, weight: 0 }, Enabled { plugin: PodTopologySpread, filters: false, weight: 0 }, Enabled { plugin: InterPodAffinity, filters: false, weight: 0 }] LeastAllocated false"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn extenders_are_read() {
+        let text = "extenders: [{urlPrefix: 'https://x:1/s', filterVerb: filter, bindVerb: bind, enableHTTPS: true, httpTimeout: 1m0.5s, managedResources: [{name: example.com/gpu, ignoredByScheduler: true}]}]";
+        let text = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{text}");
+        let config = Config::parse(text.as_bytes(), |_, _| Ok(Vec::new())).expect("it is valid");
+        let one = &config.extenders[0];
+        assert_eq!((one.timeout, one.tls.insecure), (Duration::from_millis(60_500), true));
+        assert_eq!(config.profiles[0].ignored_resources, ["example.com/gpu"]);
+        check(
+            "extenders: [{bindVerb: b, prioritizeVerb: p, managedResources: [{name: gpu}]}, {bindVerb: b, httpTimeout: soon}]",
+            expect![[
+                r#"[extenders: Invalid value: "found 2 extenders implementing bind": only one extender can implement bind, extenders[0].weight: Invalid value: 0: must have a positive weight applied to it, extenders[0].managedResources[0].name: Invalid value: "gpu": is an invalid extended resource name, extenders[1].httpTimeout: Invalid value: "soon": must be a duration]"#
             ]],
         );
     }

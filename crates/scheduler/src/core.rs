@@ -17,10 +17,11 @@ use skiff_client::volumes::is_bound;
 use skiff_object::LabelSelector;
 
 use crate::config::Config;
-use crate::cycle::{Turn, Unschedulable, check, decide, first_verdict};
+use crate::cycle::{Turn, Unschedulable, candidates, check, decide, first_verdict, totals};
+use crate::extender::{self, Extender, Opinion, Room};
 use crate::plugins::{Ask, Claim, Event, Verdict, plugin};
 use crate::pod::PodInfo;
-use crate::preempt::{ineligible, preempt};
+use crate::preempt::{best, ineligible, preempt, rooms};
 use crate::profile::Profile;
 use crate::queue::Queue;
 use crate::ranking::Rankings;
@@ -34,6 +35,7 @@ pub struct Core {
     rankings: Rankings,
     queue: Queue,
     turn: Turn,
+    extenders: Vec<Extender>,
 }
 
 /// What is to be done next.
@@ -61,11 +63,48 @@ pub enum Step {
         /// The node that they make room on; empty where a former one is to be taken back, absent where nothing changes.
         nominated: Option<String>,
     },
+    /// Ask the extenders which of these nodes the pod may go to, then [`Core::consulted`].
+    Consult(Box<Consultation>),
+    /// Ask the extenders where room may be made for the pod, then [`Core::rooms_consulted`].
+    ConsultRooms(Box<Rooms>),
+    /// Tell that something went wrong that is no word about the nodes; it is tried again.
+    Failed {
+        /// Whom.
+        pod: Arc<PodInfo>,
+        /// What.
+        message: String,
+    },
     /// Wait for a change, or until the given monotonic time.
     Idle {
         /// When the next timer ends.
         until: Option<Duration>,
     },
+}
+
+/// What extenders are asked about a pod.
+#[derive(Debug)]
+pub struct Consultation {
+    /// Whom.
+    pub pod: Arc<PodInfo>,
+    /// The nodes that plugins found good.
+    pub nodes: Vec<Arc<Node>>,
+    scores: HashMap<String, i64>,
+    profile: Arc<Profile>,
+    nominated: Option<String>,
+    failure: Unschedulable,
+    /// Nodes that plugins turned down, where evicting pods might help; positions may change meanwhile.
+    resolvable: Vec<String>,
+}
+
+/// Where room could be made for a pod.
+#[derive(Debug)]
+pub struct Rooms {
+    /// For whom.
+    pub pod: Arc<PodInfo>,
+    /// Where, and who would have to go.
+    pub rooms: Vec<Room>,
+    failure: Unschedulable,
+    why: String,
 }
 
 impl Core {
@@ -78,6 +117,7 @@ impl Core {
             rankings: Rankings::default(),
             queue: Queue::new(config.backoff),
             turn: Turn::seeded(seed),
+            extenders: config.extenders,
         }
     }
 
@@ -86,16 +126,81 @@ impl Core {
         let Some((pod, profile)) = self.next(now) else { return Step::Idle { until: self.queue.next_timer() } };
         // Room that was made for it is its own.
         let nominated = self.snapshot.denominate(&pod.uid);
+        if self.extenders.iter().any(|extender| extender.chooses_for(&pod)) {
+            return self.consult(pod, profile, nominated, now);
+        }
         match self.decide(&pod, &profile, nominated.as_deref()) {
             Ok(at) => {
                 let node = self.snapshot.nodes()[at].name().to_owned();
-                let claims = self.reserve(&pod, &node);
-                self.snapshot.assume(pod.clone(), &node);
-                let volumes_limit = Duration::from_secs(profile.bind_volumes_seconds);
-                Step::Bind { pod, node, claims, volumes_limit }
+                self.take(pod, node, &profile)
             }
             Err(failure) => self.make_room(pod, &profile, nominated, failure, now),
         }
+    }
+
+    fn take(&mut self, pod: Arc<PodInfo>, node: String, profile: &Profile) -> Step {
+        let claims = self.reserve(&pod, &node);
+        self.snapshot.assume(pod.clone(), &node);
+        let volumes_limit = Duration::from_secs(profile.bind_volumes_seconds);
+        Step::Bind { pod, node, claims, volumes_limit }
+    }
+
+    /// Finds the nodes that extenders are to be asked about.
+    fn consult(&mut self, pod: Arc<PodInfo>, profile: Arc<Profile>, nominated: Option<String>, now: Duration) -> Step {
+        let Self { snapshot, turn, .. } = self;
+        let ask = Ask { pod: &pod, snapshot, profile: &profile };
+        let (mut found, failure) = match candidates(&ask, turn) {
+            Ok((found, failure)) if !found.is_empty() => (found, failure),
+            Ok((_, failure)) | Err(failure) => return self.make_room(pod, &profile, nominated, failure, now),
+        };
+        // Room that was made for it is its own, if that is still good.
+        let own = nominated.as_deref().and_then(|node| snapshot.position(node)).filter(|at| !found.contains(at));
+        found.extend(own.filter(|at| first_verdict(&ask, &snapshot.nodes()[*at]) == Verdict::Pass));
+        let name = |at: &usize| snapshot.nodes()[*at].name().to_owned();
+        let scores = found.iter().map(name).zip(totals(&ask, &found)).collect();
+        let nodes = found.iter().map(|at| snapshot.nodes()[*at].node.clone()).collect();
+        let resolvable = failure.resolvable.iter().map(name).collect();
+        Step::Consult(Box::new(Consultation { pod, nodes, scores, profile, nominated, failure, resolvable }))
+    }
+
+    /// Extenders have had their say: the nodes that are left, what each of them counts more for it, and why others are not.
+    pub fn consulted(&mut self, asked: Consultation, said: Result<Opinion, String>, now: Duration) -> Step {
+        let Consultation { pod, scores, profile, nominated, mut failure, mut resolvable, .. } = asked;
+        let said = match said {
+            Ok(said) => said,
+            Err(message) => {
+                self.queue.failed(&pod.uid, now);
+                nominated.iter().for_each(|node| self.snapshot.nominate(pod.clone(), node));
+                return Step::Failed { pod, message };
+            }
+        };
+        // A node may have gone while they were asked.
+        let left: Vec<&String> = said.left.iter().filter(|node| self.snapshot.node(node).is_some()).collect();
+        let total = |node: &String| {
+            scores.get(node).copied().unwrap_or(0).saturating_add(said.scores.get(node).copied().unwrap_or(0))
+        };
+        let own = nominated.as_ref().and_then(|own| left.iter().find(|node| **node == own));
+        let top = left.iter().map(|node| total(node)).max();
+        let ties: Vec<_> = left.iter().filter(|node| Some(total(node)) == top).collect();
+        let tie = |random: u64| ties.get((random % ties.len().max(1) as u64) as usize).copied();
+        if let Some(node) = own.or_else(|| tie(self.turn.next_random())) {
+            let node = (*node).clone();
+            return self.take(pod, node, &profile);
+        }
+        failure.note_extenders(&said.failed, &said.unresolvable);
+        resolvable.extend(said.failed.into_keys());
+        failure.resolvable = resolvable.iter().filter_map(|node| self.snapshot.position(node)).collect();
+        self.make_room(pod, &profile, nominated, failure, now)
+    }
+
+    /// Extenders have said where room may be made: the rest of what they were asked about.
+    pub fn rooms_consulted(&mut self, asked: Rooms, left: Result<Vec<Room>, String>, now: Duration) -> Step {
+        let Rooms { pod, failure, why, .. } = asked;
+        let found = left.and_then(|rooms| {
+            let there = rooms.into_iter().filter(|room| self.snapshot.node(&room.node).is_some());
+            best(there.collect()).ok_or(why)
+        });
+        self.made_room(pod, failure, found, now)
     }
 
     fn next(&mut self, now: Duration) -> Option<(Arc<PodInfo>, Arc<Profile>)> {
@@ -144,24 +249,46 @@ impl Core {
         mut failure: Unschedulable,
         now: Duration,
     ) -> Step {
-        let had_node = !pod.nominated_node().is_empty();
-        let (mut victims, mut set) = (Vec::new(), None);
         if let Some(why) = ineligible(&pod, profile, nominated.as_deref(), &self.snapshot) {
             failure.preemption = why;
             nominated.iter().for_each(|node| self.snapshot.nominate(pod.clone(), node));
-        } else {
-            match self.search_room(&pod, profile, &failure) {
-                Ok((node, found)) => {
-                    found.iter().for_each(|victim| self.snapshot.doom(&victim.uid, true));
-                    self.snapshot.nominate(pod.clone(), &node);
-                    (victims, set) = (found, Some(node));
-                }
-                Err(why) => {
-                    failure.preemption = why;
-                    set = had_node.then(String::new);
-                }
-            }
+            let message = failure.message();
+            self.queue.unschedulable(&pod.uid, failure.rejected_by, now);
+            return Step::Unschedulable { pod, message, victims: Vec::new(), nominated: None };
         }
+        if self.extenders.iter().any(|extender| extender.preempts_for(&pod)) {
+            if failure.resolvable.is_empty() {
+                // The fast search does not tell on which nodes evictions might help.
+                failure.resolvable = (0..self.snapshot.nodes().len()).collect();
+            }
+            let (rooms, why) = rooms(&pod, profile, &mut self.snapshot, &failure);
+            if !rooms.is_empty() {
+                return Step::ConsultRooms(Box::new(Rooms { pod, rooms, failure, why }));
+            }
+            return self.made_room(pod, failure, Err(why), now);
+        }
+        let found = self.search_room(&pod, profile, &failure);
+        self.made_room(pod, failure, found, now)
+    }
+
+    fn made_room(
+        &mut self,
+        pod: Arc<PodInfo>,
+        mut failure: Unschedulable,
+        found: Result<(String, Vec<Arc<PodInfo>>), String>,
+        now: Duration,
+    ) -> Step {
+        let (mut victims, set) = match found {
+            Ok((node, found)) => {
+                found.iter().for_each(|victim| self.snapshot.doom(&victim.uid, true));
+                self.snapshot.nominate(pod.clone(), &node);
+                (found, Some(node))
+            }
+            Err(why) => {
+                failure.preemption = why;
+                (Vec::new(), (!pod.nominated_node().is_empty()).then(String::new))
+            }
+        };
         victims.retain(|victim| !victim.is_terminating());
         let message = failure.message();
         self.queue.unschedulable(&pod.uid, failure.rejected_by, now);
@@ -175,7 +302,7 @@ impl Core {
         failure: &Unschedulable,
     ) -> Result<(String, Vec<Arc<PodInfo>>), String> {
         let Self { snapshot, rankings, turn, .. } = self;
-        if pod.has_claims {
+        if pod.has_claims || self.extenders.iter().any(|extender| extender.chooses_for(pod)) {
             return preempt(pod, profile, snapshot, failure);
         }
         let ranking = rankings.of(pod, profile, snapshot, true).expect("it is made where there is none");
@@ -429,12 +556,16 @@ fn wake(queue: &mut Queue, snapshot: &Snapshot, profiles: &Profiles, event: &Eve
         let ask = Ask { pod, snapshot, profile };
         // A pod turned down when there was no node at all waits for any node.
         rejected_by.is_empty() && matches!(event, Event::Node(_))
+            // What extenders wait for is not known.
+            || rejected_by.contains(&extender::NAME)
             || rejected_by.iter().filter_map(|name| plugin(name)).any(|plugin| (plugin.wakes_on)(&ask, event))
     });
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::testing::{cluster, pod};
 
@@ -453,6 +584,8 @@ mod tests {
             Step::Bind { pod, node, .. } => format!("bind {} to {node}", pod.name()),
             Step::Unschedulable { pod, message, .. } => format!("{}: {message}", pod.name()),
             Step::Idle { until } => format!("idle until {until:?}"),
+            Step::Failed { pod, message } => format!("{} failed: {message}", pod.name()),
+            Step::Consult(_) | Step::ConsultRooms(_) => "extenders are to be asked".to_owned(),
         }
     }
 
@@ -463,6 +596,129 @@ mod tests {
         assert_eq!(told(core.step(SECOND)), "p: no nodes available to schedule pods");
         core.node_changed(&Change::Added(node("{name: a}")), SECOND * 5);
         assert_eq!(told(core.step(SECOND * 5)), "bind p to a");
+    }
+
+    /// An extender that answers as told, by the last word of the URL.
+    fn extender(answer: fn(&str, serde_json::Value) -> serde_json::Value) -> Extender {
+        let post: crate::Post = Arc::new(move |url, body| {
+            let body = serde_json::from_slice(&body).expect("JSON");
+            let answer = answer(url.rsplit('/').next().unwrap_or_default(), body);
+            let code = if answer.is_null() { 500 } else { 200 };
+            Box::pin(async move { Ok((code, answer.to_string().into_bytes())) })
+        });
+        let verb = str::to_owned;
+        Extender {
+            url_prefix: "http://e".into(),
+            filter_verb: verb("filter"),
+            prioritize_verb: verb("prioritize"),
+            preempt_verb: verb("preempt"),
+            bind_verb: verb("bind"),
+            weight: 1,
+            timeout: SECOND,
+            node_cache_capable: true,
+            post: Some(post),
+            ..Extender::default()
+        }
+    }
+
+    /// What is done about a pod in the end, its extenders asked.
+    async fn settled(core: &mut Core, now: Duration) -> String {
+        let extenders = core.extenders.clone();
+        let mut step = core.step(now);
+        loop {
+            step = match step {
+                Step::Consult(asked) => {
+                    let said = extender::consult(&extenders, &asked.pod, &asked.nodes).await;
+                    core.consulted(*asked, said, now)
+                }
+                Step::ConsultRooms(asked) => {
+                    let left = extender::consult_rooms(&extenders, &asked.pod, asked.rooms.clone()).await;
+                    core.rooms_consulted(*asked, left, now)
+                }
+                Step::Bind { pod, node, .. } => {
+                    let bound = extender::bind(&extenders, &pod, &node).await;
+                    return format!("bind {} to {node}, bound by an extender: {bound:?}", pod.name());
+                }
+                Step::Unschedulable { victims, nominated, message, .. } if !victims.is_empty() => {
+                    let names: Vec<_> = victims.iter().map(|victim| victim.name()).collect();
+                    return format!("{message} evict {} for {nominated:?}", names.join(" "));
+                }
+                other => return told(other),
+            };
+        }
+    }
+
+    fn with_extender(extender: Extender) -> Core {
+        let mut core = Core::new(Config { extenders: vec![extender], ..Config::default() });
+        for name in ["a", "b", "c"] {
+            core.node_changed(&Change::Added(node(&format!("{{name: {name}, cpu: '1'}}"))), SECOND);
+        }
+        core
+    }
+
+    #[tokio::test]
+    async fn extenders_have_a_say_in_where_a_pod_goes() {
+        let mut core = with_extender(extender(|verb, body| match verb {
+            "filter" => json!({"NodeNames": ["a", "b"], "FailedNodes": {"c": "too hot"}}),
+            "prioritize" => {
+                assert_eq!(body["NodeNames"], json!(["a", "b"]));
+                json!([{"Host": "b", "Score": 10}])
+            }
+            _ => json!({}),
+        }));
+        core.pod_changed(&Change::Added(pod("{name: p, cpu: 100m}").pod.clone()), SECOND);
+        assert_eq!(settled(&mut core, SECOND).await, "bind p to b, bound by an extender: Ok(true)");
+    }
+
+    #[tokio::test]
+    async fn what_extenders_say_against_nodes_is_told() {
+        let mut core = with_extender(extender(|verb, _| match verb {
+            "filter" => {
+                json!({"NodeNames": [], "FailedNodes": {"a": "too hot", "b": "too hot"}, "FailedAndUnresolvableNodes": {"c": "gone"}})
+            }
+            _ => json!({}),
+        }));
+        core.pod_changed(&Change::Added(pod("{name: p}").pod.clone()), SECOND);
+        let told = settled(&mut core, SECOND).await;
+        assert!(told.starts_with("p: 0/3 nodes are available: 1 gone, 2 too hot."), "{told}");
+        core.pod_changed(&Change::Added(pod("{name: q, node: a}").pod.clone()), SECOND * 9);
+        assert!(settled(&mut core, SECOND * 9).await.starts_with("p: 0/3"), "any change may matter to them");
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_holds_pods_up_unless_it_is_ignorable() {
+        let silent = || extender(|_, _| serde_json::Value::Null);
+        let mut core = with_extender(silent());
+        core.pod_changed(&Change::Added(pod("{name: p}").pod.clone()), SECOND);
+        assert_eq!(
+            settled(&mut core, SECOND).await,
+            "p failed: failed filter with extender at URL http://e/filter, code 500"
+        );
+        let mut core = with_extender(Extender { ignorable: true, ..silent() });
+        core.pod_changed(&Change::Added(pod("{name: p}").pod.clone()), SECOND);
+        assert!(settled(&mut core, SECOND).await.ends_with("bound by an extender: Ok(false)"));
+    }
+
+    #[tokio::test]
+    async fn they_are_asked_who_has_to_go() {
+        let mut core = with_extender(Extender {
+            filter_verb: String::new(),
+            prioritize_verb: String::new(),
+            ..extender(|verb, body| match verb {
+                "preempt" => {
+                    let offered = &body["NodeNameToMetaVictims"];
+                    json!({"NodeNameToMetaVictims": {"b": offered["b"]}})
+                }
+                _ => json!({}),
+            })
+        });
+        for name in ["a", "b", "c"] {
+            let low = pod(&format!("{{name: low-{name}, node: {name}, cpu: '1'}}")).pod.clone();
+            core.pod_changed(&Change::Added(low), SECOND);
+        }
+        core.pod_changed(&Change::Added(pod("{name: high, cpu: '1', priority: 5}").pod.clone()), SECOND);
+        let told = settled(&mut core, SECOND).await;
+        assert!(told.ends_with("evict low-b for Some(\"b\")"), "{told}");
     }
 
     #[test]

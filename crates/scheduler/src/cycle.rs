@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::extender;
 use crate::plugins::{Ask, Filter, MadeFilter, OfNode, PLUGINS, Score, Verdict};
 use crate::ranking::reasons;
 use crate::snapshot::NodeInfo;
@@ -32,6 +33,16 @@ pub struct Unschedulable {
 }
 
 impl Unschedulable {
+    /// Notes what extenders said against nodes, by the nodes' names.
+    pub fn note_extenders(&mut self, failed: &BTreeMap<String, String>, unresolvable: &BTreeMap<String, String>) {
+        for reason in failed.values().chain(unresolvable.values()) {
+            *self.reasons.entry(Cow::Owned(reason.clone())).or_default() += 1;
+        }
+        if !self.rejected_by.contains(&extender::NAME) {
+            self.rejected_by.push(extender::NAME);
+        }
+    }
+
     /// The text of the `FailedScheduling` event and of the PodScheduled condition.
     pub fn message(&self) -> String {
         if self.nodes == 0 {
@@ -195,6 +206,20 @@ pub fn decide(ask: &Ask, turn: &mut Turn) -> Result<usize, Unschedulable> {
 /// # Errors
 /// There is none.
 pub fn feasible(ask: &Ask, wanted: usize, turn: &mut Turn) -> Result<Vec<usize>, Unschedulable> {
+    let (feasible, failure) = search(ask, wanted, turn);
+    if feasible.is_empty() { Err(failure) } else { Ok(feasible) }
+}
+
+/// The positions of the nodes that can take the pod, as many as are enough, and why those others cannot that were looked at.
+///
+/// # Errors
+/// None can, whatever the nodes are like.
+pub fn candidates(ask: &Ask, turn: &mut Turn) -> Result<(Vec<usize>, Unschedulable), Unschedulable> {
+    check(ask)?;
+    Ok(search(ask, enough(ask.snapshot.nodes().len(), ask.profile.percentage_of_nodes), turn))
+}
+
+fn search(ask: &Ask, wanted: usize, turn: &mut Turn) -> (Vec<usize>, Unschedulable) {
     let nodes = ask.snapshot.nodes();
     let filters = Filters::of(*ask);
     let mut failure = Unschedulable { nodes: nodes.len(), ..Unschedulable::default() };
@@ -216,7 +241,7 @@ pub fn feasible(ask: &Ask, wanted: usize, turn: &mut Turn) -> Result<Vec<usize>,
         }
     }
     turn.start = start + looked_at;
-    if feasible.is_empty() { Err(failure) } else { Ok(feasible) }
+    (feasible, failure)
 }
 
 /// The scores of feasible nodes.

@@ -7,6 +7,7 @@ mod core;
 mod cycle;
 #[cfg(test)]
 mod differential;
+mod extender;
 mod owners;
 mod plugins;
 mod pod;
@@ -23,7 +24,8 @@ mod spread;
 mod testing;
 
 pub use config::Config;
-pub use core::{Core, Step};
+pub use core::{Consultation, Core, Rooms, Step};
+pub use extender::{Answer, Extender, ExtenderTls, Opinion, Post, Room};
 pub use plugins::Claim;
 pub use pod::PodInfo;
 pub use profile::Profile;

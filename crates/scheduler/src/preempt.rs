@@ -11,6 +11,7 @@ use skiff_base::Timestamp;
 
 use crate::budgets::Budgets;
 use crate::cycle::{Unschedulable, first_verdict};
+use crate::extender::Room;
 use crate::plugins::{Ask, Verdict};
 use crate::pod::PodInfo;
 use crate::profile::Profile;
@@ -42,30 +43,41 @@ pub fn ineligible(pod: &PodInfo, profile: &Profile, nominated: Option<&str>, sna
 /// Looks for the node where making room hurts least, by trying filters on the cluster without the pods in question.
 /// The snapshot is left as it was.
 pub fn preempt(pod: &Arc<PodInfo>, profile: &Profile, snapshot: &mut Snapshot, failure: &Unschedulable) -> Found {
+    let (rooms, why) = rooms(pod, profile, snapshot, failure);
+    best(rooms).ok_or(why)
+}
+
+/// The place where making room hurts least; the first of equals.
+pub fn best(rooms: Vec<Room>) -> Option<(String, Vec<Arc<PodInfo>>)> {
+    let best = rooms.into_iter().min_by_key(|room| cost(room.broken, &room.victims))?;
+    Some((best.node, best.victims))
+}
+
+/// Where room could be made, and why nowhere else.
+pub fn rooms(
+    pod: &Arc<PodInfo>,
+    profile: &Profile,
+    snapshot: &mut Snapshot,
+    failure: &Unschedulable,
+) -> (Vec<Room>, String) {
     let mut told = BTreeMap::new();
     told.insert(UNHELPFUL.into(), failure.nodes - failure.resolvable.len());
     let (percent, least) = profile.candidates;
     let wanted = (failure.nodes * percent / 100).max(least);
-    let mut best: Option<(Cost, String, Vec<Arc<PodInfo>>)> = None;
-    let mut found = 0;
+    let mut found = Vec::new();
     for at in &failure.resolvable {
         let node = snapshot.nodes()[*at].name().to_owned();
         match victims(pod, profile, snapshot, &node) {
-            Ok((cost, victims)) => {
-                found += 1;
-                if best.as_ref().is_none_or(|(lowest, ..)| cost < *lowest) {
-                    best = Some((cost, node, victims));
-                }
-            }
+            Ok((broken, victims)) => found.push(Room { node, victims, broken }),
             Err(verdict) => {
                 reasons(&verdict).iter().for_each(|reason| *told.entry(reason.clone()).or_default() += 1);
             }
         }
-        if found >= wanted {
+        if found.len() >= wanted {
             break;
         }
     }
-    best.map(|(_, node, victims)| (node, victims)).ok_or_else(|| pointless(failure.nodes, &told))
+    (found, pointless(failure.nodes, &told))
 }
 
 fn victims(
@@ -73,7 +85,7 @@ fn victims(
     profile: &Profile,
     world: &mut Snapshot,
     node: &str,
-) -> Result<(Cost, Vec<Arc<PodInfo>>), Verdict> {
+) -> Result<(usize, Vec<Arc<PodInfo>>), Verdict> {
     let pods = world.node(node).map(|node| node.load.pods.clone()).unwrap_or_default();
     let mut lower: Vec<_> = pods.into_iter().filter(|other| other.priority < pod.priority).collect();
     if lower.is_empty() {
@@ -99,7 +111,7 @@ fn victims(
     for (other, assumed) in were_there {
         if assumed { world.assume(other, node) } else { world.set_pod(other, node) }
     }
-    if verdict == Verdict::Pass { Ok((cost(broken, &victims), victims)) } else { Err(verdict) }
+    if verdict == Verdict::Pass { Ok((broken, victims)) } else { Err(verdict) }
 }
 
 fn verdict(pod: &PodInfo, profile: &Profile, world: &Snapshot, node: &str) -> Verdict {

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::core::{Core, Step};
+use crate::extender::{self, Extender};
 use crate::plugins::Claim;
 use crate::pod::PodInfo;
 use crate::profile::DEFAULT_NAME;
@@ -61,14 +62,17 @@ struct Shared {
     client: Client,
     clock: SharedClock,
     recorder: Recorder,
+    extenders: Vec<Extender>,
 }
 
 impl Scheduler {
     /// Starts scheduling with the rights of `client`, reading through `informers`.
     pub fn start(client: Client, informers: &Informers, clock: SharedClock, config: Config) -> Handle {
         let recorder = Recorder::start(client.clone(), clock.clone(), DEFAULT_NAME, "");
+        let extenders = config.extenders.clone();
         let core = Mutex::new(Core::new(config));
-        let shared = Arc::new(Shared { core, wake: Notify::new(), claims: Notify::new(), client, clock, recorder });
+        let (wake, claims) = (Notify::new(), Notify::new());
+        let shared = Arc::new(Shared { core, wake, claims, client, clock, recorder, extenders });
         Handle { task: tokio::spawn(run(shared, informers.clone())) }
     }
 }
@@ -120,7 +124,7 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
         let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         let now = shared.clock.monotonic();
         let step = shared.core.lock().step(now);
-        match step {
+        match ask_extenders(shared, step).await {
             Step::Bind { pod, node, claims, volumes_limit } => {
                 let (shared, permits) = (shared.clone(), permits.clone());
                 tokio::spawn(async move {
@@ -142,15 +146,40 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
             Step::Unschedulable { pod, message, victims, nominated } => {
                 let shared = shared.clone();
                 tokio::spawn(async move {
-                    report(&shared, &pod, &message, nominated.as_deref()).await;
+                    report(&shared, &pod, "Unschedulable", &message, nominated.as_deref()).await;
                     for victim in victims {
                         evict(&shared, &pod, &victim).await;
                     }
                     drop(permit);
                 });
             }
+            Step::Failed { pod, message } => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    report(&shared, &pod, "SchedulerError", &message, None).await;
+                    drop(permit);
+                });
+            }
+            Step::Consult(_) | Step::ConsultRooms(_) => unreachable!("extenders have been asked"),
             Step::Idle { until } => wait(shared, now, until).await,
         }
+    }
+}
+
+/// Asks extenders where they have a say, until it is known what is to be done. Nothing else is decided meanwhile.
+async fn ask_extenders(shared: &Shared, mut step: Step) -> Step {
+    loop {
+        step = match step {
+            Step::Consult(asked) => {
+                let said = extender::consult(&shared.extenders, &asked.pod, &asked.nodes).await;
+                shared.core.lock().consulted(*asked, said, shared.clock.monotonic())
+            }
+            Step::ConsultRooms(asked) => {
+                let left = extender::consult_rooms(&shared.extenders, &asked.pod, asked.rooms.clone()).await;
+                shared.core.lock().rooms_consulted(*asked, left, shared.clock.monotonic())
+            }
+            known => return known,
+        };
     }
 }
 
@@ -231,6 +260,19 @@ async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {
             ..ObjectReference::default()
         },
     };
+    match extender::bind(&shared.extenders, pod, node).await {
+        Ok(false) => {}
+        Ok(true) => {
+            let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
+            return shared.recorder.normal(&*pod.pod, "Scheduled", text);
+        }
+        Err(error) => {
+            shared.core.lock().bind_failed(&pod.uid, shared.clock.monotonic());
+            shared.wake.notify_one();
+            let text = format!("binding rejected: {error}");
+            return shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
+        }
+    }
     let path = Pod::resource().object_path(pod.namespace(), pod.name(), "binding");
     match shared.client.send_json::<Status>(http::Method::POST, &path, &binding).await {
         Ok(_) => {
@@ -250,19 +292,18 @@ async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {
 }
 
 /// Tells why the pod waits, as event and as condition; the latter only where it says something new.
-async fn report(shared: &Shared, pod: &PodInfo, message: &str, nominated: Option<&str>) {
+async fn report(shared: &Shared, pod: &PodInfo, reason: &str, message: &str, nominated: Option<&str>) {
     shared.recorder.warning(&*pod.pod, "FailedScheduling", message);
     let conditions = pod.pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let old = conditions.into_iter().flatten().find(|condition| condition.type_ == "PodScheduled");
-    let says = |c: &&k8s_openapi::api::core::v1::PodCondition| {
-        c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
-    };
+    let says =
+        |c: &&k8s_openapi::api::core::v1::PodCondition| c.status == "False" && c.reason.as_deref() == Some(reason);
     if nominated.is_none() && old.filter(says).is_some_and(|condition| condition.message.as_deref() == Some(message)) {
         return;
     }
     let since = old.filter(says).and_then(|condition| condition.last_transition_time.clone());
     let condition = json!({
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
         "lastTransitionTime": rfc3339(since.map_or_else(|| shared.clock.now(), |since| since.0)),
         "observedGeneration": pod.pod.metadata.generation, "lastProbeTime": null,
     });

@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod control;
 mod datastore;
+mod extenders;
 mod images;
 mod inprocess;
 mod isolation;

@@ -30,6 +30,7 @@ use crate::cli::{AdmissionOptions, NodeOptions};
 use crate::commands::{CommandError, context_name};
 use crate::control::{self, Control};
 use crate::datastore;
+use crate::extenders;
 use crate::images::{self, NodeImages};
 use crate::inprocess;
 use crate::isolation::{self, Link};
@@ -324,7 +325,10 @@ fn kubelet_options(options: &NodeOptions, isolated: bool) -> Result<skiff_kubele
 fn scheduler_config(path: Option<&Path>) -> Result<skiff_scheduler::Config, CommandError> {
     let Some(path) = path else { return Ok(skiff_scheduler::Config::default()) };
     let text = std::fs::read(path).map_err(|error| named(path, "read", error))?;
-    Ok(skiff_scheduler::Config::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?)
+    let named = |error: String| format!("{}: {error}", path.display());
+    let mut config = skiff_scheduler::Config::parse(&text, extenders::read_pem).map_err(named)?;
+    extenders::connect(&mut config).map_err(named)?;
+    Ok(config)
 }
 
 /// The disk under an isolated node is mostly full of what is not its own: ending Pods and removing images would free

@@ -164,7 +164,7 @@ fn fit(profile: &mut Profile, args: Fit, at: &str, errors: &mut Errors) {
             "resource group name can't contain '/'",
         );
     }
-    profile.ignored_resources = args.ignored_resources;
+    profile.ignored_resources.extend(args.ignored_resources);
     profile.ignored_groups = args.ignored_resource_groups;
     let Some(scoring) = args.scoring_strategy else { return };
     let at = format!("{at}.scoringStrategy");
