@@ -46,6 +46,7 @@ fn config(folder: &str, clock: SharedClock) -> Fallible<Config> {
         front_proxy: None,
         admission: Default::default(),
         loopback_proxies: false,
+        audit: None,
         authorization: true,
         tokens: Vec::new(),
     })

@@ -72,6 +72,7 @@ async fn main() -> Fallible<()> {
         front_proxy: None,
         admission: Default::default(),
         loopback_proxies: false,
+        audit: None,
         authorization: true,
         tokens: Vec::new(),
     };

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use skiff_base::Timestamp;
 
-use crate::http::negotiate::Accepted;
+use crate::audit::Trail;
+use crate::failure::Result;
+use crate::http::body::{self, Body};
+use crate::http::negotiate::{Accepted, content_type};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::storage::catalogue::Served;
@@ -77,6 +81,8 @@ pub struct Call {
     pub now: Timestamp,
     /// Warnings to send with the answer.
     pub warnings: Mutex<Vec<String>>,
+    /// The record of the request, where one is kept.
+    pub audit: Option<Arc<Trail>>,
 }
 
 impl Call {
@@ -86,5 +92,21 @@ impl Call {
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
+    }
+
+    /// Adds a note to the record of the request.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        if let Some(trail) = &self.audit {
+            trail.annotate(key, value);
+        }
+    }
+
+    /// Reads the request's body, and notes it in the record.
+    pub async fn read(&self, body: Body) -> Result<Bytes> {
+        let bytes = body::read(body).await?;
+        if let Some(trail) = &self.audit {
+            trail.requested(content_type(&self.headers), &bytes);
+        }
+        Ok(bytes)
     }
 }

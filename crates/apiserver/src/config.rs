@@ -126,6 +126,8 @@ pub struct Config {
     pub front_proxy: Option<FrontProxy>,
     /// Whether proxies may lead to this machine's own loopback, as only tests want it.
     pub loopback_proxies: bool,
+    /// What of the requests is written down, and where.
+    pub audit: Option<crate::audit::Settings>,
     /// Whether requests are authorized at all.
     pub authorization: bool,
     /// What the plugins of admission are told.

@@ -7,6 +7,7 @@
 pub mod admission;
 mod aggregation;
 pub mod alloc;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;

@@ -22,14 +22,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::alloc::Allocators;
-use crate::authn::{self, Authenticator};
+use crate::audit::{self, Auditor, Trail};
+use crate::authn::{self, Authenticator, impersonate};
 use crate::authz::{self, Action, Authorizer};
 use crate::call::{Call, UserInfo};
 use crate::config::Config;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, plain};
 use crate::flow::{Flow, Flows};
 use crate::http::answer::{self, Answer};
-use crate::http::body::{self, Body};
+use crate::http::body::Body;
 use crate::http::limits;
 use crate::http::negotiate::{self, Accepted, Offer};
 use crate::http::query::Query;
@@ -69,6 +70,7 @@ pub struct ApiServer {
     /// When the server began.
     pub(crate) started: Timestamp,
     audit_ids: Ids,
+    audit: Option<Arc<Auditor>>,
     flows: Flows,
     pub(crate) gathered: usage::Gathered,
     turns: Semaphore,
@@ -93,6 +95,8 @@ impl ApiServer {
         let allocators = Allocators::new(&config);
         bootstrap::run(&config, &catalogue, &allocators).await?;
         allocators.repair().await?;
+        let auditor = config.audit.clone().map(|settings| Auditor::start(settings, config.clock.clone())).transpose();
+        let auditor = auditor.map_err(|error| plain(500, format!("the audit log cannot be opened: {error}")))?;
         let (hub, stream) = Hub::start(config.store.clone(), catalogue.clone()).await?;
         let server = Arc::new(Self {
             plugins: admission::plugins::Plugins::new(config.admission.clone()),
@@ -109,6 +113,7 @@ impl ApiServer {
             admission: admission::policy::Known::default(),
             started,
             audit_ids: Ids::random(),
+            audit: auditor.map(Arc::new),
             flows: Flows::default(),
             gathered: usage::Gathered::default(),
             turns: Semaphore::new(MAX_REQUESTS),
@@ -193,6 +198,10 @@ impl ApiServer {
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         let audit_id = limits::audit_id(&parts.headers, &self.audit_ids);
+        if let Some(auditor) = &self.audit {
+            let head = auditor.note(&parts, &audit_id);
+            parts.extensions.insert(head);
+        }
         let applied = negotiate::content_type(&parts.headers) == PatchType::Apply.media_type();
         let underway = self.metrics.begin(&info);
         let mut answer = self.in_time(&mut parts, body, &query, &info).await;
@@ -201,6 +210,9 @@ impl ApiServer {
         let (code, size_bytes) = (answer.status().as_u16(), answer.body().size_hint().exact());
         self.metrics.count(&Answered { info: &info, query: &query, applied, code, took, size_bytes });
         limits::finish(&mut answer, &audit_id);
+        if let Some(trail) = parts.extensions.remove::<Arc<Trail>>() {
+            answer = Box::pin(audit::tell(trail, answer, info.is_long_running())).await;
+        }
         if let Some(flow) = parts.extensions.remove::<Flow>() {
             flow.tell(answer.headers_mut());
         }
@@ -245,11 +257,15 @@ impl ApiServer {
         info: &RequestInfo,
         plain: &Accepted,
     ) -> Result<Answer> {
-        let user = Arc::new(authn::authenticate(self, parts).await?);
+        let (user, trail) = self.identify(parts, info).await?;
         if let Some(flow) = self.flows.of(&self.catalogue, &user, info) {
             parts.extensions.insert(flow);
         }
-        self.authorize(&user, info).await?;
+        let authorized = self.authorize(&user, info).await;
+        if let Some(trail) = &trail {
+            trail.authorized(&authorized);
+        }
+        authorized?;
         if let Some(remote) = self.aggregator.server_of(info) {
             return Ok(Box::pin(aggregation::proxy::answer(self, &remote, parts, &user, body)).await);
         }
@@ -276,15 +292,42 @@ impl ApiServer {
             served,
             now: self.clock().now(),
             warnings: Mutex::default(),
+            audit: trail,
         };
         if !call.served.def.deprecation.is_empty() {
             call.warn(call.served.def.deprecation.as_ref());
             self.metrics.deprecated(info);
+            call.annotate("k8s.io/deprecated", "true");
         }
         let answered = self.dispatch(&call, parts, body).await;
         let mut answer = answered.unwrap_or_else(|failure| answer::failure(failure, plain));
         answer::warn(&mut answer, &call.warnings.lock());
         Ok(answer)
+    }
+
+    /// Who makes a request, in whose name, and the record of it where one is kept.
+    async fn identify(&self, parts: &mut Parts, info: &RequestInfo) -> Result<(Arc<UserInfo>, Option<Arc<Trail>>)> {
+        let (auditor, head) = (self.audit.as_ref(), parts.extensions.remove::<audit::Head>());
+        let recorded = auditor.zip(head.as_ref());
+        let user = match authn::authenticate(self, parts).await {
+            Ok(user) => user,
+            Err(failure) => {
+                if let Some(trail) = recorded.and_then(|(to, head)| to.refused(head, info, &parts.headers)) {
+                    parts.extensions.insert(trail);
+                }
+                return Err(failure);
+            }
+        };
+        let trail = recorded.and_then(|(to, head)| to.begin(head, &user, info));
+        if let Some(trail) = &trail {
+            parts.extensions.insert(trail.clone());
+        }
+        let own = trail.is_some().then(|| user.clone());
+        let acting = impersonate::apply(self, user, &mut parts.headers)?;
+        if let Some(trail) = trail.as_ref().filter(|_| own.as_ref() != Some(&acting)) {
+            trail.impersonated(&acting);
+        }
+        Ok((Arc::new(acting), trail))
     }
 
     /// 404, told by a Status below a built-in version, and elsewhere in plain words, as by upstream.
@@ -297,11 +340,11 @@ impl ApiServer {
         Ok(discovery::no_page())
     }
 
-    /// Whether a user may do something; 403 in upstream's words where not.
-    pub async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<()> {
+    /// Why a user may do something; 403 in upstream's words where they may not.
+    pub async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<String> {
         let action = Action::of(info);
-        if authz::require(&self.authorizer, user, &action).is_ok() {
-            return Ok(());
+        if let Ok(reason) = authz::require(&self.authorizer, user, &action) {
+            return Ok(reason);
         }
         // What gives the right may be younger than what the caches show.
         self.hub.fresh().await?;
@@ -321,14 +364,14 @@ impl ApiServer {
                     return Box::pin(usage::answer(self, call)).await;
                 }
                 if !def.stored {
-                    let body = body::read(body).await?;
+                    let body = call.read(body).await?;
                     return Box::pin(sub::answer_review(self, call, &body)).await;
                 }
             }
             Some(Subresource::Status) => check_verb(matches!(verb, "get" | "update" | "patch"))?,
             Some(Subresource::Scale { .. }) => {
                 check_verb(matches!(verb, "get" | "update" | "patch"))?;
-                let body = body::read(body).await?;
+                let body = call.read(body).await?;
                 return Box::pin(sub::scale::answer(self, call, &body)).await;
             }
             Some(Subresource::Special { name, verbs, .. }) => {
@@ -344,7 +387,7 @@ impl ApiServer {
             "watch" => return Box::pin(read::watch::watch(self, call, parts)).await,
             _ => {}
         }
-        let body = body::read(body).await?;
+        let body = call.read(body).await?;
         match verb {
             "create" => Box::pin(write::create::create(self, call, &body)).await,
             "update" => Box::pin(write::update::update(self, call, &body)).await,

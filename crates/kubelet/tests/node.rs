@@ -141,6 +141,7 @@ impl Cluster {
             front_proxy: None,
             admission: Default::default(),
             loopback_proxies: false,
+            audit: None,
             authorization: true,
             tokens: Vec::new(),
         };

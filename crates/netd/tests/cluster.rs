@@ -62,6 +62,7 @@ async fn start_server(folder: &std::path::Path) -> Arc<ApiServer> {
         front_proxy: None,
         admission: Default::default(),
         loopback_proxies: false,
+        audit: None,
         authorization: true,
         tokens: Vec::new(),
     };

@@ -120,6 +120,7 @@ impl World {
             kubelet_tls: None,
             front_proxy: None,
             loopback_proxies: false,
+            audit: None,
             admission: Default::default(),
             authorization: true,
             tokens: Vec::new(),

@@ -82,6 +82,9 @@ pub struct NodeOptions {
     /// What the API server lets pass.
     #[command(flatten)]
     pub admission: AdmissionOptions,
+    /// What the API server writes down of its requests.
+    #[command(flatten)]
+    pub audit: AuditOptions,
     /// Run only the control plane: this machine becomes no node and runs no Pods
     #[arg(long)]
     pub disable_agent: bool,
@@ -102,6 +105,29 @@ pub struct AdmissionOptions {
     /// An AdmissionConfiguration: defaults and exemptions of PodSecurity, limits of events and the like
     #[arg(long, value_name = "FILE")]
     pub admission_control_config_file: Option<PathBuf>,
+}
+
+/// What the API server writes down of its requests, and where.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AuditOptions {
+    /// An audit Policy: how much is written down of which requests
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The file that gets a line for each record; - is the node's own log
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Days that old audit logs are kept [default: for ever]
+    #[arg(long, value_name = "DAYS", requires = "audit_log_path", default_value_t = 0, hide_default_value = true)]
+    pub audit_log_maxage: u64,
+    /// Old audit logs that are kept [default: all]
+    #[arg(long, value_name = "COUNT", requires = "audit_log_path", default_value_t = 0, hide_default_value = true)]
+    pub audit_log_maxbackup: usize,
+    /// Megabytes after which the audit log is put aside
+    #[arg(long, value_name = "MB", requires = "audit_log_path", default_value_t = 100)]
+    pub audit_log_maxsize: u64,
+    /// A kubeconfig of the program that gets the records in batches
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_webhook_config_file: Option<PathBuf>,
 }
 
 /// Where the cluster's objects are kept, when not in the data folder; kept from the first start.

@@ -127,10 +127,19 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
         ("--scheduler-config", &options.scheduler_config),
         ("--pod-manifest-path", &options.pod_manifest_path),
         ("--admission-control-config-file", &options.admission.admission_control_config_file),
+        ("--audit-policy-file", &options.audit.audit_policy_file),
+        ("--audit-webhook-config-file", &options.audit.audit_webhook_config_file),
     ] {
         if let Some(path) = path {
             flag(name, whole(path));
         }
+    }
+    if let Some(path) = &options.audit.audit_log_path {
+        // A dash is no file.
+        flag("--audit-log-path", if path == Path::new("-") { "-".to_owned() } else { whole(path) });
+        flag("--audit-log-maxage", options.audit.audit_log_maxage.to_string());
+        flag("--audit-log-maxbackup", options.audit.audit_log_maxbackup.to_string());
+        flag("--audit-log-maxsize", options.audit.audit_log_maxsize.to_string());
     }
     let (on, off) = (&options.admission.enable_admission_plugins, &options.admission.disable_admission_plugins);
     on.iter().for_each(|name| flag("--enable-admission-plugins", name.clone()));

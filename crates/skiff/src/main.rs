@@ -1,6 +1,7 @@
 //! The binary: commands, certificates, wiring and supervision. What the parts do is their crates' business.
 
 mod agent;
+mod audit;
 mod check;
 mod cli;
 mod commands;

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::agent::{self, KernelMounts};
+use crate::audit;
 use crate::cli::{AdmissionOptions, NodeOptions};
 use crate::commands::{CommandError, context_name};
 use crate::control::{self, Control};
@@ -223,6 +224,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         front_proxy: Some(front_proxy(setting)?),
         admission: admission_settings(&setting.options.admission)?,
         loopback_proxies: false,
+        audit: audit::settings(&setting.options.audit)?,
         authorization: true,
         tokens: Vec::new(),
     };
@@ -299,7 +301,7 @@ fn admission_settings(options: &AdmissionOptions) -> Result<Settings, CommandErr
     Ok(Settings::read(on, off, config.as_ref())?)
 }
 
-fn read_yaml(path: &Path) -> Result<Value, CommandError> {
+pub(crate) fn read_yaml(path: &Path) -> Result<Value, CommandError> {
     let text = std::fs::read_to_string(path).map_err(|error| named(path, "read", error))?;
     Ok(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }

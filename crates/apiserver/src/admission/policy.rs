@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use skiff_cel::types::{ObjectType, any};
 use skiff_cel::value::Map;
 use skiff_cel::{Decl, Env, EvalError, Lazy, Machine, Program, Type, Value, compile};
@@ -26,6 +26,8 @@ use crate::storage::filter::Filter;
 const GROUP: &str = "admissionregistration.k8s.io";
 /// What one policy may cost for one request.
 const POLICY_BUDGET: u64 = 10_000_000;
+/// How long the value of a note for the record may be, as upstream has it.
+const NOTE_LIMIT_BYTES: usize = 10 * 1024;
 /// How often mutating policies that want to see the object again are asked again.
 const ROUNDS: usize = 2;
 
@@ -40,6 +42,8 @@ pub struct Policy {
     variables: Vec<(String, Compiled)>,
     validations: Vec<Validation>,
     mutations: Vec<Mutation>,
+    /// What goes into the record of a request: keys and expressions.
+    notes: Vec<(String, Compiled)>,
     ignores_failure: bool,
     reinvoke: bool,
 }
@@ -103,6 +107,8 @@ pub struct Binding {
     matched: Option<Matched>,
     denies: bool,
     warns: bool,
+    audits: bool,
+    actions: Vec<Json>,
 }
 
 impl Binding {
@@ -116,6 +122,8 @@ impl Binding {
             matched: binding.at(&["spec", "matchResources"]).filter(|node| node.is_object()).map(Matched::of),
             denies: has("Deny"),
             warns: has("Warn"),
+            audits: has("Audit"),
+            actions: actions.to_vec(),
         }
     }
 }
@@ -175,6 +183,7 @@ impl Policy {
             let field = if is_patch { "jsonPatch" } else { "applyConfiguration" };
             Mutation { is_patch, program: compiled(&env, json.str_at(&[field, "expression"])) }
         };
+        let note = |json: &Json| (json.str_at(&["key"]).to_owned(), compiled(&env, json.str_at(&["valueExpression"])));
         let kind = spec.at(&["paramKind"]).filter(|kind| kind.is_object()).map(|kind| {
             let (group, version) =
                 kind.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", kind.str_at(&["apiVersion"])));
@@ -187,6 +196,7 @@ impl Policy {
             conditions: Conditions::in_env(&base, spec.list_at(&["matchConditions"])),
             validations: spec.list_at(&["validations"]).iter().map(validation).collect(),
             mutations: spec.list_at(&["mutations"]).iter().map(mutation).collect(),
+            notes: spec.list_at(&["auditAnnotations"]).iter().map(note).collect(),
             variables,
             ignores_failure: spec.str_at(&["failurePolicy"]) == "Ignore",
             reinvoke: spec.str_at(&["reinvocationPolicy"]) == "IfNeeded",
@@ -331,25 +341,48 @@ fn concerned(
 }
 
 /// A refusal of a policy.
+#[derive(Default)]
 struct Refused {
     message: String,
     reason: String,
+    /// Which of the validations it is of.
+    index: usize,
 }
 
-/// Evaluates a validating policy with one parameter; what it finds wrong.
-fn judge(policy: &Policy, seen: &Seen, attributes: &Attributes<'_>) -> Vec<Refused> {
-    let failed = |message: String| Refused { message, reason: String::new() };
+impl From<String> for Refused {
+    fn from(message: String) -> Self {
+        Self { message, ..Self::default() }
+    }
+}
+
+/// What a policy says of a request.
+#[derive(Default)]
+struct Judged {
+    refused: Vec<Refused>,
+    /// For the record: keys and values.
+    notes: Vec<(String, String)>,
+}
+
+impl From<String> for Judged {
+    fn from(message: String) -> Self {
+        Self { refused: vec![message.into()], notes: Vec::new() }
+    }
+}
+
+/// Evaluates a validating policy with one parameter; what it finds wrong, and what it wants to have written down.
+fn judge(policy: &Policy, seen: &Seen, attributes: &Attributes<'_>) -> Judged {
     match policy.conditions.verdict(seen, attributes) {
         Verdict::Matches => {}
-        Verdict::Differs => return Vec::new(),
-        Verdict::Unclear(_) if policy.ignores_failure => return Vec::new(),
-        Verdict::Unclear(why) => return vec![failed(why)],
+        Verdict::Differs => return Judged::default(),
+        Verdict::Unclear(_) if policy.ignores_failure => return Judged::default(),
+        Verdict::Unclear(why) => return why.into(),
     }
     let host = Asker { attributes };
     let variables = Variables::new(policy, seen, &host);
     let mut budget = POLICY_BUDGET;
     let mut refused = Vec::new();
-    for validation in &policy.validations {
+    for (index, validation) in policy.validations.iter().enumerate() {
+        let failed = |message: String| Refused { message, reason: String::new(), index };
         let program = match &validation.program {
             Ok(program) => program,
             Err(_) if policy.ignores_failure => continue,
@@ -377,7 +410,7 @@ fn judge(policy: &Policy, seen: &Seen, attributes: &Attributes<'_>) -> Vec<Refus
                 } else {
                     validation.message.clone()
                 };
-                refused.push(Refused { message: message.unwrap_or(own), reason: validation.reason.clone() });
+                refused.push(Refused { message: message.unwrap_or(own), reason: validation.reason.clone(), index });
             }
             _ if policy.ignores_failure => {}
             Ok(_) => refused.push(failed(format!("expression '{}' gave no truth value", validation.text))),
@@ -393,7 +426,62 @@ fn judge(policy: &Policy, seen: &Seen, attributes: &Attributes<'_>) -> Vec<Refus
             break;
         }
     }
-    refused
+    let mut notes = Vec::new();
+    for (key, program) in &policy.notes {
+        let value = program.as_ref().map_err(Clone::clone).and_then(|program| {
+            let outcome = program.run(&variables.all(), Some(&host), CALL_LIMIT.min(budget));
+            budget = budget.saturating_sub(outcome.cost);
+            outcome.value.map_err(|error| error.to_string())
+        });
+        match value {
+            Ok(Value::String(text)) if !text.is_empty() => notes.push((key.clone(), shortened(&text).to_owned())),
+            Err(why) if !policy.ignores_failure => {
+                refused.push(format!("audit annotation {key:?} resulted in error: {why}").into());
+            }
+            _ => {}
+        }
+    }
+    Judged { refused, notes }
+}
+
+/// As much of a text as a note may have.
+fn shortened(text: &str) -> &str {
+    let end = (0..=NOTE_LIMIT_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// What the validating policies add to the record of a request.
+#[derive(Default)]
+struct Notes {
+    failures: Vec<Json>,
+    values: BTreeMap<String, Vec<String>>,
+}
+
+impl Notes {
+    fn add(&mut self, policy: &Policy, binding: &Binding, judged: &Judged) {
+        for (key, value) in &judged.notes {
+            let values = self.values.entry(format!("{}/{key}", policy.name)).or_default();
+            if !values.contains(value) {
+                values.push(value.clone());
+            }
+        }
+        if binding.audits {
+            self.failures.extend(judged.refused.iter().map(|refused| {
+                json!({"message": refused.message, "policy": policy.name, "binding": binding.name,
+                    "expressionIndex": refused.index, "validationActions": binding.actions})
+            }));
+        }
+    }
+
+    fn write(self, attributes: &Attributes<'_>) {
+        for (key, values) in self.values {
+            attributes.call.annotate(key, values.join(", "));
+        }
+        if !self.failures.is_empty() {
+            let text = Json::Array(self.failures).to_string();
+            attributes.call.annotate("validation.policy.admission.k8s.io/validation_failure", text);
+        }
+    }
 }
 
 /// Refuses what the validating policies refuse; where they only warn, the answer carries it.
@@ -404,23 +492,28 @@ pub fn validate(
     namespace: Option<&Object>,
 ) -> Result<()> {
     let mut denial: Option<Failure> = None;
+    let mut notes = Notes::default();
     for (policy, binding, shown) in concerned(attributes, "validating", object, old, namespace) {
-        let refused = match params(attributes, &policy, &binding) {
-            Err(_) if policy.ignores_failure => Vec::new(),
-            Err(why) => vec![Refused { message: format!("failed to configure binding: {why}"), reason: String::new() }],
+        let judged = match params(attributes, &policy, &binding) {
+            Err(_) if policy.ignores_failure => Judged::default(),
+            Err(why) => format!("failed to configure binding: {why}").into(),
             Ok(params) => {
                 let all = match params {
                     Params::None => vec![policy.param_kind.as_ref().map(|_| Json::Null)],
                     Params::Some(all) => all.into_iter().map(Some).collect(),
                 };
-                let judged = all.into_iter().flat_map(|param| {
+                let mut whole = Judged::default();
+                for param in all {
                     let seen = Seen::of(attributes, &shown, object, old, namespace, param);
-                    judge(&policy, &seen, attributes)
-                });
-                judged.collect()
+                    let Judged { refused, notes } = judge(&policy, &seen, attributes);
+                    whole.refused.extend(refused);
+                    whole.notes.extend(notes);
+                }
+                whole
             }
         };
-        for Refused { message, reason } in refused {
+        notes.add(&policy, &binding, &judged);
+        for Refused { message, reason, .. } in judged.refused {
             if binding.denies && denial.is_none() {
                 denial = Some(denied(attributes, &policy, &binding, &message, &reason));
             }
@@ -432,6 +525,7 @@ pub fn validate(
             }
         }
     }
+    notes.write(attributes);
     denial.map_or(Ok(()), Err)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_object::meta::Meta;
 use skiff_object::patch::json_patch;
 use skiff_object::{Object, Reason, Status};
@@ -107,9 +107,24 @@ fn failure(hook: &Hook, why: &str) -> Failure {
     Status::failure(500, Reason::InternalError, text).into()
 }
 
+/// Which call of a request it is, as the notes in its record have it.
+#[derive(Clone, Copy)]
+struct Turn {
+    kind: &'static str,
+    round: usize,
+    index: usize,
+}
+
+impl Turn {
+    fn key(self, what: &str) -> String {
+        format!("{what}.webhook.admission.k8s.io/round_{}_index_{}", self.round, self.index)
+    }
+}
+
 /// Asks one webhook; a failure that its policy lets pass is no answer.
 async fn ask(
     hook: &Hook,
+    turn: Turn,
     attributes: &Attributes<'_>,
     shown: &Shown,
     object: Option<&Object>,
@@ -141,12 +156,16 @@ async fn ask(
         Err(why) if hook.ignores_failure => {
             let (name, configuration) = (&hook.name, &hook.configuration);
             tracing::warn!(webhook = name, configuration, why, "calling a webhook failed, failing open");
+            attributes.call.annotate(turn.key(&format!("failed-open.{}", turn.kind)), name);
             return Ok(None);
         }
         Err(why) => return Err(failure(hook, &why)),
     };
     for warning in response.list_at(&["warnings"]).iter().filter_map(Value::as_str) {
         attributes.call.warn(warning);
+    }
+    for (key, value) in response.map_at(&["auditAnnotations"]).into_iter().flatten() {
+        attributes.call.annotate(format!("{}/{key}", hook.name), value.as_str().unwrap_or_default());
     }
     if !response.bool_at(&["allowed"]) {
         return Err(refusal(hook, &response));
@@ -204,12 +223,12 @@ fn refusal(hook: &Hook, response: &Value) -> Failure {
     let code = status.int_at(&["code"]).unwrap_or(0).max(LEAST_CODE);
     let mut whole = status;
     if !whole.is_object() {
-        whole = serde_json::json!({});
+        whole = json!({});
     }
     whole["status"] = "Failure".into();
     whole["message"] = text.as_str().into();
     whole["code"] = code.into();
-    whole["metadata"] = serde_json::json!({});
+    whole["metadata"] = json!({});
     serde_json::from_value::<Status>(whole)
         .unwrap_or_else(|_| Status::failure(u16::try_from(code).unwrap_or(400), Reason::Forbidden, text))
         .into()
@@ -230,13 +249,15 @@ pub async fn mutate(
     let before = object.clone();
     let mut seen: Vec<(usize, Object)> = Vec::new();
     for (index, hook) in hooks.iter().enumerate() {
-        if run(hook, attributes, object, old, namespace).await? {
+        let turn = Turn { kind: "mutating", round: 0, index };
+        if run(hook, turn, attributes, object, old, namespace).await? {
             seen.push((index, object.clone()));
         }
     }
     for (index, left) in seen {
         if hooks[index].reinvoke && left != *object {
-            run(&hooks[index], attributes, object, old, namespace).await?;
+            let turn = Turn { kind: "mutating", round: 1, index };
+            run(&hooks[index], turn, attributes, object, old, namespace).await?;
         }
     }
     Ok(*object != before)
@@ -245,22 +266,44 @@ pub async fn mutate(
 /// Asks one mutating webhook and applies its patch; tells whether it was asked.
 async fn run(
     hook: &Hook,
+    turn: Turn,
     attributes: &Attributes<'_>,
     object: &mut Object,
     old: Option<&Object>,
     namespace: Option<&Object>,
 ) -> Result<bool> {
     let Some(shown) = asked(hook, attributes, Some(object), old, namespace)? else { return Ok(false) };
-    let Some(answer) = ask(hook, attributes, &shown, Some(object), old).await? else { return Ok(true) };
-    let Some(patch) = answer.patch else { return Ok(true) };
+    let Some(answer) = ask(hook, turn, attributes, &shown, Some(object), old).await? else { return Ok(true) };
+    let note = |mutated: bool| {
+        let text = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": mutated});
+        attributes.call.annotate(turn.key("mutation"), text.to_string());
+    };
+    let Some(patch) = answer.patch else {
+        note(false);
+        return Ok(true);
+    };
     let before = review::convert(attributes, &shown, object);
     match json_patch(before, &patch) {
         Ok(patched) => {
-            *object = super::reshaped(attributes, review::convert_back(attributes, &shown, &patched))?;
+            let changed = super::reshaped(attributes, review::convert_back(attributes, &shown, &patched))?;
+            note(changed != *object);
+            note_patch(attributes, hook, turn, &patch);
+            *object = changed;
             Ok(true)
         }
         Err(_) if hook.ignores_failure => Ok(true),
         Err(status) => Err(failure(hook, &status.to_string())),
+    }
+}
+
+/// What a webhook changed is told of only where whole objects are.
+fn note_patch(attributes: &Attributes<'_>, hook: &Hook, turn: Turn, patch: &[u8]) {
+    if attributes.call.audit.as_ref().is_some_and(|trail| trail.has_objects())
+        && let Ok(patch) = serde_json::from_slice::<Value>(patch)
+    {
+        let text = json!({"configuration": hook.configuration, "webhook": hook.name, "patch": patch,
+            "patchType": "JSONPatch"});
+        attributes.call.annotate(turn.key("patch"), text.to_string());
     }
 }
 
@@ -276,9 +319,10 @@ pub async fn validate(
         return Ok(());
     }
     let mut calls = Vec::new();
-    for hook in &hooks {
+    for (index, hook) in hooks.iter().enumerate() {
+        let turn = Turn { kind: "validating", round: 0, index };
         if let Some(shown) = asked(hook, attributes, object, old, namespace)? {
-            calls.push(async move { ask(hook, attributes, &shown, object, old).await.map(|_| ()) });
+            calls.push(async move { ask(hook, turn, attributes, &shown, object, old).await.map(|_| ()) });
         }
     }
     join_all(calls).await.into_iter().collect()

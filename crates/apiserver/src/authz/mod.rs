@@ -108,11 +108,11 @@ impl Authorizer {
     }
 }
 
-/// 403 in upstream's words where the user may not.
-pub fn require(authorizer: &Authorizer, user: &UserInfo, action: &Action) -> Result<()> {
+/// Why the user may; 403 in upstream's words where they may not.
+pub fn require(authorizer: &Authorizer, user: &UserInfo, action: &Action) -> Result<String> {
     let decision = authorizer.decide(user, action);
     if decision.allowed {
-        return Ok(());
+        return Ok(decision.reason);
     }
     Err(forbidden(user, action, &decision.reason).into())
 }

@@ -17,7 +17,7 @@ use crate::authz::reviews;
 use crate::call::Call;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
-use crate::http::body::{self, Body};
+use crate::http::body::Body;
 use crate::http::request::RequestInfo;
 use crate::read;
 use crate::server::{ApiServer, check_verb};
@@ -34,7 +34,7 @@ pub async fn answer(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, bod
     if is_tunnel(&call.info) {
         return tunnel::answer(server, call, parts, body).await;
     }
-    let (body, verb) = (body::read(body).await?, call.info.verb.as_str());
+    let (body, verb) = (call.read(body).await?, call.info.verb.as_str());
     match (call.info.subresource.as_str(), verb) {
         ("binding", _) => binding::answer(server, call, &body).await,
         ("eviction", _) => eviction::answer(server, call, &body).await,

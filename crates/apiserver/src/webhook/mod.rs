@@ -3,6 +3,8 @@
 //! takes too long is given up.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#contacting-the-webhook>.
 
+pub mod remote;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 mod access;
 mod aggregated;
+mod audited;
 mod custom;
 mod documents;
 mod entries;

@@ -171,6 +171,7 @@ pub fn config(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> Config {
         front_proxy: None,
         admission: Default::default(),
         loopback_proxies: false,
+        audit: None,
         authorization: true,
         tokens: Vec::new(),
     }

@@ -110,6 +110,7 @@ async fn serve(folder: &Path) {
         front_proxy: None,
         admission: Default::default(),
         loopback_proxies: false,
+        audit: None,
         authorization: true,
         tokens: vec![(TOKEN.to_owned(), UserInfo::new("test", &["system:masters"]))],
     };

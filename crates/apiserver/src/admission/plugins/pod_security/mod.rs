@@ -67,9 +67,16 @@ impl Settings {
         })
     }
 
-    fn exempts(&self, attributes: &Attributes<'_>) -> bool {
+    /// Why a request is left alone.
+    fn exempts(&self, attributes: &Attributes<'_>, pod: &Object) -> Option<&'static str> {
         let is = |list: &[String], value: &str| list.iter().any(|one| one == value);
-        is(&self.namespaces, attributes.namespace) || is(&self.users, &attributes.call.user.name)
+        if is(&self.namespaces, attributes.namespace) {
+            Some("namespace")
+        } else if is(&self.users, &attributes.call.user.name) {
+            Some("user")
+        } else {
+            self.exempts_class(pod).then_some("runtimeClass")
+        }
     }
 
     fn exempts_class(&self, pod: &Object) -> bool {
@@ -117,13 +124,23 @@ fn pod(attributes: &Attributes<'_>, settings: &Settings, pod: &Object, enforce: 
     let label = |key: &str| entry.as_ref().and_then(|entry| entry.label(key));
     let (policy, _) = asked(label, &settings.defaults);
     let free = |asked: LevelVersion| asked.level == Level::Privileged;
-    if (free(policy.enforce) || !enforce) && free(policy.warn) {
+    let is_recorded = attributes.call.audit.is_some();
+    let note = |key: &str, value: String| attributes.call.annotate(format!("pod-security.kubernetes.io/{key}"), value);
+    if (free(policy.enforce) || !enforce) && free(policy.warn) && !is_recorded {
         return Ok(());
     }
-    if settings.exempts(attributes) || settings.exempts_class(pod) {
+    if let Some(why) = settings.exempts(attributes, pod) {
+        note("exempt", why.to_owned());
         return Ok(());
+    }
+    if is_recorded {
+        let found = violations(policy.audit, pod);
+        if !found.is_empty() {
+            note("audit-violations", format!("would violate PodSecurity \"{}\": {}", policy.audit, in_full(&found)));
+        }
     }
     if enforce {
+        note("enforce-policy", policy.enforce.to_string());
         let found = violations(policy.enforce, pod);
         if !found.is_empty() {
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, in_full(&found));
