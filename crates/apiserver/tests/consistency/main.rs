@@ -34,6 +34,8 @@ const OPERATIONS_BETWEEN: u64 = 150;
 const WRITERS: u64 = 4;
 const READERS: u64 = 2;
 const WATCHERS: usize = 4;
+/// How long a watch may be silent; far beyond what it is.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// Few, so that clients meet.
 const KEYS: u64 = 3;
 const NAMESPACE: &str = "/api/v1/namespaces/default/configmaps";
@@ -234,7 +236,11 @@ async fn watch(shared: Arc<Shared>, number: usize, begin: u64) -> Vec<Change> {
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         };
-        while let Some(event) = events.next().await {
+        loop {
+            // Somebody writes all the time, and the last write is for every watcher: who hears nothing has missed it.
+            let event = tokio::time::timeout(SILENCE_LIMIT, events.next()).await;
+            let event = event.unwrap_or_else(|_| panic!("watcher {number} hears nothing after revision {at}"));
+            let Some(event) = event else { break };
             assert_ne!(event["type"], "ERROR", "a watch from {at} failed: {event}");
             let change = Change::of_event(&event);
             at = change.revision;
