@@ -20,6 +20,7 @@ pub mod discovery;
 pub mod failure;
 mod flow;
 pub mod http;
+mod identity;
 mod metrics;
 mod openapi;
 mod read;

@@ -58,6 +58,12 @@ impl<const N: usize> Histogram<N> {
         self.count += 1;
     }
 
+    fn add(&mut self, other: &Self) {
+        self.below.iter_mut().zip(other.below).for_each(|(own, more)| *own += more);
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+
     fn write(&self, text: &mut Text, name: &str, labels: &str, bounds: &[f64; N]) {
         self.write_from(0, text, name, labels, bounds);
     }
@@ -332,9 +338,14 @@ impl Metrics {
         }
         let name = "apiserver_request_sli_duration_seconds";
         text.head(name, "histogram", "How long answers took, by what was asked, for service levels.");
+        // These do not tell dry runs apart.
+        let mut levels: BTreeMap<String, Histogram<23>> = BTreeMap::new();
         for series in all.iter().filter(|series| series.durations.count > 0) {
-            let labels = series.labels.split(',').filter(|label| !label.starts_with("dry_run="));
-            series.durations.write_from(FINER_DURATIONS, text, name, &labels.collect::<Vec<_>>().join(","), &DURATIONS);
+            let labels: Vec<_> = series.labels.split(',').filter(|label| !label.starts_with("dry_run=")).collect();
+            levels.entry(labels.join(",")).or_default().add(&series.durations);
+        }
+        for (labels, durations) in &levels {
+            durations.write_from(FINER_DURATIONS, text, name, labels, &DURATIONS);
         }
         let name = "apiserver_response_sizes";
         text.head(name, "histogram", "How large answers were, in bytes, by what was asked.");
@@ -496,8 +507,14 @@ mod tests {
         answered(&metrics, Method::GET, "/api/v1/namespaces/b/pods", "", 403);
         answered(&metrics, Method::POST, "/apis/apps/v1/namespaces/b/deployments", "dryRun=All", 201);
         answered(&metrics, Method::GET, "/readyz", "", 200);
+        answered(&metrics, Method::GET, "/readyz", "dryRun=All", 200);
         let mut text = Text::default();
         metrics.write_requests(&mut text);
+        let series: Vec<&str> =
+            text.0.lines().filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series).collect();
+        let once: std::collections::BTreeSet<&str> =
+            series.iter().copied().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(once.len(), series.iter().filter(|line| !line.starts_with('#')).count(), "no series twice");
         let lines: Vec<&str> = text.0.lines().filter(|line| line.starts_with("apiserver_request_total")).collect();
         let of = |code: &str, what: &str, count: &str| {
             format!("apiserver_request_total{{code=\"{code}\",component=\"apiserver\",{what}}} {count}")
@@ -505,7 +522,16 @@ mod tests {
         let pods = r#"dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1""#;
         let ready = r#"dry_run="",group="",resource="",scope="",subresource="/readyz",verb="GET",version="""#;
         let dry = r#"dry_run="All",group="apps",resource="deployments",scope="resource",subresource="",verb="POST",version="v1""#;
-        assert_eq!(lines, [of("200", ready, "1"), of("200", pods, "2"), of("403", pods, "1"), of("201", dry, "1")]);
+        assert_eq!(
+            lines,
+            [
+                of("200", ready, "1"),
+                of("200", pods, "2"),
+                of("403", pods, "1"),
+                of("200", &ready.replace("dry_run=\"\"", "dry_run=\"All\""), "1"),
+                of("201", dry, "1")
+            ]
+        );
         let bucket = |bound: &str| {
             format!("apiserver_request_duration_seconds_bucket{{component=\"apiserver\",{pods},le=\"{bound}\"}}")
         };

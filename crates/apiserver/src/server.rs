@@ -35,6 +35,7 @@ use crate::http::limits;
 use crate::http::negotiate::{self, Accepted, Offer};
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
+use crate::identity;
 use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
@@ -139,6 +140,12 @@ impl ApiServer {
     /// controller manager does this; here it needs what the server has compiled.
     pub fn check_policies(self: &Arc<Self>) {
         let task = tokio::spawn(admission::status::run(Arc::downgrade(self)));
+        self.tasks.lock().push(task);
+    }
+
+    /// Tells from now on by a lease that the server of this machine is there.
+    pub fn keep_identity(self: &Arc<Self>, hostname: String) {
+        let task = tokio::spawn(identity::run(Arc::downgrade(self), hostname));
         self.tasks.lock().push(task);
     }
 

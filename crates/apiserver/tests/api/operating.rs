@@ -1,5 +1,6 @@
 //! What operators and every client meet whatever they ask for: health, figures, headers, unknown paths, time.
 
+use expect_test::expect;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -171,4 +172,32 @@ async fn a_server_that_stops_ends_its_watches_whole() {
     .await;
     cluster.server.drain();
     assert!(watch.next().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_server_tells_by_a_lease_that_it_is_there() {
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let cluster = Cluster::new().await;
+    let silent = serde_json::json!({
+        "metadata": {"name": "apiserver-gone", "labels": {"apiserver.kubernetes.io/identity": "kube-apiserver"}},
+        "spec": {"holderIdentity": "gone", "leaseDurationSeconds": 3600, "renewTime": "2026-01-01T00:00:00.000000Z"},
+    });
+    cluster.tree(&format!("POST {LEASES}\n\n{silent}")).await;
+    let mut watch = Watch::open(&cluster, &format!("GET {LEASES}?watch=1")).await;
+    cluster.server.keep_identity("host".to_owned());
+    let mut events = Vec::new();
+    while !events.iter().any(|event: &Value| event["type"] == "DELETED") {
+        events.extend(watch.next().await);
+    }
+    let shown = |event: &Value| {
+        let object = &event["object"];
+        let host = object["metadata"]["labels"]["kubernetes.io/hostname"].as_str().unwrap_or("-").to_owned();
+        let renewed = object["spec"]["renewTime"].as_str().unwrap_or("-").to_owned();
+        format!("{} {} {host} {renewed}", event["type"], object["metadata"]["name"])
+    };
+    expect![[r#"
+        "ADDED" "apiserver-gone" - 2026-01-01T00:00:00.000000Z
+        "ADDED" "apiserver-i5ak4y2hwalsyajfj72vxls274" host 2026-01-02T03:04:05.000000Z
+        "DELETED" "apiserver-gone" - 2026-01-01T00:00:00.000000Z"#]]
+    .assert_eq(&events.iter().map(shown).collect::<Vec<_>>().join("\n"));
 }
