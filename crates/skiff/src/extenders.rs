@@ -7,16 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use skiff_apiserver::http::client;
 use skiff_apiserver::trust::{Identity, unverified, verified};
 use skiff_scheduler::{Answer, Config, ExtenderTls, Post};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// The largest answer that is read: an extender may give back every node as a whole.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -70,40 +67,21 @@ fn way(tls: Option<Arc<ClientConfig>>, server_name: String) -> Post {
 }
 
 async fn post(url: &str, body: Vec<u8>, tls: Option<Arc<ClientConfig>>, server_name: &str) -> Answer {
-    let failed = |error: &dyn std::fmt::Display| format!("Post {url:?}: {error}");
-    let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| failed(&error))?;
-    let host = uri.host().ok_or_else(|| failed(&"no Host in request URL"))?.trim_matches(['[', ']']).to_owned();
-    let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| failed(&error))?;
-    stream.set_nodelay(true).map_err(|error| failed(&error))?;
-    let Some(tls) = tls else { return exchange(stream, &uri, body).await.map_err(|error| failed(&error)) };
-    let name = if server_name.is_empty() { host } else { server_name.to_owned() };
-    let name = ServerName::try_from(name).map_err(|error| failed(&error))?;
-    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed(&error))?;
-    exchange(stream, &uri, body).await.map_err(|error| failed(&error))
-}
-
-async fn exchange<S>(
-    stream: S,
-    uri: &Uri,
-    body: Vec<u8>,
-) -> Result<(u16, Vec<u8>), Box<dyn std::error::Error + Send + Sync>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection);
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = Request::post(path)
-        .header(http::header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
-    let code = response.status().as_u16();
-    let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes();
-    drop(sender);
-    driver.abort();
-    Ok((code, answer.to_vec()))
+    let asked = async {
+        let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
+        let host = uri.host().ok_or("no Host in request URL")?.trim_matches(['[', ']']);
+        let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let name = if server_name.is_empty() { host } else { server_name };
+        let sender = client::connect(host, port, tls.map(|tls| (name, tls))).await?;
+        let request = Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
+            .header(http::header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| error.to_string())?;
+        let (code, answer, _) = client::exchange(sender, request, MAX_ANSWER_BYTES).await?;
+        Ok::<_, String>((code.as_u16(), answer.to_vec()))
+    };
+    asked.await.map_err(|error| format!("Post {url:?}: {error}"))
 }
 
 #[cfg(test)]
@@ -111,7 +89,9 @@ mod tests {
     use std::convert::Infallible;
 
     use http::Response;
+    use http_body_util::BodyExt;
     use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
     use tokio::net::TcpListener;
 
     use super::*;

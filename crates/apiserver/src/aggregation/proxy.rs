@@ -12,18 +12,15 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::remote::Remote;
 use crate::call::UserInfo;
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Body};
+use crate::http::client;
 use crate::serve::PeerAddress;
 use crate::server::ApiServer;
 use crate::tunnel::{self, pipe};
@@ -223,23 +220,10 @@ async fn sent_alone(
 
 async fn connect(server: &ApiServer, remote: &Remote, tls: &Arc<ClientConfig>) -> Result<SendRequest<Body>, String> {
     let (host, port) = tunnel::endpoint(server, &remote.namespace, &remote.service, remote.port)?;
-    let connecting = async {
-        let dialled = |error: io::Error| format!("dial tcp {host}:{port}: {error}");
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(dialled)?;
-        stream.set_nodelay(true).map_err(dialled)?;
-        let name = ServerName::try_from(remote.host()).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
-        let stream = stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?;
-        handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
-    };
+    let name = remote.host();
+    let connecting = client::connect(&host, port, Some((&name, tls.clone())));
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-    let (sender, connection) = connected.map_err(|_| format!("dial tcp {host}:{port}: i/o timeout"))??;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a connection to an aggregated server broke");
-        }
-    });
-    Ok(sender)
+    connected.map_err(|_| format!("dial tcp {host}:{port}: i/o timeout"))?
 }
 
 #[cfg(test)]

@@ -12,17 +12,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http::{Request, StatusCode};
+use http_body_util::Full;
 use parking_lot::Mutex;
-use rustls_pki_types::ServerName;
 use serde_json::Value;
 use skiff_object::meta::Meta;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
+use crate::http::client::{self, Sender};
 use crate::server::ApiServer;
 use crate::trust;
 use crate::tunnel;
@@ -34,8 +30,6 @@ const IDLE_LIMIT: usize = 8;
 /// How many webhooks' connections are kept at all.
 const POOL_LIMIT: usize = 256;
 const HTTPS_PORT: u16 = 443;
-
-type Sender = SendRequest<Full<Bytes>>;
 
 /// Connections to webhooks that wait for the next call.
 #[derive(Default)]
@@ -143,26 +137,21 @@ async fn call(server: &ApiServer, to: &Destination, review: &Value, timeout: Dur
 }
 
 async fn exchange(
-    mut sender: Sender,
+    sender: Sender,
     to: &Destination,
     body: Bytes,
     timeout: Duration,
 ) -> Result<(StatusCode, Bytes, Sender), String> {
     let separator = if to.path.contains('?') { '&' } else { '?' };
     let target = format!("{}{separator}timeout={}s", to.path, timeout.as_secs());
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(target)
+    let request = Request::post(target)
         .header(HOST, format!("{}:{}", to.name, to.port))
         .header(CONTENT_TYPE, "application/json")
         .header(http::header::ACCEPT, "application/json, */*")
         .header(http::header::USER_AGENT, "kube-apiserver-admission")
         .body(Full::new(body))
         .map_err(|error| error.to_string())?;
-    let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    let status = answer.status();
-    let bytes = Limited::new(answer.into_body(), ANSWER_LIMIT_BYTES).collect().await;
-    Ok((status, bytes.map_err(|error| error.to_string())?.to_bytes(), sender))
+    client::exchange(sender, request, ANSWER_LIMIT_BYTES).await
 }
 
 async fn connect(server: &ApiServer, to: &Destination) -> Result<Sender, String> {
@@ -170,18 +159,6 @@ async fn connect(server: &ApiServer, to: &Destination) -> Result<Sender, String>
         None => (to.name.clone(), to.port),
         Some((namespace, name, port)) => tunnel::endpoint(server, namespace, name, *port)?,
     };
-    let stream = TcpStream::connect((host.as_str(), port)).await;
-    let stream = stream.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(to.name.clone()).map_err(|error| error.to_string())?;
-    let connector = TlsConnector::from(Arc::new(trust::verified(&to.authority, None)?));
-    let stream = connector.connect(name, stream).await;
-    let stream = stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a webhook's connection broke");
-        }
-    });
-    Ok(sender)
+    let tls = Arc::new(trust::verified(&to.authority, None)?);
+    client::connect(&host, port, Some((&to.name, tls))).await
 }

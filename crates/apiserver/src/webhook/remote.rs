@@ -9,18 +9,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http::{Request, StatusCode, Uri};
+use http_body_util::Full;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use skiff_object::meta::Meta;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio_rustls::TlsConnector;
 
+use crate::http::client::{self, Sender};
 use crate::trust::{self, Identity};
 
 /// The most that an answer may have.
@@ -108,7 +105,7 @@ fn tls_of(cluster: &Value, user: &Value) -> Result<rustls::ClientConfig, String>
 /// A program with a connection that is kept for the next question.
 pub struct Remote {
     settings: Settings,
-    idle: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    idle: Mutex<Option<Sender>>,
 }
 
 impl Remote {
@@ -144,16 +141,10 @@ impl Remote {
         Err(format!("the server answered {status}: {}", String::from_utf8_lossy(&bytes).trim()))
     }
 
-    async fn exchange(
-        &self,
-        mut sender: SendRequest<Full<Bytes>>,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes, SendRequest<Full<Bytes>>), String> {
+    async fn exchange(&self, sender: Sender, body: Bytes) -> Result<(StatusCode, Bytes, Sender), String> {
         let Settings { url, host, port, authorization, .. } = &self.settings;
         let target = url.path_and_query().map_or("/", |target| target.as_str());
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(target)
+        let mut request = Request::post(target)
             .header(HOST, format!("{host}:{port}"))
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, "kube-apiserver");
@@ -161,34 +152,13 @@ impl Remote {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
-        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = answer.status();
-        let bytes = Limited::new(answer.into_body(), ANSWER_LIMIT_BYTES).collect().await;
-        Ok((status, bytes.map_err(|error| error.to_string())?.to_bytes(), sender))
+        client::exchange(sender, request, ANSWER_LIMIT_BYTES).await
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn connect(&self) -> Result<Sender, String> {
         let Settings { host, port, tls, .. } = &self.settings;
-        let stream = TcpStream::connect((host.as_str(), *port)).await;
-        let stream = stream.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let Some(tls) = tls else { return begin(stream).await };
-        let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
-        begin(stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?).await
+        client::connect(host, *port, tls.clone().map(|tls| (host.as_str(), tls))).await
     }
-}
-
-async fn begin(
-    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-) -> Result<SendRequest<Full<Bytes>>, String> {
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a webhook's connection broke");
-        }
-    });
-    Ok(sender)
 }
 
 #[cfg(test)]
