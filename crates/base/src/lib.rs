@@ -1,10 +1,11 @@
-//! The ground that every other crate stands on: time, schedules, ids, quantities, back-off and allowances.
+//! The ground that every other crate stands on: time, schedules, ids, quantities, back-off, allowances and figures.
 //! Nothing here does I/O, and nothing here knows Kubernetes' kinds.
 
 pub mod backoff;
 pub mod bucket;
 pub mod clock;
 pub mod cron;
+pub mod figures;
 pub mod ids;
 pub mod quantity;
 

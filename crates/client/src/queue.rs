@@ -2,13 +2,15 @@
 //! with exponential back-off when its work failed.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt::Display;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use skiff_base::backoff::Backoff;
+use skiff_base::figures::{Family, Series, Source};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -17,17 +19,43 @@ const RETRY_INITIAL: Duration = Duration::from_millis(5);
 /// Retries come at least this often; upstream's wait up to 1000 s, too long for people who wait for one node.
 const RETRY_CAP: Duration = Duration::from_secs(60);
 
+static ADDS: Family = Family::counter("workqueue_adds_total", "Keys that were added to queues.");
+static RETRIES: Family = Family::counter("workqueue_retries_total", "Keys whose work failed and that come again.");
+static WAITED: Family =
+    Family::histogram("workqueue_queue_duration_seconds", "How long keys waited in queues.", 1, 10, 9);
+static WORKED: Family = Family::histogram("workqueue_work_duration_seconds", "How long keys were worked on.", 1, 10, 9);
+static DEPTH: Family = Family::gauge("workqueue_depth", "Keys that wait in queues.");
+static UNFINISHED: Family =
+    Family::gauge("workqueue_unfinished_work_seconds", "How long the work under way has taken, of all keys together.");
+static LONGEST: Family = Family::gauge(
+    "workqueue_longest_running_processor_seconds",
+    "How long that work has taken that has been under way for longest.",
+);
+
+/// The figures of one queue.
+struct Figures {
+    adds: Series,
+    retries: Series,
+    waited: Series,
+    worked: Series,
+    /// Held for as long as the queue is there.
+    sources: Mutex<Vec<Arc<Source>>>,
+}
+
 /// A deduplicating, delaying, rate-limiting queue. The number of entries is bounded by the number of keys.
 pub struct WorkQueue<T> {
     state: Mutex<State<T>>,
     wake: Notify,
     start: Instant,
+    figures: Option<Figures>,
 }
 
 struct State<T> {
     ready: VecDeque<T>,
-    waiting: HashSet<T>,
-    running: HashSet<T>,
+    /// Since when each key waits.
+    waiting: HashMap<T, Instant>,
+    /// Since when each key is worked on.
+    running: HashMap<T, Instant>,
     delayed: BinaryHeap<Reverse<(Instant, T)>>,
     backoff: Backoff<T>,
     closed: bool,
@@ -44,19 +72,25 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     pub fn new() -> Self {
         let state = State {
             ready: VecDeque::new(),
-            waiting: HashSet::new(),
-            running: HashSet::new(),
+            waiting: HashMap::new(),
+            running: HashMap::new(),
             delayed: BinaryHeap::new(),
             backoff: Backoff::new(RETRY_INITIAL, RETRY_CAP),
             closed: false,
         };
-        Self { state: Mutex::new(state), wake: Notify::new(), start: Instant::now() }
+        Self { state: Mutex::new(state), wake: Notify::new(), start: Instant::now(), figures: None }
     }
 
     /// Asks for `key` to be worked on; if it is being worked on now, once more afterwards.
     pub fn add(&self, key: T) {
         let mut state = self.state.lock();
-        if state.waiting.insert(key.clone()) && !state.running.contains(&key) {
+        if !state.note_waiting(&key, Instant::now()) {
+            return;
+        }
+        if let Some(figures) = &self.figures {
+            figures.adds.inc();
+        }
+        if !state.running.contains_key(&key) {
             state.ready.push_back(key);
             self.wake.notify_one();
         }
@@ -74,6 +108,9 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     /// Asks for `key` to be worked on again because its work failed; each time later.
     pub fn retry(&self, key: T) {
         let delay = self.state.lock().backoff.next(&key, self.start.elapsed());
+        if let Some(figures) = &self.figures {
+            figures.retries.inc();
+        }
         self.add_after(key, delay);
     }
 
@@ -91,10 +128,17 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
                 if state.closed {
                     return None;
                 }
-                state.promote(Instant::now());
+                let now = Instant::now();
+                let promoted = state.promote(now);
+                if let Some(figures) = &self.figures {
+                    (0..promoted).for_each(|_| figures.adds.inc());
+                }
                 if let Some(key) = state.ready.pop_front() {
-                    state.waiting.remove(&key);
-                    state.running.insert(key.clone());
+                    let since = state.waiting.remove(&key).unwrap_or(now);
+                    state.running.insert(key.clone(), now);
+                    if let Some(figures) = &self.figures {
+                        figures.waited.took(now.saturating_duration_since(since));
+                    }
                     if !state.ready.is_empty() {
                         self.wake.notify_one();
                     }
@@ -117,8 +161,11 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     /// Ends the work on `key` that [`WorkQueue::next`] began.
     pub fn done(&self, key: &T) {
         let mut state = self.state.lock();
-        state.running.remove(key);
-        if state.waiting.contains(key) {
+        let began = state.running.remove(key);
+        if let Some((figures, began)) = self.figures.as_ref().zip(began) {
+            figures.worked.took(began.elapsed());
+        }
+        if state.waiting.contains_key(key) {
             state.ready.push_back(key.clone());
             self.wake.notify_one();
         }
@@ -161,15 +208,64 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     }
 }
 
+impl<T: Clone + Eq + Hash + Ord + Send + 'static> WorkQueue<T> {
+    /// An empty queue whose figures are told under this name.
+    pub fn named(name: &str) -> Arc<Self> {
+        let labels = format!("name={name:?}");
+        let figures = Figures {
+            adds: ADDS.with(&labels),
+            retries: RETRIES.with(&labels),
+            waited: WAITED.with(&labels),
+            worked: WORKED.with(&labels),
+            sources: Mutex::default(),
+        };
+        let queue = Arc::new(Self { figures: Some(figures), ..Self::new() });
+        let tell = |family: &'static Family, value: fn(&State<T>) -> f64| {
+            let (weak, labels) = (Arc::downgrade(&queue), labels.clone());
+            let source: Arc<Source> = Arc::new(move || {
+                weak.upgrade().map(|queue| (labels.clone(), value(&queue.state.lock()))).into_iter().collect()
+            });
+            family.told_by(&source);
+            source
+        };
+        let all = vec![
+            tell(&DEPTH, |state| state.ready.len() as f64),
+            tell(&UNFINISHED, |state| state.running.values().map(|began| began.elapsed().as_secs_f64()).sum()),
+            tell(&LONGEST, |state| {
+                state.running.values().map(|began| began.elapsed().as_secs_f64()).fold(0.0, f64::max)
+            }),
+        ];
+        if let Some(figures) = &queue.figures {
+            *figures.sources.lock() = all;
+        }
+        queue
+    }
+}
+
 impl<T: Clone + Eq + Hash + Ord> State<T> {
     /// Moves the delayed keys whose time has come to the ready ones.
-    fn promote(&mut self, now: Instant) {
+    /// Says how many did not wait already.
+    fn promote(&mut self, now: Instant) -> usize {
+        let mut promoted = 0;
         while self.delayed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((_, key))) = self.delayed.pop() else { return };
-            if self.waiting.insert(key.clone()) && !self.running.contains(&key) {
-                self.ready.push_back(key);
+            let Some(Reverse((_, key))) = self.delayed.pop() else { break };
+            if self.note_waiting(&key, now) {
+                promoted += 1;
+                if !self.running.contains_key(&key) {
+                    self.ready.push_back(key);
+                }
             }
         }
+        promoted
+    }
+
+    /// False where the key waits already.
+    fn note_waiting(&mut self, key: &T, now: Instant) -> bool {
+        if self.waiting.contains_key(key) {
+            return false;
+        }
+        self.waiting.insert(key.clone(), now);
+        true
     }
 }
 

@@ -74,15 +74,48 @@ struct Starter<'a, F> {
     clock: SharedClock,
     ids: Arc<Ids>,
     tasks: JoinSet<()>,
+    /// The accounts of those that were started.
+    named: Vec<&'static str>,
 }
 
 impl<F: Fn(&str) -> Client> Starter<'_, F> {
     /// Starts a controller that plans, under the identity of its name.
     fn plan(&mut self, name: &'static str, make: impl FnOnce(&mut Setup) -> Arc<dyn Controller>) {
-        let mut setup = Setup::new(self.informers, self.ids.clone());
+        let mut setup = Setup::new(self.informers, self.ids.clone()).named(&self.queue_name(name));
         let controller = make(&mut setup);
         let client = (self.clients)(name);
         self.tasks.spawn(Runner::run(component(name), setup, controller, client, self.clock.clone()));
+    }
+
+    /// The name of a controller's queue among the figures: upstream's where it has one. Two controllers may have one account.
+    fn queue_name(&mut self, account: &'static str) -> String {
+        let name = match account {
+            "replication-controller" => "replicationmanager",
+            "ttl-after-finished-controller" => "ttl_jobs_to_delete",
+            "endpointslice-controller" => "endpoint_slice",
+            "endpointslicemirroring-controller" => "endpoint_slice_mirroring",
+            "resourcequota-controller" => "resourcequota_primary",
+            "service-cidrs-controller" => "servicecidrs",
+            "ttl-controller" => "ttlcontroller",
+            "token-cleaner" => "token_cleaner",
+            "service-account-controller" => "serviceaccount",
+            "root-ca-cert-publisher" => "root_ca_cert_publisher",
+            "node-controller" => "node_lifecycle_controller",
+            "pod-garbage-collector" => "orphaned_pods_nodes",
+            "clusterrole-aggregation-controller" => "ClusterRoleAggregator",
+            "horizontal-pod-autoscaler" => "horizontalpodautoscaler",
+            "persistent-volume-binder" => "claims",
+            "pvc-protection-controller" => "pvcprotection",
+            "pv-protection-controller" => "pvprotection",
+            "ephemeral-volume-controller" => "ephemeral_volume",
+            MANAGER => "serviceaccount_tokens_service",
+            "daemon-set-controller" => "daemonset",
+            "disruption-controller" if self.named.contains(&account) => "disruption_recheck",
+            "certificate-controller" if self.named.contains(&account) => "certificate_approving",
+            other => other.trim_end_matches("-controller"),
+        };
+        self.named.push(account);
+        name.to_owned()
     }
 
     /// Starts a controller with a loop of its own.
@@ -91,7 +124,7 @@ impl<F: Fn(&str) -> Client> Starter<'_, F> {
         name: &'static str,
         run: impl FnOnce(Setup, Client, SharedClock) -> T,
     ) {
-        let setup = Setup::new(self.informers, self.ids.clone());
+        let setup = Setup::new(self.informers, self.ids.clone()).named(&self.queue_name(name));
         self.tasks.spawn(run(setup, (self.clients)(name), self.clock.clone()));
     }
 }
@@ -117,7 +150,7 @@ impl ControllerManager {
         ids: Arc<Ids>,
         config: Config,
     ) -> Handle {
-        let mut starter = Starter { clients, informers, clock, ids, tasks: JoinSet::new() };
+        let mut starter = Starter { clients, informers, clock, ids, tasks: JoinSet::new(), named: Vec::new() };
         starter.plan("deployment-controller", Deployments::controller);
         starter.plan("replicaset-controller", Replicas::<k8s_openapi::api::apps::v1::ReplicaSet>::controller);
         starter

@@ -80,6 +80,12 @@ impl Setup {
         }
     }
 
+    /// Tells the figures of its queue under this name; to be said before anything is set up.
+    pub fn named(mut self, name: &str) -> Self {
+        self.queue = Queue::named(name);
+        self
+    }
+
     /// The informers that it reads through.
     pub fn informers(&self) -> &Informers {
         &self.informers

@@ -51,6 +51,8 @@ pub enum Step {
         claims: Vec<Claim>,
         /// How long their volumes may take.
         volumes_limit: Duration,
+        /// How often it was tried, and since when it is known.
+        history: (u32, Duration),
     },
     /// Tell that no node can take the pod, and delete the victims that make room for it.
     Unschedulable {
@@ -142,7 +144,13 @@ impl Core {
         let claims = self.reserve(&pod, &node);
         self.snapshot.assume(pod.clone(), &node);
         let volumes_limit = Duration::from_secs(profile.bind_volumes_seconds);
-        Step::Bind { pod, node, claims, volumes_limit }
+        let history = self.queue.history(&pod.uid).unwrap_or_default();
+        Step::Bind { pod, node, claims, volumes_limit, history }
+    }
+
+    /// How many pods wait in which part of the queue.
+    pub fn pending(&self) -> [(&'static str, usize); 4] {
+        self.queue.pending()
     }
 
     /// Finds the nodes that extenders are to be asked about.

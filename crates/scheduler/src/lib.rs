@@ -8,6 +8,7 @@ mod cycle;
 #[cfg(test)]
 mod differential;
 mod extender;
+mod figures;
 mod owners;
 mod plugins;
 mod pod;

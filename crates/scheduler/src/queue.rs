@@ -119,6 +119,22 @@ impl Queue {
         Some(entry.pod.clone())
     }
 
+    /// How often a pod was tried, and since when it is known.
+    pub fn history(&self, uid: &str) -> Option<(u32, Duration)> {
+        self.entries.get(uid).map(|entry| (entry.attempts, entry.since))
+    }
+
+    /// How many pods wait in which part of the queue.
+    pub fn pending(&self) -> [(&'static str, usize); 4] {
+        let count = |is: fn(&Place) -> bool| self.entries.values().filter(|entry| is(&entry.place)).count();
+        [
+            ("active", self.active.len()),
+            ("backoff", count(|place| matches!(place, Place::Backoff(_)))),
+            ("gated", count(|place| matches!(place, Place::Gated))),
+            ("unschedulable", count(|place| matches!(place, Place::Unschedulable { .. }))),
+        ]
+    }
+
     /// When [`Queue::pop`] is next worth a call though nothing happens.
     pub fn next_timer(&self) -> Option<Duration> {
         self.timers.first().map(|(at, _)| *at)

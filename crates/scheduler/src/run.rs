@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use parking_lot::Mutex;
 use serde_json::json;
 use skiff_base::clock::{SharedClock, rfc3339};
+use skiff_base::figures::Source;
 use skiff_client::events::reference;
 use skiff_client::volumes::{BOUND_BY_CONTROLLER, SELECTED_NODE, claim_ref};
 use skiff_client::{Change, Client, Informers, Kind, Patch, Recorder};
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::core::{Core, Step};
 use crate::extender::{self, Extender};
+use crate::figures;
 use crate::plugins::Claim;
 use crate::pod::PodInfo;
 use crate::profile::DEFAULT_NAME;
@@ -37,6 +39,8 @@ pub struct Scheduler;
 /// A running scheduler; it ends when this is dropped.
 pub struct Handle {
     task: JoinHandle<()>,
+    /// Tells how many Pods wait, for as long as this is there.
+    _pending: Arc<Source>,
 }
 
 impl Handle {
@@ -73,7 +77,13 @@ impl Scheduler {
         let core = Mutex::new(Core::new(config));
         let (wake, claims) = (Notify::new(), Notify::new());
         let shared = Arc::new(Shared { core, wake, claims, client, clock, recorder, extenders });
-        Handle { task: tokio::spawn(run(shared, informers.clone())) }
+        let weak = Arc::downgrade(&shared);
+        let pending: Arc<Source> = Arc::new(move || {
+            let counts = weak.upgrade().map(|shared| shared.core.lock().pending());
+            counts.into_iter().flatten().map(|(queue, count)| (format!("queue={queue:?}"), count as f64)).collect()
+        });
+        figures::PENDING.told_by(&pending);
+        Handle { task: tokio::spawn(run(shared, informers.clone())), _pending: pending }
     }
 }
 
@@ -124,8 +134,12 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
         let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         let now = shared.clock.monotonic();
         let step = shared.core.lock().step(now);
-        match ask_extenders(shared, step).await {
-            Step::Bind { pod, node, claims, volumes_limit } => {
+        let step = ask_extenders(shared, step).await;
+        if !matches!(step, Step::Idle { .. }) {
+            figures::decided(shared.clock.monotonic().saturating_sub(now));
+        }
+        match step {
+            Step::Bind { pod, node, claims, volumes_limit, history: (attempts, since) } => {
                 let (shared, permits) = (shared.clone(), permits.clone());
                 tokio::spawn(async move {
                     let mut permit = Some(permit);
@@ -133,17 +147,26 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
                         // Volumes may take minutes to be made: other pods must not wait for them.
                         permit = None;
                         if let Err(why) = provide(&shared, &claims, &node, volumes_limit).await {
+                            figures::tried(pod.scheduler_name(), "error", shared.clock.monotonic().saturating_sub(now));
                             return unprovided(&shared, &pod, &claims, &why);
                         }
                     }
                     if permit.is_none() {
                         permit = permits.acquire_owned().await.ok();
                     }
-                    bind(&shared, &pod, &node).await;
+                    let is_bound = bind(&shared, &pod, &node).await;
+                    let end = shared.clock.monotonic();
+                    let result = if is_bound { "scheduled" } else { "error" };
+                    figures::tried(pod.scheduler_name(), result, end.saturating_sub(now));
+                    if is_bound {
+                        figures::bound(attempts, end.saturating_sub(since));
+                    }
                     drop(permit);
                 });
             }
             Step::Unschedulable { pod, message, victims, nominated } => {
+                figures::tried(pod.scheduler_name(), "unschedulable", shared.clock.monotonic().saturating_sub(now));
+                figures::preempted(victims.len());
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     report(&shared, &pod, "Unschedulable", &message, nominated.as_deref()).await;
@@ -154,6 +177,7 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
                 });
             }
             Step::Failed { pod, message } => {
+                figures::tried(pod.scheduler_name(), "error", shared.clock.monotonic().saturating_sub(now));
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     report(&shared, &pod, "SchedulerError", &message, None).await;
@@ -246,7 +270,8 @@ fn unprovided(shared: &Shared, pod: &PodInfo, claims: &[Claim], why: &str) {
     shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
 }
 
-async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {
+/// Whether the server took the binding.
+async fn bind(shared: &Shared, pod: &PodInfo, node: &str) -> bool {
     let binding = Binding {
         metadata: ObjectMeta {
             name: Some(pod.name().to_owned()),
@@ -264,13 +289,15 @@ async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {
         Ok(false) => {}
         Ok(true) => {
             let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
-            return shared.recorder.normal(&*pod.pod, "Scheduled", text);
+            shared.recorder.normal(&*pod.pod, "Scheduled", text);
+            return true;
         }
         Err(error) => {
             shared.core.lock().bind_failed(&pod.uid, shared.clock.monotonic());
             shared.wake.notify_one();
             let text = format!("binding rejected: {error}");
-            return shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
+            shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
+            return false;
         }
     }
     let path = Pod::resource().object_path(pod.namespace(), pod.name(), "binding");
@@ -278,6 +305,7 @@ async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {
         Ok(_) => {
             let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
             shared.recorder.normal(&*pod.pod, "Scheduled", text);
+            true
         }
         Err(error) => {
             tracing::debug!(pod = pod.name(), node, %error, "binding failed");
@@ -287,6 +315,7 @@ async fn bind(shared: &Shared, pod: &PodInfo, node: &str) {
                 let text = format!("binding rejected: {error}");
                 shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
             }
+            false
         }
     }
 }

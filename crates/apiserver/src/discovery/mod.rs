@@ -86,7 +86,7 @@ pub fn no_page() -> Answer {
 
 fn metrics(server: &ApiServer, snapshot: &Snapshot) -> Answer {
     let own = server.metrics.text(snapshot, &server.config.version, server.started);
-    exposition(own + &server.metrics.aggregated(&server.aggregator.remotes()))
+    exposition(own + &server.metrics.aggregated(&server.aggregator.remotes()) + &skiff_base::figures::text())
 }
 
 fn exposition(text: String) -> Answer {

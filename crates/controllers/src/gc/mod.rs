@@ -33,7 +33,7 @@ pub struct GarbageCollector {
     client: Client,
     informers: Informers,
     graph: Mutex<Graph>,
-    queue: WorkQueue<String>,
+    queue: Arc<WorkQueue<String>>,
     /// What is watched, by group and kind as owner references name them.
     watched: Mutex<HashMap<(String, String), Watched>>,
 }
@@ -52,7 +52,7 @@ impl GarbageCollector {
             client,
             informers: setup.informers().clone(),
             graph: Mutex::default(),
-            queue: WorkQueue::new(),
+            queue: WorkQueue::named("garbage_collector_attempt_to_delete"),
             watched: Mutex::default(),
         });
         let definitions = setup.informer::<CustomResourceDefinition>();
