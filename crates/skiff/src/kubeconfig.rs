@@ -9,8 +9,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::commands::CommandError;
+use crate::node::read_yaml;
 use crate::paths::{named, write_atomically};
 use crate::pki::Leaf;
+
+/// What a kubeconfig may name files for: the field with the file's name, and the one with what is in it.
+const FILES: [(&str, &str, &str); 3] = [
+    ("cluster", "certificate-authority", "certificate-authority-data"),
+    ("user", "client-certificate", "client-certificate-data"),
+    ("user", "client-key", "client-key-data"),
+];
 
 /// A kubeconfig with one cluster, one user and one context, all called `name`.
 pub fn render(name: &str, server: &str, ca_pem: &str, user: &Leaf) -> Value {
@@ -113,6 +122,25 @@ fn remove(config: &mut Value, name: &str) {
     if config["current-context"] == name {
         config["current-context"] = "".into();
     }
+}
+
+/// A kubeconfig with what is in its files instead of their names, which are relative to its folder.
+///
+/// # Errors
+/// It or one of its files cannot be read.
+pub fn read_whole(path: &Path) -> Result<Value, CommandError> {
+    let mut config = read_yaml(path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    for (what, file, data) in FILES {
+        let entries = config.get_mut(format!("{what}s")).and_then(Value::as_array_mut);
+        for entry in entries.into_iter().flatten() {
+            let Some(name) = entry.get(what).and_then(|own| own.get(file)).and_then(Value::as_str) else { continue };
+            let named_file = folder.join(name);
+            let content = fs::read(&named_file).map_err(|error| named(&named_file, "read", error))?;
+            entry[what][data] = STANDARD.encode(content).into();
+        }
+    }
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -293,6 +293,10 @@ fn admission_settings(options: &AdmissionOptions) -> Result<Settings, CommandErr
                 if let Some(own) = own.map(|own| folder.join(own)) {
                     plugin["configuration"] = read_yaml(&own)?;
                 }
+                let asked = plugin.pointer("/configuration/imagePolicy/kubeConfigFile").and_then(Value::as_str);
+                if let Some(asked) = asked.map(|asked| folder.join(asked)) {
+                    plugin["configuration"]["imagePolicy"]["kubeConfig"] = kubeconfig::read_whole(&asked)?;
+                }
             }
             Some(config)
         }

@@ -1,7 +1,15 @@
 //! What the built-in plugins of admission refuse, complete and warn of, as clients see it.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::support::Cluster;
 use expect_test::{Expect, expect};
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
 use skiff_apiserver::admission::plugins::Settings;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -326,4 +334,67 @@ async fn events_are_limited_where_it_is_asked_for() {
     outcome(&cluster, &event("a"), expect!["201"]).await;
     outcome(&cluster, &event("b"), expect!["201"]).await;
     outcome(&cluster, &event("c"), expect!["429 limit reached on type Namespace for key default"]).await;
+}
+
+#[tokio::test]
+async fn a_program_says_which_images_may_run() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let server = format!("http://{}", listener.local_addr().expect("an address"));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = count.clone();
+            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                count.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    let body = request.into_body().collect().await.expect("a body").to_bytes();
+                    let review: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+                    let images = review["spec"]["containers"].as_array().expect("images");
+                    let allowed = images.iter().all(|image| image["image"] != "bad");
+                    let answer =
+                        json!({"status": {"allowed": allowed, "reason": if allowed { "" } else { "it is bad" }}});
+                    Ok::<_, Infallible>(http::Response::new(Full::new(bytes::Bytes::from(answer.to_string()))))
+                }
+            });
+            let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(serving);
+        }
+    });
+    let config = |server: &str, allow: bool| {
+        json!({"kind": "AdmissionConfiguration", "plugins": [{"name": "ImagePolicyWebhook", "configuration": {"imagePolicy": {
+            "defaultAllow": allow, "retryBackoff": 1,
+            "kubeConfig": {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k"}}],
+                "clusters": [{"name": "k", "cluster": {"server": server}}]}}}}]})
+    };
+    let on = ["ImagePolicyWebhook".to_owned()];
+    let unnamed = Settings::read(&on, &[], None).expect_err("nobody is named");
+    assert_eq!(unnamed, "ImagePolicyWebhook is on, and no configuration names whom to ask");
+    let pod = |image: &str| {
+        let pod = json!({"metadata": {"generateName": "p-"}, "spec": {"containers": [{"name": "c", "image": image}]}});
+        format!("POST /api/v1/namespaces/default/pods\n\n{pod}")
+    };
+    let cluster = with(Settings::read(&on, &[], Some(&config(&server, false))).expect("it can be used")).await;
+    outcome(&cluster, &pod("good"), expect!["201"]).await;
+    outcome(&cluster, &pod("good"), expect!["201"]).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "an answer is remembered");
+    outcome(
+        &cluster,
+        &pod("bad"),
+        expect![[
+            r#"403 pods "p-l468f" is forbidden: image policy webhook backend denied one or more images: it is bad"#
+        ]],
+    )
+    .await;
+    // Nobody listens there.
+    let closed =
+        with(Settings::read(&on, &[], Some(&config("http://127.0.0.1:1", false))).expect("it can be used")).await;
+    outcome(
+        &closed,
+        &pod("good"),
+        expect![[r#"403 pods "p-d622x" is forbidden: dial tcp 127.0.0.1:1: Connection refused (os error 111)"#]],
+    )
+    .await;
+    let open = with(Settings::read(&on, &[], Some(&config("http://127.0.0.1:1", true))).expect("it can be used")).await;
+    outcome(&open, &pod("good"), expect!["201"]).await;
 }

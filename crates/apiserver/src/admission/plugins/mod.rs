@@ -5,6 +5,7 @@
 mod account;
 mod certificates;
 mod events;
+mod images;
 mod limits;
 mod node;
 mod pod_security;
@@ -72,19 +73,21 @@ const fn optional(name: &'static str, mutate: Mutate, validate: Validate) -> Plu
 }
 
 /// All of them, in the order in which they act.
-pub static ALL: [Plugin; 30] = [
+pub static ALL: [Plugin; 32] = [
     optional("AlwaysAdmit", Mutate::No, Validate::No),
     on(
         "NamespaceLifecycle",
         Mutate::Waits(|attributes, _| lifecycle::check(attributes).boxed()),
         Validate::Waits(deletable),
     ),
+    optional("LimitPodHardAntiAffinityTopology", Mutate::No, Validate::Plain(pods::hard_anti_affinity_check)),
     on("LimitRanger", Mutate::Plain(limits::mutate), Validate::Plain(limits::validate)),
     on("ServiceAccount", Mutate::Waits(account::mutate), Validate::No),
     on("NodeRestriction", Mutate::No, Validate::Plain(node::restrict)),
     on("TaintNodesByCondition", Mutate::Plain(node::taint_new), Validate::No),
     on("PodSecurity", Mutate::No, Validate::Plain(pod_security::validate)),
     optional("AlwaysPullImages", Mutate::Plain(pods::always_pull), Validate::Plain(pods::always_pull_check)),
+    optional("ImagePolicyWebhook", Mutate::No, Validate::Waits(images::validate)),
     optional("PodNodeSelector", Mutate::Plain(pods::node_selector), Validate::Plain(pods::node_selector_check)),
     on("Priority", Mutate::Waits(|attributes, pod| pods::priority(attributes, pod).boxed()), Validate::No),
     on("DefaultTolerationSeconds", Mutate::Plain(pods::tolerations), Validate::No),
@@ -194,14 +197,8 @@ fn deny(attributes: &Attributes<'_>, _: Option<&Object>, _: Option<&Object>) -> 
 }
 
 /// Plugins that upstream has and nothing here does what they do.
-const NOT_BUILT: [&str; 6] = [
-    "ImagePolicyWebhook",
-    "LimitPodHardAntiAffinityTopology",
-    "NamespaceAutoProvision",
-    "NamespaceExists",
-    "OwnerReferencesPermissionEnforcement",
-    "PodTolerationRestriction",
-];
+const NOT_BUILT: [&str; 4] =
+    ["NamespaceAutoProvision", "NamespaceExists", "OwnerReferencesPermissionEnforcement", "PodTolerationRestriction"];
 
 /// An object that a plugin needs: from the cache, or from the store where it may be too new for the cache.
 pub async fn find(attributes: &Attributes<'_>, group: &str, plural: &str, name: &str) -> Result<Option<Object>> {
@@ -251,6 +248,11 @@ impl Selection {
         Ok(Self(bits))
     }
 
+    /// Whether a plugin is on.
+    pub fn has_named(self, name: &str) -> bool {
+        ALL.iter().position(|plugin| plugin.name == name).is_some_and(|at| self.has(at))
+    }
+
     fn has(self, at: usize) -> bool {
         self.0 & (1 << at) != 0
     }
@@ -263,17 +265,18 @@ pub struct Plugins {
     pub settings: Settings,
     quotas: quota::Desks,
     events: events::Buckets,
+    images: Option<images::Judge>,
 }
 
 impl Plugins {
     /// Plugins that do as they are told.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, ..Self::default() }
+        Self { images: settings.images.clone().map(images::Judge::new), settings, ..Self::default() }
     }
 
     /// Whether a plugin is on.
     pub fn is_on(&self, name: &str) -> bool {
-        ALL.iter().position(|plugin| plugin.name == name).is_some_and(|at| self.settings.selection.has(at))
+        self.settings.selection.has_named(name)
     }
 
     /// Those that are on, in their order.

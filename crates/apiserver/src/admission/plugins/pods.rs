@@ -141,6 +141,21 @@ pub fn always_pull_check(attributes: &Attributes<'_>, pod: Option<&Object>, old:
     Ok(())
 }
 
+/// LimitPodHardAntiAffinityTopology: Pods may be kept apart by nodes, and not by anything larger.
+pub fn hard_anti_affinity_check(attributes: &Attributes<'_>, pod: Option<&Object>, _: Option<&Object>) -> Result<()> {
+    const HOSTNAME: &str = "kubernetes.io/hostname";
+    const TERMS: [&str; 4] = ["spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"];
+    let Some(pod) = pod.filter(|_| attributes.is("", "pods")) else { return Ok(()) };
+    for key in pod.list_at(&TERMS).iter().map(|term| term.str_at(&["topologyKey"])) {
+        if key != HOSTNAME {
+            return Err(attributes.forbidden(format_args!(
+                "affinity.PodAntiAffinity.RequiredDuringScheduling has TopologyKey {key} but only key {HOSTNAME} is allowed"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// ExtendedResourceToleration: who asks for a device tolerates the taint of the nodes that are kept for it.
 pub fn extended_resources(attributes: &Attributes<'_>, pod: &mut Object, _: Option<&Object>) -> Result<()> {
     if !matches!(attributes.operation, Operation::Create | Operation::Update) || !attributes.is("", "pods") {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use skiff_object::meta::Meta;
 
 use super::events::Limit;
-use super::{Selection, pod_security, quota};
+use super::{Selection, images, pod_security, quota};
 
 /// What the plugins are told.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +16,7 @@ pub struct Settings {
     pub selection: Selection,
     pub(super) pod_security: pod_security::Settings,
     pub(super) event_limits: Vec<Limit>,
+    pub(super) images: Option<images::Settings>,
     /// Node selectors of namespaces, by the namespaces' names.
     pub(super) node_selectors: BTreeMap<String, String>,
     /// What may be used only where a quota covers it.
@@ -29,19 +30,28 @@ impl Settings {
     /// A name or a configuration cannot be used.
     pub fn read(enable: &[String], disable: &[String], config: Option<&Value>) -> Result<Self, String> {
         let mut settings = Self { selection: Selection::new(enable, disable)?, ..Self::default() };
-        let Some(config) = config else { return Ok(settings) };
+        let Some(config) = config else { return settings.complete() };
         if config.str_at(&["kind"]) != "AdmissionConfiguration" {
             return Err(format!("an AdmissionConfiguration is wanted, not {:?}", config.str_at(&["kind"])));
         }
         for plugin in config.list_at(&["plugins"]) {
             settings.configure(plugin.str_at(&["name"]), plugin.get("configuration").unwrap_or(&Value::Null))?;
         }
-        Ok(settings)
+        settings.complete()
+    }
+
+    /// A plugin that cannot do without a configuration must have it.
+    fn complete(self) -> Result<Self, String> {
+        if self.selection.has_named("ImagePolicyWebhook") && self.images.is_none() {
+            return Err("ImagePolicyWebhook is on, and no configuration names whom to ask".to_owned());
+        }
+        Ok(self)
     }
 
     fn configure(&mut self, plugin: &str, config: &Value) -> Result<(), String> {
         match plugin {
             "PodSecurity" => self.pod_security = pod_security::Settings::read(config)?,
+            "ImagePolicyWebhook" => self.images = Some(images::Settings::read(config)?),
             "EventRateLimit" => self.event_limits = Limit::read(config)?,
             "ResourceQuota" => {
                 self.limited = config.list_at(&["limitedResources"]).iter().map(quota::Limited::read).collect();
