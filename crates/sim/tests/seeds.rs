@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What fits into a minute of two cores in a debug build.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 64;
 /// Threads that runs are spread over; each run is one thread's.
 const THREADS: usize = 2;
 
