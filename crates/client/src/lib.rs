@@ -21,7 +21,7 @@ pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchEve
 pub use election::Election;
 pub use error::Error;
 pub use events::Recorder;
-pub use https::HttpsTransport;
+pub use https::{HttpsTransport, Servers};
 pub use informer::{Change, Index, Informer, Informers, ObjectKey, PartialObject};
 pub use login::{Login, LoginError};
 pub use queue::WorkQueue;

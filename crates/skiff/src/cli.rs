@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::paths::DEFAULT_DATA_DIR;
 
+/// How long a node may take to be Ready.
+const DEFAULT_WAIT_SECONDS: u64 = 60;
+
 /// A complete Kubernetes in one light binary.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, max_term_width = 100)]
@@ -37,16 +40,41 @@ fn isolated_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-/// How a node is set up; kept from its first start where it concerns stored objects.
-#[derive(Debug, Clone, Args)]
-pub struct NodeOptions {
+/// What a machine is as a node, whether or not it also has the control plane.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MachineOptions {
     /// The name of the Node object [default: the host name, or the isolated node's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// The address of the node [default: the one that outgoing connections have]
     #[arg(long, value_name = "IP")]
     pub node_ip: Option<std::net::IpAddr>,
-    /// The size of the node's part of the pod range 10.244.0.0/16, in bits that its addresses share; kept from the first
+    /// A registry that is reached without TLS, beside those on this machine; can be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub insecure_registry: Vec<String>,
+    /// Mirrors, private authorities and credentials of registries
+    /// [default: /etc/skiff/registries.yaml; none for an isolated node]
+    #[arg(long, value_name = "FILE")]
+    pub private_registry: Option<PathBuf>,
+    /// The CRI socket of another container runtime, such as unix:///run/containerd/containerd.sock
+    /// [default: the embedded runtime]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub container_runtime_endpoint: Option<String>,
+    /// A KubeletConfiguration for the node: reservations, eviction thresholds, static Pods and the like
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
+    /// A folder or file of static Pods [default: the folder `manifests` of the data folder]
+    #[arg(long, value_name = "PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
+}
+
+/// How a node is set up; kept from its first start where it concerns stored objects.
+#[derive(Debug, Clone, Args)]
+pub struct NodeOptions {
+    /// What the machine is as a node.
+    #[command(flatten)]
+    pub machine: MachineOptions,
+    /// The size of a node's part of the pod range 10.244.0.0/16, in bits that its addresses share; kept from the first
     /// start [default: 24]
     #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(17..=28))]
     pub node_cidr_mask_size: Option<u8>,
@@ -56,29 +84,12 @@ pub struct NodeOptions {
     /// A further name or address for the API server's certificate; can be repeated
     #[arg(long, value_name = "NAME")]
     pub tls_san: Vec<String>,
-    /// A registry that is reached without TLS, beside those on this machine; can be repeated
-    #[arg(long, value_name = "HOST:PORT")]
-    pub insecure_registry: Vec<String>,
-    /// Mirrors, private authorities and credentials of registries
-    /// [default: /etc/skiff/registries.yaml; none for an isolated node]
-    #[arg(long, value_name = "FILE")]
-    pub private_registry: Option<PathBuf>,
     /// Where the cluster's objects are kept.
     #[command(flatten)]
     pub datastore: DatastoreOptions,
-    /// The CRI socket of another container runtime, such as unix:///run/containerd/containerd.sock
-    /// [default: the embedded runtime]
-    #[arg(long, value_name = "ENDPOINT")]
-    pub container_runtime_endpoint: Option<String>,
-    /// A KubeletConfiguration for the node: reservations, eviction thresholds, static Pods and the like
-    #[arg(long, value_name = "FILE")]
-    pub kubelet_config: Option<PathBuf>,
     /// A KubeSchedulerConfiguration: profiles with their plugins, weights and settings
     #[arg(long, value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
-    /// A folder or file of static Pods [default: the folder `manifests` of the data folder]
-    #[arg(long, value_name = "PATH")]
-    pub pod_manifest_path: Option<PathBuf>,
     /// What the API server lets pass.
     #[command(flatten)]
     pub admission: AdmissionOptions,
@@ -89,8 +100,37 @@ pub struct NodeOptions {
     #[arg(long)]
     pub disable_agent: bool,
     /// Seconds to wait for the node to be Ready
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_WAIT_SECONDS)]
     pub wait: u64,
+}
+
+impl NodeOptions {
+    /// A node that is nothing but this machine.
+    pub fn of_machine(machine: MachineOptions) -> Self {
+        Self {
+            machine,
+            node_cidr_mask_size: None,
+            api_port: None,
+            tls_san: Vec::new(),
+            datastore: DatastoreOptions::default(),
+            scheduler_config: None,
+            admission: AdmissionOptions::default(),
+            audit: AuditOptions::default(),
+            disable_agent: false,
+            wait: DEFAULT_WAIT_SECONDS,
+        }
+    }
+}
+
+/// Which cluster an agent belongs to; kept from its first start.
+#[derive(Debug, Clone, Default, Args)]
+pub struct JoinOptions {
+    /// A server of the cluster, such as https://10.0.0.1:6443; can be repeated
+    #[arg(long, value_name = "URL")]
+    pub server: Vec<String>,
+    /// The token that skiff token create printed on a server; needed until the node has a certificate
+    #[arg(long, value_name = "TOKEN", env = "SKIFF_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
 }
 
 /// Which plugins of admission act, and how.
@@ -203,7 +243,7 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Run the server in the foreground
+    /// Run a server in the foreground: the control plane, and this machine as a node of its cluster
     Server {
         #[command(flatten)]
         target: Target,
@@ -212,6 +252,27 @@ pub enum Command {
         /// This process stands inside the isolated node already
         #[arg(long, hide = true)]
         inside: bool,
+    },
+    /// Run this machine as a node of another machine's cluster, in the foreground
+    ///
+    /// The token is made on a server by skiff token create. An agent that was started once needs neither --server nor
+    /// --token any more, and skiff up starts it in the background.
+    Agent {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        join: JoinOptions,
+        #[command(flatten)]
+        machine: MachineOptions,
+        /// This process stands inside the isolated node already
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
+    /// Make and list the tokens by which machines join the cluster
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
     },
     /// Make an isolated node's namespaces and start its keeper in them
     #[command(hide = true)]
@@ -301,6 +362,56 @@ pub enum SnapshotCommand {
     },
 }
 
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it
+    Create {
+        #[command(flatten)]
+        target: Target,
+        /// How long the token is good, such as 30m or 24h; 0 for ever
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        ttl: Ttl,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// List the tokens
+    #[command(visible_alias = "ls")]
+    List(Target),
+    /// Delete a token: nobody can join by it any more
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[command(flatten)]
+        target: Target,
+        /// The token, or its id
+        token: String,
+    },
+}
+
+/// How long a token is good; zero is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl(pub std::time::Duration);
+
+impl std::str::FromStr for Ttl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 24 * 3600,
+            "" if number == "0" => 0,
+            _ => return Err(format!("{text:?} is not a time such as 30m or 24h")),
+        };
+        let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 30m or 24h"))?;
+        Ok(Self(std::time::Duration::from_secs(number.saturating_mul(seconds))))
+    }
+}
+
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -357,6 +468,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        let seconds = |text: &str| text.parse::<Ttl>().map(|ttl| ttl.0.as_secs()).ok();
+        assert_eq!(["0", "90s", "30m", "24h", "2d"].map(seconds), [0, 90, 1800, 86400, 172_800].map(Some));
+        assert_eq!(["", "h", "5", "-1h", "1w"].map(seconds), [None; 5]);
     }
 
     #[test]

@@ -12,14 +12,16 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::check;
-use crate::cli::{ImageCommand, NodeOptions, Output, Target};
+use crate::cli::{ImageCommand, JoinOptions, MachineOptions, NodeOptions, Output, Target};
 use crate::control::{self, ControlError};
 use crate::datastore;
 use crate::isolation::{self, Link};
+use crate::join::token::Token;
 use crate::kubeconfig;
 use crate::leftovers;
-use crate::paths::{DEFAULT_NODE_MASK, NodeFacts, Paths, named};
+use crate::paths::{DEFAULT_NODE_MASK, Join, NodeFacts, Paths, named};
 use crate::process::{Process, descendants};
+use crate::server;
 
 /// The port of the API server unless another is asked for.
 const API_PORT: u16 = 6443;
@@ -58,14 +60,15 @@ pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
     }
     let paths = paths(target);
     paths.create()?;
-    let facts = decide_facts(&paths, target, options)?;
+    let facts = decide_facts(&paths, target, options, &JoinOptions::default())?;
     let log_start = fs::metadata(paths.log()).map_or(0, |log| log.len());
     if Process::read(&paths.server_pid())?.is_none() {
         leftovers::claim_machine(&paths)?;
-        start_server(&paths, target, options)?;
+        start_server(&paths, target, options, &facts)?;
     }
     let status = wait_ready(&paths, Duration::from_secs(options.wait), log_start)?;
     if paths.isolated.is_none()
+        && facts.join.is_none()
         && let Some(file) = kubeconfig::users_file()
     {
         let text = fs::read_to_string(paths.kubeconfig())?;
@@ -76,8 +79,12 @@ pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
 }
 
 /// What the node decided at its first start, or decides now.
-fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcome<NodeFacts> {
+///
+/// # Errors
+/// The options contradict what was decided, or say too little.
+pub fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions, join: &JoinOptions) -> Outcome<NodeFacts> {
     let datastore = datastore::chosen(&options.datastore)?;
+    let servers = join.server.iter().map(|url| server_address(url)).collect::<Result<Vec<_>, _>>()?;
     if let Some(mut facts) = NodeFacts::load(paths)? {
         facts.api_port = options.api_port.unwrap_or(facts.api_port);
         if let Some(other) = options.node_cidr_mask_size.filter(|bits| *bits != facts.node_mask) {
@@ -86,10 +93,11 @@ fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
             return Err(text.into());
         }
         facts.datastore = datastore::settle(facts.datastore.take(), datastore, paths)?;
+        facts.join = rejoin(facts.join.take(), servers, join)?;
         facts.save(paths)?;
         return Ok(facts);
     }
-    let node_name = match (&options.node_name, &paths.isolated) {
+    let node_name = match (&options.machine.node_name, &paths.isolated) {
         (Some(name), _) | (None, Some(name)) => name.clone(),
         (None, None) => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
     };
@@ -98,34 +106,96 @@ fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
         None => (options.api_port.unwrap_or(API_PORT), 0),
     };
     let node_mask = options.node_cidr_mask_size.unwrap_or(DEFAULT_NODE_MASK);
-    let facts = NodeFacts { node_name, api_port, link, node_mask, datastore };
+    let join = (!servers.is_empty()).then(|| Join { servers, token: join.token.clone() });
+    let facts = NodeFacts { api_port, link, node_mask, datastore, join, ..NodeFacts::new(node_name) };
     facts.save(paths)?;
     Ok(facts)
+}
+
+/// The cluster of an agent that was started before: other servers of the same cluster may be named.
+fn rejoin(kept: Option<Join>, servers: Vec<String>, asked: &JoinOptions) -> Outcome<Option<Join>> {
+    let Some(mut kept) = kept else {
+        if servers.is_empty() {
+            return Ok(None);
+        }
+        return Err("this node has a cluster of its own: end that first (skiff delete)".into());
+    };
+    if !servers.is_empty() {
+        kept.servers = servers;
+    }
+    kept.token = asked.token.clone().or(kept.token);
+    Ok(Some(kept))
+}
+
+/// `host:port` of `https://HOST[:PORT]`.
+fn server_address(url: &str) -> Outcome<String> {
+    let refused = || format!("{url:?} is no server such as https://10.0.0.1:6443");
+    let uri: http::Uri = url.parse().map_err(|_| refused())?;
+    let host = uri.host().filter(|_| uri.scheme_str() == Some("https") && uri.path() == "/").ok_or_else(refused)?;
+    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(API_PORT)))
+}
+
+/// `skiff agent`: sets the node up, then runs it in the foreground.
+///
+/// # Errors
+/// The machine lacks something, no server is named, or the cluster does not take the node.
+pub fn agent(target: &Target, join: &JoinOptions, machine: &MachineOptions, inside: bool) -> Outcome {
+    let options = NodeOptions::of_machine(machine.clone());
+    if !inside {
+        let paths = paths(target);
+        if NodeFacts::load(&paths)?.is_none() && (join.server.is_empty() || join.token.is_none()) {
+            return Err("an agent needs --server https://HOST:6443 and --token at its first start".into());
+        }
+        prepare(target, &options, join)?;
+    }
+    server::run(target, &options, inside)
+}
+
+/// `skiff server`: sets the node up unless it is, then runs it in the foreground.
+///
+/// # Errors
+/// The machine lacks something, or a part does not start.
+pub fn serve(target: &Target, options: &NodeOptions, inside: bool) -> Outcome {
+    if !inside && NodeFacts::load(&paths(target))?.is_none() {
+        prepare(target, options, &JoinOptions::default())?;
+    }
+    server::run(target, options, inside)
+}
+
+/// Looks at the machine and decides what the node keeps.
+fn prepare(target: &Target, options: &NodeOptions, join: &JoinOptions) -> Outcome {
+    let findings = check::judge(&check::Machine::observe(&target.data_dir));
+    if let Some(obstacle) = check::obstacle(&findings).filter(|_| !options.disable_agent) {
+        return Err(format!("this machine cannot run a node:\n{obstacle}").into());
+    }
+    let paths = paths(target);
+    paths.create()?;
+    // A token is checked before anything is kept.
+    if let Some(token) = &join.token {
+        token.parse::<Token>()?;
+    }
+    decide_facts(&paths, target, options, join)?;
+    leftovers::claim_machine(&paths)
 }
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// The arguments that start the server for the same node with the same options.
-pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
-    let mut arguments = vec!["server".to_owned(), "--data-dir".to_owned(), target.data_dir.display().to_string()];
-    let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+/// The arguments that start the same node with the same options.
+pub fn server_arguments(target: &Target, options: &NodeOptions, facts: &NodeFacts) -> Vec<String> {
+    let command = if facts.join.is_some() { "agent" } else { "server" };
+    let mut arguments = vec![command.to_owned(), "--data-dir".to_owned(), target.data_dir.display().to_string()];
     if let Some(name) = &target.isolated {
-        flag("--isolated", name.clone());
+        arguments.extend(["--isolated".to_owned(), name.clone()]);
     }
-    if let Some(name) = &options.node_name {
-        flag("--node-name", name.clone());
+    arguments.extend(machine_arguments(&options.machine));
+    if facts.join.is_some() {
+        return arguments;
     }
-    if let Some(ip) = options.node_ip {
-        flag("--node-ip", ip.to_string());
-    }
-    // The server may stand in another folder, so paths are whole.
-    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     for (name, path) in [
-        ("--kubelet-config", &options.kubelet_config),
         ("--scheduler-config", &options.scheduler_config),
-        ("--pod-manifest-path", &options.pod_manifest_path),
         ("--admission-control-config-file", &options.admission.admission_control_config_file),
         ("--audit-policy-file", &options.audit.audit_policy_file),
         ("--audit-webhook-config-file", &options.audit.audit_webhook_config_file),
@@ -145,22 +215,43 @@ pub fn server_arguments(target: &Target, options: &NodeOptions) -> Vec<String> {
     on.iter().for_each(|name| flag("--enable-admission-plugins", name.clone()));
     off.iter().for_each(|name| flag("--disable-admission-plugins", name.clone()));
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
-    options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
-    if let Some(file) = &options.private_registry {
-        // The server may stand in another folder.
-        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
-        flag("--private-registry", file.display().to_string());
-    }
-    if let Some(endpoint) = &options.container_runtime_endpoint {
-        flag("--container-runtime-endpoint", endpoint.clone());
-    }
     if options.disable_agent {
         arguments.push("--disable-agent".to_owned());
     }
     arguments
 }
 
-fn start_server(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcome {
+/// The server may stand in another folder, so paths are whole.
+fn whole(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+fn machine_arguments(options: &MachineOptions) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    if let Some(name) = &options.node_name {
+        flag("--node-name", name.clone());
+    }
+    if let Some(ip) = options.node_ip {
+        flag("--node-ip", ip.to_string());
+    }
+    for (name, path) in [
+        ("--kubelet-config", &options.kubelet_config),
+        ("--pod-manifest-path", &options.pod_manifest_path),
+        ("--private-registry", &options.private_registry),
+    ] {
+        if let Some(path) = path {
+            flag(name, whole(path));
+        }
+    }
+    options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
+    if let Some(endpoint) = &options.container_runtime_endpoint {
+        flag("--container-runtime-endpoint", endpoint.clone());
+    }
+    arguments
+}
+
+fn start_server(paths: &Paths, target: &Target, options: &NodeOptions, facts: &NodeFacts) -> Outcome {
     let mut log = File::options().create(true).append(true).read(true).open(paths.log())?;
     let from = log.seek(SeekFrom::End(0))?;
     // A socket of the last run would be taken for this one's.
@@ -171,7 +262,7 @@ fn start_server(paths: &Paths, target: &Target, options: &NodeOptions) -> Outcom
         _ => {}
     }
     let mut child = Command::new(std::env::current_exe()?)
-        .args(server_arguments(target, options))
+        .args(server_arguments(target, options, facts))
         .env(MALLOC_VARIABLE, std::env::var_os(MALLOC_VARIABLE).unwrap_or_else(|| MALLOC_SETTING.into()))
         .current_dir("/")
         .stdin(Stdio::null())
@@ -244,6 +335,10 @@ fn print_next_steps(paths: &Paths, facts: &NodeFacts, status: &Value) -> Outcome
     } else {
         writeln!(out, "Node {} is Ready ({version}).", facts.node_name)?;
     }
+    if let Some(join) = &facts.join {
+        writeln!(out, "It belongs to the cluster of {}.", join.servers.join(", "))?;
+        return Ok(());
+    }
     match &paths.isolated {
         None => {
             writeln!(out, "kubectl uses the context \"skiff\" from now on. Try:")?;
@@ -299,7 +394,7 @@ fn stop(paths: &Paths) -> Outcome<bool> {
     }
     ran |= leftovers::end_processes(paths)?;
     if let Some(facts) = NodeFacts::load(paths)?.filter(|facts| facts.link > 0) {
-        small_runtime()?.block_on(isolation::remove_link(paths, Link::new(facts.link)))?;
+        small_runtime()?.block_on(isolation::remove_link(paths, Link::of(&facts)))?;
     }
     Ok(ran)
 }
@@ -372,6 +467,8 @@ fn role_of(command_line: &[u8]) -> &'static str {
         "keeper"
     } else if has("server") {
         "server"
+    } else if words.iter().any(|word| *word == b"agent") {
+        "agent"
     } else {
         "shim"
     }
@@ -403,6 +500,9 @@ fn render_status(status: &Value) -> String {
 /// The node was never started.
 pub fn print_kubeconfig(target: &Target) -> Outcome {
     let path = paths(target).kubeconfig();
+    if NodeFacts::load(&paths(target))?.is_some_and(|facts| facts.join.is_some()) {
+        return Err("this node is an agent: the administrator's kubeconfig is on a server of its cluster".into());
+    }
     let text = fs::read_to_string(&path).map_err(|error| named(&path, "read", error))?;
     print!("{text}");
     Ok(())
@@ -507,8 +607,29 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_keeps_its_cluster_and_a_server_has_its_own() {
+        let asked = |server: &str, token: Option<&str>| {
+            let server = [server].iter().filter(|url| !url.is_empty()).map(|url| (*url).to_owned()).collect();
+            JoinOptions { server, token: token.map(str::to_owned) }
+        };
+        let join = |asked: &JoinOptions, kept: Option<Join>| {
+            let servers = asked.server.iter().map(|url| server_address(url)).collect::<Result<_, _>>();
+            servers.and_then(|servers| rejoin(kept, servers, asked)).map_err(|error| error.to_string())
+        };
+        let kept = || Some(Join { servers: vec!["a:6443".into()], token: Some("t".into()) });
+        assert_eq!(join(&asked("", None), kept()), Ok(kept()));
+        let moved = Join { servers: vec!["b:1".into()], token: Some("u".into()) };
+        assert_eq!(join(&asked("https://b:1", Some("u")), kept()), Ok(Some(moved)));
+        assert_eq!(join(&asked("", None), None), Ok(None));
+        assert!(join(&asked("https://b", None), None).expect_err("it has its own").contains("skiff delete"));
+        assert!(join(&asked("http://b", None), kept()).expect_err("no TLS").contains("https://"));
+        assert_eq!(server_address("https://[::1]").ok().as_deref(), Some("[::1]:6443"));
+    }
+
+    #[test]
     fn roles_are_read_off_command_lines() {
         assert_eq!(role_of(b"/usr/bin/skiff\0server\0--data-dir\0/x\0"), "server");
+        assert_eq!(role_of(b"/usr/bin/skiff\0agent\0--data-dir\0/x\0"), "agent");
         assert_eq!(role_of(b"skiff\0keeper\0/x\0"), "keeper");
         assert_eq!(role_of(b"skiff-shim\0abc\0"), "shim");
     }

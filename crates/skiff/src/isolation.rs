@@ -19,7 +19,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::paths::{NodeFacts, Paths, named};
+use crate::paths::{FIRST_SEAT, NodeFacts, Paths, named};
 use crate::process::Process;
 
 /// Link networks are 198.18.N.0/24: a range that is set aside for tests between devices (RFC 2544), so that it
@@ -34,16 +34,24 @@ const INNER_LINK: &str = "eth0";
 
 /// The addresses of an isolated node's link.
 #[derive(Debug, Clone, Copy)]
-pub struct Link(u8);
+pub struct Link {
+    number: u8,
+    seat: u8,
+}
 
 impl Link {
-    /// The link network with this number, 1 to [`MAX_LINKS`].
+    /// The first place of the link network with this number, 1 to [`MAX_LINKS`].
     pub fn new(number: u8) -> Self {
-        Self(number)
+        Self { number, seat: FIRST_SEAT }
+    }
+
+    /// The node's place.
+    pub fn of(facts: &NodeFacts) -> Self {
+        Self { number: facts.link, seat: facts.seat }
     }
 
     fn address(self, last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(LINK_PREFIX[0], LINK_PREFIX[1], self.0, last)
+        Ipv4Addr::new(LINK_PREFIX[0], LINK_PREFIX[1], self.number, last)
     }
 
     /// The host's end.
@@ -53,7 +61,7 @@ impl Link {
 
     /// The node's end: its InternalIP.
     pub fn node(self) -> Ipv4Addr {
-        self.address(2)
+        self.address(self.seat)
     }
 
     /// The range that load balancers' addresses come from, and how many of its bits are fixed.
@@ -63,7 +71,7 @@ impl Link {
 
     /// The name of the host's end.
     pub fn host_interface(self) -> String {
-        format!("skiff-i{}", self.0)
+        format!("skiff-i{}", self.number)
     }
 }
 
@@ -279,14 +287,14 @@ async fn interface_index(handle: &rtnetlink::Handle, name: &str) -> Option<u32> 
     links.try_next().await.ok().flatten().map(|link| link.header.index)
 }
 
-/// Starts the rest of the server inside the keeper's namespaces. The listener was bound on the host and stays there;
+/// Starts the rest of the node inside the keeper's namespaces. A server's listener was bound on the host and stays there;
 /// the new process finds it as its standard input. Must be called while this process has one thread only.
 ///
 /// # Errors
 /// The namespaces cannot be entered, or the process cannot be started.
 pub fn spawn_inside(
     keeper: Process,
-    listener: TcpListener,
+    listener: Option<TcpListener>,
     arguments: &[String],
     paths: &Paths,
 ) -> io::Result<Process> {
@@ -305,7 +313,7 @@ pub fn spawn_inside(
     }
     let child = Command::new(exe)
         .args(arguments)
-        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdin(listener.map_or_else(Stdio::null, |listener| Stdio::from(OwnedFd::from(listener))))
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;

@@ -1,6 +1,7 @@
 //! The binary: commands, certificates, wiring and supervision. What the parts do is their crates' business.
 
 mod agent;
+mod answers;
 mod audit;
 mod check;
 mod cli;
@@ -11,8 +12,10 @@ mod extenders;
 mod images;
 mod inprocess;
 mod isolation;
+mod join;
 mod kubeconfig;
 mod leftovers;
+mod machine;
 mod network;
 mod node;
 mod offices;
@@ -23,6 +26,7 @@ mod runtime;
 mod server;
 mod sim_nodes;
 mod snapshot;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -48,7 +52,9 @@ fn main() -> ExitCode {
         Command::SimNodes(options) => sim_nodes::run(&options),
         Command::Check => commands::check(),
         Command::Logs { target, follow } => commands::logs(&target, follow),
-        Command::Server { target, node, inside } => server::run(&target, &node, inside),
+        Command::Server { target, node, inside } => commands::serve(&target, &node, inside),
+        Command::Agent { target, join, machine, inside } => commands::agent(&target, &join, &machine, inside),
+        Command::Token { command } => join::commands::run(&command),
         Command::KeeperParent { root } => isolation::keeper_parent(&root).map_err(Into::into),
         Command::Keeper { .. } => isolation::keeper().map_err(Into::into),
     };

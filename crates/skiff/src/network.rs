@@ -1,19 +1,19 @@
 //! The node's network: pod network, service rules and DNS, set up from the node's facts.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use skiff_base::SystemClock;
-use skiff_client::{Client, Informers, Recorder};
+use skiff_client::Informers;
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
-use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig, PodNetwork, PodNetworkConfig, Prefix};
+use skiff_netd::{Netd, NetdConfig, PodNetwork, PodNetworkConfig, Prefix};
 
 use crate::commands::CommandError;
 use crate::isolation::Link;
-use crate::node::CLUSTER_DOMAIN;
 use crate::paths::{NodeFacts, Paths};
+use crate::worker::CLUSTER_DOMAIN;
 
 /// The pods' addresses, of all nodes.
 pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
@@ -31,14 +31,17 @@ fn prefix(range: (Ipv4Addr, u8)) -> Result<Prefix, CommandError> {
     Prefix::new(range.0, range.1).ok_or_else(|| format!("{}/{} is no address range", range.0, range.1).into())
 }
 
-/// The pod addresses of this node: the first part of the pod range of the size that was chosen.
+/// The pod addresses of this node: what it was given, or the first part of the pod range of the size that was chosen.
 pub fn node_range(facts: &NodeFacts) -> String {
-    format!("{}/{}", POD_RANGE.0, facts.node_mask)
+    facts.pod_range.clone().unwrap_or_else(|| format!("{}/{}", POD_RANGE.0, facts.node_mask))
 }
 
-/// The bridge's own address, where pods send what is not for their neighbours.
-pub fn pod_gateway() -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(POD_RANGE.0) + 1)
+/// The ranges that load balancers' addresses come from.
+///
+/// # Errors
+/// A range is none.
+pub fn balancer_ranges(facts: &NodeFacts) -> Result<Vec<Prefix>, CommandError> {
+    if facts.link == 0 { Ok(Vec::new()) } else { Ok(vec![prefix(Link::of(facts).load_balancers())?]) }
 }
 
 /// What the pod network is made of on this node.
@@ -47,13 +50,11 @@ pub fn pod_gateway() -> Ipv4Addr {
 /// A range is none.
 pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetworkConfig, CommandError> {
     let mut virtual_ranges = vec![prefix(SERVICE_RANGE)?];
-    if facts.link > 0 {
-        virtual_ranges.push(prefix(Link::new(facts.link).load_balancers())?);
-    }
+    virtual_ranges.extend(balancer_ranges(facts)?);
     Ok(PodNetworkConfig {
         state_folder: paths.network(),
         bridge: BRIDGE.to_owned(),
-        node_range: prefix((POD_RANGE.0, facts.node_mask))?,
+        node_range: node_range(facts).parse()?,
         pod_range: prefix(POD_RANGE)?,
         virtual_ranges,
         local_addresses: vec![DNS_ADDRESS],
@@ -61,20 +62,11 @@ pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetwork
     })
 }
 
-/// What Services may have of the node itself.
-pub struct OwnAddresses {
-    /// The node's addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its TCP ports that stay its own.
-    pub reserved_ports: Vec<u16>,
-}
-
 /// The running network of the node.
 pub struct Network {
     /// Addresses and interfaces of pods.
     pub pods: Arc<PodNetwork>,
     _rules: Netd,
-    _balancer: Balancer,
     _dns: Dns,
 }
 
@@ -82,18 +74,8 @@ pub struct Network {
 ///
 /// # Errors
 /// The kernel refuses; the error says what.
-pub fn start(
-    paths: &Paths,
-    facts: &NodeFacts,
-    own: OwnAddresses,
-    informers: &Informers,
-    balancer: (Client, Recorder),
-) -> Result<Network, CommandError> {
+pub fn start(paths: &Paths, facts: &NodeFacts, informers: &Informers) -> Result<Network, CommandError> {
     let pods = Arc::new(PodNetwork::open(pod_network_config(paths, facts)?)?);
-    let mut pool = Vec::new();
-    if facts.link > 0 {
-        pool.push(prefix(Link::new(facts.link).load_balancers())?);
-    }
     let rules = Netd::start(NetdConfig {
         informers: informers.clone(),
         node_name: facts.node_name.clone(),
@@ -101,16 +83,12 @@ pub fn start(
             bridge: BRIDGE.to_owned(),
             pod_range: prefix(POD_RANGE)?,
             service_range: prefix(SERVICE_RANGE)?,
-            balancer_ranges: pool.clone(),
+            balancer_ranges: balancer_ranges(facts)?,
         },
         host_ports: pods.host_ports(),
     })?;
-    let (client, recorder) = balancer;
-    let OwnAddresses { addresses: node_addresses, reserved_ports } = own;
-    let balancer =
-        BalancerConfig { informers: informers.clone(), client, recorder, pool, node_addresses, reserved_ports };
     let dns = Dns::start(dns_config(facts, informers))?;
-    Ok(Network { pods, _rules: rules, _balancer: Balancer::start(balancer), _dns: dns })
+    Ok(Network { pods, _rules: rules, _dns: dns })
 }
 
 /// The cluster DNS. In isolation there is nobody to ask for the world's names.

@@ -37,7 +37,7 @@ pub fn take(
         let (setting, server, informers) = (setting.clone(), server.clone(), informers.clone());
         move || run(&setting, &server, &informers)
     };
-    if setting.facts.datastore.is_none() {
+    if setting.machine.facts.datastore.is_none() {
         return Offices::Held {
             controllers: start_controllers(setting, server, informers),
             scheduler: start_scheduler(setting, server, informers),
@@ -46,8 +46,8 @@ pub fn take(
     let manager = inprocess::client(server, "system:kube-controller-manager", &[], CONTROLLERS);
     let scheduler = inprocess::client(server, "system:kube-scheduler", &[], SCHEDULER);
     let stand = |client, lease, lead| {
-        let identity = format!("{}_{}", setting.facts.node_name, setting.ids.uid());
-        let election = Election { client, lease, identity, clock: setting.clock.clone() };
+        let identity = format!("{}_{}", setting.machine.facts.node_name, setting.machine.ids.uid());
+        let election = Election { client, lease, identity, clock: setting.machine.clock.clone() };
         let mut stop = stop.subscribe();
         tokio::spawn(async move {
             // The sender's end is an end too.
@@ -105,19 +105,19 @@ impl Offices {
 
 fn start_scheduler(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_scheduler::Handle {
     let client = inprocess::client(server, "system:kube-scheduler", &[], SCHEDULER);
-    Scheduler::start(client, informers, setting.clock.clone(), setting.scheduler.clone())
+    Scheduler::start(client, informers, setting.machine.clock.clone(), setting.scheduler.clone())
 }
 
 fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {
-    let (authority, clock) = (setting.authority.clone(), setting.clock.clone());
+    let (authority, clock) = (setting.authority.clone(), setting.machine.clock.clone());
     let config = skiff_controllers::Config {
         signer: Some(Arc::new(move |request| authority.sign(request, clock.now()))),
         subjects: Some(Arc::new(|pem| pki::subject_of(pem))),
         root_ca: setting.authority.certificate_pem().to_owned(),
-        node_cidr_mask_size: setting.facts.node_mask,
+        node_cidr_mask_size: setting.machine.facts.node_mask,
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
         ..Default::default()
     };
     let client = |name: &str| inprocess::controller_client(server, name);
-    ControllerManager::start(client, informers, setting.clock.clone(), setting.ids.clone(), config)
+    ControllerManager::start(client, informers, setting.machine.clock.clone(), setting.machine.ids.clone(), config)
 }

@@ -154,16 +154,42 @@ pub struct NodeFacts {
     pub api_port: u16,
     /// Which of the link networks an isolated node has; 0 for the machine's own node.
     pub link: u8,
+    /// Which address of the link network it has.
+    #[serde(default = "default_seat")]
+    pub seat: u8,
     /// How many leading bits the addresses of the node's pods share.
     #[serde(default = "default_node_mask")]
     pub node_mask: u8,
     /// The etcd that keeps the cluster's objects; without it they are in the node's own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
+    /// The addresses of the node's pods, once it has been given them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_range: Option<String>,
+    /// The cluster that an agent belongs to; a server has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Join>,
+}
+
+/// The cluster of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// Its servers as far as they are known, `host:port` each.
+    pub servers: Vec<String>,
+    /// The token that the first certificate is got by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 /// Upstream's size of a node's part of the pod range: 254 addresses.
 pub const DEFAULT_NODE_MASK: u8 = 24;
+
+/// The first address of a link network is the host's.
+pub const FIRST_SEAT: u8 = 2;
+
+fn default_seat() -> u8 {
+    FIRST_SEAT
+}
 
 fn default_node_mask() -> u8 {
     DEFAULT_NODE_MASK
@@ -185,6 +211,20 @@ pub struct Datastore {
 }
 
 impl NodeFacts {
+    /// A node of this name that has decided nothing yet.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            api_port: 0,
+            link: 0,
+            seat: FIRST_SEAT,
+            node_mask: DEFAULT_NODE_MASK,
+            datastore: None,
+            pod_range: None,
+            join: None,
+        }
+    }
+
     /// Reads the facts of a node that was started before.
     ///
     /// # Errors
@@ -206,7 +246,8 @@ impl NodeFacts {
     /// The file cannot be written.
     pub fn save(&self, paths: &Paths) -> io::Result<()> {
         let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
-        write_atomically(&paths.join("node.json"), &bytes, 0o644)
+        // An agent's has a token in it.
+        write_atomically(&paths.join("node.json"), &bytes, 0o600)
     }
 }
 

@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skiff_base::Timestamp;
 use skiff_controllers::{SigningRequest, Subject};
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
 use crate::paths::write_atomically;
@@ -196,13 +197,32 @@ pub fn subject_of(request_pem: &str) -> Result<Subject, String> {
     let (_, read) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| unreadable(&error))?;
     let subject = &read.certification_request_info.subject;
     let texts = |name: &x509_parser::x509::AttributeTypeAndValue<'_>| name.as_str().ok().map(str::to_owned);
-    let mut extensions = read.requested_extensions().into_iter().flatten();
-    Ok(Subject {
+    let mut found = Subject {
         common_name: subject.iter_common_name().find_map(texts).unwrap_or_default(),
         organizations: subject.iter_organization().filter_map(texts).collect(),
-        has_alternative_names: extensions
-            .any(|extension| matches!(extension, x509_parser::extensions::ParsedExtension::SubjectAlternativeName(_))),
-    })
+        ..Subject::default()
+    };
+    for extension in read.requested_extensions().into_iter().flatten() {
+        let ParsedExtension::SubjectAlternativeName(alternative) = extension else { continue };
+        found.has_alternative_names = true;
+        for name in &alternative.general_names {
+            match name {
+                GeneralName::DNSName(name) => found.names.push((*name).to_owned()),
+                GeneralName::IPAddress(octets) => match address_of(octets) {
+                    Some(address) => found.addresses.push(address.to_string()),
+                    None => found.has_other_names = true,
+                },
+                _ => found.has_other_names = true,
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The address that a certificate has as so many bytes.
+pub fn address_of(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
 fn key_usage(name: &str) -> Option<KeyUsagePurpose> {

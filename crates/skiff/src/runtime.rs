@@ -14,9 +14,10 @@ use skiff_runtime::image::{ImageStore, ImageStoreOptions};
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 
 use crate::agent::PluggedNetwork;
-use crate::cli::NodeOptions;
+use crate::cli::MachineOptions;
 use crate::commands::CommandError;
-use crate::network::{BRIDGE, Network, pod_gateway};
+use crate::machine::Machine;
+use crate::network::{BRIDGE, Network};
 use crate::paths::{Paths, write_atomically};
 
 /// How long another runtime may take to answer when the node starts, and how often it is asked.
@@ -45,22 +46,16 @@ pub struct NodeRuntime {
 ///
 /// # Errors
 /// It does not start, or does not answer.
-pub async fn start(
-    paths: &Paths,
-    node_range: &str,
-    options: &NodeOptions,
-    clock: &SharedClock,
-    network: &Network,
-) -> Result<NodeRuntime, CommandError> {
-    match &options.container_runtime_endpoint {
-        Some(endpoint) => connect(paths, node_range, endpoint).await,
-        None => embedded(paths, options, clock, network).await,
+pub async fn start(machine: &Machine, network: &Network) -> Result<NodeRuntime, CommandError> {
+    match &machine.options.container_runtime_endpoint {
+        Some(endpoint) => connect(&machine.paths, network, endpoint).await,
+        None => embedded(&machine.paths, &machine.options, &machine.clock, network).await,
     }
 }
 
 async fn embedded(
     paths: &Paths,
-    options: &NodeOptions,
+    options: &MachineOptions,
     clock: &SharedClock,
     network: &Network,
 ) -> Result<NodeRuntime, CommandError> {
@@ -91,9 +86,11 @@ async fn embedded(
     Ok(NodeRuntime { containers, images, store: Some(store), endpoint: None, _served: Some(served) })
 }
 
-async fn connect(paths: &Paths, node_range: &str, endpoint: &str) -> Result<NodeRuntime, CommandError> {
+async fn connect(paths: &Paths, network: &Network, endpoint: &str) -> Result<NodeRuntime, CommandError> {
     let client = Arc::new(CriClient::new(endpoint)?);
-    offer_network(paths, node_range)?;
+    let config = network.pods.config();
+    let (node_range, gateway) = (config.node_range.to_string(), config.gateway().to_string());
+    offer_network(paths, &node_range, &gateway)?;
     let asked = async {
         loop {
             match client.version(VersionRequest::default()).await {
@@ -107,7 +104,7 @@ async fn connect(paths: &Paths, node_range: &str, endpoint: &str) -> Result<Node
         format!("the container runtime at {endpoint} did not answer for {} s; is it running?", PATIENCE.as_secs())
     })?;
     tracing::info!(endpoint, name = version.runtime_name, version = version.runtime_version, "container runtime");
-    let network_config = Some(NetworkConfig { pod_cidr: node_range.to_owned() });
+    let network_config = Some(NetworkConfig { pod_cidr: node_range });
     let runtime_config = Some(skiff_cri::RuntimeConfig { network_config });
     client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await?;
     Ok(NodeRuntime {
@@ -121,8 +118,8 @@ async fn connect(paths: &Paths, node_range: &str, endpoint: &str) -> Result<Node
 
 /// Writes the pod network as CNI plugins take it into the node's folder, and, on the machine's own node, where runtimes
 /// look, unless somebody has set up another network there.
-fn offer_network(paths: &Paths, node_range: &str) -> Result<(), CommandError> {
-    let text = serde_json::to_vec_pretty(&cni_network(node_range))?;
+fn offer_network(paths: &Paths, node_range: &str, gateway: &str) -> Result<(), CommandError> {
+    let text = serde_json::to_vec_pretty(&cni_network(node_range, gateway))?;
     let mut folders = vec![paths.join("cni")];
     let theirs = Path::new(CNI_FOLDER);
     if paths.isolated.is_none() && !has_other_network(theirs) {
@@ -149,7 +146,7 @@ fn has_other_network(folder: &Path) -> bool {
 }
 
 /// Pods on the node's own bridge, so that Services find them where the embedded runtime would have put them.
-fn cni_network(node_range: &str) -> serde_json::Value {
+fn cni_network(node_range: &str, gateway: &str) -> serde_json::Value {
     json!({
         "cniVersion": "0.4.0",
         "name": "skiff",
@@ -161,7 +158,7 @@ fn cni_network(node_range: &str) -> serde_json::Value {
                 "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{ "subnet": node_range, "gateway": pod_gateway() }]],
+                    "ranges": [[{ "subnet": node_range, "gateway": gateway }]],
                     "routes": [{ "dst": "0.0.0.0/0" }],
                 },
             },

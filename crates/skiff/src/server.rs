@@ -33,7 +33,7 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
     if paths.isolated.is_some() && !inside {
         return enter(target, options, &paths, facts);
     }
-    let hosts_listener = if inside { Some(isolation::inherited_listener()?) } else { None };
+    let hosts_listener = if inside && facts.join.is_none() { Some(isolation::inherited_listener()?) } else { None };
     if !inside {
         // A session of its own, so that the terminal's end is not the node's. It fails where there is one already.
         nix::unistd::setsid().map(drop).unwrap_or_default();
@@ -53,20 +53,23 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
 /// stage inside.
 fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: NodeFacts) -> Result<(), CommandError> {
     nix::unistd::setsid().map(drop).unwrap_or_default();
-    let listener = bind(("127.0.0.1", facts.api_port), API_PORT_ADVICE)?;
+    let listener = match &facts.join {
+        None => Some(bind(("127.0.0.1", facts.api_port), API_PORT_ADVICE)?),
+        Some(_) => None,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let keeper = match isolation::keeper_of(paths)? {
         Some(keeper) => keeper,
         None => {
             // With the last keeper all that it held is gone, or soon will be: the link, the run folder's mounts.
-            runtime.block_on(isolation::remove_link(paths, Link::new(facts.link)))?;
+            runtime.block_on(isolation::remove_link(paths, Link::of(&facts)))?;
             leftovers::end_processes(paths)?;
             isolation::start_keeper(paths)?
         }
     };
+    let mut arguments = server_arguments(target, options, &facts);
     runtime.block_on(link_up(target, paths, facts, keeper))?;
     drop(runtime);
-    let mut arguments = server_arguments(target, options);
     arguments.push("--inside".to_owned());
     let server = isolation::spawn_inside(keeper, listener, &arguments, paths)?;
     server.write(&paths.server_pid())?;
@@ -77,7 +80,7 @@ fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: NodeFacts
 /// one, and with it new addresses.
 async fn link_up(target: &Target, paths: &Paths, mut facts: NodeFacts, keeper: Process) -> io::Result<()> {
     for _ in 0..LINK_ATTEMPTS {
-        match isolation::ensure_link(paths, keeper, Link::new(facts.link)).await {
+        match isolation::ensure_link(paths, keeper, Link::of(&facts)).await {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 facts.link = isolation::free_link(&target.data_dir)?;
                 facts.save(paths)?;
@@ -85,7 +88,7 @@ async fn link_up(target: &Target, paths: &Paths, mut facts: NodeFacts, keeper: P
             done => return done,
         }
     }
-    isolation::ensure_link(paths, keeper, Link::new(facts.link)).await
+    isolation::ensure_link(paths, keeper, Link::of(&facts)).await
 }
 
 /// A server that was killed a moment ago has its port until the kernel is done with it, so a taken one is tried again.

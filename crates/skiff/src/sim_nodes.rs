@@ -13,7 +13,7 @@ use crate::cli::SimNodesOptions;
 use crate::commands::CommandError;
 use crate::kubeconfig;
 
-use crate::node::KUBERNETES_VERSION;
+use crate::worker::KUBERNETES_VERSION;
 
 /// How often it is looked whether there is something new to say.
 const REPORT: Duration = Duration::from_secs(2);

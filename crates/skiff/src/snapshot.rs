@@ -159,7 +159,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("skiff-snapshot-{}", std::process::id()));
         let paths = Paths::new(&folder, None);
         paths.create().expect("folders");
-        let facts = NodeFacts { node_name: "n".into(), api_port: 1, link: 0, node_mask: 24, datastore: None };
+        let facts = NodeFacts { api_port: 1, ..NodeFacts::new("n") };
         facts.save(&paths).expect("the facts");
         fs::write(paths.pki().join("ca.key"), "old").expect("a file");
         fs::create_dir(paths.store()).expect("a folder");

@@ -1,6 +1,7 @@
 //! Who makes a request: by construction, by client certificate, by token; or nobody.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/authentication/>.
 
+pub mod bootstrap;
 pub mod impersonate;
 pub mod jwt;
 
@@ -55,10 +56,21 @@ impl Authenticator {
             user.authenticated();
             return Ok((user, audiences.to_vec()));
         }
+        if let Some((id, secret)) = bootstrap::parse(token) {
+            return Ok((self.bootstrapper(id, secret)?, audiences.to_vec()));
+        }
         let signer = self.signer.as_ref().ok_or("service account tokens are not accepted")?;
         let claims = signer.verify(token, self.clock.now(), audiences)?;
         let user = self.bound_user(&claims)?;
         Ok((user, signer.audiences_of(&claims, audiences)))
+    }
+
+    /// Whoever has a bootstrap token.
+    fn bootstrapper(&self, id: &str, secret: &str) -> Result<UserInfo, String> {
+        let cache = self.catalogue.cache("", "secrets").ok_or("the kind is not served")?;
+        let object = cache.object(bootstrap::NAMESPACE, &bootstrap::secret_name(id));
+        let object = object.map_err(|failure| failure.0.message)?.ok_or("there is no such bootstrap token")?;
+        bootstrap::user(&object, id, secret, self.clock.now())
     }
 
     /// The service account that the claims name, if it and what the token is bound to are still there.

@@ -222,6 +222,12 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         ],
         ..NO_ROLE
     },
+    // Not upstream's: what the network of a node reads beside Services.
+    Role {
+        name: "skiff:node-network",
+        rules: &[on("core", "namespaces pods", "list watch"), on("networking.k8s.io", "networkpolicies", "list watch")],
+        ..NO_ROLE
+    },
     Role {
         name: "system:monitoring",
         rules: &[

@@ -63,6 +63,44 @@ pub(super) const ROLES: &[Role] = &[
 
 /// ClusterRoleBindings (without a namespace) and RoleBindings.
 pub(super) const BINDINGS: &[Binding] = &[
+    // Those by which machines become nodes, as kubeadm names and makes them.
+    Binding {
+        name: "kubeadm:kubelet-bootstrap",
+        namespace: "",
+        role: "system:node-bootstrapper",
+        subjects: &[group("system:bootstrappers")],
+    },
+    Binding {
+        name: "kubeadm:node-autoapprove-bootstrap",
+        namespace: "",
+        role: "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        subjects: &[group("system:bootstrappers")],
+    },
+    Binding {
+        name: "kubeadm:node-autoapprove-certificate-rotation",
+        namespace: "",
+        role: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        subjects: &[group("system:nodes")],
+    },
+    // A node's service rules, its DNS and the provisioner of its disk are in the agent's process and have its name.
+    Binding {
+        name: "skiff:nodes:proxier",
+        namespace: "",
+        role: "system:node-proxier",
+        subjects: &[group("system:nodes")],
+    },
+    Binding {
+        name: "skiff:nodes:network",
+        namespace: "",
+        role: "skiff:node-network",
+        subjects: &[group("system:nodes")],
+    },
+    Binding {
+        name: "skiff:nodes:local-path-provisioner",
+        namespace: "",
+        role: "system:controller:local-path-provisioner",
+        subjects: &[group("system:nodes")],
+    },
     Binding { name: "cluster-admin", namespace: "", role: "cluster-admin", subjects: &[group("system:masters")] },
     Binding {
         name: "system:basic-user",

@@ -1,0 +1,90 @@
+//! The machine as a node: what every part on it is told, on servers and agents alike.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+
+use skiff_base::SystemClock;
+use skiff_base::clock::SharedClock;
+use skiff_base::ids::Ids;
+
+use crate::cli::MachineOptions;
+use crate::commands::CommandError;
+use crate::isolation::Link;
+use crate::paths::{NodeFacts, Paths, named};
+
+/// What every part is told of the machine.
+#[derive(Clone)]
+pub struct Machine {
+    /// Where everything is.
+    pub paths: Paths,
+    /// What the node decided at its first start.
+    pub facts: NodeFacts,
+    /// What it was told.
+    pub options: MachineOptions,
+    /// The time.
+    pub clock: SharedClock,
+    /// Names and UIDs.
+    pub ids: Arc<Ids>,
+    /// The node's own address.
+    pub address: IpAddr,
+}
+
+impl Machine {
+    /// Looks at the machine.
+    ///
+    /// # Errors
+    /// It has no address.
+    pub fn new(paths: Paths, facts: NodeFacts, options: MachineOptions) -> Result<Self, CommandError> {
+        let address = node_address(&facts, &options)?;
+        Ok(Self { paths, facts, options, clock: SystemClock::shared(), ids: Arc::new(Ids::random()), address })
+    }
+
+    /// What the user's KubeletConfiguration says, or the defaults.
+    ///
+    /// # Errors
+    /// The file cannot be read, or asks for what cannot be.
+    pub fn kubelet_options(&self) -> Result<skiff_kubelet::Options, CommandError> {
+        let mut found = match &self.options.kubelet_config {
+            Some(path) => {
+                let text = std::fs::read(path).map_err(|error| named(path, "read", error))?;
+                skiff_kubelet::Options::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?
+            }
+            None if self.paths.isolated.is_some() => trial_options(),
+            None => skiff_kubelet::Options::default(),
+        };
+        skiff_kubelet::check_options(&found)?;
+        if let Some(path) = &self.options.pod_manifest_path {
+            found.static_pod_path = Some(path.clone());
+        }
+        Ok(found)
+    }
+
+    /// The size of the file system that holds the node's state.
+    pub fn disk_bytes(&self) -> Option<i64> {
+        let stat = nix::sys::statvfs::statvfs(&self.paths.root).ok()?;
+        i64::try_from(stat.blocks() * stat.fragment_size()).ok()
+    }
+}
+
+/// The disk under an isolated node is mostly full of what is not its own: ending Pods and removing images would free
+/// little there, so it does so only when it is told to.
+fn trial_options() -> skiff_kubelet::Options {
+    let mut options = skiff_kubelet::Options::default();
+    options.eviction_hard.retain(|signal, _| signal.starts_with("memory."));
+    options.image_gc_high_threshold_percent = 100;
+    options
+}
+
+/// The node's own address: given, the link's, or the one that outgoing connections have.
+fn node_address(facts: &NodeFacts, options: &MachineOptions) -> Result<IpAddr, CommandError> {
+    if let Some(address) = options.node_ip {
+        return Ok(address);
+    }
+    if facts.link > 0 {
+        return Ok(Link::of(facts).node().into());
+    }
+    // Connecting a datagram socket sends nothing; it only makes the kernel choose a source address.
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let chosen = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
+    Ok(chosen.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
+}
