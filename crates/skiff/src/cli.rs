@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::paths::DEFAULT_DATA_DIR;
 
 /// How long a node may take to be Ready.
-const DEFAULT_WAIT_SECONDS: u64 = 60;
+pub const DEFAULT_WAIT_SECONDS: u64 = 60;
 
 /// A complete Kubernetes in one light binary.
 #[derive(Debug, Parser)]
@@ -66,6 +66,20 @@ pub struct MachineOptions {
     /// A folder or file of static Pods [default: the folder `manifests` of the data folder]
     #[arg(long, value_name = "PATH")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// How Pods of other nodes are reached: direct routes to nodes on the same network and VXLAN (UDP port 8472) to others,
+    /// or VXLAN always, for networks that carry no packets of addresses that they do not know
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = WayBetweenNodes::Auto)]
+    pub overlay: WayBetweenNodes,
+}
+
+/// How Pods of other nodes are reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+pub enum WayBetweenNodes {
+    /// Routes where nodes share a network, tunnels otherwise.
+    #[default]
+    Auto,
+    /// Tunnels.
+    Vxlan,
 }
 
 /// How a node is set up; kept from its first start where it concerns stored objects.
@@ -268,6 +282,12 @@ pub enum Command {
         #[arg(long, hide = true)]
         inside: bool,
     },
+    /// Clusters of several nodes on this machine, each a world of its own with no way to the outside
+    Cluster {
+        /// What to do.
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// Make and list the tokens by which machines join the cluster
     Token {
         /// What to do.
@@ -359,6 +379,84 @@ pub enum SnapshotCommand {
         datastore: DatastoreOptions,
         /// The file
         file: PathBuf,
+    },
+}
+
+/// Which cluster a command is about.
+#[derive(Debug, Clone, Args)]
+pub struct ClusterTarget {
+    /// The cluster
+    #[arg(value_parser = isolated_name)]
+    pub name: String,
+    /// The folder that holds all state
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR, env = "SKIFF_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// What can be done with clusters.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Make a cluster and wait until all its nodes are Ready
+    Create {
+        #[command(flatten)]
+        cluster: ClusterTarget,
+        /// How many servers: one, whose objects are in its own folder
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+        servers: u8,
+        /// How many nodes beside the server
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
+        agents: u8,
+        /// A KubeletConfiguration for all nodes
+        #[arg(long, value_name = "FILE")]
+        kubelet_config: Option<PathBuf>,
+        /// How Pods of other nodes are reached
+        #[arg(long, value_name = "WAY", value_enum, default_value_t = WayBetweenNodes::Auto)]
+        overlay: WayBetweenNodes,
+        /// Seconds to wait for the nodes to be Ready
+        #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_WAIT_SECONDS)]
+        wait: u64,
+    },
+    /// List the clusters
+    #[command(visible_alias = "ls")]
+    List {
+        /// The folder that holds all state
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR, env = "SKIFF_DATA_DIR")]
+        data_dir: PathBuf,
+    },
+    /// Start a cluster that was stopped
+    Start(ClusterTarget),
+    /// Stop a cluster and its containers; its state stays
+    Stop(ClusterTarget),
+    /// Stop a cluster and remove everything of it
+    Delete(ClusterTarget),
+    /// Print the administrator's kubeconfig
+    Kubeconfig(ClusterTarget),
+    /// Import an image into all nodes: a tar made by docker save, or of the OCI layout
+    Import {
+        #[command(flatten)]
+        cluster: ClusterTarget,
+        /// The file
+        file: PathBuf,
+    },
+    /// Add and remove nodes
+    Node {
+        /// What to do.
+        #[command(subcommand)]
+        command: ClusterNodeCommand,
+    },
+}
+
+/// What can be done with the nodes of a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterNodeCommand {
+    /// Add a node and wait until it is Ready
+    Add(ClusterTarget),
+    /// Remove a node; its Pods are replaced
+    Remove {
+        #[command(flatten)]
+        cluster: ClusterTarget,
+        /// The node, such as demo-agent-1
+        node: String,
     },
 }
 

@@ -12,10 +12,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::check;
-use crate::cli::{ImageCommand, JoinOptions, MachineOptions, NodeOptions, Output, Target};
+use crate::cli::{ImageCommand, JoinOptions, MachineOptions, NodeOptions, Output, Target, WayBetweenNodes};
 use crate::control::{self, ControlError};
 use crate::datastore;
-use crate::isolation::{self, Link};
+use crate::isolation;
 use crate::join::token::Token;
 use crate::kubeconfig;
 use crate::leftovers;
@@ -178,7 +178,7 @@ fn prepare(target: &Target, options: &NodeOptions, join: &JoinOptions) -> Outcom
     leftovers::claim_machine(&paths)
 }
 
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
@@ -245,13 +245,16 @@ fn machine_arguments(options: &MachineOptions) -> Vec<String> {
         }
     }
     options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
+    if options.overlay == WayBetweenNodes::Vxlan {
+        flag("--overlay", "vxlan".to_owned());
+    }
     if let Some(endpoint) = &options.container_runtime_endpoint {
         flag("--container-runtime-endpoint", endpoint.clone());
     }
     arguments
 }
 
-fn start_server(paths: &Paths, target: &Target, options: &NodeOptions, facts: &NodeFacts) -> Outcome {
+pub(crate) fn start_server(paths: &Paths, target: &Target, options: &NodeOptions, facts: &NodeFacts) -> Outcome {
     let mut log = File::options().create(true).append(true).read(true).open(paths.log())?;
     let from = log.seek(SeekFrom::End(0))?;
     // A socket of the last run would be taken for this one's.
@@ -297,7 +300,7 @@ fn last_words(log: &mut File, from: u64, paths: &Paths) -> io::Result<String> {
 }
 
 /// Waits for the node; a server that ends meanwhile is quoted from where its log began.
-fn wait_ready(paths: &Paths, limit: Duration, log_start: u64) -> Outcome<Value> {
+pub(crate) fn wait_ready(paths: &Paths, limit: Duration, log_start: u64) -> Outcome<Value> {
     let runtime = small_runtime()?;
     runtime.block_on(async {
         let socket = paths.control_socket();
@@ -369,7 +372,7 @@ pub fn down(target: &Target) -> Outcome {
 }
 
 /// Stops server and containers; says whether anything ran.
-fn stop(paths: &Paths) -> Outcome<bool> {
+pub(crate) fn stop(paths: &Paths) -> Outcome<bool> {
     let mut ran = false;
     if let Some(server) = Process::read(&paths.server_pid())? {
         ran = true;
@@ -394,7 +397,7 @@ fn stop(paths: &Paths) -> Outcome<bool> {
     }
     ran |= leftovers::end_processes(paths)?;
     if let Some(facts) = NodeFacts::load(paths)?.filter(|facts| facts.link > 0) {
-        small_runtime()?.block_on(isolation::remove_link(paths, Link::of(&facts)))?;
+        small_runtime()?.block_on(isolation::remove_link(paths, &facts))?;
     }
     Ok(ran)
 }
@@ -405,13 +408,18 @@ fn stop(paths: &Paths) -> Outcome<bool> {
 /// Something does not stop or cannot be removed.
 pub fn delete(target: &Target) -> Outcome {
     let paths = paths(target);
-    stop(&paths)?;
-    leftovers::remove_everything(&paths)?;
-    leftovers::remove_folder(&paths.root)?;
+    remove(&paths)?;
     if let (None, Some(file)) = (&paths.isolated, kubeconfig::users_file()) {
         kubeconfig::remove_from(&file, &context_name(&paths))?;
     }
     Ok(())
+}
+
+/// Stops a node and removes all of it.
+pub(crate) fn remove(paths: &Paths) -> Outcome {
+    stop(paths)?;
+    leftovers::remove_everything(paths)?;
+    Ok(leftovers::remove_folder(&paths.root)?)
 }
 
 /// `skiff status`.

@@ -2,6 +2,9 @@
 //! small first process (the keeper), and one link to the host with no route beyond it.
 //!
 //! The keeper outlives the server, so that containers run on while the server is away; ending the keeper ends all.
+//!
+//! The nodes of a cluster have links to a switch instead: one more keeper, in whose network a bridge joins them with each
+//! other and with the link to the host.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +20,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
-use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::paths::{FIRST_SEAT, NodeFacts, Paths, named};
 use crate::process::Process;
@@ -27,27 +30,32 @@ use crate::process::Process;
 const LINK_PREFIX: [u8; 2] = [198, 18];
 /// The most isolated nodes at a time.
 pub const MAX_LINKS: u8 = 250;
+/// The last address of a link network that a node can have.
+pub const LAST_SEAT: u8 = 126;
 /// A keeper that was killed is gone after this long.
 const END_LIMIT: Duration = Duration::from_secs(30);
 /// The name of the link inside the node.
 const INNER_LINK: &str = "eth0";
+/// The name of the bridge in a cluster's switch.
+const SWITCH: &str = "switch";
 
 /// The addresses of an isolated node's link.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
     number: u8,
     seat: u8,
+    is_shared: bool,
 }
 
 impl Link {
     /// The first place of the link network with this number, 1 to [`MAX_LINKS`].
     pub fn new(number: u8) -> Self {
-        Self { number, seat: FIRST_SEAT }
+        Self { number, seat: FIRST_SEAT, is_shared: false }
     }
 
     /// The node's place.
     pub fn of(facts: &NodeFacts) -> Self {
-        Self { number: facts.link, seat: facts.seat }
+        Self { number: facts.link, seat: facts.seat, is_shared: facts.switch.is_some() }
     }
 
     fn address(self, last: u8) -> Ipv4Addr {
@@ -64,9 +72,24 @@ impl Link {
         self.address(self.seat)
     }
 
+    /// The end that the host sends everything of this network to: the only node's, or that of a cluster's server.
+    fn first(self) -> Ipv4Addr {
+        self.address(FIRST_SEAT)
+    }
+
     /// The range that load balancers' addresses come from, and how many of its bits are fixed.
     pub fn load_balancers(self) -> (Ipv4Addr, u8) {
         (self.address(128), 25)
+    }
+
+    /// How many bits the addresses on the link share: two ends, or half of the network.
+    fn bits(self) -> u8 {
+        if self.is_shared { 25 } else { 30 }
+    }
+
+    /// The name of the switch's end.
+    fn port(self) -> String {
+        format!("port{}", self.seat)
     }
 
     /// The name of the host's end.
@@ -183,15 +206,113 @@ fn alias_file(link: Link) -> std::path::PathBuf {
     std::path::Path::new("/sys/class/net").join(link.host_interface()).join("ifalias")
 }
 
-/// Makes the link between the host and the keeper's network, unless it is there, and all that belongs to it.
+/// Makes a node's link, unless it is there: to the host, or to the cluster's switch.
 ///
 /// # Errors
-/// Another node has a link of this number (`AlreadyExists`), or the kernel refuses the interface, its addresses or
-/// its route.
-pub async fn ensure_link(paths: &Paths, keeper: Process, link: Link) -> io::Result<()> {
+/// Another node has a link of this number (`AlreadyExists`), the switch does not run, or the kernel refuses.
+pub async fn ensure_link(paths: &Paths, keeper: Process, facts: &NodeFacts) -> io::Result<()> {
+    let link = Link::of(facts);
+    match &facts.switch {
+        Some(switch) if paths.isolated.as_ref() != Some(switch) => {
+            let switch = switch_of(paths, switch)?;
+            within(switch, || plug_in(keeper, link)).await
+        }
+        Some(_) => {
+            ensure_host_link(paths, keeper, link).await?;
+            within(keeper, make_switch).await
+        }
+        None => ensure_host_link(paths, keeper, link).await,
+    }
+}
+
+fn switch_of(paths: &Paths, switch: &str) -> io::Result<Process> {
+    keeper_of(&paths.beside(switch))?
+        .ok_or_else(|| io::Error::other(format!("the network {switch} does not run; start its cluster")))
+}
+
+/// Does something in the network of another process: the sockets that `work` opens at its beginning are of that network.
+async fn within<F>(process: Process, work: impl FnOnce() -> F + Send) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send,
+{
+    let path = format!("/proc/{}/ns/net", process.pid);
+    let namespace = File::open(&path).map_err(|error| named(path.as_ref(), "open", error))?;
+    // A thread of its own, because a thread that has entered stays.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(work())
+        });
+        thread.join().map_err(|_| io::Error::other("working in another network panicked"))?
+    })
+}
+
+type Refusal = rtnetlink::Error;
+
+fn failed(what: &'static str) -> impl Fn(Refusal) -> io::Error {
+    move |error| io::Error::other(format!("{what}: {error}"))
+}
+
+/// Makes the bridge that joins the cluster's nodes with the link to the host. Runs in the switch.
+async fn make_switch() -> io::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
-    let failed = |what: &'static str| move |error: rtnetlink::Error| io::Error::other(format!("{what}: {error}"));
+    if interface_index(&handle, SWITCH).await.is_none() {
+        let made = handle.link().add(LinkBridge::new(SWITCH).build()).execute().await;
+        made.map_err(failed("make the switch"))?;
+    }
+    let bridge = interface_index(&handle, SWITCH).await;
+    let bridge = bridge.ok_or_else(|| io::Error::other("the switch vanished"))?;
+    let uplink = interface_index(&handle, INNER_LINK).await;
+    let uplink = uplink.ok_or_else(|| io::Error::other("the link to the host vanished"))?;
+    for link in [LinkUnspec::new_with_index(bridge), LinkUnspec::new_with_index(uplink).controller(bridge)] {
+        handle.link().set(link.up().build()).execute().await.map_err(failed("set up the switch"))?;
+    }
+    driver.abort();
+    Ok(())
+}
+
+/// Makes the link between the switch and a node. Runs in the switch.
+async fn plug_in(keeper: Process, link: Link) -> io::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
+    let bridge = interface_index(&handle, SWITCH).await;
+    let bridge = bridge.ok_or_else(|| io::Error::other("the cluster's network has no switch"))?;
+    if interface_index(&handle, &link.port()).await.is_none() {
+        make_pair(&handle, &link.port(), keeper).await?;
+    }
+    let port = interface_index(&handle, &link.port()).await;
+    let port = port.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
+    let up = LinkUnspec::new_with_index(port).controller(bridge).up().build();
+    handle.link().set(up).execute().await.map_err(failed("bring the link up"))?;
+    driver.abort();
+    Ok(())
+}
+
+/// Makes a pair of interfaces, one end here and the other in the node.
+async fn make_pair(handle: &rtnetlink::Handle, name: &str, keeper: Process) -> io::Result<()> {
+    let unmoved = format!("{name}n");
+    let made = handle.link().add(LinkVeth::new(name, &unmoved).build()).execute().await;
+    made.map_err(failed("make the link to the node"))?;
+    move_in(handle, &unmoved, keeper).await
+}
+
+/// Moves an interface into a node, as its end of the link.
+async fn move_in(handle: &rtnetlink::Handle, name: &str, keeper: Process) -> io::Result<()> {
+    let inner = interface_index(handle, name).await;
+    let inner = inner.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
+    let netns = format!("/proc/{}/ns/net", keeper.pid);
+    let netns = File::open(&netns).map_err(|error| named(netns.as_ref(), "open", error))?;
+    let moved =
+        LinkUnspec::new_with_index(inner).name(INNER_LINK).setns_by_fd(std::os::fd::AsRawFd::as_raw_fd(&netns)).build();
+    handle.link().set(moved).execute().await.map_err(failed("move the link into the node"))
+}
+
+/// Makes the link between the host and the keeper's network, unless it is there, and all that belongs to it.
+async fn ensure_host_link(paths: &Paths, keeper: Process, link: Link) -> io::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
     let name = link.host_interface();
     let unmoved = format!("{name}n");
     let taken = || io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is another node's link"));
@@ -211,24 +332,16 @@ pub async fn ensure_link(paths: &Paths, keeper: Process, link: Link) -> io::Resu
         }
         let alias = alias_file(link);
         fs::write(&alias, paths.root.display().to_string()).map_err(|error| named(&alias, "write", error))?;
-        let inner = interface_index(&handle, &unmoved).await;
-        let inner = inner.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
-        let netns = format!("/proc/{}/ns/net", keeper.pid);
-        let netns = File::open(&netns).map_err(|error| named(netns.as_ref(), "open", error))?;
-        let moved = LinkUnspec::new_with_index(inner)
-            .name(INNER_LINK)
-            .setns_by_fd(std::os::fd::AsRawFd::as_raw_fd(&netns))
-            .build();
-        handle.link().set(moved).execute().await.map_err(failed("move the link into the node"))?;
+        move_in(&handle, &unmoved, keeper).await?;
     }
     let outer = interface_index(&handle, &name).await;
     let outer = outer.ok_or_else(|| io::Error::other("the link to the node vanished"))?;
     let up = LinkUnspec::new_with_index(outer).up().build();
     handle.link().set(up).execute().await.map_err(failed("bring the link up"))?;
-    let address = handle.address().add(outer, link.host().into(), 30).replace();
+    let address = handle.address().add(outer, link.host().into(), link.bits()).replace();
     address.execute().await.map_err(failed("give the link its address"))?;
     let route =
-        RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(link.address(0), 24).gateway(link.node()).build();
+        RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(link.address(0), 24).gateway(link.first()).build();
     handle.route().add(route).replace().execute().await.map_err(failed("route the node's addresses"))?;
     driver.abort();
     Ok(())
@@ -241,14 +354,13 @@ pub async fn ensure_link(paths: &Paths, keeper: Process, link: Link) -> io::Resu
 pub async fn configure_inner_link(link: Link) -> io::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
-    let failed = |what: &'static str| move |error: rtnetlink::Error| io::Error::other(format!("{what}: {error}"));
     for name in ["lo", INNER_LINK] {
         let index = interface_index(&handle, name).await;
         let index = index.ok_or_else(|| io::Error::other(format!("the node has no interface {name}")))?;
         let up = LinkUnspec::new_with_index(index).up().build();
         handle.link().set(up).execute().await.map_err(failed("bring an interface up"))?;
         if name == INNER_LINK {
-            let address = handle.address().add(index, link.node().into(), 30);
+            let address = handle.address().add(index, link.node().into(), link.bits());
             match address.replace().execute().await {
                 Ok(()) => {}
                 Err(error) => return Err(failed("give the node its address")(error)),
@@ -263,17 +375,27 @@ pub async fn configure_inner_link(link: Link) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel refuses.
-pub async fn remove_link(paths: &Paths, link: Link) -> io::Result<()> {
-    if !is_link_of(paths, link) {
-        return Ok(());
+pub async fn remove_link(paths: &Paths, facts: &NodeFacts) -> io::Result<()> {
+    let link = Link::of(facts);
+    match &facts.switch {
+        Some(switch) if paths.isolated.as_ref() != Some(switch) => match keeper_of(&paths.beside(switch))? {
+            Some(switch) => within(switch, move || async move { remove_interface(&link.port()).await }).await,
+            // It went with the switch.
+            None => Ok(()),
+        },
+        _ if is_link_of(paths, link) => remove_interface(&link.host_interface()).await,
+        _ => Ok(()),
     }
+}
+
+async fn remove_interface(name: &str) -> io::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
-    if let Some(index) = interface_index(&handle, &link.host_interface()).await {
+    if let Some(index) = interface_index(&handle, name).await {
         let removed = handle.link().del(index).execute().await;
         // The kernel removes it by itself once the node's network is gone, and may just have done so.
         if let Err(error) = removed
-            && interface_index(&handle, &link.host_interface()).await.is_some()
+            && interface_index(&handle, name).await.is_some()
         {
             return Err(io::Error::other(format!("remove the link to the node: {error}")));
         }
@@ -375,6 +497,10 @@ mod tests {
         assert_eq!(Link::new(3).node().to_string(), "198.18.3.2");
         assert_eq!(Link::new(3).load_balancers().0.to_string(), "198.18.3.128");
         assert_ne!(Link::new(3).host_interface(), Link::new(4).host_interface());
+        let seat = |seat| NodeFacts { link: 3, seat, switch: Some("a".into()), ..NodeFacts::new("n") };
+        let (first, last) = (Link::of(&seat(FIRST_SEAT)), Link::of(&seat(LAST_SEAT)));
+        assert_eq!((first.node().to_string(), last.node().to_string()), ("198.18.3.2".into(), "198.18.3.126".into()));
+        assert_eq!(last.load_balancers(), first.load_balancers(), "they share the rest of the network");
         assert!(Link::new(MAX_LINKS).host_interface().len() < 15, "the kernel allows 15 letters");
     }
 }

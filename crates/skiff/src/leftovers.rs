@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
-use skiff_netd::{Netd, PodNetwork};
+use skiff_netd::{Netd, Overlay, PodNetwork};
 use skiff_runtime::leftovers;
 
 use crate::commands::CommandError;
@@ -84,6 +84,7 @@ pub fn remove_everything(paths: &Paths) -> Result<(), CommandError> {
     let Some(facts) = NodeFacts::load(paths)? else { return Ok(()) };
     if paths.isolated.is_none() && other_owner(paths)?.is_none() {
         Netd::clean_up()?;
+        Overlay::clean_up()?;
         PodNetwork::clean_up_everything(&network::pod_network_config(paths, &facts)?)?;
         leftovers::remove_cgroup(&paths.runtime_cgroup())?;
         leftovers::remove_empty_cgroups(PODS_CGROUP)?;

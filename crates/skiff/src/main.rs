@@ -5,6 +5,7 @@ mod answers;
 mod audit;
 mod check;
 mod cli;
+mod cluster;
 mod commands;
 mod control;
 mod datastore;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Logs { target, follow } => commands::logs(&target, follow),
         Command::Server { target, node, inside } => commands::serve(&target, &node, inside),
         Command::Agent { target, join, machine, inside } => commands::agent(&target, &join, &machine, inside),
+        Command::Cluster { command } => cluster::run(&command),
         Command::Token { command } => join::commands::run(&command),
         Command::KeeperParent { root } => isolation::keeper_parent(&root).map_err(Into::into),
         Command::Keeper { .. } => isolation::keeper().map_err(Into::into),

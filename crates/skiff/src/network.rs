@@ -8,10 +8,12 @@ use skiff_base::SystemClock;
 use skiff_client::Informers;
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
-use skiff_netd::{Netd, NetdConfig, PodNetwork, PodNetworkConfig, Prefix};
+use skiff_netd::{Netd, NetdConfig, Overlay, OverlayConfig, PodNetwork, PodNetworkConfig, Prefix};
 
+use crate::cli::WayBetweenNodes;
 use crate::commands::CommandError;
 use crate::isolation::Link;
+use crate::machine::Machine;
 use crate::paths::{NodeFacts, Paths};
 use crate::worker::CLUSTER_DOMAIN;
 
@@ -67,6 +69,7 @@ pub struct Network {
     /// Addresses and interfaces of pods.
     pub pods: Arc<PodNetwork>,
     _rules: Netd,
+    _overlay: Option<Overlay>,
     _dns: Dns,
 }
 
@@ -74,8 +77,11 @@ pub struct Network {
 ///
 /// # Errors
 /// The kernel refuses; the error says what.
-pub fn start(paths: &Paths, facts: &NodeFacts, informers: &Informers) -> Result<Network, CommandError> {
-    let pods = Arc::new(PodNetwork::open(pod_network_config(paths, facts)?)?);
+pub fn start(machine: &Machine, informers: &Informers) -> Result<Network, CommandError> {
+    let facts = &machine.facts;
+    let config = pod_network_config(&machine.paths, facts)?;
+    let (node_range, gateway) = (config.node_range, config.gateway());
+    let pods = Arc::new(PodNetwork::open(config)?);
     let rules = Netd::start(NetdConfig {
         informers: informers.clone(),
         node_name: facts.node_name.clone(),
@@ -87,8 +93,17 @@ pub fn start(paths: &Paths, facts: &NodeFacts, informers: &Informers) -> Result<
         },
         host_ports: pods.host_ports(),
     })?;
+    let overlay = Overlay::start(OverlayConfig {
+        informers: informers.clone(),
+        node_name: facts.node_name.clone(),
+        address: machine.address,
+        node_range,
+        gateway,
+        pod_range: prefix(POD_RANGE)?,
+        always_tunnel: machine.options.overlay == WayBetweenNodes::Vxlan,
+    })?;
     let dns = Dns::start(dns_config(facts, informers))?;
-    Ok(Network { pods, _rules: rules, _dns: dns })
+    Ok(Network { pods, _rules: rules, _overlay: overlay, _dns: dns })
 }
 
 /// The cluster DNS. In isolation there is nobody to ask for the world's names.

@@ -28,6 +28,11 @@ impl Paths {
         Self { root, isolated: isolated.map(str::to_owned) }
     }
 
+    /// The folders of another isolated node of the same data folder.
+    pub fn beside(&self, name: &str) -> Self {
+        Self { root: self.root.with_file_name(name), isolated: Some(name.to_owned()) }
+    }
+
     /// A path below the node's folder.
     pub fn join(&self, path: &str) -> PathBuf {
         self.root.join(path)
@@ -157,6 +162,9 @@ pub struct NodeFacts {
     /// Which address of the link network it has.
     #[serde(default = "default_seat")]
     pub seat: u8,
+    /// The isolated node whose network joins the links of a cluster's nodes; without it the link leads to the host alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<String>,
     /// How many leading bits the addresses of the node's pods share.
     #[serde(default = "default_node_mask")]
     pub node_mask: u8,
@@ -218,6 +226,7 @@ impl NodeFacts {
             api_port: 0,
             link: 0,
             seat: FIRST_SEAT,
+            switch: None,
             node_mask: DEFAULT_NODE_MASK,
             datastore: None,
             pod_range: None,

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{NodeOptions, Target};
 use crate::commands::{CommandError, server_arguments};
-use crate::isolation::{self, Link};
+use crate::isolation;
 use crate::leftovers;
 use crate::node;
 use crate::paths::{NodeFacts, Paths};
@@ -62,7 +62,7 @@ fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: NodeFacts
         Some(keeper) => keeper,
         None => {
             // With the last keeper all that it held is gone, or soon will be: the link, the run folder's mounts.
-            runtime.block_on(isolation::remove_link(paths, Link::of(&facts)))?;
+            runtime.block_on(isolation::remove_link(paths, &facts))?;
             leftovers::end_processes(paths)?;
             isolation::start_keeper(paths)?
         }
@@ -80,15 +80,15 @@ fn enter(target: &Target, options: &NodeOptions, paths: &Paths, facts: NodeFacts
 /// one, and with it new addresses.
 async fn link_up(target: &Target, paths: &Paths, mut facts: NodeFacts, keeper: Process) -> io::Result<()> {
     for _ in 0..LINK_ATTEMPTS {
-        match isolation::ensure_link(paths, keeper, Link::of(&facts)).await {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+        match isolation::ensure_link(paths, keeper, &facts).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && facts.switch.is_none() => {
                 facts.link = isolation::free_link(&target.data_dir)?;
                 facts.save(paths)?;
             }
             done => return done,
         }
     }
-    isolation::ensure_link(paths, keeper, Link::of(&facts)).await
+    isolation::ensure_link(paths, keeper, &facts).await
 }
 
 /// A server that was killed a moment ago has its port until the kernel is done with it, so a taken one is tried again.

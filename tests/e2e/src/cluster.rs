@@ -30,8 +30,10 @@ evictionHard:
 
 /// A running node and the folder it lives in; both are gone when the value is dropped.
 pub struct Cluster {
-    /// The name of the isolated node.
+    /// The name of the isolated node; of several nodes, that of the server.
     pub name: String,
+    /// The name of the cluster, where it has several nodes.
+    group: Option<String>,
     data: PathBuf,
     registry: Option<Child>,
 }
@@ -95,7 +97,7 @@ impl Cluster {
         let name = format!("{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let data = std::env::temp_dir().join(format!("skiff-e2e-{name}"));
         std::fs::create_dir_all(&data).expect("a writable temporary folder");
-        Self { name, data, registry: None }
+        Self { name, group: None, data, registry: None }
     }
 
     /// Starts a node and imports `localhost:5000/hello:v1` and `:v2` into it.
@@ -107,6 +109,32 @@ impl Cluster {
             cluster.skiff(&["image", "import", &file.display().to_string()]).ok();
         }
         cluster
+    }
+
+    /// Starts a server and so many agents, and imports `localhost:5000/hello:v1` into all of them.
+    pub fn several(purpose: &str, agents: usize) -> Self {
+        let mut cluster = Self::empty(purpose);
+        cluster.group = Some(cluster.name.clone());
+        cluster.name = format!("{}-server-0", cluster.name);
+        let config = cluster.kubelet_config(KUBELET_CONFIG).display().to_string();
+        cluster.group(&["create"], &["--agents", &agents.to_string(), "--kubelet-config", &config]).ok();
+        let file = cluster.data.join("hello-v1.tar");
+        hello_image("v1").save("localhost:5000/hello:v1", &file).expect("written");
+        cluster.group(&["import"], &[&file.display().to_string()]).ok();
+        cluster
+    }
+
+    /// Runs `skiff cluster COMMAND` for a cluster of several nodes.
+    pub fn group(&self, command: &[&str], arguments: &[&str]) -> Answer {
+        let group = self.group.as_ref().expect("the cluster was made with several nodes");
+        let mut skiff = Command::new(skiff_binary());
+        skiff.arg("cluster").args(command).arg(group).args(arguments).arg("--data-dir").arg(&self.data);
+        Answer::of(skiff.stdin(Stdio::null()).output().expect("the program under test can be started"))
+    }
+
+    /// The name of an agent.
+    pub fn agent(&self, number: usize) -> String {
+        format!("{}-agent-{number}", self.group.as_ref().expect("the cluster was made with several nodes"))
     }
 
     /// Starts a node that has no images.
@@ -135,12 +163,17 @@ impl Cluster {
 
     /// Runs `skiff COMMAND` for this node.
     pub fn skiff(&self, command: &[&str]) -> Answer {
+        self.skiff_of(&self.name, command)
+    }
+
+    /// Runs `skiff COMMAND` for one of several nodes.
+    pub fn skiff_of(&self, node: &str, command: &[&str]) -> Answer {
         let mut skiff = Command::new(skiff_binary());
         skiff.args(command);
         if command.first() == Some(&"up") && !command.contains(&"--kubelet-config") {
             skiff.arg("--kubelet-config").arg(self.kubelet_config(KUBELET_CONFIG));
         }
-        let output = skiff.args(["--isolated", &self.name, "--data-dir"]).arg(&self.data).stdin(Stdio::null()).output();
+        let output = skiff.args(["--isolated", node, "--data-dir"]).arg(&self.data).stdin(Stdio::null()).output();
         Answer::of(output.expect("the program under test can be started"))
     }
 
@@ -219,16 +252,21 @@ impl Cluster {
 
     /// The process id of the first process of the node on the host.
     pub fn keeper_pid(&self) -> u32 {
-        self.pid_in("keeper.pid")
+        self.pid_in(&self.name, "keeper.pid")
+    }
+
+    /// The same of one of several nodes.
+    pub fn keeper_pid_of(&self, node: &str) -> u32 {
+        self.pid_in(node, "keeper.pid")
     }
 
     /// The server's process id on the host.
     pub fn server_pid(&self) -> u32 {
-        self.pid_in("server.pid")
+        self.pid_in(&self.name, "server.pid")
     }
 
-    fn pid_in(&self, file: &str) -> u32 {
-        let path = self.data.join("isolated").join(&self.name).join("run").join(file);
+    fn pid_in(&self, node: &str, file: &str) -> u32 {
+        let path = self.data.join("isolated").join(node).join("run").join(file);
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         text.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("the file holds a process id")
     }
@@ -302,7 +340,7 @@ impl Drop for Cluster {
             let lines: Vec<_> = text.lines().collect();
             eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
-        let answer = self.skiff(&["delete"]);
+        let answer = if self.group.is_some() { self.group(&["delete"], &[]) } else { self.skiff(&["delete"]) };
         if answer.code != 0 {
             eprintln!("delete: {}", answer.stderr);
         }

@@ -24,7 +24,8 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
         rules: &[
         on("certificates.k8s.io", "certificatesigningrequests", "delete get list watch"),
         on("certificates.k8s.io", "certificatesigningrequests/approval certificatesigningrequests/status", "update"),
-        on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/kube-apiserver-client-kubelet"),
+        // Upstream leaves those of the second signer to people.
+        on("certificates.k8s.io", "signers", "approve").named("kubernetes.io/kube-apiserver-client-kubelet kubernetes.io/kubelet-serving"),
         on("certificates.k8s.io", "signers", "sign").named("kubernetes.io/kube-apiserver-client kubernetes.io/kube-apiserver-client-kubelet kubernetes.io/kubelet-serving kubernetes.io/legacy-unknown"),
         on("authorization.k8s.io", "subjectaccessreviews", "create"),
         on("core events.k8s.io", "events", "create patch update"),

@@ -14,14 +14,14 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
-const REQUEST: u16 = 0x1 | 0x4; // with an answer, also when all went well
-const CREATE: u16 = REQUEST | 0x400 | 0x200; // fails where the thing exists
-const REPLACE: u16 = REQUEST | 0x400 | 0x100;
-const DUMP: u16 = 0x1 | 0x300;
+pub(crate) const REQUEST: u16 = 0x1 | 0x4; // with an answer, also when all went well
+pub(crate) const CREATE: u16 = REQUEST | 0x400 | 0x200; // fails where the thing exists
+pub(crate) const REPLACE: u16 = REQUEST | 0x400 | 0x100;
+pub(crate) const DUMP: u16 = 0x1 | 0x300;
 
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(crate) const IFLA_ADDRESS: u16 = 1;
+pub(crate) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
@@ -37,7 +37,7 @@ const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const VETH_INFO_PEER: u16 = 1;
-const AF_INET: u8 = 2;
+pub(crate) const AF_INET: u8 = 2;
 const AF_INET6: u16 = 10;
 const IFF_UP: u32 = 1;
 
@@ -56,6 +56,9 @@ const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
+
+/// What an Ethernet carries when there is no uplink to ask.
+pub(crate) const DEFAULT_MTU: u32 = 1500;
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
@@ -264,7 +267,7 @@ fn read_link(payload: &[u8]) -> Option<Link> {
 }
 
 /// `struct ifinfomsg` with these flags to be set.
-fn link_header(index: u32, flags: u32) -> [u8; 16] {
+pub(crate) fn link_header(index: u32, flags: u32) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -288,7 +291,11 @@ pub(crate) fn uplink_mtu(socket: &Socket) -> Result<Option<u32>, NetlinkError> {
             uplink = read_default_route(payload);
         }
     })?;
-    let Some(index) = uplink else { return Ok(None) };
+    uplink.map_or(Ok(None), |index| mtu(socket, index))
+}
+
+/// The largest packet of a link.
+pub(crate) fn mtu(socket: &Socket, index: u32) -> Result<Option<u32>, NetlinkError> {
     let mut batch = Batch::new();
     drop(batch.message("look up the uplink", RTM_GETLINK, 0x1, &link_header(index, 0)));
     let mut mtu = None;

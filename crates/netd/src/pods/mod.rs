@@ -3,7 +3,7 @@
 pub(crate) mod addresses;
 pub(crate) mod link;
 mod network;
-mod sysctl;
+pub(crate) mod sysctl;
 
 pub use addresses::{AddressError, Lease};
 pub use network::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};

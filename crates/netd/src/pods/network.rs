@@ -21,8 +21,6 @@ const POD_INTERFACE: &str = "eth0";
 const LOOPBACK_INDEX: u32 = 1;
 /// Blackhole routes stand behind every real route to the same range.
 const BLACKHOLE_METRIC: u32 = 0xffff;
-/// What an Ethernet carries when there is no uplink to ask.
-const DEFAULT_MTU: u32 = 1500;
 
 /// What the pod network is made of.
 #[derive(Debug, Clone)]
@@ -108,7 +106,7 @@ impl PodNetwork {
         let socket = Socket::open(Protocol::Route)?;
         let mtu = match config.mtu {
             Some(mtu) => mtu,
-            None => link::uplink_mtu(&socket)?.unwrap_or(DEFAULT_MTU),
+            None => link::uplink_mtu(&socket)?.unwrap_or(link::DEFAULT_MTU),
         };
         let bridge = make_bridge(&socket, &config, mtu)?;
         set_parameters(&config.bridge)?;

@@ -85,7 +85,10 @@ pub fn create(
 }
 
 /// A client in the administrator's name.
-fn administrator(paths: &Paths) -> Result<Client, CommandError> {
+///
+/// # Errors
+/// There is no server here.
+pub fn administrator(paths: &Paths) -> Result<Client, CommandError> {
     let file = paths.kubeconfig();
     if !file.exists() {
         return Err("there is no server here: tokens are made where one is".into());

@@ -214,11 +214,10 @@ fn addresses<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> Vec<String>
     for slice in slices {
         let ports = slice.ports.iter().flatten().filter(|port| port.name.as_deref() == Some("https"));
         let Some(port) = ports.filter_map(|port| port.port).next() else { continue };
-        let ready = slice
-            .endpoints
-            .iter()
-            .flatten()
-            .filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
+        let ready =
+            slice.endpoints.iter().flatten().filter(|endpoint| {
+                endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+            });
         for address in ready.flat_map(|endpoint| &endpoint.addresses) {
             let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
             found.push(format!("{host}:{port}"));

@@ -1,0 +1,161 @@
+//! Three nodes, each a world of its own: their pods reach each other, Services spread over them, names are known on each,
+//! and one that vanishes is replaced and comes back.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+use skiff_e2e::Cluster;
+use skiff_e2e::cluster::{eventually, http_get};
+
+/// One pod on each node, and one that leaves soon when its node does.
+const MANIFEST: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: each}
+spec:
+  selector: {matchLabels: {app: each}}
+  template:
+    metadata: {labels: {app: each}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: hello, image: localhost:5000/hello:v1, command: [/hello, --port=8080]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: each}
+spec:
+  type: NodePort
+  selector: {app: each}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: mover}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: mover}}
+  template:
+    metadata: {labels: {app: mover}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      tolerations:
+      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
+      - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
+      affinity:
+        nodeAffinity:
+          preferredDuringSchedulingIgnoredDuringExecution:
+          - weight: 100
+            preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [AGENT]}]}
+      containers:
+      - {name: hello, image: localhost:5000/hello:v1, command: [/hello, --port=8080]}
+"#;
+
+/// A pod: its name and address, by node.
+type Pods = BTreeMap<String, (String, String)>;
+
+fn pods(cluster: &Cluster, app: &str) -> Pods {
+    let list = cluster.get(&format!("pods -l app={app}"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let items = list["items"].as_array().expect("a list").iter();
+    let live = items.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    live.map(|pod| {
+        let told = (text(&pod["metadata"]["name"]), text(&pod["status"]["podIP"]));
+        (text(&pod["spec"]["nodeName"]), told)
+    })
+    .collect()
+}
+
+/// What a pod gets from a web server, without the line's end.
+fn fetch(cluster: &Cluster, pod: &str, url: &str) -> String {
+    cluster.sh(pod, &format!("wget -q -T 5 -O - {url}")).stdout.trim().to_owned()
+}
+
+fn is_ready(cluster: &Cluster, node: &str) -> bool {
+    let path = "{.status.conditions[?(@.type==\"Ready\")].status}";
+    cluster.kubectl_args(&["get", "node", node, "-o", &format!("jsonpath={path}")]).stdout == "True"
+}
+
+#[test]
+fn three_nodes_are_one_cluster() {
+    let cluster = Cluster::several("several", 2);
+    let agent = cluster.agent(1);
+    cluster.create(&MANIFEST.replace("AGENT", &agent));
+    cluster.kubectl("rollout status daemonset/each --timeout=60s").ok();
+    cluster.rollout("mover");
+    let each = pods(&cluster, "each");
+    assert_eq!(each.len(), 3, "{each:?}");
+
+    everybody_reaches_everybody(&cluster, &each);
+    the_service_spreads(&cluster, &each);
+
+    // Another node's pod: what it says, what it is asked to do, and who may serve that.
+    let (pod, _) = &each[&agent];
+    eventually("the node has a certificate to serve by", || cluster.kubectl(&format!("logs {pod}")).code == 0);
+    assert_eq!(cluster.kubectl(&format!("logs {pod}")).ok(), "hello v1 listening on 8080\n");
+    assert_eq!(cluster.sh(pod, "hostname").ok().trim(), pod);
+    let requests = cluster.kubectl("get csr --no-headers").ok();
+    assert_eq!(requests.matches("Approved,Issued").count(), 4, "{requests}");
+
+    a_node_vanishes_and_comes_back(&cluster, &agent);
+}
+
+fn everybody_reaches_everybody(cluster: &Cluster, each: &Pods) {
+    for (from, _) in each.values() {
+        for (to, address) in each.values() {
+            assert_eq!(fetch(cluster, from, &format!("http://{address}:8080/")), format!("hello v1 from {to}"));
+        }
+        // The name leads to the same, wherever it is asked for.
+        let answer = fetch(cluster, from, "http://each.default.svc.cluster.local/");
+        assert!(answer.starts_with("hello v1 from each-"), "{answer}");
+    }
+}
+
+fn the_service_spreads(cluster: &Cluster, each: &Pods) {
+    let all = each.len();
+    let (first, _) = each.values().next().expect("there are three");
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("a Service leads to pods of all nodes", || {
+        seen.insert(fetch(cluster, first, "http://each/"));
+        seen.len() == all
+    });
+    // From outside, every node's port leads to all of them.
+    for node in each.keys() {
+        let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
+        let address = cluster.kubectl_args(&["get", "node", node, "-o", path]).ok();
+        let mut seen = std::collections::BTreeSet::new();
+        eventually("a node's port leads to pods of all nodes", || {
+            seen.extend(http_get(&format!("{address}:30080"), "/"));
+            seen.len() == all
+        });
+    }
+}
+
+fn a_node_vanishes_and_comes_back(cluster: &Cluster, agent: &str) {
+    let mover = pods(cluster, "mover");
+    assert!(mover.contains_key(agent), "it prefers the node: {mover:?}");
+    let keeper = cluster.keeper_pid_of(agent).to_string();
+    assert!(Command::new("kill").args(["-9", &keeper]).status().expect("there is a kill").success());
+    eventually("the node is taken for lost", || !is_ready(cluster, agent));
+    let taints = cluster.kubectl_args(&["get", "node", agent, "-o", "jsonpath={.spec.taints[*].key}"]).ok();
+    assert!(taints.contains("node.kubernetes.io/unreachable"), "{taints}");
+    eventually("its pod is replaced", || {
+        let now = pods(cluster, "mover");
+        now.len() == 1 && !now.contains_key(agent)
+    });
+    cluster.rollout("mover");
+
+    cluster.skiff_of(agent, &["up"]).ok();
+    assert!(is_ready(cluster, agent));
+    eventually("what was replaced is gone", || {
+        cluster.get("pods -l app=mover")["items"].as_array().map(Vec::len) == Some(1)
+    });
+    eventually("the node bears no taint", || {
+        cluster.kubectl_args(&["get", "node", agent, "-o", "jsonpath={.spec.taints}"]).stdout.is_empty()
+    });
+    cluster.kubectl("rollout status daemonset/each --timeout=60s").ok();
+    let each = pods(cluster, "each");
+    assert_eq!(each.len(), 3, "{each:?}");
+    everybody_reaches_everybody(cluster, &each);
+}
