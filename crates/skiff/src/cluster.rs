@@ -140,9 +140,7 @@ fn create(target: &ClusterTarget, spec: Spec, wait: Duration) -> Outcome {
 
 fn delete(target: &ClusterTarget) -> Outcome {
     let cluster = Cluster::load(target)?;
-    for member in cluster.spec.nodes.iter().rev() {
-        remove(&cluster.paths(&member.name))?;
-    }
+    at_once(cluster.spec.nodes.iter().map(|member| cluster.paths(&member.name)), |paths| remove(&paths))?;
     remove(&cluster.paths(&cluster.spec.switch()))?;
     let file = file_of(target);
     Ok(fs::remove_file(&file).map_err(|error| named(&file, "remove", error))?)
@@ -206,6 +204,17 @@ fn list(data_dir: &Path) -> Outcome {
     Ok(())
 }
 
+/// Does the same to all, each on a thread of its own; the first failure is told once all are done.
+fn at_once<T: Send>(all: impl IntoIterator<Item = T>, work: impl Fn(T) -> Outcome + Sync) -> Outcome {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = all.into_iter().map(|one| scope.spawn(move || work(one))).collect();
+        let outcomes =
+            running.into_iter().map(|one| one.join().unwrap_or_else(|_| Err("a node's part panicked".into())));
+        outcomes.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
 fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("clusters")
 }
@@ -254,16 +263,7 @@ impl Cluster {
             return Ok(());
         }
         let join = self.join()?;
-        std::thread::scope(|scope| {
-            let start = |member| {
-                let join = &join;
-                scope.spawn(move || self.start_node(member, Some(join), wait))
-            };
-            let starts: Vec<_> = self.spec.agents().iter().map(start).collect();
-            let outcomes =
-                starts.into_iter().map(|start| start.join().unwrap_or_else(|_| Err("starting a node panicked".into())));
-            outcomes.collect::<Vec<_>>().into_iter().collect()
-        })
+        at_once(self.spec.agents(), |member| self.start_node(member, Some(&join), wait))
     }
 
     /// Starts the world that joins the nodes' links, with the link to the host.
@@ -336,9 +336,7 @@ impl Cluster {
     }
 
     fn stop(&self) -> Outcome {
-        for member in self.spec.nodes.iter().rev() {
-            stop(&self.paths(&member.name))?;
-        }
+        at_once(self.spec.nodes.iter().map(|member| self.paths(&member.name)), |paths| stop(&paths).map(drop))?;
         stop(&self.paths(&self.spec.switch())).map(drop)
     }
 
