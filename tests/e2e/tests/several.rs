@@ -149,7 +149,7 @@ fn a_node_vanishes_and_comes_back(cluster: &Cluster, agent: &str) {
     cluster.rollout("mover");
 
     cluster.skiff_of(agent, &["up"]).ok();
-    assert!(is_ready(cluster, agent));
+    eventually("the node is Ready again", || is_ready(cluster, agent));
     eventually("what was replaced is gone", || {
         cluster.get("pods -l app=mover")["items"].as_array().map(Vec::len) == Some(1)
     });

@@ -89,7 +89,7 @@ impl Nodes {
             given_up.then(|| ObjectKey::new("", name)).into_iter().collect()
         });
         let known = nodes.clone();
-        setup.on_change::<Pod>(move |change| tainted_node(change, &known));
+        setup.on_change::<Pod>(move |change| concerned_node(change, &known));
         Arc::new(Self { nodes, pods: by_node(&setup.informer()), heard, ranges, clock, zones, known: Mutex::default() })
     }
 }
@@ -144,14 +144,19 @@ impl Nodes {
 
 fn note_status(change: &Change<Node>, heard: &Mutex<Heard>, now: Duration) {
     let node = change.object();
-    let beat = health::condition(node, "Ready").and_then(|ready| ready.last_heartbeat_time.as_ref());
+    let beat_of = |node: &Node| {
+        let ready = health::condition(node, "Ready");
+        ready.and_then(|ready| ready.last_heartbeat_time.as_ref()).map(|time| time.0.to_string()).unwrap_or_default()
+    };
+    // A node that comes back tells its status before it renews its lease.
+    let is_news = matches!(change, Change::Updated { old, new } if beat_of(old) != beat_of(new));
     // Our own Unknown is no sign of life.
     if !health::is_given_up(node) {
-        let sign = beat.map(|time| time.0.to_string()).unwrap_or_default();
+        let sign = beat_of(node);
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let mut heard = heard.lock();
         let by_lease = heard.at.get(name).is_some_and(|(sign, _)| sign.starts_with("lease "));
-        if !by_lease {
+        if !by_lease || is_news {
             heard.note(name, sign, now);
         }
     }
@@ -183,8 +188,9 @@ fn concerned(change: &Change<Node>, zones: &Zones, nodes: &Informer<Node>) -> Ve
     keys
 }
 
-/// The node of a pod that may have to leave it.
-fn tainted_node(change: &Change<Pod>, nodes: &Informer<Node>) -> Vec<ObjectKey> {
+/// The node of a pod that may have to leave it; also of one whose node is lost, and that was just told not to be ready:
+/// the node's key waits to see that before it goes on.
+fn concerned_node(change: &Change<Pod>, nodes: &Informer<Node>) -> Vec<ObjectKey> {
     let name_of = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
     let name = name_of(change.object());
     let news = match change {
@@ -195,6 +201,14 @@ fn tainted_node(change: &Change<Pod>, nodes: &Informer<Node>) -> Vec<ObjectKey> 
         }
         Change::Deleted(_) => false,
     };
-    let evicts = || nodes.get("", &name).is_some_and(|node| !eviction::evicting(&node).is_empty());
-    (news && !name.is_empty() && evicts()).then(|| ObjectKey::new("", name)).into_iter().collect()
+    let node = if name.is_empty() { None } else { nodes.get("", &name) };
+    let evicts = || node.as_ref().is_some_and(|node| !eviction::evicting(node).is_empty());
+    let told = matches!(change, Change::Updated { old, new } if readiness(old) != readiness(new))
+        && node.as_ref().is_some_and(|node| health::is_given_up(node));
+    (told || (news && evicts())).then(|| ObjectKey::new("", name)).into_iter().collect()
+}
+
+fn readiness(pod: &Pod) -> Option<&str> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
 }
