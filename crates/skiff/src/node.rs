@@ -210,7 +210,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
     };
     let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
     server.check_policies();
-    server.keep_identity(setting.facts.node_name.clone());
+    server.keep_identity(setting.machine.facts.node_name.clone());
     Ok(server)
 }
 
