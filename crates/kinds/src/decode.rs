@@ -58,8 +58,11 @@ pub fn decode(def: &ResourceDef, body: &[u8], format: Format, validation: FieldV
     let node = Node::parse(body, format).map_err(|error| {
         let kind = &def.kind;
         let summary = summary(body);
+        // The commonest of all: nothing was sent, or only a part.
+        let is_cut = format == Format::Json && error.to_string().starts_with("EOF while parsing");
+        let why = if is_cut { "unexpected end of JSON input".to_owned() } else { error.to_string() };
         Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {error} ({summary})"
+            "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({summary})"
         ))
     })?;
     decode_node(def, node, validation)

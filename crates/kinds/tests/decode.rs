@@ -195,6 +195,6 @@ fn mistyped_fields() {
         Pod in version "v1" cannot be handled as a Deployment: the kind does not match the expected kind "Deployment"
         the object provided is unrecognized (must be of type Deployment): couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .kind of type string
         the object provided is unrecognized (must be of type Deployment): couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }
-        the object provided is unrecognized (must be of type Deployment): couldn't get version/kind; json parse error: EOF while parsing an object at line 1 column 4 ({"a")
+        the object provided is unrecognized (must be of type Deployment): couldn't get version/kind; json parse error: unexpected end of JSON input ({"a")
     "#]].assert_eq(&out);
 }

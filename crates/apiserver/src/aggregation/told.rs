@@ -210,7 +210,7 @@ mod tests {
             "singularResource": "thing", "verbs": ["get"], "shortNames": ["th"], "subresources": [
                 {"subresource": "status", "responseKind": kind("a.io", "Thing"), "verbs": ["update"]},
                 {"subresource": "scale", "responseKind": kind("autoscaling", "Scale"), "verbs": ["get"]}]});
-        assert_eq!(of_resource_list(&list, &remote()), [expected.clone()]);
+        assert_eq!(of_resource_list(&list, &remote()), std::slice::from_ref(&expected));
         let whole = json!({"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": "a.io"},
             "versions": [{"version": "v1", "resources": [expected]}]}]});
         assert_eq!(in_aggregated(&whole, &remote()), Some(vec![expected]));

@@ -111,7 +111,7 @@ fn mirror(node: &str, name: &str, pod: &Object) -> Verdict {
 
 /// What of the cluster a Pod refers to.
 fn referred(pod: &Object) -> Option<&'static str> {
-    let Some(spec) = pod.get("spec") else { return None };
+    let spec = pod.get("spec")?;
     if !spec.str_at(&["serviceAccountName"]).is_empty() {
         return Some("a service account");
     }
