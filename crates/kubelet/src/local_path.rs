@@ -11,7 +11,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
-use skiff_base::{Clock, Quantity};
+use skiff_base::clock::rfc3339;
+use skiff_base::{Clock, Quantity, Timestamp};
 use skiff_client::volumes::{
     BETA_STORAGE_PROVISIONER, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER, annotation, capacity, claim_class,
     claim_ref, is_bound, requested, volume_class, volume_name, waits_for_consumer,
@@ -20,6 +21,8 @@ use skiff_client::{Change, Client, DeleteOptions, Error, Informer, Informers, Ob
 
 /// The provisioner's name in StorageClasses.
 pub const PROVISIONER: &str = "skiff.io/local-path";
+/// The condition of a claim that grows.
+const RESIZING: &str = "Resizing";
 /// Keeps a volume until its folder is gone.
 const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 /// Keeps a volume while a claim has it.
@@ -149,6 +152,35 @@ fn grow(
     Some(Deed::Grow { volume: volume.metadata.name.clone()?, size: json!(size), file })
 }
 
+/// Whether the claim says already that it grows to this size.
+fn is_resizing(claim: &PersistentVolumeClaim, size: &Value) -> bool {
+    let Some(status) = claim.status.as_ref() else { return false };
+    let allocated = status.allocated_resources.as_ref().and_then(|resources| resources.get("storage"));
+    let says = status.conditions.iter().flatten().any(|told| told.type_ == RESIZING && told.status == "True");
+    says && allocated.is_some_and(|allocated| json!(allocated) == *size)
+}
+
+/// What a claim says while it grows. Its file system needs nothing of the node: it is the node's own.
+/// See <https://kubernetes.io/docs/concepts/storage/persistent-volumes/#expanding-persistent-volumes-claims>.
+fn resizing(size: &Value, now: Timestamp) -> Value {
+    let condition = json!({"type": RESIZING, "status": "True", "lastTransitionTime": rfc3339(now)});
+    json!({"status": {
+        "allocatedResources": {"storage": size},
+        "allocatedResourceStatuses": {"storage": "ControllerResizeInProgress"},
+        "conditions": [condition],
+    }})
+}
+
+/// What a claim says that has grown.
+fn resized(size: &Value) -> Value {
+    json!({"status": {
+        "capacity": {"storage": size},
+        "allocatedResources": {"storage": size},
+        "allocatedResourceStatuses": {"storage": null},
+        "conditions": [{"$patch": "delete", "type": RESIZING}],
+    }})
+}
+
 /// The folder of a volume that was made here; never anything beside the place of such folders.
 fn own_folder(place: &Place, volume: &PersistentVolume) -> Option<PathBuf> {
     if annotation(&volume.metadata, PROVISIONED_BY) != Some(PROVISIONER) {
@@ -187,6 +219,7 @@ fn for_volume(place: &Place, volume: &PersistentVolume) -> Option<Deed> {
 /// The provisioner at work on one node.
 pub struct LocalPaths {
     client: Client,
+    clock: Arc<dyn Clock>,
     recorder: Recorder,
     queue: Arc<WorkQueue<ObjectKey>>,
     place: Place,
@@ -198,7 +231,7 @@ pub struct LocalPaths {
 impl LocalPaths {
     /// Provisions volumes below `base` on the node of this name until dropped. Writes with the rights of `client`.
     pub async fn run(client: Client, informers: Informers, clock: Arc<dyn Clock>, node: String, base: PathBuf) {
-        let recorder = Recorder::start(client.clone(), clock, PROVISIONER, &node);
+        let recorder = Recorder::start(client.clone(), clock.clone(), PROVISIONER, &node);
         let queue: Arc<WorkQueue<ObjectKey>> = Arc::default();
         let (claims, volumes) = (informers.of::<PersistentVolumeClaim>(), informers.of::<PersistentVolume>());
         let (classes, nodes) = (informers.of::<StorageClass>(), informers.of::<Node>());
@@ -217,7 +250,7 @@ impl LocalPaths {
         });
         tokio::join!(claims.synced(), volumes.synced(), classes.synced(), nodes.synced());
         let place = Place { hostname: node.clone(), base, node, first: true };
-        let mut this = Self { client, recorder, queue, place, claims, volumes, classes };
+        let mut this = Self { client, clock, recorder, queue, place, claims, volumes, classes };
         while let Some(key) = this.queue.next().await {
             this.place.look_around(&nodes.list());
             match this.attend_to(&key).await {
@@ -279,14 +312,23 @@ impl LocalPaths {
                 self.recorder.normal(claim, "ProvisioningSucceeded", format!("Successfully provisioned volume {name}"));
             }
             Deed::Grow { volume, size, file } => {
+                let Some(claim) = claim else { return Ok(()) };
+                let key = ObjectKey::of(&claim.metadata);
+                if !is_resizing(claim, &size) {
+                    let text = format!("External resizer is resizing volume {volume}");
+                    self.recorder.normal(claim, "Resizing", text);
+                    let patch = Patch::Strategic(resizing(&size, self.clock.now()));
+                    self.client.patch::<PersistentVolumeClaim>(&key.namespace, &key.name, "status", &patch).await?;
+                }
                 if let Some((file, size_bytes)) = file {
-                    make_file(&file, size_bytes)?;
+                    make_file(&file, size_bytes).inspect_err(|error| {
+                        let text = format!("resize volume \"{volume}\" failed: {error}");
+                        self.recorder.warning(claim, "VolumeResizeFailed", text);
+                    })?;
                 }
                 let patch = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
                 self.client.patch::<PersistentVolume>("", &volume, "", &patch).await?;
-                let Some(claim) = claim else { return Ok(()) };
-                let patch = Patch::Merge(json!({"status": {"capacity": {"storage": size}}}));
-                let key = ObjectKey::of(&claim.metadata);
+                let patch = Patch::Strategic(resized(&size));
                 self.client.patch::<PersistentVolumeClaim>(&key.namespace, &key.name, "status", &patch).await?;
                 self.recorder.normal(claim, "VolumeResizeSuccessful", "Resize volume succeeded");
             }
@@ -473,5 +515,13 @@ mod tests {
         assert_eq!(deed(&claim), None);
         claim.spec = Some(object(json!({"volumeName": "pvc-u", "resources": {"requests": {"storage": "3Gi"}}})));
         assert_eq!(deed(&claim), Some(Deed::Grow { volume: "pvc-u".into(), size: json!("3Gi"), file: None }));
+        let mut told = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+        told["status"]
+            .as_object_mut()
+            .expect("a map")
+            .extend(resizing(&json!("3Gi"), Timestamp::UNIX_EPOCH)["status"].as_object().expect("a map").clone());
+        claim.status = Some(object(told["status"].clone()));
+        assert!(is_resizing(&claim, &json!("3Gi")) && !is_resizing(&claim, &json!("4Gi")));
+        assert!(deed(&claim).is_some(), "it goes on after a restart");
     }
 }

@@ -47,6 +47,10 @@ fn data_follows_its_claim_and_goes_with_it() {
     eventually("the claim has grown", || {
         cluster.kubectl("get pvc data-db-0 -o jsonpath={.status.capacity.storage}").ok() == "300Mi"
     });
+    let status = cluster.get("pvc data-db-0")["status"].clone();
+    assert_eq!(status["allocatedResources"]["storage"], "300Mi", "{status}");
+    assert!(status["allocatedResourceStatuses"].is_null() && status["conditions"].is_null(), "{status}");
+    assert!(cluster.kubectl("describe pvc data-db-0").ok().contains("VolumeResizeSuccessful"));
     let shrunk = cluster.kubectl(r#"patch pvc data-db-0 -p {"spec":{"resources":{"requests":{"storage":"1Mi"}}}}"#);
     assert!(
         shrunk.stderr.contains("spec.resources.requests.storage: Forbidden: field can not be less than"),
