@@ -11,7 +11,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
     Need { program: "busybox", package: "busybox-static", why: "the test images" },
     Need { program: "docker-registry", package: "docker-registry", why: "pulling images" },
     Need { program: "curl", package: "curl", why: "filling the registry" },
@@ -19,6 +19,7 @@ const NEEDS: [Need; 7] = [
     Need { program: "nft", package: "nftables", why: "the oracle of the service rules" },
     Need { program: "containerd", package: "containerd", why: "another runtime behind the node's interface" },
     Need { program: "runc", package: "runc", why: "what containerd starts containers with" },
+    Need { program: "rsyslogd", package: "rsyslog", why: "collecting logs" },
 ];
 
 /// Installs what is missing.

@@ -119,7 +119,7 @@ async fn connect(paths: &Paths, network: &Network, endpoint: &str) -> Result<Nod
 /// Writes the pod network as CNI plugins take it into the node's folder, and, on the machine's own node, where runtimes
 /// look, unless somebody has set up another network there.
 fn offer_network(paths: &Paths, node_range: &str, gateway: &str) -> Result<(), CommandError> {
-    let text = serde_json::to_vec_pretty(&cni_network(node_range, gateway))?;
+    let text = serde_json::to_vec_pretty(&cni_network(node_range, gateway, &paths.join("cni-addresses")))?;
     let mut folders = vec![paths.join("cni")];
     let theirs = Path::new(CNI_FOLDER);
     if paths.isolated.is_none() && !has_other_network(theirs) {
@@ -146,7 +146,7 @@ fn has_other_network(folder: &Path) -> bool {
 }
 
 /// Pods on the node's own bridge, so that Services find them where the embedded runtime would have put them.
-fn cni_network(node_range: &str, gateway: &str) -> serde_json::Value {
+fn cni_network(node_range: &str, gateway: &str, addresses: &Path) -> serde_json::Value {
     json!({
         "cniVersion": "0.4.0",
         "name": "skiff",
@@ -158,6 +158,7 @@ fn cni_network(node_range: &str, gateway: &str) -> serde_json::Value {
                 "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",
+                    "dataDir": addresses,
                     "ranges": [[{ "subnet": node_range, "gateway": gateway }]],
                     "routes": [{ "dst": "0.0.0.0/0" }],
                 },

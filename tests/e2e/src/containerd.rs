@@ -67,6 +67,11 @@ impl Containerd {
         Answer::of(command.stdin(Stdio::null()).output().expect("containerd is installed"))
     }
 
+    /// Where it is spoken to.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.folder.join("s").display())
+    }
+
     /// The daemon itself.
     pub fn pid(&self) -> u32 {
         self.child.id()

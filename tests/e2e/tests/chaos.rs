@@ -1,5 +1,6 @@
-//! Faults under churn: the server, shims and containers' first processes are killed at random while pods come and go.
-//! In the end every pod has what it needs, once, and nothing else is left. Rounds follow from a seed, which is printed.
+//! Faults under churn: the server, shims, containers' first processes and containerd are killed at random while pods come
+//! and go. In the end every pod has what it needs, once, and nothing else is left: no container, mount, cgroup, namespace,
+//! link, address or rule. Rounds follow from a seed, which is printed.
 //!
 //! `SKIFF_CHAOS_ROUNDS=200` plays more rounds than the usual few, and `SKIFF_CHAOS_SEED` others.
 #![allow(clippy::disallowed_methods, reason = "a whole node lives in real time")]
@@ -13,8 +14,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::eventually;
+use skiff_e2e::containerd::Containerd;
 
 const USUAL_ROUNDS: u64 = 12;
+/// Another runtime takes longer for everything.
+const USUAL_ROUNDS_OF_OTHERS: u64 = 6;
 /// After so many rounds everything is looked at, and not only in the end.
 const LOOK_EVERY: u64 = 12;
 /// A container that was killed several times is started again only after a back-off of up to five minutes.
@@ -25,16 +29,27 @@ const MOST_PODS: usize = 6;
 
 #[test]
 fn no_fault_loses_or_doubles_anything() {
+    play(&Cluster::up("chaos"), None, USUAL_ROUNDS);
+}
+
+#[test]
+fn no_fault_of_another_runtime_does_either() {
+    let (cluster, containerd) = Containerd::cluster("chaosd");
+    play(&cluster, Some(containerd), USUAL_ROUNDS_OF_OTHERS);
+}
+
+/// Plays all rounds and looks at everything, now and then and in the end.
+fn play(cluster: &Cluster, containerd: Option<Containerd>, usual_rounds: u64) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let (rounds, seed) =
-        (number("SKIFF_CHAOS_ROUNDS").unwrap_or(USUAL_ROUNDS), number("SKIFF_CHAOS_SEED").unwrap_or(1));
+        (number("SKIFF_CHAOS_ROUNDS").unwrap_or(usual_rounds), number("SKIFF_CHAOS_SEED").unwrap_or(1));
     println!("{rounds} rounds, seed {seed}");
-    let cluster = Cluster::up("chaos");
-    let empty = Left::of(&cluster);
+    let empty = Left::of(cluster);
     let steady = format!("create deployment steady --replicas={STEADY} --image=localhost:5000/hello:v1");
     cluster.kubectl(&steady).ok();
     cluster.rollout("steady");
-    let mut chaos = Chaos { cluster: &cluster, random: Random(seed), pods: BTreeSet::new(), next: 0 };
+    cluster.kubectl("expose deployment steady --port=80 --target-port=8080").ok();
+    let mut chaos = Chaos { cluster, containerd, random: Random(seed), pods: BTreeSet::new(), next: 0 };
     for round in 1..=rounds {
         let done = chaos.round();
         println!("round {round}: {done}");
@@ -44,9 +59,15 @@ fn no_fault_loses_or_doubles_anything() {
             cluster.kubectl("delete pods -l app=steady --grace-period=0 --wait=false").ok();
         }
     }
-    cluster.kubectl("delete deployment steady --grace-period=0").ok();
+    cluster.kubectl("delete service,deployment steady --grace-period=0").ok();
     cluster.kubectl("delete pods --all --grace-period=0 --force").ok();
-    eventually("nothing is left", || Left::of(&cluster) == empty);
+    let mut left = Left::of(cluster);
+    let start = Instant::now();
+    while left != empty {
+        assert!(start.elapsed() < PATIENCE, "{left:?} is left, and there was {empty:?}");
+        std::thread::sleep(LOOK_AGAIN);
+        left = Left::of(cluster);
+    }
 }
 
 /// Numbers that follow from a seed (xorshift).
@@ -64,6 +85,8 @@ impl Random {
 
 struct Chaos<'a> {
     cluster: &'a Cluster,
+    /// The runtime, where it is not the node's own.
+    containerd: Option<Containerd>,
     random: Random,
     pods: BTreeSet<String>,
     next: u64,
@@ -75,11 +98,12 @@ impl Chaos<'_> {
         let change = if self.pods.len() < MOST_PODS && self.random.below(2) == 0 { self.add() } else { self.remove() };
         let pause = self.random.below(300) as u64;
         std::thread::sleep(Duration::from_millis(pause));
-        let fault = match self.random.below(4) {
+        let fault = match self.random.below(if self.containerd.is_some() { 5 } else { 4 }) {
             0 => self.kill_server(),
             1 => self.kill_one("shim", shims(self.cluster)),
             2 => self.kill_one("container", containers(self.cluster)),
-            _ => self.exec(),
+            3 => self.exec(),
+            _ => self.kill_containerd(),
         };
         format!("{change}, {fault} after {pause} ms")
     }
@@ -93,6 +117,8 @@ impl Chaos<'_> {
                 "terminationGracePeriodSeconds": 1,
                 "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}],
                 "containers": [{
+                    // Each has a rule of its own.
+                    "ports": [{"containerPort": 8080, "hostPort": 20_000 + self.next}],
                     "name": "c", "image": "localhost:5000/hello:v1", "command": ["sleep", "100000"],
                     "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
                 }],
@@ -114,8 +140,16 @@ impl Chaos<'_> {
         kill(self.cluster.server_pid());
         // Sometimes somebody dies while nobody watches.
         let beside = if self.random.below(2) == 0 { self.kill_one("shim", shims(self.cluster)) } else { String::new() };
-        self.cluster.skiff(&["up"]).ok();
+        let endpoint = self.containerd.as_ref().map(Containerd::endpoint);
+        let mut up = vec!["up"];
+        up.extend(endpoint.iter().flat_map(|endpoint| ["--container-runtime-endpoint", endpoint]));
+        self.cluster.skiff(&up).ok();
         format!("kill server {beside}")
+    }
+
+    fn kill_containerd(&mut self) -> String {
+        self.containerd.as_mut().unwrap().crash();
+        "kill containerd".to_owned()
     }
 
     fn kill_one(&mut self, what: &str, candidates: Vec<u32>) -> String {
@@ -140,6 +174,8 @@ impl Chaos<'_> {
             let pods = pods["items"].as_array().unwrap();
             let names: BTreeSet<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
             let expected = self.pods.len() + STEADY;
+            // Another runtime holds each pod's namespaces by a container.
+            let containers = if self.containerd.is_some() { 2 * expected } else { expected };
             let left = Left::of(self.cluster);
             let seen = format!("{} of {expected} pods, {left:?}", pods.len());
             if seen != last {
@@ -150,7 +186,12 @@ impl Chaos<'_> {
                 && pods.len() == expected
                 && self.pods.iter().all(|name| names.contains(name.as_str()))
                 && left.shims == expected
-                && left.containers == expected
+                && left.containers == containers
+                && left.pod_cgroups == expected
+                && left.namespaces == expected + 1
+                && left.logs == expected
+                && left.rules
+                    == pods.iter().filter_map(|pod| pod["status"]["podIP"].as_str().map(str::to_owned)).collect()
                 && left.links == expected
                 && left.addresses == expected
                 && left.shared_memory == expected
@@ -195,7 +236,10 @@ fn processes(cluster: &Cluster) -> Vec<(u32, String)> {
 }
 
 fn shims(cluster: &Cluster) -> Vec<u32> {
-    let shims = processes(cluster).into_iter().filter(|(_, command)| command.starts_with("skiff-shim\0"));
+    let is_shim = |command: &str| {
+        command.starts_with("skiff-shim\0") || command.starts_with("/usr/bin/containerd-shim-runc-v2\0")
+    };
+    let shims = processes(cluster).into_iter().filter(|(_, command)| is_shim(command));
     // A child on its way into a container still has its shim's arguments.
     let is_child = |pid: u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -208,22 +252,45 @@ fn shims(cluster: &Cluster) -> Vec<u32> {
 
 /// The cgroups of containers: their folders are named by ids.
 fn cgroups(cluster: &Cluster) -> Vec<PathBuf> {
-    fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+    named_cgroups(cluster, |name| name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit()))
+}
+
+/// The network namespaces of the node's processes, and those that are held by mounts.
+fn namespaces(cluster: &Cluster, mounts: &str) -> usize {
+    let of_process = |(pid, _): (u32, String)| {
+        std::fs::read_link(format!("/proc/{pid}/ns/net")).ok().map(|link| link.display().to_string())
+    };
+    let mut found: BTreeSet<String> = processes(cluster).into_iter().filter_map(of_process).collect();
+    let held = mounts.lines().filter_map(|line| line.split(' ').find(|part| part.starts_with("net:[")));
+    found.extend(held.map(str::to_owned));
+    found.len()
+}
+
+/// The pods' addresses that the node's rules lead to.
+fn rules(cluster: &Cluster) -> BTreeSet<String> {
+    let listed = cluster.inside(&["nft", "list", "ruleset"]).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let words = text.split(|c: char| !(c.is_ascii_digit() || c == '.' || c == '/'));
+    words.filter(|word| word.starts_with("10.244.") && !word.contains('/')).map(str::to_owned).collect()
+}
+
+fn named_cgroups(cluster: &Cluster, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    fn below(folder: &Path, is_wanted: &dyn Fn(&str) -> bool, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit()) {
+                if is_wanted(&name) {
                     found.push(path.clone());
                 }
-                below(&path, found);
+                below(&path, is_wanted, found);
             }
         }
     }
     let root =
         ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(|root| Path::new(root).join(format!("skiff-{}", cluster.name)));
     let mut found = Vec::new();
-    below(root.iter().find(|root| root.exists()).unwrap(), &mut found);
+    below(root.iter().find(|root| root.exists()).unwrap(), &is_wanted, &mut found);
     found
 }
 
@@ -255,6 +322,10 @@ struct Left {
     addresses: usize,
     shared_memory: usize,
     volumes: usize,
+    pod_cgroups: usize,
+    namespaces: usize,
+    logs: usize,
+    rules: BTreeSet<String>,
 }
 
 impl Left {
@@ -264,11 +335,17 @@ impl Left {
         let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", cluster.keeper_pid())).unwrap();
         let mounted =
             |part: &str| mounts.lines().filter(|line| line.contains(&cluster.name) && line.contains(part)).count();
+        let root = cluster.folder().join("isolated").join(&cluster.name);
+        let logs = std::fs::read_dir(root.join("log/pods")).map_or(0, Iterator::count);
         Self {
+            namespaces: namespaces(cluster, &mounts),
+            pod_cgroups: named_cgroups(cluster, |name| name.starts_with("pod")).len(),
+            logs,
+            rules: rules(cluster),
             shims: shims(cluster).len(),
             containers: cgroups(cluster).len(),
             links,
-            addresses: addresses(&cluster.folder().join("isolated").join(&cluster.name).join("network")),
+            addresses: addresses(&root.join("network")) + addresses(&root.join("cni-addresses")),
             shared_memory: mounted("/shm "),
             volumes: mounted("/volumes/"),
         }
