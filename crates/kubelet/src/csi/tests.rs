@@ -1,6 +1,5 @@
 //! What drivers are asked, by tables.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use expect_test::{Expect, expect};

@@ -71,6 +71,11 @@ impl Stepping<'_> {
     /// a bounded rate.
     fn note_success(&mut self, task: &Task) {
         self.state.retries.retain(|other, (at, _)| other != task && *at + RETRY_CAP > self.now);
+        match task {
+            Task::StopSandbox(id) => drop(self.state.stopped.insert(id.clone())),
+            Task::RemoveSandbox(id) => drop(self.state.stopped.remove(id)),
+            _ => {}
+        }
         let shows = matches!(
             task,
             Task::Sandbox

@@ -43,7 +43,7 @@ impl Stepping<'_> {
             let why = format!("Stopping container {}", container.name);
             self.kill(&container.name, &container.id, spec::grace_seconds(self.pod), why);
         }
-        if running || self.state.volumes != Volumes::Ready {
+        if running || self.state.volumes != Volumes::Ready || !self.stop_sandboxes() {
             return;
         }
         let newest = view.sandbox();
@@ -58,6 +58,19 @@ impl Stepping<'_> {
                 self.inspect(spec);
             }
         }
+    }
+
+    /// Stops every sandbox that was not stopped yet, also those that have ended: the next one may need their ports. Returns
+    /// whether all of them are.
+    pub(super) fn stop_sandboxes(&mut self) -> bool {
+        let mut stopped = true;
+        for sandbox in &self.view.sandboxes {
+            if sandbox.ready || !self.state.stopped.contains(&sandbox.id) {
+                stopped = false;
+                self.act(Action::StopSandbox { id: sandbox.id.clone() });
+            }
+        }
+        stopped
     }
 
     fn sync_containers(&mut self, sandbox_id: &str) {

@@ -116,11 +116,7 @@ impl Stepping<'_> {
             return;
         }
         let view = self.view;
-        let mut stopped = true;
-        for sandbox in view.sandboxes.iter().filter(|sandbox| sandbox.ready) {
-            stopped = false;
-            self.act(Action::StopSandbox { id: sandbox.id.clone() });
-        }
+        let mut stopped = self.stop_sandboxes();
         if self.state.volumes != Volumes::Gone {
             stopped = false;
             self.act(Action::TearDownVolumes);

@@ -427,6 +427,8 @@ pub struct PodState {
     pub containers: BTreeMap<String, ContainerMemory>,
     /// Actions that failed: when to try again, and the delay that led there.
     pub retries: BTreeMap<Task, (Timestamp, Duration)>,
+    /// Sandboxes that were stopped. One that ended by itself may hold its address and its ports until it is.
+    pub stopped: BTreeSet<String>,
     /// Probes by container id and kind.
     pub probes: BTreeMap<(String, ProbeKind), ProbeState>,
     /// Set once the Pod shall end.

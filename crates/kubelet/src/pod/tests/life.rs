@@ -278,6 +278,7 @@ spec:
             0s      status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | -I--
             0s    * the agent starts anew
             0s      status Succeeded | one ended 0 Completed | two ended 0 Completed, was ended 3 Error, restarts 1 | -I--
+            0s    stop sandbox-0
             0s    tear down volumes
             0s    * deleted with a grace of 30s
             0s    delete the Pod's object
@@ -495,28 +496,29 @@ fn a_reboot_makes_a_new_sandbox_and_counts_the_restart() {
         WEB,
         |world| world.reboot(),
         expect![[r#"
-        0s      status Pending | web ContainerCreating | -I--
-        0s    set up volumes
-        0s    run sandbox #0
-        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-        0s      status Pending | web ContainerCreating | SI--
-        0s    start web #0
-        0s      event Created: Container created
-        0s      event Started: Container started
-        0s      status Running | web running, started, ready | SIRC
-        0s    * the machine reboots
-        0s    * the agent starts anew
-        0s      status Running | web ended 255 Error | -I--
-        0s    set up volumes
-        0s      event SandboxChanged: Pod sandbox changed, it will be killed and re-created.
-        0s    run sandbox #1
-        0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
-        0s      status Running | web ended 255 Error | SI--
-        0s    start web #1
-        0s      event Created: Container created
-        0s      event Started: Container started
-        0s      status Running | web running, was ended 255 Error, restarts 1, started, ready | SIRC
-    "#]],
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * the machine reboots
+            0s    * the agent starts anew
+            0s      status Running | web ended 255 Error | -I--
+            0s    set up volumes
+            0s    stop sandbox-0
+            0s      event SandboxChanged: Pod sandbox changed, it will be killed and re-created.
+            0s    run sandbox #1
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Running | web ended 255 Error | SI--
+            0s    start web #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, was ended 255 Error, restarts 1, started, ready | SIRC
+        "#]],
     );
 }
 
