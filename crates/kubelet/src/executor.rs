@@ -243,7 +243,8 @@ async fn pull(node: &Node, subject: &Subject, image: &str) -> Ended {
     let config = sandbox::config(&subject.pod, 0, &node.facts());
     let secrets = spec::spec(&subject.pod).image_pull_secrets.clone().unwrap_or_default();
     let names: Vec<_> = secrets.into_iter().map(|secret| secret.name).collect();
-    let credentials = crate::images::credentials(&node.client, namespace(&subject.pod), &names, image).await;
+    let mut credentials = crate::images::credentials(&node.client, namespace(&subject.pod), &names, image).await;
+    credentials.extend(node.images.own_credentials(image).await);
     node.images.pull(image, credentials, config, &node.clock).await
 }
 

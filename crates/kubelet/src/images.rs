@@ -1,6 +1,7 @@
 //! Images on the node: looking for them, pulling each once however many Pods want it, and the credentials for that.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -12,6 +13,7 @@ use skiff_client::Client;
 use skiff_cri::{AuthConfig, ImageService, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest};
 
 use crate::config::security::ImageUser;
+use crate::credentials::{self, Providers};
 use crate::pod::types::Ended;
 
 /// The registry of image names that have none.
@@ -22,13 +24,42 @@ const DEFAULT_REGISTRY_KEY: &str = "https://index.docker.io/v1/";
 /// The image service with one pull at a time for each image.
 pub struct Images {
     service: Arc<dyn ImageService>,
+    providers: Arc<Providers>,
+    /// Credentials that the administrator of the node has given to all its Pods.
+    config: PathBuf,
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Images {
-    /// Over the runtime's image service.
-    pub fn new(service: Arc<dyn ImageService>) -> Self {
-        Self { service, pulls: Mutex::default() }
+    /// Over the runtime's image service. `config` is a Docker configuration with the node's own credentials, if it is there.
+    pub fn new(service: Arc<dyn ImageService>, providers: Arc<Providers>, config: PathBuf) -> Self {
+        Self { service, providers, config, pulls: Mutex::default() }
+    }
+
+    /// The credentials that the node itself has for an image: those of its own file, then those of providers.
+    pub async fn own_credentials(&self, image: &str) -> Vec<AuthConfig> {
+        let (registry, path) = split_registry(image);
+        // Without tag and digest, and with the names that programs know it by.
+        let path = path.split('@').next().unwrap_or(path);
+        let path = path.rsplit_once(':').map_or(path, |(path, _)| path);
+        let path = if registry.is_none() && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
+        let full = format!("{}/{path}", registry.unwrap_or(DEFAULT_REGISTRY));
+        let (providers, file, wanted) = (self.providers.clone(), self.config.clone(), image.to_owned());
+        let ask = move || {
+            let mut found = match std::fs::read(&file) {
+                Ok(bytes) => match serde_json::from_slice::<DockerConfig>(&bytes) {
+                    Ok(config) => of_config(config.auths, &wanted),
+                    Err(error) => {
+                        tracing::warn!(file = %file.display(), %error, "the node's credentials cannot be read");
+                        vec![]
+                    }
+                },
+                Err(_) => vec![],
+            };
+            found.extend(providers.credentials(&full));
+            found
+        };
+        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
     }
 
     /// Where images are kept, and the bytes that they take.
@@ -212,6 +243,11 @@ fn of_secret(secret: &Secret, image: &str) -> Vec<AuthConfig> {
             return vec![];
         }
     };
+    of_config(auths, image)
+}
+
+/// The credentials for an image, the most particular ones first.
+fn of_config(auths: HashMap<String, DockerAuth>, image: &str) -> Vec<AuthConfig> {
     let (registry, path) = split_registry(image);
     let registry = registry.unwrap_or(DEFAULT_REGISTRY);
     let full = format!("{registry}/{path}");
@@ -227,8 +263,8 @@ fn matches(key: &str, registry: &str, full: &str) -> bool {
     }
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
-    if let Some(suffix) = key.strip_prefix("*.") {
-        return registry.split_once('.').is_some_and(|(_, domain)| domain == suffix);
+    if key.contains('*') {
+        return credentials::matches(key, full);
     }
     registry == key || full.strip_prefix(key).is_some_and(|rest| rest.starts_with(['/', ':', '@']))
 }
@@ -278,6 +314,7 @@ mod tests {
         assert!(matches("localhost:5000", "localhost:5000", "localhost:5000/hello:v1"));
         assert!(matches("https://r.example/v2/", "r.example", "r.example/a"));
         assert!(matches("*.example", "r.example", "r.example/a"));
+        assert!(matches("*.kubernetes.*", "a.kubernetes.io", "a.kubernetes.io/a"));
         assert!(matches("r.example/team", "r.example", "r.example/team/a"));
         assert!(matches(DEFAULT_REGISTRY_KEY, "docker.io", "docker.io/library/nginx"));
         assert!(!matches("r.example/te", "r.example", "r.example/team/a"));

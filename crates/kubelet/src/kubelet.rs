@@ -21,6 +21,7 @@ use crate::assign::Rules;
 use crate::assign::keeper::Parts;
 use crate::cgroups::{self, Layout};
 use crate::config::{NodeFacts, dns::Resolver, paths::Paths};
+use crate::credentials::Providers;
 use crate::csi;
 use crate::devices::keeper::Devices;
 use crate::executor::Node;
@@ -78,6 +79,8 @@ pub struct Config {
     pub version: String,
     /// How the node is configured.
     pub options: Options,
+    /// Programs that give credentials of registries.
+    pub credentials: Arc<Providers>,
     /// A folder of manifests of static Pods, beside the one of the options.
     pub manifests: PathBuf,
     /// Size of the file system of the agent's folder, where the program knows it.
@@ -333,7 +336,7 @@ async fn workers(
         sources: Sources::new(config.informers.of(), own, on_change),
         facts: RwLock::new(Arc::new(facts)),
         runtime: config.runtime.clone(),
-        images: Images::new(config.images.clone()),
+        images: Images::new(config.images.clone(), config.credentials.clone(), config.root_dir.join("config.json")),
         client: config.client.clone(),
         mounter: config.mounter.clone(),
         clock: config.clock.clone(),

@@ -10,6 +10,7 @@ mod assign;
 mod cgroups;
 mod collect;
 mod config;
+mod credentials;
 mod csi;
 mod devices;
 mod dial;
@@ -32,6 +33,7 @@ mod userns;
 mod volumes;
 mod worker;
 
+pub use credentials::Providers as CredentialProviders;
 pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet, check_options};
 pub use local_path::{LocalPaths, PROVISIONER as LOCAL_PATH_PROVISIONER};
 pub use options::Options;

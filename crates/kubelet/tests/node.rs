@@ -174,6 +174,7 @@ impl Cluster {
             resolv_conf: "/dev/null".into(),
             version: "v1.36.0".into(),
             options: skiff_kubelet::Options::default(),
+            credentials: Arc::new(skiff_kubelet::CredentialProviders::none(SystemClock::shared())),
             manifests: folder.join("manifests"),
             cgroups: false,
             disk_bytes: None,

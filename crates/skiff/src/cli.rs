@@ -63,6 +63,12 @@ pub struct MachineOptions {
     /// A KubeletConfiguration for the node: reservations, eviction thresholds, static Pods and the like
     #[arg(long, value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,
+    /// A CredentialProviderConfig: which programs give credentials for which images
+    #[arg(long, value_name = "FILE")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// The folder of those programs
+    #[arg(long, value_name = "FOLDER")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// A folder or file of static Pods [default: the folder `manifests` of the data folder]
     #[arg(long, value_name = "PATH")]
     pub pod_manifest_path: Option<PathBuf>,

@@ -237,6 +237,8 @@ fn machine_arguments(options: &MachineOptions) -> Vec<String> {
     }
     for (name, path) in [
         ("--kubelet-config", &options.kubelet_config),
+        ("--image-credential-provider-config", &options.image_credential_provider_config),
+        ("--image-credential-provider-bin-dir", &options.image_credential_provider_bin_dir),
         ("--pod-manifest-path", &options.pod_manifest_path),
         ("--private-registry", &options.private_registry),
     ] {

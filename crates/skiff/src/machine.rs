@@ -59,6 +59,19 @@ impl Machine {
         Ok(found)
     }
 
+    /// The programs that give credentials of registries, if the user names some.
+    ///
+    /// # Errors
+    /// Their configuration makes no sense, or one is not there.
+    pub fn credential_providers(&self) -> Result<skiff_kubelet::CredentialProviders, CommandError> {
+        let (options, clock) = (&self.options, self.clock.clone());
+        match (&options.image_credential_provider_config, &options.image_credential_provider_bin_dir) {
+            (Some(config), Some(folder)) => Ok(skiff_kubelet::CredentialProviders::read(config, folder, clock)?),
+            (None, None) => Ok(skiff_kubelet::CredentialProviders::none(clock)),
+            _ => Err("--image-credential-provider-config and --image-credential-provider-bin-dir need each other".into()),
+        }
+    }
+
     /// The size of the file system that holds the node's state.
     pub fn disk_bytes(&self) -> Option<i64> {
         let stat = nix::sys::statvfs::statvfs(&self.paths.root).ok()?;

@@ -108,6 +108,7 @@ async fn start_kubelet(
         resolv_conf: PathBuf::from(RESOLV_CONF),
         version: KUBERNETES_VERSION.to_owned(),
         options: machine.kubelet_options()?,
+        credentials: Arc::new(machine.credential_providers()?),
         manifests: machine.paths.manifests(),
         cgroups: true,
         disk_bytes: machine.disk_bytes(),

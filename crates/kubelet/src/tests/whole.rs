@@ -64,6 +64,7 @@ impl Trial {
             resolv_conf: "/dev/null".into(),
             version: "v1.36.0".into(),
             options,
+            credentials: Arc::new(crate::CredentialProviders::none(SystemClock::shared())),
             manifests: self.folder.join("manifests"),
             cgroups: false,
             disk_bytes: None,

@@ -1,0 +1,383 @@
+//! Credentials of registries that programs of others give: which program is asked for which image, what it answers and how
+//! long that holds. See <https://kubernetes.io/docs/tasks/administer-cluster/kubelet-credential-provider/>.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use skiff_base::clock::SharedClock;
+use skiff_cri::AuthConfig;
+
+use crate::options::{GoDuration, parse_duration};
+
+const CONFIG_KIND: &str = "CredentialProviderConfig";
+const CONFIG_GROUP: &str = "kubelet.config.k8s.io/";
+/// The version in which programs are asked.
+const API: &str = "credentialprovider.kubelet.k8s.io/v1";
+/// How long a program has to answer; upstream's number.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The most bytes of an answer that are read.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
+/// The key under which credentials for all images are kept.
+const GLOBAL: &str = "<global>";
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Config {
+    api_version: String,
+    kind: String,
+    providers: Vec<Provider>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Provider {
+    name: String,
+    match_images: Vec<String>,
+    default_cache_duration: GoDuration,
+    api_version: String,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<Variable>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variable {
+    name: String,
+    value: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    image: &'a str,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Response {
+    kind: String,
+    api_version: String,
+    cache_key_type: String,
+    cache_duration: Option<String>,
+    auth: Option<BTreeMap<String, Login>>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct Login {
+    username: String,
+    password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+type Logins = BTreeMap<String, Login>;
+
+/// The programs that are asked, and what they have answered.
+pub struct Providers {
+    providers: Vec<Provider>,
+    folder: PathBuf,
+    clock: SharedClock,
+    /// By program and by what the answer is for; until when it holds.
+    cache: Mutex<BTreeMap<(String, String), (Duration, Logins)>>,
+}
+
+impl Providers {
+    /// None.
+    pub fn none(clock: SharedClock) -> Self {
+        Self { providers: Vec::new(), folder: PathBuf::new(), clock, cache: Mutex::default() }
+    }
+
+    /// Those of a CredentialProviderConfig; their programs are in `folder`.
+    ///
+    /// # Errors
+    /// The configuration makes no sense, or a program is not there.
+    pub fn read(config: &Path, folder: &Path, clock: SharedClock) -> Result<Self, String> {
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", config.display());
+        let text = std::fs::read(config).map_err(|error| named(&error))?;
+        let providers = parse(&text).map_err(|error| named(&error))?;
+        for provider in &providers {
+            let program = folder.join(&provider.name);
+            if !program.is_file() {
+                return Err(format!("plugin binary executable {} did not exist", program.display()));
+            }
+        }
+        Ok(Self { providers, folder: folder.to_owned(), clock, cache: Mutex::default() })
+    }
+
+    /// The credentials for an image, the most particular ones first. Blocks as long as programs run.
+    pub fn credentials(&self, image: &str) -> Vec<AuthConfig> {
+        let mut found = Vec::new();
+        for provider in self.providers.iter().filter(|provider| provider.is_for(image)) {
+            match self.logins(provider, image) {
+                Ok(logins) => found.extend(logins),
+                Err(error) => tracing::warn!(provider = provider.name, image, error, "no credentials are provided"),
+            }
+        }
+        found.retain(|(key, _)| matches(key, image));
+        found.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
+        let auth = |(key, login): (String, Login)| AuthConfig {
+            username: login.username,
+            password: login.password,
+            server_address: key,
+            ..AuthConfig::default()
+        };
+        found.into_iter().map(auth).collect()
+    }
+
+    fn logins(&self, provider: &Provider, image: &str) -> Result<Logins, String> {
+        let now = self.clock.monotonic();
+        let registry = image.split('/').next().unwrap_or(image);
+        {
+            let mut cache = self.cache.lock();
+            cache.retain(|_, (until, _)| *until > now);
+            for key in [image, registry, GLOBAL] {
+                if let Some((_, logins)) = cache.get(&(provider.name.clone(), key.to_owned())) {
+                    return Ok(logins.clone());
+                }
+            }
+        }
+        let request = Request { kind: "CredentialProviderRequest", api_version: API, image };
+        let request = serde_json::to_vec(&request).expect("plain data");
+        let answer = run(provider, &self.folder, &request)?;
+        let answer: Response = serde_json::from_slice(&answer).map_err(|error| format!("its answer: {error}"))?;
+        let (key, holds) = answer.kept(provider, image, registry)?;
+        let logins = answer.auth.unwrap_or_default();
+        if !holds.is_zero() {
+            self.cache.lock().insert((provider.name.clone(), key), (self.clock.monotonic() + holds, logins.clone()));
+        }
+        Ok(logins)
+    }
+}
+
+fn parse(text: &[u8]) -> Result<Vec<Provider>, String> {
+    let tree = skiff_object::yaml::parse(text)?.into_value();
+    let config: Config = serde_json::from_value(tree).map_err(|error| format!("{CONFIG_KIND}: {error}"))?;
+    if config.kind != CONFIG_KIND || !config.api_version.starts_with(CONFIG_GROUP) {
+        return Err(format!(
+            "must be {CONFIG_KIND} of {CONFIG_GROUP}v1, not {} of {}",
+            config.kind, config.api_version
+        ));
+    }
+    for provider in &config.providers {
+        let name = &provider.name;
+        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+            return Err(format!("provider name {name:?} must be the name of a file"));
+        }
+        if provider.api_version != API {
+            return Err(format!("provider {name}: apiVersion {:?} is not {API}", provider.api_version));
+        }
+        if provider.match_images.is_empty() {
+            return Err(format!("provider {name}: at least one entry of matchImages is required"));
+        }
+    }
+    Ok(config.providers)
+}
+
+impl Provider {
+    fn is_for(&self, image: &str) -> bool {
+        self.match_images.iter().any(|pattern| matches(pattern, image))
+    }
+}
+
+impl Response {
+    /// What the answer is for, and how long it holds.
+    fn kept(&self, provider: &Provider, image: &str, registry: &str) -> Result<(String, Duration), String> {
+        if self.kind != "CredentialProviderResponse" || self.api_version != API {
+            return Err(format!("its answer is a {} of {:?}", self.kind, self.api_version));
+        }
+        let key = match self.cache_key_type.as_str() {
+            "Image" => image,
+            "Registry" => registry,
+            "Global" => GLOBAL,
+            other => return Err(format!("its answer has cacheKeyType {other:?}")),
+        };
+        let holds = match &self.cache_duration {
+            Some(text) => parse_duration(text).ok_or_else(|| format!("its answer has cacheDuration {text:?}"))?,
+            None => provider.default_cache_duration.0,
+        };
+        Ok((key.to_owned(), holds))
+    }
+}
+
+/// Runs a program: the request goes in, its answer comes out.
+fn run(provider: &Provider, folder: &Path, request: &[u8]) -> Result<Vec<u8>, String> {
+    use std::io::Read;
+    let text = |error: std::io::Error| error.to_string();
+    let mut child = Command::new(folder.join(&provider.name))
+        .args(&provider.args)
+        .envs(provider.env.iter().map(|variable| (&variable.name, &variable.value)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(text)?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    let talk = |input: Option<std::process::ChildStdin>, output: Option<std::process::ChildStdout>| {
+        // One that reads nothing may still answer.
+        if let Some(Err(error)) = input.map(|mut input| input.write_all(request)) {
+            tracing::debug!(provider = provider.name, %error, "the request was not read");
+        }
+        let mut answer = Vec::new();
+        let read = output.map(|output| output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer));
+        read.transpose().map(|_| answer)
+    };
+    std::thread::scope(|scope| {
+        let talking = scope.spawn(|| talk(input, output));
+        let mut waited = Duration::ZERO;
+        let status = loop {
+            match child.try_wait().map_err(text)? {
+                Some(status) => break status,
+                None if waited >= PATIENCE => {
+                    child.kill().map_err(text)?;
+                    child.wait().map_err(text)?;
+                    return Err("it did not answer in time".to_owned());
+                }
+                None => {
+                    std::thread::sleep(LOOK_AGAIN);
+                    waited += LOOK_AGAIN;
+                }
+            }
+        };
+        let answer = talking.join().map_err(|_| "it could not be spoken to".to_owned())?.map_err(text)?;
+        if status.success() { Ok(answer) } else { Err(format!("it ended with {status}")) }
+    })
+}
+
+/// Whether a pattern is about an image: host and path, where `*` stands for a part of the host's name.
+pub fn matches(pattern: &str, image: &str) -> bool {
+    let bare = |text: &str| {
+        let text = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
+        text.trim_end_matches('/').to_owned()
+    };
+    let (pattern, image) = (bare(pattern), bare(image));
+    let split = |text: &str| match text.split_once('/') {
+        Some((host, path)) => (host.to_owned(), format!("/{path}")),
+        None => (text.to_owned(), String::new()),
+    };
+    let ((pattern_host, pattern_path), (host, path)) = (split(&pattern), split(&image));
+    let port = |host: &str| match host.rsplit_once(':') {
+        Some((name, port)) => (name.to_owned(), port.to_owned()),
+        None => (host.to_owned(), String::new()),
+    };
+    let ((pattern_name, pattern_port), (name, port)) = (port(&pattern_host), port(&host));
+    let (patterns, parts): (Vec<_>, Vec<_>) = (pattern_name.split('.').collect(), name.split('.').collect());
+    pattern_port == port
+        && patterns.len() == parts.len()
+        && patterns.iter().zip(parts).all(|(pattern, part)| glob(pattern, part))
+        && path.starts_with(&pattern_path)
+}
+
+/// Whether a text is what a pattern says, where `*` stands for anything.
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((head, rest)) => text.strip_prefix(head).is_some_and(|text| {
+            (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| glob(rest, &text[at..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use skiff_base::SystemClock;
+
+    use super::*;
+
+    #[test]
+    fn patterns_speak_of_hosts_ports_and_paths() {
+        for (pattern, image, expected) in [
+            ("*.dkr.ecr.*.amazonaws.com", "1.dkr.ecr.eu.amazonaws.com/team/app", true),
+            ("*.dkr.ecr.*.amazonaws.com", "dkr.ecr.eu.amazonaws.com/app", false),
+            ("gcr.io", "gcr.io/a/b", true),
+            ("*.io", "gcr.io/a", true),
+            ("app*.io", "app7.io/a", true),
+            ("registry.io:8080/path", "registry.io:8080/path/app", true),
+            ("registry.io:8080/path", "registry.io/path/app", false),
+            ("registry.io/other", "registry.io/path", false),
+            ("https://registry.io/", "registry.io/x", true),
+        ] {
+            assert_eq!(matches(pattern, image), expected, "{pattern} {image}");
+        }
+    }
+
+    #[test]
+    fn configurations_that_make_no_sense_are_refused() {
+        let config = |provider: &str| {
+            parse(
+                format!(
+                    "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders: [{provider}]"
+                )
+                .as_bytes(),
+            )
+            .map(|all| all.len())
+        };
+        let good = "name: p, matchImages: ['*.io'], defaultCacheDuration: 12h, apiVersion: credentialprovider.kubelet.k8s.io/v1";
+        assert_eq!(config(&format!("{{{good}}}")), Ok(1));
+        let first = |provider: &str| config(provider).expect_err(provider);
+        assert!(
+            first(&format!("{{{}}}", good.replace("name: p", "name: ../p"))).contains("must be the name of a file")
+        );
+        assert!(first(&format!("{{{}}}", good.replace("io/v1", "io/v9"))).contains("is not credentialprovider"));
+        assert!(first(&format!("{{{good}, tokenAttributes: {{}}}}")).contains("unknown field `tokenAttributes`"));
+        assert!(parse(b"kind: Pod\napiVersion: v1\nproviders: []").is_err());
+    }
+
+    #[test]
+    fn a_program_is_asked_once_as_long_as_its_answer_holds() {
+        let folder = std::env::temp_dir().join(format!("skiff-cred-{}", skiff_base::ids::Ids::random().suffix(8)));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let program = |name: &str, text: &str| {
+            std::fs::write(folder.join(name), text).expect("a program");
+            std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        };
+        let answer = r#"{"kind": "CredentialProviderResponse", "apiVersion": "credentialprovider.kubelet.k8s.io/v1", "cacheKeyType": "Registry", "auth": {"*.example": {"username": "wide", "password": "w"}, "r.example/team": {"username": "near", "password": "n"}, "other.io": {"username": "no", "password": "n"}}}"#;
+        program("good", &format!("#!/bin/sh\ncat >> $ASKED\necho >> $ASKED\necho '{answer}'\n"));
+        program("bad", "#!/bin/sh\nexit 3\n");
+        let asked = folder.join("asked");
+        let one = |name: &str| {
+            format!(
+                "{{name: {name}, matchImages: [r.example], defaultCacheDuration: 1h, apiVersion: {API}, env: [{{name: ASKED, value: {}}}]}}",
+                asked.display()
+            )
+        };
+        let config = folder.join("config.yaml");
+        let text = format!(
+            "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders: [{}, {}]",
+            one("bad"),
+            one("good")
+        );
+        std::fs::write(&config, text).expect("a configuration");
+        let providers = Providers::read(&config, &folder, SystemClock::shared()).expect("it makes sense");
+        let names = |image: &str| -> Vec<String> {
+            providers.credentials(image).into_iter().map(|auth| auth.username).collect()
+        };
+        let told = [names("r.example/team/app"), names("r.example/else"), names("elsewhere.example/app")];
+        let times = std::fs::read_to_string(&asked).expect("it was asked");
+        let missing = Providers::read(&config, &folder.join("none"), SystemClock::shared()).err();
+        std::fs::remove_dir_all(&folder).expect("it goes");
+        assert_eq!(told, [vec!["near".to_owned(), "wide".to_owned()], vec!["wide".to_owned()], vec![]]);
+        assert_eq!(
+            times,
+            "{\"kind\":\"CredentialProviderRequest\",\"apiVersion\":\"credentialprovider.kubelet.k8s.io/v1\",\"image\":\"r.example/team/app\"}\n"
+        );
+        assert!(missing.is_some_and(|error| error.contains("did not exist")));
+    }
+}
