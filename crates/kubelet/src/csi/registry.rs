@@ -2,6 +2,7 @@
 //! known. The API learns of them by the node's CSINode, an annotation and labels.
 //! See <https://kubernetes-csi.github.io/docs/node-driver-registrar.html>.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -53,9 +54,9 @@ pub async fn keep(drivers: Arc<Drivers>, client: Client, node: String) {
         }
         for socket in found {
             // One that could not be registered is tried again when it comes anew, as it does when its Pod restarts.
-            if !known.contains_key(&socket) {
-                let name = register(&drivers, &socket.0).await;
-                known.insert(socket, name);
+            if let Entry::Vacant(place) = known.entry(socket) {
+                let name = register(&drivers, &place.key().0).await;
+                place.insert(name);
             }
         }
         let now = drivers.told();
