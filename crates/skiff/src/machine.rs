@@ -68,7 +68,9 @@ impl Machine {
         match (&options.image_credential_provider_config, &options.image_credential_provider_bin_dir) {
             (Some(config), Some(folder)) => Ok(skiff_kubelet::CredentialProviders::read(config, folder, clock)?),
             (None, None) => Ok(skiff_kubelet::CredentialProviders::none(clock)),
-            _ => Err("--image-credential-provider-config and --image-credential-provider-bin-dir need each other".into()),
+            _ => {
+                Err("--image-credential-provider-config and --image-credential-provider-bin-dir need each other".into())
+            }
         }
     }
 
