@@ -45,6 +45,7 @@ fn config(folder: &str, clock: SharedClock) -> Fallible<Config> {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        shared_store: false,
         loopback_proxies: false,
         audit: None,
         authorization: true,

@@ -71,6 +71,7 @@ async fn main() -> Fallible<()> {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        shared_store: false,
         loopback_proxies: false,
         audit: None,
         authorization: true,

@@ -14,6 +14,7 @@ use crate::aggregation::local;
 use crate::alloc::{Allocators, Claims};
 use crate::codec;
 use crate::config::Config;
+use crate::endpoints;
 use crate::failure::{Result, plain};
 use crate::storage::catalogue::Catalogue;
 use crate::storage::keys;
@@ -25,6 +26,7 @@ const TRIES: usize = 5;
 
 /// Writes what is not there yet.
 pub async fn run(config: &Config, catalogue: &Catalogue, allocators: &Allocators) -> Result<()> {
+    let addresses = endpoints::at_start(config).await?;
     for _ in 0..TRIES {
         let mut transaction = Transaction::default();
         for object in objects(config) {
@@ -34,7 +36,8 @@ pub async fn run(config: &Config, catalogue: &Catalogue, allocators: &Allocators
                 claims.add_to(allocators, &namespace, &name, &mut transaction);
             }
         }
-        for object in endpoints(config).into_iter().chain(authentication(config)) {
+        // Unlike the rest these follow the configuration at every start.
+        for object in endpoints::objects(config, &addresses).into_iter().chain(authentication(config)) {
             put(config, catalogue, object, &mut transaction).await?;
         }
         if write_parts(config, transaction).await? {
@@ -42,6 +45,16 @@ pub async fn run(config: &Config, catalogue: &Catalogue, allocators: &Allocators
         }
     }
     Err(plain(500, "writing the cluster's first objects: others keep changing them"))
+}
+
+/// Writes those of some objects that say something else than what is stored.
+pub async fn publish(config: &Config, catalogue: &Catalogue, objects: &[Object]) -> Result<()> {
+    let mut transaction = Transaction::default();
+    for object in objects {
+        put(config, catalogue, object.clone(), &mut transaction).await?;
+    }
+    // Whoever came in between wrote the same, or it is done the next time.
+    write_parts(config, transaction).await.map(drop)
 }
 
 /// Writes as much at a time as a transaction may hold; says whether nobody came in between.
@@ -112,8 +125,12 @@ fn write(
             object.set_at(&["metadata", "generation"], 1);
         }
     }
-    object.set_at(&["metadata", "uid"], config.ids.uid());
-    object.set_at(&["metadata", "creationTimestamp"], clock::rfc3339(config.clock.now()));
+    // What was there before stays the same object.
+    let old: Object = found.as_ref().and_then(|pair| serde_json::from_slice(&pair.value).ok()).unwrap_or_default();
+    let (uid, since) = (old.uid(), old.str_at(&["metadata", "creationTimestamp"]));
+    let or = |known: &str, new: String| if known.is_empty() { new } else { known.to_owned() };
+    object.set_at(&["metadata", "uid"], or(uid, config.ids.uid()));
+    object.set_at(&["metadata", "creationTimestamp"], or(since, clock::rfc3339(config.clock.now())));
     let mod_revision = found.map_or(0, |pair| pair.mod_revision);
     transaction.compares.push(Compare { key: key.clone(), mod_revision });
     transaction.changes.push(Change::Put { key, value: codec::encode_stored(&object) });
@@ -162,22 +179,6 @@ fn service_cidr(config: &Config) -> Object {
         "spec": {"cidrs": [config.service_cidr.to_string()]},
         "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "",
             "message": "Kubernetes Service CIDR is ready", "lastTransitionTime": clock::rfc3339(config.clock.now())}]}})
-}
-
-/// Where the server is reached: what the `kubernetes` Service leads to. Unlike the rest this follows the
-/// configuration at every start.
-fn endpoints(config: &Config) -> [Object; 2] {
-    let (address, port) = (config.advertise.ip().to_string(), config.advertise.port());
-    let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
-    let endpoints = json!({"kind": "Endpoints", "apiVersion": "v1",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
-        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
-    let slice = json!({"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": if config.advertise.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
-    [endpoints, slice]
 }
 
 /// What an aggregated API server reads to know whom to believe: the authorities of clients and of the server that passes

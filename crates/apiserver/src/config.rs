@@ -124,6 +124,8 @@ pub struct Config {
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// How requests are passed on to other API servers; without it these are asked without a certificate.
     pub front_proxy: Option<FrontProxy>,
+    /// Whether other servers may keep their objects in the same store.
+    pub shared_store: bool,
     /// Whether proxies may lead to this machine's own loopback, as only tests want it.
     pub loopback_proxies: bool,
     /// What of the requests is written down, and where.

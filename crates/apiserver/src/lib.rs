@@ -17,6 +17,7 @@ pub mod config;
 mod convert;
 mod custom;
 pub mod discovery;
+mod endpoints;
 pub mod failure;
 mod flow;
 pub mod http;

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn::{self, PeerCertificates};
+use crate::endpoints;
 use crate::http::body::Body;
 use crate::server::ApiServer;
 
@@ -79,6 +80,9 @@ impl ApiServer {
         }
         drop(listener);
         self.drain();
+        if let Err(failure) = endpoints::leave(&self).await {
+            tracing::debug!(why = failure.0.message, "the server is still among the endpoints");
+        }
         if let Ok(graceful) = Arc::try_unwrap(graceful)
             && tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err()
         {

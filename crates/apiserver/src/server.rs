@@ -40,7 +40,7 @@ use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
-use crate::{admission, aggregation, bootstrap, custom, discovery, read, sub, usage, webhook, write};
+use crate::{admission, aggregation, bootstrap, custom, discovery, endpoints, read, sub, usage, webhook, write};
 
 /// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
 const MAX_REQUESTS: usize = 1024;
@@ -147,6 +147,14 @@ impl ApiServer {
     pub fn keep_identity(self: &Arc<Self>, hostname: String) {
         let task = tokio::spawn(identity::run(Arc::downgrade(self), hostname));
         self.tasks.lock().push(task);
+    }
+
+    /// Keeps the `kubernetes` Service to the servers that are there, where others may share the store.
+    pub fn keep_endpoints(self: &Arc<Self>) {
+        if self.config.shared_store {
+            let task = tokio::spawn(endpoints::run(Arc::downgrade(self)));
+            self.tasks.lock().push(task);
+        }
     }
 
     /// Ends all watches and ceases to follow the store.

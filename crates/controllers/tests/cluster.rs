@@ -82,6 +82,7 @@ impl Cluster {
             kubelet_tls: None,
             front_proxy: None,
             admission: Default::default(),
+            shared_store: false,
             loopback_proxies: false,
             audit: None,
             authorization: true,

@@ -140,6 +140,7 @@ impl Cluster {
             kubelet_tls: Some(authority.client(Some(CALLER))),
             front_proxy: None,
             admission: Default::default(),
+            shared_store: false,
             loopback_proxies: false,
             audit: None,
             authorization: true,

@@ -61,6 +61,7 @@ async fn start_server(folder: &std::path::Path) -> Arc<ApiServer> {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        shared_store: false,
         loopback_proxies: false,
         audit: None,
         authorization: true,

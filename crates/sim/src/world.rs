@@ -123,6 +123,7 @@ impl World {
             service_accounts: None,
             kubelet_tls: None,
             front_proxy: None,
+            shared_store: false,
             loopback_proxies: false,
             audit: None,
             admission: Default::default(),

@@ -203,6 +203,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         kubelet_tls: Some(Arc::new(kubelet_client_tls(setting)?)),
         front_proxy: Some(front_proxy(setting)?),
         admission: admission_settings(&setting.options.admission)?,
+        shared_store: setting.machine.facts.datastore.is_some(),
         loopback_proxies: false,
         audit: audit::settings(&setting.options.audit)?,
         authorization: true,
@@ -210,6 +211,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
     };
     let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
     server.check_policies();
+    server.keep_endpoints();
     server.keep_identity(setting.machine.facts.node_name.clone());
     Ok(server)
 }

@@ -1,5 +1,7 @@
 //! What operators and every client meet whatever they ask for: health, figures, headers, unknown paths, time.
 
+use std::sync::Arc;
+
 use expect_test::expect;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -200,4 +202,41 @@ async fn a_server_tells_by_a_lease_that_it_is_there() {
         "ADDED" "apiserver-i5ak4y2hwalsyajfj72vxls274" host 2026-01-02T03:04:05.000000Z
         "DELETED" "apiserver-gone" - 2026-01-01T00:00:00.000000Z"#]]
     .assert_eq(&events.iter().map(shown).collect::<Vec<_>>().join("\n"));
+}
+
+#[tokio::test]
+async fn the_service_leads_to_every_server_of_the_store() {
+    let first = Cluster::with(|config| config.shared_store = true).await;
+    let shown = async |cluster: &Cluster| {
+        let slice = cluster.tree("GET /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
+        let endpoints = cluster.tree("GET /api/v1/namespaces/default/endpoints/kubernetes").await;
+        let ready = slice["endpoints"].as_array().expect("a list").iter().map(|one| one["addresses"][0].clone());
+        let ready = Value::Array(ready.collect());
+        let plain =
+            endpoints["subsets"][0]["addresses"].as_array().expect("a list").iter().map(|one| one["ip"].clone());
+        assert_eq!(ready, Value::Array(plain.collect()), "both kinds say the same");
+        (ready.to_string(), slice["metadata"]["uid"].clone())
+    };
+    let (alone, uid) = shown(&first).await;
+    assert_eq!(alone, r#"["192.0.2.1"]"#);
+    let store = first.store.clone();
+    let second = Cluster::with(|config| {
+        config.shared_store = true;
+        config.advertise = "192.0.2.2:6443".parse().expect("an address");
+        config.store = store;
+    })
+    .await;
+    assert_eq!(shown(&second).await, (r#"["192.0.2.1","192.0.2.2"]"#.to_owned(), uid.clone()));
+    // It is told to stop at once.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let private = rustls_pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
+    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![key.cert.der().clone()], private)
+        .expect("a certificate and its key");
+    second.server.clone().serve(listener, Arc::new(tls), std::future::ready(())).await.expect("served");
+    assert_eq!(shown(&first).await, (alone, uid));
 }

@@ -170,6 +170,7 @@ pub fn config(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> Config {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        shared_store: false,
         loopback_proxies: false,
         audit: None,
         authorization: true,

@@ -109,6 +109,7 @@ async fn serve(folder: &Path) {
         kubelet_tls: None,
         front_proxy: None,
         admission: Default::default(),
+        shared_store: false,
         loopback_proxies: false,
         audit: None,
         authorization: true,
