@@ -112,7 +112,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
     let (authority, clock) = (setting.authority.clone(), setting.machine.clock.clone());
     let config = skiff_controllers::Config {
         signer: Some(Arc::new(move |request| authority.sign(request, clock.now()))),
-        subjects: Some(Arc::new(|pem| pki::subject_of(pem))),
+        subjects: Some(Arc::new(pki::subject_of)),
         root_ca: setting.authority.certificate_pem().to_owned(),
         node_cidr_mask_size: setting.machine.facts.node_mask,
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),

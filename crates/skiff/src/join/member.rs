@@ -104,7 +104,7 @@ impl Patience {
         if !is_silence {
             return Err(error);
         }
-        if self.0 % TELL_EACH == 0 {
+        if self.0.is_multiple_of(TELL_EACH) {
             tracing::warn!(%error, "waiting for a server of the cluster");
         }
         self.0 += 1;

@@ -112,11 +112,14 @@ mod tests {
             pinned.verify_server_cert(leaf, sent, &name, &[], at).is_ok()
         };
         let ((our_leaf, our_ca), (their_leaf, their_ca)) = (chain(&ours), chain(&theirs));
-        assert!(!believes(&their_leaf, &[their_ca.clone()]), "another cluster");
-        assert!(!believes(&their_leaf, &[our_ca.clone()]), "our authority sent along with their certificate");
+        assert!(!believes(&their_leaf, std::slice::from_ref(&their_ca)), "another cluster");
+        assert!(
+            !believes(&their_leaf, std::slice::from_ref(&our_ca)),
+            "our authority sent along with their certificate"
+        );
         assert!(!believes(&our_leaf, &[]), "the authority is not known yet");
         assert_eq!(pinned.found(), None);
-        assert!(believes(&our_leaf, &[our_ca.clone()]));
+        assert!(believes(&our_leaf, std::slice::from_ref(&our_ca)));
         assert_eq!(pinned.found(), Some(our_ca));
     }
 }
