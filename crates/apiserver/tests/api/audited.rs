@@ -69,66 +69,66 @@ async fn requests_are_written_down_as_the_policy_has_it() {
         .check(
             create,
             expect![[r#"
-        {
-          "annotations": {
-            "authorization.k8s.io/decision": "allow",
-            "authorization.k8s.io/reason": ""
-          },
-          "auditID": "one",
-          "level": "RequestResponse",
-          "objectRef": {
-            "apiVersion": "v1",
-            "name": "a",
-            "namespace": "default",
-            "resource": "configmaps"
-          },
-          "requestObject": {
-            "data": {
-              "k": "v"
-            },
-            "metadata": {
-              "labels": {
-                "x": "y"
-              },
-              "name": "a"
-            }
-          },
-          "requestURI": "/api/v1/namespaces/default/configmaps",
-          "responseObject": {
-            "apiVersion": "v1",
-            "data": {
-              "k": "v"
-            },
-            "kind": "ConfigMap",
-            "metadata": {
-              "creationTimestamp": "2026-01-02T03:04:05Z",
-              "labels": {
-                "x": "y"
-              },
-              "name": "a",
-              "namespace": "default",
-              "resourceVersion": "2",
-              "uid": "adb19fad-f862-4864-80b3-029e6e41c9e7"
-            }
-          },
-          "responseStatus": {
-            "code": 201,
-            "metadata": {}
-          },
-          "sourceIPs": [
-            "10.0.0.9"
-          ],
-          "stage": "ResponseComplete",
-          "user": {
-            "groups": [
-              "system:masters",
-              "system:authenticated"
-            ],
-            "username": "admin"
-          },
-          "userAgent": "test",
-          "verb": "create"
-        }"#]],
+                {
+                  "annotations": {
+                    "authorization.k8s.io/decision": "allow",
+                    "authorization.k8s.io/reason": ""
+                  },
+                  "auditID": "one",
+                  "level": "RequestResponse",
+                  "objectRef": {
+                    "apiVersion": "v1",
+                    "name": "a",
+                    "namespace": "default",
+                    "resource": "configmaps"
+                  },
+                  "requestObject": {
+                    "data": {
+                      "k": "v"
+                    },
+                    "metadata": {
+                      "labels": {
+                        "x": "y"
+                      },
+                      "name": "a"
+                    }
+                  },
+                  "requestURI": "/api/v1/namespaces/default/configmaps",
+                  "responseObject": {
+                    "apiVersion": "v1",
+                    "data": {
+                      "k": "v"
+                    },
+                    "kind": "ConfigMap",
+                    "metadata": {
+                      "creationTimestamp": "2026-01-02T03:04:05Z",
+                      "labels": {
+                        "x": "y"
+                      },
+                      "name": "a",
+                      "namespace": "default",
+                      "resourceVersion": "2",
+                      "uid": "21b083be-19ec-4bac-82f0-e6df78b62b0c"
+                    }
+                  },
+                  "responseStatus": {
+                    "code": 201,
+                    "metadata": {}
+                  },
+                  "sourceIPs": [
+                    "10.0.0.9"
+                  ],
+                  "stage": "ResponseComplete",
+                  "user": {
+                    "groups": [
+                      "system:masters",
+                      "system:authenticated"
+                    ],
+                    "username": "admin"
+                  },
+                  "userAgent": "test",
+                  "verb": "create"
+                }"#]],
         )
         .await;
     let patch = "PATCH /api/v1/namespaces/default/configmaps/a\nAudit-ID: two\nContent-Type: application/merge-patch+json\n\n{\"data\": {\"k\": null}}";

@@ -90,7 +90,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "e55a7045-7e86-4281-b7fb-55607c053b23"
+                "uid": "e4309bae-a76b-4521-b7b3-5c46a73912a5"
               },
               "spec": {
                 "containers": [
@@ -104,7 +104,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                     "volumeMounts": [
                       {
                         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                        "name": "kube-api-access-d622x",
+                        "name": "kube-api-access-fk7zv",
                         "readOnly": true
                       }
                     ]
@@ -136,7 +136,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 ],
                 "volumes": [
                   {
-                    "name": "kube-api-access-d622x",
+                    "name": "kube-api-access-fk7zv",
                     "projected": {
                       "defaultMode": 420,
                       "sources": [
@@ -306,7 +306,7 @@ async fn services_get_addresses_and_node_ports() {
                 "name": "kubernetes",
                 "namespace": "default",
                 "resourceVersion": "1",
-                "uid": "6e3ff038-495c-4b5c-8501-c320455fe5ee"
+                "uid": "b81d243a-c54a-46a8-bc49-d7b841095605"
               },
               "spec": {
                 "clusterIP": "10.96.0.1",
@@ -405,7 +405,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web",
                 "namespace": "default",
                 "resourceVersion": "5",
-                "uid": "3909c671-e102-40d6-b032-cf8e5f0516c1"
+                "uid": "54096cb2-65b3-4c38-99ba-a85d22597f1d"
               },
               "spec": {
                 "replicas": 3
@@ -499,7 +499,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",
-                "uid": "13501dda-629f-4ca7-9995-d1dfa7fb51d0"
+                "uid": "6dcc23f2-5e4e-455c-aa91-e184a8e99198"
               },
               "spec": {
                 "progressDeadlineSeconds": 600,
