@@ -310,7 +310,8 @@ impl<'a> Rollout<'a> {
     /// Shrinks old ReplicaSets as far as enough pods stay available; those that are not go first.
     fn shrink_old(&mut self) -> bool {
         let old: Vec<_> = self.old().into_iter().filter(|at| size(&self.sets[*at]) > 0).collect();
-        if old.is_empty() {
+        // One that shrank and grows again may tell of pods that it is deleting, until it has seen its new size.
+        if old.is_empty() || !self.sets.iter().all(has_observed) {
             return false;
         }
         let least = wanted(self.deployment) - max_unavailable(self.deployment);

@@ -243,10 +243,10 @@ fn undo_brings_the_old_set_back_with_a_new_revision() {
             Scaled down replica set web-756f99f4f8 from 4 to 3
             Scaled up replica set web-548df6b887 from 1 to 2
             Scaled down replica set web-756f99f4f8 from 3 to 2
-            Scaled down replica set web-756f99f4f8 from 2 to 1
             Scaled up replica set web-548df6b887 from 2 to 3
-            Scaled up replica set web-548df6b887 from 3 to 4
+            Scaled down replica set web-756f99f4f8 from 2 to 1
             Scaled down replica set web-756f99f4f8 from 1 to 0
+            Scaled up replica set web-548df6b887 from 3 to 4
             web-548df6b887: revision 3 (before 1), size 4, desired 4, most 5
             web-756f99f4f8: revision 2 (before -), size 0, desired 4, most 5"#]],
     );
