@@ -124,6 +124,7 @@ impl<K> Index<K> {
 mod tests {
     use super::*;
 
+    #[allow(clippy::ptr_arg, reason = "an index is told of objects as they are kept")]
     fn first_letter(object: &String) -> Option<Cow<'_, str>> {
         object.get(..1).map(Cow::Borrowed)
     }

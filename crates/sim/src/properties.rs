@@ -81,7 +81,8 @@ impl Onlooker {
         let ["", "registry", group, plural, rest @ ..] = parts.as_slice() else { return };
         let value = event.value.as_ref().and_then(|value| serde_json::from_slice::<Value>(&value.value).ok());
         let mut seen = self.state.lock();
-        if !matches!(*plural, "leases" | "events") && !(*plural == "nodes" && *group == "core") {
+        let is_heartbeat = matches!((*group, *plural), (_, "leases" | "events") | ("core", "nodes"));
+        if !is_heartbeat {
             seen.writes.push(format!("{key} {}", value.as_ref().map_or("gone".into(), |v| v["status"].to_string())));
         }
         let name = rest.last().copied().unwrap_or_default();

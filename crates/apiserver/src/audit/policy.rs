@@ -179,7 +179,8 @@ impl Rule {
                 ));
             }
         }
-        if !self.paths.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+        let names_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
+        if !self.paths.is_empty() && names_resources {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
             return Err(format!("{path}.nonResourceURLs: Invalid value: {:?}: {why}", self.paths));
         }

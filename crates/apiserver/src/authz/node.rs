@@ -114,7 +114,7 @@ fn a_volume_needs(catalogue: &Catalogue, node: &str, namespace: &str, secret: &s
             part("name") == secret && part("namespace") == namespace
         };
         let claim = |field: &str| volume.str_at(&["spec", "claimRef", field]).to_owned();
-        REFERENCES.iter().any(|reference| names(reference))
+        REFERENCES.iter().any(names)
             && any_pod(catalogue, node, &claim("namespace"), |pod| {
                 mentions(pod, "persistentvolumeclaims", &claim("name"))
             })

@@ -60,7 +60,7 @@ fn what_was_told_of_a_static_pod_is_known_again() {
         let mut mirror = mirror(&web(image), "node-uid");
         mirror.status = serde_saphyr::from_str("{phase: Failed, reason: Evicted}").expect("a status");
         mirror.metadata.deletion_timestamp =
-            deleting.then(|| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+            deleting.then_some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
         let mirrors = BTreeMap::from([(full_name(&mirror), Arc::new(mirror))]);
         recovered(pod.clone(), &mirrors).status.clone().and_then(|status| status.reason)
     };
