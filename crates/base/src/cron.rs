@@ -143,41 +143,13 @@ fn descriptor(text: &str) -> Result<When, String> {
         "@hourly" => "0 * * * *",
         _ => {
             let every = text.strip_prefix("@every ").ok_or_else(|| format!("unrecognized descriptor: {text}"))?;
-            let delay = duration(every)
+            let delay = crate::duration::parse_signed(every)
                 .ok_or_else(|| format!("failed to parse duration {text}: time: invalid duration {every:?}"))?;
             let seconds = delay.as_secs().max(1);
             return Ok(When::Every(SignedDuration::from_secs(seconds)));
         }
     };
     fields(same)
-}
-
-/// A duration as Go writes it: `1h30m`, `1.5s`.
-fn duration(text: &str) -> Option<SignedDuration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(SignedDuration::ZERO);
-    }
-    let mut seconds = 0.0;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let unit = rest[number..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| number + at);
-        let scale = match &rest[number..unit] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" | "μs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        seconds += rest[..number].parse::<f64>().ok()? * scale;
-        rest = &rest[unit..];
-    }
-    SignedDuration::try_from_secs_f64(seconds).ok()
 }
 
 fn fields(text: &str) -> Result<When, String> {

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod bucket;
 pub mod clock;
 pub mod cron;
+pub mod duration;
 pub mod figures;
 pub mod ids;
 pub mod quantity;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skiff_base::clock::SharedClock;
+use skiff_base::duration;
 use skiff_cri::AuthConfig;
 
-use crate::options::{GoDuration, parse_duration};
+use crate::options::GoDuration;
 
 const CONFIG_KIND: &str = "CredentialProviderConfig";
 const CONFIG_GROUP: &str = "kubelet.config.k8s.io/";
@@ -208,7 +209,7 @@ impl Response {
             other => return Err(format!("its answer has cacheKeyType {other:?}")),
         };
         let holds = match &self.cache_duration {
-            Some(text) => parse_duration(text).ok_or_else(|| format!("its answer has cacheDuration {text:?}"))?,
+            Some(text) => duration::parse(text).ok_or_else(|| format!("its answer has cacheDuration {text:?}"))?,
             None => provider.default_cache_duration.0,
         };
         Ok((key.to_owned(), holds))

@@ -146,7 +146,8 @@ pub struct GoDuration(pub Duration);
 impl<'de> Deserialize<'de> for GoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).ok_or_else(|| serde::de::Error::custom(format!("invalid duration {text:?}")))
+        let read = skiff_base::duration::parse(&text).map(Self);
+        read.ok_or_else(|| serde::de::Error::custom(format!("invalid duration {text:?}")))
     }
 }
 
@@ -161,33 +162,6 @@ impl Serialize for GoDuration {
         };
         serializer.serialize_str(&text)
     }
-}
-
-/// Reads a duration as Go writes it.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = 0.0;
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        total += number
-            * match &rest[..unit] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    (!text.is_empty()).then(|| Duration::from_secs_f64(total))
 }
 
 fn seconds(seconds: u64) -> GoDuration {
@@ -340,16 +314,6 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_read_as_gos() {
-        for (text, millis) in [("1h30m", 5_400_000), ("10s", 10_000), ("1.5s", 1500), ("250ms", 250), ("0", 0)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "10", "x", "5d"] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn what_has_no_effect_is_refused() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use skiff_base::duration;
 use skiff_base::ids::Ids;
 use skiff_object::Status;
 
@@ -31,41 +32,9 @@ pub fn deadline(query: &Query, is_write: bool) -> Result<Duration> {
         let text = format!("invalid timeout specified in the request URL - time: invalid duration {text:?}");
         Status::bad_request(text)
     };
-    let wanted = go_duration(text).ok_or_else(invalid)?;
+    // A negative one is of no use here, and counts as none.
+    let wanted = duration::parse_signed(text).ok_or_else(invalid)?.try_into().unwrap_or(Duration::ZERO);
     Ok(if wanted.is_zero() { most } else { wanted.min(most) })
-}
-
-/// Reads a duration as Go writes it, `1m30s`; negative ones are of no use here, and count as none.
-pub fn go_duration(text: &str) -> Option<Duration> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut seconds = 0.0;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(digits);
-        let end = tail.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        let scale = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        seconds += number.parse::<f64>().ok()? * scale;
-        rest = tail;
-    }
-    if negative { Some(Duration::ZERO) } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
 /// What a request is called in the records: as its client calls it, or by a new name.
@@ -87,22 +56,6 @@ pub fn finish(answer: &mut Answer, audit_id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        let check = |text: &str, expected: Option<u64>| {
-            assert_eq!(go_duration(text), expected.map(Duration::from_millis), "{text}");
-        };
-        check("5s", Some(5000));
-        check("1m30s", Some(90_000));
-        check("1.5h", Some(5_400_000));
-        check("250ms", Some(250));
-        check("0", Some(0));
-        check("-3s", Some(0));
-        for bad in ["", "5", "s", "5x", "1..5s", "-"] {
-            check(bad, None);
-        }
-    }
 
     #[test]
     fn a_request_may_ask_for_less_time() {

@@ -90,7 +90,7 @@ impl ExtenderFile {
     fn read(self, path: &str, pem: ReadPem, errors: &mut Errors) -> Extender {
         let timeout = match self.http_timeout.as_deref() {
             None => TIMEOUT,
-            Some(text) => match duration(text) {
+            Some(text) => match skiff_base::duration::parse(text) {
                 Some(Duration::ZERO) => TIMEOUT,
                 Some(timeout) => timeout,
                 None => {
@@ -130,29 +130,4 @@ impl ExtenderFile {
             post: None,
         }
     }
-}
-
-/// A duration as Go writes it, `1m30s`.
-fn duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut seconds) = (text, 0.0);
-    if text.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() && rest != "0" {
-        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
-        let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
-        let number: f64 = number.parse().ok()?;
-        seconds += number
-            * match unit {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = after;
-    }
-    Duration::try_from_secs_f64(seconds).ok()
 }
