@@ -1,14 +1,11 @@
 //! The transport over TLS: a few HTTP/2 connections, shared by all requests and watches, made again when they break, to
 //! whichever of several servers answers.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderValue};
-use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -176,33 +173,12 @@ impl Transport for HttpsTransport {
         let (mut sender, stream) = self.sender().await?;
         let request = http::Request::from_parts(parts, Full::new(body));
         let response = sender.send_request(request).await.map_err(|error| TransportError::new(&operation, error))?;
-        Ok(response.map(|body| Counted { body, _stream: stream }.map_err(std::io::Error::other).boxed_unsync()))
-    }
-}
-
-/// A body that keeps its place on its connection until it is read or dropped.
-struct Counted {
-    body: hyper::body::Incoming,
-    _stream: Arc<()>,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let failed = move |error| {
+            // The function lives as long as the body, and keeps its place on the connection.
+            let _place = &stream;
+            std::io::Error::other::<hyper::Error>(error)
+        };
+        Ok(response.map(|body| body.map_err(failed).boxed_unsync()))
     }
 }
 

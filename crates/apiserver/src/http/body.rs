@@ -1,13 +1,10 @@
 //! The body type of requests and answers, and reading one with a bound.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, StreamBody};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::Frame;
 use skiff_object::Status;
 
 use crate::failure::Result;
@@ -37,30 +34,13 @@ pub fn stream(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'stat
 }
 
 /// A body that holds something until nobody wants more of it.
-pub fn holding(body: Body, held: impl Send + Unpin + 'static) -> Body {
-    Holding { body, _held: held }.boxed_unsync()
-}
-
-struct Holding<T> {
-    body: Body,
-    _held: T,
-}
-
-impl<T: Unpin> hyper::body::Body for Holding<T> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+pub fn holding(body: Body, held: impl Send + 'static) -> Body {
+    let keep = move |error| {
+        // What holds it is the function, which lives as long as the body does.
+        let _held = &held;
+        error
+    };
+    body.map_err(keep).boxed_unsync()
 }
 
 /// Reads a request's body, up to [`MAX_REQUEST_BYTES`].
