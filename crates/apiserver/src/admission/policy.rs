@@ -434,7 +434,9 @@ fn judge(policy: &Policy, seen: &Seen, attributes: &Attributes<'_>) -> Judged {
             outcome.value.map_err(|error| error.to_string())
         });
         match value {
-            Ok(Value::String(text)) if !text.is_empty() => notes.push((key.clone(), shortened(&text).to_owned())),
+            Ok(Value::String(text)) if !text.is_empty() => {
+                notes.push((key.clone(), text[..text.floor_char_boundary(NOTE_LIMIT_BYTES)].to_owned()))
+            }
             Err(why) if !policy.ignores_failure => {
                 refused.push(format!("audit annotation {key:?} resulted in error: {why}").into());
             }
@@ -442,12 +444,6 @@ fn judge(policy: &Policy, seen: &Seen, attributes: &Attributes<'_>) -> Judged {
         }
     }
     Judged { refused, notes }
-}
-
-/// As much of a text as a note may have.
-fn shortened(text: &str) -> &str {
-    let end = (0..=NOTE_LIMIT_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
 }
 
 /// What the validating policies add to the record of a request.

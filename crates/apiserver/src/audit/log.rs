@@ -60,6 +60,9 @@ impl Log {
         if now.size_bytes > 0 && now.size_bytes + size_bytes > self.limit_bytes() && !is_stdout(&self.settings.path) {
             self.put_aside()?;
             *now = open(&self.settings.path)?;
+            if let Err(error) = self.clear_away() {
+                tracing::warn!(%error, "old audit logs cannot be removed");
+            }
         }
         let mut line = Vec::with_capacity(record.len() + 1);
         line.extend_from_slice(record);
@@ -79,8 +82,7 @@ impl Log {
         // Milliseconds, as upstream's names have them.
         let time = time.get(..23).unwrap_or(&time);
         let (stem, extension) = parts(path);
-        fs::rename(path, path.with_file_name(format!("{stem}-{time}{extension}")))?;
-        self.clear_away()
+        fs::rename(path, path.with_file_name(format!("{stem}-{time}{extension}")))
     }
 
     /// Removes what is too old or too much.

@@ -79,7 +79,7 @@ impl Auditor {
     pub fn note(&self, parts: &http::request::Parts, audit_id: &str) -> Head {
         let peer = parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip().to_string());
         let agent = text(&parts.headers, USER_AGENT.as_str());
-        let cut = (0..=AGENT_LIMIT_BYTES.min(agent.len())).rev().find(|end| agent.is_char_boundary(*end)).unwrap_or(0);
+        let cut = agent.floor_char_boundary(AGENT_LIMIT_BYTES);
         let shortened = if cut < agent.len() { "...TRUNCATED" } else { "" };
         Head {
             audit_id: audit_id.to_owned(),
@@ -237,7 +237,7 @@ impl Trail {
 
     fn told(&self, headers: &HeaderMap, bytes: &Bytes) {
         let zipped = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) == Some(b"gzip");
-        let plain = if zipped { answer::gunzip(bytes).ok() } else { Some(bytes.to_vec()) };
+        let plain = if zipped { answer::gunzip(bytes).ok().map(Bytes::from) } else { Some(bytes.clone()) };
         let media = text(headers, CONTENT_TYPE.as_str());
         let media = media.split(';').next().unwrap_or("").trim();
         let Some(mut object) = plain.and_then(|plain| read(media, &plain)) else { return };
