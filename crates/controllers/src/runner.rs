@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -307,9 +307,21 @@ impl Runner {
             results.into_iter().collect::<Result<Vec<_>, _>>()?;
             size *= 2;
         }
-        // So many have gone well that the rest need not wait for each other.
-        let rest = stream::iter(actions).map(|action| self.act(key, action, &nothing)).buffer_unordered(MAX_BURST);
-        rest.map_ok(drop).try_collect().await
+        // So many have gone well that the rest need not wait for each other. After a failure none is begun any more, but what
+        // is under way is waited for: of a write that is given up nobody would know that it was done.
+        let first = Mutex::new(Ok(()));
+        let (rest, seen) = (stream::iter(actions), &first);
+        let rest =
+            rest.take_while(|_| std::future::ready(seen.lock().is_ok())).map(|action| self.act(key, action, &nothing));
+        let done = rest.buffer_unordered(MAX_BURST).for_each(|outcome| {
+            let mut first = seen.lock();
+            if first.is_ok() {
+                *first = outcome.map(drop);
+            }
+            std::future::ready(())
+        });
+        done.await;
+        first.into_inner()
     }
 
     /// Does one write and tells of it; gives the object's new revision.
