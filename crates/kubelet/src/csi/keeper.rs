@@ -320,8 +320,12 @@ async fn secret(client: &Client, named: Option<&(String, String)>) -> Result<Has
     let found = found.map_err(|error| {
         format!("failed to find the secret {name} in the namespace {namespace} with error: {error}")
     })?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(found.data.into_iter().flatten().map(|(key, value)| (key, text(&value.0))).collect())
+    // The interface carries texts alone: half a key would be worse than none.
+    let text = |(key, value): (String, k8s_openapi::ByteString)| match String::from_utf8(value.0) {
+        Ok(text) => Ok((key, text)),
+        Err(_) => Err(format!("the value {key:?} of the secret {name} in the namespace {namespace} is no text")),
+    };
+    found.data.into_iter().flatten().map(text).collect()
 }
 
 /// Makes a folder and remembers, before the driver is asked for anything, whom to ask to undo it.

@@ -2,7 +2,6 @@
 //! known. The API learns of them by the node's CSINode, an annotation and labels.
 //! See <https://kubernetes-csi.github.io/docs/node-driver-registrar.html>.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -33,30 +32,73 @@ const TRIES: usize = 5;
 /// A socket, told from one of the same name that came later.
 type Sighting = (PathBuf, u64);
 
+/// The longest that a plugin is left alone which could not be registered, in looks at the folder; upstream's two minutes.
+const MOST_LOOKS: u32 = 120;
+
+/// What became of a socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// The driver of this name is known by it.
+    Registered(String),
+    /// It could not be: drivers whose storage is not ready yet say so. So many looks are left until it is tried again.
+    Refused { looks: u32, left: u32 },
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self::Refused { looks: 0, left: 0 }
+    }
+}
+
+impl Standing {
+    /// Whether it is to be tried at this look.
+    fn is_due(&mut self) -> bool {
+        match self {
+            Self::Refused { left: 0, .. } => true,
+            Self::Refused { left, .. } => {
+                *left -= 1;
+                false
+            }
+            Self::Registered(_) => false,
+        }
+    }
+
+    /// Notes what came of trying.
+    fn note(&mut self, name: Option<String>) {
+        *self = match (name, &*self) {
+            (Some(name), _) => Self::Registered(name),
+            (None, Self::Refused { looks, .. }) => {
+                let looks = (looks * 2).clamp(1, MOST_LOOKS);
+                Self::Refused { looks, left: looks }
+            }
+            (None, Self::Registered(_)) => Self::default(),
+        };
+    }
+}
+
 /// Follows the folder of plugins for ever.
 pub async fn keep(drivers: Arc<Drivers>, client: Client, node: String) {
     let folder = drivers.paths.root.join("plugins_registry");
     if let Err(error) = std::fs::create_dir_all(&folder) {
         return tracing::warn!(folder = %folder.display(), %error, "storage drivers cannot register");
     }
-    let mut known: HashMap<Sighting, Option<String>> = HashMap::new();
+    let mut known: HashMap<Sighting, Standing> = HashMap::new();
     let mut told = None;
     loop {
         let found = sockets(&folder);
         let gone: Vec<_> = known.keys().filter(|socket| !found.contains(socket)).cloned().collect();
         for socket in gone {
-            if let Some(Some(name)) = known.remove(&socket)
-                && !known.values().flatten().any(|other| *other == name)
+            if let Some(Standing::Registered(name)) = known.remove(&socket)
+                && !known.values().any(|other| *other == Standing::Registered(name.clone()))
             {
                 tracing::info!(driver = name, "a storage driver has gone");
                 drivers.forget(&name);
             }
         }
         for socket in found {
-            // One that could not be registered is tried again when it comes anew, as it does when its Pod restarts.
-            if let Entry::Vacant(place) = known.entry(socket) {
-                let name = register(&drivers, &place.key().0).await;
-                place.insert(name);
+            let standing = known.entry(socket.clone()).or_default();
+            if standing.is_due() {
+                standing.note(register(&drivers, &socket.0).await);
             }
         }
         let now = drivers.told();
@@ -216,5 +258,26 @@ fn entry(name: &str, told: &Told) -> CSINodeDriver {
         node_id: told.node_id.clone(),
         topology_keys: Some(told.topology.keys().cloned().collect::<Vec<_>>()).filter(|keys| !keys.is_empty()),
         allocatable: count.map(|count| VolumeNodeResources { count: Some(count) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_was_refused_is_tried_again_ever_later() {
+        let mut standing = Standing::default();
+        let mut tried = Vec::new();
+        for look in 0..400 {
+            if standing.is_due() {
+                tried.push(look);
+                standing.note(None);
+            }
+        }
+        assert_eq!(tried, [0, 2, 5, 10, 19, 36, 69, 134, 255, 376]);
+        while !standing.is_due() {}
+        standing.note(Some("d".to_owned()));
+        assert!(!standing.is_due() && standing == Standing::Registered("d".to_owned()));
     }
 }
