@@ -26,11 +26,16 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// After how long without a word a server counts as gone.
 const SILENCE: Duration = Duration::from_secs(4);
 
+/// The objects are looked at once in so many rounds, where nobody came or went.
+const LOOK_EACH: u32 = 10;
+
 /// The servers that give word, by their addresses.
 #[derive(Debug, Default)]
 struct Known {
     /// The last word, and when it was first seen.
     words: HashMap<IpAddr, (Bytes, Duration)>,
+    /// Who was last told of, and for how many rounds.
+    told: (Vec<IpAddr>, u32),
 }
 
 impl Known {
@@ -75,7 +80,14 @@ async fn round(config: &Config, catalogue: &Catalogue, known: &mut Known) -> Res
     give_word(config).await?;
     let (here, gone) = known.note(words(config).await?, config.clock.monotonic());
     forget(config, &gone).await?;
-    bootstrap::publish(config, catalogue, &objects(config, &here)).await
+    let (told, rounds) = &mut known.told;
+    *rounds += 1;
+    // What somebody else made of the objects is set right by and by.
+    if *told != here || *rounds >= LOOK_EACH {
+        bootstrap::publish(config, catalogue, &objects(config, &here)).await?;
+        known.told = (here, 0);
+    }
+    Ok(())
 }
 
 /// Takes this server out, as it ends in order.
