@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+/// So many series of a family are told; what comes then is counted by nobody, lest names that users choose fill the memory.
+const MAX_SERIES: usize = 4096;
+
 /// What is counted under one name.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Family {
@@ -88,7 +91,9 @@ impl Family {
         };
         let state = State { below: vec![0; bounds.len()], bounds, ..State::default() };
         let series = Series(Arc::new(Mutex::new(state)));
-        all.insert(labels.to_owned(), series.clone());
+        if all.len() < MAX_SERIES {
+            all.insert(labels.to_owned(), series.clone());
+        }
         series
     }
 

@@ -270,8 +270,32 @@ fn unprovided(shared: &Shared, pod: &PodInfo, claims: &[Claim], why: &str) {
     shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
 }
 
-/// Whether the server took the binding.
+/// Whether the pod was bound, by an extender or by the server; what it came to is told.
 async fn bind(shared: &Shared, pod: &PodInfo, node: &str) -> bool {
+    let outcome = match extender::bind(&shared.extenders, pod, node).await {
+        Ok(true) => Ok(()),
+        Ok(false) => ask_to_bind(shared, pod, node).await,
+        Err(error) => Err(Some(error)),
+    };
+    match outcome {
+        Ok(()) => {
+            let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
+            shared.recorder.normal(&*pod.pod, "Scheduled", text);
+            true
+        }
+        Err(why) => {
+            shared.core.lock().bind_failed(&pod.uid, shared.clock.monotonic());
+            shared.wake.notify_one();
+            if let Some(why) = why {
+                shared.recorder.warning(&*pod.pod, "FailedScheduling", format!("binding rejected: {why}"));
+            }
+            false
+        }
+    }
+}
+
+/// Asks the server to bind the pod; why it does not, where that is worth telling.
+async fn ask_to_bind(shared: &Shared, pod: &PodInfo, node: &str) -> Result<(), Option<String>> {
     let binding = Binding {
         metadata: ObjectMeta {
             name: Some(pod.name().to_owned()),
@@ -285,37 +309,12 @@ async fn bind(shared: &Shared, pod: &PodInfo, node: &str) -> bool {
             ..ObjectReference::default()
         },
     };
-    match extender::bind(&shared.extenders, pod, node).await {
-        Ok(false) => {}
-        Ok(true) => {
-            let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
-            shared.recorder.normal(&*pod.pod, "Scheduled", text);
-            return true;
-        }
-        Err(error) => {
-            shared.core.lock().bind_failed(&pod.uid, shared.clock.monotonic());
-            shared.wake.notify_one();
-            let text = format!("binding rejected: {error}");
-            shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
-            return false;
-        }
-    }
     let path = Pod::resource().object_path(pod.namespace(), pod.name(), "binding");
     match shared.client.send_json::<Status>(http::Method::POST, &path, &binding).await {
-        Ok(_) => {
-            let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
-            shared.recorder.normal(&*pod.pod, "Scheduled", text);
-            true
-        }
+        Ok(_) => Ok(()),
         Err(error) => {
             tracing::debug!(pod = pod.name(), node, %error, "binding failed");
-            shared.core.lock().bind_failed(&pod.uid, shared.clock.monotonic());
-            shared.wake.notify_one();
-            if !error.is_not_found() && !error.is_conflict() {
-                let text = format!("binding rejected: {error}");
-                shared.recorder.warning(&*pod.pod, "FailedScheduling", text);
-            }
-            false
+            Err((!error.is_not_found() && !error.is_conflict()).then(|| error.to_string()))
         }
     }
 }
