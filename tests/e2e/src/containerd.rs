@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use crate::cluster::{Answer, Cluster, KUBELET_CONFIG, eventually, hello_image, pause_image, skiff_binary};
 
+/// Where the CNI plugins remember what they were told, whoever runs them.
+const CNI_CACHE: &str = "/var/lib/cni";
 const PAUSE: &str = "localhost:5000/pause:v1";
 
 /// A containerd that runs as long as the value lives.
@@ -98,11 +100,15 @@ impl Drop for Containerd {
 
 fn start(folder: &Path, keeper: u32) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).expect("a writable folder");
-    // It keeps its own cgroup: a cgroup namespace would hide the paths that the node agent names.
+    // It keeps its own cgroup: a cgroup namespace would hide the paths that the node agent names. What its plugins remember
+    // of pods is the node's own too.
+    let own = folder.join("cni-cache");
+    std::fs::create_dir_all(&own).and_then(|()| std::fs::create_dir_all(CNI_CACHE)).expect("writable folders");
+    let run = r#"mountpoint -q "$1" || mount --bind "$0" "$1"; exec containerd --config "$2""#;
     Command::new("nsenter")
         .args(["--target", &keeper.to_string(), "--mount", "--net", "--uts", "--ipc", "--pid", "--"])
-        .args(["containerd", "--config"])
-        .arg(folder.join("config.toml"))
+        .args(["sh", "-c", run])
+        .args([own.as_path(), Path::new(CNI_CACHE), &folder.join("config.toml")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -126,6 +132,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 [plugins."io.containerd.grpc.v1.cri"]
   # Where the tests are themselves run in a container, the score cannot be lowered.
   restrict_oom_score_adj = true
+  # What holds network namespaces goes with the folder, and is not left on the machine when a test fails.
+  netns_mounts_under_state_dir = true
   sandbox_image = "{PAUSE}"
   stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".containerd]
