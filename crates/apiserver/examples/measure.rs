@@ -10,7 +10,6 @@ use std::time::Duration;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use skiff_apiserver::config::Cidr;
 use skiff_apiserver::http::body;
 use skiff_apiserver::{ApiServer, Config, UserInfo, VersionInfo};
 use skiff_base::clock::{SharedClock, SystemClock};
@@ -32,24 +31,9 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 
 fn config(folder: &str, clock: SharedClock) -> Fallible<Config> {
     Ok(Config {
-        store: EmbeddedStore::open(folder, EmbeddedOptions::default())?,
-        clock,
-        ids: Arc::new(Ids::random()),
         version: VersionInfo::skiff("measure"),
-        kinds: skiff_kinds::builtin().to_vec(),
-        service_cidr: Cidr { base: "10.96.0.0".parse()?, bits: 12 },
-        node_port_range: 30000..=32767,
-        cluster_domain: "cluster.local".into(),
         advertise: "127.0.0.1:6443".parse()?,
-        service_accounts: None,
-        kubelet_tls: None,
-        front_proxy: None,
-        admission: Default::default(),
-        shared_store: false,
-        loopback_proxies: false,
-        audit: None,
-        authorization: true,
-        tokens: Vec::new(),
+        ..Config::new(EmbeddedStore::open(folder, EmbeddedOptions::default())?, clock, Arc::new(Ids::random()))
     })
 }
 

@@ -9,7 +9,7 @@ use base64::Engine;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
-use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
+use skiff_apiserver::config::ServiceAccountKeys;
 use skiff_apiserver::{ApiServer, Config, VersionInfo};
 use skiff_base::clock::SystemClock;
 use skiff_base::ids::Ids;
@@ -55,27 +55,13 @@ async fn main() -> Fallible<()> {
     let store = open_store(&folder, arguments.next()).await?;
     let signing_key = KeyPair::generate()?.serialize_der();
     let config = Config {
-        store: store.clone(),
-        clock: clock.clone(),
-        ids: Arc::new(Ids::random()),
         version: VersionInfo::skiff("trial"),
-        kinds: skiff_kinds::builtin().to_vec(),
-        service_cidr: Cidr { base: "10.96.0.0".parse()?, bits: 12 },
-        node_port_range: 30000..=32767,
-        cluster_domain: "cluster.local".into(),
         advertise: format!("127.0.0.1:{port}").parse()?,
         service_accounts: Some(ServiceAccountKeys {
             signing_key,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
         }),
-        kubelet_tls: None,
-        front_proxy: None,
-        admission: Default::default(),
-        shared_store: false,
-        loopback_proxies: false,
-        audit: None,
-        authorization: true,
-        tokens: Vec::new(),
+        ..Config::new(store.clone(), clock.clone(), Arc::new(Ids::random()))
     };
     let server = ApiServer::new(config).await?;
     write_kubeconfig(Path::new(&folder), port, &authority.pem(), &admin)?;

@@ -137,3 +137,31 @@ pub struct Config {
     /// Tokens that are known beforehand.
     pub tokens: Vec<(String, UserInfo)>,
 }
+
+impl Config {
+    /// What a server needs at least. The rest is as the documentation has it where nothing is set: every built-in kind,
+    /// upstream's ranges, authorization and the default plugins of admission; nothing that needs a key or a file. The
+    /// address is one of those set aside for documentation (RFC 5737), which nobody reaches.
+    pub fn new(store: Arc<dyn Store>, clock: SharedClock, ids: Arc<Ids>) -> Self {
+        Self {
+            store,
+            clock,
+            ids,
+            version: VersionInfo::skiff(env!("CARGO_PKG_VERSION")),
+            kinds: skiff_kinds::builtin().to_vec(),
+            service_cidr: Cidr { base: Ipv4Addr::new(10, 96, 0, 0), bits: 12 },
+            node_port_range: 30000..=32767,
+            cluster_domain: "cluster.local".into(),
+            advertise: (Ipv4Addr::new(192, 0, 2, 1), 6443).into(),
+            service_accounts: None,
+            kubelet_tls: None,
+            front_proxy: None,
+            shared_store: false,
+            loopback_proxies: false,
+            audit: None,
+            authorization: true,
+            admission: Settings::default(),
+            tokens: Vec::new(),
+        }
+    }
+}

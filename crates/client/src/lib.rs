@@ -26,4 +26,4 @@ pub use informer::{Change, Index, Informer, Informers, ObjectKey, PartialObject}
 pub use login::{Login, LoginError};
 pub use queue::WorkQueue;
 pub use resource::{Kind, Resource};
-pub use transport::{Body, Transport, TransportError};
+pub use transport::{Body, InProcess, Transport, TransportError};

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -16,13 +14,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::{Value, json};
-use skiff_apiserver::config::Cidr;
-use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
+use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_base::clock::{Clock, SharedClock, SystemClock};
 use skiff_base::ids::Ids;
-use skiff_client::{
-    Body, Change, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError,
-};
+use skiff_client::{Body, Change, Client, DeleteOptions, InProcess, Informers, Kind, ListOptions, Patch};
 use skiff_controllers::{AutoscalerTiming, Config, ControllerManager, MANAGER};
 use skiff_scheduler::Scheduler;
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
@@ -31,19 +26,15 @@ use tokio::sync::Notify;
 /// How long anything here may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct InProcess {
-    server: Arc<ApiServer>,
-    user: UserInfo,
-}
-
-#[async_trait::async_trait]
-impl Transport for InProcess {
-    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
-        let mut request = request
-            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
-        request.extensions_mut().insert(self.user.clone());
-        Ok(self.server.handle(request).await)
-    }
+/// A client of the server in this process, in the name of `user` with `groups`.
+fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str) -> Client {
+    let (server, user) = (server.clone(), UserInfo::new(user, groups));
+    let answer = move |mut request: http::Request<Body>| {
+        request.extensions_mut().insert(user.clone());
+        let server = server.clone();
+        async move { server.handle(request).await }
+    };
+    Client::new(Arc::new(InProcess(answer)), agent)
 }
 
 struct Cluster {
@@ -68,31 +59,10 @@ impl Cluster {
         let clock: SharedClock = SystemClock::shared();
         let ids = Arc::new(Ids::seeded(7));
         let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
-        let config = skiff_apiserver::Config {
-            store: EmbeddedStore::open(&folder, options).expect("a store"),
-            clock: clock.clone(),
-            ids: ids.clone(),
-            version: VersionInfo::skiff("test"),
-            kinds: skiff_kinds::builtin().to_vec(),
-            service_cidr: Cidr { base: "10.96.0.0".parse().expect("an address"), bits: 12 },
-            node_port_range: 30000..=32767,
-            cluster_domain: "cluster.local".into(),
-            advertise: "192.0.2.1:6443".parse().expect("an address"),
-            service_accounts: None,
-            kubelet_tls: None,
-            front_proxy: None,
-            admission: Default::default(),
-            shared_store: false,
-            loopback_proxies: false,
-            audit: None,
-            authorization: true,
-            tokens: Vec::new(),
-        };
+        let store = EmbeddedStore::open(&folder, options).expect("a store");
+        let config = skiff_apiserver::Config::new(store, clock.clone(), ids.clone());
         let server = ApiServer::new(config).await.expect("a server");
-        let client = |user: &str, groups: &[&str], agent: &str| {
-            let transport = InProcess { server: server.clone(), user: UserInfo::new(user, groups) };
-            Client::new(Arc::new(transport), agent)
-        };
+        let client = |user: &str, groups: &[&str], agent: &str| client(&server, user, groups, agent);
         let admin = client("admin", &["system:masters"], "test");
         let informers = Informers::new(client("system:kube-controller-manager", &[], "kube-controller-manager"));
         let accounts = |name: &str| {

@@ -5,18 +5,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
-use http_body_util::{BodyExt, Full};
 use k8s_openapi::api::core::v1::Service;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
-use skiff_apiserver::config::Cidr;
-use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
+use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::ids::Ids;
-use skiff_client::{Body, Client, Informers, Transport, TransportError};
+use skiff_client::{Body, Client, InProcess, Informers};
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::netlink::{Batch, Protocol, Socket};
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
@@ -30,43 +27,21 @@ const SERVICES: usize = 20;
 /// A Service that was just made has its name by then, as the median of all.
 const LATENCY: Duration = Duration::from_millis(100);
 
-struct InProcess {
-    server: Arc<ApiServer>,
-    user: UserInfo,
-}
-
-#[async_trait::async_trait]
-impl Transport for InProcess {
-    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
-        let mut request = request
-            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
-        request.extensions_mut().insert(self.user.clone());
-        Ok(self.server.handle(request).await)
-    }
+/// A client of the server in this process, in the name of `user` with `groups`.
+fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
+    let (server, user) = (server.clone(), UserInfo::new(user, groups));
+    let answer = move |mut request: http::Request<Body>| {
+        request.extensions_mut().insert(user.clone());
+        let server = server.clone();
+        async move { server.handle(request).await }
+    };
+    Client::new(Arc::new(InProcess(answer)), "test")
 }
 
 async fn start_server(folder: &std::path::Path, clock: SharedClock) -> Arc<ApiServer> {
     let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
-    let config = skiff_apiserver::Config {
-        store: EmbeddedStore::open(folder, options).expect("a store"),
-        clock,
-        ids: Arc::new(Ids::seeded(7)),
-        version: VersionInfo::skiff("test"),
-        kinds: skiff_kinds::builtin().to_vec(),
-        service_cidr: Cidr { base: "10.96.0.0".parse().expect("an address"), bits: 12 },
-        node_port_range: 30000..=32767,
-        cluster_domain: "cluster.local".into(),
-        advertise: "192.0.2.1:6443".parse().expect("an address"),
-        service_accounts: None,
-        kubelet_tls: None,
-        front_proxy: None,
-        admission: Default::default(),
-        shared_store: false,
-        loopback_proxies: false,
-        audit: None,
-        authorization: true,
-        tokens: Vec::new(),
-    };
+    let store = EmbeddedStore::open(folder, options).expect("a store");
+    let config = skiff_apiserver::Config::new(store, clock, Arc::new(Ids::seeded(7)));
     ApiServer::new(config).await.expect("a server")
 }
 
@@ -83,8 +58,7 @@ async fn ask(server: SocketAddr, name: &str) -> Option<String> {
 }
 
 async fn a_new_service_has_its_name_at_once(server: Arc<ApiServer>, clock: SharedClock) {
-    let transport = InProcess { server, user: UserInfo::new("admin", &["system:masters"]) };
-    let admin = Client::new(Arc::new(transport), "test");
+    let admin = client(&server, "admin", &["system:masters"]);
     let zone = Zone {
         domain: "cluster.local".into(),
         server: "10.96.0.10".parse().expect("an address"),

@@ -3,14 +3,13 @@
 
 mod storage_driver;
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
@@ -19,11 +18,11 @@ use k8s_openapi::api::storage::v1::{CSIDriver, CSINode};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
-use skiff_apiserver::config::{Cidr, ServiceAccountKeys};
-use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
+use skiff_apiserver::config::ServiceAccountKeys;
+use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::ids::Ids;
-use skiff_client::{Body, Client, DeleteOptions, Informers, Kind, ListOptions, Patch, Transport, TransportError};
+use skiff_client::{Body, Client, DeleteOptions, InProcess, Informers, Kind, ListOptions, Patch};
 use skiff_cri::fake::FakeRuntime;
 use skiff_cri::{ListPodSandboxRequest, RuntimeService};
 use skiff_kubelet::{Config, Kubelet, NoMounts, ServerConfig};
@@ -35,19 +34,15 @@ use tokio::net::{TcpListener, TcpStream};
 const PATIENCE: Duration = Duration::from_secs(30);
 const CALLER: &str = "kube-apiserver-kubelet-client";
 
-struct InProcess {
-    server: Arc<ApiServer>,
-    user: UserInfo,
-}
-
-#[async_trait::async_trait]
-impl Transport for InProcess {
-    async fn send(&self, request: Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
-        let mut request = request
-            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
-        request.extensions_mut().insert(self.user.clone());
-        Ok(self.server.handle(request).await)
-    }
+/// A client of the server in this process, in the name of `user` with `groups`.
+fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
+    let (server, user) = (server.clone(), UserInfo::new(user, groups));
+    let answer = move |mut request: http::Request<Body>| {
+        request.extensions_mut().insert(user.clone());
+        let server = server.clone();
+        async move { server.handle(request).await }
+    };
+    Client::new(Arc::new(InProcess(answer)), "test")
 }
 
 /// Certificates of one authority.
@@ -123,34 +118,17 @@ impl Cluster {
         let ids = Arc::new(Ids::seeded(7));
         let authority = Authority::new();
         let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
+        let store = EmbeddedStore::open(folder.join("store"), options).expect("a store");
         let config = skiff_apiserver::Config {
-            store: EmbeddedStore::open(folder.join("store"), options).expect("a store"),
-            clock: clock.clone(),
-            ids: ids.clone(),
-            version: VersionInfo::skiff("test"),
-            kinds: skiff_kinds::builtin().to_vec(),
-            service_cidr: Cidr { base: Ipv4Addr::new(10, 96, 0, 0), bits: 12 },
-            node_port_range: 30000..=32767,
-            cluster_domain: "cluster.local".into(),
-            advertise: "192.0.2.1:6443".parse().expect("an address"),
             service_accounts: Some(ServiceAccountKeys {
                 signing_key: KeyPair::generate().expect("a key").serialize_der(),
                 issuer: "https://kubernetes.default.svc.cluster.local".into(),
             }),
             kubelet_tls: Some(authority.client(Some(CALLER))),
-            front_proxy: None,
-            admission: Default::default(),
-            shared_store: false,
-            loopback_proxies: false,
-            audit: None,
-            authorization: true,
-            tokens: Vec::new(),
+            ..skiff_apiserver::Config::new(store, clock.clone(), ids.clone())
         };
         let server = ApiServer::new(config).await.expect("a server");
-        let client = |user: &str, groups: &[&str]| {
-            let transport = InProcess { server: server.clone(), user: UserInfo::new(user, groups) };
-            Client::new(Arc::new(transport), "test")
-        };
+        let client = |user: &str, groups: &[&str]| client(&server, user, groups);
         let runtime = Arc::new(FakeRuntime::new(clock.clone()));
         runtime.add_image("web:v1");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port of this machine");

@@ -4,17 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
-use skiff_apiserver::config::Cidr;
-use skiff_apiserver::{ApiServer, UserInfo, VersionInfo};
+use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::ids::Ids;
-use skiff_client::{Body, Client, DeleteOptions, Informers, Patch, Recorder, Transport, TransportError};
+use skiff_client::{Body, Client, DeleteOptions, InProcess, Informers, Patch, Recorder};
 use skiff_netd::rules::Frame;
 use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig};
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
@@ -24,49 +21,22 @@ use tokio::time::timeout;
 /// How long anything here may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct InProcess {
-    server: Arc<ApiServer>,
-    user: UserInfo,
-}
-
-#[async_trait::async_trait]
-impl Transport for InProcess {
-    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
-        let mut request = request
-            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
-        request.extensions_mut().insert(self.user.clone());
-        Ok(self.server.handle(request).await)
-    }
-}
-
+/// A client of the server in this process, in the name of `user` with `groups`.
 fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
-    let transport = InProcess { server: server.clone(), user: UserInfo::new(user, groups) };
-    Client::new(Arc::new(transport), "test")
+    let (server, user) = (server.clone(), UserInfo::new(user, groups));
+    let answer = move |mut request: http::Request<Body>| {
+        request.extensions_mut().insert(user.clone());
+        let server = server.clone();
+        async move { server.handle(request).await }
+    };
+    Client::new(Arc::new(InProcess(answer)), "test")
 }
 
 async fn start_server(folder: &std::path::Path) -> Arc<ApiServer> {
     let clock: SharedClock = SystemClock::shared();
     let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
-    let config = skiff_apiserver::Config {
-        store: EmbeddedStore::open(folder, options).expect("a store"),
-        clock,
-        ids: Arc::new(Ids::seeded(7)),
-        version: VersionInfo::skiff("test"),
-        kinds: skiff_kinds::builtin().to_vec(),
-        service_cidr: Cidr { base: "10.96.0.0".parse().expect("an address"), bits: 12 },
-        node_port_range: 30000..=32767,
-        cluster_domain: "cluster.local".into(),
-        advertise: "192.0.2.1:6443".parse().expect("an address"),
-        service_accounts: None,
-        kubelet_tls: None,
-        front_proxy: None,
-        admission: Default::default(),
-        shared_store: false,
-        loopback_proxies: false,
-        audit: None,
-        authorization: true,
-        tokens: Vec::new(),
-    };
+    let store = EmbeddedStore::open(folder, options).expect("a store");
+    let config = skiff_apiserver::Config::new(store, clock, Arc::new(Ids::seeded(7)));
     ApiServer::new(config).await.expect("a server")
 }
 

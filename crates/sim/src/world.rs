@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use skiff_apiserver::config::Cidr;
-use skiff_apiserver::{ApiServer, VersionInfo};
+use skiff_apiserver::ApiServer;
 use skiff_base::Timestamp;
 use skiff_base::clock::{Clock, SharedClock};
 use skiff_base::ids::Ids;
@@ -110,26 +109,8 @@ impl World {
         };
         let onlooker = Arc::new(Onlooker::new(bounds));
         let eyes = onlooker.clone();
-        let config = skiff_apiserver::Config {
-            store: Arc::new(MemoryStore::new(Box::new(move |event| eyes.see(event)))),
-            clock: clock.clone(),
-            ids: ids.clone(),
-            version: VersionInfo::skiff("sim"),
-            kinds: skiff_kinds::builtin().to_vec(),
-            service_cidr: Cidr { base: std::net::Ipv4Addr::new(10, 96, 0, 0), bits: 12 },
-            node_port_range: 30000..=32767,
-            cluster_domain: "cluster.local".into(),
-            advertise: ([192, 0, 2, 1], 6443).into(),
-            service_accounts: None,
-            kubelet_tls: None,
-            front_proxy: None,
-            shared_store: false,
-            loopback_proxies: false,
-            audit: None,
-            admission: Default::default(),
-            authorization: true,
-            tokens: Vec::new(),
-        };
+        let store = Arc::new(MemoryStore::new(Box::new(move |event| eyes.see(event))));
+        let config = skiff_apiserver::Config::new(store, clock.clone(), ids.clone());
         let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
         // The user's own way to the server is a good one: what users see is what is tested.
         let good = Faults::new(seed);

@@ -3,31 +3,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use skiff_apiserver::{ApiServer, UserInfo};
-use skiff_client::{Body, Client, Transport, TransportError};
-
-/// Requests in the name of one user.
-struct InProcess {
-    server: Arc<ApiServer>,
-    user: UserInfo,
-}
-
-#[async_trait::async_trait]
-impl Transport for InProcess {
-    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
-        let mut request = request
-            .map(|body| Full::new(body).map_err(|never: std::convert::Infallible| match never {}).boxed_unsync());
-        request.extensions_mut().insert(self.user.clone());
-        Ok(self.server.handle(request).await)
-    }
-}
+use skiff_client::{Body, Client, InProcess};
 
 /// A client of the server in this process, in the name of `user` with `groups`.
 pub fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str) -> Client {
-    let transport = InProcess { server: server.clone(), user: UserInfo::new(user, groups) };
-    Client::new(Arc::new(transport), agent)
+    let (server, user) = (server.clone(), UserInfo::new(user, groups));
+    let answer = move |mut request: http::Request<Body>| {
+        request.extensions_mut().insert(user.clone());
+        let server = server.clone();
+        async move { server.handle(request).await }
+    };
+    Client::new(Arc::new(InProcess(answer)), agent)
 }
 
 /// A client in the name of a service account of `kube-system`, as upstream's controllers have them.

@@ -184,14 +184,10 @@ async fn open_store(setting: &Setting) -> Result<Arc<dyn Store>, CommandError> {
 
 async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, CommandError> {
     let config = ApiConfig {
-        store,
-        clock: setting.machine.clock.clone(),
-        ids: setting.machine.ids.clone(),
         version: VersionInfo {
             git_version: KUBERNETES_VERSION.to_owned(),
             ..VersionInfo::skiff(env!("CARGO_PKG_VERSION"))
         },
-        kinds: skiff_kinds::builtin().to_vec(),
         service_cidr: Cidr { base: SERVICE_RANGE.0, bits: SERVICE_RANGE.1 },
         node_port_range: NODE_PORTS,
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
@@ -204,10 +200,8 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         front_proxy: Some(front_proxy(setting)?),
         admission: admission_settings(&setting.options.admission)?,
         shared_store: setting.machine.facts.datastore.is_some(),
-        loopback_proxies: false,
         audit: audit::settings(&setting.options.audit)?,
-        authorization: true,
-        tokens: Vec::new(),
+        ..ApiConfig::new(store, setting.machine.clock.clone(), setting.machine.ids.clone())
     };
     let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
     server.check_policies();

@@ -8,9 +8,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use skiff_apiserver::config::Cidr;
 use skiff_apiserver::http::body;
-use skiff_apiserver::{ApiServer, Body, Config, UserInfo, VersionInfo};
+use skiff_apiserver::{ApiServer, Body, Config, UserInfo};
 use skiff_base::clock::ManualClock;
 use skiff_base::ids::Ids;
 use skiff_store::{
@@ -156,26 +155,7 @@ pub struct Cluster {
 }
 
 pub fn config(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> Config {
-    Config {
-        store,
-        clock,
-        ids: Arc::new(Ids::seeded(1)),
-        version: VersionInfo::skiff("test"),
-        kinds: skiff_kinds::builtin().to_vec(),
-        service_cidr: Cidr { base: "10.96.0.0".parse().expect("an address"), bits: 12 },
-        node_port_range: 30000..=32767,
-        cluster_domain: "cluster.local".into(),
-        advertise: "192.0.2.1:6443".parse().expect("an address"),
-        service_accounts: None,
-        kubelet_tls: None,
-        front_proxy: None,
-        admission: Default::default(),
-        shared_store: false,
-        loopback_proxies: false,
-        audit: None,
-        authorization: true,
-        tokens: Vec::new(),
-    }
+    Config::new(store, clock, Arc::new(Ids::seeded(1)))
 }
 
 impl Cluster {

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use skiff_apiserver::config::Cidr;
-use skiff_apiserver::{ApiServer, Config, UserInfo, VersionInfo};
+use skiff_apiserver::{ApiServer, Config, UserInfo};
 use skiff_base::clock::SystemClock;
 use skiff_base::ids::Ids;
 use skiff_store::{EtcdOptions, EtcdStore};
@@ -94,26 +93,10 @@ async fn serve(folder: &Path) {
         ..EtcdOptions::new(vec![text(ENDPOINT)])
     };
     let port: u16 = text(PORT).parse().unwrap();
+    let store = EtcdStore::open(options).await.unwrap();
     let config = Config {
-        store: EtcdStore::open(options).await.unwrap(),
-        clock: SystemClock::shared(),
-        ids: Arc::new(Ids::random()),
-        version: VersionInfo::skiff("test"),
-        kinds: skiff_kinds::builtin().to_vec(),
-        service_cidr: Cidr { base: "10.96.0.0".parse().unwrap(), bits: 12 },
-        node_port_range: 30000..=32767,
-        cluster_domain: "cluster.local".into(),
-        // The same for both, so that they do not write it over and over.
-        advertise: "192.0.2.1:6443".parse().unwrap(),
-        service_accounts: None,
-        kubelet_tls: None,
-        front_proxy: None,
-        admission: Default::default(),
-        shared_store: false,
-        loopback_proxies: false,
-        audit: None,
-        authorization: true,
         tokens: vec![(TOKEN.to_owned(), UserInfo::new("test", &["system:masters"]))],
+        ..Config::new(store, SystemClock::shared(), Arc::new(Ids::random()))
     };
     let server = ApiServer::new(config).await.unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
