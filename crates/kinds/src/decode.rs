@@ -3,6 +3,8 @@
 //! parts are there, quantities and times are canonical).
 //! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation>.
 
+use std::collections::HashSet;
+
 use serde_json::{Number, Value, json};
 use skiff_object::node::{Format, Node};
 use skiff_object::{GroupVersionKind, Map, Object, Status};
@@ -220,11 +222,43 @@ impl Decoder {
                     self.field_path.pop();
                     value
                 }
-                _ => value.into_value(),
+                _ => {
+                    if value.has_duplicates() {
+                        self.strict_path.push(name.clone());
+                        self.repeated(&value);
+                        self.strict_path.pop();
+                    }
+                    value.into_value()
+                }
             };
             map.insert(name, value);
         }
         Ok(Value::Object(map))
+    }
+
+    /// Tells of fields that are there twice, in a tree that no table describes.
+    fn repeated(&mut self, node: &Node) {
+        match node {
+            Node::Map(entries) => {
+                let mut seen = HashSet::with_capacity(entries.len());
+                for (name, value) in entries {
+                    if !seen.insert(name) {
+                        self.fault("duplicate field", name);
+                    }
+                    self.strict_path.push(format!(".{name}"));
+                    self.repeated(value);
+                    self.strict_path.pop();
+                }
+            }
+            Node::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.strict_path.push(format!("[{index}]"));
+                    self.repeated(item);
+                    self.strict_path.pop();
+                }
+            }
+            _ => {}
+        }
     }
 
     fn fault(&mut self, what: &str, name: &str) {

@@ -42,7 +42,7 @@ fn transcode(body: &[u8]) -> Result<Vec<u8>> {
 /// Reads the object that a create or an update carries, checked as the query asks.
 pub fn checked(target: &Target<'_>, body: &[u8]) -> Result<Object> {
     let (format, body) = text(target.call, body)?;
-    let decoded = decode::decode(&target.served.def, &body, format, target.options.field_validation)?;
+    let decoded = decode::decode(&target.served.def, &body, format, strictness(target))?;
     warned(target, decoded)
 }
 
@@ -54,8 +54,17 @@ pub fn as_kind(call: &Call, def: &ResourceDef, body: &[u8]) -> Result<Object> {
 
 /// Brings what a patch made into the shape of the kind, checked as the query asks.
 pub fn recheck(target: &Target<'_>, tree: Object) -> Result<Object> {
-    let decoded = decode::decode_tree(&target.served.def, tree, target.options.field_validation)?;
+    let decoded = decode::decode_tree(&target.served.def, tree, strictness(target))?;
     warned(target, decoded)
+}
+
+/// How much the decoder refuses by itself. Of a custom kind it knows the metadata alone: what is wrong there is told
+/// together with what the schema does not name.
+fn strictness(target: &Target<'_>) -> FieldValidation {
+    match target.options.field_validation {
+        FieldValidation::Strict if target.served.def.inline_schema.is_some() => FieldValidation::Warn,
+        asked => asked,
+    }
 }
 
 /// Adds the warnings to the answer; what a custom kind's schema does not name is dropped, or an error.
@@ -68,22 +77,19 @@ fn warned(target: &Target<'_>, decoded: Decoded) -> Result<Object> {
     let mut faults = decoded.warnings;
     if let Some(schema) = &target.served.def.inline_schema {
         let dropped = custom::schema::prune(schema, &mut object);
-        let unknown: Vec<String> = dropped.iter().map(|path| format!("unknown field {path:?}")).collect();
-        match target.options.field_validation {
-            FieldValidation::Strict if !unknown.is_empty() => {
-                let (kind, version) = (&target.served.def.kind, &target.served.def.version);
-                let text = format!(
-                    "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
-                    unknown.join(", ")
-                );
-                return Err(Status::bad_request(text).into());
-            }
-            FieldValidation::Ignore => {}
-            _ => faults.extend(unknown),
+        faults.extend(dropped.iter().map(|path| format!("unknown field {path:?}")));
+        faults.sort_by_key(|fault| !fault.starts_with("duplicate"));
+        if target.options.field_validation == FieldValidation::Strict && !faults.is_empty() {
+            let (kind, version) = (&target.served.def.kind, &target.served.def.version);
+            let text = format!(
+                "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
+                faults.join(", ")
+            );
+            return Err(Status::bad_request(text).into());
         }
     }
-    for fault in faults {
-        target.call.warn(fault);
+    if target.options.field_validation != FieldValidation::Ignore {
+        faults.into_iter().for_each(|fault| target.call.warn(fault));
     }
     Ok(object)
 }

@@ -3,6 +3,7 @@
 mod access;
 mod aggregated;
 mod audited;
+mod conformance;
 mod custom;
 mod documents;
 mod entries;

@@ -17,13 +17,13 @@ use crate::support::{Cluster, Watch};
 type Answer = Arc<dyn Fn(&str, &Value) -> Option<Value> + Send + Sync>;
 
 /// A webhook: for a path and the request of a review it gives the response, or hangs.
-struct Hook {
+pub struct Hook {
     url: String,
     authority: String,
 }
 
 impl Hook {
-    async fn start(answer: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) -> Self {
+    pub async fn start(answer: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) -> Self {
         let key = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
         let certificate = params.self_signed(&key).expect("a certificate");
@@ -58,7 +58,7 @@ impl Hook {
         Self { url: format!("https://localhost:{port}"), authority }
     }
 
-    fn client(&self, path: &str) -> Value {
+    pub fn client(&self, path: &str) -> Value {
         use base64::Engine as _;
         let bundle = base64::engine::general_purpose::STANDARD.encode(&self.authority);
         json!({"url": format!("{}{path}", self.url), "caBundle": bundle})
@@ -78,20 +78,20 @@ async fn serve(request: Request<Incoming>, answer: Answer) -> Result<Response<Fu
     Ok(Response::new(Full::new(whole.to_string().into())))
 }
 
-fn patched(operations: Value) -> Value {
+pub fn patched(operations: Value) -> Value {
     use base64::Engine as _;
     let patch = base64::engine::general_purpose::STANDARD.encode(operations.to_string());
     json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
 }
 
-fn registration(kind: &str, name: &str, hooks: Value) -> String {
+pub fn registration(kind: &str, name: &str, hooks: Value) -> String {
     let plural = format!("{}s", kind.to_lowercase());
     let object = json!({"kind": kind, "apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name},
         "webhooks": hooks});
     format!("POST /apis/admissionregistration.k8s.io/v1/{plural}\n\n{object}")
 }
 
-fn hook(name: &str, client: Value, more: Value) -> Value {
+pub fn hook(name: &str, client: Value, more: Value) -> Value {
     let mut hook = json!({"name": name, "clientConfig": client, "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
         "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE", "DELETE"], "resources": ["configmaps"]}]});
@@ -101,13 +101,13 @@ fn hook(name: &str, client: Value, more: Value) -> Value {
     hook
 }
 
-fn map(name: &str, data: Value) -> String {
+pub fn map(name: &str, data: Value) -> String {
     let object = json!({"metadata": {"name": name}, "data": data});
     format!("POST /api/v1/namespaces/default/configmaps\n\n{object}")
 }
 
 /// Waits until the server's caches have what was written last.
-async fn settled(cluster: &Cluster) {
+pub async fn settled(cluster: &Cluster) {
     cluster.server.hub.fresh().await.expect("the store can be read");
 }
 
