@@ -2,7 +2,7 @@
 //! The trees are changed in place; `apiVersion` is the caller's to set.
 
 use serde_json::{Value, json};
-use skiff_object::apply::{InVersion, Versions};
+use skiff_object::apply::{InVersion, Schema, Versions};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Map, Object};
 
@@ -34,16 +34,12 @@ pub fn conversion(def: &ResourceDef) -> Option<Conversion> {
 }
 
 impl Versions for ResourceDef {
-    fn in_version(&self, object: &Object, from: &str, to: &str) -> InVersion {
+    fn in_version(&self, object: &Object, from: &str, to: &str) -> InVersion<'_> {
         if let Some(custom) = &self.custom {
             let is_there = |version: &String| to == format!("{}/{version}", self.group);
             return if custom.versions.iter().any(is_there) { InVersion::Same } else { InVersion::Unknown };
         }
-        let find = |api_version: &str| {
-            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-            by_kind(&GroupVersionKind::new(group, version, self.kind.as_ref()))
-        };
-        let (Some(from), Some(there)) = (find(from), find(to)) else { return InVersion::Same };
+        let (Some(from), Some(there)) = (self.sibling(from), self.sibling(to)) else { return InVersion::Same };
         let (out_of, into) = (conversion(from), conversion(there));
         let Some(schema) = definition(&there.schema).filter(|_| out_of.is_some() || into.is_some()) else {
             return InVersion::Same;
@@ -57,6 +53,19 @@ impl Versions for ResourceDef {
         }
         object["apiVersion"] = to.into();
         InVersion::Other(Box::new(object), of_definition(schema))
+    }
+
+    fn schema(&self, api_version: &str) -> Option<Schema<'_>> {
+        let there = self.sibling(api_version).filter(|_| self.custom.is_none())?;
+        definition(&there.schema).map(of_definition)
+    }
+}
+
+impl ResourceDef {
+    /// The built-in kind of the same name in a version.
+    fn sibling(&self, api_version: &str) -> Option<&'static Self> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        by_kind(&GroupVersionKind::new(group, version, self.kind.as_ref()))
     }
 }
 

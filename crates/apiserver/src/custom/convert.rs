@@ -118,6 +118,11 @@ async fn renewed(server: &ApiServer, served: &Served, values: &[(&[u8], u64)]) -
     Ok(finished.collect())
 }
 
+/// An object of one version in another.
+pub async fn between(server: &ApiServer, served: &Served, object: Object, version: &str) -> Result<Object> {
+    Ok(Box::pin(converted(server, served, version, vec![object])).await?.pop().unwrap_or_default())
+}
+
 /// Objects in another version, by the definition's webhook.
 async fn converted(server: &ApiServer, served: &Served, version: &str, objects: Vec<Object>) -> Result<Vec<Object>> {
     let def = &served.def;

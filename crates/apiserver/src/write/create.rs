@@ -36,7 +36,7 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
         object.set_at(&["metadata", "name"], metadata::generate_name(&object, ids));
     }
     target.name = object.name().to_owned();
-    target.default(&mut object, None);
+    target.default(&mut object, None).await;
     target.mutate(Operation::Create, &mut object, None).await?;
     metadata::prepare_create(&def, &mut object, target.call.now, ids);
     (def.prepare_create)(&target.context(), &mut object);

@@ -4,7 +4,7 @@
 use skiff_base::{Timestamp, clock};
 use skiff_kinds::decode::{FieldValidation, decode_definition, decode_tree};
 use skiff_kinds::schema::{apply as schemas, definition};
-use skiff_object::apply::{self, Custom, Schema, Set, Write};
+use skiff_object::apply::{self, Custom, Schema, Set, Versions, Write};
 use skiff_object::meta::Meta;
 use skiff_object::node::Node;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status, validate, yaml};
@@ -14,10 +14,13 @@ use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::server::ApiServer;
 use crate::storage::catalogue::Served;
+use crate::write::versions::Converted;
 use crate::write::{Target, decode, metadata, update};
 
 /// The longest name of a manager, as upstream's.
 const MAX_MANAGER_BYTES: usize = 128;
+/// How often a webhook is asked for what an apply has to see in other versions, while the object moves.
+const MAX_LESSONS: usize = 16;
 
 /// Who writes: the query says so, or the user agent.
 fn manager(target: &Target<'_>) -> String {
@@ -50,8 +53,14 @@ impl Facts {
         }
     }
 
-    fn write<'a>(&'a self, target: &'a Target<'_>, custom: Option<&'a Custom<'a>>) -> Write<'a> {
+    fn write<'a>(
+        &'a self,
+        target: &'a Target<'_>,
+        custom: Option<&'a Custom>,
+        converted: Option<&'a Converted<'_>>,
+    ) -> Write<'a> {
         let def = &target.served.def;
+        let versions = converted.map_or(&**def as &dyn Versions, |converted| converted);
         let known = || definition(&def.schema).map_or(Schema::Deduced, schemas::of_definition);
         Write {
             manager: &self.manager,
@@ -61,22 +70,43 @@ impl Facts {
             schema: custom.map_or_else(known, |custom| Schema::Map(custom)),
             blank: target.served.blank(),
             ignored: &self.ignored,
-            versions: Some(&**def),
+            versions: Some(versions),
         }
     }
 }
 
 /// How a custom kind merges.
-fn custom(served: &Served) -> Option<Custom<'_>> {
+pub(super) fn custom(served: &Served) -> Option<Custom> {
     let metadata = definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
     let metadata = metadata.map_or(Schema::Deduced, schemas::of_definition);
-    served.def.inline_schema.as_deref().map(|schema| Custom { schema, metadata })
+    served.def.inline_schema.clone().map(|schema| Custom { schema, metadata })
 }
 
 /// Writes down who owns what a create or an update has changed.
-pub fn track(target: &Target<'_>, live: Option<&Object>, new: &mut Object) {
-    let facts = Facts::of(target);
-    apply::track(live, new, &facts.write(target, custom(target.served).as_ref()));
+pub async fn track(target: &Target<'_>, live: Option<&Object>, new: &mut Object) {
+    match Converted::of(target.server, target.served) {
+        None => apply::track(live, new, &Facts::of(target).write(target, custom(target.served).as_ref(), None)),
+        // On the heap: few kinds have a webhook, and all have to make room for what is kept while it is asked.
+        Some(converted) => Box::pin(track_converted(target, live, new, &converted)).await,
+    }
+}
+
+async fn track_converted(target: &Target<'_>, live: Option<&Object>, new: &mut Object, converted: &Converted<'_>) {
+    let (facts, custom) = (Facts::of(target), custom(target.served));
+    let mut learnt = Ok(true);
+    while let Ok(true) = learnt {
+        let mut tracked = new.clone();
+        apply::track(live, &mut tracked, &facts.write(target, custom.as_ref(), Some(converted)));
+        learnt = converted.learn(target.server).await;
+        if let Ok(false) = learnt {
+            *new = tracked;
+        }
+    }
+    if let Err(failure) = learnt {
+        // As upstream does: the write goes on, and nobody owns what nobody can tell.
+        tracing::warn!(why = failure.0.message, "the owners of a custom object's fields are lost");
+        new.remove_at(&["metadata", "managedFields"]);
+    }
 }
 
 /// An object with another merged into it by the rules of server-side apply; who owns what stays as it is.
@@ -154,7 +184,7 @@ pub fn apply_scale(
         blank: &blank,
         ignored: &ignored,
         versions: None,
-        ..facts.write(target, None)
+        ..facts.write(target, None, None)
     };
     scale.set_at(&["metadata", "managedFields"], apply::scale_entries(old, replicas));
     let mut scale = apply::apply(Some(&scale), config, &write, target.options.force)?;
@@ -172,7 +202,8 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let mut checked = decode_tree(&call.served.def, config.clone(), FieldValidation::Ignore)?.object;
     metadata::settle_namespace(&call.served.def, &mut checked, &target.namespace)?;
     let (facts, custom) = (Facts::of(&target), custom(target.served));
-    let write = facts.write(&target, custom.as_ref());
+    let converted = Converted::of(server, &call.served);
+    let write = facts.write(&target, custom.as_ref(), converted.as_ref());
     let force = target.options.force;
     let (_, there) = server.store().get(&target.key(), None).await?;
     // What is there has its name; only what is made must bring one.
@@ -188,8 +219,18 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
         return update::create_instead(target.clone(), object).await;
     }
     let merged = |old: &Object| {
-        let new = apply::apply(Some(old), &config, &write, force)?;
-        decode::recheck(&target, new)
+        let new = apply::apply(Some(old), &config, &write, force);
+        if converted.as_ref().is_some_and(Converted::is_lacking) {
+            return Err(Status::internal("another version is to be looked at first").into());
+        }
+        decode::recheck(&target, new?)
     };
-    update::change(&target, merged).await?.answer(call)
+    let Some(converted) = &converted else { return update::change(&target, merged).await?.answer(call) };
+    for _ in 0..MAX_LESSONS {
+        let changed = update::change(&target, merged).await;
+        if !converted.learn(server).await? {
+            return changed?.answer(call);
+        }
+    }
+    Err(Status::modified(&call.served.def.group_resource(), &target.name).into())
 }

@@ -12,6 +12,7 @@ pub mod managed;
 pub mod metadata;
 pub mod patch;
 pub mod update;
+mod versions;
 
 use bytes::Bytes;
 use skiff_kinds::decode::FieldValidation;
@@ -192,13 +193,13 @@ impl<'a> Target<'a> {
     }
 
     /// Step 5: sets what the client left out, and writes down what it owns.
-    fn default(&self, object: &mut Object, old: Option<&Object>) {
+    async fn default(&self, object: &mut Object, old: Option<&Object>) {
         (self.served.def.default)(object);
         if let Some(schema) = &self.served.def.inline_schema {
             custom::schema::default(schema, object);
         }
         if !self.applied {
-            managed::track(self, old, object);
+            managed::track(self, old, object).await;
         }
     }
 
@@ -207,7 +208,7 @@ impl<'a> Target<'a> {
         let changed = admission::mutate(&self.attributes(operation), object, old).await?;
         // What the user's own programs have changed counts as written by whoever made the request.
         if changed && !self.applied {
-            managed::track(self, old, object);
+            managed::track(self, old, object).await;
         }
         Ok(())
     }

@@ -148,7 +148,7 @@ async fn attempt_change(
 /// Steps 5 to 8: the kind's rules for what clients write.
 async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Result<()> {
     let def = &target.served.def;
-    target.default(new, Some(old));
+    target.default(new, Some(old)).await;
     target.mutate(Operation::Update, new, Some(old)).await?;
     apply::keep_times(old, new);
     metadata::prepare_update(new, old);

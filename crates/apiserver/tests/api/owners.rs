@@ -1,8 +1,9 @@
 //! Who owns which fields, as `metadata.managedFields` tells after each kind of write.
 
 use crate::support::{Cluster, established};
+use crate::webhooks::Hook;
 use expect_test::{Expect, expect};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const APPLY: &str = "Content-Type: application/apply-patch+yaml";
@@ -20,8 +21,10 @@ fn owners(object: &Value) -> String {
 }
 
 async fn check(cluster: &Cluster, request: &str, expected: Expect) {
-    cluster.tree(request).await;
-    expected.assert_eq(&owners(&cluster.tree(&format!("GET {DEPLOYMENTS}/d")).await));
+    let written = cluster.tree(request).await;
+    // What a subresource shows has other owners.
+    let of = if written["kind"] == "End" { format!("{ENDS}/v1/ends/e") } else { format!("{DEPLOYMENTS}/d") };
+    expected.assert_eq(&owners(&cluster.tree(&format!("GET {of}")).await));
 }
 
 async fn deployed(cluster: &Cluster, more: &str) {
@@ -203,4 +206,110 @@ async fn custom_kinds_merge_as_their_schemas_say() {
         {"parts":[{"name":"a","port":80,"size":1}],"plain":["p"],"tags":["x"],"whole":{"k":"v"}}
     "#]]
     .assert_eq(&format!("{}\n", left["spec"]));
+}
+
+const ENDS: &str = "/apis/example.com";
+
+/// An `End` has a host and a port in `v1`, and both in one text in `v2`; its definition's webhook converts.
+async fn ends(cluster: &Cluster) {
+    let own = Hook::start(|_, asked| {
+        let wanted = asked["desiredAPIVersion"].as_str().expect("a version").to_owned();
+        let convert = |object: &Value| {
+            let mut object = object.clone();
+            if object["apiVersion"] != wanted.as_str() {
+                let spec = object["spec"].take();
+                object["spec"] = if wanted.ends_with("/v2") {
+                    json!({"end": format!("{}:{}", spec["host"].as_str().unwrap_or(""), spec["port"]), "note": spec["note"]})
+                } else {
+                    let (host, port) = spec["end"].as_str().and_then(|both| both.split_once(':')).unwrap_or(("", "0"));
+                    json!({"host": host, "port": port.parse::<i64>().unwrap_or(0), "note": spec["note"]})
+                };
+                object["apiVersion"] = wanted.as_str().into();
+            }
+            object
+        };
+        let objects: Vec<Value> = asked["objects"].as_array().expect("objects").iter().map(convert).collect();
+        Some(json!({"convertedObjects": objects, "result": {"status": "Success"}}))
+    })
+    .await;
+    let version = |name: &str, storage: bool, mut fields: Value| {
+        fields["note"] = json!({"type": "string", "nullable": true});
+        let spec = json!({"type": "object", "properties": fields});
+        json!({"name": name, "served": true, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}})
+    };
+    let webhook = json!({"conversionReviewVersions": ["v1"], "clientConfig": own.client("/convert")});
+    let definition = json!({"metadata": {"name": "ends.example.com"}, "spec": {"group": "example.com", "scope": "Cluster",
+        "names": {"plural": "ends", "kind": "End"}, "conversion": {"strategy": "Webhook", "webhook": webhook},
+        "versions": [version("v1", true, json!({"host": {"type": "string"}, "port": {"type": "integer"}})),
+            version("v2", false, json!({"end": {"type": "string"}}))]}});
+    cluster.tree(&format!("POST /apis/apiextensions.k8s.io/v1/customresourcedefinitions\n\n{definition}")).await;
+    established(cluster, "ends.example.com").await;
+}
+
+/// Fields of custom objects are owned in the version in which they were written, and looked at there.
+#[tokio::test]
+async fn owners_of_custom_fields_are_told_across_versions() {
+    let cluster = Cluster::new().await;
+    ends(&cluster).await;
+    let apply = |version: &str, manager: &str, spec: Value| {
+        let object = json!({"apiVersion": format!("example.com/{version}"), "kind": "End", "metadata": {"name": "e"}, "spec": spec});
+        format!("PATCH {ENDS}/{version}/ends/e?fieldManager={manager}\n{APPLY}\n\n{object}")
+    };
+    check(
+        &cluster,
+        &apply("v1", "one", json!({"host": "h", "port": 1})),
+        expect![[r#"
+            one Apply example.com/v1 - {"f:spec":{"f:host":{},"f:port":{}}}
+        "#]],
+    )
+    .await;
+    // What stays the same is nobody's loss, whichever version it is said in.
+    check(
+        &cluster,
+        &apply("v2", "two", json!({"end": "h:1"})),
+        expect![[r#"
+            two Apply example.com/v2 - {"f:spec":{"f:end":{}}}
+            one Apply example.com/v1 - {"f:spec":{"f:host":{},"f:port":{}}}
+        "#]],
+    )
+    .await;
+    // Whoever changes the one text of the second version changes the port of the first.
+    assert_eq!(
+        cluster.outcome(&apply("v2", "two", json!({"end": "h:2"}))).await,
+        "409 Apply failed with 1 conflict: conflict with \"one\": .spec.port"
+    );
+    let forced = apply("v2", "two", json!({"end": "h:2"})).replace("?fieldManager", "?force=true&fieldManager");
+    check(
+        &cluster,
+        &forced,
+        expect![[r#"
+            one Apply example.com/v1 - {"f:spec":{"f:host":{}}}
+            two Apply example.com/v2 - {"f:spec":{"f:end":{}}}
+        "#]],
+    )
+    .await;
+    // A plain write takes what it changes, and leaves what it does not.
+    check(
+        &cluster,
+        &format!("PATCH {ENDS}/v1/ends/e?fieldManager=three\n{MERGE}\n\n{}", json!({"spec": {"note": "n"}})),
+        expect![[r#"
+            one Apply example.com/v1 - {"f:spec":{"f:host":{}}}
+            two Apply example.com/v2 - {"f:spec":{"f:end":{}}}
+            three Update example.com/v1 - {"f:spec":{"f:note":{}}}
+        "#]],
+    )
+    .await;
+    check(
+        &cluster,
+        &format!("PATCH {ENDS}/v1/ends/e?fieldManager=three\n{MERGE}\n\n{}", json!({"spec": {"port": 3}})),
+        expect![[r#"
+            one Apply example.com/v1 - {"f:spec":{"f:host":{}}}
+            three Update example.com/v1 - {"f:spec":{"f:note":{},"f:port":{}}}
+        "#]],
+    )
+    .await;
+    // What its manager applies no longer goes where nobody else owns it, in the shape of the other version.
+    let left = cluster.tree(&apply("v2", "one", json!({"note": "n"}))).await;
+    assert_eq!(left["spec"], json!({"end": "h:3", "note": "n"}));
 }

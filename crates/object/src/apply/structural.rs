@@ -2,18 +2,20 @@
 //! `x-kubernetes-list-type` and `x-kubernetes-list-map-keys`.
 //! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/#custom-resources>.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::schema::{ListSchema, MapSchema, Schema};
 use crate::meta::Meta;
 
 /// A custom kind: its own schema, and that of the metadata, which the schema need not describe.
-#[derive(Clone, Copy)]
-pub struct Custom<'a> {
+#[derive(Clone)]
+pub struct Custom {
     /// The structural schema.
-    pub schema: &'a Value,
+    pub schema: Arc<Value>,
     /// How `metadata` merges.
-    pub metadata: Schema<'a>,
+    pub metadata: Schema<'static>,
 }
 
 /// How a value of a structural schema merges.
@@ -66,7 +68,7 @@ impl ListSchema for Value {
     }
 }
 
-impl MapSchema for Custom<'_> {
+impl MapSchema for Custom {
     fn is_declared(&self, name: &str) -> bool {
         matches!(name, "apiVersion" | "kind" | "metadata") || self.schema.is_declared(name)
     }

@@ -9,31 +9,30 @@ use super::{Schema, Write, owners, walk};
 use crate::Object;
 
 /// How an object looks in a version.
-pub enum InVersion {
+pub enum InVersion<'a> {
     /// As in the version that it is in: the same fields under the same names.
     Same,
     /// Differently: the object there, and its type.
-    Other(Box<Object>, Schema<'static>),
-    /// There is no such version any more.
+    Other(Box<Object>, Schema<'a>),
+    /// There is no such version any more, or it is not known yet.
     Unknown,
 }
 
 /// The versions of a kind.
 pub trait Versions: Sync {
     /// An object of version `from` in version `to`.
-    fn in_version(&self, object: &Object, from: &str, to: &str) -> InVersion;
+    fn in_version(&self, object: &Object, from: &str, to: &str) -> InVersion<'_>;
+
+    /// The type in a version, where that is not the one of the write's own.
+    fn schema(&self, api_version: &str) -> Option<Schema<'_>>;
 }
 
 /// An object of version `from` in version `to`, with its type; `None` where there is no such version.
 pub(super) fn view<'w>(write: &Write<'w>, object: &Value, from: &str, to: &str) -> Option<(Value, Schema<'w>)> {
     let versions = write.versions.filter(|_| from != to || to != write.api_version);
-    // The type of a version that is not the write's own is known to whoever converts to it.
-    let schema = |to: &str| match versions.map(|versions| versions.in_version(write.blank, write.api_version, to)) {
-        Some(InVersion::Other(_, schema)) => schema,
-        _ => write.schema,
-    };
+    let own = || versions.and_then(|versions| versions.schema(to)).unwrap_or(write.schema);
     match versions.filter(|_| from != to).map(|versions| versions.in_version(object, from, to)) {
-        None | Some(InVersion::Same) => Some((object.clone(), schema(to))),
+        None | Some(InVersion::Same) => Some((object.clone(), own())),
         Some(InVersion::Other(object, _)) if to == write.api_version => Some((*object, write.schema)),
         Some(InVersion::Other(object, schema)) => Some((*object, schema)),
         Some(InVersion::Unknown) => None,
