@@ -24,7 +24,7 @@ use skiff_store::{EmbeddedOptions, EmbeddedStore};
 use tokio::sync::Notify;
 
 /// How long anything here may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A client of the server in this process, in the name of `user` with `groups`.
 fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str) -> Client {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::image::{self, Image};
 
 /// How long anything may take that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a test looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 

@@ -18,7 +18,7 @@ use skiff_object::meta::Meta;
 use tokio::sync::{mpsc, watch};
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct State {

@@ -72,7 +72,7 @@ impl Trial {
             taints: vec![],
             server: None,
         };
-        let started = tokio::time::timeout(Duration::from_secs(10), Kubelet::start(config)).await;
+        let started = tokio::time::timeout(Duration::from_secs(120), Kubelet::start(config)).await;
         started.expect("the agent starts")
     }
 
@@ -88,7 +88,7 @@ impl Trial {
                 tokio::task::yield_now().await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        let waited = tokio::time::timeout(Duration::from_secs(120), waiting).await;
         waited.unwrap_or_else(|_| panic!("{} does not become {expected:?}", path.display()));
     }
 }
@@ -176,7 +176,7 @@ async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the Pod's folders go");
+    tokio::time::timeout(Duration::from_secs(120), waiting).await.expect("the Pod's folders go");
     assert!(trial.runtime.container_id("web").is_none());
     let links = std::fs::read_dir(trial.folder.join("log/containers")).expect("the folder of links was made");
     assert_eq!(links.count(), 0);
@@ -212,7 +212,7 @@ async fn a_new_agent_starts_nothing_twice_and_clears_away_what_is_gone() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the orphan goes");
+    tokio::time::timeout(Duration::from_secs(120), waiting).await.expect("the orphan goes");
     kubelet.shutdown().await;
 }
 

@@ -132,24 +132,18 @@ fn a_namespace_that_is_not_there_leaves_no_lease() {
     });
 }
 
-/// Prints what one pod network costs; the bound is wide because machines that run tests are busy.
 #[test]
-fn a_pod_network_takes_milliseconds() {
+fn pods_have_addresses_of_their_own() {
     const PODS: usize = 20;
     let folder = TempFolder::new();
-    let clock = skiff_base::SystemClock::new();
     in_own_namespace(|| {
-        use skiff_base::Clock;
         let network = PodNetwork::open(config(&folder)).expect("opens");
         let pods: Vec<_> = (0..PODS).map(|_| OtherNamespace::new()).collect();
-        let mut times: Vec<Duration> = Vec::new();
         for (number, pod) in pods.iter().enumerate() {
-            let before = clock.monotonic();
             network.setup(&number.to_string(), pod.path(), &[]).expect("is set up");
-            times.push(clock.monotonic() - before);
         }
-        times.sort();
-        println!("pod network: median {:?}, worst {:?}", times[PODS / 2], times[PODS - 1]);
-        assert!(times[PODS / 2] < Duration::from_millis(100), "{times:?}");
+        let addresses: std::collections::BTreeSet<_> =
+            (0..PODS).flat_map(|number| network.addresses(&number.to_string())).collect();
+        assert_eq!(addresses.len(), PODS);
     });
 }

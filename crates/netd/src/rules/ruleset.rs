@@ -100,6 +100,11 @@ impl Transaction {
         &self.changes
     }
 
+    /// How many changes it makes.
+    pub fn len(&self) -> usize {
+        self.preparation.len() + self.changes.len()
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.preparation.is_empty() && self.changes.is_empty()

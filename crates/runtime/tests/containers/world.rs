@@ -12,7 +12,7 @@ use skiff_cri::*;
 use skiff_runtime::{EmbeddedRuntime, ImageConfig, ImageSource, NetworkPlugin, RuntimeConfig, UnpackedImage};
 
 /// How long something may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 

@@ -16,7 +16,7 @@ use skiff_store::{
 };
 
 /// How long a watch may take to show what has happened; far beyond what it takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder that is gone when the test is.
 pub struct Folder(PathBuf);

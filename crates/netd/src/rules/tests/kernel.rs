@@ -143,12 +143,11 @@ fn changes_lead_where_a_fresh_start_leads() {
     });
 }
 
-/// Prints what many Services cost; the bounds are wide because machines that run tests are busy.
 #[test]
-fn a_thousand_services_cost_milliseconds() {
-    use skiff_base::Clock;
+fn one_service_more_among_a_thousand_is_a_small_transaction() {
     const SERVICES: u16 = 1000;
-    let clock = skiff_base::SystemClock::new();
+    /// A chain, its rules and the elements of a Service with one port.
+    const CHANGES: usize = 12;
     let backend = |number: u16, last| service::Backend {
         port_name: String::new(),
         transport: crate::Transport::Tcp,
@@ -185,19 +184,10 @@ fn a_thousand_services_cost_milliseconds() {
     in_own_namespace(|| {
         let rules = KernelRules::open().expect("opens");
         let mut ruleset = Ruleset::new(frame());
-        let start = clock.monotonic();
         ruleset.replace((0..SERVICES).map(planned));
-        let planned_at = clock.monotonic();
         rules.recreate(&ruleset).expect("the kernel takes all of it");
-        let loaded_at = clock.monotonic();
         let transaction = ruleset.replace([planned(SERVICES)]);
+        assert!(transaction.len() <= CHANGES, "{transaction:?}");
         rules.update(&transaction).expect("the kernel takes it");
-        let added = clock.monotonic() - loaded_at;
-        println!(
-            "1000 Services: planned in {:?}, loaded in {:?}, one more in {added:?}",
-            planned_at - start,
-            loaded_at - planned_at
-        );
-        assert!(added < std::time::Duration::from_millis(100), "one more Service took {added:?}");
     });
 }
