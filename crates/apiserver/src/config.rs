@@ -97,6 +97,13 @@ pub struct FrontProxy {
     pub client_authority: String,
 }
 
+/// Who may come, beside what every server knows.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Whom the server believes to be who.
+    pub authentication: crate::authn::Settings,
+}
+
 /// What the binary tells the server at its start.
 #[derive(Clone)]
 pub struct Config {
@@ -136,6 +143,8 @@ pub struct Config {
     pub admission: Settings,
     /// Tokens that are known beforehand.
     pub tokens: Vec<(String, UserInfo)>,
+    /// Who may come.
+    pub access: Access,
 }
 
 impl Config {
@@ -162,6 +171,7 @@ impl Config {
             authorization: true,
             admission: Settings::default(),
             tokens: Vec::new(),
+            access: Access::default(),
         }
     }
 }

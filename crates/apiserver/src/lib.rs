@@ -19,6 +19,7 @@ mod custom;
 pub mod discovery;
 mod endpoints;
 pub mod failure;
+pub mod files;
 mod flow;
 pub mod http;
 mod identity;

@@ -109,22 +109,20 @@ async fn connection(
     let peer = stream.get_ref().0.peer_addr().ok().map(PeerAddress);
     let certificates = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
     // Read once for all requests of the connection; one that names nobody is refused with each request.
-    let identity = certificates.as_ref().and_then(|certificates| authn::from_certificate(certificates).ok());
+    let mut known = http::Extensions::new();
+    if let Some(certificates) = &certificates {
+        authn::introduce(&server, certificates, &mut known);
+    }
+    if let Some(peer) = peer {
+        known.insert(peer);
+    }
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (server, certificates, identity) = (server.clone(), certificates.clone(), identity.clone());
+        let (server, known) = (server.clone(), known.clone());
         async move {
             let mut request = request.map(incoming);
             // Identities come from the certificate or the headers here, never from a caller's extension.
             request.extensions_mut().remove::<crate::UserInfo>();
-            if let Some(identity) = identity {
-                request.extensions_mut().insert(identity);
-            }
-            if let Some(peer) = peer {
-                request.extensions_mut().insert(peer);
-            }
-            if let Some(certificates) = certificates {
-                request.extensions_mut().insert(certificates);
-            }
+            request.extensions_mut().extend(known);
             Ok::<_, std::convert::Infallible>(server.handle(request).await)
         }
     });

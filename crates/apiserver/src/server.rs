@@ -40,7 +40,7 @@ use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
 use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
-use crate::{admission, aggregation, bootstrap, custom, discovery, endpoints, read, sub, usage, webhook, write};
+use crate::{admission, aggregation, bootstrap, custom, discovery, endpoints, files, read, sub, usage, webhook, write};
 
 /// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
 const MAX_REQUESTS: usize = 1024;
@@ -133,6 +133,9 @@ impl ApiServer {
         let custom = tokio::spawn(custom::keeper::run(Arc::downgrade(&server)));
         let aggregation = tokio::spawn(aggregation::keeper::run(Arc::downgrade(&server)));
         server.tasks.lock().extend([follow, bookmarks, custom, aggregation]);
+        if server.has_files() {
+            server.tasks.lock().push(tokio::spawn(files::run(Arc::downgrade(&server))));
+        }
         Ok(server)
     }
 

@@ -4,6 +4,8 @@
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -35,6 +37,13 @@ impl Identity {
 pub fn verified(bundle: &[u8], own: Option<&Identity>) -> Result<ClientConfig, String> {
     let roots = if bundle.is_empty() { system_roots().clone() } else { Arc::new(roots_of(bundle)?) };
     finish(builder()?.with_root_certificates(roots), own)
+}
+
+/// Who believes clients whose certificates are of the authorities of a bundle in PEM.
+pub fn clients(bundle: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots_of(bundle)?), provider);
+    Ok(verifier.build().map_err(|error| error.to_string())?)
 }
 
 /// TLS with whoever answers.

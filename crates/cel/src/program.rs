@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use regex::Regex;
 
-use crate::ast::{Expr, ExprKind, Literal};
+use crate::ast::{Expr, ExprKind, Literal, op};
 use crate::check::{Callee, check, open_object};
 use crate::cost::{Span, estimate};
 use crate::error::{EvalError, Issue, show};
@@ -153,8 +153,29 @@ impl Program {
         Outcome { value, cost: machine.cost() }
     }
 
+    /// Whether the expression looks at a field of a variable, `variable.field` or `variable.?field`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        selects(&self.expr, variable, field)
+    }
+
     /// Whether the expression uses a variable.
     pub fn uses(&self, variable: &str) -> bool {
         self.variables.contains(variable)
     }
+}
+
+fn selects(expr: &Expr, variable: &str, wanted: &str) -> bool {
+    let is_variable = |expr: &Expr| matches!(&expr.kind, ExprKind::Ident(name) if name.as_ref() == variable);
+    let here = match &expr.kind {
+        ExprKind::Select { operand, field, .. } => is_variable(operand) && field.as_ref() == wanted,
+        ExprKind::Call { function, args, .. } if function.as_ref() == op::OPT_SELECT => match args.as_slice() {
+            [operand, field] => {
+                let named = matches!(&field.kind, ExprKind::Literal(Literal::String(name)) if name.as_ref() == wanted);
+                is_variable(operand) && named
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    here || expr.kind.children().into_iter().any(|child| selects(child, variable, wanted))
 }

@@ -1,5 +1,7 @@
 //! The command line: what can be typed, and nothing of what it does.
 
+pub mod access;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -116,6 +118,9 @@ pub struct NodeOptions {
     /// What the API server writes down of its requests.
     #[command(flatten)]
     pub audit: AuditOptions,
+    /// Who may come.
+    #[command(flatten)]
+    pub access: access::AccessOptions,
     /// Run only the control plane: this machine becomes no node and runs no Pods
     #[arg(long)]
     pub disable_agent: bool,
@@ -136,6 +141,7 @@ impl NodeOptions {
             scheduler_config: None,
             admission: AdmissionOptions::default(),
             audit: AuditOptions::default(),
+            access: access::AccessOptions::default(),
             disable_agent: false,
             wait: DEFAULT_WAIT_SECONDS,
         }

@@ -215,6 +215,7 @@ pub fn server_arguments(target: &Target, options: &NodeOptions, facts: &NodeFact
     on.iter().for_each(|name| flag("--enable-admission-plugins", name.clone()));
     off.iter().for_each(|name| flag("--disable-admission-plugins", name.clone()));
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
+    arguments.extend(options.access.arguments());
     if options.disable_agent {
         arguments.push("--disable-agent".to_owned());
     }

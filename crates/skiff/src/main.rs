@@ -1,5 +1,6 @@
 //! The binary: commands, certificates, wiring and supervision. What the parts do is their crates' business.
 
+mod access;
 mod agent;
 mod answers;
 mod audit;

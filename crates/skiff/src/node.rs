@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use skiff_apiserver::admission::plugins::Settings;
@@ -18,6 +19,7 @@ use skiff_netd::{Balancer, BalancerConfig};
 use skiff_store::Store;
 use tokio::sync::watch;
 
+use crate::access;
 use crate::answers::{NodeControl, Savable, wait_for_end};
 use crate::audit;
 use crate::cli::{AdmissionOptions, NodeOptions};
@@ -170,7 +172,7 @@ async fn start_worker(
         provisioner: inprocess::controller_client(server, "local-path-provisioner"),
         informers: informers.clone(),
     };
-    Worker::start(machine, ways, Arc::new(server_tls(setting, leaf.der()?)?)).await
+    Worker::start(machine, ways, Arc::new(server_tls(setting, leaf.der()?, None)?)).await
 }
 
 fn node_client(server: &Arc<ApiServer>, node_name: &str) -> Client {
@@ -201,6 +203,8 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         admission: admission_settings(&setting.options.admission)?,
         shared_store: setting.machine.facts.datastore.is_some(),
         audit: audit::settings(&setting.options.audit)?,
+        tokens: access::tokens(&setting.options.access)?,
+        access: access::settings(&setting.options.access, setting.authority.certificate_pem())?,
         ..ApiConfig::new(store, setting.machine.clock.clone(), setting.machine.ids.clone())
     };
     let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
@@ -272,12 +276,19 @@ fn front_proxy(setting: &Setting) -> io::Result<FrontProxy> {
     })
 }
 
-/// A server's TLS: its certificate, and client certificates that are welcome but not required.
+/// A server's TLS: its certificate, and client certificates that are welcome but not required. `others` are further
+/// authorities of those, in PEM.
 fn server_tls(
     setting: &Setting,
     (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    others: Option<&str>,
 ) -> io::Result<rustls::ServerConfig> {
-    let verifier = rustls::server::WebPkiClientVerifier::builder(setting.authority.roots()?)
+    let mut roots = setting.authority.roots()?;
+    for other in CertificateDer::pem_slice_iter(others.unwrap_or_default().as_bytes()) {
+        let other = other.map_err(|error| io::Error::other(format!("further authorities of clients: {error}")))?;
+        Arc::make_mut(&mut roots).add(other).map_err(io::Error::other)?;
+    }
+    let verifier = rustls::server::WebPkiClientVerifier::builder(roots)
         .allow_unauthenticated()
         .build()
         .map_err(io::Error::other)?;
@@ -329,7 +340,7 @@ fn serve_api(
     let (mut chain, key) = leaf.der()?;
     // Who joins knows the authority by its digest only, and sees it here.
     chain.push(setting.authority.certificate()?);
-    let mut tls = server_tls(setting, (chain, key))?;
+    let mut tls = server_tls(setting, (chain, key), access::proxy_authority(&setting.options.access)?.as_deref())?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let tls = Arc::new(tls);
     for listener in listeners {

@@ -1,68 +1,232 @@
-//! Who makes a request: by construction, by client certificate, by token; or nobody.
+//! Who makes a request: by construction, by a trusted proxy's word, by client certificate, by token; or nobody.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/authentication/>.
 
 pub mod bootstrap;
+mod claims;
 pub mod impersonate;
+mod issuer;
+pub mod jose;
 pub mod jwt;
+pub mod proxy;
+pub mod structured;
+pub mod token_file;
+pub mod webhook;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::request::Parts;
+use http::{Extensions, HeaderMap};
+use parking_lot::RwLock;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_object::Status;
 use skiff_object::meta::Meta;
 
+use self::issuer::Verifier;
+use self::jose::Token;
+use self::structured::{Anonymous, Configuration, SHAPE};
 use crate::call::UserInfo;
 use crate::config::Config;
 use crate::failure::{Result, plain};
+use crate::files::Watched;
 use crate::server::ApiServer;
 use crate::storage::catalogue::Catalogue;
+
+/// In this a WebSocket client that cannot set headers has its token.
+const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The client's certificates, verified by the TLS stack, as a request extension.
 #[derive(Clone)]
 pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 
+/// What the server is told of those who may come, beside what every server knows.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// An AuthenticationConfiguration; it is read again when it changes.
+    pub file: Option<PathBuf>,
+    /// An issuer that flags tell of, as an AuthenticationConfiguration, and what its tokens may be signed with.
+    pub flags: Option<(Value, Vec<String>)>,
+    /// Whether requests may come without any identity, where it is not said in the file.
+    pub anonymous: Option<bool>,
+    /// The program that knows tokens.
+    pub webhook: Option<webhook::Settings>,
+    /// Proxies that tell who asks.
+    pub proxy: Option<proxy::Settings>,
+}
+
+/// A user, and for which of the audiences asked for.
+pub type Found = (UserInfo, Vec<String>);
+/// What stands for a secret where it is remembered.
+pub type Digest = [u8; 32];
+
+/// What may be replaced while the server runs.
+struct Known {
+    issuers: Vec<Verifier>,
+    anonymous: Anonymous,
+}
+
 /// What identities are checked against.
 pub struct Authenticator {
     /// Signs and checks service-account tokens.
     pub signer: Option<jwt::Signer>,
-    tokens: Vec<(String, UserInfo)>,
+    tokens: HashMap<Digest, UserInfo>,
+    known: RwLock<Arc<Known>>,
+    webhook: Option<webhook::Asker>,
+    proxies: Option<proxy::Proxies>,
+    file: Option<Watched>,
+    anonymous: Option<bool>,
     catalogue: Arc<Catalogue>,
     clock: SharedClock,
 }
 
 impl Authenticator {
-    /// Reads the keys.
+    /// Reads keys, authorities and the configuration.
     ///
     /// # Errors
-    /// The signing key is no ECDSA P-256 key.
+    /// The signing key is no ECDSA P-256 key, or the configuration has a fault.
     pub fn new(config: &Config, catalogue: Arc<Catalogue>) -> Result<Self> {
-        let signer = match &config.service_accounts {
-            Some(keys) => Some(jwt::Signer::new(keys).map_err(|error| plain(500, error))?),
-            None => None,
-        };
-        Ok(Self { signer, tokens: config.tokens.clone(), catalogue, clock: config.clock.clone() })
+        Self::build(config, catalogue).map_err(|error| plain(500, error))
     }
 
-    /// The user that a bearer token stands for, with the audiences of those asked for that it is meant for.
-    pub fn token(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
-        let known = self.tokens.iter().find(|(own, _)| ring_equal(own, token));
-        if let Some((_, user)) = known {
+    fn build(config: &Config, catalogue: Arc<Catalogue>) -> Result<Self, String> {
+        let (settings, clock) = (&config.access.authentication, config.clock.clone());
+        let opened = settings.file.clone().map(Watched::open).transpose()?;
+        let proxies = settings.proxy.clone().map(|proxy| proxy::Proxies::new(proxy, clock.clone())).transpose()?;
+        let own = Self {
+            signer: config.service_accounts.as_ref().map(jwt::Signer::new).transpose()?,
+            tokens: config.tokens.iter().map(|(token, user)| (digest(token), user.clone())).collect(),
+            known: RwLock::new(Arc::new(Known { issuers: Vec::new(), anonymous: Anonymous::Allowed })),
+            webhook: settings.webhook.clone().map(|webhook| webhook::Asker::new(webhook, clock.clone())),
+            proxies,
+            anonymous: settings.anonymous,
+            file: None,
+            catalogue,
+            clock,
+        };
+        match (opened, &settings.flags) {
+            (Some((file, text)), _) => {
+                own.configure(&text).map_err(|error| format!("{}: {error}", file.shown()))?;
+                Ok(Self { file: Some(file), ..own })
+            }
+            (None, Some((tree, algorithms))) => {
+                own.hold(Configuration::of(tree, own.issuer(), algorithms)?)?;
+                Ok(own)
+            }
+            (None, None) => {
+                own.hold(Configuration { issuers: Vec::new(), anonymous: None })?;
+                Ok(own)
+            }
+        }
+    }
+
+    /// The file of the configuration.
+    pub(crate) fn file(&self) -> Option<&Watched> {
+        self.file.as_ref()
+    }
+
+    /// Takes over an AuthenticationConfiguration.
+    ///
+    /// # Errors
+    /// It has a fault; what was before still holds.
+    pub(crate) fn configure(&self, text: &[u8]) -> Result<(), String> {
+        self.hold(Configuration::of(&SHAPE.read(text)?, self.issuer(), &Configuration::every_algorithm())?)
+    }
+
+    fn hold(&self, configuration: Configuration) -> Result<(), String> {
+        let anonymous = match (configuration.anonymous, self.anonymous) {
+            (Some(_), Some(_)) => {
+                return Err("--anonymous-auth flag cannot be set when anonymous field is configured in authentication configuration file".to_owned());
+            }
+            (Some(anonymous), None) => anonymous,
+            (None, Some(false)) => Anonymous::Refused,
+            (None, _) => Anonymous::Allowed,
+        };
+        let issuers = configuration.issuers.into_iter().map(|issuer| Verifier::new(issuer, self.clock.clone()));
+        *self.known.write() = Arc::new(Known { issuers: issuers.collect(), anonymous });
+        Ok(())
+    }
+
+    fn issuer(&self) -> Option<&str> {
+        self.signer.as_ref().map(|signer| signer.issuer.as_str())
+    }
+
+    /// Whom a bearer token stands for, with the audiences of those asked for that it is meant for; who asks for none
+    /// asks for the server's own. `fresh` is waited for where the token's account or pod may be younger than what the
+    /// caches show.
+    ///
+    /// # Errors
+    /// Nobody knows the token, or why it is refused.
+    pub async fn token<T>(
+        &self,
+        token: &str,
+        asked: &[String],
+        fresh: impl Future<Output = Result<T>>,
+    ) -> Result<Found, String> {
+        let own: Vec<String> = self.issuer().map(str::to_owned).into_iter().collect();
+        let asked = if asked.is_empty() { own.as_slice() } else { asked };
+        let parsed = Token::read(token);
+        let mut first = self.local(token, parsed.as_ref(), asked);
+        if first.is_err() {
+            fresh.await.map_err(|failure| failure.0.message)?;
+            first = self.local(token, parsed.as_ref(), asked);
+        }
+        let mut faults = match first {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => Vec::new(),
+            Err(why) => vec![why],
+        };
+        let known = self.known.read().clone();
+        let named =
+            parsed.as_ref().and_then(|token| Some((known.issuers.iter().find(|own| own.is_named(token))?, token)));
+        if let Some((issuer, token)) = named {
+            match (issuer.user(token).await, self.meant(asked)) {
+                (Ok(user), Some(meant)) => return Ok((user, meant)),
+                (Ok(_), None) => {}
+                (Err(why), _) => faults.push(why),
+            }
+        }
+        if let Some(webhook) = &self.webhook {
+            match webhook.user(token, asked).await {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                Err(why) => faults.push(why),
+            }
+        }
+        Err(faults.join(", "))
+    }
+
+    /// The audiences asked for that are the server's own, where a token says nothing of audiences that this server
+    /// knows: it is valid here and nowhere else.
+    fn meant(&self, asked: &[String]) -> Option<Vec<String>> {
+        let meant: Vec<String> = asked.iter().filter(|audience| self.issuer() == Some(audience)).cloned().collect();
+        (asked.is_empty() || !meant.is_empty()).then_some(meant)
+    }
+
+    /// What the server knows by itself; `None` where the token is of another sort.
+    fn local(&self, token: &str, parsed: Option<&Token<'_>>, asked: &[String]) -> Result<Option<Found>, String> {
+        let known = || self.tokens.get(&digest(token));
+        if let Some(user) = (!self.tokens.is_empty()).then(known).flatten() {
             let mut user = user.clone();
             user.authenticated();
-            return Ok((user, audiences.to_vec()));
+            return Ok(self.meant(asked).map(|meant| (user, meant)));
         }
         if let Some((id, secret)) = bootstrap::parse(token) {
-            return Ok((self.bootstrapper(id, secret)?, audiences.to_vec()));
+            let user = self.bootstrapper(id, secret)?;
+            return Ok(self.meant(asked).map(|meant| (user, meant)));
         }
-        let signer = self.signer.as_ref().ok_or("service account tokens are not accepted")?;
-        let claims = signer.verify(token, self.clock.now(), audiences)?;
+        let Some(signer) = &self.signer else { return Ok(None) };
+        if parsed.is_none_or(|parsed| parsed.claims["iss"] != signer.issuer.as_str()) {
+            return Ok(None);
+        }
+        let claims = signer.verify(token, self.clock.now(), asked)?;
         let user = self.bound_user(&claims)?;
-        Ok((user, signer.audiences_of(&claims, audiences)))
+        Ok(Some((user, signer.audiences_of(&claims, asked))))
     }
 
     /// Whoever has a bootstrap token.
@@ -127,10 +291,10 @@ impl Authenticator {
     }
 }
 
-/// Compares secrets without telling by the time it takes where they differ.
-fn ring_equal(a: &str, b: &str) -> bool {
-    let digest = |text: &str| ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    digest(a).as_ref() == digest(b).as_ref()
+/// What stands for a secret where it is remembered and compared: looking it up tells nothing by the time it takes.
+fn digest(secret: &str) -> Digest {
+    let digest = ring::digest::digest(&ring::digest::SHA256, secret.as_bytes());
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// `system:serviceaccount:NAMESPACE:NAME`.
@@ -151,7 +315,21 @@ pub fn service_account(namespace: &str, name: &str, uid: &str) -> UserInfo {
     user
 }
 
-/// Finds out who makes a request; 401 where a shown identity is not valid.
+/// Notes with a request what its connection tells of who makes it.
+pub(crate) fn introduce(server: &ApiServer, certificates: &PeerCertificates, extensions: &mut Extensions) {
+    let proxies = server.authenticator.proxies.as_ref();
+    if proxies.is_some_and(|proxies| proxies.includes(certificates)) {
+        extensions.insert(proxy::Trusted);
+    }
+    if proxies.is_none_or(|proxies| proxies.is_client(certificates))
+        && let Ok(identity) = from_certificate(certificates)
+    {
+        extensions.insert(identity);
+    }
+    extensions.insert(certificates.clone());
+}
+
+/// Finds out who makes a request; 401 where a shown identity is not valid, or none is shown and one is needed.
 pub async fn authenticate(server: &ApiServer, parts: &mut Parts) -> Result<UserInfo> {
     let user = shown(server, parts).await?;
     // Whatever stands behind a proxy must not see the caller's credentials.
@@ -160,29 +338,73 @@ pub async fn authenticate(server: &ApiServer, parts: &mut Parts) -> Result<UserI
 }
 
 async fn shown(server: &ApiServer, parts: &mut Parts) -> Result<UserInfo> {
+    let authenticator = &server.authenticator;
+    let is_trusted = parts.extensions.remove::<proxy::Trusted>().is_some();
+    if let Some(proxies) = authenticator.proxies.as_ref().filter(|_| is_trusted)
+        && let Some(user) = proxies.user(&mut parts.headers)
+    {
+        return Ok(user);
+    }
     if let Some(user) = parts.extensions.remove::<UserInfo>() {
         return Ok(user);
     }
-    if let Some(certificates) = parts.extensions.get::<PeerCertificates>() {
-        return from_certificate(certificates);
+    if let Some(token) = bearer(&parts.headers).or_else(|| websocket_token(&parts.headers)) {
+        let found = authenticator.token(&token, &[], server.hub.fresh()).await;
+        return match found {
+            Ok((user, _)) => {
+                forget_websocket_token(&mut parts.headers);
+                Ok(user)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a token was refused");
+                Err(Status::unauthorized().into())
+            }
+        };
     }
-    let Some(token) = bearer(&parts.headers) else { return Ok(UserInfo::anonymous()) };
-    let token = token.to_owned();
-    if let Ok((user, _)) = server.authenticator.token(&token, &[]) {
-        return Ok(user);
+    // A certificate that names nobody is no identity, and not nothing either.
+    let is_nobody = parts.extensions.get::<PeerCertificates>().is_some();
+    if is_nobody || !authenticator.known.read().anonymous.allows(parts.uri.path()) {
+        return Err(Status::unauthorized().into());
     }
-    // The token's account or pod may be younger than what the caches show.
-    server.hub.fresh().await?;
-    server.authenticator.token(&token, &[]).map(|(user, _)| user).map_err(|error| {
-        tracing::debug!(%error, "a token was refused");
-        Status::unauthorized().into()
-    })
+    Ok(UserInfo::anonymous())
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|token| !token.is_empty())
+    let token = scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())?;
+    (!token.is_empty()).then(|| token.to_owned())
+}
+
+/// The protocols that a WebSocket client offers.
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    offers.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+fn websocket_token(headers: &HeaderMap) -> Option<String> {
+    let upgrade = headers.get(UPGRADE)?.to_str().ok()?;
+    if !upgrade.eq_ignore_ascii_case("websocket") {
+        return None;
+    }
+    let encoded = protocols(headers).find_map(|protocol| protocol.strip_prefix(WEBSOCKET_TOKEN))?;
+    String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
+}
+
+/// The token was for this server alone: neither the answer nor whoever stands behind it is to have it.
+fn forget_websocket_token(headers: &mut HeaderMap) {
+    if !protocols(headers).any(|protocol| protocol.starts_with(WEBSOCKET_TOKEN)) {
+        return;
+    }
+    let others: Vec<&str> = protocols(headers).filter(|protocol| !protocol.starts_with(WEBSOCKET_TOKEN)).collect();
+    let others = HeaderValue::from_str(&others.join(", "));
+    let name: HeaderName = SEC_WEBSOCKET_PROTOCOL;
+    headers.remove(&name);
+    if let Ok(others) = others
+        && !others.is_empty()
+    {
+        headers.insert(name, others);
+    }
 }
 
 /// The common name is the user, organizations are the groups.

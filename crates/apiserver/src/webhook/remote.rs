@@ -22,6 +22,9 @@ use crate::trust::{self, Identity};
 
 /// The most that an answer may have.
 const ANSWER_LIMIT_BYTES: usize = 3 * 1024 * 1024;
+/// How often a program is asked before it counts as away, and how the pauses grow; as upstream has it.
+const TRIES: u32 = 5;
+const PAUSE_FACTOR: f64 = 1.5;
 
 /// Where the program is, and how it is spoken to.
 #[derive(Clone)]
@@ -121,6 +124,23 @@ impl Remote {
     pub async fn post(&self, body: Bytes, timeout: Duration) -> Result<Bytes, String> {
         let answered = tokio::time::timeout(timeout, self.ask(body)).await;
         answered.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
+    }
+
+    /// The same, tried again with growing pauses before the program counts as away.
+    ///
+    /// # Errors
+    /// That of the last try.
+    pub async fn insist(&self, body: Bytes, timeout: Duration, first_pause: Duration) -> Result<Bytes, String> {
+        let mut pause = first_pause;
+        for _ in 1..TRIES {
+            match self.post(body.clone(), timeout).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => tracing::debug!(error, url = %self.settings.url, "asking a program of the user's"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f64(PAUSE_FACTOR);
+        }
+        self.post(body, timeout).await
     }
 
     async fn ask(&self, body: Bytes) -> Result<Bytes, String> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::support::Cluster;
+use base64::Engine as _;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -12,6 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use skiff_apiserver::authn::proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -51,11 +53,25 @@ pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// A certificate and its key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 /// Serves the cluster on loopback and connects to it as `identity`.
 pub async fn connect(cluster: &Cluster, identity: Option<(&str, &str)>) -> SendRequest<Empty<Bytes>> {
     let authority = Authority::new();
+    let identity = identity.map(|(name, group)| authority.issue(name, group));
+    connect_with(cluster, &authority, authority.roots(), identity).await
+}
+
+/// The same with a certificate of one of the authorities that clients may have.
+async fn connect_with(
+    cluster: &Cluster,
+    authority: &Authority,
+    clients: Arc<RootCertStore>,
+    identity: Option<Identity>,
+) -> SendRequest<Empty<Bytes>> {
     let (chain, key) = authority.issue("kube-apiserver", "x");
-    let verifier = WebPkiClientVerifier::builder_with_provider(authority.roots(), provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(clients, provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -71,10 +87,7 @@ pub async fn connect(cluster: &Cluster, identity: Option<(&str, &str)>) -> SendR
         .expect("versions")
         .with_root_certificates(authority.roots());
     let client = match identity {
-        Some((name, group)) => {
-            let (chain, key) = authority.issue(name, group);
-            client.with_client_auth_cert(chain, key).expect("a certificate")
-        }
+        Some((chain, key)) => client.with_client_auth_cert(chain, key).expect("a certificate"),
         None => client.with_no_client_auth(),
     };
     let stream = TcpStream::connect(address).await.expect("the server listens");
@@ -103,6 +116,55 @@ async fn a_certificate_tells_who_asks() {
     assert_eq!(status, 403);
     assert!(body.contains(r#"User \"system:anonymous\" cannot get resource"#), "{body}");
     assert_eq!(text(&mut nobody, "/readyz").await, (StatusCode::OK, "ok".to_owned()));
+}
+
+fn pem(authority: &Authority) -> String {
+    let body = base64::engine::general_purpose::STANDARD.encode(&authority.certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+}
+
+#[tokio::test]
+async fn a_proxy_is_believed_by_its_own_authority_alone() {
+    let (clients, proxies) = (Authority::new(), Authority::new());
+    let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let settings = proxy::Settings {
+        authority: pem(&proxies),
+        client_authority: pem(&clients),
+        allowed_names: list(&["front"]),
+        username_headers: list(&["X-Remote-User"]),
+        uid_headers: list(&["X-Remote-Uid"]),
+        group_headers: list(&["X-Remote-Group"]),
+        extra_prefixes: list(&["X-Remote-Extra-"]),
+    };
+    let cluster = Cluster::with(|config| config.access.authentication.proxy = Some(settings)).await;
+    let mut both = RootCertStore::empty();
+    both.add(clients.certificate.clone()).expect("a certificate");
+    both.add(proxies.certificate.clone()).expect("a certificate");
+    let both = Arc::new(both);
+    let ask = async |identity: Option<Identity>, user: &str| {
+        let mut sender = connect_with(&cluster, &clients, both.clone(), identity).await;
+        let mut request = Request::get("/api/v1/namespaces/default").header("host", "localhost");
+        if !user.is_empty() {
+            request = request.header("x-remote-user", user).header("x-remote-group", "system:masters");
+        }
+        let answer = sender.send_request(request.body(Empty::new()).expect("a request")).await.expect("an answer");
+        let status = answer.status();
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        format!("{} {}", status.as_u16(), body["message"].as_str().unwrap_or(""))
+    };
+    let refused = |user: &str| {
+        format!(
+            "403 namespaces \"default\" is forbidden: User {user:?} cannot get resource \"namespaces\" in API group \"\" in the namespace \"default\""
+        )
+    };
+    assert_eq!(ask(Some(proxies.issue("front", "x")), "jane").await, "200 ");
+    // Who has no such certificate is who it is, whatever it says.
+    assert_eq!(ask(Some(clients.issue("front", "x")), "jane").await, refused("front"));
+    assert_eq!(ask(None, "jane").await, refused("system:anonymous"));
+    // A proxy's certificate is no identity of its own, and another name of its authority is no proxy.
+    assert_eq!(ask(Some(proxies.issue("front", "system:masters")), "").await, "401 Unauthorized");
+    assert_eq!(ask(Some(proxies.issue("back", "system:masters")), "jane").await, "401 Unauthorized");
 }
 
 /// Answers one plain request with what it was asked, and turns one upgrade into an echo.

@@ -185,16 +185,20 @@ impl Cluster {
         let (method, target) = lines.next().and_then(|line| line.split_once(' ')).expect("METHOD target");
         let mut request =
             Request::builder().method(Method::from_bytes(method.as_bytes()).expect("a method")).uri(target);
-        let mut user = self.user.clone();
+        let mut user = Some(self.user.clone());
         for line in lines {
             let (name, value) = line.split_once(": ").expect("Name: value");
             match name {
-                "User" => user = UserInfo::new(value, &[]),
+                // Nobody's word for who asks.
+                "User" if value == "-" => user = None,
+                "User" => user = Some(UserInfo::new(value, &[])),
                 _ => request = request.header(name, value),
             }
         }
         let mut request = request.body(body::full(body)).expect("a request");
-        request.extensions_mut().insert(user);
+        if let Some(user) = user {
+            request.extensions_mut().insert(user);
+        }
         self.server.handle(request).await
     }
 

@@ -1,81 +1,31 @@
 //! Webhooks of admission and conversion, by a real TLS server on loopback.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
+use crate::peer::Peer;
 use crate::support::{Cluster, Watch};
 
-type Answer = Arc<dyn Fn(&str, &Value) -> Option<Value> + Send + Sync>;
-
 /// A webhook: for a path and the request of a review it gives the response, or hangs.
-pub struct Hook {
-    url: String,
-    authority: String,
-}
+pub struct Hook(Peer);
 
 impl Hook {
     pub async fn start(answer: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) -> Self {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        let authority = certificate.pem();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
-            )
-            .expect("a certificate and its key");
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let answer: Answer = Arc::new(answer);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, answer) = (acceptor.clone(), answer.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = service_fn(move |request| serve(request, answer.clone()));
-                    let served = hyper::server::conn::http1::Builder::new();
-                    if let Err(error) = served.serve_connection(TokioIo::new(stream), service).await {
-                        tracing::debug!(%error, "a connection of the test's webhook ended");
-                    }
-                });
-            }
-        });
-        Self { url: format!("https://localhost:{port}"), authority }
+        let whole = move |path: &str, mut review: Value| {
+            let asked = review["request"].take();
+            let mut response = answer(path, &asked)?;
+            response["uid"] = asked["uid"].clone();
+            Some(json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "response": response}))
+        };
+        Self(Peer::start(whole).await)
     }
 
     pub fn client(&self, path: &str) -> Value {
         use base64::Engine as _;
-        let bundle = base64::engine::general_purpose::STANDARD.encode(&self.authority);
-        json!({"url": format!("{}{path}", self.url), "caBundle": bundle})
+        let bundle = base64::engine::general_purpose::STANDARD.encode(&self.0.authority);
+        json!({"url": format!("{}{path}", self.0.url), "caBundle": bundle})
     }
-}
-
-async fn serve(request: Request<Incoming>, answer: Answer) -> Result<Response<Full<bytes::Bytes>>, std::io::Error> {
-    let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
-    let mut review: Value = serde_json::from_slice(&body).expect("a review");
-    let asked = review["request"].take();
-    let Some(mut response) = answer(&path, &asked) else {
-        return std::future::pending().await;
-    };
-    response["uid"] = asked["uid"].clone();
-    let whole = json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "response": response});
-    Ok(Response::new(Full::new(whole.to_string().into())))
 }
 
 pub fn patched(operations: Value) -> Value {

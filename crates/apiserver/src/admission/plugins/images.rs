@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -20,9 +19,6 @@ use crate::webhook::remote::{self, Remote};
 const REMEMBERED: usize = 1024;
 /// How long one question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the program is asked before it counts as away.
-const TRIES: u32 = 5;
-const BACKOFF_FACTOR: f64 = 1.5;
 const FAILED_OPEN: &str = "alpha.image-policy.k8s.io/failed-open";
 
 /// What the plugin is told.
@@ -91,7 +87,7 @@ impl Judge {
             return Ok(verdict.clone());
         }
         let review = json!({"kind": "ImageReview", "apiVersion": "imagepolicy.k8s.io/v1alpha1", "spec": spec});
-        let answer = self.post(review.to_string().into()).await?;
+        let answer = self.remote.insist(review.to_string().into(), TIMEOUT, self.settings.backoff).await?;
         let verdict = read(&answer)?;
         let kept = if verdict.allowed { self.settings.allowed_for } else { self.settings.denied_for };
         let mut known = self.known.lock();
@@ -102,19 +98,6 @@ impl Judge {
             known.insert(question, (verdict.clone(), now + kept));
         }
         Ok(verdict)
-    }
-
-    async fn post(&self, review: Bytes) -> std::result::Result<Bytes, String> {
-        let mut wait = self.settings.backoff;
-        for _ in 1..TRIES {
-            match self.remote.post(review.clone(), TIMEOUT).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => tracing::debug!(error, "asking about images"),
-            }
-            tokio::time::sleep(wait).await;
-            wait = wait.mul_f64(BACKOFF_FACTOR);
-        }
-        self.remote.post(review, TIMEOUT).await
     }
 }
 
