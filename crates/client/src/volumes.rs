@@ -1,6 +1,8 @@
 //! What claims and volumes say of each other. The binder, the scheduler and the node must read it alike.
 //! See <https://kubernetes.io/docs/concepts/storage/persistent-volumes/>.
 
+use std::fmt::Write;
+
 use k8s_openapi::api::core::v1::{
     NodeSelectorTerm, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec,
     PersistentVolumeSpec, Pod, Volume,
@@ -27,6 +29,8 @@ pub const BETA_STORAGE_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-pr
 pub const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 /// The provisioner of classes whose volumes are made by hand.
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+/// Before the driver and its name for the volume, in a Node's status.
+const ATTACHED: &str = "kubernetes.io/csi/";
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// An annotation's value.
@@ -178,6 +182,32 @@ pub fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     volumes.any(|volume| claim_name(pod, volume) == claim.metadata.name && is_for(pod, volume, claim))
 }
 
+/// What a volume of a storage driver is called in a Node's status.
+pub fn attached_name(driver: &str, handle: &str) -> String {
+    format!("{ATTACHED}{driver}^{handle}")
+}
+
+/// The name of the VolumeAttachment that says that a driver's volume is at a node: upstream's digest of the three.
+pub fn attachment_name(driver: &str, handle: &str, node: &str) -> String {
+    format!("csi-{}", sha256_hex(&[handle, driver, node]))
+}
+
+/// The same for a volume as a Node's status calls it; `None` where that is not of a driver.
+pub fn attachment_of(attached_name: &str, node: &str) -> Option<String> {
+    let (driver, handle) = attached_name.strip_prefix(ATTACHED)?.split_once('^')?;
+    Some(attachment_name(driver, handle, node))
+}
+
+/// The SHA-256 of texts, in hexadecimal.
+pub fn sha256_hex(texts: &[&str]) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    texts.iter().for_each(|text| context.update(text.as_bytes()));
+    context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a String takes all text");
+        hex
+    })
+}
+
 /// The names of all claims that a Pod uses.
 pub fn claim_names(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
@@ -187,6 +217,16 @@ pub fn claim_names(pod: &Pod) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attachments_are_named_by_a_digest_of_volume_driver_and_node() {
+        assert_eq!(sha256_hex(&["a", "bc"]), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let named = attached_name("d.example.com", "vol^1");
+        assert_eq!(named, "kubernetes.io/csi/d.example.com^vol^1");
+        let expected = format!("csi-{}", sha256_hex(&["vol^1d.example.comn1"]));
+        assert_eq!(attachment_of(&named, "n1"), Some(expected));
+        assert_eq!(attachment_of("kubernetes.io/iscsi/x", "n1"), None);
+    }
 
     fn object<K: serde::de::DeserializeOwned>(value: serde_json::Value) -> K {
         serde_json::from_value(value).expect("of that kind")

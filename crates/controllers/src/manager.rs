@@ -31,7 +31,7 @@ use crate::runner::{Controller, Runner, Setup};
 use crate::secrets::TokenSecrets;
 use crate::service_cidr::ServiceCidrs;
 use crate::stateful::StatefulSets;
-use crate::volumes::{Binder, ClaimProtection, EphemeralVolumes, VolumeProtection};
+use crate::volumes::{Attacher, Binder, ClaimProtection, EphemeralVolumes, VolumeProtection};
 
 /// The name under which what no service account may do is done: that of the user `system:kube-controller-manager`.
 pub const MANAGER: &str = "kube-controller-manager";
@@ -190,6 +190,7 @@ impl ControllerManager {
         starter.plan("persistent-volume-binder", Binder::controller);
         starter.plan("pvc-protection-controller", ClaimProtection::controller);
         starter.plan("pv-protection-controller", VolumeProtection::controller);
+        starter.plan("attachdetach-controller", Attacher::controller);
         starter.plan("ephemeral-volume-controller", EphemeralVolumes::controller);
         starter.own("namespace-controller", Namespaces::run);
         starter.own("generic-garbage-collector", GarbageCollector::run);

@@ -153,7 +153,7 @@ impl Controller for PodCollector {
 
 /// Whether a node is down by its own word and by somebody else's.
 /// See <https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown>.
-fn is_out_of_service(node: &Node) -> bool {
+pub fn is_out_of_service(node: &Node) -> bool {
     let mut taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let mut conditions = conditions.into_iter().flatten();

@@ -3,7 +3,7 @@
 //! See <https://kubernetes.io/docs/concepts/architecture/nodes/#node-controller>.
 
 mod eviction;
-mod health;
+pub mod health;
 mod ranges;
 mod zones;
 
