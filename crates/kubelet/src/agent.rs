@@ -303,6 +303,19 @@ impl Workers {
         }
     }
 
+    /// Wakes the Pods that wait for volumes whenever the Node's status tells others to be attached, or to be used.
+    pub fn wake_where_attached(self: &Arc<Self>) {
+        let workers = Arc::downgrade(self);
+        self.api_node.on_change(move |change| {
+            let told = |node: &ApiNode| {
+                node.status.as_ref().map(|status| (status.volumes_attached.clone(), status.volumes_in_use.clone()))
+            };
+            let same = matches!(change, Change::Updated { old, new } if told(old) == told(new));
+            let Some(workers) = workers.upgrade().filter(|_| !same) else { return };
+            workers.node.drivers.take_waiting().iter().for_each(|uid| workers.objects_changed(uid));
+        });
+    }
+
     /// Clears away what the runtime and the disk have of Pods that the API knows no more.
     async fn clear_orphans(self: &Arc<Self>, pods: &Informer<Pod>) {
         pods.synced().await;

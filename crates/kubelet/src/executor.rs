@@ -27,12 +27,12 @@ use crate::config::container::Ingredients;
 use crate::config::resources::CPU_PERIOD;
 use crate::config::security::ImageUser;
 use crate::config::{self, NodeFacts, hosts, name, namespace, sandbox, uid};
-use crate::csi::{self, Drivers, Wanted};
+use crate::csi::{self, Drivers, Trouble, Wanted};
 use crate::devices::keeper::Devices;
 use crate::images::Images;
 use crate::options::Options;
 use crate::pod::spec;
-use crate::pod::types::{Action, Ended, ProbeKind, ProbeResult, RuntimeView};
+use crate::pod::types::{Action, Ended, NOT_ATTACHED, ProbeKind, ProbeResult, RuntimeView};
 use crate::sources::Sources;
 use crate::volumes::{self, Mounter, TokenSource, Tokens};
 use crate::{hooks, probe, userns};
@@ -80,6 +80,8 @@ pub struct Node {
     pub devices: Arc<Devices>,
     /// Storage drivers.
     pub drivers: Arc<Drivers>,
+    /// How full volumes were when somebody asked last.
+    pub volume_figures: crate::server::volumes::Known,
     /// How often probes have answered what.
     pub probed: Mutex<BTreeMap<ProbeKey, u64>>,
 }
@@ -268,7 +270,8 @@ async fn set_up_volumes(node: &Node, subject: &Subject) -> Ended {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(())) => match publish(node, subject, &drivers).await {
             Ok(again_at) => Ended::VolumesReady { refresh_at: refresh_at.into_iter().chain(again_at).min() },
-            Err(error) => failed("", error),
+            Err(Trouble::Waits(why)) => failed(NOT_ATTACHED, why),
+            Err(Trouble::Failed(why)) => failed("", why),
         },
         Ok(Err(message)) => failed("", message),
         Err(error) => failed("", error),
@@ -276,7 +279,7 @@ async fn set_up_volumes(node: &Node, subject: &Subject) -> Ended {
 }
 
 /// Has storage drivers mount their volumes; when they want to be asked again.
-async fn publish(node: &Node, subject: &Subject, wanted: &[Wanted]) -> Result<Option<Timestamp>, String> {
+async fn publish(node: &Node, subject: &Subject, wanted: &[Wanted]) -> Result<Option<Timestamp>, Trouble> {
     let (pod, mut again_at) = (&subject.pod, None);
     for volume in wanted {
         let named = |error: String| format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name);
@@ -290,11 +293,32 @@ async fn publish(node: &Node, subject: &Subject, wanted: &[Wanted]) -> Result<Op
         let facts = node.facts();
         let asks = csi::Subject { pod, node: &facts.name, tokens: tokens.as_deref() };
         let published = node.drivers.publish(&node.client, &asks, volume, &about).await?;
+        if let Some(grown) = published.grown {
+            tell_growth(node, pod, volume, &grown)?;
+        }
         if published.again {
             again_at = Some(node.clock.now() + REPUBLISH);
         }
     }
     Ok(again_at)
+}
+
+/// Tells of a volume that was to grow. A failure keeps the Pod from starting with less than it has been promised.
+fn tell_growth(node: &Node, pod: &Pod, volume: &Wanted, grown: &csi::Grown) -> Result<(), Trouble> {
+    let (warning, reason, message) = match &grown.refused {
+        None => (
+            false,
+            "FileSystemResizeSuccessful",
+            format!("MountVolume.NodeExpandVolume succeeded for volume {:?} ", volume.name),
+        ),
+        Some(why) => (true, "FileSystemResizeFailed", format!("MountVolume.{why}")),
+    };
+    let about = skiff_client::events::reference(pod);
+    let claim = volume.growth.as_ref().map(|growth| skiff_client::events::reference(&*growth.claim));
+    for object in [about].into_iter().chain(claim) {
+        node.recorder.record(&object, warning, reason, message.clone());
+    }
+    if warning && !grown.in_vain { Err(Trouble::Failed(message)) } else { Ok(()) }
 }
 
 /// The tokens of the Pod's volumes, asked for where there is none or it is old; and when the next must be asked for.
@@ -614,7 +638,7 @@ async fn kill(node: &Node, subject: &Subject, name: &str, id: &str, grace_second
 
 async fn tear_down(node: &Node, subject: &Subject) -> Ended {
     let folder = node.facts().paths.pod(uid(&subject.pod));
-    if let Err(error) = node.drivers.unpublish_all(&folder).await {
+    if let Err(error) = node.drivers.unpublish_all(uid(&subject.pod)).await {
         return failed("", error);
     }
     let mounter = node.mounter.clone();

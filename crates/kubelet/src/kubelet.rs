@@ -114,6 +114,7 @@ impl Kubelet {
         let facts = node_facts(&config, &machine).await;
         let look = Arc::new(Notify::new());
         let options = Arc::new(config.options.clone());
+        let drivers = csi::Drivers::new(facts.paths.clone(), look.clone());
         let devices: Arc<Mutex<BTreeMap<String, (i64, i64)>>> = Arc::default();
         let (pressures, shutting_down) = (Pressures::default(), Arc::new(AtomicBool::new(false)));
         let keeper = Arc::new(Keeper {
@@ -126,6 +127,7 @@ impl Kubelet {
             look: look.clone(),
             pressures: pressures.clone(),
             devices: devices.clone(),
+            drivers: drivers.clone(),
             shutting_down: shutting_down.clone(),
             written: Mutex::new(None),
         });
@@ -133,7 +135,7 @@ impl Kubelet {
         let selector = format!("metadata.name={}", config.node_name);
         let api_node = own.selected::<ApiNode>("", "", &selector);
         let pods = own.selected::<Pod>("", "", &format!("spec.nodeName={}", config.node_name));
-        let shared = (pressures.clone(), shutting_down);
+        let shared = (pressures.clone(), shutting_down, drivers.clone());
         let workers = workers(&config, own, facts, api_node.clone(), &options, shared).await;
         keeper.register().await;
         limit_all_pods(workers.node(), &keeper.machine);
@@ -156,7 +158,7 @@ impl Kubelet {
         let mut tasks = JoinSet::new();
         tasks.spawn(guard.keep());
         tasks.spawn(workers.node().devices.clone().keep());
-        let drivers = workers.node().drivers.clone();
+        workers.wake_where_attached();
         tasks.spawn(csi::keep(drivers, config.client.clone(), config.node_name.clone()));
         tasks.spawn(show_devices(workers.clone(), devices, look.clone()));
         tasks.spawn(shutdown::keep(workers.clone(), options, look.clone()));
@@ -308,7 +310,7 @@ async fn workers(
     facts: NodeFacts,
     api_node: skiff_client::Informer<ApiNode>,
     options: &Arc<Options>,
-    (pressures, shutting_down): (Pressures, Arc<AtomicBool>),
+    (pressures, shutting_down, drivers): (Pressures, Arc<AtomicBool>, Arc<csi::Drivers>),
 ) -> Arc<Workers> {
     let version = config.runtime.version(VersionRequest::default()).await;
     let runtime_name = version.map(|version| version.runtime_name).unwrap_or_else(|error| {
@@ -325,12 +327,13 @@ async fn workers(
     });
     let cgroups = Layout::detect().filter(|_| config.cgroups && !facts.systemd_cgroups);
     let node = Arc::new(Node {
-        drivers: csi::Drivers::new(facts.paths.clone()),
+        drivers,
         cgroups,
         users: userns::Ranges::load(&facts.paths),
         parts: parts(config),
         devices: Devices::load(config.root_dir.join("device-plugins"), config.clock.clone()),
         probed: Mutex::default(),
+        volume_figures: Default::default(),
         options: options.clone(),
         recorder: Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name),
         sources: Sources::new(config.informers.of(), own, on_change),

@@ -171,16 +171,6 @@ fn resizing(size: &Value, now: Timestamp) -> Value {
     }})
 }
 
-/// What a claim says that has grown.
-fn resized(size: &Value) -> Value {
-    json!({"status": {
-        "capacity": {"storage": size},
-        "allocatedResources": {"storage": size},
-        "allocatedResourceStatuses": {"storage": null},
-        "conditions": [{"$patch": "delete", "type": RESIZING}],
-    }})
-}
-
 /// The folder of a volume that was made here; never anything beside the place of such folders.
 fn own_folder(place: &Place, volume: &PersistentVolume) -> Option<PathBuf> {
     if annotation(&volume.metadata, PROVISIONED_BY) != Some(PROVISIONER) {
@@ -328,7 +318,7 @@ impl LocalPaths {
                 }
                 let patch = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
                 self.client.patch::<PersistentVolume>("", &volume, "", &patch).await?;
-                let patch = Patch::Strategic(resized(&size));
+                let patch = Patch::Strategic(json!({"status": crate::csi::grown(&size, claim)}));
                 self.client.patch::<PersistentVolumeClaim>(&key.namespace, &key.name, "status", &patch).await?;
                 self.recorder.normal(claim, "VolumeResizeSuccessful", "Resize volume succeeded");
             }

@@ -76,6 +76,8 @@ pub struct Options {
     pub file_check_frequency: GoDuration,
     /// How often the URL is asked.
     pub http_check_frequency: GoDuration,
+    /// How long what is known of how full volumes are is good.
+    pub volume_stats_agg_period: GoDuration,
     /// How long the node holds up the machine's shutdown for its Pods, and how much of that is for critical ones.
     pub shutdown_grace_period: GoDuration,
     /// Of that, for critical Pods.
@@ -204,6 +206,7 @@ impl Default for Options {
             static_pod_url_header: BTreeMap::new(),
             file_check_frequency: seconds(20),
             http_check_frequency: seconds(20),
+            volume_stats_agg_period: GoDuration(Duration::from_secs(60)),
             shutdown_grace_period: seconds(0),
             shutdown_grace_period_critical_pods: seconds(0),
             shutdown_grace_period_by_pod_priority: Vec::new(),

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
 };
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
@@ -533,31 +533,32 @@ fn driver_pod(name: &str, volume: Value) -> Value {
 }
 
 /// A volume of the driver, and a claim that is bound to it.
-async fn bound_claim(cluster: &Cluster) {
-    let secret = json!({"metadata": {"name": "key", "namespace": "default"}, "stringData": {"password": "x"}});
+async fn bound_claim(cluster: &Cluster, name: &str, mode: &str) {
+    let secret = json!({"metadata": {"name": name, "namespace": "default"}, "stringData": {"password": "x"}});
     cluster.put::<Secret>(secret).await;
+    let volume = format!("pv-{name}");
     let claim = json!({
-        "metadata": {"name": "data", "namespace": "default"},
+        "metadata": {"name": name, "namespace": "default"},
         "spec": {
-            "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": "pv-1",
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": volume, "volumeMode": mode,
             "resources": {"requests": {"storage": "1Gi"}},
         },
     });
     let claim = cluster.put::<PersistentVolumeClaim>(claim).await;
     let volume = json!({
-        "metadata": {"name": "pv-1"},
+        "metadata": {"name": volume},
         "spec": {
-            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "",
-            "claimRef": {"namespace": "default", "name": "data", "uid": claim.metadata.uid},
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "", "volumeMode": mode,
+            "claimRef": {"namespace": "default", "name": name, "uid": claim.metadata.uid},
             "csi": {
-                "driver": storage_driver::NAME, "volumeHandle": "vol-1", "volumeAttributes": {"speed": "high"},
-                "nodeStageSecretRef": {"namespace": "default", "name": "key"},
+                "driver": storage_driver::NAME, "volumeHandle": format!("vol-{name}"),
+                "volumeAttributes": {"speed": "high"}, "nodeStageSecretRef": {"namespace": "default", "name": name},
             },
         },
     });
     cluster.put::<PersistentVolume>(volume).await;
-    let bound = Patch::Merge(json!({"status": {"phase": "Bound"}}));
-    cluster.admin.patch::<PersistentVolumeClaim>("default", "data", "status", &bound).await.expect("it is bound");
+    let bound = Patch::Merge(json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}}));
+    cluster.admin.patch::<PersistentVolumeClaim>("default", name, "status", &bound).await.expect("it is bound");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -569,7 +570,7 @@ async fn storage_drivers_mount_what_pods_ask_of_them() {
         "spec": {"attachRequired": false, "podInfoOnMount": true, "volumeLifecycleModes": ["Persistent", "Ephemeral"]},
     });
     cluster.put::<CSIDriver>(about).await;
-    bound_claim(&cluster).await;
+    bound_claim(&cluster, "data", "Filesystem").await;
     let inline = json!({"name": "v", "csi": {"driver": storage_driver::NAME, "volumeAttributes": {"colour": "red"}}});
     let inline = cluster.put::<Pod>(driver_pod("inline", inline)).await;
     // Without the driver the Pod waits, and says for whom.
@@ -601,7 +602,7 @@ async fn storage_drivers_mount_what_pods_ask_of_them() {
         let folder = agent.join(format!("pods/{uid}/volumes/kubernetes.io~csi/{volume}/mount"));
         std::fs::read_to_string(folder.join("data")).unwrap_or_default()
     };
-    assert_eq!((data(&inline, "v").as_str(), data(&first, "pv-1").as_str()), ("inline", "vol-1"));
+    assert_eq!((data(&inline, "v").as_str(), data(&first, "pv-data").as_str()), ("inline", "vol-data"));
     for (done, name) in ["inline", "first", "second"].into_iter().enumerate() {
         cluster.admin.delete::<Pod>("default", name, &DeleteOptions::default()).await.expect("it can be deleted");
         // A Pod with a grace of 0 is gone from the API before the node has let its volumes go.
@@ -614,14 +615,14 @@ async fn storage_drivers_mount_what_pods_ask_of_them() {
     expect_test::expect![[r#"
         registered: true 
         publish inline staged=false ro=false {"colour": "red", "csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.name": "inline", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default"}
-        stage vol-1 {"password": "x"} true
-        publish vol-1 staged=true ro=false {"csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.name": "first", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default", "speed": "high"}
-        stage vol-1 {"password": "x"} true
-        publish vol-1 staged=true ro=false {"csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.name": "second", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default", "speed": "high"}
+        stage vol-data {"password": "x"} true
+        publish vol-data staged=true ro=false {"csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.name": "first", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default", "speed": "high"}
+        stage vol-data {"password": "x"} true
+        publish vol-data staged=true ro=false {"csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.name": "second", "csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/serviceAccount.name": "default", "speed": "high"}
         unpublish inline
-        unpublish vol-1
-        unpublish vol-1
-        unstage vol-1
+        unpublish vol-data
+        unpublish vol-data
+        unstage vol-data
     "#]]
     .assert_eq(&(driver.calls().join("\n") + "\n"));
     let staged = agent.join("plugins/kubernetes.io/csi").join(storage_driver::NAME);
@@ -631,4 +632,115 @@ async fn storage_drivers_mount_what_pods_ask_of_them() {
         })
         .await;
     cluster.stop().await;
+}
+
+/// What a cluster's controllers do for a volume: they say that it is at the node.
+async fn attach(cluster: &Cluster, volume: &str) {
+    let name = skiff_client::volumes::attachment_name(storage_driver::NAME, &format!("vol-{volume}"), "n1");
+    let attachment = json!({
+        "metadata": {"name": name},
+        "spec": {
+            "attacher": storage_driver::NAME, "nodeName": "n1",
+            "source": {"persistentVolumeName": format!("pv-{volume}")},
+        },
+    });
+    cluster.put::<VolumeAttachment>(attachment).await;
+    let attached = Patch::Merge(json!({"status": {"attached": true, "attachmentMetadata": {"device": "/dev/trial"}}}));
+    cluster.admin.patch::<VolumeAttachment>("", &name, "status", &attached).await.expect("it is attached");
+    let called = skiff_client::volumes::attached_name(storage_driver::NAME, &format!("vol-{volume}"));
+    let told = Patch::Merge(json!({"status": {"volumesAttached": [{"name": called, "devicePath": ""}]}}));
+    cluster.admin.patch::<Node>("", "n1", "status", &told).await.expect("it is told");
+}
+
+/// Waits until the Node tells that it uses these volumes.
+async fn in_use(cluster: &Cluster, expected: &[&str]) {
+    let expected: Vec<_> =
+        expected.iter().map(|name| format!("kubernetes.io/csi/{}^{name}", storage_driver::NAME)).collect();
+    let told = || async {
+        let node = cluster.admin.get::<Node>("", "n1").await.expect("the node is there");
+        (node.status?.volumes_in_use.unwrap_or_default() == expected).then_some(())
+    };
+    cluster.eventually(&format!("{expected:?} in use"), told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attached_volumes_are_used_grow_and_are_counted() {
+    let cluster = Cluster::start().await;
+    let agent = cluster.folder.join("kubelet");
+    cluster.put::<CSIDriver>(json!({"metadata": {"name": storage_driver::NAME}, "spec": {}})).await;
+    let driver = storage_driver::Driver::start(&agent);
+    bound_claim(&cluster, "data", "Filesystem").await;
+    cluster.put::<Pod>(driver_pod("first", json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}}))).await;
+    // Nobody has attached it, so the driver is asked for nothing.
+    in_use(&cluster, &["vol-data"]).await;
+    assert!(!driver.calls().iter().any(|call| call.starts_with("stage")), "{:?}", driver.calls());
+    attach(&cluster, "data").await;
+    cluster.ready("first").await;
+    let (_, metrics) = cluster.ask(Some(CALLER), "/metrics").await;
+    let told: String =
+        metrics.lines().filter(|line| line.starts_with("kubelet_volume")).map(|l| format!("{l}\n")).collect();
+    expect_test::expect![[r#"
+        kubelet_volume_stats_available_bytes{namespace="default",persistentvolumeclaim="data"} 70
+        kubelet_volume_stats_capacity_bytes{namespace="default",persistentvolumeclaim="data"} 100
+        kubelet_volume_stats_health_status_abnormal{namespace="default",persistentvolumeclaim="data"} 1
+        kubelet_volume_stats_inodes{namespace="default",persistentvolumeclaim="data"} 10
+        kubelet_volume_stats_inodes_free{namespace="default",persistentvolumeclaim="data"} 7
+        kubelet_volume_stats_inodes_used{namespace="default",persistentvolumeclaim="data"} 3
+        kubelet_volume_stats_used_bytes{namespace="default",persistentvolumeclaim="data"} 30
+    "#]]
+    .assert_eq(&told);
+    // The driver's controller has made it larger.
+    let pending = json!({"conditions": [{"type": "FileSystemResizePending", "status": "True"}]});
+    let pending = Patch::Merge(json!({ "status": pending }));
+    cluster.admin.patch::<PersistentVolumeClaim>("default", "data", "status", &pending).await.expect("it is told");
+    let larger = Patch::Merge(json!({"spec": {"capacity": {"storage": "2Gi"}}}));
+    cluster.admin.patch::<PersistentVolume>("", "pv-data", "", &larger).await.expect("it is larger");
+    let grown = || async {
+        let claim = cluster.admin.get::<PersistentVolumeClaim>("default", "data").await.expect("the claim is there");
+        let status = claim.status?;
+        let over = status.conditions.is_none_or(|conditions| conditions.is_empty());
+        (status.capacity?.get("storage")?.0 == "2Gi" && over).then_some(())
+    };
+    cluster.eventually("the claim to grow", grown).await;
+    // A volume that is a device: a link leads to what the driver has made.
+    bound_claim(&cluster, "raw", "Block").await;
+    let mut second = driver_pod("second", json!({"name": "v", "persistentVolumeClaim": {"claimName": "raw"}}));
+    let container = &mut second["spec"]["containers"][0];
+    container["volumeMounts"] = Value::Null;
+    container["volumeDevices"] = json!([{"name": "v", "devicePath": "/dev/v"}]);
+    let second = cluster.put::<Pod>(second).await;
+    in_use(&cluster, &["vol-data", "vol-raw"]).await;
+    attach(&cluster, "raw").await;
+    cluster.ready("second").await;
+    let uid = second.metadata.uid.expect("the server gives UIDs");
+    let link = agent.join(format!("pods/{uid}/volumeDevices/kubernetes.io~csi/pv-raw"));
+    assert_eq!(std::fs::read_to_string(&link).expect("it leads to the device"), "vol-raw");
+    for (name, left) in [("second", &["vol-data"] as &[&str]), ("first", &[])] {
+        cluster.admin.delete::<Pod>("default", name, &DeleteOptions::default()).await.expect("it can be deleted");
+        in_use(&cluster, left).await;
+    }
+    expect_test::expect![[r#"
+        registered: true 
+        stage vol-data {"password": "x"} true
+        publish vol-data from /dev/trial staged=true ro=false {"speed": "high"}
+        expand vol-data to 2147483648 there=true staged=true
+        stage vol-raw {"password": "x"} true
+        publish vol-raw as a device from /dev/trial staged=true ro=false {"speed": "high"}
+        unpublish vol-raw
+        unstage vol-raw
+        unpublish vol-data
+        unstage vol-data
+    "#]]
+    .assert_eq(&(driver.calls().join("\n") + "\n"));
+    assert_eq!(files_below(&agent.join("plugins/kubernetes.io")), [""; 0]);
+    cluster.stop().await;
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let each = entries.flat_map(|entry| match entry.path().is_dir() {
+        true => files_below(&entry.path()),
+        false => vec![entry.path().display().to_string()],
+    });
+    each.collect()
 }

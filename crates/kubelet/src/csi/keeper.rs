@@ -1,24 +1,27 @@
 //! Speaking to storage drivers: a volume is staged for the node and published for the Pod, and let go the other way round.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Secret};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachment};
 use parking_lot::Mutex;
 use prost::Message;
 use skiff_client::Client;
 use skiff_cri::CriError;
 use skiff_cri::grpc::Channel;
+use tokio::sync::Notify;
 
+use super::grow::{Grown, grow};
 use super::messages::{
     Empty, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
     SINGLE_NODE_MULTI_WRITER, STAGE_UNSTAGE_VOLUME, VOLUME_MOUNT_GROUP,
 };
 use super::registry::Told;
-use super::{MEMORY, Memory, Wanted, mounted, staging};
+use super::used::Used;
+use super::{MEMORY, Memory, Place, Wanted, mounted, names, staged};
 use crate::config::{paths::Paths, uid};
 use crate::volumes::owner;
 
@@ -37,13 +40,16 @@ pub struct Driver {
 }
 
 impl Driver {
-    fn can(&self, capability: i32) -> bool {
+    pub(super) fn can(&self, capability: i32) -> bool {
         self.capabilities.contains(&capability)
     }
 
+    pub(super) async fn call<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, CriError> {
+        self.channel.unary(&format!("/csi.v1.Node/{method}"), request, Some(PATIENCE)).await
+    }
+
     async fn ask(&self, method: &str, request: &impl Message) -> Result<(), CriError> {
-        let _: Empty = self.channel.unary(&format!("/csi.v1.Node/{method}"), request, Some(PATIENCE)).await?;
-        Ok(())
+        self.call::<Empty>(method, request).await.map(drop)
     }
 }
 
@@ -51,8 +57,14 @@ impl Driver {
 pub struct Drivers {
     pub(super) paths: Paths,
     drivers: Mutex<BTreeMap<String, Arc<Driver>>>,
-    /// What was published by this run of the agent: the UID of the Pod and the volume's name.
-    published: Mutex<HashSet<(String, String)>>,
+    /// What the Node's status tells of volumes.
+    used: Used,
+    /// Woken when that has to be told anew.
+    tell: Arc<Notify>,
+    /// The Pods whose volumes are not attached yet, by UID.
+    waiting: Mutex<HashSet<String>>,
+    /// What was published by this run of the agent, by the UID of the Pod and the volume's name, and how large it has grown.
+    published: Mutex<HashMap<(String, String), i64>>,
     /// One call at a time about each volume, by driver and handle.
     turns: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -62,6 +74,23 @@ pub struct Drivers {
 pub struct Published {
     /// A driver wants to be asked again from time to time.
     pub again: bool,
+    /// What came of a volume that was to grow.
+    pub grown: Option<Grown>,
+}
+
+/// Why a volume is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is not attached yet, which takes its time: what is waited for.
+    Waits(String),
+    /// Something is wrong, in upstream's words.
+    Failed(String),
+}
+
+impl From<String> for Trouble {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
 }
 
 /// What is asked for beside the volume itself.
@@ -75,13 +104,31 @@ pub struct Subject<'a> {
 }
 
 impl Drivers {
-    /// None yet.
-    pub fn new(paths: Paths) -> Arc<Self> {
-        Arc::new(Self { paths, drivers: Mutex::default(), published: Mutex::default(), turns: Mutex::default() })
+    /// None yet. `tell` is woken when the Node's status has to say something else.
+    pub fn new(paths: Paths, tell: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self {
+            used: Used::load(&paths),
+            paths,
+            tell,
+            drivers: Mutex::default(),
+            waiting: Mutex::default(),
+            published: Mutex::default(),
+            turns: Mutex::default(),
+        })
     }
 
     pub(super) fn add(&self, name: String, driver: Driver) {
         self.drivers.lock().insert(name, Arc::new(driver));
+    }
+
+    /// The attached volumes that the node uses, as its status calls them.
+    pub fn in_use(&self) -> Vec<String> {
+        self.used.names()
+    }
+
+    /// The UIDs of Pods that wait for a volume to be attached, for the last time: who waits on says so again.
+    pub fn take_waiting(&self) -> HashSet<String> {
+        std::mem::take(&mut self.waiting.lock())
     }
 
     pub(super) fn forget(&self, name: &str) {
@@ -98,9 +145,12 @@ impl Drivers {
         self.drivers.lock().iter().map(|(name, driver)| (name.clone(), told(driver))).collect()
     }
 
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Driver>> {
+        self.drivers.lock().get(name).cloned()
+    }
+
     fn driver(&self, name: &str) -> Result<Arc<Driver>, String> {
-        let found = self.drivers.lock().get(name).cloned();
-        found.ok_or_else(|| format!("driver name {name} not found in the list of registered CSI drivers"))
+        self.find(name).ok_or_else(|| format!("driver name {name} not found in the list of registered CSI drivers"))
     }
 
     /// The turn of whoever speaks about a volume.
@@ -111,25 +161,29 @@ impl Drivers {
         turns.entry((driver.to_owned(), handle.to_owned())).or_default().clone()
     }
 
-    /// Has a volume mounted for a Pod. May be repeated; the driver is asked again only where it wants to be.
+    /// Has a volume mounted for a Pod. May be repeated; the driver is asked again only where it wants to be, or where the
+    /// volume has grown.
     ///
     /// # Errors
-    /// The driver is missing or refuses, or something that it needs is missing; in upstream's words.
+    /// The driver is missing or refuses, or something that it needs is missing.
     pub async fn publish(
         &self,
         client: &Client,
         subject: &Subject<'_>,
         wanted: &Wanted,
         about: &CSIDriverSpec,
-    ) -> Result<Published, String> {
+    ) -> Result<Published, Trouble> {
         let pod = subject.pod;
         let again = about.requires_republish == Some(true);
         let key = (uid(pod).to_owned(), wanted.name.clone());
-        if self.published.lock().contains(&key) && !again {
-            return Ok(Published { again });
+        let known_size = self.published.lock().get(&key).copied();
+        let (is_there, known_size) = (known_size.is_some(), known_size.unwrap_or(0));
+        // The claim may not show yet that this was done.
+        let growth = wanted.growth.as_ref().filter(|growth| growth.bytes > known_size);
+        if is_there && !again && growth.is_none() {
+            return Ok(Published { again, grown: None });
         }
-        let failed =
-            |step: &str, error: String| format!("MountVolume.{step} failed for volume {:?} : {error}", wanted.name);
+        let failed = |step: &str, error: String| failed(wanted, step, error);
         let (step, calls) = match wanted.ephemeral {
             true => ("SetUp", "mounter.SetUpAt failed to get CSI client"),
             false => ("MountDevice", "attacher.MountDevice failed to create newCsiDriverClient"),
@@ -138,127 +192,181 @@ impl Drivers {
         check_mode(wanted, about).map_err(|error| failed("SetUp", error))?;
         let turn = self.turn(&wanted.driver, &wanted.handle);
         let held = turn.lock().await;
-        let context = self.attached(client, subject, wanted, about).await;
-        let context = context.map_err(|error| failed("WaitForAttach", format!("{WHO}: {error}")))?;
-        let group = owner::group(pod).filter(|_| !wanted.read_only);
+        let memory = wanted.remembered(subject.node, about);
+        let context = self.attached(client, subject, wanted, &memory).await?;
+        let group = owner::group(pod).filter(|_| !wanted.read_only && !wanted.block);
         let by_driver = group.map(|(group, _)| group).filter(|_| driver.can(VOLUME_MOUNT_GROUP));
         let capability = wanted.capability(driver.can(SINGLE_NODE_MULTI_WRITER), by_driver);
-        let memory = wanted.remembered(subject.node);
-        let mut staged_at = String::new();
-        if !wanted.ephemeral && driver.can(STAGE_UNSTAGE_VOLUME) {
-            let place = staging(&self.paths, &wanted.driver, &wanted.handle);
-            staged_at = place.display().to_string();
-            let request = NodeStageVolumeRequest {
+        let place = wanted.place(pod, &self.paths);
+        let target = place.target.display().to_string();
+        let stages = !wanted.ephemeral && driver.can(STAGE_UNSTAGE_VOLUME);
+        let staged_at = if stages { memory.staging(&self.paths).display().to_string() } else { String::new() };
+        if !is_there || again {
+            if stages {
+                let request = NodeStageVolumeRequest {
+                    volume_id: wanted.handle.clone(),
+                    publish_context: context.clone(),
+                    staging_target_path: staged_at.clone(),
+                    volume_capability: Some(capability.clone()),
+                    volume_context: wanted.attributes.clone(),
+                    secrets: HashMap::new(),
+                };
+                let beside = memory.staging_memory(&self.paths);
+                let staged = stage(client, &driver, wanted, request, (&beside, &memory)).await;
+                staged.map_err(|error| failed("MountDevice", error))?;
+            }
+            let request = NodePublishVolumeRequest {
                 volume_id: wanted.handle.clone(),
-                publish_context: context.clone(),
+                publish_context: context,
                 staging_target_path: staged_at.clone(),
+                target_path: target.clone(),
                 volume_capability: Some(capability.clone()),
-                volume_context: wanted.attributes.clone(),
+                readonly: wanted.read_only,
                 secrets: HashMap::new(),
+                volume_context: wanted.context(pod, about, subject.tokens),
             };
-            let staged = stage(client, &driver, wanted, request, &memory).await;
-            staged.map_err(|error| failed("MountDevice", error))?;
+            let asked = publish(client, &driver, wanted, request, (&place, &memory)).await;
+            asked.map_err(|error| failed("SetUp", error))?;
         }
-        let request = NodePublishVolumeRequest {
-            volume_id: wanted.handle.clone(),
-            publish_context: context,
-            staging_target_path: staged_at,
-            target_path: wanted.target(pod, &self.paths).display().to_string(),
-            volume_capability: Some(capability),
-            readonly: wanted.read_only,
-            secrets: HashMap::new(),
-            volume_context: wanted.context(pod, about, subject.tokens),
+        let grown = match growth {
+            Some(growth) => grow(client, &driver, (wanted, growth), (&target, &staged_at), &capability).await,
+            None => None,
         };
-        let folder = wanted.folder(pod, &self.paths);
-        let asked = publish(client, &driver, wanted, request, (&folder, &memory)).await;
-        asked.map_err(|error| failed("SetUp", error))?;
+        let is_grown = grown.as_ref().is_some_and(|grown| grown.refused.is_none());
+        let size = growth.filter(|_| is_grown).map_or(known_size, |growth| growth.bytes);
         if let Some((group, only_on_mismatch)) = group.filter(|_| by_driver.is_none() && wanted.takes_group(about)) {
-            let target = wanted.target(pod, &self.paths);
-            let given = tokio::task::spawn_blocking(move || owner::apply(&target, group, only_on_mismatch)).await;
+            let given = tokio::task::spawn_blocking(move || owner::apply(&place.target, group, only_on_mismatch)).await;
             let given = given.map_err(std::io::Error::other).and_then(|given| given);
             let words = |error| failed("SetUp", format!("applyFSGroup failed for vol {}: {error}", wanted.handle));
             given.map_err(words)?;
         }
-        self.published.lock().insert(key);
+        self.published.lock().insert(key, size);
         drop(held);
-        Ok(Published { again })
+        Ok(Published { again, grown })
     }
 
-    /// What the VolumeAttachment says, where the driver wants volumes to be attached.
+    /// What the driver's controller says for the node about a volume, where it wants volumes to be attached. The Node's status
+    /// must tell that the volume is used before it is looked whether the same status tells that it is there: whoever detaches
+    /// writes the second only while the first is not told.
     async fn attached(
         &self,
         client: &Client,
         subject: &Subject<'_>,
         wanted: &Wanted,
-        about: &CSIDriverSpec,
-    ) -> Result<HashMap<String, String>, String> {
-        if wanted.ephemeral || about.attach_required == Some(false) {
+        memory: &Memory,
+    ) -> Result<HashMap<String, String>, Trouble> {
+        if !memory.attached {
             return Ok(HashMap::new());
         }
-        let name = wanted.attachment(subject.node);
-        let found = client.get::<VolumeAttachment>("", &name).await;
-        let failed = |why: String| format!("attacher.WaitForAttach failed for volume [{}]: {why}", wanted.handle);
-        match found.map_err(|error| failed(error.to_string()))?.status {
-            Some(status) if status.attached => Ok(status.attachment_metadata.unwrap_or_default().into_iter().collect()),
-            status => {
-                let error = status.and_then(|status| status.attach_error).and_then(|error| error.message);
-                let why = error.unwrap_or_else(|| format!("volume attachment {name} has not been attached yet"));
-                Err(failed(why))
-            }
+        let name = wanted.attached_name();
+        if self.used.hold(&name, &memory.staging(&self.paths), Some(uid(subject.pod))) {
+            self.tell.notify_one();
         }
+        // Noted before it is looked: a change between the two wakes the Pod.
+        self.waiting.lock().insert(uid(subject.pod).to_owned());
+        let failed = |error: String| {
+            failed(wanted, "WaitForAttach", format!("{WHO}: attacher.WaitForAttach failed for {error}"))
+        };
+        let node = client.get::<ApiNode>("", subject.node).await.map_err(|error| failed(error.to_string()))?;
+        let status = node.status.unwrap_or_default();
+        if !status.volumes_in_use.iter().flatten().any(|used| *used == name) {
+            let why = "Volume has not been added to the list of VolumesInUse in the node's volume status";
+            return Err(Trouble::Waits(format!("{why} for volume {:?}", wanted.name)));
+        }
+        if !status.volumes_attached.iter().flatten().any(|attached| attached.name == name) {
+            return Err(Trouble::Waits(format!("volume {:?} is not attached according to node status", wanted.name)));
+        }
+        self.waiting.lock().remove(uid(subject.pod));
+        let found = client.get::<VolumeAttachment>("", &memory.attachment_id).await;
+        let found = found.map_err(|error| failed(format!("volume [{}]: {error}", wanted.handle)))?;
+        let metadata = found.status.and_then(|status| status.attachment_metadata);
+        Ok(metadata.into_iter().flatten().collect())
     }
 
-    /// Lets go of all volumes of drivers in a Pod's folder. May be repeated.
+    /// Lets go of all volumes of drivers that a Pod has. May be repeated.
     ///
     /// # Errors
     /// A driver is missing or refuses, or a file cannot be read.
-    pub async fn unpublish_all(&self, pod_folder: &Path) -> Result<(), String> {
-        let found = mounted(pod_folder).map_err(|error| format!("{}: {error}", pod_folder.display()))?;
-        let uid = pod_folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        for (folder, memory) in found {
+    pub async fn unpublish_all(&self, uid: &str) -> Result<(), String> {
+        let found = mounted(&self.paths, uid).map_err(|error| format!("{}: {error}", self.paths.pod(uid).display()))?;
+        for (place, memory) in found {
             let turn = self.turn(&memory.driver_name, &memory.volume_handle);
             let held = turn.lock().await;
             let named = |error: String| format!("{WHO}: unmounting volume {:?}: {error}", memory.spec_vol_id);
             let driver = self.driver(&memory.driver_name).map_err(named)?;
-            let target = folder.join("mount");
             let request = NodeUnpublishVolumeRequest {
                 volume_id: memory.volume_handle.clone(),
-                target_path: target.display().to_string(),
+                target_path: place.target.display().to_string(),
             };
             driver.ask("NodeUnpublishVolume", &request).await.map_err(|error| named(error.to_string()))?;
-            self.published.lock().remove(&(uid.clone(), memory.spec_vol_id.clone()));
-            clear(&folder, &target).map_err(|error| named(error.to_string()))?;
+            self.published.lock().remove(&(uid.to_owned(), memory.spec_vol_id.clone()));
+            place.clear().map_err(|error| named(error.to_string()))?;
             if memory.volume_lifecycle_mode != "Ephemeral" {
                 self.unstage(&driver, &memory).await.map_err(named)?;
             }
             drop(held);
+        }
+        self.waiting.lock().remove(uid);
+        if self.used.release(uid) {
+            self.tell.notify_one();
         }
         Ok(())
     }
 
     /// Undoes what was done for the whole node, once no Pod has the volume any more.
     async fn unstage(&self, driver: &Driver, memory: &Memory) -> Result<(), String> {
-        let place = staging(&self.paths, &memory.driver_name, &memory.volume_handle);
-        if !place.exists() || self.is_used(memory) {
+        if self.is_used(memory) {
             return Ok(());
         }
-        let request = NodeUnstageVolumeRequest {
-            volume_id: memory.volume_handle.clone(),
-            staging_target_path: place.display().to_string(),
-        };
-        driver.ask("NodeUnstageVolume", &request).await.map_err(|error| error.to_string())?;
-        let Some(folder) = place.parent() else { return Ok(()) };
-        clear(folder, &place).map_err(|error| error.to_string())
+        let staging = memory.staging(&self.paths);
+        if staging.exists() {
+            let request = NodeUnstageVolumeRequest {
+                volume_id: memory.volume_handle.clone(),
+                staging_target_path: staging.display().to_string(),
+            };
+            driver.ask("NodeUnstageVolume", &request).await.map_err(|error| error.to_string())?;
+        }
+        clear(&memory.staging_memory(&self.paths), &staging).map_err(|error| error.to_string())
+    }
+
+    /// Undoes what an earlier run of the agent has left of a driver's volumes that no Pod has.
+    pub(super) async fn sweep(&self, driver_name: &str) -> Result<(), String> {
+        let Some(driver) = self.find(driver_name) else { return Ok(()) };
+        let left = staged(&self.paths).map_err(|error| error.to_string())?;
+        for memory in left.iter().filter(|memory| memory.driver_name == driver_name) {
+            let turn = self.turn(&memory.driver_name, &memory.volume_handle);
+            let held = turn.lock().await;
+            self.unstage(&driver, memory).await?;
+            drop(held);
+        }
+        if self.used.release("") {
+            self.tell.notify_one();
+        }
+        Ok(())
     }
 
     /// Whether some Pod still has the volume.
     fn is_used(&self, memory: &Memory) -> bool {
-        let Ok(pods) = std::fs::read_dir(self.paths.pods()) else { return false };
-        let of_pod = |pod: std::fs::DirEntry| mounted(&pod.path()).unwrap_or_default();
-        pods.flatten().flat_map(of_pod).any(|(_, other)| {
-            (&other.driver_name, &other.volume_handle) == (&memory.driver_name, &memory.volume_handle)
+        let Ok(pods) = names(&self.paths.pods()) else { return true };
+        pods.iter().any(|uid| match mounted(&self.paths, uid) {
+            Ok(found) => found.iter().any(|(_, other)| other.is_of(memory)),
+            // What cannot be read may be it.
+            Err(_) => true,
         })
     }
+}
+
+/// What goes wrong with a volume, as upstream words it.
+fn failed(wanted: &Wanted, step: &str, error: String) -> Trouble {
+    let step = match (wanted.block, step) {
+        (true, "MountDevice") => "MapVolume.SetUpDevice",
+        (true, "SetUp") => "MapVolume.MapPodDevice",
+        (true, _) => "MapVolume.WaitForAttach",
+        (false, "MountDevice") => "MountVolume.MountDevice",
+        (false, "SetUp") => "MountVolume.SetUp",
+        (false, _) => "MountVolume.WaitForAttach",
+    };
+    Trouble::Failed(format!("{step} failed for volume {:?} : {error}", wanted.name))
 }
 
 /// Whether the driver has volumes that live as this one does.
@@ -280,11 +388,10 @@ async fn stage(
     driver: &Driver,
     wanted: &Wanted,
     mut request: NodeStageVolumeRequest,
-    memory: &Memory,
+    (beside, memory): (&Path, &Memory),
 ) -> Result<(), String> {
     request.secrets = secret(client, wanted.stage_secret.as_ref()).await?;
-    let place = Path::new(&request.staging_target_path);
-    make(place, memory, place.parent())?;
+    make(Path::new(&request.staging_target_path), beside, memory)?;
     driver.ask("NodeStageVolume", &request).await.map_err(|error| error.to_string())
 }
 
@@ -293,13 +400,45 @@ async fn publish(
     driver: &Driver,
     wanted: &Wanted,
     mut request: NodePublishVolumeRequest,
-    (folder, memory): (&Path, &Memory),
+    (place, memory): (&Place, &Memory),
 ) -> Result<(), String> {
     request.secrets = secret(client, wanted.publish_secret.as_ref()).await?;
-    // The target itself is the driver's to make, beside what is remembered of it.
-    make(folder, memory, Some(folder))?;
+    // The link first: by it the Pod's end finds what is to be undone.
+    if let Some(link) = &place.link {
+        let linked = link_to(&place.target, link);
+        linked.map_err(|error| format!("{WHO}: cannot make {}: {error}", link.display()))?;
+    }
+    // The target itself is the driver's to make.
+    make(&place.parent(), &place.memory, memory)?;
     let asked = driver.ask("NodePublishVolume", &request).await;
     asked.map_err(|error| format!("{WHO}: mounter.SetUp failed: {error}"))
+}
+
+fn link_to(target: &Path, link: &Path) -> std::io::Result<()> {
+    if std::fs::read_link(link).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    link.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    std::os::unix::fs::symlink(target, link)
+}
+
+impl Place {
+    fn parent(&self) -> PathBuf {
+        self.target.parent().expect("it was joined to one").to_owned()
+    }
+
+    /// Takes away what is left of the Pod's volume once the driver has let go of it.
+    fn clear(&self) -> std::io::Result<()> {
+        match &self.link {
+            Some(link) => {
+                gone(remove(&self.target))?;
+                not_empty(std::fs::remove_dir(self.parent()))?;
+                // Last: without it nobody would come back.
+                gone(std::fs::remove_file(link))
+            }
+            None => clear(&self.memory, &self.target),
+        }
+    }
 }
 
 /// What the API says of a driver; what it says of none is what upstream takes for that.
@@ -314,7 +453,10 @@ pub async fn about(client: &Client, driver: &str) -> Result<CSIDriverSpec, Strin
     }
 }
 
-async fn secret(client: &Client, named: Option<&(String, String)>) -> Result<HashMap<String, String>, String> {
+pub(super) async fn secret(
+    client: &Client,
+    named: Option<&(String, String)>,
+) -> Result<HashMap<String, String>, String> {
     let Some((namespace, name)) = named else { return Ok(HashMap::new()) };
     let found = client.get::<Secret>(namespace, name).await;
     let found = found.map_err(|error| {
@@ -329,18 +471,40 @@ async fn secret(client: &Client, named: Option<&(String, String)>) -> Result<Has
 }
 
 /// Makes a folder and remembers, before the driver is asked for anything, whom to ask to undo it.
-fn make(folder: &Path, memory: &Memory, beside: Option<&Path>) -> Result<(), String> {
-    let made = std::fs::create_dir_all(folder).and_then(|()| beside.map_or(Ok(()), |place| memory.save(place)));
+fn make(folder: &Path, beside: &Path, memory: &Memory) -> Result<(), String> {
+    let made = std::fs::create_dir_all(folder).and_then(|()| memory.save(beside));
     made.map_err(|error| format!("{WHO}: cannot make {}: {error}", folder.display()))
 }
 
 /// Takes away what was mounted on, then what was remembered. What is still mounted is never removed.
 fn clear(folder: &Path, target: &Path) -> std::io::Result<()> {
-    let gone = |result: std::io::Result<()>| match result {
+    gone(remove(target))?;
+    gone(std::fs::remove_file(folder.join(MEMORY)))?;
+    gone(std::fs::remove_dir(folder))?;
+    // That of a block volume has a folder to itself.
+    if folder.ends_with("data") {
+        folder.parent().map_or(Ok(()), |parent| gone(std::fs::remove_dir(parent)))
+    } else {
+        Ok(())
+    }
+}
+
+/// Removes an empty folder, or what stands for a device.
+fn remove(target: &Path) -> std::io::Result<()> {
+    if std::fs::symlink_metadata(target)?.is_dir() { std::fs::remove_dir(target) } else { std::fs::remove_file(target) }
+}
+
+fn gone(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result,
-    };
-    gone(if target.is_file() { std::fs::remove_file(target) } else { std::fs::remove_dir(target) })?;
-    gone(std::fs::remove_file(folder.join(MEMORY)))?;
-    gone(std::fs::remove_dir(folder))
+    }
+}
+
+/// Pods share the folder: the last one takes it away.
+fn not_empty(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => gone(result),
+    }
 }

@@ -2,27 +2,32 @@
 //! [`keeper`].
 //! See <https://kubernetes.io/docs/concepts/storage/volumes/#csi>.
 
+mod grow;
 mod keeper;
 mod messages;
 mod registry;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod used;
 
-pub use keeper::{Drivers, Subject, about};
+pub use grow::{Grown, Growth, grown};
+pub use keeper::{Drivers, Subject, Trouble, about};
 pub use registry::keep;
+pub use stats::Stats;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolumeSpec, Pod, Volume};
 use k8s_openapi::api::storage::v1::CSIDriverSpec;
 use serde::{Deserialize, Serialize};
+use skiff_client::volumes::{attached_name, attachment_name, sha256_hex};
 
 use crate::config::paths::Paths;
 use crate::config::{name, namespace, uid};
 use crate::pod::spec::spec;
-use messages::{AccessMode, MountVolume, VolumeCapability};
+use messages::{AccessMode, BlockVolume, MountVolume, VolumeCapability};
 
 /// The folder of such volumes among a Pod's.
 pub const FOLDER: &str = "kubernetes.io~csi";
@@ -30,6 +35,8 @@ pub const FOLDER: &str = "kubernetes.io~csi";
 const MEMORY: &str = "vol_data.json";
 /// The node's own folder for what drivers mount once for all Pods.
 const STAGING: &str = "plugins/kubernetes.io/csi";
+/// In it, and in a Pod's folder: what concerns block volumes.
+const DEVICES: &str = "volumeDevices";
 /// Keys of what drivers are told of the Pod.
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
 const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
@@ -51,22 +58,43 @@ pub struct Wanted {
     pub ephemeral: bool,
     /// Not to be written.
     pub read_only: bool,
+    /// Whether containers get it as a device.
+    pub block: bool,
+    /// How large it shall become for its claim.
+    pub growth: Option<Growth>,
     fs_type: String,
     mount_options: Vec<String>,
     access_mode: Option<String>,
     attributes: HashMap<String, String>,
     stage_secret: Option<(String, String)>,
     publish_secret: Option<(String, String)>,
+    expand_secret: Option<(String, String)>,
 }
 
-/// The SHA-256 of texts, in hexadecimal.
-fn digest(texts: &[&str]) -> String {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    texts.iter().for_each(|text| context.update(text.as_bytes()));
-    context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a String takes all text");
-        hex
-    })
+/// Where one Pod's volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// The folder of what is remembered of it. Pods share that of a block volume.
+    memory: PathBuf,
+    /// What the driver makes for the Pod.
+    target: PathBuf,
+    /// The Pod's link to that, by which its containers find a block volume.
+    link: Option<PathBuf>,
+}
+
+impl Place {
+    fn of(paths: &Paths, uid: &str, name: &str, block: bool) -> Self {
+        if block {
+            let devices = paths.root.join(STAGING).join(DEVICES);
+            return Self {
+                memory: devices.join(name).join("data"),
+                target: devices.join("publish").join(name).join(uid),
+                link: Some(paths.pod(uid).join(DEVICES).join(FOLDER).join(name)),
+            };
+        }
+        let memory = paths.volume(uid, FOLDER, name);
+        Self { target: memory.join("mount"), memory, link: None }
+    }
 }
 
 impl Wanted {
@@ -76,15 +104,18 @@ impl Wanted {
         Self {
             name: volume.name.clone(),
             driver: source.driver.clone(),
-            handle: format!("csi-{}", digest(&[uid(pod), &volume.name])),
+            handle: format!("csi-{}", sha256_hex(&[uid(pod), &volume.name])),
             ephemeral: true,
             read_only: source.read_only == Some(true),
+            block: false,
+            growth: None,
             fs_type: source.fs_type.clone().unwrap_or_default(),
             mount_options: Vec::new(),
             access_mode: None,
             attributes: source.volume_attributes.clone().unwrap_or_default().into_iter().collect(),
             stage_secret: None,
             publish_secret: secret.map(|secret| (namespace(pod).to_owned(), secret.name.clone())),
+            expand_secret: None,
         }
     }
 
@@ -105,31 +136,44 @@ impl Wanted {
             handle: source.volume_handle.clone(),
             ephemeral: false,
             read_only: read_only || source.read_only == Some(true),
+            block: spec.volume_mode.as_deref() == Some("Block"),
+            growth: None,
             fs_type: source.fs_type.clone().unwrap_or_default(),
             mount_options: spec.mount_options.clone().unwrap_or_default(),
             access_mode: spec.access_modes.iter().flatten().next().cloned(),
             attributes: source.volume_attributes.clone().unwrap_or_default().into_iter().collect(),
             stage_secret: secret(&source.node_stage_secret_ref),
             publish_secret: secret(&source.node_publish_secret_ref),
+            expand_secret: secret(&source.node_expand_secret_ref),
         }
     }
 
-    /// The folder of the volume among the Pod's.
-    fn folder(&self, pod: &Pod, paths: &Paths) -> PathBuf {
-        paths.volume(uid(pod), FOLDER, &self.name)
+    fn place(&self, pod: &Pod, paths: &Paths) -> Place {
+        Place::of(paths, uid(pod), &self.name, self.block)
     }
 
-    /// Where the driver mounts it for the Pod.
+    /// Where the Pod's containers find it.
     pub fn target(&self, pod: &Pod, paths: &Paths) -> PathBuf {
-        self.folder(pod, paths).join("mount")
+        let place = self.place(pod, paths);
+        place.link.unwrap_or(place.target)
     }
 
     /// The name of the VolumeAttachment that says that the volume is at the node.
     fn attachment(&self, node: &str) -> String {
-        format!("csi-{}", digest(&[&self.handle, &self.driver, node]))
+        attachment_name(&self.driver, &self.handle, node)
     }
 
-    fn remembered(&self, node: &str) -> Memory {
+    /// What the Node's status calls it.
+    fn attached_name(&self) -> String {
+        attached_name(&self.driver, &self.handle)
+    }
+
+    /// Whether it is only used while the Node's status says so, and after it was attached.
+    fn is_attached_first(&self, about: &CSIDriverSpec) -> bool {
+        !self.ephemeral && about.attach_required != Some(false)
+    }
+
+    fn remembered(&self, node: &str, about: &CSIDriverSpec) -> Memory {
         Memory {
             driver_name: self.driver.clone(),
             volume_handle: self.handle.clone(),
@@ -137,6 +181,8 @@ impl Wanted {
             node_name: node.to_owned(),
             attachment_id: if self.ephemeral { String::new() } else { self.attachment(node) },
             volume_lifecycle_mode: (if self.ephemeral { "Ephemeral" } else { "Persistent" }).to_owned(),
+            attached: self.is_attached_first(about),
+            block: self.block,
         }
     }
 
@@ -148,11 +194,15 @@ impl Wanted {
             volume_mount_group: group.map(|group| group.to_string()).unwrap_or_default(),
         };
         let mode = AccessMode { mode: access_mode(self.access_mode.as_deref(), tells_writers) };
-        VolumeCapability { mount: Some(mount), access_mode: Some(mode) }
+        let (block, mount) = if self.block { (Some(BlockVolume {}), None) } else { (None, Some(mount)) };
+        VolumeCapability { block, mount, access_mode: Some(mode) }
     }
 
     /// Whether the node gives the volume's files to the Pod's group, by the driver's policy.
     fn takes_group(&self, driver: &CSIDriverSpec) -> bool {
+        if self.block {
+            return false;
+        }
         match driver.fs_group_policy.as_deref() {
             Some("File") => true,
             Some("None") => false,
@@ -198,11 +248,6 @@ fn access_mode(mode: Option<&str>, tells_writers: bool) -> i32 {
     }
 }
 
-/// Where a driver mounts a volume for the whole node.
-fn staging(paths: &Paths, driver: &str, handle: &str) -> PathBuf {
-    paths.root.join(STAGING).join(driver).join(digest(&[handle])).join("globalmount")
-}
-
 /// What a later run of the agent needs to let a volume go.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -215,6 +260,11 @@ struct Memory {
     #[serde(rename = "attachmentID")]
     attachment_id: String,
     volume_lifecycle_mode: String,
+    /// Whether the Node's status tells that it is used.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    attached: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    block: bool,
 }
 
 impl Memory {
@@ -222,30 +272,81 @@ impl Memory {
         serde_json::from_slice(&std::fs::read(folder.join(MEMORY))?).map_err(std::io::Error::other)
     }
 
+    /// The same where nothing may be remembered: the driver was not asked for anything yet.
+    fn find(folder: &Path) -> std::io::Result<Option<Self>> {
+        match Self::load(folder) {
+            Ok(memory) => Ok(Some(memory)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn save(&self, folder: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other)?;
         std::fs::write(folder.join(MEMORY), bytes)
     }
+
+    /// Where the driver puts the volume for the whole node.
+    fn staging(&self, paths: &Paths) -> PathBuf {
+        let drivers = paths.root.join(STAGING);
+        if self.block {
+            return drivers.join(DEVICES).join("staging").join(&self.spec_vol_id);
+        }
+        drivers.join(&self.driver_name).join(sha256_hex(&[&self.volume_handle])).join("globalmount")
+    }
+
+    /// The folder of what is remembered of that.
+    fn staging_memory(&self, paths: &Paths) -> PathBuf {
+        match self.block {
+            true => Place::of(paths, "", &self.spec_vol_id, true).memory,
+            false => self.staging(paths).parent().expect("it was joined to one").to_owned(),
+        }
+    }
+
+    fn attached_name(&self) -> String {
+        attached_name(&self.driver_name, &self.volume_handle)
+    }
+
+    fn is_of(&self, other: &Self) -> bool {
+        (&self.driver_name, &self.volume_handle) == (&other.driver_name, &other.volume_handle)
+    }
 }
 
-/// The volumes of drivers that a Pod's folder has, each with what is remembered of it.
-fn mounted(pod_folder: &Path) -> std::io::Result<Vec<(PathBuf, Memory)>> {
-    let entries = match std::fs::read_dir(pod_folder.join("volumes").join(FOLDER)) {
+/// The names in a folder that may be missing.
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
         entries => entries?,
     };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// The volumes of drivers that a Pod has, each with what is remembered of it.
+fn mounted(paths: &Paths, uid: &str) -> std::io::Result<Vec<(Place, Memory)>> {
     let mut found = Vec::new();
-    for entry in entries {
-        let folder = entry?.path();
-        match Memory::load(&folder) {
-            Ok(memory) => found.push((folder, memory)),
-            // The driver was not asked for anything yet.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    for (part, block) in [("volumes", false), (DEVICES, true)] {
+        for name in names(&paths.pod(uid).join(part).join(FOLDER))? {
+            let place = Place::of(paths, uid, &name, block);
+            found.extend(Memory::find(&place.memory)?.map(|memory| (place, memory)));
         }
     }
     Ok(found)
+}
+
+/// What is remembered of volumes that drivers have put there for the whole node.
+fn staged(paths: &Paths) -> std::io::Result<Vec<Memory>> {
+    let drivers = paths.root.join(STAGING);
+    let mut folders = Vec::new();
+    for driver in names(&drivers)? {
+        let inner = drivers.join(&driver);
+        folders.extend(names(&inner)?.into_iter().map(|name| match driver == DEVICES {
+            true => inner.join(name).join("data"),
+            false => inner.join(name),
+        }));
+    }
+    let found = folders.iter().map(|folder| Memory::find(folder)).collect::<std::io::Result<Vec<_>>>()?;
+    Ok(found.into_iter().flatten().filter(|memory| memory.staging(paths).exists()).collect())
 }
 
 /// The tokens that a driver wants of the Pod's service account: audience and seconds.

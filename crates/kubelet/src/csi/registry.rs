@@ -98,7 +98,16 @@ pub async fn keep(drivers: Arc<Drivers>, client: Client, node: String) {
         for socket in found {
             let standing = known.entry(socket.clone()).or_default();
             if standing.is_due() {
-                standing.note(register(&drivers, &socket.0).await);
+                let name = register(&drivers, &socket.0).await;
+                if let Some(name) = name.clone() {
+                    let drivers = drivers.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = drivers.sweep(&name).await {
+                            tracing::warn!(driver = name, error, "cannot let go of volumes that no Pod has");
+                        }
+                    });
+                }
+                standing.note(name);
             }
         }
         let now = drivers.told();

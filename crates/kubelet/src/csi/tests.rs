@@ -25,13 +25,15 @@ fn names_are_those_that_upstream_makes() {
     let volume = &pod.spec.as_ref().expect("a spec").volumes.as_ref().expect("volumes")[0];
     let wanted = Wanted::inline(&pod, volume, volume.csi.as_ref().expect("a driver's"));
     // What a program of another maker computes: `printf uv | sha256sum`.
-    assert_eq!(wanted.handle, format!("csi-{}", digest(&["uv"])));
-    assert_eq!(digest(&["u", "v"]), digest(&["uv"]));
-    assert_eq!(digest(&["abc"]), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(wanted.handle, format!("csi-{}", sha256_hex(&["uv"])));
     let paths = Paths { root: "/k".into(), logs: "/l".into() };
     assert_eq!(wanted.target(&pod, &paths), Path::new("/k/pods/u/volumes/kubernetes.io~csi/v/mount"));
-    let staged = staging(&paths, "d.x", "abc");
+    let memory = wanted.remembered("n1", &CSIDriverSpec::default());
+    let staged = memory.staging(&paths);
     assert!(staged.starts_with("/k/plugins/kubernetes.io/csi/d.x") && staged.ends_with("globalmount"));
+    let block = Memory { block: true, ..memory };
+    assert_eq!(block.staging(&paths), Path::new("/k/plugins/kubernetes.io/csi/volumeDevices/staging/v"));
+    assert_eq!(block.staging_memory(&paths), Path::new("/k/plugins/kubernetes.io/csi/volumeDevices/v/data"));
 }
 
 #[test]
@@ -88,13 +90,13 @@ fn drivers_are_told_of_the_pod_where_they_want_it() {
 #[tokio::test]
 async fn a_driver_that_is_gone_keeps_what_it_mounted() {
     let folder = std::env::temp_dir().join(format!("skiff-csi-{}", skiff_base::ids::Ids::random().suffix(8)));
-    let drivers: Arc<Drivers> = Drivers::new(Paths { root: folder.clone(), logs: folder.clone() });
+    let drivers: Arc<Drivers> = Drivers::new(Paths { root: folder.clone(), logs: folder.clone() }, Arc::default());
     let volume = folder.join("pods/u/volumes").join(FOLDER).join("v");
     let memory = Memory { driver_name: "d.x".into(), spec_vol_id: "v".into(), ..Memory::default() };
     memory.save(&volume).expect("written");
-    let refused = drivers.unpublish_all(&folder.join("pods/u")).await;
+    let refused = drivers.unpublish_all("u").await;
     let stays = Memory::load(&volume).ok();
-    let none = drivers.unpublish_all(&folder.join("pods/other")).await;
+    let none = drivers.unpublish_all("other").await;
     std::fs::remove_dir_all(&folder).expect("it goes");
     assert_eq!(
         refused,

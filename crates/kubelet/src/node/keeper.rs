@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::facts::Machine;
 use super::guard::Pressures;
 use super::object::{self, Health, Identity};
+use crate::csi::Drivers;
 
 /// The lease's life and the time between renewals; upstream's numbers.
 const LEASE_SECONDS: i32 = 40;
@@ -52,6 +53,8 @@ pub struct Keeper {
     pub pressures: Pressures,
     /// Devices of plugins by resource: all, and those that are well.
     pub devices: Arc<Mutex<BTreeMap<String, (i64, i64)>>>,
+    /// Storage drivers, whose volumes the node uses.
+    pub drivers: Arc<Drivers>,
     /// Whether the machine is being shut down.
     pub shutting_down: Arc<AtomicBool>,
     /// The last status that was written.
@@ -168,6 +171,7 @@ impl Keeper {
         let mut health = Health {
             pressures: self.pressures.lock().clone(),
             devices: self.devices.lock().clone(),
+            volumes_in_use: self.drivers.in_use(),
             ..Health::default()
         };
         if self.shutting_down.load(Ordering::Acquire) {

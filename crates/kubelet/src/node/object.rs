@@ -51,6 +51,8 @@ pub struct Health {
     pub not_ready: Vec<String>,
     /// Devices of plugins by resource: all, and those that are well.
     pub devices: BTreeMap<String, (i64, i64)>,
+    /// The attached volumes that the node uses.
+    pub volumes_in_use: Vec<String>,
     /// The runtime's name and version, `skiff://0.1.0`.
     pub runtime: String,
     /// The images on the node.
@@ -163,6 +165,9 @@ pub fn status(
         node_info: Some(info(identity, machine, health)),
         images: Some(images(health.images.clone())),
         conditions: Some(conditions(health, old, now)),
+        // An empty list takes away the one that is told; without one there is nothing to say.
+        volumes_in_use: Some(health.volumes_in_use.clone())
+            .filter(|now| !now.is_empty() || old.is_some_and(|old| old.volumes_in_use.is_some())),
         features: health.supplemental_groups_policy.then_some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         runtime_handlers: (!health.handlers.is_empty()).then(|| health.handlers.iter().map(handler).collect()),
         ..NodeStatus::default()
@@ -277,7 +282,7 @@ pub fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
         }
         // Other parts write these.
         status.volumes_attached = None;
-        status.volumes_in_use = None;
+        status.volumes_in_use = status.volumes_in_use.filter(|volumes| !volumes.is_empty());
         status.phase = None;
         status.config = None;
         status.declared_features = None;

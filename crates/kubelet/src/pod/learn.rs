@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Stepping;
 use super::resize::IMAGE_VOLUME;
-use super::types::{Ended, Image, Outcome, Task, Volumes};
+use super::types::{Ended, Image, NOT_ATTACHED, Outcome, Task, Volumes};
 
 /// The first wait after a failed image pull; doubles up to [`BACKOFF_CAP`].
 pub(super) const BACKOFF_INITIAL: Duration = Duration::from_secs(10);
@@ -14,6 +14,8 @@ pub(super) const BACKOFF_CAP: Duration = Duration::from_secs(300);
 const RETRY_INITIAL: Duration = Duration::from_millis(500);
 /// The longest wait between tries of such an action.
 const RETRY_CAP: Duration = Duration::from_secs(120);
+/// Volumes that are not attached yet are told of once the waits have grown to this: some two minutes, as upstream.
+const TELL_OF_WAITING: Duration = Duration::from_secs(64);
 /// How long after an action that succeeded without effect the next try comes.
 const REPEAT: Duration = Duration::from_secs(1);
 /// How long after a failed start (such as for a missing ConfigMap) the next try comes.
@@ -91,7 +93,11 @@ impl Stepping<'_> {
 
     /// A failed action is tried again after a growing delay, and told where a person can mend the cause.
     pub(super) fn learn_failure(&mut self, task: &Task, reason: &str, message: &str) {
+        let before = self.state.retries.get(task).map(|(_, delay)| *delay);
+        let waited = before.unwrap_or(Duration::ZERO);
         match task {
+            // To be attached takes its time, and somebody else tells what goes wrong with it.
+            Task::Volumes if reason == NOT_ATTACHED && waited < TELL_OF_WAITING => {}
             Task::Volumes => self.event(true, "FailedMount", message, ""),
             Task::Sandbox => {
                 self.event(true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"), "")
@@ -106,7 +112,6 @@ impl Stepping<'_> {
             }
             _ => {}
         }
-        let before = self.state.retries.get(task).map(|(_, delay)| *delay);
         let delay = before.map_or(RETRY_INITIAL, |delay| (delay * 2).min(RETRY_CAP));
         self.state.retries.insert(task.clone(), (self.now + delay, delay));
         self.wake(self.now + delay);

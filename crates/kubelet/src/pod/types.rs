@@ -274,6 +274,9 @@ pub struct Outcome {
     pub result: Ended,
 }
 
+/// The reason of volumes that fail only because they are not attached yet.
+pub const NOT_ATTACHED: &str = "NotAttached";
+
 /// How an action ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named after what they are")]

@@ -4,6 +4,7 @@ pub mod auth;
 mod logs;
 mod stats;
 mod tunnel;
+pub mod volumes;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -10,7 +10,7 @@ use skiff_base::Timestamp;
 use skiff_base::clock::rfc3339;
 use skiff_cri::{ContainerStats, ListContainerStatsRequest, ListPodSandboxStatsRequest, PodSandboxStats, UInt64Value};
 
-use super::{Body, json as answer, text};
+use super::{Body, json as answer, text, volumes};
 use crate::agent::Workers;
 use crate::config::sandbox;
 use crate::node::facts;
@@ -77,9 +77,17 @@ pub(super) async fn summary(workers: &Workers) -> Response<Body> {
     for usage in usages {
         pods.entry((usage.namespace.clone(), usage.pod.clone(), usage.uid.clone())).or_default().push(usage);
     }
+    let volumes = volumes::all(workers).await;
     let pods: Vec<Value> = pods
         .iter()
-        .map(|((namespace, name, uid), usages)| pod([namespace, name, uid], usages, sandboxes.remove(uid)))
+        .map(|((namespace, name, uid), usages)| {
+            let mut shown = pod([namespace, name, uid], usages, sandboxes.remove(uid));
+            let own: Vec<_> = volumes.iter().filter(|volume| volume.uid == *uid).map(|one| one.summary()).collect();
+            if !own.is_empty() {
+                shown["volume"] = Value::Array(own);
+            }
+            shown
+        })
         .collect();
     answer(&json!({"node": node(workers).await, "pods": pods}))
 }
@@ -178,7 +186,7 @@ fn pod([namespace, name, uid]: [&String; 3], usages: &[Usage], sandbox: Option<P
     })
 }
 
-/// `/metrics`: few and cheap.
+/// `/metrics`: few; how full volumes are is looked at once in a while.
 pub(super) async fn metrics(workers: &Workers) -> Response<Body> {
     let mut out = String::new();
     let pods = workers.pods();
@@ -194,6 +202,7 @@ pub(super) async fn metrics(workers: &Workers) -> Response<Body> {
         writeln!(out, "# HELP {metric} {help}\n# TYPE {metric} gauge\n{metric}{line}")
             .expect("writing to a string cannot fail");
     }
+    out.push_str(&volumes::metrics(&volumes::all(workers).await));
     text(StatusCode::OK, out)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod, Volume};
 
 use crate::config::{Objects, name, namespace, paths::Paths, uid};
-use crate::csi::Wanted;
+use crate::csi::{Growth, Wanted};
 
 /// What a bound volume is on the node.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,7 +101,10 @@ pub fn bound(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<Bound, Str
     }
     let read_only = volume.persistent_volume_claim.as_ref().and_then(|source| source.read_only) == Some(true);
     let is_block = spec.volume_mode.as_deref() == Some("Block");
-    let source = source(&volume_name, &pv, read_only, is_block).map_err(failed)?;
+    let mut source = source(&volume_name, &pv, read_only).map_err(failed)?;
+    if let Source::Csi(wanted) = &mut source {
+        wanted.growth = Growth::of(claim, found);
+    }
     Ok(Bound { volume: volume_name, source, is_block, read_only })
 }
 
@@ -113,7 +116,7 @@ fn has_run(pod: &Pod) -> bool {
     told.any(|status| status.container_id.as_deref().is_some_and(|id| !id.is_empty()))
 }
 
-fn source(volume: &str, pv: &PersistentVolumeSpec, read_only: bool, is_block: bool) -> Result<Source, String> {
+fn source(volume: &str, pv: &PersistentVolumeSpec, read_only: bool) -> Result<Source, String> {
     if let Some(host_path) = &pv.host_path {
         return Ok(Source::HostPath { path: PathBuf::from(&host_path.path), kind: host_path.type_.clone() });
     }
@@ -129,7 +132,6 @@ fn source(volume: &str, pv: &PersistentVolumeSpec, read_only: bool, is_block: bo
         });
     }
     match &pv.csi {
-        Some(_) if is_block => Err("block volumes of CSI drivers are not offered by this node".to_owned()),
         Some(csi) => Ok(Source::Csi(Box::new(Wanted::persistent(volume, pv, csi, read_only)))),
         None => Err("this node has no plugin for the volume's type".to_owned()),
     }

@@ -4,6 +4,7 @@
 mod atomic;
 pub mod claims;
 mod empty;
+pub mod figures;
 pub mod owner;
 mod payload;
 mod setup;

@@ -75,12 +75,67 @@ struct Publish {
     volume: String,
     #[prost(string, tag = "3")]
     staging: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    attached: BTreeMap<String, String>,
     #[prost(string, tag = "4")]
     target: String,
+    #[prost(message, optional, tag = "5")]
+    capability: Option<Use>,
     #[prost(bool, tag = "6")]
     read_only: bool,
     #[prost(btree_map = "string, string", tag = "8")]
     context: BTreeMap<String, String>,
+}
+
+/// How a volume is used: as a device, where that is said.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Use {
+    #[prost(message, optional, tag = "1")]
+    block: Option<Empty>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Expand {
+    #[prost(string, tag = "1")]
+    volume: String,
+    #[prost(string, tag = "2")]
+    path: String,
+    #[prost(message, optional, tag = "3")]
+    range: Option<Range>,
+    #[prost(string, tag = "4")]
+    staging: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Range {
+    #[prost(int64, tag = "1")]
+    required: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stats {
+    #[prost(message, repeated, tag = "1")]
+    usage: Vec<Usage>,
+    #[prost(message, optional, tag = "2")]
+    condition: Option<Condition>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Usage {
+    #[prost(int64, tag = "1")]
+    available: i64,
+    #[prost(int64, tag = "2")]
+    total: i64,
+    #[prost(int64, tag = "3")]
+    used: i64,
+    #[prost(int32, tag = "4")]
+    unit: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Condition {
+    #[prost(bool, tag = "1")]
+    abnormal: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -157,8 +212,9 @@ impl Handler for Service {
                 Ok(Reply::message(&NodeInfo { node: "here".into(), most: 3, topology }))
             }
             "NodeGetCapabilities" => {
-                let stages = Capability { rpc: Some(Number { number: 1 }) };
-                Ok(Reply::message(&Capabilities { all: vec![stages] }))
+                // It stages volumes, says how full they are, and grows them.
+                let all = [1, 2, 3].map(|number| Capability { rpc: Some(Number { number }) });
+                Ok(Reply::message(&Capabilities { all: all.into() }))
             }
             "NodeStageVolume" => {
                 let asked: Stage = decode(&message)?;
@@ -171,7 +227,14 @@ impl Handler for Service {
                 let mut told = asked.context;
                 told.remove("csi.storage.k8s.io/pod.uid");
                 let staged = !asked.staging.is_empty();
-                note(format!("publish {volume} staged={staged} ro={} {told:?}", asked.read_only));
+                let device = asked.capability.is_some_and(|capability| capability.block.is_some());
+                let how = if device { " as a device" } else { "" };
+                let from = asked.attached.get("device").map(|device| format!(" from {device}")).unwrap_or_default();
+                note(format!("publish {volume}{how}{from} staged={staged} ro={} {told:?}", asked.read_only));
+                if device {
+                    std::fs::write(&asked.target, volume).map_err(io)?;
+                    return Ok(Reply::message(&Empty {}));
+                }
                 // Its parent is the agent's to make.
                 std::fs::create_dir(&asked.target).map_err(io)?;
                 std::fs::write(Path::new(&asked.target).join("data"), volume).map_err(io)?;
@@ -180,13 +243,31 @@ impl Handler for Service {
             "NodeUnpublishVolume" => {
                 let asked: Info = decode(&message)?;
                 note(format!("unpublish {}", if asked.first.starts_with("csi-") { "inline" } else { &asked.first }));
-                std::fs::remove_dir_all(&asked.second).map_err(io)?;
+                let target = Path::new(&asked.second);
+                let is_device = target.is_file();
+                if is_device { std::fs::remove_file(target) } else { std::fs::remove_dir_all(target) }.map_err(io)?;
                 Ok(Reply::message(&Empty {}))
             }
             "NodeUnstageVolume" => {
                 let asked: Info = decode(&message)?;
                 note(format!("unstage {}", asked.first));
                 Ok(Reply::message(&Empty {}))
+            }
+            "NodeExpandVolume" => {
+                let asked: Expand = decode(&message)?;
+                let (size, staged) = (asked.range.map_or(0, |range| range.required), !asked.staging.is_empty());
+                note(format!(
+                    "expand {} to {size} there={} staged={staged}",
+                    asked.volume,
+                    Path::new(&asked.path).is_dir()
+                ));
+                Ok(Reply::message(&Empty {}))
+            }
+            "NodeGetVolumeStats" => {
+                let bytes = Usage { available: 70, total: 100, used: 30, unit: 1 };
+                let inodes = Usage { available: 7, total: 10, used: 3, unit: 2 };
+                let condition = Some(Condition { abnormal: true });
+                Ok(Reply::message(&Stats { usage: vec![bytes, inodes], condition }))
             }
             _ => Err(CriError::unimplemented(method)),
         }
