@@ -79,7 +79,9 @@ fn volumes_of_a_driver_come_to_the_node_and_go_again() {
     let told = volume("v");
     assert_eq!((&told["capacityBytes"], &told["inodesUsed"]), (&100.into(), &3.into()), "{told}");
     assert_eq!((&told["pvcRef"]["name"], &told["volumeHealthStats"]["abnormal"]), (&"data".into(), &true.into()));
-    assert!(volume("own")["capacityBytes"].as_i64().is_some_and(|bytes| bytes > 0) && volume("own")["pvcRef"].is_null());
+    assert!(
+        volume("own")["capacityBytes"].as_i64().is_some_and(|bytes| bytes > 0) && volume("own")["pvcRef"].is_null()
+    );
 
     cluster.kubectl("delete pod first").ok();
     eventually("the order is taken back", || attachments(&cluster).is_empty());
