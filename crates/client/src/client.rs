@@ -3,17 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use http::{Method, Request, Response, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyDataStream, BodyExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use skiff_object::{Reason, Status};
 
-use crate::{Body, Error, Kind, Resource, Transport, TransportError};
+use crate::{Body, Error, Kind, Resource, Transport, TransportError, WatchEvent};
 
 /// The largest answer that is read into memory; watches are not bounded by it.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -117,16 +117,6 @@ where
     K: DeserializeOwned,
 {
     Ok(Option::<Vec<K>>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// One event of a watch, its object still encoded.
-#[derive(Debug, Deserialize)]
-pub struct WatchEvent {
-    /// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The object, or a Status where the type is `ERROR`.
-    pub object: Box<RawValue>,
 }
 
 /// The events of a watch; ends when the server ends it.
@@ -336,40 +326,62 @@ async fn read_all(response: Response<Body>) -> Result<Bytes, TransportError> {
     Ok(collected.to_bytes())
 }
 
-/// Splits a body into lines and decodes each as a watch event.
+/// Splits a body into lines and reads each as a watch event.
 fn lines(path: String, body: Body) -> impl Stream<Item = Result<WatchEvent, Error>> + Send {
-    let state = (body.into_data_stream(), BytesMut::new(), false);
-    stream::unfold((path, state), |(path, (mut body, mut buffer, mut ended))| async move {
+    let lines =
+        Lines { path, body: body.into_data_stream(), rest: Bytes::new(), begun: BytesMut::new(), has_failed: false };
+    stream::unfold(lines, Lines::next)
+}
+
+/// The lines of a body. A piece that has whole lines is not copied.
+struct Lines {
+    path: String,
+    body: BodyDataStream<Body>,
+    /// What is still to be looked at of the last piece.
+    rest: Bytes,
+    /// The beginning of a line that earlier pieces had.
+    begun: BytesMut,
+    has_failed: bool,
+}
+
+impl Lines {
+    async fn next(mut self) -> Option<(Result<WatchEvent, Error>, Self)> {
         loop {
-            if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line = buffer.split_to(end + 1);
-                if line.len() == 1 {
-                    continue;
+            while let Some(line) = self.line() {
+                if !line.is_empty() {
+                    return Some((WatchEvent::read(&self.path, line), self));
                 }
-                let event = decode(&path, &line[..end]);
-                return Some((event, (path, (body, buffer, ended))));
             }
-            if ended {
+            if self.has_failed {
                 return None;
             }
-            match body.next().await {
-                Some(Ok(bytes)) if buffer.len() + bytes.len() <= MAX_EVENT_BYTES => buffer.extend_from_slice(&bytes),
-                Some(Ok(_)) => {
-                    ended = true;
-                    buffer.clear();
-                    let error = Error::decode(&path, format!("an event is longer than {MAX_EVENT_BYTES} bytes"));
-                    return Some((Err(error), (path, (body, buffer, ended))));
+            let failure: Error = match self.body.next().await? {
+                Ok(bytes) if self.begun.len() + bytes.len() <= MAX_EVENT_BYTES => {
+                    self.rest = bytes;
+                    continue;
                 }
-                Some(Err(error)) => {
-                    ended = true;
-                    buffer.clear();
-                    let error = TransportError::new(format!("watch {path}"), error).into();
-                    return Some((Err(error), (path, (body, buffer, ended))));
-                }
-                None => return None,
-            }
+                Ok(_) => Error::decode(&self.path, format!("an event is longer than {MAX_EVENT_BYTES} bytes")),
+                Err(error) => TransportError::new(format!("watch {}", self.path), error).into(),
+            };
+            self.has_failed = true;
+            return Some((Err(failure), self));
         }
-    })
+    }
+
+    /// The next whole line, without its end; where there is none, what is left is kept as the beginning of one.
+    fn line(&mut self) -> Option<Bytes> {
+        let Some(end) = memchr::memchr(b'\n', &self.rest) else {
+            self.begun.extend_from_slice(&std::mem::take(&mut self.rest));
+            return None;
+        };
+        let line = self.rest.split_to(end);
+        self.rest.advance(1);
+        if self.begun.is_empty() {
+            return Some(line);
+        }
+        self.begun.extend_from_slice(&line);
+        Some(std::mem::take(&mut self.begun).freeze())
+    }
 }
 
 fn query(pairs: &[(&str, &str)]) -> String {

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use crate::cache::{Cache, IndexOf};
 use crate::client::decode;
-use crate::{Client, Error, Kind, ListOptions, Resource, WatchOptions};
+use crate::wire::decode_unowned;
+use crate::{Client, Error, Kind, ListOptions, Resource, Revision, WatchOptions};
 
 /// The shortest and the longest pause before a broken watch is made again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
@@ -93,6 +94,12 @@ pub struct PartialObject {
     pub metadata: ObjectMeta,
 }
 
+impl PartialObject {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
 type Handler<K> = Arc<dyn Fn(&Change<K>) + Send + Sync>;
 
 /// A cache of all objects of a kind (or of a selection), kept up to date by a watch. Cheap to clone.
@@ -125,18 +132,11 @@ impl<K> Index<K> {
     }
 }
 
-/// How a cache reads and trims the metadata of its objects.
-struct Access<K> {
-    read: fn(&K) -> &ObjectMeta,
-    change: fn(&mut K) -> &mut ObjectMeta,
-}
-
 struct Shared<K> {
     objects: RwLock<Cache<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
     metadata: fn(&K) -> &ObjectMeta,
-    metadata_mut: fn(&mut K) -> &mut ObjectMeta,
     task: Mutex<Option<tokio::task::AbortHandle>>,
 }
 
@@ -145,12 +145,6 @@ impl<K> Drop for Shared<K> {
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }
-    }
-}
-
-impl<K: Kind> Access<K> {
-    fn of_kind() -> Self {
-        Self { read: |object| object.metadata(), change: |object| object.metadata_mut() }
     }
 }
 
@@ -165,20 +159,24 @@ struct Scope {
 }
 
 impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
-    fn start(client: Client, scope: Scope, access: Access<K>) -> Self {
-        let shared = Arc::new(Shared {
+    fn new(metadata: fn(&K) -> &ObjectMeta) -> Self {
+        let shared = Shared {
             objects: RwLock::default(),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
-            metadata: access.read,
-            metadata_mut: access.change,
+            metadata,
             task: Mutex::new(None),
-        });
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn start(client: Client, scope: Scope, metadata: fn(&K) -> &ObjectMeta) -> Self {
+        let informer = Self::new(metadata);
         // The task holds the cache weakly: when the last reader lets go, the watch ends.
-        let sink: Arc<dyn Sink> = Arc::new(WeakSink(Arc::downgrade(&shared)));
+        let sink: Arc<dyn Sink> = Arc::new(WeakSink(Arc::downgrade(&informer.shared)));
         let task = tokio::spawn(reflect(client, scope, sink));
-        *shared.task.lock() = Some(task.abort_handle());
-        Self { shared }
+        *informer.shared.task.lock() = Some(task.abort_handle());
+        informer
     }
 
     /// One object.
@@ -243,12 +241,42 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
     }
 }
 
+impl<K: Kind> Informer<K> {
+    /// The metadata of the same objects, which is told of them on this informer's task.
+    fn metadata_alone(&self) -> Informer<PartialObject> {
+        let partial = Informer::new(PartialObject::metadata);
+        let sink = Arc::downgrade(&partial.shared);
+        self.on_change(move |change| {
+            let Some(sink) = sink.upgrade() else { return };
+            let alone = |object: &K| PartialObject {
+                api_version: K::API_VERSION.to_owned(),
+                kind: <K as k8s_openapi::Resource>::KIND.to_owned(),
+                metadata: object.metadata().clone(),
+            };
+            match change {
+                Change::Added(object) | Change::Updated { new: object, .. } => sink.put(alone(object)),
+                Change::Deleted(object) => {
+                    sink.remove(&ObjectKey::of(object.metadata()), Some(Arc::new(alone(object))));
+                }
+            }
+        });
+        let (whole, told) = (self.clone(), Arc::downgrade(&partial.shared));
+        tokio::spawn(async move {
+            whole.synced().await;
+            if let Some(told) = told.upgrade() {
+                told.synced.send_replace(true);
+            }
+        });
+        partial
+    }
+}
+
 /// The reflector's view of a cache, without its type.
 trait Sink: Send + Sync {
     /// Puts a whole list in place of what was there; false when nobody reads any more.
     fn replace(&self, items: &[Box<RawValue>]) -> bool;
     /// Applies one event.
-    fn apply(&self, kind: &str, object: &RawValue) -> Applied;
+    fn apply(&self, kind: &str, object: &[u8]) -> Applied;
 }
 
 /// What became of an event.
@@ -266,7 +294,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
         let Some(shared) = self.0.upgrade() else { return false };
         let mut seen = HashSet::with_capacity(items.len());
         for item in items {
-            if let Some(object) = shared.decode(item) {
+            if let Some(object) = shared.decode(item.get().as_bytes()) {
                 seen.insert(ObjectKey::of((shared.metadata)(&object)));
                 shared.put(object);
             }
@@ -279,9 +307,9 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
         true
     }
 
-    fn apply(&self, kind: &str, object: &RawValue) -> Applied {
+    fn apply(&self, kind: &str, object: &[u8]) -> Applied {
         let Some(shared) = self.0.upgrade() else { return Applied::Unread };
-        let Some(object) = shared.decode(object) else { return Applied::Seen(version_of(object)) };
+        let Some(object) = shared.decode(object) else { return Applied::Seen(Revision::of(object)) };
         let version = (shared.metadata)(&object).resource_version.clone();
         match kind {
             "ADDED" | "MODIFIED" => shared.put(object),
@@ -297,14 +325,11 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
 
 impl<K: DeserializeOwned> Shared<K> {
     /// An object that cannot be decoded is said loudly; the server should never have let it in.
-    fn decode(&self, raw: &RawValue) -> Option<K> {
-        let mut object = decode(std::any::type_name::<K>(), raw.get().as_bytes())
+    fn decode(&self, object: &[u8]) -> Option<K> {
+        // No reader of a cache looks at the fields' owners; a write without them leaves them as they are.
+        decode_unowned(std::any::type_name::<K>(), object)
             .map_err(|error| tracing::error!(%error, "object in the cluster cannot be read"))
-            .ok()?;
-        // Often the larger part of an object, and no reader of a cache looks at it;
-        // a write without it leaves it as it is.
-        (self.metadata_mut)(&mut object).managed_fields = None;
-        Some(object)
+            .ok()
     }
 
     fn put(&self, object: K) {
@@ -377,11 +402,11 @@ async fn follow(client: &Client, scope: &Scope, sink: &dyn Sink, version: &mut S
     while let Some(event) = events.next().await {
         let event = event?;
         if event.kind == "ERROR" {
-            let status = decode(&scope.resource.plural, event.object.get().as_bytes())?;
+            let status = decode(&scope.resource.plural, &event.object)?;
             return Err(Error::Api(Box::new(status)));
         }
         let seen = if event.kind == "BOOKMARK" {
-            version_of(&event.object)
+            Revision::of(&event.object)
         } else {
             match sink.apply(&event.kind, &event.object) {
                 Applied::Unread => return Ok(false),
@@ -395,31 +420,20 @@ async fn follow(client: &Client, scope: &Scope, sink: &dyn Sink, version: &mut S
     Ok(true)
 }
 
-fn version_of(object: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Version {
-        resource_version: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Head {
-        metadata: Version,
-    }
-    decode::<Head>("metadata", object.get().as_bytes()).ok()?.metadata.resource_version
-}
-
 /// The informers of one process: each kind is listed, watched and decoded once, however many read it.
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
     started: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send>>>>,
     partial: Arc<Mutex<HashMap<Resource, Informer<PartialObject>>>>,
+    /// How to have the metadata of those kinds of which whole objects are read.
+    of_whole: Arc<Mutex<HashMap<Resource, Box<dyn Fn() -> Informer<PartialObject> + Send>>>>,
 }
 
 impl Informers {
     /// Informers that read with the rights of `client`.
     pub fn new(client: Client) -> Self {
-        Self { client, started: Arc::default(), partial: Arc::default() }
+        Self { client, started: Arc::default(), partial: Arc::default(), of_whole: Arc::default() }
     }
 
     /// The informer of a kind, started at the first call.
@@ -427,7 +441,10 @@ impl Informers {
         let mut started = self.started.lock();
         let entry = started.entry(TypeId::of::<K>()).or_insert_with(|| {
             let scope = Scope::of(K::resource(), JSON);
-            Box::new(Informer::<K>::start(self.client.clone(), scope, Access::of_kind()))
+            let informer = Informer::<K>::start(self.client.clone(), scope, K::metadata);
+            let whole = informer.clone();
+            self.of_whole.lock().insert(K::resource(), Box::new(move || whole.metadata_alone()));
+            Box::new(informer)
         });
         entry.downcast_ref::<Informer<K>>().expect("the entry was made for this type").clone()
     }
@@ -440,17 +457,19 @@ impl Informers {
             field_selector: field_selector.to_owned(),
             ..Scope::of(K::resource(), JSON)
         };
-        Informer::start(self.client.clone(), scope, Access::<K>::of_kind())
+        Informer::start(self.client.clone(), scope, K::metadata)
     }
 
-    /// The metadata of all objects of a resource that is known only at run time.
+    /// The metadata of all objects of a resource that is known only at run time. Where whole objects of it are read
+    /// already, it is taken from those.
     pub fn metadata(&self, resource: &Resource) -> Informer<PartialObject> {
         let mut partial = self.partial.lock();
         let entry = partial.entry(resource.clone()).or_insert_with(|| {
+            if let Some(of_whole) = self.of_whole.lock().get(resource) {
+                return of_whole();
+            }
             let scope = Scope::of(resource.clone(), METADATA);
-            let access =
-                Access { read: |object: &PartialObject| &object.metadata, change: |object| &mut object.metadata };
-            Informer::start(self.client.clone(), scope, access)
+            Informer::start(self.client.clone(), scope, PartialObject::metadata)
         });
         entry.clone()
     }

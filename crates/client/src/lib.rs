@@ -15,9 +15,10 @@ mod resource;
 pub mod selectors;
 mod transport;
 pub mod volumes;
+mod wire;
 
 pub use cache::IndexOf;
-pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchEvent, WatchOptions, WatchStream};
+pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchOptions, WatchStream};
 pub use election::Election;
 pub use error::Error;
 pub use events::Recorder;
@@ -27,3 +28,4 @@ pub use login::{Login, LoginError};
 pub use queue::WorkQueue;
 pub use resource::{Kind, Resource};
 pub use transport::{Body, InProcess, Transport, TransportError};
+pub use wire::{Revision, WatchEvent};

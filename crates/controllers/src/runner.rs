@@ -15,7 +15,7 @@ use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{
     Change, Client, DeleteOptions, Error, Informer, Informers, Kind, ObjectKey, PartialObject, Patch, Recorder,
-    Resource, WorkQueue,
+    Resource, Revision, WorkQueue,
 };
 
 use crate::expectations::{Expectations, Seen, Want};
@@ -377,24 +377,23 @@ impl Runner {
             Write::Create(target, body) => {
                 self.expect(key, &target, Want::Exists);
                 let path = target.resource.path(&target.key.namespace);
-                let result = self.client.send_json::<PartialObject>(Method::POST, &path, &body).await;
+                let result = self.client.send_json::<Revision>(Method::POST, &path, &body).await;
                 self.settle_unless_ok(key, &target, &result);
-                Ok(result?.metadata.resource_version)
+                Ok(result?.into_text())
             }
             Write::Update(target, mut body) => {
                 if let Some(newest) = written.get(&(target.resource.clone(), target.key.clone())) {
                     body["metadata"]["resourceVersion"] = json!(newest);
                 }
-                let answer = self.client.send_json::<PartialObject>(Method::PUT, &target.path(), &body).await;
-                self.after_change(key, &target, answer)
+                let answer = self.client.send_json::<Revision>(Method::PUT, &target.path(), &body).await;
+                self.after_change(key, &target, answer.map(Revision::into_text))
             }
             Write::Patch(target, mut patch) => {
                 if let Some(newest) = written.get(&(target.resource.clone(), target.key.clone())) {
                     renew(&mut patch, newest);
                 }
                 let answer = self.client.patch_raw(&target.path(), &patch).await;
-                let answer = answer.map(|bytes| serde_json::from_slice::<PartialObject>(&bytes).unwrap_or_default());
-                self.after_change(key, &target, answer)
+                self.after_change(key, &target, answer.map(|bytes| Revision::of(&bytes)))
             }
             Write::Delete(target, deletion) => {
                 self.expect(key, &target, Want::Gone(deletion.uid.clone()));
@@ -415,11 +414,10 @@ impl Runner {
         &self,
         key: &ObjectKey,
         target: &Target,
-        answer: Result<PartialObject, Error>,
+        newest: Result<Option<String>, Error>,
     ) -> Result<Option<String>, Error> {
-        match answer {
-            Ok(answer) => {
-                let newest = answer.metadata.resource_version;
+        match newest {
+            Ok(newest) => {
                 self.expect(key, target, Want::Version(version(newest.as_deref())));
                 Ok(newest)
             }

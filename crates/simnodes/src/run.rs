@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use skiff_base::backoff::Backoff;
 use skiff_base::clock::SharedClock;
-use skiff_client::{Client, DeleteOptions, Error, ObjectList, Patch, Resource, WatchOptions};
+use skiff_client::{Client, DeleteOptions, Error, ObjectList, Patch, Resource, Revision, WatchOptions};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -234,18 +234,18 @@ async fn follow(shared: &Shared, version: &mut String) -> Result<(), Error> {
     let mut events = client.watch(&PODS, "", &options, JSON).await?;
     while let Some(event) = events.next().await {
         let event = event?;
-        let text = event.object.get();
+        let text = &event.object;
         if event.kind == "ERROR" {
             // A revision that is gone is the usual reason; a list cures all others, too.
             version.clear();
-            tracing::info!(status = text, "the watch of all Pods ended");
+            tracing::info!(status = %String::from_utf8_lossy(text), "the watch of all Pods ended");
             return Ok(());
         }
-        *version = revision(text).unwrap_or_else(|| std::mem::take(version));
+        *version = Revision::of(text).unwrap_or_else(|| std::mem::take(version));
         if event.kind == "BOOKMARK" {
             continue;
         }
-        match serde_json::from_str::<SeenPod>(text) {
+        match serde_json::from_slice::<SeenPod>(text) {
             Ok(pod) if event.kind == "DELETED" => shared.fleet.lock().forget(&pod.metadata.uid),
             Ok(pod) => shared.see(pod),
             Err(error) => tracing::error!(%error, "a Pod cannot be read"),
@@ -269,17 +269,4 @@ async fn list(shared: &Shared, client: &Client) -> Result<String, Error> {
             }
         }
     }
-}
-
-fn revision(object: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Meta {
-        resource_version: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Head {
-        metadata: Meta,
-    }
-    serde_json::from_str::<Head>(object).ok()?.metadata.resource_version
 }
