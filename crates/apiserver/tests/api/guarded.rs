@@ -320,6 +320,67 @@ async fn what_is_switched_on_acts() {
 }
 
 #[tokio::test]
+async fn namespaces_say_what_their_pods_tolerate() {
+    let config = serde_json::json!({"kind": "AdmissionConfiguration", "plugins": [{"name": "PodTolerationRestriction",
+        "configuration": {"default": [{"key": "pool", "operator": "Exists"}]}}]});
+    let on = ["PodTolerationRestriction".to_owned()];
+    let cluster =
+        with(Settings::read(&on, &["DefaultTolerationSeconds".to_owned()], Some(&config)).expect("it can be used"))
+            .await;
+    let made = post(&cluster, PODS, &pod("a", "", "")).await;
+    expect![[r#"[{"key":"pool","operator":"Exists"}]"#]].assert_eq(&made["spec"]["tolerations"].to_string());
+    let note = r#"PATCH /api/v1/namespaces/default
+Content-Type: application/merge-patch+json
+
+{"metadata":{"annotations":{"scheduler.alpha.kubernetes.io/defaultTolerations":"","scheduler.alpha.kubernetes.io/tolerationsWhitelist":"[{\"key\":\"own\",\"operator\":\"Exists\"}]"}}}"#;
+    cluster.tree(note).await;
+    settle(&cluster).await;
+    let own = r#""tolerations":[{"key":"own","value":"x"}],"#;
+    outcome(&cluster, &format!("POST {PODS}\n\n{}", pod("b", own, "")), expect!["201"]).await;
+    let other = r#""tolerations":[{"operator":"Exists"}],"#;
+    outcome(
+        &cluster,
+        &format!("POST {PODS}\n\n{}", pod("c", other, "")),
+        expect!["500 pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn owners_are_given_by_who_could_delete() {
+    let cluster = with(switched_on(&["OwnerReferencesPermissionEnforcement"])).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let rule = r#"{"apiGroups":[""],"resources":["configmaps"],"verbs":["create"#;
+    post(&cluster, roles, &format!(r#"{{"metadata":{{"name":"maker"}},"rules":[{rule}"]}}]}}"#)).await;
+    post(&cluster, roles, &format!(r#"{{"metadata":{{"name":"remover"}},"rules":[{rule}","delete"]}}]}}"#)).await;
+    for user in ["maker", "remover"] {
+        let binding = format!(
+            r#"{{"metadata":{{"name":"{user}"}},"roleRef":{{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"{user}"}},"subjects":[{{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"{user}"}}]}}"#
+        );
+        post(&cluster, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
+    }
+    settle(&cluster).await;
+    let made = |user: &str, name: &str, owner: &str| {
+        let owners = if owner.is_empty() { String::new() } else { format!(r#","ownerReferences":[{owner}]"#) };
+        format!("POST {maps}\nUser: {user}\n\n{{\"metadata\":{{\"name\":\"{name}\"{owners}}}}}")
+    };
+    let owner = |kind: &str, blocks: bool| {
+        format!(r#"{{"apiVersion":"v1","kind":"{kind}","name":"o","uid":"u","blockOwnerDeletion":{blocks}}}"#)
+    };
+    outcome(&cluster, &made("maker", "a", ""), expect!["201"]).await;
+    outcome(
+        &cluster,
+        &made("maker", "b", &owner("Secret", false)),
+        expect![[r#"403 configmaps "b" is forbidden: cannot set an ownerRef on a resource you can't delete: , <nil>"#]],
+    )
+    .await;
+    outcome(&cluster, &made("remover", "c", &owner("Secret", false)), expect!["201"]).await;
+    outcome(&cluster, &made("remover", "d", &owner("Secret", true)), expect![[r#"403 configmaps "d" is forbidden: cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: , <nil>"#]]).await;
+    outcome(&cluster, &made("remover", "e", &owner("Moon", true)), expect![[r#"403 configmaps "e" is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion v1 Kind Moon: no matches for kind "Moon" in version "v1""#]]).await;
+}
+
+#[tokio::test]
 async fn events_are_limited_where_it_is_asked_for() {
     let config = serde_json::json!({"kind": "AdmissionConfiguration", "plugins": [{"name": "EventRateLimit",
         "configuration": {"limits": [{"type": "Namespace", "qps": 1, "burst": 2}]}}]});

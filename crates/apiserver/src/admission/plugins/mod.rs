@@ -8,12 +8,14 @@ mod events;
 mod images;
 mod limits;
 mod node;
+mod owners;
 mod pod_security;
 pub mod pods;
 mod quota;
 mod services;
 mod settings;
 mod storage;
+mod tolerations;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -73,7 +75,7 @@ const fn optional(name: &'static str, mutate: Mutate, validate: Validate) -> Plu
 }
 
 /// All of them, in the order in which they act.
-pub static ALL: [Plugin; 32] = [
+pub static ALL: [Plugin; 34] = [
     optional("AlwaysAdmit", Mutate::No, Validate::No),
     on(
         "NamespaceLifecycle",
@@ -91,10 +93,12 @@ pub static ALL: [Plugin; 32] = [
     optional("PodNodeSelector", Mutate::Plain(pods::node_selector), Validate::Plain(pods::node_selector_check)),
     on("Priority", Mutate::Waits(|attributes, pod| pods::priority(attributes, pod).boxed()), Validate::No),
     on("DefaultTolerationSeconds", Mutate::Plain(pods::tolerations), Validate::No),
+    optional("PodTolerationRestriction", Mutate::Plain(tolerations::complete), Validate::Plain(tolerations::check)),
     optional("EventRateLimit", Mutate::No, Validate::Plain(events::limit)),
     optional("ExtendedResourceToleration", Mutate::Plain(pods::extended_resources), Validate::No),
     on("DefaultStorageClass", Mutate::Plain(storage::default_class), Validate::No),
     on("StorageObjectInUseProtection", Mutate::Plain(storage::protect_in_use), Validate::No),
+    optional("OwnerReferencesPermissionEnforcement", Mutate::No, Validate::Plain(owners::enforce)),
     on("PersistentVolumeClaimResize", Mutate::No, Validate::Plain(storage::check_resize)),
     on(
         "RuntimeClass",
@@ -197,8 +201,7 @@ fn deny(attributes: &Attributes<'_>, _: Option<&Object>, _: Option<&Object>) -> 
 }
 
 /// Plugins that upstream has and nothing here does what they do.
-const NOT_BUILT: [&str; 4] =
-    ["NamespaceAutoProvision", "NamespaceExists", "OwnerReferencesPermissionEnforcement", "PodTolerationRestriction"];
+const NOT_BUILT: [&str; 2] = ["NamespaceAutoProvision", "NamespaceExists"];
 
 /// An object that a plugin needs: from the cache, or from the store where it may be too new for the cache.
 pub async fn find(attributes: &Attributes<'_>, group: &str, plural: &str, name: &str) -> Result<Option<Object>> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use skiff_object::meta::Meta;
 
 use super::events::Limit;
-use super::{Selection, images, pod_security, quota};
+use super::{Selection, images, pod_security, quota, tolerations};
 
 /// What the plugins are told.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,7 @@ pub struct Settings {
     pub(super) images: Option<images::Settings>,
     /// Node selectors of namespaces, by the namespaces' names.
     pub(super) node_selectors: BTreeMap<String, String>,
+    pub(super) tolerations: tolerations::Settings,
     /// What may be used only where a quota covers it.
     pub(super) limited: Vec<quota::Limited>,
 }
@@ -56,6 +57,7 @@ impl Settings {
             "ResourceQuota" => {
                 self.limited = config.list_at(&["limitedResources"]).iter().map(quota::Limited::read).collect();
             }
+            "PodTolerationRestriction" => self.tolerations = tolerations::Settings::read(config),
             "PodNodeSelector" => {
                 let map = config.map_at(&["podNodeSelectorPluginConfig"]).into_iter().flatten();
                 let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
