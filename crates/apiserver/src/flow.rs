@@ -7,12 +7,14 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use serde_json::Value;
+use skiff_base::figures::Series;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 
 use crate::call::UserInfo;
 use crate::failure::Result;
 use crate::http::request::RequestInfo;
+use crate::metrics::Metrics;
 use crate::storage::cache::ResourceCache;
 use crate::storage::catalogue::Catalogue;
 use crate::storage::filter::Filter;
@@ -24,13 +26,19 @@ const LEVEL_HEADER: HeaderName = HeaderName::from_static("x-kubernetes-pf-priori
 const DEFAULT_PRECEDENCE: i64 = 1000;
 
 /// The flow of a request: the UIDs of its schema and of its priority level.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Flow {
     schema: HeaderValue,
     level: HeaderValue,
+    taken_up: Series,
 }
 
 impl Flow {
+    /// Counts a request that is taken up.
+    pub fn begin(&self) {
+        self.taken_up.inc();
+    }
+
     /// Adds the flow to an answer's headers.
     pub fn tell(self, headers: &mut HeaderMap) {
         headers.insert(SCHEMA_HEADER, self.schema);
@@ -77,14 +85,14 @@ pub struct Flows {
 
 impl Flows {
     /// The flow of a request; none where no schema matches, or its level is not there.
-    pub fn of(&self, catalogue: &Catalogue, user: &UserInfo, info: &RequestInfo) -> Option<Flow> {
-        let schemas = self.schemas(catalogue)?;
+    pub fn of(&self, catalogue: &Catalogue, metrics: &Metrics, user: &UserInfo, info: &RequestInfo) -> Option<Flow> {
+        let schemas = self.schemas(catalogue, metrics)?;
         let resource = info.full_resource();
         let matching = |schema: &&Schema| schema.rules.iter().any(|rule| rule.matches(user, info, &resource));
         schemas.iter().find(matching).map(|schema| schema.flow.clone())
     }
 
-    fn schemas(&self, catalogue: &Catalogue) -> Option<Arc<Vec<Schema>>> {
+    fn schemas(&self, catalogue: &Catalogue, metrics: &Metrics) -> Option<Arc<Vec<Schema>>> {
         let find =
             || Some([catalogue.cache(GROUP, "flowschemas")?, catalogue.cache(GROUP, "prioritylevelconfigurations")?]);
         let [schemas, levels] = self.caches.get_or_init(find).as_ref()?;
@@ -94,7 +102,8 @@ impl Flows {
             let read = || -> Result<Vec<Schema>> {
                 let levels = levels.objects(&Filter::default())?;
                 let all = schemas.objects(&Filter::default())?;
-                let mut all: Vec<Schema> = all.iter().filter_map(|schema| schema_of(schema, &levels)).collect();
+                let mut all: Vec<Schema> =
+                    all.iter().filter_map(|schema| schema_of(schema, &levels, metrics)).collect();
                 all.sort_by(|left, right| left.order.cmp(&right.order));
                 Ok(all)
             };
@@ -107,11 +116,14 @@ impl Flows {
     }
 }
 
-fn schema_of(schema: &Object, levels: &[Object]) -> Option<Schema> {
+fn schema_of(schema: &Object, levels: &[Object], metrics: &Metrics) -> Option<Schema> {
     let wanted = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]);
     let level = levels.iter().find(|level| level.name() == wanted)?;
-    let flow =
-        Flow { schema: HeaderValue::from_str(schema.uid()).ok()?, level: HeaderValue::from_str(level.uid()).ok()? };
+    let flow = Flow {
+        schema: HeaderValue::from_str(schema.uid()).ok()?,
+        level: HeaderValue::from_str(level.uid()).ok()?,
+        taken_up: metrics.dispatched(schema.name(), level.name()),
+    };
     let precedence = schema.int_at(&["spec", "matchingPrecedence"]).unwrap_or(DEFAULT_PRECEDENCE);
     let rules = schema.list_at(&["spec", "rules"]).iter().map(Rule::of).collect();
     Some(Schema { order: (precedence, schema.name().to_owned()), rules, flow })

@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use skiff_base::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -103,8 +104,14 @@ async fn connection(
     }
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
-        Err(_) => return tracing::debug!("TLS handshake timed out"),
+        Ok(Err(error)) => {
+            server.metrics.handshake_failed();
+            return tracing::debug!(%error, "TLS handshake");
+        }
+        Err(_) => {
+            server.metrics.handshake_failed();
+            return tracing::debug!("TLS handshake timed out");
+        }
     };
     let peer = stream.get_ref().0.peer_addr().ok().map(PeerAddress);
     let certificates = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
@@ -116,6 +123,7 @@ async fn connection(
     if let Some(peer) = peer {
         known.insert(peer);
     }
+    let expires = certificates.as_ref().and_then(expiry);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (server, known) = (server.clone(), known.clone());
         async move {
@@ -123,6 +131,9 @@ async fn connection(
             // Identities come from the certificate or the headers here, never from a caller's extension.
             request.extensions_mut().remove::<crate::UserInfo>();
             request.extensions_mut().extend(known);
+            if let Some(expires) = expires {
+                server.metrics.certificate(expires.as_second().saturating_sub(server.clock().now().as_second()) as f64);
+            }
             Ok::<_, std::convert::Infallible>(server.handle(request).await)
         }
     });
@@ -134,6 +145,12 @@ async fn connection(
     if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(%error, "a connection broke");
     }
+}
+
+/// When a client's certificate ends.
+fn expiry(certificates: &PeerCertificates) -> Option<Timestamp> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificates.0.first()?).ok()?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
 }
 
 fn incoming(body: hyper::body::Incoming) -> Body {

@@ -259,11 +259,16 @@ impl ApiServer {
         };
         match tokio::time::timeout(deadline, in_turn).await {
             Ok(result) => result.unwrap_or_else(fail),
-            Err(_) if is_write => {
-                let text = "request did not complete within requested timeout - context deadline exceeded";
+            Err(_) => {
+                let ended = Answered { info, query, applied: false, code: 504, took: None, size_bytes: None };
+                self.metrics.terminated(&ended);
+                let text = if is_write {
+                    "request did not complete within requested timeout - context deadline exceeded"
+                } else {
+                    "request did not complete within the allotted timeout"
+                };
                 fail(Status::timeout(text).into())
             }
-            Err(_) => fail(Status::timeout("request did not complete within the allotted timeout").into()),
         }
     }
 
@@ -276,7 +281,8 @@ impl ApiServer {
         plain: &Accepted,
     ) -> Result<Answer> {
         let (user, trail) = self.identify(parts, info).await?;
-        if let Some(flow) = self.flows.of(&self.catalogue, &user, info) {
+        if let Some(flow) = self.flows.of(&self.catalogue, &self.metrics, &user, info) {
+            flow.begin();
             parts.extensions.insert(flow);
         }
         let authorized = self.authorize(&user, info).await;

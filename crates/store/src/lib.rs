@@ -183,6 +183,10 @@ pub trait Store: Send + Sync + 'static {
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream, StoreError>;
     /// Forgets the history before `revision`; present values always stay.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+    /// What the store's files take on this machine's disk; none where they lie elsewhere.
+    fn size_bytes(&self) -> Option<u64> {
+        None
+    }
     /// The most comparisons, and the most changes, of one transaction.
     fn transaction_limit(&self) -> usize {
         usize::MAX

@@ -23,7 +23,7 @@ use skiff_object::{GroupVersionKind, Object, Status};
 use crate::call::Call;
 use crate::custom;
 use crate::failure::{Failure, Result};
-use crate::metrics::{Admitted, Admitter};
+use crate::metrics::{Step, WHOLE};
 use crate::server::ApiServer;
 use crate::write::managed;
 
@@ -77,16 +77,16 @@ impl Attributes<'_> {
 /// Step 6: changes an object on its way in, or refuses it; tells whether the user's own programs changed it.
 pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Option<&Object>) -> Result<bool> {
     plugins::name_requester(attributes, object);
-    let mut timer = Timer::new(attributes, "admit");
+    let mut timer = Timer::new(attributes, Step::Admit);
     let mut changed = Ok(false);
-    for plugin in attributes.server.plugins.active() {
+    for (at, plugin) in attributes.server.plugins.active() {
         let outcome = match plugin.mutate {
             Mutate::No => continue,
             Mutate::Plain(mutate) => mutate(attributes, object, old).map(|()| false),
             Mutate::Waits(mutate) => mutate(attributes, object).await.map(|()| false),
             Mutate::Asks(mutate) => mutate(attributes, object, old).await,
         };
-        timer.lap(plugin.name, outcome.is_err());
+        timer.lap(at, outcome.is_err());
         changed = outcome.map(|more| more || changed.unwrap_or(false));
         if changed.is_err() {
             break;
@@ -98,15 +98,15 @@ pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Optio
 
 /// Step 9: refuses what may not be.
 pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
-    let mut timer = Timer::new(attributes, "validate");
+    let mut timer = Timer::new(attributes, Step::Validate);
     let mut outcome = Ok(());
-    for plugin in attributes.server.plugins.active() {
+    for (at, plugin) in attributes.server.plugins.active() {
         outcome = match plugin.validate {
             Validate::No => continue,
             Validate::Plain(validate) => validate(attributes, object, old),
             Validate::Waits(validate) => validate(attributes, object, old).await,
         };
-        timer.lap(plugin.name, outcome.is_err());
+        timer.lap(at, outcome.is_err());
         if outcome.is_err() {
             break;
         }
@@ -118,32 +118,30 @@ pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old:
 /// Takes the time of a step and of each plugin in it.
 struct Timer<'a> {
     attributes: &'a Attributes<'a>,
-    step: &'static str,
+    step: Step,
     began: Duration,
     last: Duration,
-    laps: Vec<(Admitted, Duration)>,
 }
 
 impl<'a> Timer<'a> {
-    fn new(attributes: &'a Attributes<'a>, step: &'static str) -> Self {
+    fn new(attributes: &'a Attributes<'a>, step: Step) -> Self {
         let began = attributes.server.clock().monotonic();
-        Self { attributes, step, began, last: began, laps: Vec::with_capacity(plugins::ALL.len() + 1) }
+        Self { attributes, step, began, last: began }
     }
 
-    fn note(&mut self, by: Admitter, rejected: bool, since: Duration) {
-        let took = self.last.saturating_sub(since);
-        self.laps.push((Admitted { by, operation: self.attributes.operation.name(), step: self.step, rejected }, took));
+    fn note(&self, plugin: usize, is_refused: bool, since: Duration) {
+        let what = (self.attributes.operation, self.step);
+        self.attributes.server.metrics.admitted(plugin, what, is_refused, self.last.saturating_sub(since));
     }
 
-    fn lap(&mut self, plugin: &'static str, rejected: bool) {
+    fn lap(&mut self, plugin: usize, is_refused: bool) {
         let since = self.last;
         self.last = self.attributes.server.clock().monotonic();
-        self.note(Admitter::Controller(plugin), rejected, since);
+        self.note(plugin, is_refused, since);
     }
 
-    fn finish(mut self, rejected: bool) {
-        self.note(Admitter::Step, rejected, self.began);
-        self.attributes.server.metrics.admitted(self.laps);
+    fn finish(self, is_refused: bool) {
+        self.note(WHOLE, is_refused, self.began);
     }
 }
 

@@ -15,7 +15,6 @@ use super::conditions::{Conditions, Verdict};
 use super::matching::{self, Rule, Selectors, Shown};
 use super::{Attributes, review};
 use crate::failure::{Failure, Result};
-use crate::metrics::{Admitted, Admitter};
 use crate::server::ApiServer;
 use crate::webhook;
 
@@ -140,17 +139,13 @@ async fn ask(
     let began = attributes.server.clock().monotonic();
     let answered = webhook::post(attributes.server, &hook.client, &review, hook.timeout).await;
     let answered = answered.and_then(|answer| read(answer, &uid));
-    let admitted = Admitted {
-        by: Admitter::Webhook(hook.name.clone()),
-        operation: attributes.operation.name(),
-        step: if hook.mutates { "admit" } else { "validating" },
-        rejected: match &answered {
-            Ok(response) => !response.bool_at(&["allowed"]),
-            Err(_) => !hook.ignores_failure,
-        },
+    let is_refused = match &answered {
+        Ok(response) => !response.bool_at(&["allowed"]),
+        Err(_) => !hook.ignores_failure,
     };
     let took = attributes.server.clock().monotonic().saturating_sub(began);
-    attributes.server.metrics.admitted([(admitted, took)]);
+    let what = (attributes.operation, if hook.mutates { "admit" } else { "validating" });
+    attributes.server.metrics.webhook_took(&hook.name, what, is_refused, took);
     let response = match answered {
         Ok(response) => response,
         Err(why) if hook.ignores_failure => {

@@ -36,11 +36,12 @@ pub fn answer(server: &ApiServer, path: &str, query: &Query) -> Option<Result<An
     let (kind, check) = path.split_once('/').unwrap_or((path, ""));
     let checks = checks_of(kind)?;
     let mut answer = if check.is_empty() {
-        let (code, text) = report(kind, checks, query, |check| fault(server, check).is_none());
+        let passes = |check: &str| looked_at(server, kind, check).is_none();
+        let (code, text) = report(kind, checks, query, passes);
         answer::text(code, text)
     } else {
         checks.contains(&check).then_some(())?;
-        match fault(server, check) {
+        match looked_at(server, kind, check) {
             None => answer::text(200, "ok"),
             Some(why) => answer::text(500, format!("internal server error: {why}\n")),
         }
@@ -85,6 +86,12 @@ fn report(kind: &str, checks: &[&str], query: &Query, passes: impl Fn(&str) -> b
         (true, true) => (200, format!("{text}{kind} check passed\n")),
         (true, false) => (200, "ok".to_owned()),
     }
+}
+
+fn looked_at(server: &ApiServer, kind: &str, check: &str) -> Option<&'static str> {
+    let fault = fault(server, check);
+    server.metrics.health(kind, check, fault.is_none());
+    fault
 }
 
 /// What is wrong with a part; the caches are filled and the first objects written before the server exists.

@@ -85,8 +85,8 @@ pub fn no_page() -> Answer {
 }
 
 fn metrics(server: &ApiServer, snapshot: &Snapshot) -> Answer {
-    let own = server.metrics.text(snapshot, &server.config.version, server.started);
-    exposition(own + &server.metrics.aggregated(&server.aggregator.remotes()) + &skiff_base::figures::text())
+    let (remotes, version) = (server.aggregator.remotes(), &server.config.version);
+    exposition(server.metrics.text(snapshot, &remotes, server.store(), version, server.started))
 }
 
 fn exposition(text: String) -> Answer {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::codec::{self, Heads};
 use crate::failure::{Result, expired};
 use crate::http::negotiate::Media;
+use crate::metrics::StoreFigures;
 use crate::storage::filter::Filter;
 use crate::storage::keys;
 
@@ -302,6 +303,8 @@ pub struct ResourceCache {
     pub def: Arc<ResourceDef>,
     /// The prefix of its keys.
     pub prefix: String,
+    /// How the store does of them.
+    pub figures: StoreFigures,
     state: Mutex<State>,
 }
 
@@ -338,7 +341,7 @@ impl ResourceCache {
     /// An empty cache; [`ResourceCache::load`] fills it.
     pub fn new(def: Arc<ResourceDef>) -> Self {
         let prefix = keys::prefix(keys::storage_group(&def), &def.plural);
-        Self { def, prefix, state: Mutex::default() }
+        Self { def, prefix, figures: StoreFigures::default(), state: Mutex::default() }
     }
 
     /// What the cache keeps of a stored object.

@@ -175,8 +175,7 @@ async fn delete_if_there(target: Target<'_>, options: &DeleteOptions) -> Result<
 pub async fn object_of(target: &Target<'_>, options: &DeleteOptions) -> Result<(Object, bool)> {
     let resource = target.served.def.group_resource();
     for _ in 0..TRIES {
-        let (_, found) = target.server.store().get(&target.key(), None).await?;
-        let current = found.ok_or_else(|| target.not_found())?;
+        let current = target.stored().await?.ok_or_else(|| target.not_found())?;
         let current = convert::pair(target.server, target.served, current).await?;
         let old = present::decode(target.served, &current.value, current.mod_revision)?;
         check_preconditions(target, options, &old)?;

@@ -205,7 +205,7 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let converted = Converted::of(server, &call.served);
     let write = facts.write(&target, custom.as_ref(), converted.as_ref());
     let force = target.options.force;
-    let (_, there) = server.store().get(&target.key(), None).await?;
+    let there = target.stored().await?;
     // What is there has its name; only what is made must bring one.
     if there.is_none() || !checked.name().is_empty() {
         update::check_name(&checked, &target.name)?;

@@ -14,12 +14,14 @@ pub mod patch;
 pub mod update;
 mod versions;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use skiff_kinds::decode::FieldValidation;
 use skiff_kinds::def::Context;
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
-use skiff_store::{Change, Compare, Durability, Outcome, Transaction};
+use skiff_store::{Change, Compare, Durability, KeyValue, Outcome, Transaction};
 
 use crate::admission::{self, Attributes, Operation};
 use crate::alloc::Claims;
@@ -28,6 +30,7 @@ use crate::codec;
 use crate::custom;
 use crate::failure::Result;
 use crate::http::answer::Answer;
+use crate::metrics::Asked;
 use crate::read::present;
 use crate::server::ApiServer;
 use crate::storage::catalogue::Served;
@@ -246,13 +249,34 @@ impl<'a> Target<'a> {
             durability: if relaxed { Durability::Relaxed } else { Durability::Durable },
         };
         claims.add_to(&self.server.allocators, &self.namespace, &self.name, &mut transaction);
-        Ok(match self.server.store().commit(transaction).await? {
+        let asked = match &transaction.changes[0] {
+            Change::Put { .. } if expected == 0 => Asked::Create,
+            Change::Put { .. } => Asked::Update,
+            Change::Delete { .. } => Asked::Delete,
+        };
+        let began = self.server.clock().monotonic();
+        let outcome = self.server.store().commit(transaction).await;
+        self.timed(asked, began, outcome.is_err());
+        Ok(match outcome? {
             Outcome::Committed(revision) => Committed::At(revision),
             Outcome::Failed { current, .. } => {
                 let present = current.first().and_then(Option::as_ref).map_or(0, |pair| pair.mod_revision);
                 if present == expected { Committed::Outclaimed } else { Committed::Moved }
             }
         })
+    }
+
+    /// What the store holds under the target's key.
+    async fn stored(&self) -> Result<Option<KeyValue>> {
+        let began = self.server.clock().monotonic();
+        let found = self.server.store().get(&self.key(), None).await;
+        self.timed(Asked::Get, began, found.is_err());
+        Ok(found?.1)
+    }
+
+    fn timed(&self, asked: Asked, began: Duration, has_failed: bool) {
+        let took = self.server.clock().monotonic().saturating_sub(began);
+        self.server.metrics.stored(&self.served.cache, asked, took, has_failed);
     }
 
     /// The kind's own warnings about what was written.

@@ -25,8 +25,7 @@ pub async fn update(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     metadata::settle_namespace(&call.served.def, &mut object, &target.namespace)?;
     check_name(&object, &target.name)?;
     if call.served.def.create_on_update && call.info.subresource.is_empty() {
-        let (_, there) = server.store().get(&target.key(), None).await?;
-        if there.is_none() {
+        if target.stored().await?.is_none() {
             return create_instead(target, object).await;
         }
     }
@@ -71,8 +70,7 @@ pub fn check_name(object: &Object, name: &str) -> Result<()> {
 /// Where somebody else was faster, it is asked again, unless the wanted object names its resourceVersion.
 pub async fn change(target: &Target<'_>, mut make: impl FnMut(&Object) -> Result<Object>) -> Result<Written> {
     for attempt in 1.. {
-        let (_, found) = target.server.store().get(&target.key(), None).await?;
-        let current = found.ok_or_else(|| target.not_found())?;
+        let current = target.stored().await?.ok_or_else(|| target.not_found())?;
         let current = convert::pair(target.server, target.served, current).await?;
         let old = present::decode(target.served, &current.value, current.mod_revision)?;
         let new = make(&old)?;

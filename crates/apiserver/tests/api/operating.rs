@@ -47,12 +47,24 @@ async fn health_is_told_whole_and_check_by_check() {
 async fn figures_have_upstreams_names() {
     let cluster = Cluster::new().await;
     cluster.tree(&format!("GET {CONFIG_MAPS}")).await;
+    cluster.tree(&format!("POST {CONFIG_MAPS}\n\n{}", r#"{"metadata":{"name":"a"}}"#)).await;
+    text(&cluster, "GET /livez").await;
+    cluster.outcome(&format!("GET {CONFIG_MAPS}?resourceVersion=999&timeout=10ms")).await;
     let (code, media, figures) = text(&cluster, "GET /metrics\nAccept: text/plain").await;
     assert_eq!((code, media.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
     for name in [
         "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\",\
          scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
         "apiserver_request_duration_seconds_count{",
+        "apiserver_request_terminations_total{code=\"504\",component=\"apiserver\",group=\"\",resource=\"configmaps\"",
+        "apiserver_response_sizes_count{component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"namespace\"",
+        "apiserver_admission_controller_admission_duration_seconds_count{name=\"LimitRanger\",operation=\"CREATE\",\
+         rejected=\"false\",type=\"admit\"} 1",
+        "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"validate\"} 1",
+        "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"exempt\",priority_level=\"exempt\"} ",
+        "etcd_request_duration_seconds_count{group=\"\",operation=\"create\",resource=\"configmaps\"} 1",
+        "etcd_requests_total{group=\"\",operation=\"create\",resource=\"configmaps\"} 1",
+        "kubernetes_healthchecks_total{name=\"etcd\",status=\"success\",type=\"livez\"} 1",
         "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
         "apiserver_storage_objects{resource=\"namespaces\"} 4",
         "apiserver_resource_objects{group=\"rbac.authorization.k8s.io\",resource=\"clusterroles\"}",

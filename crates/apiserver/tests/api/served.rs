@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use skiff_apiserver::authn::proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
 
 /// A certificate authority with what it has issued.
 pub struct Authority {
@@ -58,6 +59,17 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Serves the cluster on loopback and connects to it as `identity`.
 pub async fn connect(cluster: &Cluster, identity: Option<(&str, &str)>) -> SendRequest<Empty<Bytes>> {
+    speak(connected(cluster, identity).await).await
+}
+
+/// Speaks HTTP on a connection.
+async fn speak(stream: TlsStream<TcpStream>) -> SendRequest<Empty<Bytes>> {
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+async fn connected(cluster: &Cluster, identity: Option<(&str, &str)>) -> TlsStream<TcpStream> {
     let authority = Authority::new();
     let identity = identity.map(|(name, group)| authority.issue(name, group));
     connect_with(cluster, &authority, authority.roots(), identity).await
@@ -69,7 +81,7 @@ async fn connect_with(
     authority: &Authority,
     clients: Arc<RootCertStore>,
     identity: Option<Identity>,
-) -> SendRequest<Empty<Bytes>> {
+) -> TlsStream<TcpStream> {
     let (chain, key) = authority.issue("kube-apiserver", "x");
     let verifier = WebPkiClientVerifier::builder_with_provider(clients, provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
@@ -92,10 +104,7 @@ async fn connect_with(
     };
     let stream = TcpStream::connect(address).await.expect("the server listens");
     let name = ServerName::try_from("localhost").expect("a name");
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream).await.expect("TLS");
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
-    tokio::spawn(connection.with_upgrades());
-    sender
+    tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream).await.expect("TLS")
 }
 
 async fn text(sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> (StatusCode, String) {
@@ -142,7 +151,7 @@ async fn a_proxy_is_believed_by_its_own_authority_alone() {
     both.add(proxies.certificate.clone()).expect("a certificate");
     let both = Arc::new(both);
     let ask = async |identity: Option<Identity>, user: &str| {
-        let mut sender = connect_with(&cluster, &clients, both.clone(), identity).await;
+        let mut sender = speak(connect_with(&cluster, &clients, both.clone(), identity).await).await;
         let mut request = Request::get("/api/v1/namespaces/default").header("host", "localhost");
         if !user.is_empty() {
             request = request.header("x-remote-user", user).header("x-remote-group", "system:masters");
@@ -165,6 +174,31 @@ async fn a_proxy_is_believed_by_its_own_authority_alone() {
     // A proxy's certificate is no identity of its own, and another name of its authority is no proxy.
     assert_eq!(ask(Some(proxies.issue("front", "system:masters")), "").await, "401 Unauthorized");
     assert_eq!(ask(Some(proxies.issue("back", "system:masters")), "jane").await, "401 Unauthorized");
+}
+
+#[tokio::test]
+async fn a_certificate_s_time_is_told() {
+    let cluster = Cluster::new().await;
+    let mut admin = connect(&cluster, Some(("admin", "system:masters"))).await;
+    let (_, figures) = text(&mut admin, "/metrics").await;
+    let expected = "apiserver_client_certificate_expiration_seconds_count 1\n";
+    assert!(figures.contains(expected), "{figures}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    /// As much as the server reads of a head.
+    const HEAD_BYTES: usize = 1024 * 1024;
+    let cluster = Cluster::new().await;
+    let mut stream = connected(&cluster, None).await;
+    let mut head = b"GET /readyz HTTP/1.1\r\nx: ".to_vec();
+    // No more than it reads: what it left unread would take back its answer.
+    head.resize(HEAD_BYTES, b'x');
+    stream.write_all(&head).await.expect("the head is taken");
+    stream.flush().await.expect("the head is taken");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 431");
 }
 
 /// Answers one plain request with what it was asked, and turns one upgrade into an echo.

@@ -8,6 +8,7 @@
 //! A value is written once. When history is forgotten, the records that nothing refers to are removed from the log.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ const MERGE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Table files that are held open.
 const OPEN_FILES: usize = 16;
+/// The unit in which the system counts what files take.
+const BLOCK_BYTES: u64 = 512;
 
 const KEYSPACE: &str = "log";
 
@@ -61,6 +64,10 @@ pub(super) enum Operation {
 pub(super) trait Disk: Send {
     /// Writes all or nothing, and returns when it would survive a power cut.
     fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError>;
+    /// Where it lies, where it is a real one.
+    fn folder(&self) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// The record that one event makes.
@@ -238,7 +245,22 @@ impl Drop for FjallDisk {
     }
 }
 
+/// What the files of a folder take on the disk; they come and go meanwhile.
+pub(super) fn size_of(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let Ok(about) = entry.metadata() else { continue };
+        bytes += if about.is_dir() { size_of(&entry.path()).unwrap_or(0) } else { about.blocks() * BLOCK_BYTES };
+    }
+    Ok(bytes)
+}
+
 impl Disk for FjallDisk {
+    fn folder(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
     fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         for operation in operations {

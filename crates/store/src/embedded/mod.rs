@@ -10,7 +10,7 @@ mod watch;
 mod writer;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -100,6 +100,8 @@ pub struct EmbeddedStore {
     places: Arc<Semaphore>,
     desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Where the log lies, where that is a real disk.
+    folder: Option<PathBuf>,
 }
 
 impl EmbeddedStore {
@@ -147,6 +149,7 @@ impl EmbeddedStore {
             queue: Queue::default(),
             closed: AtomicBool::new(false),
         });
+        let folder = disk.folder();
         let writer = Writer::new(shared.clone(), options.clone(), Box::new(disk), reserved);
         let desk = Arc::new(Desk::new(Some(writer)));
         let of_thread = (desk.clone(), shared.clone());
@@ -155,7 +158,7 @@ impl EmbeddedStore {
             .spawn(move || writer::run(&of_thread.0, &of_thread.1, &options))
             .map_err(|error| StoreError::Unavailable(format!("starting the store's writer: {error}")))?;
         let places = Arc::new(Semaphore::new(WAITING_COMMITS));
-        Ok(Arc::new(Self { shared, places, desk, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { shared, places, desk, thread: Mutex::new(Some(thread)), folder }))
     }
 
     /// Finishes the commits that wait, writes what was postponed and lets go of the folder. Reads go on; watches end.
@@ -208,6 +211,10 @@ impl Store for EmbeddedStore {
 
     fn whole_since(&self) -> Revision {
         self.shared.state.read().whole_since()
+    }
+
+    fn size_bytes(&self) -> Option<u64> {
+        disk::size_of(self.folder.as_ref()?).ok()
     }
 
     async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<(Revision, Option<KeyValue>), StoreError> {

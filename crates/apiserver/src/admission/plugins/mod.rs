@@ -282,10 +282,10 @@ impl Plugins {
         self.settings.selection.has_named(name)
     }
 
-    /// Those that are on, in their order.
-    pub fn active(&self) -> impl Iterator<Item = &'static Plugin> + use<> {
+    /// Those that are on, in their order, each with its place in [`ALL`].
+    pub fn active(&self) -> impl Iterator<Item = (usize, &'static Plugin)> + use<> {
         let selection = self.settings.selection;
-        ALL.iter().enumerate().filter(move |(at, _)| selection.has(*at)).map(|(_, plugin)| plugin)
+        ALL.iter().enumerate().filter(move |(at, _)| selection.has(*at))
     }
 }
 
