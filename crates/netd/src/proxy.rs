@@ -1,4 +1,4 @@
-//! Keeps the kernel's rules in step with Services, EndpointSlices and host ports. Events only say which Service to look at
+//! Keeps the kernel's rules in step with Services, EndpointSlices, host ports and NetworkPolicies. Events only say which Service to look at
 //! again; what its rules should be is read from the caches at that moment.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::netlink::NetlinkError;
 use crate::pods::HostPortMapping;
+use crate::policies::{PodGate, PolicyFollower};
 use crate::rules::kernel::KernelRules;
 use crate::rules::{Fragment, Frame, Ruleset, Transaction, api, service};
 
@@ -40,6 +41,7 @@ pub struct NetdConfig {
 pub struct Netd {
     stop: watch::Sender<bool>,
     applied: watch::Receiver<u64>,
+    gate: PodGate,
     task: JoinHandle<()>,
 }
 
@@ -58,9 +60,25 @@ impl Netd {
         let services = config.informers.of::<Service>();
         let slices = config.informers.of::<EndpointSlice>();
         observe(&services, &slices, &pending);
-        let worker =
-            Worker { config, services, slices, pending, kernel, ruleset, is_complete: false, applied: applied_sender };
-        Ok(Self { stop, applied, task: tokio::spawn(worker.run(stopped)) })
+        let policies = PolicyFollower::start(&config.informers, &config.node_name, pending.wake.clone());
+        let gate = policies.gate();
+        let worker = Worker {
+            config,
+            services,
+            slices,
+            policies,
+            pending,
+            kernel,
+            ruleset,
+            is_complete: false,
+            applied: applied_sender,
+        };
+        Ok(Self { stop, applied, gate, task: tokio::spawn(worker.run(stopped)) })
+    }
+
+    /// Where this node's pods wait until the rules know of them.
+    pub fn gate(&self) -> PodGate {
+        self.gate.clone()
     }
 
     /// Waits until the rules for all Services known at the start are in the kernel.
@@ -99,7 +117,7 @@ impl Netd {
 #[derive(Default)]
 struct Pending {
     state: Mutex<PendingState>,
-    wake: Notify,
+    wake: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -164,6 +182,7 @@ struct Worker {
     config: NetdConfig,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    policies: PolicyFollower,
     pending: Arc<Pending>,
     kernel: KernelRules,
     ruleset: Ruleset,
@@ -195,9 +214,10 @@ impl Worker {
         }
     }
 
-    async fn synced(&self) {
+    async fn synced(&mut self) {
         self.services.synced().await;
         self.slices.synced().await;
+        self.policies.synced().await;
     }
 
     /// Brings rules and kernel up to date; false if the kernel refused.
@@ -207,13 +227,16 @@ impl Worker {
             fragments.push(self.plan(&key));
         }
         fragments.extend(self.plan_host_ports());
+        fragments.extend(self.policies.plan());
         let transaction = self.ruleset.replace(fragments);
-        if self.is_complete && transaction.is_empty() {
-            return true;
+        if !self.is_complete || !transaction.is_empty() {
+            self.is_complete = self.is_complete && self.update(&transaction) || self.recreate();
+            if self.is_complete {
+                self.applied.send_modify(|count| *count += 1);
+            }
         }
-        self.is_complete = self.is_complete && self.update(&transaction) || self.recreate();
         if self.is_complete {
-            self.applied.send_modify(|count| *count += 1);
+            self.policies.finish();
         }
         self.is_complete
     }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 use skiff_apiserver::{ApiServer, UserInfo};
@@ -13,7 +14,7 @@ use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::ids::Ids;
 use skiff_client::{Body, Client, DeleteOptions, InProcess, Informers, Patch, Recorder};
 use skiff_netd::rules::Frame;
-use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig};
+use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig, NewPod};
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -47,7 +48,8 @@ fn start_rules(server: &Arc<ApiServer>) -> Netd {
         service_range: "10.96.0.0/12".parse().expect("a range"),
         balancer_ranges: vec!["203.0.113.0/24".parse().expect("a range")],
     };
-    let informers = Informers::new(client(server, "system:kube-proxy", &[]));
+    // As on a node that has no other part of the cluster: with the node's own rights.
+    let informers = Informers::new(client(server, "system:node:node-1", &["system:nodes"]));
     let host_ports = watch::channel(Vec::new()).1;
     Netd::start(NetdConfig { informers, node_name: "node-1".into(), frame, host_ports }).expect("starts")
 }
@@ -167,6 +169,55 @@ fn rules_follow_services_and_endpoints() {
         assert!(nft(&["list", "tables"]).contains("skiff"), "the rules stay when the program ends");
         Netd::clean_up().expect("cleans up");
         assert_eq!(nft(&["list", "tables"]), "");
+    });
+}
+
+fn pod(name: &str, labels: serde_json::Value) -> Pod {
+    let metadata = json!({ "name": name, "namespace": "default", "labels": labels });
+    let spec = json!({ "nodeName": "node-1", "containers": [{ "name": "c", "image": "none" }] });
+    serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).expect("a Pod")
+}
+
+#[test]
+fn rules_follow_policies_and_pods() {
+    with_server("policies", async |server| {
+        let admin = client(&server, "admin", &["system:masters"]);
+        let netd = start_rules(&server);
+        let gate = netd.gate();
+        timeout(PATIENCE, netd.ready()).await.expect("the rules are made");
+        let new = |name: &str, label: &str, address: &str| NewPod {
+            namespace: "default".into(),
+            name: name.into(),
+            uid: format!("uid-of-{name}"),
+            labels: [("app".to_owned(), label.to_owned())].into(),
+            address: address.parse().expect("an address"),
+        };
+        // Before there is a policy, nobody waits, and nothing is known of pods.
+        gate.admit(new("early", "web", "10.244.0.5")).await;
+
+        let spec = json!({
+            "podSelector": { "matchLabels": { "app": "web" } },
+            "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] }],
+        });
+        let metadata = json!({ "name": "web", "namespace": "default" });
+        let policy: NetworkPolicy = serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).expect("one");
+        admin.create(&policy).await.expect("is created");
+        until(&netd, "an isolated pod", |rules| rules.contains("10.244.0.5 : jump ingress/default/")).await;
+
+        // Whoever has passed the gate is isolated, though the API does not even know the pod.
+        gate.admit(new("late", "web", "10.244.0.6")).await;
+        assert!(nft(&["-nn", "list", "table", "ip", "skiff"]).contains("10.244.0.6 : jump ingress/default/"));
+
+        admin.create(&pod("client", json!({ "app": "client" }))).await.expect("is created");
+        let status = Patch::Merge(json!({ "status": { "podIP": "10.244.1.7", "podIPs": [{ "ip": "10.244.1.7" }] } }));
+        admin.patch::<Pod>("default", "client", "status", &status).await.expect("is changed");
+        until(&netd, "a peer", |rules| rules.contains("0x00000000 . 10.244.1.7")).await;
+
+        gate.leave("default", "late", "uid-of-late");
+        until(&netd, "one pod less", |rules| !rules.contains("10.244.0.6")).await;
+        admin.delete::<NetworkPolicy>("default", "web", &DeleteOptions::default()).await.expect("is deleted");
+        until(&netd, "no trace", |rules| !rules.contains("10.244.0.5") && !rules.contains("10.244.1.7")).await;
+        netd.shutdown().await;
     });
 }
 

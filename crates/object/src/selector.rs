@@ -11,7 +11,7 @@ use crate::Object;
 use crate::meta::Meta;
 
 /// One requirement on a label.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Requirement {
     /// `key in (a, b)`, also `key = a`.
     In(String, Vec<String>),
@@ -28,7 +28,7 @@ pub enum Requirement {
 }
 
 /// A conjunction of requirements; the empty one selects everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
     nothing: bool,

@@ -16,7 +16,7 @@ use skiff_cri::{
     StopContainerRequest, StopPodSandboxRequest,
 };
 use skiff_kubelet::{FileSystem, Mounter};
-use skiff_netd::{HostPort, PodNetwork, Transport};
+use skiff_netd::{HostPort, NewPod, PodGate, PodNetwork, Transport};
 use skiff_runtime::NetworkPlugin;
 
 /// Mounts for volumes.
@@ -163,22 +163,50 @@ fn named<'a>(operation: &'a str, target: &'a Path) -> impl Fn(nix::Error) -> io:
 }
 
 /// The pod network as the runtime's plugin.
-pub struct PluggedNetwork(pub Arc<PodNetwork>);
+pub struct PluggedNetwork {
+    /// Addresses and interfaces.
+    pub pods: Arc<PodNetwork>,
+    /// Where a pod waits until network policies hold for it.
+    pub gate: PodGate,
+}
 
 #[async_trait::async_trait]
 impl NetworkPlugin for PluggedNetwork {
     async fn setup(&self, sandbox_id: &str, netns: &Path, config: &PodSandboxConfig) -> CriResult<Vec<IpAddr>> {
         let ports = host_ports(config)?;
         // It takes about a millisecond of the kernel's time, but enters a namespace on a thread of its own.
-        let (network, sandbox, netns) = (self.0.clone(), sandbox_id.to_owned(), netns.to_owned());
+        let (network, sandbox, netns) = (self.pods.clone(), sandbox_id.to_owned(), netns.to_owned());
         let addresses = tokio::task::spawn_blocking(move || network.setup(&sandbox, &netns, &ports)).await;
-        addresses.map_err(internal)?.map_err(internal)
+        let addresses = addresses.map_err(internal)?.map_err(internal)?;
+        if let Some(pod) = new_pod(config, &addresses) {
+            self.gate.admit(pod).await;
+        }
+        Ok(addresses)
     }
 
-    async fn teardown(&self, sandbox_id: &str, _netns: Option<&Path>, _config: &PodSandboxConfig) -> CriResult<()> {
-        let (network, sandbox) = (self.0.clone(), sandbox_id.to_owned());
-        tokio::task::spawn_blocking(move || network.teardown(&sandbox)).await.map_err(internal)?.map_err(internal)
+    async fn teardown(&self, sandbox_id: &str, _netns: Option<&Path>, config: &PodSandboxConfig) -> CriResult<()> {
+        let (network, sandbox) = (self.pods.clone(), sandbox_id.to_owned());
+        tokio::task::spawn_blocking(move || network.teardown(&sandbox)).await.map_err(internal)?.map_err(internal)?;
+        if let Some(pod) = &config.metadata {
+            self.gate.leave(&pod.namespace, &pod.name, &pod.uid);
+        }
+        Ok(())
     }
+}
+
+fn new_pod(config: &PodSandboxConfig, addresses: &[IpAddr]) -> Option<NewPod> {
+    let pod = config.metadata.as_ref()?;
+    let address = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    })?;
+    Some(NewPod {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        labels: config.labels.clone().into_iter().collect(),
+        address,
+    })
 }
 
 fn internal(error: impl std::fmt::Display) -> CriError {

@@ -8,7 +8,7 @@ use skiff_base::SystemClock;
 use skiff_client::Informers;
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
-use skiff_netd::{Netd, NetdConfig, Overlay, OverlayConfig, PodNetwork, PodNetworkConfig, Prefix};
+use skiff_netd::{Netd, NetdConfig, Overlay, OverlayConfig, PodGate, PodNetwork, PodNetworkConfig, Prefix};
 
 use crate::cli::WayBetweenNodes;
 use crate::commands::CommandError;
@@ -68,9 +68,16 @@ pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetwork
 pub struct Network {
     /// Addresses and interfaces of pods.
     pub pods: Arc<PodNetwork>,
-    _rules: Netd,
+    rules: Netd,
     _overlay: Option<Overlay>,
     _dns: Dns,
+}
+
+impl Network {
+    /// Where pods wait until network policies hold for them.
+    pub fn gate(&self) -> PodGate {
+        self.rules.gate()
+    }
 }
 
 /// Starts the network, or takes over what an earlier run left.
@@ -103,7 +110,7 @@ pub fn start(machine: &Machine, informers: &Informers) -> Result<Network, Comman
         always_tunnel: machine.options.overlay == WayBetweenNodes::Vxlan,
     })?;
     let dns = Dns::start(dns_config(facts, informers))?;
-    Ok(Network { pods, _rules: rules, _overlay: overlay, _dns: dns })
+    Ok(Network { pods, rules, _overlay: overlay, _dns: dns })
 }
 
 /// The cluster DNS. In isolation there is nobody to ask for the world's names.

@@ -76,7 +76,7 @@ async fn embedded(
         default_cgroup_parent: cgroup,
         ..RuntimeConfig::new(paths.runtime(), paths.volatile())?
     };
-    let plugin = Arc::new(PluggedNetwork(network.pods.clone()));
+    let plugin = Arc::new(PluggedNetwork { pods: network.pods.clone(), gate: network.gate() });
     let runtime = EmbeddedRuntime::start(config, Arc::new(store.clone()), plugin, clock.clone()).await?;
     // Sandboxes that were removed while nobody kept the books have addresses still.
     let known = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::language::{
-    Base, Draw, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, SetKind, Statement, Value, ValueType,
-    Verdict, Whose,
+    Base, Draw, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, SetKind, Side, Statement, Value,
+    ValueType, Verdict, Whose,
 };
 use super::ruleset::{Change, Transaction};
 use crate::model::Transport;
@@ -40,6 +40,7 @@ const NFPROTO_IPV4: u8 = 2;
 
 /// The attribute that holds one of a list.
 const LIST_ELEMENT: u16 = 1;
+const SET_FLAG_INTERVAL: u32 = 4;
 const SET_FLAG_MAP: u32 = 8;
 const SET_FLAG_TIMEOUT: u32 = 0x10;
 const SET_FLAG_EVAL: u32 = 0x20;
@@ -155,6 +156,9 @@ fn add_set(batch: &mut Batch, name: &str, kind: SetKind) {
     if kind.timeout.is_some() {
         flags |= SET_FLAG_TIMEOUT | SET_FLAG_EVAL;
     }
+    if kind.has_ranges {
+        flags |= SET_FLAG_INTERVAL;
+    }
     let (key_type, key_bytes) = key_shape(kind.key);
     // Names are unique; the number is asked for, and needs to differ only within a batch.
     let id = u32::try_from(batch.len()).expect("a batch has far fewer than 2^32 messages");
@@ -192,7 +196,8 @@ fn key_shape(key: KeyType) -> (u32, u32) {
         KeyType::Number => (TYPE_MARK, 4),
         KeyType::Numbered => (concat(&[TYPE_IPV4_ADDRESS, TYPE_INET_PROTOCOL, TYPE_INET_SERVICE, TYPE_MARK]), 16),
         KeyType::Pair => (concat(&[TYPE_IPV4_ADDRESS, TYPE_IPV4_ADDRESS]), 8),
-        KeyType::Source => (TYPE_IPV4_ADDRESS, 4),
+        KeyType::Source | KeyType::Destination => (TYPE_IPV4_ADDRESS, 4),
+        KeyType::Member => (concat(&[TYPE_MARK, TYPE_IPV4_ADDRESS]), 8),
     }
 }
 
@@ -223,15 +228,16 @@ fn put_elements(batch: &mut Batch, set: &str, kind: u16, flags: u16, elements: &
         list.put_text(1, TABLE).put_text(2, set).nest(3, |list| {
             for (key, value) in chunk {
                 list.nest(LIST_ELEMENT, |element| put_element(element, key, value));
+                if let Key::Range(_, last) = key {
+                    put_end(list, *last);
+                }
             }
         });
     }
 }
 
 fn put_element(element: &mut Nested<'_>, key: &Key, value: &Value) {
-    element.nest(1, |data| {
-        data.put(1, &key_bytes(key));
-    });
+    put_key(element, &key_bytes(key));
     match value {
         Value::Nothing => {}
         Value::Verdict(verdict) => {
@@ -245,6 +251,23 @@ fn put_element(element: &mut Nested<'_>, key: &Key, value: &Value) {
     }
 }
 
+fn put_key(element: &mut Nested<'_>, bytes: &[u8]) {
+    element.nest(1, |data| {
+        data.put(1, bytes);
+    });
+}
+
+/// The end of a range is an element of its own, the first address behind it; a range up to the last address has none.
+fn put_end(list: &mut Nested<'_>, last: Ipv4Addr) {
+    const INTERVAL_END: u32 = 1;
+    if let Some(behind) = u32::from(last).checked_add(1) {
+        list.nest(LIST_ELEMENT, |element| {
+            put_key(element, &behind.to_be_bytes());
+            element.put_be32(3, INTERVAL_END);
+        });
+    }
+}
+
 fn key_bytes(key: &Key) -> Vec<u8> {
     match key {
         Key::AddressPort(address, transport, port) => [address.octets(), word(*transport), half(*port)].concat(),
@@ -254,6 +277,8 @@ fn key_bytes(key: &Key) -> Vec<u8> {
             [address.octets(), word(*transport), half(*port), number.to_ne_bytes()].concat()
         }
         Key::Pair(source, destination) => [source.octets(), destination.octets()].concat(),
+        Key::Address(address) | Key::Range(address, _) => address.octets().to_vec(),
+        Key::Member(number, address) => [number.to_ne_bytes(), address.octets()].concat(),
     }
 }
 
@@ -274,10 +299,14 @@ fn half(port: u16) -> [u8; 4] {
 
 fn put_verdict(data: &mut Nested<'_>, verdict: &Verdict) {
     const DROP: i32 = 0;
+    const ACCEPT: i32 = 1;
     const JUMP: i32 = -3;
     const GOTO: i32 = -4;
+    const RETURN: i32 = -5;
     let (code, chain) = match verdict {
         Verdict::Drop => (DROP, None),
+        Verdict::Accept => (ACCEPT, None),
+        Verdict::Return => (RETURN, None),
         Verdict::Jump(chain) => (JUMP, Some(chain)),
         Verdict::Goto(chain) => (GOTO, Some(chain)),
     };
@@ -311,6 +340,16 @@ const META_PROTOCOL: u32 = 16;
 const FIB_SOURCE: u32 = 1;
 const FIB_DESTINATION: u32 = 2;
 const INTERFACE_NAME_BYTES: usize = 16;
+const STATE_ESTABLISHED: u32 = 2;
+const STATE_RELATED: u32 = 4;
+const STATE_NEW: u32 = 8;
+
+fn offset(side: Side) -> u32 {
+    match side {
+        Side::Source => OFFSET_SOURCE,
+        Side::Destination => OFFSET_DESTINATION,
+    }
+}
 
 impl Expressions<'_, '_> {
     fn statement(&mut self, statement: &Statement) {
@@ -319,7 +358,8 @@ impl Expressions<'_, '_> {
             Statement::Destination(is, range) => self.in_range(OFFSET_DESTINATION, *is, *range),
             Statement::SourceLocal(is) => self.local(FIB_SOURCE, *is),
             Statement::DestinationLocal(is) => self.local(FIB_DESTINATION, *is),
-            Statement::NewConnection => self.new_connection(),
+            Statement::NewConnection => self.connection(STATE_NEW),
+            Statement::KnownConnection => self.connection(STATE_ESTABLISHED | STATE_RELATED),
             Statement::From(interface) => self.interface(META_INPUT_NAME, interface),
             Statement::To(interface) => self.interface(META_OUTPUT_NAME, interface),
             Statement::Protocol(is, transport) => {
@@ -335,6 +375,21 @@ impl Expressions<'_, '_> {
                 self.key(*key);
                 self.look_up(set, None);
             }
+            Statement::Within(side, set) => {
+                self.address(REGISTER, offset(*side));
+                self.look_up(set, None);
+            }
+            Statement::Member(side, number, set) => {
+                self.load(REGISTER, &number.to_ne_bytes());
+                self.address(REGISTER + 1, offset(*side));
+                self.look_up(set, None);
+            }
+            Statement::NamedPort(number, set) => {
+                self.key(KeyType::AddressPort);
+                self.load(REGISTER + 3, &number.to_ne_bytes());
+                self.look_up(set, None);
+            }
+            Statement::Port(first, last) => self.port_in(*first, *last),
             Statement::Dispatch(key, map) => {
                 self.key(*key);
                 self.look_up(map, Some(REGISTER_VERDICT));
@@ -396,6 +451,21 @@ impl Expressions<'_, '_> {
         self.payload(register, TRANSPORT_HEADER, 2, 2);
     }
 
+    fn port_in(&mut self, first: u16, last: u16) {
+        self.port(REGISTER);
+        if first == last {
+            return self.compare(Is::In, &first.to_be_bytes());
+        }
+        self.put("range", |data| {
+            data.put_be32(1, REGISTER).put_be32(2, 0);
+            for (attribute, port) in [(3, first), (4, last)] {
+                data.nest(attribute, |inside| {
+                    inside.put(1, &port.to_be_bytes());
+                });
+            }
+        });
+    }
+
     fn meta(&mut self, key: u32, register: u32) {
         self.put("meta", |data| {
             data.put_be32(2, key).put_be32(1, register);
@@ -441,13 +511,12 @@ impl Expressions<'_, '_> {
         self.compare(is, &RTN_LOCAL.to_ne_bytes());
     }
 
-    fn new_connection(&mut self) {
+    fn connection(&mut self, states: u32) {
         const KEY_STATE: u32 = 0;
-        const STATE_NEW: u32 = 8;
         self.put("ct", |data| {
             data.put_be32(2, KEY_STATE).put_be32(1, REGISTER);
         });
-        self.bits(STATE_NEW.to_ne_bytes(), [0; 4]);
+        self.bits(states.to_ne_bytes(), [0; 4]);
         self.compare(Is::NotIn, &[0; 4]);
     }
 
@@ -475,6 +544,8 @@ impl Expressions<'_, '_> {
                 self.address(REGISTER + 1, OFFSET_DESTINATION);
             }
             KeyType::Source => self.address(REGISTER, OFFSET_SOURCE),
+            KeyType::Destination => self.address(REGISTER, OFFSET_DESTINATION),
+            KeyType::Member => self.address(REGISTER + 1, OFFSET_SOURCE),
             KeyType::Number => self.random(REGISTER, 0, u32::MAX),
             KeyType::Numbered => self.draw(&Draw { whose: Whose::Packet, first: 0, count: u32::MAX }),
         }

@@ -35,11 +35,19 @@ pub enum Shared {
     HostPortsAt,
     /// Host ports on all addresses.
     HostPorts,
+    /// Pods whose network policies say what they may send.
+    EgressPods,
+    /// Pods whose network policies say what they may be sent.
+    IngressPods,
+    /// The pods that policies name, by the number of what they are named by.
+    Peers,
+    /// The ports of pods that policies name.
+    NamedPorts,
 }
 
 impl Shared {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::ServiceAddresses,
         Self::NodePorts,
         Self::EmptyAddresses,
@@ -48,6 +56,10 @@ impl Shared {
         Self::Hairpins,
         Self::HostPortsAt,
         Self::HostPorts,
+        Self::EgressPods,
+        Self::IngressPods,
+        Self::Peers,
+        Self::NamedPorts,
     ];
 
     /// Its name in the kernel.
@@ -61,6 +73,10 @@ impl Shared {
             Self::Hairpins => "hairpins",
             Self::HostPortsAt => "host-ports-at",
             Self::HostPorts => "host-ports",
+            Self::EgressPods => "egress-pods",
+            Self::IngressPods => "ingress-pods",
+            Self::Peers => "peers",
+            Self::NamedPorts => "named-ports",
         }
     }
 
@@ -73,6 +89,10 @@ impl Shared {
             Self::Hairpins => SetKind::fixed(KeyType::Pair, ValueType::Nothing),
             Self::HostPortsAt => SetKind::fixed(KeyType::AddressPort, ValueType::Endpoint),
             Self::HostPorts => SetKind::fixed(KeyType::Port, ValueType::Endpoint),
+            Self::EgressPods => SetKind::fixed(KeyType::Source, ValueType::Verdict),
+            Self::IngressPods => SetKind::fixed(KeyType::Destination, ValueType::Verdict),
+            Self::Peers => SetKind::fixed(KeyType::Member, ValueType::Nothing),
+            Self::NamedPorts => SetKind::fixed(KeyType::Numbered, ValueType::Nothing),
         }
     }
 }
@@ -104,7 +124,7 @@ impl Frame {
         vec![
             ("guard", filter(Prerouting, PRIORITY_RAW), self.guard()),
             ("filter-input", filter(Input, PRIORITY_FILTER), refuse()),
-            ("filter-forward", filter(Forward, PRIORITY_FILTER), refuse()),
+            ("filter-forward", filter(Forward, PRIORITY_FILTER), forwarded(refuse())),
             ("filter-output", filter(Output, PRIORITY_FILTER), refuse()),
             ("nat-prerouting", translate(Prerouting, PRIORITY_DESTINATION), redirect()),
             ("nat-output", translate(Output, PRIORITY_DESTINATION), redirect()),
@@ -224,6 +244,21 @@ pub fn spread(draw: Draw) -> Vec<Rule> {
         // The first place is always taken.
         rules.push(vec![Statement::TranslateRandom(Draw { count: 1, ..draw }, map())]);
     }
+    rules
+}
+
+/// What passes through the node, by addresses as they are after translation: so policies see the pods behind a Service.
+/// What the node itself says to its pods, and they to it, does not pass here and is free, as upstream documents it.
+fn forwarded(refuse: Vec<Rule>) -> Vec<Rule> {
+    let dispatch = |key, map: Shared| vec![Statement::Dispatch(key, map.name().into())];
+    let mut rules = vec![vec![Statement::KnownConnection, Statement::Do(Verdict::Accept)]];
+    rules.extend(refuse);
+    rules.extend([
+        // No policy keeps a pod from itself.
+        vec![Statement::In(KeyType::Pair, Shared::Hairpins.name().into()), Statement::Do(Verdict::Accept)],
+        dispatch(KeyType::Source, Shared::EgressPods),
+        dispatch(KeyType::Destination, Shared::IngressPods),
+    ]);
     rules
 }
 

@@ -88,6 +88,19 @@ pub enum KeyType {
     Pair,
     /// Source address.
     Source,
+    /// Destination address.
+    Destination,
+    /// The number of a group of pods, and an address.
+    Member,
+}
+
+/// The end of a packet's way that is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where it comes from.
+    Source,
+    /// Where it goes.
+    Destination,
 }
 
 /// A key of a set or map.
@@ -103,6 +116,12 @@ pub enum Key {
     Numbered(ServiceId, u32),
     /// Of [`KeyType::Pair`].
     Pair(Ipv4Addr, Ipv4Addr),
+    /// Of [`KeyType::Source`] and [`KeyType::Destination`].
+    Address(Ipv4Addr),
+    /// Of [`KeyType::Source`], in a set of ranges: the first and the last address.
+    Range(Ipv4Addr, Ipv4Addr),
+    /// Of [`KeyType::Member`].
+    Member(u32, Ipv4Addr),
 }
 
 /// What a map gives for a key.
@@ -136,6 +155,10 @@ pub enum Verdict {
     Jump(String),
     /// It vanishes.
     Drop,
+    /// It may pass: no further rule at this place looks at it.
+    Accept,
+    /// It goes on where the jump to this chain was made.
+    Return,
 }
 
 /// The shape of a set or map.
@@ -147,12 +170,17 @@ pub struct SetKind {
     pub value: ValueType,
     /// Packets add elements, which are forgotten when unused for so long.
     pub timeout: Option<Duration>,
+    /// Its elements are ranges.
+    pub has_ranges: bool,
 }
 
 impl SetKind {
+    /// A set of addresses that is given as ranges.
+    pub const RANGES: Self = Self { has_ranges: true, ..Self::fixed(KeyType::Source, ValueType::Nothing) };
+
     /// A map whose elements only we write.
     pub const fn fixed(key: KeyType, value: ValueType) -> Self {
-        Self { key, value, timeout: None }
+        Self { key, value, timeout: None, has_ranges: false }
     }
 }
 
@@ -178,6 +206,8 @@ pub enum Statement {
     DestinationLocal(Is),
     /// The packet begins a connection.
     NewConnection,
+    /// The packet belongs to a connection that has had an answer, or tells of such a one.
+    KnownConnection,
     /// The packet came in by this interface.
     From(String),
     /// The packet leaves by this interface.
@@ -188,6 +218,14 @@ pub enum Statement {
     Marked,
     /// Its key is in this set.
     In(KeyType, String),
+    /// The address at this end is in this set of ranges.
+    Within(Side, String),
+    /// The address at this end, under this number, is in this set.
+    Member(Side, u32, String),
+    /// Destination, protocol and port, under this number, are in this set.
+    NamedPort(u32, String),
+    /// The destination port is one of those from the first to the last.
+    Port(u16, u16),
     /// What this map says about its key is done with it.
     Dispatch(KeyType, String),
     /// One of so many chains of this map, by chance.
@@ -268,6 +306,9 @@ impl fmt::Display for Key {
                 write!(f, "{address} . {transport} . {port} . {number:#x}")
             }
             Self::Pair(source, destination) => write!(f, "{source} . {destination}"),
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Range(first, last) => write!(f, "{first}-{last}"),
+            Self::Member(number, address) => write!(f, "{number:#x} . {address}"),
         }
     }
 }
@@ -288,6 +329,8 @@ impl fmt::Display for Verdict {
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Drop => f.write_str("drop"),
+            Self::Accept => f.write_str("accept"),
+            Self::Return => f.write_str("return"),
         }
     }
 }
@@ -300,14 +343,15 @@ impl fmt::Display for SetKind {
             KeyType::Number => "mark",
             KeyType::Numbered => "ipv4_addr . inet_proto . inet_service . mark",
             KeyType::Pair => "ipv4_addr . ipv4_addr",
-            KeyType::Source => "ipv4_addr",
+            KeyType::Source | KeyType::Destination => "ipv4_addr",
+            KeyType::Member => "mark . ipv4_addr",
         };
         let value = match self.value {
             ValueType::Nothing => "",
             ValueType::Verdict => " : verdict",
             ValueType::Endpoint => " : ipv4_addr . inet_service",
         };
-        write!(f, "type {key}{value}")?;
+        write!(f, "type {key}{value}{}", if self.has_ranges { "; flags interval" } else { "" })?;
         match self.timeout {
             Some(timeout) => write!(f, "; flags dynamic,timeout; timeout {}s", timeout.as_secs()),
             None => Ok(()),
@@ -324,6 +368,14 @@ fn expression(key: KeyType) -> &'static str {
         KeyType::Numbered => "ip daddr . meta l4proto . th dport . numgen random",
         KeyType::Pair => "ip saddr . ip daddr",
         KeyType::Source => "ip saddr",
+        KeyType::Destination => "ip daddr",
+        KeyType::Member => "meta mark . ip saddr",
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Source { "ip saddr" } else { "ip daddr" })
     }
 }
 
@@ -353,11 +405,19 @@ impl fmt::Display for Statement {
             Self::SourceLocal(is) => write!(f, "fib saddr type {is}local"),
             Self::DestinationLocal(is) => write!(f, "fib daddr type {is}local"),
             Self::NewConnection => f.write_str("ct state new"),
+            Self::KnownConnection => f.write_str("ct state established,related"),
             Self::From(interface) => write!(f, "iifname \"{interface}\""),
             Self::To(interface) => write!(f, "oifname \"{interface}\""),
             Self::Protocol(is, transport) => write!(f, "meta l4proto {is}{transport}"),
             Self::Marked => write!(f, "meta mark & {MASQUERADE_MARK:#x} != 0"),
             Self::In(key, set) => write!(f, "{} @{set}", expression(*key)),
+            Self::Within(side, set) => write!(f, "{side} @{set}"),
+            Self::Member(side, number, set) => write!(f, "{number:#x} . {side} @{set}"),
+            Self::NamedPort(number, set) => {
+                write!(f, "{} . {number:#x} @{set}", expression(KeyType::AddressPort))
+            }
+            Self::Port(first, last) if first == last => write!(f, "th dport {first}"),
+            Self::Port(first, last) => write!(f, "th dport {first}-{last}"),
             Self::Dispatch(key, map) => write!(f, "{} vmap @{map}", expression(*key)),
             Self::DispatchRandom(modulus, map) => write!(f, "numgen random mod {modulus} vmap @{map}"),
             Self::Translate(key, map) => write!(f, "dnat to {} map @{map}", expression(*key)),

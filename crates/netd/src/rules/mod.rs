@@ -5,6 +5,7 @@ mod encode;
 mod frame;
 pub mod kernel;
 mod language;
+pub mod policy;
 mod ruleset;
 pub mod service;
 #[cfg(test)]
@@ -13,7 +14,7 @@ mod tests;
 pub use encode::TABLE;
 pub use frame::{Frame, REJECT_CHAIN, Shared, Spread};
 pub use language::{
-    Base, Draw, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, ServiceId, Set, SetKind, Statement,
-    Value, ValueType, Verdict, Whose,
+    Base, Draw, Endpoint, Hook, Is, Key, KeyType, MASQUERADE_MARK, Refusal, Rule, ServiceId, Set, SetKind, Side,
+    Statement, Value, ValueType, Verdict, Whose,
 };
 pub use ruleset::{Change, Fragment, Ruleset, Transaction};

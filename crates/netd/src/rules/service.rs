@@ -330,7 +330,7 @@ impl PortPlanner<'_> {
             let place = format!("{}-{}", endpoint.address, endpoint.port);
             let target = format!("{}/{place}", self.name("endpoint"));
             let clients = format!("{}/{place}/{}s", self.name("clients"), timeout.as_secs());
-            let kind = SetKind { key: KeyType::Source, value: ValueType::Nothing, timeout: Some(timeout) };
+            let kind = SetKind { timeout: Some(timeout), ..SetKind::fixed(KeyType::Source, ValueType::Nothing) };
             self.fragment.sets.insert(clients.clone(), Set { kind, elements: BTreeMap::new() });
             let remember = vec![Statement::Remember(clients.clone(), timeout)];
             self.fragment.chains.insert(target.clone(), vec![remember, vec![Statement::TranslateTo(*endpoint)]]);

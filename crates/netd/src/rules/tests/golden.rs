@@ -46,6 +46,14 @@ fn the_whole_of_a_small_cluster() {
         }
         set host-ports { type inet_proto . inet_service : ipv4_addr . inet_service
         }
+        set egress-pods { type ipv4_addr : verdict
+        }
+        set ingress-pods { type ipv4_addr : verdict
+        }
+        set peers { type mark . ipv4_addr
+        }
+        set named-ports { type ipv4_addr . inet_proto . inet_service . mark
+        }
         chain guard {
           type filter hook prerouting priority -300;
           iifname "skiff0" ip daddr 127.0.0.0/8 drop
@@ -56,7 +64,11 @@ fn the_whole_of_a_small_cluster() {
         }
         chain filter-forward {
           type filter hook forward priority 0;
+          ct state established,related accept
           ct state new jump refusals
+          ip saddr . ip daddr @hairpins accept
+          ip saddr vmap @egress-pods
+          ip daddr vmap @ingress-pods
         }
         chain filter-output {
           type filter hook output priority 0;

@@ -8,7 +8,7 @@ use crate::testing::in_own_namespace;
 
 /// What `nft` sees in the current namespace; the elements of sets are on one line each, without their dynamic state.
 #[allow(clippy::disallowed_methods, reason = "nft is the tests' oracle only")]
-fn listing() -> String {
+pub(super) fn listing() -> String {
     let output = Command::new("nft").args(["-nn", "list", "table", "ip", "skiff"]).output();
     let output = output.expect("nft is installed where tests run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

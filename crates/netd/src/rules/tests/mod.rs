@@ -2,6 +2,7 @@
 
 mod golden;
 mod kernel;
+mod policies;
 mod traced;
 mod tracer;
 mod traffic;

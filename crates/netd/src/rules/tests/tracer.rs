@@ -49,6 +49,7 @@ enum End {
     Dropped,
     Refused,
     Translated,
+    Accepted,
 }
 
 struct Walk<'a> {
@@ -114,6 +115,8 @@ impl Walk<'_> {
                 // A goto leaves this chain for good.
                 Some(Err(Verdict::Goto(chain))) => return self.chain(&chain),
                 Some(Err(Verdict::Drop)) => return End::Dropped,
+                Some(Err(Verdict::Accept)) => return End::Accepted,
+                Some(Err(Verdict::Return)) => return End::Open,
                 Some(Err(Verdict::Jump(chain))) => match self.chain(&chain) {
                     End::Open => {}
                     end => return end,
@@ -166,7 +169,16 @@ impl Walk<'_> {
             KeyType::AddressPort => Key::AddressPort(destination, transport, port),
             KeyType::Port => Key::Port(transport, port),
             KeyType::Pair => Key::Pair(source, destination),
-            KeyType::Number | KeyType::Numbered | KeyType::Source => panic!("no rule asks for such a key here"),
+            KeyType::Source => Key::Address(source),
+            KeyType::Destination => Key::Address(destination),
+            KeyType::Number | KeyType::Numbered | KeyType::Member => panic!("no rule asks for such a key here"),
+        }
+    }
+
+    fn at(&self, side: Side) -> Ipv4Addr {
+        match side {
+            Side::Source => self.packet.source,
+            Side::Destination => self.packet.destination,
         }
     }
 
@@ -197,6 +209,19 @@ impl Walk<'_> {
             Statement::DestinationLocal(is) => as_said(is, is_local(self.packet.destination)),
             Statement::Protocol(is, transport) => as_said(is, *transport == self.packet.transport),
             Statement::NewConnection => true,
+            Statement::KnownConnection => false,
+            Statement::Port(first, last) => (*first..=*last).contains(&self.packet.port),
+            Statement::Member(side, number, set) => self.element(set, &Key::Member(*number, self.at(*side))).is_some(),
+            Statement::Within(side, set) => {
+                let sets = self.ruleset.fragments().find_map(|fragment| fragment.sets.get(set));
+                let ranges = sets.expect("the set is there").elements.keys();
+                let address = self.at(*side);
+                ranges.clone().any(|key| matches!(key, Key::Range(first, last) if (*first..=*last).contains(&address)))
+            }
+            Statement::NamedPort(number, set) => {
+                let Packet { destination, transport, port, .. } = self.packet;
+                self.element(set, &Key::Numbered((destination, transport, port), *number)).is_some()
+            }
             Statement::From(interface) => {
                 let from_pod = self.packet.source.octets()[..3] == [10, 244, 0] && !self.packet.is_own;
                 interface == if from_pod { "skiff0" } else { "eth0" }

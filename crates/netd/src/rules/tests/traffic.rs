@@ -299,6 +299,71 @@ fn host_ports_answer_and_go() {
     });
 }
 
+/// How a test looks at a packet that ought to vanish: nothing is proved by waiting longer.
+const SHORT_PATIENCE: Duration = Duration::from_millis(300);
+
+fn is_dropped(server: &str) -> bool {
+    let address = server.parse().expect("an address");
+    matches!(TcpStream::connect_timeout(&address, SHORT_PATIENCE), Err(error) if error.kind() == std::io::ErrorKind::TimedOut)
+}
+
+#[test]
+fn policies_hold_with_bridge_netfilter() {
+    check_policies("1");
+}
+
+#[test]
+fn policies_hold_without_bridge_netfilter() {
+    check_policies("0");
+}
+
+fn check_policies(bridge_netfilter: &str) {
+    in_own_namespace(|| {
+        set_bridge_netfilter(bridge_netfilter);
+        let mut world = World::new(3);
+        world.apply(&web("type: NodePort\nexternalTrafficPolicy: Local", &["10.244.0.2"]));
+        let mut trial = policies::Trial::new();
+        let pods = ["web 10.244.0.2 app=web", "friend 10.244.0.3 app=friend", "stranger 10.244.0.4 app=stranger"];
+        for pod in pods {
+            trial.set_pods(&[&format!("default/{pod}")]);
+        }
+        let mut hold = |world: &mut World, policies: &[&str]| {
+            trial.set_policies(policies);
+            let old = world.ruleset.owners_within("policy/").map(|owner| (owner.to_owned(), Fragment::default()));
+            let mut fragments: std::collections::BTreeMap<String, Fragment> = old.collect();
+            let new = trial.ruleset.owners();
+            fragments.extend(new.filter_map(|owner| Some((owner.to_owned(), trial.ruleset.fragment(owner)?.clone()))));
+            let transaction = world.ruleset.replace(fragments);
+            world.kernel.update(&transaction).expect("the kernel takes it");
+        };
+        let isolate =
+            "podSelector: {matchLabels: {app: web}}\ningress: [{from: [{podSelector: {matchLabels: {app: friend}}}";
+        let ask = |world: &World, pod: usize, server: &str| world.pods[pod].namespace.run(|| ask_tcp(server));
+        let (cluster, direct, node) = ("10.96.1.1:80", "10.244.0.2:8080", format!("{NODE_ADDRESS}:30080"));
+        hold(&mut world, &[&format!("default/web\n{isolate}]}}]")]);
+        for server in [cluster, direct] {
+            assert_eq!(ask(&world, 1, server), "10.244.0.2 to 10.244.0.3", "{server}");
+            assert!(world.pods[2].namespace.run(|| is_dropped(server)), "{server}");
+            // The node itself, for one that probes, is always let in.
+            assert!(ask_tcp(server).starts_with("10.244.0.2 to 10.244.0.1"), "{server}");
+        }
+        assert_eq!(world.pods[1].namespace.run(|| ask_udp("10.96.1.1:53")), "10.244.0.2 to 10.244.0.3");
+        // A pod reaches itself through its Service; and what it asks others is answered.
+        assert_eq!(ask(&world, 0, cluster), "10.244.0.2 to 10.244.0.1");
+        assert_eq!(ask(&world, 0, "10.244.0.4:8080"), "10.244.0.4 to 10.244.0.2");
+        assert!(world.client.run(|| is_dropped(&node)));
+
+        let outside = format!("default/web\n{isolate}, {{ipBlock: {{cidr: {CLIENT_ADDRESS}/32}}}}]}}]");
+        hold(&mut world, &[&outside, "default/deny\npodSelector: {}\npolicyTypes: [Egress]"]);
+        assert_eq!(world.client.run(|| ask_tcp(&node)), format!("10.244.0.2 to {CLIENT_ADDRESS}"));
+        assert!(world.pods[1].namespace.run(|| is_dropped(cluster)));
+        assert!(world.pods[0].namespace.run(|| is_dropped("10.244.0.4:8080")));
+
+        hold(&mut world, &[]);
+        assert_eq!(ask(&world, 2, cluster), "10.244.0.2 to 10.244.0.4");
+    });
+}
+
 /// Endpoints come and go under a client that never pauses; each of its requests is answered.
 #[test]
 fn a_rolling_change_of_endpoints_loses_no_request() {
