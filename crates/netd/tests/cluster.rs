@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use nix::sched::{CloneFlags, unshare};
@@ -208,6 +208,8 @@ fn rules_follow_policies_and_pods() {
         gate.admit(new("late", "web", "10.244.0.6")).await;
         assert!(nft(&["-nn", "list", "table", "ip", "skiff"]).contains("10.244.0.6 : jump ingress/default/"));
 
+        let account = json!({ "metadata": { "name": "default", "namespace": "default" } });
+        admin.create::<ServiceAccount>(&serde_json::from_value(account).expect("one")).await.expect("is created");
         admin.create(&pod("client", json!({ "app": "client" }))).await.expect("is created");
         let status = Patch::Merge(json!({ "status": { "podIP": "10.244.1.7", "podIPs": [{ "ip": "10.244.1.7" }] } }));
         admin.patch::<Pod>("default", "client", "status", &status).await.expect("is changed");

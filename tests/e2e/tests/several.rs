@@ -1,5 +1,5 @@
-//! Three nodes, each a world of its own: their pods reach each other, Services spread over them, names are known on each,
-//! and one that vanishes is replaced and comes back.
+//! Three nodes, each a world of its own: their pods reach each other unless policies forbid it, Services spread over them,
+//! names are known on each, and one that vanishes is replaced and comes back.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -89,6 +89,7 @@ fn three_nodes_are_one_cluster() {
 
     everybody_reaches_everybody(&cluster, &each);
     the_service_spreads(&cluster, &each);
+    a_policy_holds_on_every_node(&cluster, &each, &agent);
 
     // Another node's pod: what it says, what it is asked to do, and who may serve that.
     let (pod, _) = &each[&agent];
@@ -129,6 +130,59 @@ fn the_service_spreads(cluster: &Cluster, each: &Pods) {
             seen.extend(http_get(&format!("{address}:30080"), "/"));
             seen.len() == all
         });
+    }
+}
+
+/// Only one app may come to the pods of each node, and one may not go anywhere from its first moment on.
+const POLICIES: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: each}
+spec:
+  podSelector: {matchLabels: {app: each}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: mover}}}], ports: [{port: 8080}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: hasty}
+spec: {podSelector: {matchLabels: {app: hasty}}, policyTypes: [Egress]}
+"#;
+const HASTY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: hasty, labels: {app: hasty}}
+spec:
+  nodeName: AGENT
+  restartPolicy: Never
+  containers:
+  - name: hello
+    image: localhost:5000/hello:v1
+    command: [sh, -c, "timeout 1 wget -q -O - http://TARGET:8080/ || echo kept in"]
+"#;
+
+fn a_policy_holds_on_every_node(cluster: &Cluster, each: &Pods, agent: &str) {
+    let (mover, mover_address) = pods(cluster, "mover").into_values().next().expect("there is one");
+    let reaches = |from: &str, address: &str| {
+        cluster.sh(from, &format!("timeout 1 wget -q -O - http://{address}:8080/")).code == 0
+    };
+    cluster.create(POLICIES);
+    for (from, own) in each.values() {
+        for (_, address) in each.values().filter(|(_, address)| address != own) {
+            eventually("the policy holds", || !reaches(from, address));
+        }
+        // The one that is allowed comes to it, and it may go anywhere.
+        assert_eq!(fetch(cluster, &mover, &format!("http://{own}:8080/")), format!("hello v1 from {from}"));
+        assert_eq!(fetch(cluster, from, &format!("http://{mover_address}:8080/")), format!("hello v1 from {mover}"));
+    }
+    cluster.create(&HASTY.replace("AGENT", agent).replace("TARGET", &mover_address));
+    cluster.kubectl("wait --for=jsonpath={.status.phase}=Succeeded pod/hasty --timeout=60s").ok();
+    eventually("the node has a certificate to serve by", || cluster.kubectl("logs hasty").code == 0);
+    let said = cluster.kubectl("logs hasty").ok();
+    assert!(said.contains("kept in"), "{said}");
+    cluster.kubectl("delete pod/hasty networkpolicy/each networkpolicy/hasty").ok();
+    let (from, _) = each.values().next().expect("there are three");
+    for (_, address) in each.values() {
+        eventually("nothing is forbidden any more", || reaches(from, address));
     }
 }
 
