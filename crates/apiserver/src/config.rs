@@ -102,6 +102,8 @@ pub struct FrontProxy {
 pub struct Access {
     /// Whom the server believes to be who.
     pub authentication: crate::authn::Settings,
+    /// Who decides who may do what.
+    pub authorization: crate::authz::Settings,
 }
 
 /// What the binary tells the server at its start.

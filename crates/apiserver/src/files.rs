@@ -24,6 +24,10 @@ static AUTHENTICATION_RELOADS: Family = Family::counter(
     "apiserver_authentication_config_controller_automatic_reloads_total",
     "Total number of automatic reloads of authentication configuration split by status.",
 );
+static AUTHORIZATION_RELOADS: Family = Family::counter(
+    "apiserver_authorization_config_controller_automatic_reloads_total",
+    "Total number of automatic reloads of authorization configuration split by status.",
+);
 
 /// What a configuration may say.
 pub struct Shape {
@@ -156,7 +160,7 @@ pub async fn run(server: Weak<ApiServer>) {
 impl ApiServer {
     /// Whether there is a file that may change.
     pub(crate) fn has_files(&self) -> bool {
-        self.authenticator.file().is_some()
+        self.authenticator.file().is_some() || self.authorizer.file().is_some()
     }
 
     /// Reads configurations whose files have changed; one that has a fault is told of, and what was before holds.
@@ -164,6 +168,10 @@ impl ApiServer {
         if let Some(file) = self.authenticator.file() {
             let outcome = reload(file, |text| self.authenticator.configure(text)).await;
             report(&AUTHENTICATION_RELOADS, "authentication", file, outcome);
+        }
+        if let Some(file) = self.authorizer.file() {
+            let outcome = reload(file, |text| self.authorizer.configure(text)).await;
+            report(&AUTHORIZATION_RELOADS, "authorization", file, outcome);
         }
     }
 }

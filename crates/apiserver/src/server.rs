@@ -102,7 +102,7 @@ impl ApiServer {
         let server = Arc::new(Self {
             plugins: admission::plugins::Plugins::new(config.admission.clone()),
             authenticator: Authenticator::new(&config, catalogue.clone())?,
-            authorizer: Authorizer::new(catalogue.clone(), config.authorization),
+            authorizer: Authorizer::new(&config, catalogue.clone())?,
             allocators,
             hub: hub.clone(),
             catalogue,
@@ -347,7 +347,7 @@ impl ApiServer {
             parts.extensions.insert(trail.clone());
         }
         let own = trail.is_some().then(|| user.clone());
-        let acting = impersonate::apply(self, user, &mut parts.headers)?;
+        let acting = impersonate::apply(self, user, &mut parts.headers).await?;
         if let Some(trail) = trail.as_ref().filter(|_| own.as_ref() != Some(&acting)) {
             trail.impersonated(&acting);
         }
@@ -367,12 +367,12 @@ impl ApiServer {
     /// Why a user may do something; 403 in upstream's words where they may not.
     pub async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<String> {
         let action = Action::of(info);
-        if let Ok(reason) = authz::require(&self.authorizer, user, &action) {
+        if let Ok(reason) = authz::require(&self.authorizer, user, &action).await {
             return Ok(reason);
         }
         // What gives the right may be younger than what the caches show.
         self.hub.fresh().await?;
-        authz::require(&self.authorizer, user, &action)
+        authz::require(&self.authorizer, user, &action).await
     }
 
     async fn dispatch(self: &Arc<Self>, call: &Call, parts: &mut Parts, body: Body) -> Result<Answer> {

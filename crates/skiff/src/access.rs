@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use skiff_apiserver::UserInfo;
 use skiff_apiserver::audit::Remote;
 use skiff_apiserver::authn::{self, proxy, token_file, webhook};
+use skiff_apiserver::authz::abac::Policies;
+use skiff_apiserver::authz::{self, Chain};
 use skiff_apiserver::config::Access;
 use skiff_apiserver::files::duration;
 
-use crate::cli::access::{AccessOptions, AuthenticationOptions, OidcOptions, ProxyOptions};
+use crate::cli::access::{AccessOptions, AuthenticationOptions, AuthorizationOptions, OidcOptions, ProxyOptions};
 use crate::commands::CommandError;
 use crate::kubeconfig::read_whole;
 use crate::paths::named;
@@ -21,7 +24,50 @@ const TOKENS_CACHED_FOR: Duration = Duration::from_secs(120);
 
 /// Who may come. `client_authority` are the authorities of ordinary clients' certificates.
 pub fn settings(options: &AccessOptions, client_authority: &str) -> Result<Access, CommandError> {
-    Ok(Access { authentication: authentication(&options.authentication, client_authority)? })
+    Ok(Access {
+        authentication: authentication(&options.authentication, client_authority)?,
+        authorization: authorization(&options.authorization)?,
+    })
+}
+
+/// Who decides; flags say what an AuthorizationConfiguration could.
+fn authorization(options: &AuthorizationOptions) -> Result<authz::Settings, CommandError> {
+    let policies = match &options.authorization_policy_file {
+        Some(path) => Policies::read(&read(path)?, &path.display().to_string())?,
+        None => Policies::default(),
+    };
+    let has = |mode: &str| options.authorization_mode.iter().any(|own| own == mode);
+    if has("ABAC") != options.authorization_policy_file.is_some() && options.authorization_config.is_none() {
+        return Err("authorization-mode ABAC and authorization-policy-file belong together".into());
+    }
+    if has("Webhook") != options.authorization_webhook_config_file.is_some() {
+        return Err("authorization-mode Webhook and authorization-webhook-config-file belong together".into());
+    }
+    let chain = match (&options.authorization_config, options.authorization_mode.as_slice()) {
+        (Some(path), _) => Chain::File(path.clone()),
+        (None, []) => Chain::Usual,
+        (None, modes) => {
+            Chain::Given(json!({"authorizers": modes.iter().map(|mode| entry(mode, options)).collect::<Vec<_>>()}))
+        }
+    };
+    Ok(authz::Settings { chain, policies: Arc::new(policies), kubeconfig: Some(kubeconfig) })
+}
+
+fn kubeconfig(path: &Path) -> Result<Value, String> {
+    read_whole(path).map_err(|error| error.to_string())
+}
+
+fn entry(mode: &str, options: &AuthorizationOptions) -> Value {
+    let mut entry = json!({"type": mode, "name": mode.to_lowercase()});
+    if let Some(path) = options.authorization_webhook_config_file.as_ref().filter(|_| mode == "Webhook") {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        entry["webhook"] = json!({"timeout": "30s", "failurePolicy": "NoOpinion",
+            "subjectAccessReviewVersion": options.authorization_webhook_version.as_deref().unwrap_or("v1"),
+            "authorizedTTL": options.authorization_webhook_cache_authorized_ttl.as_deref().unwrap_or("5m"),
+            "unauthorizedTTL": options.authorization_webhook_cache_unauthorized_ttl.as_deref().unwrap_or("30s"),
+            "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": path}});
+    }
+    entry
 }
 
 /// The tokens that are known beforehand.
@@ -117,6 +163,24 @@ fn trusted_proxy(options: &ProxyOptions, client_authority: &str) -> Result<Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modes_are_authorizers_in_their_order() {
+        let told = |modes: &[&str], webhook: Option<&str>| {
+            let options = AuthorizationOptions {
+                authorization_mode: modes.iter().map(|mode| (*mode).to_owned()).collect(),
+                authorization_webhook_config_file: webhook.map(Into::into),
+                ..AuthorizationOptions::default()
+            };
+            authorization(&options).map(|settings| settings.chain).map_err(|error| error.to_string())
+        };
+        assert!(matches!(told(&[], None), Ok(Chain::Usual)));
+        let Ok(Chain::Given(tree)) = told(&["Webhook", "RBAC"], Some("/x")) else { panic!("a chain") };
+        assert_eq!(tree["authorizers"][0]["webhook"]["connectionInfo"]["kubeConfigFile"], "/x");
+        assert_eq!(tree["authorizers"][1], json!({"type": "RBAC", "name": "rbac"}));
+        assert!(told(&["Webhook"], None).expect_err("no file").contains("belong together"));
+        assert!(told(&["ABAC"], None).expect_err("no file").contains("belong together"));
+    }
 
     #[test]
     fn flags_say_what_a_configuration_could() {

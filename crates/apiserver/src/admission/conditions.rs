@@ -14,7 +14,7 @@ use skiff_object::{ErrorList, FieldError, FieldPath, Object};
 
 use super::matching::Shown;
 use super::{Attributes, review};
-use crate::authz::Action;
+use crate::authz::{Action, Term};
 use crate::call::UserInfo;
 
 /// What one expression may cost.
@@ -229,14 +229,17 @@ impl Host for Asker<'_> {
             subresource: question.subresource.clone(),
             namespace: question.namespace.clone(),
             name: question.name.clone(),
+            fields: question.field_selector.as_deref().map(Term::of_fields).unwrap_or_default(),
+            labels: question.label_selector.as_deref().map(Term::of_labels).unwrap_or_default(),
         };
         let other = question.service_account.as_ref().map(|(namespace, name)| {
             let all = format!("system:serviceaccounts:{namespace}");
             UserInfo::new(format!("system:serviceaccount:{namespace}:{name}"), &["system:serviceaccounts", &all])
         });
         let user = other.as_ref().unwrap_or(&self.attributes.call.user);
-        let decision = self.attributes.server.authorizer.decide(user, &action);
-        Decision { allowed: decision.allowed, reason: decision.reason, error: None }
+        let decision = self.attributes.server.authorizer.decide_here(user, &action);
+        let error = Some(decision.error).filter(|error| !error.is_empty());
+        Decision { allowed: decision.allowed, reason: decision.reason, error }
     }
 }
 

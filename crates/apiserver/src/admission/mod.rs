@@ -20,6 +20,7 @@ use skiff_kinds::decode::{FieldValidation, decode_tree};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object, Status};
 
+use crate::authz::escalation;
 use crate::call::Call;
 use crate::custom;
 use crate::failure::{Failure, Result};
@@ -98,6 +99,7 @@ pub async fn mutate(attributes: &Attributes<'_>, object: &mut Object, old: Optio
 
 /// Step 9: refuses what may not be.
 pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<()> {
+    escalation::check(attributes, object, old).await?;
     let mut timer = Timer::new(attributes, Step::Validate);
     let mut outcome = Ok(());
     for (at, plugin) in attributes.server.plugins.active() {

@@ -17,7 +17,7 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The identity that the headers ask for, once every part of it is authorized; else the caller's own.
-pub fn apply(server: &ApiServer, user: UserInfo, headers: &mut HeaderMap) -> Result<UserInfo> {
+pub async fn apply(server: &ApiServer, user: UserInfo, headers: &mut HeaderMap) -> Result<UserInfo> {
     let mut wanted = UserInfo { name: text(headers, USER), uid: text(headers, UID), ..UserInfo::default() };
     wanted.groups = headers.get_all(GROUP).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
     let extras: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(EXTRA)).cloned().collect();
@@ -32,7 +32,7 @@ pub fn apply(server: &ApiServer, user: UserInfo, headers: &mut HeaderMap) -> Res
         return Err(Status::internal("requested impersonation without impersonating a user").into());
     }
     for action in needed(&wanted) {
-        authz::require(&server.authorizer, &user, &action)?;
+        authz::require(&server.authorizer, &user, &action).await?;
     }
     for name in extras.into_iter().chain([USER, GROUP, UID].map(HeaderName::from_static)) {
         headers.remove(name);

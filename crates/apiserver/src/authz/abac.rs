@@ -40,8 +40,7 @@ impl Policies {
             if trimmed.is_empty() || trimmed.starts_with('#') {
                 continue;
             }
-            let fault =
-                |why: String| format!("error reading policy file {name}, line {}: {line}: {why}", index + 1);
+            let fault = |why: String| format!("error reading policy file {name}, line {}: {line}: {why}", index + 1);
             let tree: Value = serde_json::from_str(trimmed).map_err(|error| fault(error.to_string()))?;
             policies.push(policy(&tree).map_err(fault)?);
         }
@@ -159,7 +158,13 @@ mod tests {
         let may = |user: &str, verb: &str, namespace: &str, resource: &str, path: &str| {
             let groups: &[&str] = if user == "dan" { &["dev"] } else { &[] };
             let own = |text: &str| text.to_owned();
-            let action = Action { verb: own(verb), namespace: own(namespace), resource: own(resource), path: own(path), ..Action::default() };
+            let action = Action {
+                verb: own(verb),
+                namespace: own(namespace),
+                resource: own(resource),
+                path: own(path),
+                ..Action::default()
+            };
             policies.decide(&UserInfo::new(user, groups), &action).allowed
         };
         assert!(may("alice", "delete", "x", "secrets", ""));

@@ -16,7 +16,8 @@ use crate::storage::cache::ResourceCache;
 use crate::storage::catalogue::Catalogue;
 use crate::storage::filter::Filter;
 
-const GROUP: &str = "rbac.authorization.k8s.io";
+/// The group of roles and bindings.
+pub const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// A policy rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -135,8 +136,8 @@ impl Rbac {
                 && grant.rules.iter().any(|rule| rule.allows(action))
         };
         match grants.into_iter().find(holds) {
-            Some(grant) => Decision { allowed: true, reason: format!("RBAC: allowed by {}", grant.description) },
-            None => Decision { allowed: false, reason: String::new() },
+            Some(grant) => Decision::allow(format!("RBAC: allowed by {}", grant.description)),
+            None => Decision::default(),
         }
     }
 

@@ -5,22 +5,28 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use skiff_object::meta::Meta;
-use skiff_object::{FieldError, FieldPath, Object, Status};
+use skiff_object::{ErrorList, FieldError, FieldPath, Object, Status};
 
-use crate::authz::Action;
+use crate::authz::{Action, Term};
 use crate::call::{Call, UserInfo};
 use crate::failure::Result;
 use crate::server::ApiServer;
 
 /// `SelfSubjectAccessReview`, `SubjectAccessReview` and `LocalSubjectAccessReview`.
-pub fn access(server: &ApiServer, call: &Call, mut review: Object) -> Result<Object> {
+pub async fn access(server: &ApiServer, call: &Call, mut review: Object) -> Result<Object> {
     let action = action_of(call, &review)?;
     let own = call.served.def.kind == "SelfSubjectAccessReview";
     let user = if own { call.user.as_ref().clone() } else { subject_of(&review)? };
-    let decision = server.authorizer.decide(&user, &action);
+    let decision = server.authorizer.decide(&user, &action).await;
     let mut status = json!({"allowed": decision.allowed});
+    if decision.denied {
+        status["denied"] = true.into();
+    }
     if !decision.reason.is_empty() {
         status["reason"] = decision.reason.into();
+    }
+    if !decision.error.is_empty() {
+        status["evaluationError"] = decision.error.into();
     }
     review["status"] = status;
     review.map_mut(&["metadata"]);
@@ -52,6 +58,17 @@ fn action_of(call: &Call, review: &Object) -> Result<Action> {
         }),
         (Some(resource), None) => {
             let text = |key: &str| resource.str_at(&[key]).to_owned();
+            let place = FieldPath::new("spec.resourceAttributes");
+            let fields = selector(resource, "fieldSelector", &place, &["In", "NotIn"], Term::of_fields);
+            let known = ["In", "NotIn", "Exists", "DoesNotExist"];
+            let labels = selector(resource, "labelSelector", &place, &known, Term::of_labels);
+            let (fields, labels) = match (fields, labels) {
+                (Ok(fields), Ok(labels)) => (fields, labels),
+                (fields, labels) => {
+                    let errors = [fields.err(), labels.err()].into_iter().flatten().flatten().collect();
+                    return Err(Status::invalid(&call.served.def.group_kind(), "", &errors).into());
+                }
+            };
             let namespace =
                 if call.info.namespace.is_empty() { text("namespace") } else { call.info.namespace.clone() };
             Ok(Action {
@@ -63,9 +80,62 @@ fn action_of(call: &Call, review: &Object) -> Result<Action> {
                 name: text("name"),
                 namespace,
                 path: String::new(),
+                fields,
+                labels,
             })
         }
     }
+}
+
+/// What a review says of a selector: its text, or its requirements.
+fn selector(
+    resource: &Value,
+    field: &str,
+    place: &FieldPath,
+    operators: &[&'static str],
+    read: fn(&str) -> Vec<Term>,
+) -> Result<Vec<Term>, ErrorList> {
+    let Some(own) = resource.get(field).filter(|own| own.is_object()) else { return Ok(Vec::new()) };
+    let path = place.child(field);
+    let (raw, requirements) = (own.str_at(&["rawSelector"]), own.list_at(&["requirements"]));
+    match (raw.is_empty(), requirements.is_empty()) {
+        (false, false) => {
+            let why = "may not specified at the same time as requirements";
+            return Err(vec![FieldError::invalid(&path.child("rawSelector"), raw, why)]);
+        }
+        (true, true) => {
+            let why = format!("when {path} is specified, requirements or rawSelector is required");
+            return Err(vec![FieldError::required(&path.child("requirements"), why)]);
+        }
+        (false, true) => return Ok(read(raw)),
+        (true, false) => {}
+    }
+    let (mut terms, mut errors) = (Vec::new(), ErrorList::new());
+    for (index, requirement) in requirements.iter().enumerate() {
+        let path = path.child("requirements").index(index);
+        let values: Vec<String> =
+            requirement.list_at(&["values"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let (key, operator) = (requirement.str_at(&["key"]), requirement.str_at(&["operator"]));
+        if key.is_empty() {
+            errors.push(FieldError::required(&path.child("key"), "must be specified"));
+        }
+        match (operator, values.is_empty()) {
+            ("In" | "NotIn", true) => {
+                let why = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.push(FieldError::required(&path.child("values"), why));
+            }
+            ("Exists" | "DoesNotExist", false) => {
+                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(FieldError::forbidden(&path.child("values"), why));
+            }
+            _ => {}
+        }
+        // What an authorizer does not know cannot narrow what is asked for.
+        if let Some(known) = operators.iter().find(|known| **known == operator) {
+            terms.push(Term { key: key.to_owned(), operator: known, values });
+        }
+    }
+    if errors.is_empty() { Ok(terms) } else { Err(errors) }
 }
 
 fn subject_of(review: &Object) -> Result<UserInfo> {
@@ -96,10 +166,15 @@ pub fn rules(server: &ApiServer, call: &Call, mut review: Object) -> Result<Obje
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request").into());
     }
-    let rules = server.authorizer.rules(&call.user, &namespace);
+    let (rules, lacking) = server.authorizer.rules(&call.user, &namespace);
     let (on_resources, on_paths): (Vec<_>, Vec<_>) =
         rules.into_iter().partition(|rule| rule.non_resource_urls.is_empty());
-    review["status"] = json!({"resourceRules": on_resources, "nonResourceRules": on_paths, "incomplete": false});
+    let mut status =
+        json!({"resourceRules": on_resources, "nonResourceRules": on_paths, "incomplete": lacking.is_some()});
+    if let Some(lacking) = lacking {
+        status["evaluationError"] = lacking.into();
+    }
+    review["status"] = status;
     review.map_mut(&["metadata"]);
     Ok(review)
 }

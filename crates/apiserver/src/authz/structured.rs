@@ -210,11 +210,15 @@ impl Reader {
         match kind {
             "" => self.errors.push(FieldError::required(&path.child("type"), "")),
             "KubeConfigFile" if file.is_empty() => self.errors.push(FieldError::required(&place, "")),
-            "KubeConfigFile" if !Path::new(file).is_absolute() => self.invalid(&place, file, "must be an absolute path"),
-            "KubeConfigFile" => match (self.kubeconfig)(Path::new(file)).and_then(|config| remote::Settings::read(&config)) {
-                Ok(remote) => return Some(remote),
-                Err(why) => self.invalid(&place, file, &format!("error loading file: {why}")),
-            },
+            "KubeConfigFile" if !Path::new(file).is_absolute() => {
+                self.invalid(&place, file, "must be an absolute path")
+            }
+            "KubeConfigFile" => {
+                match (self.kubeconfig)(Path::new(file)).and_then(|config| remote::Settings::read(&config)) {
+                    Ok(remote) => return Some(remote),
+                    Err(why) => self.invalid(&place, file, &format!("error loading file: {why}")),
+                }
+            }
             "InClusterConfig" if !file.is_empty() => {
                 self.invalid(&place, file, "can only be set when type=KubeConfigFile");
             }
@@ -278,7 +282,7 @@ mod tests {
 
     #[test]
     fn faults_are_told_in_upstreams_words() {
-        check(json!([]), expect![[r#""#]]);
+        check(json!([]), expect!["authorizers: Required value: at least one authorization mode must be defined"]);
         let hook = |name: &str, webhook: Value| json!({"type": "Webhook", "name": name, "webhook": webhook});
         check(
             json!([{}, {"type": "Moon"}, {"type": "RBAC"}, {"type": "RBAC", "name": "r"}, {"type": "Node", "name": "A"},
@@ -288,13 +292,46 @@ mod tests {
                     "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": "x"},
                     "matchConditions": [{}, {"expression": "request.user"}, {"expression": "true"}, {"expression": "true"}, {"expression": "x"}]})),
                 hook("u", json!({"connectionInfo": {"type": "Else"}, "matchConditions": [{"expression": "true"}]}))]),
-            expect![[r#""#]],
+            expect![[r#"
+                authorizers[0].type: Required value
+                authorizers[1].type: Unsupported value: "Moon": supported values: "ABAC", "AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"
+                authorizers[2].name: Required value
+                authorizers[3].type: Duplicate value: "RBAC"
+                authorizers[4].name: Invalid value: "A": authorizer name is invalid: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                authorizers[5].webhook: Required value: required when type=Webhook
+                authorizers[6].name: Duplicate value: "w"
+                authorizers[6].timeout: Required value
+                authorizers[6].subjectAccessReviewVersion: Required value
+                authorizers[6].failurePolicy: Required value
+                authorizers[6].connectionInfo.type: Required value
+                authorizers[7].webhook: Invalid value: "non-null": may only be specified when type=Webhook
+                authorizers[8].timeout: Invalid value: "31s": must be > 0s and <= 30s
+                authorizers[8].authorizedTTL: Invalid value: "-1s": must be > 0s
+                authorizers[8].unauthorizedTTL: Invalid value: "x": time: invalid duration "x"
+                authorizers[8].subjectAccessReviewVersion: Unsupported value: "v2": supported values: "v1", "v1beta1"
+                authorizers[8].matchConditionSubjectAccessReviewVersion: Unsupported value: "v1beta1": supported values: "v1"
+                authorizers[8].failurePolicy: Unsupported value: "Ignore": supported values: "NoOpinion", "Deny"
+                authorizers[8].connectionInfo.kubeConfigFile: Invalid value: "x": must be an absolute path
+                authorizers[8].matchConditions[0].expression: Required value
+                authorizers[8].matchConditions[1].expression: Invalid value: "request.user": must evaluate to bool but got string
+                authorizers[8].matchConditions[3].expression: Duplicate value: "true"
+                authorizers[8].matchConditions[4].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
+                authorizers[9].timeout: Required value
+                authorizers[9].subjectAccessReviewVersion: Required value
+                authorizers[9].matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified
+                authorizers[9].failurePolicy: Required value
+                authorizers[9].connectionInfo.type: Unsupported value: "Else": supported values: "InClusterConfig", "KubeConfigFile""#]],
         );
     }
 
     #[test]
     fn what_is_not_said_is_as_upstream_has_it() {
-        let whole = entries(&json!({"authorizers": [{"type": "Webhook", "name": "w", "webhook": webhook()}, {"type": "RBAC", "name": "r"}]}), kubeconfig);
+        let whole = entries(
+            &json!({"authorizers": [{"type": "Webhook", "name": "w", "webhook": webhook()}, {"type": "RBAC", "name": "r"}]}),
+            kubeconfig,
+        );
         let whole = whole.expect("well-formed");
         let [Entry::Webhook(settings), Entry::Own(own)] = whole.as_slice() else { panic!("{whole:?}") };
         assert_eq!(own, "RBAC");

@@ -25,21 +25,19 @@ const REMEMBERED: usize = 8192;
 /// Questions that are longer are not remembered: whoever asks could fill the memory with them.
 const QUESTION_LIMIT_BYTES: usize = 10_000;
 
-static EVALUATIONS: Family = Family::counter(
-    "apiserver_authorization_webhook_evaluations_total",
-    "Round-trips to authorization webhooks.",
-);
+static EVALUATIONS: Family =
+    Family::counter("apiserver_authorization_webhook_evaluations_total", "Round-trips to authorization webhooks.");
 
 /// What expressions see of a question.
 pub static CONDITION_ENV: LazyLock<Env> = LazyLock::new(|| {
-    let requirement =
-        [("key", string()), ("operator", string()), ("values", Decl::list(string()))];
+    let requirement = [("key", string()), ("operator", string()), ("values", Decl::list(string()))];
     let requirements = Decl::list(Decl::object("kubernetes.SelectorRequirement", requirement));
-    let selector = |name: &'static str| {
-        Decl::object(name, [("rawSelector", string()), ("requirements", requirements.clone())])
-    };
+    let selector =
+        |name: &'static str| Decl::object(name, [("rawSelector", string()), ("requirements", requirements.clone())]);
     let mut fields: Vec<(&'static str, Arc<Decl>)> =
-        ["namespace", "verb", "group", "version", "resource", "subresource", "name"].map(|name| (name, string())).into();
+        ["namespace", "verb", "group", "version", "resource", "subresource", "name"]
+            .map(|name| (name, string()))
+            .into();
     fields.push(("fieldSelector", selector("kubernetes.FieldSelectorAttributes")));
     fields.push(("labelSelector", selector("kubernetes.LabelSelectorAttributes")));
     let resource = Decl::object("kubernetes.ResourceAttributes", fields);
@@ -123,7 +121,8 @@ impl Webhook {
 
     async fn ask(&self, spec: Json) -> Result<Decision, String> {
         let version = format!("authorization.k8s.io/{}", self.settings.version);
-        let mut review = json!({"kind": "SubjectAccessReview", "apiVersion": version, "metadata": {}, "status": {"allowed": false}});
+        let mut review =
+            json!({"kind": "SubjectAccessReview", "apiVersion": version, "metadata": {}, "status": {"allowed": false}});
         review["spec"] = spec;
         // The old version has the groups under another name.
         if self.settings.version == "v1beta1"
@@ -135,7 +134,8 @@ impl Webhook {
         // The time is for all tries together: a request waits for the answer.
         let answer = tokio::time::timeout(self.settings.timeout, answer).await;
         let answer = answer.map_err(|_| "context deadline exceeded".to_owned())??;
-        let answer: Json = serde_json::from_slice(&answer).map_err(|error| format!("couldn't decode the answer: {error}"))?;
+        let answer: Json =
+            serde_json::from_slice(&answer).map_err(|error| format!("couldn't decode the answer: {error}"))?;
         let status = answer.get("status").cloned().unwrap_or_default();
         let reason = status.str_at(&["reason"]);
         Ok(match (status.bool_at(&["denied"]), status.bool_at(&["allowed"])) {

@@ -27,6 +27,10 @@ pub struct RequestInfo {
     /// The one object that a list, watch or deletion of a collection is narrowed to by `metadata.name=...`, or empty:
     /// rights to that object are enough for it.
     pub selected_name: String,
+    /// By which fields a list, a watch or a deletion of a collection is narrowed.
+    pub field_selector: String,
+    /// By which labels.
+    pub label_selector: String,
     /// What follows the subresource (for proxies), with its leading slash, still encoded.
     pub rest: String,
     /// The whole path.
@@ -93,6 +97,8 @@ impl RequestInfo {
             self.verb = "deletecollection".into();
         }
         if self.name.is_empty() && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
+            query.text("fieldSelector").clone_into(&mut self.field_selector);
+            query.text("labelSelector").clone_into(&mut self.label_selector);
             let terms = query.text("fieldSelector").split(',');
             let name = terms.into_iter().find_map(|term| term.trim().strip_prefix("metadata.name="));
             self.selected_name = name.map(|name| name.trim_start_matches('=').to_owned()).unwrap_or_default();

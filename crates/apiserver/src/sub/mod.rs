@@ -62,7 +62,7 @@ pub async fn answer_review(server: &ApiServer, call: &Call, body: &[u8]) -> Resu
         "TokenReview" => token::review(server, review).await?,
         "SelfSubjectRulesReview" => reviews::rules(server, call, review)?,
         "SelfSubjectAccessReview" | "SubjectAccessReview" | "LocalSubjectAccessReview" => {
-            reviews::access(server, call, review)?
+            reviews::access(server, call, review).await?
         }
         _ => return Err(Status::no_such_path().into()),
     };

@@ -5,6 +5,7 @@ mod aggregated;
 mod audited;
 mod conformance;
 mod custom;
+mod deciders;
 mod documents;
 mod entries;
 #[path = "../../../store/tests/suite/etcd.rs"]
@@ -24,4 +25,5 @@ mod policies;
 mod served;
 mod strangers;
 mod support;
+mod threats;
 mod webhooks;

@@ -10,6 +10,35 @@ pub struct AccessOptions {
     /// How callers tell who they are.
     #[command(flatten)]
     pub authentication: AuthenticationOptions,
+    /// Who decides what they may do.
+    #[command(flatten)]
+    pub authorization: AuthorizationOptions,
+}
+
+/// Who decides who may do what.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct AuthorizationOptions {
+    /// Who decides, in this order: Node, RBAC, Webhook, ABAC, AlwaysAllow, AlwaysDeny [default: Node,RBAC]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub authorization_mode: Vec<String>,
+    /// An AuthorizationConfiguration: who decides, in which order, with any number of webhooks; read again when it changes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["authorization_mode", "authorization_webhook_config_file"])]
+    pub authorization_config: Option<PathBuf>,
+    /// The policies of ABAC, one in each line
+    #[arg(long, value_name = "FILE")]
+    pub authorization_policy_file: Option<PathBuf>,
+    /// A kubeconfig of the program of the mode Webhook
+    #[arg(long, value_name = "FILE")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// The version of SubjectAccessReview that it understands: v1 or v1beta1 [default: v1]
+    #[arg(long, value_name = "VERSION", value_parser = ["v1", "v1beta1"], requires = "authorization_webhook_config_file")]
+    pub authorization_webhook_version: Option<String>,
+    /// How long its permissions hold [default: 5m]
+    #[arg(long, value_name = "TIME", requires = "authorization_webhook_config_file")]
+    pub authorization_webhook_cache_authorized_ttl: Option<String>,
+    /// How long its other answers hold [default: 30s]
+    #[arg(long, value_name = "TIME", requires = "authorization_webhook_config_file")]
+    pub authorization_webhook_cache_unauthorized_ttl: Option<String>,
 }
 
 /// How callers tell who they are, beside certificates and the cluster's own tokens.
@@ -127,7 +156,7 @@ impl AccessOptions {
     fn typed(&self) -> Vec<(&'static str, Typed<'_>)> {
         use Typed::{File, List, Switch, Text};
         let AuthenticationOptions { oidc, proxy, .. } = &self.authentication;
-        let own = &self.authentication;
+        let (own, deciders) = (&self.authentication, &self.authorization);
         vec![
             ("authentication-config", File(&own.authentication_config)),
             ("anonymous-auth", Switch(own.anonymous_auth)),
@@ -150,6 +179,16 @@ impl AccessOptions {
             ("requestheader-uid-headers", List(&proxy.requestheader_uid_headers)),
             ("requestheader-group-headers", List(&proxy.requestheader_group_headers)),
             ("requestheader-extra-headers-prefix", List(&proxy.requestheader_extra_headers_prefix)),
+            ("authorization-mode", List(&deciders.authorization_mode)),
+            ("authorization-config", File(&deciders.authorization_config)),
+            ("authorization-policy-file", File(&deciders.authorization_policy_file)),
+            ("authorization-webhook-config-file", File(&deciders.authorization_webhook_config_file)),
+            ("authorization-webhook-version", Text(&deciders.authorization_webhook_version)),
+            ("authorization-webhook-cache-authorized-ttl", Text(&deciders.authorization_webhook_cache_authorized_ttl)),
+            (
+                "authorization-webhook-cache-unauthorized-ttl",
+                Text(&deciders.authorization_webhook_cache_unauthorized_ttl),
+            ),
         ]
     }
 }

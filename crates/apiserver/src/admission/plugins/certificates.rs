@@ -64,7 +64,7 @@ fn may(attributes: &Attributes<'_>, verb: &str, signer: &str) -> bool {
             name,
             ..Action::default()
         };
-        attributes.server.authorizer.decide(&attributes.call.user, &action).allowed
+        attributes.server.authorizer.decide_here(&attributes.call.user, &action).allowed
     })
 }
 

@@ -40,7 +40,7 @@ pub fn enforce(attributes: &Attributes<'_>, new: Option<&Object>, old: Option<&O
 
 /// Why the user may not; empty where nobody says why.
 fn refusal(attributes: &Attributes<'_>, action: &Action) -> Option<String> {
-    let decision = attributes.server.authorizer.decide(&attributes.call.user, action);
+    let decision = attributes.server.authorizer.decide_here(&attributes.call.user, action);
     (!decision.allowed).then_some(decision.reason)
 }
 
