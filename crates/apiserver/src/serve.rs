@@ -14,7 +14,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use skiff_base::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::authn::{self, PeerCertificates};
@@ -67,11 +67,8 @@ impl ApiServer {
             };
             match accepted {
                 Ok((stream, place)) => {
-                    let serving = connection(self.clone(), stream, acceptor.clone(), graceful.watcher());
-                    tokio::spawn(async move {
-                        let _place = place;
-                        serving.await;
-                    });
+                    // Spawned as it is: a task that only awaits it would keep room for it twice.
+                    tokio::spawn(connection(self.clone(), stream, acceptor.clone(), graceful.watcher(), place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection");
@@ -98,6 +95,7 @@ async fn connection(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     watcher: hyper_util::server::graceful::Watcher,
+    _place: OwnedSemaphorePermit,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "setting TCP_NODELAY");

@@ -4,10 +4,12 @@
 use http::Method;
 use skiff_apiserver::http::query::Query;
 use skiff_apiserver::http::request::RequestInfo;
-use skiff_kinds::decode::{FieldValidation, decode, decode_tree};
+use skiff_kinds::decode::{FieldValidation, blank, decode, decode_tree};
 use skiff_kinds::def::Context;
+use skiff_kinds::schema::apply::of_definition;
 use skiff_kinds::schema::definition;
 use skiff_kinds::{ResourceDef, protobuf};
+use skiff_object::apply::{self, Write};
 use skiff_object::node::Format;
 use skiff_object::patch::{json_patch, merge_patch, strategic_merge};
 use skiff_object::{FieldSelector, GroupVersionKind, LabelSelector, Object};
@@ -46,6 +48,7 @@ pub const ENTRIES: [Entry; 7] = [
             r#"[{"op":"add","path":"/spec/template/spec/containers/0/env/-","value":{"name":"z"}},{"op":"move","from":"/metadata/labels/a","path":"/metadata/labels/b"}]"#,
             r#"[{"op":"copy","from":"/spec","path":"/spec/template/spec"},{"op":"test","path":"","value":1},{"op":"remove","path":"/spec/replicas"}]"#,
             r#"{"spec":{"template":{"spec":{"$setElementOrder/containers":[{"name":"c"}],"containers":[{"$patch":"delete","name":"c"},{"name":"d","$retainKeys":["name"]}]}}}}"#,
+            r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"managedFields":[{"manager":"a","operation":"Apply","apiVersion":"apps/v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{".":{},"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:image":{}},"v:1":{},"i:0":{}}}}}}}]},"spec":{"replicas":2}}"#,
             r#"{"metadata":{"labels":null,"$deleteFromPrimitiveList/finalizers":["a"]},"spec":{"$patch":"replace"}}"#,
         ],
     },
@@ -117,8 +120,33 @@ fn patches(input: &[u8]) {
     let Ok(part) = serde_json::from_slice::<Object>(input) else { return };
     check(merge_patch(old.clone(), part.clone()));
     let schema = definition(&def.schema).expect("it is in the table");
-    if let Ok(made) = strategic_merge(old, part, schema) {
+    if let Ok(made) = strategic_merge(old.clone(), part.clone(), schema) {
         check(made);
+    }
+    applied(def, &old, part);
+}
+
+/// A configuration that is applied, and an object whose owners a stranger has written.
+fn applied(def: &ResourceDef, old: &Object, part: Object) {
+    let (blank, ignored) = (blank(def), apply::ignored_fields(true, "", &[""; 0]));
+    let write = Write {
+        manager: "stranger",
+        subresource: "",
+        api_version: "apps/v1",
+        now: "2026-01-02T03:04:05Z",
+        schema: of_definition(definition(&def.schema).expect("it is in the table")),
+        blank: &blank,
+        ignored: &ignored,
+        versions: Some(def),
+    };
+    for live in [None, Some(old), Some(&part)] {
+        if let Ok(made) = apply::apply(live, &part, &write, true) {
+            drop(decode_tree(def, made, FieldValidation::Ignore));
+        }
+    }
+    let mut new = part;
+    if new.is_object() {
+        apply::track(Some(old), &mut new, &write);
     }
 }
 
