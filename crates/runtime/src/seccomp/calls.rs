@@ -92,28 +92,6 @@ const NEWER: &[(&str, c_long)] = &[
     ("SYS_open_tree_attr", 467),
 ];
 
-/// What the default profile names, by the numbers of programs of 32 bits on x86. These are part of the kernel's interface
-/// and never change; the C library's headers only know those of the machine that is built for.
-#[rustfmt::skip]
-const OF_32_BITS: &[(&str, u32)] = &[
-    ("mount", 21), ("umount", 22), ("stime", 25), ("acct", 51), ("umount2", 52), ("chroot", 61), ("sethostname", 74),
-    ("settimeofday", 79), ("swapon", 87), ("reboot", 88), ("ioperm", 101), ("syslog", 103), ("iopl", 110),
-    ("vhangup", 111), ("vm86old", 113), ("swapoff", 115), ("clone", 120), ("setdomainname", 121), ("init_module", 128),
-    ("delete_module", 129), ("quotactl", 131), ("vm86", 166), ("nfsservctl", 169), ("pivot_root", 217),
-    ("lookup_dcookie", 253), ("clock_settime", 264), ("mbind", 274), ("get_mempolicy", 275), ("set_mempolicy", 276),
-    ("kexec_load", 283), ("add_key", 286), ("request_key", 287), ("keyctl", 288), ("unshare", 310),
-    ("perf_event_open", 336), ("fanotify_init", 338), ("open_by_handle_at", 342), ("setns", 346), ("kcmp", 349),
-    ("finit_module", 350), ("bpf", 357), ("userfaultfd", 374), ("clock_settime64", 404), ("io_uring_setup", 425),
-    ("io_uring_enter", 426), ("io_uring_register", 427), ("open_tree", 428), ("move_mount", 429), ("fsopen", 430),
-    ("fsconfig", 431), ("fsmount", 432), ("fspick", 433), ("clone3", 435), ("pidfd_getfd", 438),
-    ("process_madvise", 440), ("mount_setattr", 442),
-];
-
-/// The number of a call for programs of 32 bits; none where they have no such call.
-pub(super) fn number_of_32_bits(name: &str) -> Option<u32> {
-    OF_32_BITS.iter().find(|(known, _)| *known == name).map(|&(_, number)| number)
-}
-
 /// The number of a call; none when this machine has no such call.
 pub(super) fn number(name: &str) -> Option<u32> {
     let lists = [COMMON, OWN, NEWER];

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     ARCHITECTURE, FIRST_ARGUMENT, JUMP_IF_ABOVE, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, LOAD, MASK, NATIVE, NUMBER, RETURN,
-    Step, UNKNOWN, X32, calls, step,
+    SMALLER, Step, UNKNOWN, X32, calls, section, small, step,
 };
 
 /// The longest program that the kernel takes.
@@ -33,6 +33,8 @@ pub struct Filter {
 struct Profile {
     default_action: String,
     default_errno_ret: Option<u32>,
+    #[serde(default)]
+    architectures: Vec<String>,
     #[serde(default)]
     flags: Vec<String>,
     #[serde(default)]
@@ -67,14 +69,29 @@ struct Argument {
 pub fn compile(text: &str) -> Result<Filter, String> {
     let profile: Profile = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let default = action(&profile.default_action, profile.default_errno_ret)?;
-    let mut steps = vec![
-        step(LOAD, ARCHITECTURE, 0, 0),
-        // Programs for another form of the machine number their calls differently, so no rule could be held against
-        // them; they are told that there is no such call.
-        step(JUMP_IF_EQUAL, NATIVE, 1, 0),
-        step(RETURN, UNKNOWN, 0, 0),
-        step(LOAD, NUMBER, 0, 0),
-    ];
+    let mut steps = vec![step(LOAD, ARCHITECTURE, 0, 0)];
+    section(&mut steps, NATIVE, &rules(&profile, default, calls::number, |_| None)?);
+    // Programs for another form of the machine number their calls differently: they have rules where the profile names
+    // that form, and are told otherwise that there is no such call.
+    if let Some(smaller) = SMALLER.filter(|_| profile.architectures.iter().any(|one| one == "SCMP_ARCH_X86")) {
+        section(&mut steps, smaller, &rules(&profile, default, small::number, small::combined)?);
+    }
+    steps.push(step(RETURN, UNKNOWN, 0, 0));
+    if steps.len() > MAX_STEPS {
+        return Err(format!("the profile is too long: its filter has {} steps of {MAX_STEPS}", steps.len()));
+    }
+    Ok(Filter { flags: flags(&profile.flags)?, steps })
+}
+
+/// What holds for the calls of one form of the machine. `combined` tells of calls that programs may also make through
+/// another one, with the first argument that means them.
+fn rules(
+    profile: &Profile,
+    default: u32,
+    number: fn(&str) -> Option<u32>,
+    combined: fn(&str) -> Option<(u32, u32)>,
+) -> Result<Vec<Step>, String> {
+    let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
     if cfg!(target_arch = "x86_64") {
         steps.push(step(JUMP_IF_AT_LEAST, X32, 0, 1));
         steps.push(step(RETURN, UNKNOWN, 0, 0));
@@ -82,21 +99,26 @@ pub fn compile(text: &str) -> Result<Filter, String> {
     let mut plain = BTreeMap::new();
     for rule in &profile.syscalls {
         let action = action(&rule.action, rule.errno_ret)?;
-        // Calls that this machine does not have need no rule.
-        for number in rule.names.iter().filter_map(|name| calls::number(name)) {
-            match rule.args.as_deref() {
-                None | Some([]) => {
-                    plain.entry(number).or_insert(action);
-                }
-                Some(arguments) => conditional(number, arguments, action, &mut steps)?,
+        let arguments = rule.args.as_deref().unwrap_or_default();
+        // Calls that the machine does not have need no rule.
+        for number in rule.names.iter().filter_map(|name| number(name)) {
+            if arguments.is_empty() {
+                plain.entry(number).or_insert(action);
+            } else {
+                conditional(number, arguments, action, &mut steps)?;
+            }
+        }
+        // The arguments of what is called through another call lie in memory, where no filter can look: a rule about them
+        // allows nothing, and refuses all.
+        if arguments.is_empty() || action != super::ALLOW {
+            for (number, value) in rule.names.iter().filter_map(|name| combined(name)) {
+                let meant = Argument { index: 0, value: value.into(), value_two: 0, op: "SCMP_CMP_EQ".to_owned() };
+                conditional(number, &[meant], action, &mut steps)?;
             }
         }
     }
     ranges(&plain, default, &mut steps);
-    if steps.len() > MAX_STEPS {
-        return Err(format!("the profile is too long: its filter has {} steps of {MAX_STEPS}", steps.len()));
-    }
-    Ok(Filter { flags: flags(&profile.flags)?, steps })
+    Ok(steps)
 }
 
 fn flags(names: &[String]) -> Result<u32, String> {
@@ -302,6 +324,34 @@ mod tests {
         assert_eq!(action("mseal"), 0x5_0026);
         let filter = compile(profile).expect("a profile");
         assert_eq!(ask_all(&filter.steps, 1, 0, NONE), UNKNOWN);
+    }
+
+    #[test]
+    fn programs_of_32_bits_have_the_same_rules_where_the_profile_names_them() {
+        let Some(smaller) = SMALLER else { return };
+        let profile = |architectures: &str| {
+            compile(&format!(
+                r#"{{"defaultAction": "SCMP_ACT_ALLOW", "architectures": [{architectures}], "syscalls": [
+                {{"names": ["socket", "umount"], "action": "SCMP_ACT_ERRNO"}},
+                {{"names": ["connect"], "action": "SCMP_ACT_KILL", "args": [{{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}}]}}
+            ]}}"#
+            ))
+            .expect("a profile")
+            .steps
+        };
+        let both = profile(r#""SCMP_ARCH_X86_64", "SCMP_ARCH_X86""#);
+        let ask = |call: &str, first: u64| {
+            ask_all(&both, smaller, small::number(call).expect("a call"), [first, 0, 0, 0, 0, 0])
+        };
+        assert_eq!((ask("socket", 2), ask("umount", 0), ask("read", 0)), (0x5_0001, 0x5_0001, super::super::ALLOW));
+        assert_eq!((ask("connect", 1), ask("connect", 2)), (0, super::super::ALLOW));
+        // The same calls through the one that stands for them.
+        assert_eq!(
+            (ask("socketcall", 1), ask("socketcall", 3), ask("socketcall", 4)),
+            (0x5_0001, 0, super::super::ALLOW)
+        );
+        assert_eq!(ask_all(&both, NATIVE, calls::number("socket").expect("a call"), NONE), 0x5_0001);
+        assert_eq!(ask_all(&profile(""), smaller, 3, NONE), UNKNOWN);
     }
 
     #[test]
