@@ -23,6 +23,8 @@ const API: &str = "credentialprovider.kubelet.k8s.io/v1";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether it has.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long the rest of its answer may take once it has ended.
+const AFTER_ITS_END: Duration = Duration::from_secs(2);
 /// The most bytes of an answer that are read.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// The key under which credentials for all images are kept.
@@ -229,35 +231,38 @@ fn run(provider: &Provider, folder: &Path, request: &[u8]) -> Result<Vec<u8>, St
         .spawn()
         .map_err(text)?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
-    let talk = |input: Option<std::process::ChildStdin>, output: Option<std::process::ChildStdout>| {
+    let (told, answers) = std::sync::mpsc::channel();
+    let (request, name) = (request.to_vec(), provider.name.clone());
+    // On a thread of its own that nobody waits for: what the program leaves behind may hold its output open for ever.
+    std::thread::spawn(move || {
         // One that reads nothing may still answer.
-        if let Some(Err(error)) = input.map(|mut input| input.write_all(request)) {
-            tracing::debug!(provider = provider.name, %error, "the request was not read");
+        if let Some(Err(error)) = input.map(|mut input| input.write_all(&request)) {
+            tracing::debug!(provider = name, %error, "the request was not read");
         }
         let mut answer = Vec::new();
         let read = output.map(|output| output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer));
-        read.transpose().map(|_| answer)
-    };
-    std::thread::scope(|scope| {
-        let talking = scope.spawn(|| talk(input, output));
-        let mut waited = Duration::ZERO;
-        let status = loop {
-            match child.try_wait().map_err(text)? {
-                Some(status) => break status,
-                None if waited >= PATIENCE => {
-                    child.kill().map_err(text)?;
-                    child.wait().map_err(text)?;
-                    return Err("it did not answer in time".to_owned());
-                }
-                None => {
-                    std::thread::sleep(LOOK_AGAIN);
-                    waited += LOOK_AGAIN;
-                }
+        if told.send(read.transpose().map(|_| answer)).is_err() {
+            tracing::debug!(provider = name, "its answer came too late");
+        }
+    });
+    let mut waited = Duration::ZERO;
+    let status = loop {
+        match child.try_wait().map_err(text)? {
+            Some(status) => break status,
+            None if waited >= PATIENCE => {
+                child.kill().map_err(text)?;
+                child.wait().map_err(text)?;
+                return Err("it did not answer in time".to_owned());
             }
-        };
-        let answer = talking.join().map_err(|_| "it could not be spoken to".to_owned())?.map_err(text)?;
-        if status.success() { Ok(answer) } else { Err(format!("it ended with {status}")) }
-    })
+            None => {
+                std::thread::sleep(LOOK_AGAIN);
+                waited += LOOK_AGAIN;
+            }
+        }
+    };
+    let answer = answers.recv_timeout(AFTER_ITS_END).map_err(|_| "what it started holds its output open".to_owned())?;
+    let answer = answer.map_err(text)?;
+    if status.success() { Ok(answer) } else { Err(format!("it ended with {status}")) }
 }
 
 /// Whether a pattern is about an image: host and path, where `*` stands for a part of the host's name.
@@ -339,6 +344,25 @@ mod tests {
         assert!(first(&format!("{{{}}}", good.replace("io/v1", "io/v9"))).contains("is not credentialprovider"));
         assert!(first(&format!("{{{good}, tokenAttributes: {{}}}}")).contains("unknown field `tokenAttributes`"));
         assert!(parse(b"kind: Pod\napiVersion: v1\nproviders: []").is_err());
+    }
+
+    #[test]
+    fn a_program_that_leaves_another_behind_is_not_waited_for() {
+        let folder = std::env::temp_dir().join(format!("skiff-cred-{}", skiff_base::ids::Ids::random().suffix(8)));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let hold = folder.join("hold");
+        std::fs::write(&hold, "").expect("a file");
+        let text = "#!/bin/sh\nwhile [ -e \"$1\" ]; do sleep 0.05; done &\n";
+        std::fs::write(folder.join("p"), text).expect("a program");
+        std::fs::set_permissions(folder.join("p"), std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        let provider = format!(
+            "{{name: p, matchImages: [r.example], defaultCacheDuration: 1h, apiVersion: {API}, args: [{}]}}",
+            hold.display()
+        );
+        let answer = run(&serde_saphyr::from_str(&provider).expect("a provider"), &folder, b"{}");
+        // With this the one that was left behind ends.
+        std::fs::remove_dir_all(&folder).expect("it goes");
+        assert_eq!(answer, Err("what it started holds its output open".to_owned()));
     }
 
     #[test]
