@@ -149,15 +149,33 @@ fn read_end(path: &Path, most_bytes: u64) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last lines of a log in the format of the interface, without its time and stream.
+/// The last lines of a log in the format of the interface, without its time and stream; a line that is only part of one goes
+/// on in the next.
 fn log_message(text: &str) -> String {
-    let lines: Vec<_> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let entry = |line| {
+        let mut parts = str::splitn(line, 4, ' ').skip(2);
+        Some((parts.next()?, parts.next()?))
+    };
+    let lines: Vec<_> = text.lines().filter_map(entry).collect();
     let tail = &lines[lines.len().saturating_sub(MAX_LOG_MESSAGE_LINES)..];
-    let mut message = tail.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let ended = |(tag, line): &(&str, &str)| format!("{line}{}", if tag.starts_with('P') { "" } else { "\n" });
+    let mut message = tail.iter().map(ended).collect::<String>();
     let most = MAX_LOG_MESSAGE_BYTES as usize;
     if message.len() > most {
         let cut = (message.len() - most..message.len()).find(|at| message.is_char_boundary(*at));
         message = message.split_off(cut.unwrap_or(0));
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_from_the_log_is_what_was_said() {
+        let log = "2026-01-01T00:00:00Z stderr F first\n2026-01-01T00:00:00Z stdout P sec\n2026-01-01T00:00:00Z stdout F ond\n";
+        assert_eq!(log_message(log), "first\nsecond\n");
+        assert_eq!(log_message("2026-01-01T00:00:00Z stdout P DONE\n"), "DONE");
+    }
 }
