@@ -225,16 +225,20 @@ impl Layout {
 
     /// Sets the limits of a cgroup.
     pub fn apply(&self, cgroup: &str, resources: &Resources) -> io::Result<()> {
-        for setting in settings(self.is_v2(), resources) {
-            let Some(folder) = self.folder_of(setting.controller, cgroup) else { continue };
+        let write = |setting: &Setting| {
+            let Some(folder) = self.folder_of(setting.controller, cgroup) else { return Ok(()) };
             let path = folder.join(&setting.file);
             match std::fs::write(&path, &setting.value) {
-                Ok(()) => {}
-                Err(_) if setting.optional => {}
-                Err(error) => return Err(named(error, &format!("write {:?} to {}", setting.value, path.display()))),
+                Err(error) if !setting.optional => {
+                    Err(named(error, &format!("write {:?} to {}", setting.value, path.display())))
+                }
+                _ => Ok(()),
             }
-        }
-        Ok(())
+        };
+        // On v1 the limit of memory may never be above that of memory and swap: which of them goes first depends on whether
+        // they grow. What fails is tried once more when the others are set.
+        let failed: Vec<_> = settings(self.is_v2(), resources).into_iter().filter(|one| write(one).is_err()).collect();
+        failed.iter().try_for_each(write)
     }
 
     /// Makes the cgroup where shims live, outside of skiff's own, and says how to be born there.

@@ -331,15 +331,23 @@ async fn update() {
     let world = World::new().await;
     let sandbox = world.sandbox(&world.sandbox_config()).await;
     let mut config = script("app", "sleep 1000");
-    let limits = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, cpu_shares: 100, ..Default::default() };
+    // Memory and swap together have the same limit as memory alone, as agents ask for it: both grow, then shrink.
+    let of_memory = |bytes: i64| LinuxContainerResources {
+        memory_limit_in_bytes: bytes,
+        memory_swap_limit_in_bytes: bytes,
+        ..Default::default()
+    };
+    let limits = LinuxContainerResources { cpu_shares: 100, ..of_memory(64 << 20) };
     config.linux.as_mut().expect("set").resources = Some(limits);
     let id = world.run(&sandbox, config).await;
     let read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.shares 2>/dev/null || cat /sys/fs/cgroup/memory.max";
     assert!(world.exec(&id, read).await.1.starts_with(&format!("{}\n", 64 << 20)));
-    let linux = Some(LinuxContainerResources { memory_limit_in_bytes: 128 << 20, ..Default::default() });
-    let request = UpdateContainerResourcesRequest { container_id: id.clone(), linux, ..Default::default() };
-    world.runtime().update_container_resources(request).await.expect("is changed");
-    assert!(world.exec(&id, read).await.1.starts_with(&format!("{}\n", 128 << 20)));
+    for bytes in [256 << 20, 128 << 20] {
+        let linux = Some(of_memory(bytes));
+        let request = UpdateContainerResourcesRequest { container_id: id.clone(), linux, ..Default::default() };
+        world.runtime().update_container_resources(request).await.expect("is changed");
+        assert!(world.exec(&id, read).await.1.starts_with(&format!("{bytes}\n")));
+    }
     let resources = world.status(&id).await.resources.expect("set").linux.expect("set");
     assert_eq!((resources.memory_limit_in_bytes, resources.cpu_shares), (128 << 20, 100));
     let stats = world
