@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::{Value, json};
 use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_base::clock::{Clock, SharedClock, SystemClock};
@@ -336,6 +337,41 @@ async fn a_node_is_fitted_out_and_a_pod_that_fits_nowhere_says_why() {
             (pod.spec?.node_name.as_deref() == Some("n2")).then_some(())
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_of_a_higher_class_takes_the_place_of_a_lower_one() {
+    let cluster = Cluster::start("preemption").await;
+    cluster.add_node("n1", "1").await;
+    cluster.put::<PriorityClass>(json!({"metadata": {"name": "high"}, "value": 1000})).await;
+    let pod = |name: &str, class: Option<&str>, finalizers: &[&str]| {
+        json!({"metadata": {"name": name, "namespace": "default", "finalizers": finalizers}, "spec": {
+            "priorityClassName": class,
+            "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]}})
+    };
+    let node_of = |name: &'static str| {
+        let cluster = &cluster;
+        async move { cluster.admin.get::<Pod>("default", name).await.ok()?.spec?.node_name }
+    };
+    cluster.put::<Pod>(pod("low", None, &["example.org/hold"])).await;
+    cluster.eventually("the first pod placed", || node_of("low")).await;
+    cluster.put::<Pod>(pod("high", Some("high"), &[])).await;
+    cluster
+        .eventually("the first pod told to go, and its place kept", || async {
+            let low = cluster.admin.get::<Pod>("default", "low").await.ok()?;
+            low.metadata.deletion_timestamp?;
+            let conditions = low.status?.conditions?;
+            let target = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget")?;
+            assert_eq!((target.status.as_str(), target.reason.as_deref()), ("True", Some("PreemptionByScheduler")));
+            let high = cluster.admin.get::<Pod>("default", "high").await.ok()?;
+            assert_eq!(high.spec?.node_name, None, "the other one is there still");
+            let told = cluster.told("Preempted").await;
+            (high.status?.nominated_node_name.as_deref() == Some("n1") && told.len() == 1).then_some(())
+        })
+        .await;
+    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    cluster.admin.patch::<Pod>("default", "low", "", &release).await.expect("let go");
+    assert_eq!(cluster.eventually("the second pod placed", || node_of("high")).await, "n1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
