@@ -1,7 +1,8 @@
 //! Pods by the thousand through the API of a control plane alone, on simulated nodes: `churn FOLDER [FIGURE...]` with the
 //! program in `SKIFF_BIN`. The figures are `bound`, `deployment` and `held`; with `SKIFF_BENCH_SHARE=10` all is a tenth of
 //! its size, for a first look. Everything shares the machine's cores; CPU time
-//! is told beside the rates, because it says more where other work shares them, too. Prints Markdown.
+//! is told beside the rates, because it says more where other work shares them, too. Every part has a time limit, and
+//! tells how far it came. Prints Markdown.
 #![allow(clippy::disallowed_methods, reason = "a measurement starts programs")]
 
 use std::error::Error;
@@ -28,8 +29,12 @@ const NAMESPACE: &str = "default";
 const IN_FLIGHT: usize = 64;
 /// Connections of the load generator.
 const CONNECTIONS: usize = 2;
-/// What does not come true within this time has failed.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a few thousand Pods may take to get nodes, and how long those of a large cluster. Whatever is not done by then
+/// is told as far as it came.
+const PLACING: Duration = Duration::from_secs(120);
+const FILLING: Duration = Duration::from_secs(900);
+/// What else does not come true within this time has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long the quiet cluster is watched for what it costs.
 const QUIET: Duration = Duration::from_secs(30);
 /// Long enough for a Pod's start to fall outside of what is measured.
@@ -43,44 +48,48 @@ async fn main() -> Fallible<()> {
     let share: usize = std::env::var("SKIFF_BENCH_SHARE").map_or(Ok(1), |text| text.parse())?;
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     println!("| work | target | here | CPU: control plane, nodes, load generator |\n|---|---|---|---|");
+    let mut failed = Vec::new();
     if wants("bound") || wants("deployment") {
-        let cluster = Cluster::start(&folder, "churn", 1000 / share).await?;
-        if wants("bound") {
-            for (title, delay) in [("Pods start later", LATER), ("Pods start at once", "0s")] {
-                bound(&cluster, title, delay, 5000 / share).await?;
-            }
-        }
-        if wants("deployment") {
-            deployment(&cluster, 10_000 / share).await?;
-        }
+        failed.extend(placing(&folder, share, &wants).await.err());
     }
     if wants("held") {
-        held(&folder, 5000 / share, 150_000 / share).await?;
+        failed.extend(held(&folder, 5000 / share, 150_000 / share).await.err());
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(failed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ").into())
+}
+
+async fn placing(folder: &Path, share: usize, wants: &impl Fn(&str) -> bool) -> Fallible<()> {
+    let cluster = Cluster::start(folder, "churn", 1000 / share).await?;
+    if wants("bound") {
+        for (title, delay) in [("Pods start later", LATER), ("Pods start at once", "0s")] {
+            bound(&cluster, title, delay, 5000 / share).await?;
+        }
+    }
+    if wants("deployment") {
+        deployment(&cluster, 10_000 / share).await?;
     }
     Ok(())
 }
 
 /// Creates Pods one by one and waits until all have a node.
 async fn bound(cluster: &Cluster, title: &str, delay: &str, count: usize) -> Fallible<()> {
-    let placed = cluster.count_placed(count).await?;
-    let start = cluster.mark();
-    cluster.create_pods(0..count, delay).await?;
-    let created = cluster.mark();
-    placed.await??;
-    let end = cluster.mark();
-    let seconds = (end.at - start.at).as_secs_f64();
-    let creating = (created.at - start.at).as_secs_f64();
+    let placed = cluster.place(count, PLACING, cluster.create_pods(0..count, delay)).await?;
     println!(
-        "| {count} Pods on 1,000 nodes, {IN_FLIGHT} in flight, create to bound; {title} | 4,000/s | {:.0}/s ({seconds:.2} s; all created after {creating:.2} s) | {} |",
-        count as f64 / seconds,
-        end.since(&start)
+        "| {count} Pods on {} nodes, {IN_FLIGHT} in flight, create to bound; {title} | 4,000/s | {:.0}/s ({}; all created after {}) | {} |",
+        cluster.count,
+        placed.rate(),
+        placed.told(),
+        placed.created.as_ref().map_or("-".to_owned(), |created| format!("{:.2} s", created.seconds(&placed.start))),
+        placed.end.since(&placed.start)
     );
     cluster.remove_pods().await
 }
 
 /// Creates a Deployment and waits until all its Pods have a node.
 async fn deployment(cluster: &Cluster, replicas: usize) -> Fallible<()> {
-    let placed = cluster.count_placed(replicas).await?;
     let labels = json!({"app": "large"});
     let mut template = json!({"metadata": {"labels": labels}, "spec": spec()});
     template["metadata"]["annotations"] = json!({"sim.skiff.io/start-delay": LATER});
@@ -88,14 +97,13 @@ async fn deployment(cluster: &Cluster, replicas: usize) -> Fallible<()> {
         "metadata": {"name": "large"},
         "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
     });
-    let start = cluster.mark();
-    cluster.clients[0].send_json::<IgnoredAny>(Method::POST, &DEPLOYMENTS.path(NAMESPACE), &body).await?;
-    placed.await??;
-    let end = cluster.mark();
-    let seconds = (end.at - start.at).as_secs_f64();
+    let path = DEPLOYMENTS.path(NAMESPACE);
+    let create = cluster.clients[0].send_json::<IgnoredAny>(Method::POST, &path, &body);
+    let placed = cluster.place(replicas, PLACING, async { Ok(create.await.map(drop)?) }).await?;
     println!(
-        "| Deployment of {replicas} replicas, created to all bound | 5 s | {seconds:.1} s | {} |",
-        end.since(&start)
+        "| Deployment of {replicas} replicas, created to all bound | 5 s | {} | {} |",
+        placed.told(),
+        placed.end.since(&placed.start)
     );
     let path = DEPLOYMENTS.object_path(NAMESPACE, "large", "");
     let options = DeleteOptions { propagation_policy: Some("Background"), ..DeleteOptions::default() };
@@ -106,26 +114,46 @@ async fn deployment(cluster: &Cluster, replicas: usize) -> Fallible<()> {
 /// Fills a cluster and looks at what it costs while nothing but heartbeats happens.
 async fn held(folder: &Path, nodes: usize, pods: usize) -> Fallible<()> {
     let cluster = Cluster::start(folder, "held", nodes).await?;
-    let placed = cluster.count_placed(pods).await?;
-    let start = cluster.mark();
-    cluster.create_pods(0..pods, "0s").await?;
-    placed.await??;
-    let filled = cluster.mark();
+    let placed = cluster.place(pods, FILLING, cluster.create_pods(0..pods, "0s")).await?;
     tokio::time::sleep(QUIET).await;
     let before = cluster.mark();
     tokio::time::sleep(QUIET).await;
     let after = cluster.mark();
-    let share = |time: Duration| 100.0 * time.as_secs_f64() / (after.at - before.at).as_secs_f64();
+    let share = |time: Duration| 100.0 * time.as_secs_f64() / after.seconds(&before);
     let (server, sim) = (memory_gib(cluster.server)?, memory_gib(cluster.nodes.id())?);
     println!(
-        "| {nodes} nodes and {pods} Pods held, heartbeats included | 6 GB | {:.2} GiB (control plane {server:.2}, nodes {sim:.2}); quiet: {:.0} % and {:.0} % of a core; filled in {:.0} s | {} |",
+        "| {nodes} nodes and {pods} Pods held, heartbeats included | 6 GB | {:.2} GiB (control plane {server:.2}, nodes {sim:.2}); quiet: {:.0} % and {:.0} % of a core; filled in {} | {} |",
         server + sim,
         share(after.server - before.server),
         share(after.nodes - before.nodes),
-        (filled.at - start.at).as_secs_f64(),
-        filled.since(&start)
+        placed.told(),
+        placed.end.since(&placed.start)
     );
     Ok(())
+}
+
+/// How far it came with giving nodes to Pods.
+struct Placed {
+    start: Mark,
+    /// When all had been created, where that was reached.
+    created: Option<Mark>,
+    end: Mark,
+    count: usize,
+    wanted: usize,
+}
+
+impl Placed {
+    fn rate(&self) -> f64 {
+        self.count as f64 / self.end.seconds(&self.start)
+    }
+
+    fn told(&self) -> String {
+        let seconds = self.end.seconds(&self.start);
+        if self.count >= self.wanted {
+            return format!("{seconds:.2} s");
+        }
+        format!("given up after {seconds:.0} s with {} of {} bound", self.count, self.wanted)
+    }
 }
 
 /// A control plane with simulated nodes; both are gone when this is dropped.
@@ -134,6 +162,8 @@ struct Cluster {
     data: PathBuf,
     server: u32,
     nodes: Child,
+    /// How many nodes there are.
+    count: usize,
     clients: Vec<Client>,
     clock: SharedClock,
 }
@@ -147,6 +177,10 @@ struct Mark {
 }
 
 impl Mark {
+    fn seconds(&self, earlier: &Self) -> f64 {
+        (self.at - earlier.at).as_secs_f64()
+    }
+
     fn since(&self, earlier: &Self) -> String {
         let seconds = |now: Duration, then: Duration| (now - then).as_secs_f64();
         format!(
@@ -183,7 +217,7 @@ impl Cluster {
         let client = |_| Ok(Client::new(Arc::new(login.connection()?), "churn"));
         let clients = (0..CONNECTIONS).map(client).collect::<Fallible<Vec<_>>>()?;
         let server = u32::try_from(server["pid"].as_u64().unwrap_or(0))?;
-        let cluster = Self { name, data, server, nodes, clients, clock: SystemClock::shared() };
+        let cluster = Self { name, data, server, nodes, count, clients, clock: SystemClock::shared() };
         cluster.until(&format!("{NODES}?limit=1"), |list| left(list) == count).await?;
         // What registering has set going (taints, ranges, annotations) is not what is measured.
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -212,22 +246,36 @@ impl Cluster {
         Ok(creations.buffer_unordered(IN_FLIGHT).try_collect::<()>().await?)
     }
 
-    /// Starts to count the Pods that get a node; ends when there are so many.
-    async fn count_placed(&self, count: usize) -> Fallible<tokio::task::JoinHandle<Fallible<()>>> {
+    /// Has Pods created and counts those that get a node, until there are so many or the time is up.
+    async fn place(
+        &self,
+        wanted: usize,
+        limit: Duration,
+        create: impl Future<Output = Fallible<()>>,
+    ) -> Fallible<Placed> {
         let options = WatchOptions { field_selector: "spec.nodeName!=".to_owned(), ..WatchOptions::default() };
-        let media = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-        let mut events = self.clients[0].watch(&PODS, "", &options, media).await?;
-        Ok(tokio::spawn(async move {
-            let counting = async {
-                let mut placed = 0;
-                while placed < count {
-                    let event = events.next().await.ok_or("the watch ended")??;
-                    placed += usize::from(event.kind == "ADDED");
-                }
-                Ok(())
+        // The form that the nodes' watch has, too: the server makes it once for both.
+        let mut events = self.clients[0].watch(&PODS, "", &options, "application/json").await?;
+        let (mut count, mut created, start) = (0, None, self.mark());
+        let creating = async {
+            create.await?;
+            created = Some(self.mark());
+            Ok(())
+        };
+        let counting = async {
+            while count < wanted {
+                let event = events.next().await.ok_or("the watch ended")??;
+                count += usize::from(event.kind == "ADDED");
+            }
+            Ok(())
+        };
+        let outcome: Fallible<()> =
+            match tokio::time::timeout(limit, async { tokio::try_join!(creating, counting) }).await {
+                Ok(outcome) => outcome.map(drop),
+                Err(_) => Ok(()),
             };
-            tokio::time::timeout(PATIENCE, counting).await.map_err(|_| "not all Pods got a node")?
-        }))
+        outcome?;
+        Ok(Placed { start, created, end: self.mark(), count, wanted })
     }
 
     async fn remove_pods(&self) -> Fallible<()> {
