@@ -121,8 +121,9 @@ async fn held(folder: &Path, nodes: usize, pods: usize) -> Fallible<()> {
     let after = cluster.mark();
     let share = |time: Duration| 100.0 * time.as_secs_f64() / after.seconds(&before);
     let (server, sim) = (memory_gib(cluster.server)?, memory_gib(cluster.nodes.id())?);
+    let reached = placed.count;
     println!(
-        "| {nodes} nodes and {pods} Pods held, heartbeats included | 6 GB | {:.2} GiB (control plane {server:.2}, nodes {sim:.2}); quiet: {:.0} % and {:.0} % of a core; filled in {} | {} |",
+        "| {nodes} nodes and {reached} Pods held, heartbeats included | 6 GB | {:.2} GiB (control plane {server:.2}, nodes {sim:.2}); quiet: {:.0} % and {:.0} % of a core; filled in {} | {} |",
         server + sim,
         share(after.server - before.server),
         share(after.nodes - before.nodes),
