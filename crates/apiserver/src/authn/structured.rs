@@ -84,6 +84,7 @@ impl Anonymous {
 
 /// Where a part of an identity comes from.
 #[derive(Debug, Default)]
+#[expect(clippy::large_enum_variant, reason = "an issuer has three of them, read once")]
 pub enum Source {
     /// It is empty.
     #[default]

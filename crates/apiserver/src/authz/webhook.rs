@@ -140,9 +140,11 @@ impl Webhook {
         let reason = status.str_at(&["reason"]);
         Ok(match (status.bool_at(&["denied"]), status.bool_at(&["allowed"])) {
             (true, both) => Decision {
-                error: both
-                    .then(|| "webhook subject access review returned both allow and deny response".to_owned())
-                    .unwrap_or_default(),
+                error: if both {
+                    "webhook subject access review returned both allow and deny response".to_owned()
+                } else {
+                    String::new()
+                },
                 ..Decision::deny(reason)
             },
             (false, true) => Decision::allow(reason),
