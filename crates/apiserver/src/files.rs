@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
+use skiff_base::duration;
 use skiff_base::figures::Family;
 use skiff_object::meta::Meta;
 use skiff_object::yaml;
@@ -111,8 +112,8 @@ impl Shape {
 /// # Errors
 /// It is none, or goes backwards.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let nanos = skiff_cel::time::parse_duration(text).map_err(|error| error.to_string())?;
-    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| format!("{text:?} is negative"))
+    let signed = duration::parse_signed(text).ok_or_else(|| format!("time: invalid duration {text:?}"))?;
+    Duration::try_from(signed).map_err(|_| format!("{text:?} is negative"))
 }
 
 /// A file that may change.
@@ -218,8 +219,8 @@ mod tests {
         assert_eq!(SHAPE.read(whole.as_bytes()).expect("well-formed")["f"], 1);
         assert_eq!(fault("a: [{b: x, z: 1}]"), r#"strict decoding error: unknown field "a[0].z""#);
         assert_eq!(
-            fault("f: x\nd: 3"),
-            r#"strict decoding error: field "f" must be of type int, field "d" is of the wrong type"#
+            fault("d: 3\nf: x"),
+            r#"strict decoding error: field "d" is of the wrong type, field "f" must be of type int"#
         );
         assert_eq!(fault("f: 1\nf: 2"), r#"strict decoding error: yaml: line 4: key "f" already set in map"#);
         let other = SHAPE.read(b"apiVersion: v1\nkind: Pod").expect_err("another kind");

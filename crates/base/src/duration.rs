@@ -5,15 +5,25 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-/// The units with their seconds.
-const UNITS: [(&str, f64); 8] =
-    [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("μs", 1e-6), ("ns", 1e-9)];
+/// The units with their nanoseconds.
+const UNITS: [(&str, i128); 8] = [
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("\u{b5}s", 1_000),
+    ("\u{3bc}s", 1_000),
+    ("ns", 1),
+];
+/// More digits than any number has that Go can hold.
+const MAX_DIGITS: usize = 20;
 
-/// Reads a length of time, which may have a sign.
+/// Reads a length of time, which may have a sign. It is exact, and has as many nanoseconds as Go can count (292 years).
 pub fn parse_signed(text: &str) -> Option<SignedDuration> {
     let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+        Some(rest) => (-1, rest),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
     };
     if rest == "0" {
         return Some(SignedDuration::ZERO);
@@ -22,15 +32,30 @@ pub fn parse_signed(text: &str) -> Option<SignedDuration> {
         return None;
     }
     let is_number = |letter: char| letter.is_ascii_digit() || letter == '.';
-    let mut seconds = 0.0;
+    let mut nanos = 0_i128;
     while !rest.is_empty() {
         let (number, tail) = rest.split_at(rest.find(|letter| !is_number(letter))?);
         let (unit, tail) = tail.split_at(tail.find(is_number).unwrap_or(tail.len()));
         let (_, scale) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
-        seconds += number.parse::<f64>().ok()? * scale;
+        nanos = nanos.checked_add(scaled(number, scale)?)?;
         rest = tail;
     }
-    SignedDuration::try_from_secs_f64(sign * seconds).ok()
+    i64::try_from(sign * nanos).ok().map(SignedDuration::from_nanos)
+}
+
+/// A number with its fraction in the smallest unit.
+fn scaled(number: &str, scale: i128) -> Option<i128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.len() + fraction.len() == 0 || fraction.contains('.') || whole.len() > MAX_DIGITS {
+        return None;
+    }
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<i128>().ok()? };
+    let mut place = scale;
+    let fraction = fraction.bytes().map(|digit| {
+        place /= 10;
+        i128::from(digit - b'0') * place
+    });
+    whole.checked_mul(scale)?.checked_add(fraction.sum())
 }
 
 /// Reads a length of time that is not negative.
@@ -58,7 +83,11 @@ mod tests {
         check("1m0.5s", Some(60_500));
         check("0", Some(0));
         check("-3s", Some(-3000));
-        for bad in ["", "5", "s", "5x", "1..5s", "-", "1h 5m", "5s6"] {
+        check(".5s", Some(500));
+        check("1.s", Some(1000));
+        for bad in
+            ["", "5", "s", "5x", "1..5s", "-", ".s", "300y", "9999999h", "99999999999999999999999s", "1h 5m", "5s6"]
+        {
             check(bad, None);
         }
     }

@@ -1,60 +1,13 @@
 //! Times and spans of time as texts.
 
+use skiff_base::duration;
+
 use crate::error::EvalError;
-
-const NANOS: i128 = 1_000_000_000;
-
-/// The units of a duration's text, with their nanoseconds.
-const UNITS: [(&str, i128); 8] = [
-    ("ns", 1),
-    ("us", 1_000),
-    ("\u{b5}s", 1_000),
-    ("\u{3bc}s", 1_000),
-    ("ms", 1_000_000),
-    ("s", NANOS),
-    ("m", 60 * NANOS),
-    ("h", 3600 * NANOS),
-];
 
 /// Reads `1h30m`, `-1.5s` or `0`, in nanoseconds.
 pub fn parse_duration(text: &str) -> Result<i64, EvalError> {
-    let bad = || EvalError::new(format!("time: invalid duration {text:?}"));
-    let (negative, mut rest) = match text.as_bytes().first() {
-        Some(b'-') => (true, &text[1..]),
-        Some(b'+') => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    let mut total = 0i128;
-    while !rest.is_empty() {
-        let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(rest.len());
-        let (number, after) = rest.split_at(end);
-        let unit_end = after.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(after.len());
-        let (unit, next) = after.split_at(unit_end);
-        let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
-        total = total.checked_add(scaled(number, *scale).ok_or_else(bad)?).ok_or_else(bad)?;
-        rest = next;
-    }
-    i64::try_from(if negative { -total } else { total }).map_err(|_| bad())
-}
-
-fn scaled(number: &str, scale: i128) -> Option<i128> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || whole.len() > 20 {
-        return None;
-    }
-    let mut value = if whole.is_empty() { 0 } else { whole.parse::<i128>().ok()?.checked_mul(scale)? };
-    let mut place = scale;
-    for digit in fraction.bytes() {
-        place /= 10;
-        value += i128::from(digit - b'0') * place;
-    }
-    Some(value)
+    let nanos = duration::parse_signed(text).and_then(|length| i64::try_from(length.as_nanos()).ok());
+    nanos.ok_or_else(|| EvalError::new(format!("time: invalid duration {text:?}")))
 }
 
 /// A duration as expressions write it: seconds, `5400s`, `1.5s`.

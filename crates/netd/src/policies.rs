@@ -50,13 +50,16 @@ impl PodGate {
     pub async fn admit(&self, pod: NewPod) {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let number = self.inbox.arrive(key.clone(), pod);
-        if self.policies.is_synced() && self.policies.is_empty() {
-            return;
-        }
-        self.inbox.wake.notify_one();
         let mut handled = self.handled.clone();
-        let waited = tokio::time::timeout(GATE_PATIENCE, handled.wait_for(|last| *last >= number)).await;
-        if waited.is_err() {
+        let known = async {
+            self.policies.synced().await;
+            if !self.policies.is_empty() {
+                self.inbox.wake.notify_one();
+                // The rules' worker has ended only where the whole node ends.
+                handled.wait_for(|last| *last >= number).await.map(drop).unwrap_or_default();
+            }
+        };
+        if tokio::time::timeout(GATE_PATIENCE, known).await.is_err() {
             tracing::warn!(pod = %key, "starts before the network policies are known to the rules");
         }
     }
