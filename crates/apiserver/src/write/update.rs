@@ -24,10 +24,9 @@ pub async fn update(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let mut object = decode::checked(&target, body)?;
     metadata::settle_namespace(&call.served.def, &mut object, &target.namespace)?;
     check_name(&object, &target.name)?;
-    if call.served.def.create_on_update && call.info.subresource.is_empty() {
-        if target.stored().await?.is_none() {
-            return create_instead(target, object).await;
-        }
+    let may_create = call.served.def.create_on_update && call.info.subresource.is_empty();
+    if may_create && target.stored().await?.is_none() {
+        return create_instead(target, object).await;
     }
     let unconditional = call.served.def.unconditional_update;
     let must_have_revision = object.resource_version().is_empty() && !unconditional;
