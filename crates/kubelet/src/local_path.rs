@@ -318,7 +318,7 @@ impl LocalPaths {
                 }
                 let patch = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
                 self.client.patch::<PersistentVolume>("", &volume, "", &patch).await?;
-                let patch = Patch::Strategic(json!({"status": crate::csi::grown(&size, claim)}));
+                let patch = Patch::Strategic(json!({"status": crate::csi::grown(&size)}));
                 self.client.patch::<PersistentVolumeClaim>(&key.namespace, &key.name, "status", &patch).await?;
                 self.recorder.normal(claim, "VolumeResizeSuccessful", "Resize volume succeeded");
             }

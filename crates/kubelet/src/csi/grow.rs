@@ -59,16 +59,14 @@ fn progress(state: &str) -> Value {
     json!({"allocatedResourceStatuses": {"storage": state}})
 }
 
-/// What a claim says that has grown.
-pub fn grown(size: &Value, claim: &PersistentVolumeClaim) -> Value {
-    let conditions = claim.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let over = conditions.iter().filter(|condition| CONDITIONS.contains(&condition.type_.as_str()));
-    let over: Vec<_> = over.map(|condition| json!({"$patch": "delete", "type": condition.type_})).collect();
+/// What a claim says that has grown. Conditions are taken away whether or not they were seen: they may be younger than
+/// what is known of the claim.
+pub fn grown(size: &Value) -> Value {
     json!({
         "capacity": {"storage": size},
         "allocatedResources": {"storage": size},
         "allocatedResourceStatuses": {"storage": null},
-        "conditions": over,
+        "conditions": CONDITIONS.map(|condition| json!({"$patch": "delete", "type": condition})),
     })
 }
 
@@ -115,7 +113,7 @@ pub(super) async fn grow(
     }
     let asked: Result<NodeExpandVolumeResponse, CriError> = driver.call("NodeExpandVolume", &request).await;
     match asked {
-        Ok(_) => Some(Grown::from(growth.tell(client, grown(&json!(growth.size), &growth.claim)).await)),
+        Ok(_) => Some(Grown::from(growth.tell(client, grown(&json!(growth.size))).await)),
         Err(error) => {
             let in_vain = matches!(error.code, Code::InvalidArgument | Code::OutOfRange | Code::NotFound);
             let told = if in_vain { growth.tell(client, progress("NodeResizeInfeasible")).await } else { Ok(()) };
