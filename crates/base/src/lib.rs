@@ -1,4 +1,4 @@
-//! The ground that every other crate stands on: time, schedules, ids, quantities, back-off, allowances and figures.
+//! The ground that every other crate stands on: time, schedules, ids, quantities, back-off, allowances, what is remembered for a while, and figures.
 //! Nothing here does I/O, and nothing here knows Kubernetes' kinds.
 
 pub mod backoff;
@@ -9,6 +9,7 @@ pub mod duration;
 pub mod figures;
 pub mod ids;
 pub mod quantity;
+pub mod remembered;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use quantity::Quantity;

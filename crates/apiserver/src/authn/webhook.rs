@@ -1,12 +1,11 @@
 //! A program of the user's says whom a token stands for.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#webhook-token-authentication>.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
+use skiff_base::remembered::Remembered;
 use skiff_object::meta::Meta;
 
 use crate::authn::{Digest, Found, digest};
@@ -35,13 +34,13 @@ pub struct Asker {
     remote: Remote,
     settings: Settings,
     clock: SharedClock,
-    known: Mutex<HashMap<Digest, (Option<Found>, Duration)>>,
+    known: Remembered<Digest, Option<Found>>,
 }
 
 impl Asker {
     /// Nobody was asked yet.
     pub fn new(settings: Settings, clock: SharedClock) -> Self {
-        Self { remote: Remote::new(settings.remote.clone()), settings, clock, known: Mutex::default() }
+        Self { remote: Remote::new(settings.remote.clone()), settings, clock, known: Remembered::new(REMEMBERED) }
     }
 
     /// Whom a token stands for, where one of the audiences is meant; `None` where the program knows nobody.
@@ -51,10 +50,8 @@ impl Asker {
     pub async fn user(&self, token: &str, audiences: &[String]) -> Result<Option<Found>, String> {
         let key = digest(&format!("{token}\0{}", audiences.join("\0")));
         let now = self.clock.monotonic();
-        if let Some((found, until)) = self.known.lock().get(&key)
-            && now < *until
-        {
-            return Ok(found.clone());
+        if let Some(found) = self.known.get(&key, now) {
+            return Ok(found);
         }
         let mut spec = json!({"token": token});
         if !audiences.is_empty() {
@@ -64,18 +61,8 @@ impl Asker {
         let review = json!({"kind": "TokenReview", "apiVersion": version, "metadata": {}, "spec": spec, "status": {}});
         let answer = self.remote.insist(review.to_string().into(), TIMEOUT, PAUSE).await?;
         let found = read(&answer, audiences)?;
-        self.remember(key, &found, now);
+        self.known.put(key, found.clone(), now, self.settings.cached_for);
         Ok(found)
-    }
-
-    fn remember(&self, key: Digest, found: &Option<Found>, now: Duration) {
-        let mut known = self.known.lock();
-        if known.len() >= REMEMBERED {
-            known.retain(|_, (_, until)| now < *until);
-        }
-        if known.len() < REMEMBERED && !self.settings.cached_for.is_zero() {
-            known.insert(key, (found.clone(), now + self.settings.cached_for));
-        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! A program of the user's says who may do what.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/webhook/>.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 use skiff_base::clock::SharedClock;
 use skiff_base::figures::Family;
+use skiff_base::remembered::Remembered;
 use skiff_cel::types::string;
 use skiff_cel::{Decl, Env, Program, Value};
 use skiff_object::meta::Meta;
@@ -79,13 +78,13 @@ pub struct Webhook {
     settings: Settings,
     remote: Remote,
     clock: SharedClock,
-    known: Mutex<HashMap<String, (Decision, Duration)>>,
+    known: Remembered<String, Decision>,
 }
 
 impl Webhook {
     /// Nobody was asked yet.
     pub fn new(settings: Settings, clock: SharedClock) -> Self {
-        Self { remote: Remote::new(settings.remote.clone()), settings, clock, known: Mutex::default() }
+        Self { remote: Remote::new(settings.remote.clone()), settings, clock, known: Remembered::new(REMEMBERED) }
     }
 
     /// What the program says of an action.
@@ -98,10 +97,8 @@ impl Webhook {
         let spec = review_spec(user, action);
         let question = spec.to_string();
         let now = self.clock.monotonic();
-        if let Some((decision, until)) = self.known.lock().get(&question)
-            && now < *until
-        {
-            return decision.clone();
+        if let Some(decision) = self.known.get(&question, now) {
+            return decision;
         }
         let result = self.ask(spec).await;
         let outcome = if result.is_ok() { "success" } else { "error" };
@@ -109,7 +106,9 @@ impl Webhook {
         match result {
             Ok(decision) => {
                 let held = if decision.allowed { self.settings.allowed_for } else { self.settings.refused_for };
-                self.remember(question, &decision, now, held);
+                if question.len() <= QUESTION_LIMIT_BYTES {
+                    self.known.put(question, decision.clone(), now, held);
+                }
                 decision
             }
             Err(why) => {
@@ -173,19 +172,6 @@ impl Webhook {
             }
         }
         fault.map_or(Ok(true), Err)
-    }
-
-    fn remember(&self, question: String, decision: &Decision, now: Duration, held: Duration) {
-        if question.len() > QUESTION_LIMIT_BYTES || held.is_zero() {
-            return;
-        }
-        let mut known = self.known.lock();
-        if known.len() >= REMEMBERED {
-            known.retain(|_, (_, until)| now < *until);
-        }
-        if known.len() < REMEMBERED {
-            known.insert(question, (decision.clone(), now + held));
-        }
     }
 }
 

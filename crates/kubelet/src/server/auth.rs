@@ -2,15 +2,14 @@
 //! whether they may.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/>.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
+use skiff_base::remembered::Remembered;
 use skiff_client::Client;
 
 /// How long answers are remembered; upstream's numbers.
@@ -81,38 +80,19 @@ pub fn user_of(certificate: &[u8]) -> Option<User> {
     Some(User { name, groups: groups.collect(), ..User::default() })
 }
 
-/// Answers that are remembered for a while.
-struct Cache<K, V>(Mutex<HashMap<K, (V, Duration)>>);
-
-impl<K: Eq + Hash, V: Clone> Cache<K, V> {
-    fn get(&self, key: &K, now: Duration) -> Option<V> {
-        self.0.lock().get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone())
-    }
-
-    fn put(&self, key: K, value: V, now: Duration, life: Duration) {
-        let mut held = self.0.lock();
-        if held.len() >= MOST {
-            held.retain(|_, (_, until)| *until > now);
-        }
-        if held.len() < MOST {
-            held.insert(key, (value, now + life));
-        }
-    }
-}
-
 /// Asks the API server about callers.
 pub struct Guard {
     client: Client,
     clock: SharedClock,
     node: String,
-    tokens: Cache<String, Option<User>>,
-    rights: Cache<(User, &'static str, &'static str), bool>,
+    tokens: Remembered<String, Option<User>>,
+    rights: Remembered<(User, &'static str, &'static str), bool>,
 }
 
 impl Guard {
     /// For the API of `node`.
     pub fn new(client: Client, clock: SharedClock, node: &str) -> Self {
-        let (tokens, rights) = (Cache(Mutex::default()), Cache(Mutex::default()));
+        let (tokens, rights) = (Remembered::new(MOST), Remembered::new(MOST));
         Self { client, clock, node: node.to_owned(), tokens, rights }
     }
 
@@ -122,7 +102,7 @@ impl Guard {
     /// To none, or the API server cannot be asked.
     pub async fn user(&self, token: &str) -> Result<User, StatusCode> {
         let now = self.clock.monotonic();
-        if let Some(known) = self.tokens.get(&token.to_owned(), now) {
+        if let Some(known) = self.tokens.get(token, now) {
             return known.ok_or(StatusCode::UNAUTHORIZED);
         }
         let review = TokenReview {

@@ -1,13 +1,12 @@
 //! ImagePolicyWebhook: a program of the user's says which images may run.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#imagepolicywebhook>.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
+use skiff_base::remembered::Remembered;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 
@@ -69,34 +68,26 @@ struct Verdict {
 pub struct Judge {
     settings: Settings,
     remote: Remote,
-    /// By the question; until when it holds.
-    known: Mutex<HashMap<String, (Verdict, Duration)>>,
+    /// By the question.
+    known: Remembered<String, Verdict>,
 }
 
 impl Judge {
     /// A judge who has been asked nothing yet.
     pub fn new(settings: Settings) -> Self {
-        Self { remote: Remote::new(settings.remote.clone()), settings, known: Mutex::default() }
+        Self { remote: Remote::new(settings.remote.clone()), settings, known: Remembered::new(REMEMBERED) }
     }
 
     async fn ask(&self, attributes: &Attributes<'_>, spec: Value) -> std::result::Result<Verdict, String> {
         let (question, now) = (spec.to_string(), attributes.server.clock().monotonic());
-        if let Some((verdict, until)) = self.known.lock().get(&question)
-            && now < *until
-        {
-            return Ok(verdict.clone());
+        if let Some(verdict) = self.known.get(&question, now) {
+            return Ok(verdict);
         }
         let review = json!({"kind": "ImageReview", "apiVersion": "imagepolicy.k8s.io/v1alpha1", "spec": spec});
         let answer = self.remote.insist(review.to_string().into(), TIMEOUT, self.settings.backoff).await?;
         let verdict = read(&answer)?;
         let kept = if verdict.allowed { self.settings.allowed_for } else { self.settings.denied_for };
-        let mut known = self.known.lock();
-        if known.len() >= REMEMBERED {
-            known.retain(|_, (_, until)| now < *until);
-        }
-        if known.len() < REMEMBERED {
-            known.insert(question, (verdict.clone(), now + kept));
-        }
+        self.known.put(question, verdict.clone(), now, kept);
         Ok(verdict)
     }
 }
