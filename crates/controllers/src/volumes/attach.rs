@@ -354,11 +354,17 @@ impl Attacher {
         setup.on_change::<Pod>(of_pod);
         let gone = this.gone.clone();
         setup.on_change::<Node>(move |change| of_node(change, &gone));
-        let known = pods.clone();
-        setup.on_change::<PersistentVolumeClaim>(move |change| of_claim(change.object(), &known));
+        let (known, volumes) = (pods.clone(), this.volumes.clone());
+        setup.on_change::<PersistentVolumeClaim>(move |change| {
+            let claim = change.object();
+            let is_known = matches!(change, Change::Updated { old, new } if binding(old) == binding(new));
+            let is_of_driver = || volumes.get("", volume_name(claim)).is_some_and(|volume| has_driver(&volume));
+            if is_known || !is_of_driver() { Vec::new() } else { of_claim(claim, &known) }
+        });
         let (known, claims) = (pods, this.claims.clone());
         setup.on_change::<PersistentVolume>(move |change| {
-            let reference = claim_ref(change.object());
+            let is_known = matches!(change, Change::Updated { old, new } if old.spec == new.spec);
+            let reference = claim_ref(change.object()).filter(|_| !is_known && has_driver(change.object()));
             let named = reference.and_then(|claim| Some((claim.namespace.as_deref()?, claim.name.as_deref()?)));
             let claim = named.and_then(|(namespace, name)| claims.get(namespace, name));
             claim.map(|claim| of_claim(&claim, &known)).unwrap_or_default()
@@ -484,7 +490,17 @@ fn of_node(change: &Change<Node>, gone: &Mutex<HashMap<String, Vec<String>>>) ->
     vec![ObjectKey::of(&change.object().metadata)]
 }
 
-/// The nodes of the Pods that use a claim.
+fn has_driver(volume: &PersistentVolume) -> bool {
+    volume.spec.as_ref().is_some_and(|spec| spec.csi.is_some())
+}
+
+/// What of a claim decides whether its volume is wanted.
+fn binding(claim: &PersistentVolumeClaim) -> (Option<&str>, &str) {
+    (claim.status.as_ref().and_then(|status| status.phase.as_deref()), volume_name(claim))
+}
+
+/// The nodes of the Pods that use a claim. All Pods of the namespace are looked at: asked only where a driver's volume
+/// comes or goes.
 fn of_claim(claim: &PersistentVolumeClaim, pods: &Informer<Pod>) -> Vec<ObjectKey> {
     let pods = pods.list_namespace(claim.metadata.namespace.as_deref().unwrap_or_default());
     let users = pods.iter().filter(|pod| skiff_client::volumes::uses(pod, claim));
