@@ -121,8 +121,8 @@ impl Drivers {
         self.drivers.lock().insert(name, Arc::new(driver));
     }
 
-    /// The attached volumes that the node uses, as its status calls them.
-    pub fn in_use(&self) -> Vec<String> {
+    /// The attached volumes that the node uses, as its status calls them, and whether there may be more.
+    pub fn in_use(&self) -> (Vec<String>, bool) {
         self.used.names()
     }
 

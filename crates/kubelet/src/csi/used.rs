@@ -13,6 +13,8 @@ use crate::config::paths::Paths;
 #[derive(Default)]
 pub(super) struct Used {
     volumes: Mutex<BTreeMap<String, Holders>>,
+    /// What an earlier run of the agent has left could not be read: what is here is not all.
+    is_partial: bool,
 }
 
 #[derive(Default)]
@@ -26,7 +28,7 @@ struct Holders {
 impl Used {
     /// What an earlier run of the agent has left in use.
     pub fn load(paths: &Paths) -> Self {
-        let this = Self::default();
+        let mut this = Self::default();
         let note = |memory: &Memory, uid: Option<&str>| {
             if memory.attached {
                 this.hold(&memory.attached_name(), &memory.staging(paths), uid);
@@ -39,15 +41,17 @@ impl Used {
             staged(paths)?.iter().for_each(|memory| note(memory, None));
             std::io::Result::Ok(())
         };
-        if let Err(error) = look() {
-            tracing::warn!(%error, "cannot read which volumes of storage drivers are in use");
+        let looked = look();
+        if let Err(error) = &looked {
+            tracing::error!(%error, "cannot read which volumes of storage drivers are in use: what the Node tells of them is told on");
         }
+        this.is_partial = looked.is_err();
         this
     }
 
-    /// What the Node's status tells.
-    pub fn names(&self) -> Vec<String> {
-        self.volumes.lock().keys().cloned().collect()
+    /// What the Node's status tells, and whether there may be more.
+    pub fn names(&self) -> (Vec<String>, bool) {
+        (self.volumes.lock().keys().cloned().collect(), self.is_partial)
     }
 
     /// A Pod begins to use a volume; whether that is to be told.

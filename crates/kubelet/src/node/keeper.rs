@@ -168,10 +168,12 @@ impl Keeper {
     }
 
     async fn health(&self) -> Health {
+        let (volumes_in_use, may_use_more) = self.drivers.in_use();
         let mut health = Health {
             pressures: self.pressures.lock().clone(),
             devices: self.devices.lock().clone(),
-            volumes_in_use: self.drivers.in_use(),
+            volumes_in_use,
+            may_use_more,
             ..Health::default()
         };
         if self.shutting_down.load(Ordering::Acquire) {

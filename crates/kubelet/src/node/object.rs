@@ -53,6 +53,8 @@ pub struct Health {
     pub devices: BTreeMap<String, (i64, i64)>,
     /// The attached volumes that the node uses.
     pub volumes_in_use: Vec<String>,
+    /// Whether it may use others too, of which it does not know any more.
+    pub may_use_more: bool,
     /// The runtime's name and version, `skiff://0.1.0`.
     pub runtime: String,
     /// The images on the node.
@@ -165,13 +167,24 @@ pub fn status(
         node_info: Some(info(identity, machine, health)),
         images: Some(images(health.images.clone())),
         conditions: Some(conditions(health, old, now)),
-        // An empty list takes away the one that is told; without one there is nothing to say.
-        volumes_in_use: Some(health.volumes_in_use.clone())
-            .filter(|now| !now.is_empty() || old.is_some_and(|old| old.volumes_in_use.is_some())),
+        volumes_in_use: volumes_in_use(health, old.and_then(|old| old.volumes_in_use.as_deref())),
         features: health.supplemental_groups_policy.then_some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         runtime_handlers: (!health.handlers.is_empty()).then(|| health.handlers.iter().map(handler).collect()),
         ..NodeStatus::default()
     }
+}
+
+/// What the node says it uses. What may be in use and is not named would be detached: where not all is known, what was told
+/// is told on.
+fn volumes_in_use(health: &Health, told: Option<&[String]>) -> Option<Vec<String>> {
+    let mut now = health.volumes_in_use.clone();
+    if health.may_use_more {
+        let unnamed = |name: &&String| !health.volumes_in_use.contains(name);
+        now.extend(told.unwrap_or_default().iter().filter(unnamed).cloned());
+        now.sort();
+    }
+    // An empty list takes away the one that is told; without one there is nothing to say.
+    Some(now).filter(|now| !now.is_empty() || told.is_some())
 }
 
 fn address(kind: &str, address: &str) -> NodeAddress {
@@ -289,4 +302,23 @@ pub fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
         status
     };
     still(a) == still(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_stay_told_where_the_node_may_use_more_than_it_knows() {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let check = |knows: &[&str], may_use_more, told: Option<&[&str]>, expected: Option<&[&str]>| {
+            let health = Health { volumes_in_use: list(knows), may_use_more, ..Health::default() };
+            assert_eq!(volumes_in_use(&health, told.map(list).as_deref()), expected.map(list));
+        };
+        check(&[], false, None, None);
+        check(&["a"], false, Some(&["b"]), Some(&["a"]));
+        check(&[], false, Some(&["b"]), Some(&[]));
+        check(&["b"], true, Some(&["a", "b"]), Some(&["a", "b"]));
+        check(&[], true, None, None);
+    }
 }
