@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
 use skiff_base::clock::rfc3339;
@@ -34,14 +35,18 @@ pub struct Volume {
     at: Timestamp,
 }
 
-/// What was found last, and when.
-pub type Known = tokio::sync::Mutex<Option<(Duration, Arc<Vec<Volume>>)>>;
+/// What was found last, and when; and what is still being looked at, by the UID of the Pod and the volume's name.
+#[derive(Debug, Default)]
+pub struct Known {
+    last: tokio::sync::Mutex<Option<(Duration, Arc<Vec<Volume>>)>>,
+    under_way: Mutex<HashSet<(String, String)>>,
+}
 
 /// The volumes of all Pods, as they were a minute ago at most.
 pub(super) async fn all(workers: &Workers) -> Arc<Vec<Volume>> {
     let node = workers.node();
     // Who asks meanwhile waits for the same answer.
-    let mut known = node.volume_figures.lock().await;
+    let mut known = node.volume_figures.last.lock().await;
     let now = node.clock.monotonic();
     if let Some((_, found)) = known.as_ref().filter(|(at, _)| now - *at < node.options.volume_stats_agg_period.0) {
         return found.clone();
@@ -91,8 +96,14 @@ fn of_driver(pod: &Pod, volume: &k8s_openapi::api::core::v1::Volume, objects: &O
 }
 
 async fn of_files(node: &Arc<Node>, pod: &Arc<Pod>, name: &str, objects: &Arc<Objects>) -> Option<Stats> {
+    let key = (uid(pod).to_owned(), name.to_owned());
+    // Whoever looks at a file server that is gone is stuck: one of them is enough.
+    if !node.volume_figures.under_way.lock().insert(key.clone()) {
+        return None;
+    }
     let (node, pod, name, objects) = (node.clone(), pod.clone(), name.to_owned(), objects.clone());
-    let work = tokio::task::spawn_blocking(move || {
+    let looking = node.clone();
+    let look = move || {
         let volume = spec(&pod).volumes.iter().flatten().find(|volume| volume.name == name)?;
         let mut plugin = Plugin::of(volume)?;
         if plugin == Plugin::Claim {
@@ -103,6 +114,11 @@ async fn of_files(node: &Arc<Node>, pod: &Arc<Pod>, name: &str, objects: &Arc<Ob
         }
         let path = locations(&pod, &node.facts().paths, &objects).remove(&name)?;
         figures::of(plugin, &path, &*node.mounter)
+    };
+    let work = tokio::task::spawn_blocking(move || {
+        let found = look();
+        looking.volume_figures.under_way.lock().remove(&key);
+        found
     });
     let figures = tokio::time::timeout(PATIENCE, work).await.ok()?.ok()??;
     Some(Stats { figures, abnormal: None })
