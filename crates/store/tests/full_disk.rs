@@ -1,13 +1,14 @@
-//! A disk that is full: the store says so, takes no more writes, keeps all that it has acknowledged, and goes on when it is
-//! opened again with space. On a file system of the test's own, in a mount namespace that goes with it.
+//! A disk that is full: the store says so, takes no more writes, keeps all that it has acknowledged, and goes on when there is
+//! space again, be it opened anew or not. On a file system of the test's own, in a mount namespace that goes with it.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may panic, and starts programs")]
 
 mod suite;
 
 use std::process::Command;
+use std::time::Duration;
 
-use skiff_store::{EmbeddedOptions, EmbeddedStore, Store, StoreError, Transaction};
-use suite::{Folder, put};
+use skiff_store::{EmbeddedOptions, EmbeddedStore, Outcome, Store, StoreError, Transaction};
+use suite::{Folder, PATIENCE, put};
 
 const FOLDER: &str = "SKIFF_FULL_DISK";
 /// A little more than the engine's journal.
@@ -54,18 +55,39 @@ fn inside(folder: &std::path::Path) {
         let words = error.to_string();
         assert!(words.contains("No space left on device") || words.contains("an earlier write failed"), "{words}");
         let again = store.commit(Transaction { changes: vec![put("z", "1")], ..Transaction::default() }).await;
-        assert!(again.is_err(), "what the disk holds is not known");
+        assert!(again.is_err(), "it is full still");
         assert!(store.get(b"k0", None).await.unwrap().1.is_some(), "reads go on");
+        std::fs::remove_file(&ballast).unwrap();
+        let later = go_on(&*store).await;
+        let revision = store.revision().await.unwrap();
+        assert_eq!(later, revision, "what failed is not there");
         store.close();
         drop(store);
-        std::fs::remove_file(&ballast).unwrap();
         let store = EmbeddedStore::open(&path, EmbeddedOptions::default()).unwrap();
+        assert_eq!(store.revision().await.unwrap(), revision);
         for number in 0..written {
             let found = store.get(format!("k{number}").as_bytes(), None).await.unwrap().1;
             assert_eq!(found.map(|pair| pair.value.len()), Some(VALUE_BYTES), "k{number} was acknowledged");
         }
-        store.commit(Transaction { changes: vec![put("z", "1")], ..Transaction::default() }).await.unwrap();
+        let refused = store.get(format!("k{written}").as_bytes(), None).await.unwrap().1;
+        assert!(refused.is_none(), "k{written} was refused");
+        go_on(&*store).await;
     });
+}
+
+/// Writes until it succeeds; the revision that the write has.
+async fn go_on(store: &dyn Store) -> u64 {
+    let change = || Transaction { changes: vec![put("z", "1")], ..Transaction::default() };
+    let tries = async {
+        loop {
+            match store.commit(change()).await {
+                Ok(Outcome::Committed(revision)) => return revision,
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, tries).await.expect("there is space again")
 }
 
 /// Writes until there is no more space; gives how many writes were acknowledged, and the error.

@@ -7,7 +7,7 @@
 //!
 //! A value is written once. When history is forgotten, the records that nothing refers to are removed from the log.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,9 @@ const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// this much, or twice what the last one left, has been written since.
 const MERGE_BYTES: u64 = 32 * 1024 * 1024;
 
+/// A disk that was full is written to again when this much is free: a journal, and the tables of a memtable.
+const ROOM_BYTES: usize = 8 * 1024 * 1024;
+
 /// Table files that are held open.
 const OPEN_FILES: usize = 16;
 /// The unit in which the system counts what files take.
@@ -60,10 +63,25 @@ pub(super) enum Operation {
     Remove(Vec<u8>),
 }
 
+impl Operation {
+    fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Self::Put(key, value) => key.len() + value.len(),
+            Self::Remove(key) => key.len(),
+        };
+        bytes as u64
+    }
+}
+
 /// Where the writer puts its batches; a seam, so that failing disks can be tested.
 pub(super) trait Disk: Send {
     /// Writes all or nothing, and returns when it would survive a power cut.
-    fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError>;
+    fn write(&mut self, operations: &[Operation]) -> Result<(), StoreError>;
+    /// After a failed write: makes sure that the disk takes writes again, and that it holds nothing later than `revision`.
+    ///
+    /// # Errors
+    /// It takes none yet; it may be asked again.
+    fn recover(&mut self, revision: Revision) -> Result<(), StoreError>;
     /// Where it lies, where it is a real one.
     fn folder(&self) -> Option<PathBuf> {
         None
@@ -136,9 +154,14 @@ impl Fact {
 
 /// The log on a real disk.
 pub(super) struct FjallDisk {
+    /// None while it cannot be opened again after a failure.
+    engine: Option<Engine>,
+    path: PathBuf,
+}
+
+struct Engine {
     database: Database,
     keyspace: Keyspace,
-    path: PathBuf,
     written_bytes: u64,
     merge_at_bytes: u64,
     merge: Option<JoinHandle<()>>,
@@ -157,15 +180,27 @@ impl FjallDisk {
     pub(super) fn open(path: &Path, at: Duration) -> Result<Loaded, StoreError> {
         std::fs::create_dir_all(path).map_err(|error| io_error("creating the folder of", path, &error))?;
         probe(path)?;
-        // The engine checks some of what it reads with assertions; a damaged file must be an error all the same.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let disk = Self::open_engine(path).map_err(|error| describe("opening", path, &error))?;
-            disk.load(at)
-        }));
-        opened.unwrap_or_else(|_| Err(corrupt(path, "the engine cannot make sense of its files")))
+        caught(path, || {
+            let engine = Engine::open(path).map_err(|error| describe("opening", path, &error))?;
+            engine.load(path, at)
+        })
     }
 
-    fn open_engine(path: &Path) -> Result<Self, fjall::Error> {
+    fn open_again(&mut self, revision: Revision) -> Result<Engine, StoreError> {
+        // The engine knows no way back from a failure: it is closed and opened again, as by a start of the server.
+        self.engine = None;
+        probe_room(&self.path)?;
+        caught(&self.path, || {
+            let engine = Engine::open(&self.path).map_err(|error| describe("opening", &self.path, &error))?;
+            let unseen = engine.unseen(revision).map_err(|error| describe("reading", &self.path, &error))?;
+            engine.write(&unseen).map_err(|error| describe("writing to", &self.path, &error))?;
+            Ok(engine)
+        })
+    }
+}
+
+impl Engine {
+    fn open(path: &Path) -> Result<Self, fjall::Error> {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .max_cached_files(Some(OPEN_FILES))
@@ -181,25 +216,40 @@ impl FjallDisk {
         };
         let keyspace = database.keyspace(KEYSPACE, options)?;
         let merge_at_bytes = merge_threshold(&keyspace);
-        Ok(Self { database, keyspace, path: path.to_path_buf(), written_bytes: 0, merge_at_bytes, merge: None })
+        Ok(Self { database, keyspace, written_bytes: 0, merge_at_bytes, merge: None })
     }
 
-    fn load(self, at: Duration) -> Result<Loaded, StoreError> {
-        let mut loader = Loader { path: &self.path, facts: Facts::default(), state: None, entry: None, at };
+    fn load(self, path: &Path, at: Duration) -> Result<Loaded, StoreError> {
+        let mut loader = Loader { path, facts: Facts::default(), state: None, entry: None, at };
         for item in self.keyspace.iter() {
-            let (key, value) = item.into_inner().map_err(|error| describe("reading", &self.path, &error))?;
+            let (key, value) = item.into_inner().map_err(|error| describe("reading", path, &error))?;
             loader.add(&key, &value)?;
         }
         let (state, facts) = loader.finish()?;
-        let mut disk = self;
+        let mut disk = FjallDisk { engine: Some(self), path: path.to_path_buf() };
         if facts.format.is_none() {
-            disk.write(vec![Fact::Format.put(FORMAT)])?;
+            disk.write(&[Fact::Format.put(FORMAT)])?;
         }
         Ok(Loaded { disk, state, reserved: facts.reserved })
     }
-}
 
-impl FjallDisk {
+    /// What removes the records after `revision`: a write that failed may have reached the disk.
+    fn unseen(&self, revision: Revision) -> Result<Vec<Operation>, fjall::Error> {
+        let records = self.keyspace.range(record_key(revision + 1, b"")..);
+        records.map(|record| Ok(Operation::Remove(record.key()?.to_vec()))).collect()
+    }
+
+    fn write(&self, operations: &[Operation]) -> Result<(), fjall::Error> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for operation in operations {
+            match operation {
+                Operation::Put(key, value) => batch.insert(&self.keyspace, key.as_slice(), value.as_slice()),
+                Operation::Remove(key) => batch.remove(&self.keyspace, key.as_slice()),
+            }
+        }
+        batch.commit()
+    }
+
     /// Merges all tables on a thread of its own, where enough has been written; the writer goes on meanwhile.
     fn maintain(&mut self) {
         if self.merge.as_ref().is_some_and(|merge| !merge.is_finished()) {
@@ -236,7 +286,7 @@ fn join(thread: JoinHandle<()>) {
     }
 }
 
-impl Drop for FjallDisk {
+impl Drop for Engine {
     /// Nothing holds the folder any more when the store is closed.
     fn drop(&mut self) {
         if let Some(merge) = self.merge.take() {
@@ -261,22 +311,17 @@ impl Disk for FjallDisk {
         Some(self.path.clone())
     }
 
-    fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-        for operation in operations {
-            match operation {
-                Operation::Put(key, value) => {
-                    self.written_bytes += (key.len() + value.len()) as u64;
-                    batch.insert(&self.keyspace, key, value);
-                }
-                Operation::Remove(key) => {
-                    self.written_bytes += key.len() as u64;
-                    batch.remove(&self.keyspace, key);
-                }
-            }
-        }
-        batch.commit().map_err(|error| describe("writing to", &self.path, &error))?;
-        self.maintain();
+    fn write(&mut self, operations: &[Operation]) -> Result<(), StoreError> {
+        let path = &self.path;
+        let engine = self.engine.as_mut().ok_or_else(|| describe("writing to", path, &fjall::Error::Poisoned))?;
+        engine.write(operations).map_err(|error| describe("writing to", path, &error))?;
+        engine.written_bytes += operations.iter().map(Operation::bytes).sum::<u64>();
+        engine.maintain();
+        Ok(())
+    }
+
+    fn recover(&mut self, revision: Revision) -> Result<(), StoreError> {
+        self.engine = Some(self.open_again(revision)?);
         Ok(())
     }
 }
@@ -370,11 +415,32 @@ impl Loader<'_> {
     }
 }
 
+/// Runs what opens the engine, which checks some of what it reads with assertions: a damaged file must be an error all the
+/// same.
+fn caught<T>(path: &Path, open: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    opened.unwrap_or_else(|_| Err(corrupt(path, "the engine cannot make sense of its files")))
+}
+
 /// Writes to the folder before the engine does, for an error that says what is wrong.
 fn probe(path: &Path) -> Result<(), StoreError> {
+    probe_with(path, b"")
+}
+
+/// Whether there is room for the engine to open and go on for a while.
+fn probe_room(path: &Path) -> Result<(), StoreError> {
+    probe_with(path, &vec![1; ROOM_BYTES])
+}
+
+fn probe_with(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let file = path.join(".writable");
-    std::fs::write(&file, b"").map_err(|error| io_error("writing to", path, &error))?;
-    std::fs::remove_file(&file).map_err(|error| io_error("writing to", path, &error))
+    let written = std::fs::File::create(&file).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_data()
+    });
+    // A file that was written in part takes the room that is missing.
+    let removed = std::fs::remove_file(&file);
+    written.and(removed).map_err(|error| io_error("writing to", path, &error))
 }
 
 fn io_error(operation: &str, path: &Path, error: &io::Error) -> StoreError {
@@ -408,7 +474,7 @@ fn describe(operation: &str, path: &Path, error: &fjall::Error) -> StoreError {
         fjall::Error::Storage(fjall::LsmError::Io(error)) => io_error(operation, path, error),
         fjall::Error::Poisoned => {
             let path = path.display();
-            StoreError::Unavailable(format!("{operation} the store {path}: an earlier write failed; start again"))
+            StoreError::Unavailable(format!("{operation} the store {path}: an earlier write failed"))
         }
         error => corrupt(path, &format!("{error:?}")),
     }

@@ -126,9 +126,9 @@ impl EmbeddedStore {
         }
         let mut disk = FjallDisk::open(path, Duration::ZERO)?.disk;
         for part in snapshot.items.chunks(RESTORED_KEYS) {
-            disk.write(part.iter().map(restored).collect())?;
+            disk.write(&part.iter().map(restored).collect::<Vec<_>>())?;
         }
-        disk.write(vec![Fact::Compacted.put(snapshot.revision + RESTORE_LEAP)])
+        disk.write(&[Fact::Compacted.put(snapshot.revision + RESTORE_LEAP)])
     }
 
     fn start(
@@ -140,7 +140,7 @@ impl EmbeddedStore {
         if reserved > state.revision() {
             // The last process did not close the store, and may have shown revisions that never reached the disk.
             let first = state.revision() + 1;
-            disk.write(vec![Fact::Gap(first).put(reserved)])?;
+            disk.write(&[Fact::Gap(first).put(reserved)])?;
             state.skip_to_after(reserved);
         }
         let shared = Arc::new(Shared {

@@ -12,6 +12,8 @@ use super::disk::Operation;
 use super::*;
 use crate::{Durability, WatchItem};
 
+const FULL: &str = "writing to the store /x: No space left on device (os error 28)";
+
 /// A disk that remembers its batches, and fails when it is told to.
 #[derive(Clone, Default)]
 struct FakeDisk {
@@ -19,17 +21,28 @@ struct FakeDisk {
     /// The threads that wrote them.
     writers: Arc<Mutex<Vec<ThreadId>>>,
     broken: Arc<AtomicBool>,
+    /// The revisions to which it went back.
+    recovered: Arc<Mutex<Vec<Revision>>>,
+}
+
+impl FakeDisk {
+    fn check(&self) -> Result<(), StoreError> {
+        let is_broken = self.broken.load(Ordering::Relaxed);
+        if is_broken { Err(StoreError::Unavailable(FULL.into())) } else { Ok(()) }
+    }
 }
 
 impl Disk for FakeDisk {
-    fn write(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable(
-                "writing to the store /x: No space left on device (os error 28)".into(),
-            ));
-        }
-        self.batches.lock().push(operations);
+    fn write(&mut self, operations: &[Operation]) -> Result<(), StoreError> {
+        self.check()?;
+        self.batches.lock().push(operations.to_vec());
         self.writers.lock().push(std::thread::current().id());
+        Ok(())
+    }
+
+    fn recover(&mut self, revision: Revision) -> Result<(), StoreError> {
+        self.check()?;
+        self.recovered.lock().push(revision);
         Ok(())
     }
 }
@@ -54,23 +67,45 @@ async fn put(store: &EmbeddedStore, key: &'static str, durability: Durability) -
 #[tokio::test]
 async fn a_full_disk_stops_commits_and_nothing_else() {
     let disk = FakeDisk::default();
-    let (store, _clock) = start(&disk);
+    let (store, clock) = start(&disk);
     let mut watch = store.watch(KeyRange::prefix(""), 1).await.unwrap();
     put(&store, "a", Durability::Durable).await.unwrap();
     disk.broken.store(true, Ordering::Relaxed);
-    let message = "writing to the store /x: No space left on device (os error 28)";
-    assert_eq!(put(&store, "b", Durability::Durable).await.unwrap_err().to_string(), message);
-    disk.broken.store(false, Ordering::Relaxed);
-    assert_eq!(
-        put(&store, "c", Durability::Relaxed).await.unwrap_err().to_string(),
-        message,
-        "what the disk holds is not known"
-    );
+    assert_eq!(put(&store, "b", Durability::Durable).await.unwrap_err().to_string(), FULL);
+    assert_eq!(put(&store, "c", Durability::Relaxed).await.unwrap_err().to_string(), FULL);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(put(&store, "c", Durability::Relaxed).await.unwrap_err().to_string(), FULL, "it is full still");
     let all = store.range(&KeyRange::prefix(""), None, 0).await.unwrap();
     assert_eq!((all.items.len(), all.revision), (1, 2), "what failed is not seen");
     assert!(matches!(watch.next().await, Some(Ok(WatchItem::Events(events))) if events[0].key == "a"));
     store.close();
     assert_eq!(disk.batches.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn a_disk_that_has_space_again_is_written_to() {
+    let disk = FakeDisk::default();
+    let (store, clock) = start(&disk);
+    for key in ["a", "b"] {
+        put(&store, key, Durability::Relaxed).await.unwrap();
+    }
+    assert_eq!(disk.batches.lock().len(), 1, "the first one reserves revisions, the second one waits");
+    disk.broken.store(true, Ordering::Relaxed);
+    put(&store, "lost", Durability::Durable).await.unwrap_err();
+    disk.broken.store(false, Ordering::Relaxed);
+    put(&store, "early", Durability::Durable).await.unwrap_err();
+    assert!(disk.recovered.lock().is_empty(), "it is left alone for a while");
+    clock.advance(Duration::from_secs(1));
+    put(&store, "c", Durability::Durable).await.unwrap();
+    assert_eq!(*disk.recovered.lock(), [3], "what failed had a revision that was never shown");
+    let keys = |batch: &Vec<Operation>| {
+        let key = |operation: &Operation| match operation {
+            Operation::Put(key, _) | Operation::Remove(key) => String::from_utf8_lossy(&key[8..]).into_owned(),
+        };
+        batch.iter().map(key).collect::<Vec<_>>()
+    };
+    assert_eq!(disk.batches.lock()[1..].iter().map(keys).collect::<Vec<_>>(), [["b"], ["c"]]);
+    assert_eq!(store.revision().await.unwrap(), 4);
 }
 
 #[tokio::test]

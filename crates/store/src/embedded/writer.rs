@@ -21,6 +21,15 @@ const LONGEST_STAND: Duration = Duration::from_micros(500);
 /// How many revisions are reserved for relaxed commits with one write. After a crash the revision leaps by as much.
 const RESERVE_REVISIONS: u64 = 1000;
 
+/// How long a disk that failed is left alone. Trying takes the engine's start, of which many have to be borne.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Why nothing is written, and until when nothing is tried.
+struct Failure {
+    error: StoreError,
+    until: Duration,
+}
+
 /// A decided request, and whom to tell once it holds.
 type Answer = (oneshot::Sender<Result<Outcome, StoreError>>, Outcome, OwnedSemaphorePermit);
 
@@ -39,7 +48,7 @@ pub(super) struct Writer {
     last_progress: Option<Duration>,
     /// Relaxed commits may use revisions up to here.
     reserved: Revision,
-    failed: Option<StoreError>,
+    failed: Option<Failure>,
     linger: Linger,
     /// Whether the last sync was over so soon that a caller may wait for the next one where it stands.
     is_quick: bool,
@@ -89,7 +98,8 @@ impl Writer {
 
     /// Does what a caller asks for where the caller stands; gives it back where others wait, or come together.
     pub(super) fn serve_alone(&mut self, transaction: Transaction) -> Result<Result<Outcome, StoreError>, Transaction> {
-        let has_to_wait = transaction.durability == Durability::Durable && !self.is_quick;
+        // Where the disk has failed it takes long to try it again.
+        let has_to_wait = transaction.durability == Durability::Durable && !self.is_quick || self.failed.is_some();
         if has_to_wait || !self.linger.is_for_nobody() || !self.shared.queue.is_empty() {
             return Err(transaction);
         }
@@ -156,9 +166,7 @@ impl Writer {
         if entries.is_empty() {
             return Ok(());
         }
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
+        self.mend()?;
         let records: Vec<Operation> = entries.iter().flat_map(|entry| &entry.events).map(record).collect();
         let relaxed = entries.len() as u64 > durable;
         if durable > 0 || revision > self.reserved {
@@ -185,22 +193,48 @@ impl Writer {
         }
     }
 
-    /// Writes what was postponed and then `operations`. After a failure nothing is written any more: what the disk
-    /// holds is then not known, and only opening it again tells.
+    /// Writes what was postponed and then `operations`. If that fails, `operations` are forgotten, and nothing is written
+    /// until the disk is mended.
     fn flush(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
         self.pending_deadline = None;
-        let mut all = std::mem::take(&mut self.pending);
-        all.extend(operations);
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
+        if let Some(failure) = &self.failed {
+            return Err(failure.error.clone());
         }
-        if all.is_empty() {
+        let seen = self.pending.len();
+        self.pending.extend(operations);
+        if self.pending.is_empty() {
             return Ok(());
         }
-        self.disk.write(all).inspect_err(|error| {
-            tracing::error!(%error, "the store takes no more writes");
-            self.failed = Some(error.clone());
-        })
+        if let Err(error) = self.disk.write(&self.pending) {
+            tracing::error!(%error, "the store takes no writes until its disk does");
+            self.pending.truncate(seen);
+            self.fail(error.clone());
+            return Err(error);
+        }
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        self.failed = Some(Failure { error, until: self.options.clock.monotonic() + PAUSE });
+    }
+
+    /// After a failure: tries now and then whether the disk takes writes again. What had failed may have reached it all
+    /// the same; nobody was told of it, so it is taken away, and what was shown and not written is written first.
+    fn mend(&mut self) -> Result<(), StoreError> {
+        let Some(Failure { error, until }) = &self.failed else { return Ok(()) };
+        if self.options.clock.monotonic() < *until {
+            return Err(error.clone());
+        }
+        let revision = self.shared.state.read().revision();
+        if let Err(error) = self.disk.recover(revision) {
+            self.fail(error.clone());
+            return Err(error);
+        }
+        self.failed = None;
+        self.flush(Vec::new())?;
+        tracing::info!("the store takes writes again");
+        Ok(())
     }
 
     fn publish(&mut self, entries: Vec<Entry>) {
