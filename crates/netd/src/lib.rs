@@ -3,6 +3,8 @@
 
 mod abilities;
 mod balancer;
+mod flows;
+mod health;
 mod model;
 pub mod netlink;
 mod overlay;

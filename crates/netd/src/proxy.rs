@@ -1,21 +1,26 @@
-//! Keeps the kernel's rules in step with Services, EndpointSlices, host ports and NetworkPolicies. Events only say which Service to look at
-//! again; what its rules should be is read from the caches at that moment.
+//! Keeps the kernel's rules in step with Services, EndpointSlices, host ports and NetworkPolicies. Events only say which
+//! Service to look at again; what its rules should be is read from the caches at that moment.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
-use skiff_client::{Informer, Informers, ObjectKey};
+use skiff_base::clock::SharedClock;
+use skiff_client::{Informer, Informers, ObjectKey, Recorder};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::flows::{Answerers, Conntrack, FlowKeeper};
+use crate::health::{HealthChecks, NodeHealth, serve_node_health};
 use crate::netlink::NetlinkError;
 use crate::pods::HostPortMapping;
 use crate::policies::{PodGate, PolicyFollower};
 use crate::rules::kernel::KernelRules;
+use crate::rules::topology::{Here, zone_of};
 use crate::rules::{Fragment, Frame, Ruleset, Transaction, api, service};
 
 /// After one change is applied, others are collected for so long; the first one never waits.
@@ -27,8 +32,14 @@ const CHECK: Duration = Duration::from_secs(60);
 
 /// What the service rules are made with.
 pub struct NetdConfig {
-    /// Where Services and EndpointSlices are read.
+    /// Where Services, EndpointSlices and this node's own object are read.
     pub informers: Informers,
+    /// Who tells of ports that cannot be had.
+    pub recorder: Recorder,
+    /// For answers about how fresh the rules are.
+    pub clock: SharedClock,
+    /// Where it is told whether they are, kube-proxy's port 10256.
+    pub health_address: SocketAddr,
     /// This node's name.
     pub node_name: String,
     /// The fixed part of the rules.
@@ -50,27 +61,39 @@ impl Netd {
     /// there when this returns; rules of an earlier run go on until all Services are known.
     pub fn start(config: NetdConfig) -> Result<Self, NetlinkError> {
         let kernel = KernelRules::open()?;
+        let conntrack = Conntrack::open()?;
         let ruleset = Ruleset::new(config.frame.clone());
         if !kernel.exist()? {
             kernel.recreate(&ruleset)?;
         }
         let (stop, stopped) = watch::channel(false);
         let (applied_sender, applied) = watch::channel(0);
-        let pending = Arc::new(Pending::default());
+        let health = Arc::new(NodeHealth::new());
+        let pending = Arc::new(Pending::new(config.clock.clone(), health.clone()));
         let services = config.informers.of::<Service>();
         let slices = config.informers.of::<EndpointSlice>();
+        let nodes = config.informers.of::<Node>();
         observe(&services, &slices, &pending);
+        observe_node(&nodes, &config.node_name, &pending);
+        let checks =
+            HealthChecks::new(config.node_name.clone(), config.recorder.clone(), health.clone(), config.clock.clone());
         let policies = PolicyFollower::start(&config.informers, &config.node_name, pending.wake.clone());
         let gate = policies.gate();
         let worker = Worker {
+            here: Here { node: config.node_name.clone(), zone: None },
             config,
             services,
             slices,
+            nodes,
             policies,
             pending,
             kernel,
             ruleset,
             is_complete: false,
+            flows: FlowKeeper::default(),
+            conntrack,
+            checks,
+            health,
             applied: applied_sender,
         };
         Ok(Self { stop, applied, gate, task: tokio::spawn(worker.run(stopped)) })
@@ -114,10 +137,11 @@ impl Netd {
 }
 
 /// What is to be looked at again, and which slices a Service has.
-#[derive(Default)]
 struct Pending {
     state: Mutex<PendingState>,
     wake: Arc<Notify>,
+    clock: SharedClock,
+    health: Arc<NodeHealth>,
 }
 
 #[derive(Default)]
@@ -127,7 +151,12 @@ struct PendingState {
 }
 
 impl Pending {
+    fn new(clock: SharedClock, health: Arc<NodeHealth>) -> Self {
+        Self { state: Mutex::default(), wake: Arc::default(), clock, health }
+    }
+
     fn touch(&self, service: ObjectKey) {
+        self.health.queued(self.clock.now());
         self.state.lock().services.insert(service);
         self.wake.notify_one();
     }
@@ -178,27 +207,61 @@ fn observe(services: &Informer<Service>, slices: &Informer<EndpointSlice>, pendi
     });
 }
 
+/// A node tells of itself all the time, and of its zone or its end almost never.
+fn observe_node(nodes: &Informer<Node>, name: &str, pending: &Arc<Pending>) {
+    let (name, pending) = (name.to_owned(), pending.clone());
+    nodes.on_change(move |change| {
+        let node = change.object();
+        if node.metadata.name.as_deref() == Some(&name) {
+            pending.health.observe_node((!matches!(change, skiff_client::Change::Deleted(_))).then_some(node));
+            let is_news = match change {
+                skiff_client::Change::Updated { old, new } => zone_of(old) != zone_of(new),
+                _ => true,
+            };
+            if is_news {
+                pending.wake.notify_one();
+            }
+        }
+    });
+}
+
 struct Worker {
     config: NetdConfig,
+    here: Here,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    nodes: Informer<Node>,
     policies: PolicyFollower,
     pending: Arc<Pending>,
     kernel: KernelRules,
     ruleset: Ruleset,
     /// The kernel has all that the ruleset says; otherwise the next step makes everything anew.
     is_complete: bool,
+    flows: FlowKeeper,
+    conntrack: Conntrack,
+    checks: HealthChecks,
+    health: Arc<NodeHealth>,
     applied: watch::Sender<u64>,
 }
 
 impl Worker {
-    async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+    async fn run(self, mut stopped: watch::Receiver<bool>) {
+        let node_health = serve_node_health(self.config.health_address, self.health.clone(), self.config.clock.clone());
+        tokio::select! {
+            () = node_health => {}
+            () = self.follow(stopped.clone()) => {}
+            _ = stopped.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn follow(mut self, mut stopped: watch::Receiver<bool>) {
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => return,
             () = self.synced() => {}
         }
         loop {
             let pause = if self.step() { COALESCING } else { RETRY };
+            self.checks.apply().await;
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(pause) => {}
@@ -217,11 +280,14 @@ impl Worker {
     async fn synced(&mut self) {
         self.services.synced().await;
         self.slices.synced().await;
+        self.nodes.synced().await;
         self.policies.synced().await;
     }
 
     /// Brings rules and kernel up to date; false if the kernel refused.
     fn step(&mut self) -> bool {
+        let began = self.config.clock.now();
+        self.find_zone();
         let mut fragments: Vec<(String, Fragment)> = Vec::new();
         for key in self.pending.take() {
             fragments.push(self.plan(&key));
@@ -237,8 +303,32 @@ impl Worker {
         }
         if self.is_complete {
             self.policies.finish();
+            self.clean_flows();
+            self.health.updated(began);
         }
         self.is_complete
+    }
+
+    /// Where this node is in another zone than before, every Service may have other endpoints for it.
+    fn find_zone(&mut self) {
+        let node = self.nodes.get("", &self.here.node);
+        let zone = node.as_deref().and_then(zone_of).map(str::to_owned);
+        if zone != self.here.zone {
+            self.here.zone = zone;
+            for service in self.services.list() {
+                self.pending.touch(ObjectKey::of(&service.metadata));
+            }
+        }
+    }
+
+    fn clean_flows(&mut self) {
+        if self.flows.is_due() {
+            match self.flows.clean(&self.conntrack) {
+                Ok(0) => {}
+                Ok(count) => tracing::debug!(count, "dropped flows of UDP that led to nobody"),
+                Err(error) => tracing::warn!(%error, "cannot drop flows of UDP that lead to nobody"),
+            }
+        }
     }
 
     fn update(&self, transaction: &Transaction) -> bool {
@@ -257,13 +347,19 @@ impl Worker {
         outcome.is_ok()
     }
 
-    fn plan(&self, key: &ObjectKey) -> (String, Fragment) {
+    fn plan(&mut self, key: &ObjectKey) -> (String, Fragment) {
         let owner = service::owner(&key.namespace, &key.name);
         let object = self.services.by_key(key);
-        let Some(wanted) = object.as_deref().and_then(api::service) else { return (owner, Fragment::default()) };
+        let Some(wanted) = object.as_deref().and_then(api::service) else {
+            self.flows.note(&owner, Answerers::default());
+            self.checks.note(key, None, &[]);
+            return (owner, Fragment::default());
+        };
         let names = self.pending.slices_of(key);
         let slices: Vec<_> = names.iter().filter_map(|name| self.slices.get(&key.namespace, name)).collect();
-        let backends = api::backends(slices.iter().map(Arc::as_ref), &self.config.node_name);
+        let backends = api::backends(slices.iter().map(Arc::as_ref), &self.here);
+        self.flows.note(&owner, Answerers::of_service(&wanted, &backends));
+        self.checks.note(key, object.as_deref(), &backends);
         let before = self.ruleset.fragment(&owner);
         let fragment = service::fragment(&wanted, &backends, self.config.frame.pod_range, before);
         (owner, fragment)
@@ -275,8 +371,12 @@ impl Worker {
         let named =
             |mapping: &HostPortMapping| (service::host_port_owner(mapping), service::host_port_fragment(mapping));
         let mut fragments: HashMap<String, Fragment> = mappings.iter().map(named).collect();
+        for mapping in &mappings {
+            self.flows.note(&service::host_port_owner(mapping), Answerers::of_host_port(mapping));
+        }
         let known = self.ruleset.owners_within(service::HOST_PORT_OWNERS);
         let gone: Vec<String> = known.filter(|owner| !fragments.contains_key(*owner)).map(str::to_owned).collect();
+        gone.iter().for_each(|owner| self.flows.note(owner, Answerers::default()));
         fragments.extend(gone.into_iter().map(|owner| (owner, Fragment::default())));
         fragments.into_iter().collect()
     }

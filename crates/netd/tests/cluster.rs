@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use nix::sched::{CloneFlags, unshare};
@@ -13,14 +13,19 @@ use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::ids::Ids;
 use skiff_client::{Body, Client, DeleteOptions, InProcess, Informers, Patch, Recorder};
+use skiff_netd::netlink::{Batch, Protocol, Socket};
 use skiff_netd::rules::Frame;
 use skiff_netd::{Balancer, BalancerConfig, Netd, NetdConfig, NewPod};
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// How long anything here may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+const NODE_HEALTH: &str = "0.0.0.0:10256";
 
 /// A client of the server in this process, in the name of `user` with `groups`.
 fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
@@ -49,9 +54,18 @@ fn start_rules(server: &Arc<ApiServer>) -> Netd {
         balancer_ranges: vec!["203.0.113.0/24".parse().expect("a range")],
     };
     // As on a node that has no other part of the cluster: with the node's own rights.
-    let informers = Informers::new(client(server, "system:node:node-1", &["system:nodes"]));
-    let host_ports = watch::channel(Vec::new()).1;
-    Netd::start(NetdConfig { informers, node_name: "node-1".into(), frame, host_ports }).expect("starts")
+    let own = client(server, "system:node:node-1", &["system:nodes"]);
+    let clock = SystemClock::shared();
+    Netd::start(NetdConfig {
+        recorder: Recorder::start(own.clone(), clock.clone(), "kube-proxy", "node-1"),
+        informers: Informers::new(own),
+        clock,
+        health_address: NODE_HEALTH.parse().expect("an address"),
+        node_name: "node-1".into(),
+        frame,
+        host_ports: watch::channel(Vec::new()).1,
+    })
+    .expect("starts")
 }
 
 fn start_balancer(server: &Arc<ApiServer>) -> Balancer {
@@ -106,12 +120,22 @@ fn slice(service: &str, address: &str) -> EndpointSlice {
     .expect("a slice")
 }
 
+fn switch_loopback_on() {
+    let mut up = [0; 16];
+    // The interface with index 1, flags and their mask: up.
+    (up[4], up[8], up[12]) = (1, 1, 1);
+    let mut batch = Batch::new();
+    drop(batch.message("switch lo on", 16, 5, &up));
+    Socket::open(Protocol::Route).expect("opens").execute(&batch).expect("the kernel does it");
+}
+
 /// Runs `work` in a new network namespace, with an API server whose store is in a folder of its own.
 fn with_server(name: &str, work: impl AsyncFnOnce(Arc<ApiServer>) + Send) {
     let folder = std::env::temp_dir().join(format!("skiff-netd-cluster-{}-{name}", std::process::id()));
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("tests of the network run as root");
+            switch_loopback_on();
             // Its threads are made by this one, and so are in the same namespace.
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.expect("starts").block_on(async {
@@ -257,5 +281,88 @@ fn load_balancers_share_the_node_when_the_pool_is_empty() {
         let cluster = json!({ "spec": { "type": "ClusterIP", "ports": [{ "port": 80, "nodePort": null }] } });
         admin.patch::<Service>("default", "a", "", &Patch::Merge(cluster)).await.expect("is changed");
         wait_for("a", None).await;
+    });
+}
+
+#[test]
+fn rules_follow_the_zone_of_the_node() {
+    with_server("zones", async |server| {
+        let admin = client(&server, "admin", &["system:masters"]);
+        let zone = |zone: &str| json!({ "topology.kubernetes.io/zone": zone });
+        let node = json!({ "metadata": { "name": "node-1", "labels": zone("a") } });
+        admin.create::<Node>(&serde_json::from_value(node).expect("a Node")).await.expect("is created");
+        let netd = start_rules(&server);
+        admin.create(&service("web")).await.expect("is created");
+        let endpoint =
+            |address: &str, zone: &str| json!({ "addresses": [address], "hints": { "forZones": [{ "name": zone }] } });
+        let mut slice = slice("web", "10.244.0.5");
+        slice.endpoints =
+            serde_json::from_value(json!([endpoint("10.244.0.5", "a"), endpoint("10.244.0.6", "b")])).ok();
+        admin.create(&slice).await.expect("is created");
+        let only = |wanted: &'static str, other: &'static str| {
+            move |rules: &str| rules.contains(wanted) && !rules.contains(other)
+        };
+        until(&netd, "the endpoint for zone a", only("10.244.0.5 . 8080", "10.244.0.6 . 8080")).await;
+        let labels = Patch::Merge(json!({ "metadata": { "labels": zone("b") } }));
+        admin.patch::<Node>("", "node-1", "", &labels).await.expect("is changed");
+        until(&netd, "the endpoint for zone b", only("10.244.0.6 . 8080", "10.244.0.5 . 8080")).await;
+        let labels = Patch::Merge(json!({ "metadata": { "labels": zone("c") } }));
+        admin.patch::<Node>("", "node-1", "", &labels).await.expect("is changed");
+        until(&netd, "both endpoints", |rules| {
+            ["10.244.0.5 . 8080", "10.244.0.6 . 8080"].iter().all(|it| rules.contains(it))
+        })
+        .await;
+        netd.shutdown().await;
+    });
+}
+
+/// The head and the text of an answer, or nothing if nobody listens.
+async fn get(port: i32, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).expect("a port"))).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    let mut answer = String::new();
+    // A listener that is just being closed may break off.
+    stream.write_all(request.as_bytes()).await.ok()?;
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
+#[test]
+fn balancers_are_told_which_nodes_serve() {
+    with_server("health", async |server| {
+        let admin = client(&server, "admin", &["system:masters"]);
+        let netd = start_rules(&server);
+        let answers = async |port: i32, path: &str, wanted: &[&str]| {
+            let reached = async {
+                loop {
+                    let answer = get(port, path).await;
+                    let is_wanted = |answer: &String| wanted.iter().all(|part| answer.contains(part));
+                    if answer.as_ref().map_or(wanted.is_empty(), is_wanted) {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("port {port}{path} answers {wanted:?}"));
+        };
+        answers(10256, "/healthz", &["HTTP/1.1 200 OK", "\"nodeEligible\": true"]).await;
+        answers(10256, "/livez", &["HTTP/1.1 200 OK", "\"currentTime\": \""]).await;
+
+        let mut web = service("web");
+        web.spec.as_mut().expect("it has one").external_traffic_policy = Some("Local".into());
+        let web = admin.create(&web).await.expect("is created");
+        let port = web.spec.and_then(|spec| spec.health_check_node_port).expect("was given");
+        answers(port, "/", &["HTTP/1.1 503 ", "x-load-balancing-endpoint-weight: 0", "\"localEndpoints\": 0,"]).await;
+        let mut here = slice("web", "10.244.0.5");
+        here.endpoints.iter_mut().flatten().for_each(|endpoint| endpoint.node_name = Some("node-1".into()));
+        admin.create(&here).await.expect("is created");
+        answers(port, "/any/path", &["HTTP/1.1 200 OK", "x-content-type-options: nosniff", "\"localEndpoints\": 1,"])
+            .await;
+        let away = Patch::Merge(json!({ "endpoints": [{ "addresses": ["10.244.1.5"], "nodeName": "node-2" }] }));
+        admin.patch::<EndpointSlice>("default", "web-1", "", &away).await.expect("is changed");
+        answers(port, "/", &["HTTP/1.1 503 "]).await;
+        admin.delete::<Service>("default", "web", &DeleteOptions::default()).await.expect("is deleted");
+        answers(port, "/", &[]).await;
+        netd.shutdown().await;
     });
 }

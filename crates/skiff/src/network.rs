@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skiff_base::SystemClock;
-use skiff_client::Informers;
+use skiff_client::{Client, Informers, Recorder};
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
 use skiff_netd::{Netd, NetdConfig, Overlay, OverlayConfig, PodGate, PodNetwork, PodNetworkConfig, Prefix};
@@ -24,6 +24,8 @@ pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
 /// The cluster DNS.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const DNS_PORT: u16 = 53;
+/// Where it is told whether the service rules are up to date: kube-proxy's own port.
+const HEALTH_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
 /// Whom the machine itself asks for names.
 const RESOLVERS: &str = "/etc/resolv.conf";
 /// The bridge that pods are on.
@@ -80,17 +82,20 @@ impl Network {
     }
 }
 
-/// Starts the network, or takes over what an earlier run left.
+/// Starts the network, or takes over what an earlier run left. Events are written with the node's client.
 ///
 /// # Errors
 /// The kernel refuses; the error says what.
-pub fn start(machine: &Machine, informers: &Informers) -> Result<Network, CommandError> {
+pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<Network, CommandError> {
     let facts = &machine.facts;
     let config = pod_network_config(&machine.paths, facts)?;
     let (node_range, gateway) = (config.node_range, config.gateway());
     let pods = Arc::new(PodNetwork::open(config)?);
     let rules = Netd::start(NetdConfig {
         informers: informers.clone(),
+        recorder: Recorder::start(node.clone(), machine.clock.clone(), "kube-proxy", &facts.node_name),
+        clock: machine.clock.clone(),
+        health_address: HEALTH_ADDRESS,
         node_name: facts.node_name.clone(),
         frame: Frame {
             bridge: BRIDGE.to_owned(),

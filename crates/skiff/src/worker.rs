@@ -54,7 +54,7 @@ impl Worker {
     /// # Errors
     /// A part does not start; the error says which and why.
     pub async fn start(machine: &Machine, ways: Ways, tls: Arc<rustls::ServerConfig>) -> Result<Self, CommandError> {
-        let network = network::start(machine, &ways.informers)?;
+        let network = network::start(machine, &ways.informers, &ways.node)?;
         let runtime = runtime::start(machine, &network).await?;
         let kubelet = start_kubelet(machine, ways.node, &runtime, tls).await?;
         let volumes = tokio::spawn(LocalPaths::run(

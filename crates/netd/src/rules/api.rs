@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::language::Endpoint;
 use super::service::{Backend, Service, ServicePort};
+use super::topology::{Here, Hints};
 use crate::model::Transport;
 
 /// Services with this label are somebody else's to serve.
@@ -39,10 +40,19 @@ pub fn service(object: &core::Service) -> Option<Service> {
     })
 }
 
+/// The port on which balancers ask whether this node is good for the Service's clients: only a Service of theirs that
+/// is served by the endpoints of the asked node has one.
+pub fn health_check_port(object: &core::Service) -> Option<u16> {
+    let spec = object.spec.as_ref()?;
+    let is_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let is_asked_for = is_local && spec.type_.as_deref() == Some("LoadBalancer");
+    port_number(spec.health_check_node_port).filter(|_| is_asked_for)
+}
+
 /// What is behind a Service, from all of its slices, as this node sees it.
-pub fn backends<'a>(slices: impl IntoIterator<Item = &'a discovery::EndpointSlice>, node: &str) -> Vec<Backend> {
+pub fn backends<'a>(slices: impl IntoIterator<Item = &'a discovery::EndpointSlice>, here: &Here) -> Vec<Backend> {
     let ipv4 = slices.into_iter().filter(|slice| slice.address_type == "IPv4");
-    let mut found: Vec<Backend> = ipv4.flat_map(|slice| backends_of_slice(slice, node)).collect();
+    let mut found: Vec<Backend> = ipv4.flat_map(|slice| backends_of_slice(slice, here)).collect();
     found.sort();
     found.dedup();
     found
@@ -53,7 +63,7 @@ pub fn service_of(slice: &discovery::EndpointSlice) -> Option<&str> {
     Some(slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?.as_str())
 }
 
-fn backends_of_slice(slice: &discovery::EndpointSlice, node: &str) -> Vec<Backend> {
+fn backends_of_slice(slice: &discovery::EndpointSlice, here: &Here) -> Vec<Backend> {
     let mut found = Vec::new();
     for port in slice.ports.iter().flatten() {
         let (Some(number), Some(transport)) = (port_number(port.port), Transport::from_api(port.protocol.as_deref()))
@@ -74,7 +84,8 @@ fn backends_of_slice(slice: &discovery::EndpointSlice, node: &str) -> Vec<Backen
                 endpoint: Endpoint { address, port: number },
                 is_ready,
                 is_serving_to_the_end: is_serving && is_terminating,
-                is_local: endpoint.node_name.as_deref() == Some(node),
+                is_local: endpoint.node_name.as_ref() == Some(&here.node),
+                hints: Hints::read(endpoint.hints.as_ref(), here),
             });
         }
     }

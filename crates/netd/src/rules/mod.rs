@@ -9,7 +9,8 @@ pub mod policy;
 mod ruleset;
 pub mod service;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub mod topology;
 
 pub use encode::TABLE;
 pub use frame::{Frame, REJECT_CHAIN, Shared, Spread};

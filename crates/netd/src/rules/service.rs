@@ -10,6 +10,7 @@ use super::language::{
     Draw, Endpoint, Is, Key, KeyType, Rule, ServiceId, Set, SetKind, Statement, Value, ValueType, Verdict, Whose,
 };
 use super::ruleset::Fragment;
+use super::topology::{Hints, Preference};
 use crate::model::{HostPort, Transport};
 use crate::pods::HostPortMapping;
 use crate::prefix::Prefix;
@@ -65,6 +66,8 @@ pub struct Backend {
     pub is_serving_to_the_end: bool,
     /// It runs on this node.
     pub is_local: bool,
+    /// Whether this node is to prefer it.
+    pub hints: Hints,
 }
 
 /// The owner's name in the rules.
@@ -141,8 +144,10 @@ impl PortPlanner<'_> {
         let is_ours =
             |backend: &&Backend| backend.port_name == self.port.name && backend.transport == self.port.transport;
         let ours: Vec<&Backend> = backends.iter().filter(is_ours).collect();
-        let cluster = choose(ours.iter().copied());
-        let local = choose(ours.iter().copied().filter(|backend| backend.is_local));
+        let preference = Preference::of(ours.iter().copied());
+        let cluster = choose(ours.iter().copied(), preference);
+        // Who asks for this node's endpoints gets them, whomever they are meant for.
+        let local = choose(ours.iter().copied().filter(|backend| backend.is_local), Preference::Anywhere);
         for backend in ours.iter().filter(|backend| backend.is_local) {
             let address = backend.endpoint.address;
             self.share(Shared::Hairpins, Key::Pair(address, address), Value::Nothing);
@@ -345,10 +350,10 @@ impl PortPlanner<'_> {
     }
 }
 
-/// Those that take new connections; if none does, those that still answer while they end.
-fn choose<'a>(backends: impl Iterator<Item = &'a Backend> + Clone) -> BTreeSet<Endpoint> {
-    let ready: BTreeSet<Endpoint> =
-        backends.clone().filter(|backend| backend.is_ready).map(|backend| backend.endpoint).collect();
+/// Those that take new connections and are near enough; if there is none, those that still answer while they end.
+fn choose<'a>(backends: impl Iterator<Item = &'a Backend> + Clone, preference: Preference) -> BTreeSet<Endpoint> {
+    let ready = backends.clone().filter(|backend| backend.is_ready && preference.allows(backend));
+    let ready: BTreeSet<Endpoint> = ready.map(|backend| backend.endpoint).collect();
     if !ready.is_empty() {
         return ready;
     }

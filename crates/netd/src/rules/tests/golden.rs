@@ -172,6 +172,30 @@ fn one_endpoint_less_moves_one_element() {
     );
 }
 
+/// An endpoint that loses its hint takes the others out of theirs.
+#[test]
+fn hints_that_no_longer_count() {
+    check_change(
+        &web(&["10.244.1.5 n rs zone=zone-a", "10.244.1.6 n rs zone=zone-b"]),
+        &web(&["10.244.1.5 n rs zone=zone-a", "10.244.1.6 n"]),
+        expect![[r#"
+            add chain spread-2
+            add chain spread-node-port-2
+            add rule spread-2 dnat to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints
+            add rule spread-2 dnat to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+            add rule spread-node-port-2 meta mark set meta mark | 0x4000
+            add rule spread-node-port-2 dnat to 0.0.0.0 . meta l4proto . th dport . numgen random mod 2 map @endpoints
+            add rule spread-node-port-2 dnat to 0.0.0.0 . meta l4proto . th dport . numgen random mod 1 map @endpoints
+            delete element service-addresses { 10.96.1.1 . tcp . 80 }
+            delete element node-ports { tcp . 30080 }
+            add element service-addresses { 10.96.1.1 . tcp . 80 : goto spread-2 }
+            add element node-ports { tcp . 30080 : goto spread-node-port-2 }
+            add element endpoints { 0.0.0.0 . tcp . 30080 . 0x1 : 10.244.1.6 . 8080 }
+            add element endpoints { 10.96.1.1 . tcp . 80 . 0x1 : 10.244.1.6 . 8080 }
+        "#]],
+    );
+}
+
 #[test]
 fn the_last_endpoint_goes() {
     check_change(

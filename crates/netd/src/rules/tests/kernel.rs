@@ -155,6 +155,7 @@ fn one_service_more_among_a_thousand_is_a_small_transaction() {
         is_ready: true,
         is_serving_to_the_end: false,
         is_local: false,
+        hints: topology::Hints::default(),
     };
     let planned = |number: u16| {
         let [high, low] = number.to_be_bytes();

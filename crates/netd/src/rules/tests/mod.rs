@@ -13,6 +13,11 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use super::*;
 
 pub(super) const NODE: &str = "node-1";
+const ZONE: &str = "zone-a";
+
+pub(super) fn here() -> topology::Here {
+    topology::Here { node: NODE.into(), zone: Some(ZONE.into()) }
+}
 
 pub(super) fn frame() -> Frame {
     Frame {
@@ -23,20 +28,25 @@ pub(super) fn frame() -> Frame {
     }
 }
 
-/// Brings the rules to what these objects (YAML documents, Services and EndpointSlices) say.
+/// What these objects (YAML documents, Services and EndpointSlices) are.
+fn parse(objects: &str) -> (Vec<core::Service>, Vec<discovery::EndpointSlice>) {
+    let documents = objects.split("\n---\n").filter(|document| !document.is_empty());
+    let (slices, services): (Vec<&str>, Vec<&str>) =
+        documents.partition(|document| document.contains("kind: EndpointSlice"));
+    let service = |document: &str| serde_saphyr::from_str(document).expect("a Service");
+    let slice = |document: &str| serde_saphyr::from_str(document).expect("a slice");
+    (services.into_iter().map(service).collect(), slices.into_iter().map(slice).collect())
+}
+
+/// The one Service of these objects, and what is behind it.
+pub(crate) fn service_and_backends(objects: &str) -> (service::Service, Vec<service::Backend>) {
+    let (services, slices) = parse(objects);
+    (api::service(&services[0]).expect("it is ours to serve"), api::backends(&slices, &here()))
+}
+
+/// Brings the rules to what these objects say.
 pub(super) fn apply(ruleset: &mut Ruleset, objects: &str) -> Transaction {
-    let mut services: Vec<core::Service> = Vec::new();
-    let mut slices: Vec<discovery::EndpointSlice> = Vec::new();
-    for document in objects.split("\n---\n") {
-        if document.is_empty() {
-            continue;
-        }
-        if document.contains("kind: EndpointSlice") {
-            slices.push(serde_saphyr::from_str(document).expect("a slice"));
-        } else {
-            services.push(serde_saphyr::from_str(document).expect("a Service"));
-        }
-    }
+    let (services, slices) = parse(objects);
     let mut fragments: Vec<(String, Fragment)> =
         ruleset.owners().map(|owner| (owner.to_owned(), Fragment::default())).collect();
     for object in &services {
@@ -45,7 +55,7 @@ pub(super) fn apply(ruleset: &mut Ruleset, objects: &str) -> Transaction {
         let mine = slices.iter().filter(|slice| api::service_of(slice) == name);
         let owner = service::owner("default", name.expect("it has a name"));
         let before = ruleset.fragment(&owner);
-        let fragment = service::fragment(&service, &api::backends(mine, NODE), frame().pod_range, before);
+        let fragment = service::fragment(&service, &api::backends(mine, &here()), frame().pod_range, before);
         fragments.retain(|(known, _)| *known != owner);
         fragments.push((owner, fragment));
     }
@@ -59,14 +69,14 @@ pub(super) fn ruleset(objects: &str) -> Ruleset {
 }
 
 /// A Service named `name` with these lines in its spec.
-pub(super) fn service_yaml(name: &str, spec: &str) -> String {
+pub(crate) fn service_yaml(name: &str, spec: &str) -> String {
     let spec: String = spec.trim().lines().map(|line| format!("  {line}\n")).collect();
     format!("kind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n{spec}")
 }
 
 /// A slice of that Service with one port; endpoints as `address node conditions`, where conditions are letters:
-/// `r` ready, `s` serving, `t` terminating.
-pub(super) fn slice_yaml(service: &str, port: &str, endpoints: &[&str]) -> String {
+/// `r` ready, `s` serving, `t` terminating; then hints such as `zone=zone-a,zone-b` and `node=node-1`.
+pub(crate) fn slice_yaml(service: &str, port: &str, endpoints: &[&str]) -> String {
     let mut text = format!(
         "kind: EndpointSlice\nmetadata:\n  name: {service}-1\n  labels: {{kubernetes.io/service-name: {service}}}\naddressType: IPv4\nports:\n- {port}\nendpoints:\n"
     );
@@ -82,10 +92,21 @@ pub(super) fn slice_yaml(service: &str, port: &str, endpoints: &[&str]) -> Strin
             has('s'),
             has('t'),
         );
+        text += &hints_yaml(words);
     }
     text
 }
 
-pub(super) fn objects(parts: &[String]) -> String {
+fn hints_yaml<'a>(hints: impl Iterator<Item = &'a str>) -> String {
+    let named = |hint: &str| {
+        let (field, names) = hint.split_once('=').expect("zone=... or node=...");
+        let names: Vec<String> = names.split(',').map(|name| format!("{{name: {name}}}")).collect();
+        format!("    for{}{}s: [{}]\n", field[..1].to_uppercase(), &field[1..], names.join(", "))
+    };
+    let hints: String = hints.map(named).collect();
+    if hints.is_empty() { hints } else { format!("  hints:\n{hints}") }
+}
+
+pub(crate) fn objects(parts: &[String]) -> String {
     parts.join("\n---\n")
 }

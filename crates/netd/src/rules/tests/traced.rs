@@ -221,3 +221,104 @@ fn an_address_that_two_services_claim_goes_to_one_and_then_to_the_other() {
     apply(&mut ruleset, &objects(&b));
     assert_eq!(fate(&ruleset), "to 10.244.0.6:8080 masqueraded");
 }
+
+/// A Service for the inside, for the outside and for the outside here, behind which are these endpoints.
+fn hinted(endpoints: &[&str]) -> Vec<String> {
+    let spec = |number: u8, policy: &str| {
+        format!("type: NodePort\nclusterIP: 10.96.1.{number}\n{policy}ports: [{{port: 80, nodePort: 3008{number}}}]")
+    };
+    vec![
+        service_yaml("web", &spec(1, "")),
+        slice_yaml("web", "{port: 8080}", endpoints),
+        service_yaml("local", &spec(2, "externalTrafficPolicy: Local\n")),
+        slice_yaml("local", "{port: 8080}", endpoints),
+        service_yaml("inner", &spec(3, "internalTrafficPolicy: Local\n")),
+        slice_yaml("inner", "{port: 8080}", endpoints),
+        service_yaml("sticky", &spec(4, "sessionAffinity: ClientIP\n")),
+        slice_yaml("sticky", "{port: 8080}", endpoints),
+    ]
+}
+
+const HINTED: [&str; 7] = [
+    "10.244.0.9 > 10.96.1.1:80/tcp",
+    "198.51.100.1 > 192.0.2.2:30081/tcp",
+    "10.244.0.9 > 10.96.1.2:80/tcp",
+    "198.51.100.1 > 192.0.2.2:30082/tcp",
+    "10.244.0.9 > 10.96.1.3:80/tcp",
+    "198.51.100.1 > 192.0.2.2:30083/tcp",
+    "10.244.0.9 > 10.96.1.4:80/tcp",
+];
+
+/// Only policy `Local` finds the endpoint of this node that is meant for another zone.
+#[test]
+fn a_zone_is_kept_to_where_every_ready_endpoint_has_one() {
+    check(
+        &hinted(&[
+            "10.244.0.5 node-1 rs zone=zone-b",
+            "10.244.1.5 node-2 rs zone=zone-a,zone-c",
+            "10.244.2.5 node-3 rs zone=zone-b",
+            "10.244.3.5 node-4 st",
+        ]),
+        &HINTED,
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.1.5:8080
+            198.51.100.1 > 192.0.2.2:30081/tcp: to 10.244.1.5:8080 masqueraded
+            10.244.0.9 > 10.96.1.2:80/tcp: to 10.244.1.5:8080
+            198.51.100.1 > 192.0.2.2:30082/tcp: to 10.244.0.5:8080
+            10.244.0.9 > 10.96.1.3:80/tcp: to 10.244.0.5:8080
+            198.51.100.1 > 192.0.2.2:30083/tcp: to 10.244.1.5:8080 masqueraded
+            10.244.0.9 > 10.96.1.4:80/tcp: to 10.244.1.5:8080
+        "#]],
+    );
+}
+
+#[test]
+fn the_node_goes_before_the_zone() {
+    let near = ["10.244.0.5 node-1 rs zone=zone-a node=node-1", "10.244.1.5 node-2 rs zone=zone-a node=node-2"];
+    check(
+        &hinted(&near)[..2],
+        &HINTED[..1],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.0.5:8080
+        "#]],
+    );
+    // Nobody is meant for this node: then the zone counts.
+    let far = [
+        "10.244.2.5 node-3 rs zone=zone-a node=node-3",
+        "10.244.1.5 node-2 rs zone=zone-a node=node-2",
+        "10.244.3.5 node-4 rs zone=zone-b node=node-4",
+    ];
+    check(
+        &hinted(&far)[..2],
+        &HINTED[..1],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.1.5:8080 | to 10.244.2.5:8080
+        "#]],
+    );
+    // One that is ready is meant for no node: then no such hint counts.
+    let half = ["10.244.0.5 node-1 rs zone=zone-b node=node-1", "10.244.1.5 node-2 rs zone=zone-a"];
+    check(
+        &hinted(&half)[..2],
+        &HINTED[..1],
+        expect![[r#"
+            10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.1.5:8080
+        "#]],
+    );
+}
+
+#[test]
+fn hints_that_leave_somebody_out_are_not_followed() {
+    for endpoints in [
+        ["10.244.0.5 node-1 rs zone=zone-a", "10.244.1.5 node-2 rs"],
+        ["10.244.0.5 node-1 rs zone=zone-b", "10.244.1.5 node-2 rs zone=zone-c"],
+        ["10.244.0.5 node-1 st zone=zone-a", "10.244.1.5 node-2 st zone=zone-b"],
+    ] {
+        check(
+            &hinted(&endpoints)[..2],
+            &HINTED[..1],
+            expect![[r#"
+                10.244.0.9 > 10.96.1.1:80/tcp: to 10.244.0.5:8080 | to 10.244.1.5:8080
+            "#]],
+        );
+    }
+}

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::flows::{Answerers, Conntrack, FlowKeeper};
 use crate::netlink::{Batch, Protocol, Socket};
 use crate::pods::link;
 use crate::rules::kernel::KernelRules;
@@ -296,6 +297,68 @@ fn host_ports_answer_and_go() {
         let transaction = world.ruleset.replace([(owner, Fragment::default())]);
         world.kernel.update(&transaction).expect("the kernel takes it");
         assert_eq!(world.client.run(|| ask_tcp(&server)), "connection refused");
+    });
+}
+
+/// A client of UDP that goes on from the same port, as the kernel remembers it.
+struct Talker(UdpSocket);
+
+impl Talker {
+    fn new(server: &str) -> Self {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+        socket.connect(server).expect("connects");
+        socket.set_read_timeout(Some(PATIENCE)).expect("can be set");
+        Self(socket)
+    }
+
+    fn ask(&self) -> String {
+        let mut buffer = [0; 64];
+        self.0.send(b"?").expect("sends");
+        let length = self.0.recv(&mut buffer).expect("somebody answers");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+}
+
+#[test]
+fn flows_of_udp_follow_the_endpoints() {
+    in_own_namespace(|| {
+        let mut world = World::new(3);
+        let conntrack = Conntrack::open().expect("opens");
+        let mut keeper = FlowKeeper::default();
+        let mut drop_stale = |objects: &[String]| {
+            // The slice of the port that is asked for here is the last one.
+            let dns = [objects[0].clone(), objects[2].clone()];
+            let (service, backends) = service_and_backends(&super::objects(&dns));
+            keeper.note("service/default/web", Answerers::of_service(&service, &backends));
+            keeper.clean(&conntrack).expect("the kernel does it")
+        };
+        // On the node, somebody answers at what will be the node port.
+        let early = UdpSocket::bind((NODE_ADDRESS, 30053)).expect("the port is free");
+        let from_outside = world.client.run(|| Talker::new(&format!("{NODE_ADDRESS}:30053")));
+        from_outside.0.send(b"?").expect("sends");
+        let (_, peer) = early.recv_from(&mut [0; 64]).expect("is asked");
+        assert_eq!(peer.ip().to_string(), CLIENT_ADDRESS);
+
+        let first = web("type: NodePort", &["10.244.0.2"]);
+        world.apply(&first);
+        assert_eq!(drop_stale(&first), 1, "the flow that is older than the Service");
+        assert_eq!(from_outside.ask(), "10.244.0.2 to 10.244.0.1");
+        let from_pod = world.pods[2].namespace.run(|| Talker::new("10.96.1.1:53"));
+        let beside = world.pods[2].namespace.run(|| Talker::new("10.244.0.2:8080"));
+        assert_eq!(
+            (from_pod.ask(), beside.ask()),
+            ("10.244.0.2 to 10.244.0.4".into(), "10.244.0.2 to 10.244.0.4".into())
+        );
+        assert_eq!(drop_stale(&first), 0);
+
+        let second = web("type: NodePort", &["10.244.0.3"]);
+        world.apply(&second);
+        // The pod still runs here, so the old flow shows itself; mostly there would be silence.
+        assert_eq!(from_pod.ask(), "10.244.0.2 to 10.244.0.4");
+        assert_eq!(drop_stale(&second), 2);
+        assert_eq!(from_pod.ask(), "10.244.0.3 to 10.244.0.4");
+        assert_eq!(from_outside.ask(), "10.244.0.3 to 10.244.0.1");
+        assert_eq!(beside.ask(), "10.244.0.2 to 10.244.0.4");
     });
 }
 
