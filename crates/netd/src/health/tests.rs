@@ -29,7 +29,9 @@ fn a_service_is_served_well_where_it_has_endpoints_and_the_rules_are_fresh() {
     let cases = [(2, true), (0, true), (1, false)];
     let answers: Vec<Answer> =
         cases.iter().map(|(endpoints, is_healthy)| Answer::of_service(&service, *endpoints, *is_healthy)).collect();
-    check(&answers, expect![[r#"
+    check(
+        &answers,
+        expect![[r#"
         200 application/json weight 2
         {
         	"service": {
@@ -57,7 +59,8 @@ fn a_service_is_served_well_where_it_has_endpoints_and_the_rules_are_fresh() {
         	"localEndpoints": 1,
         	"serviceProxyHealthy": false
         }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -76,7 +79,9 @@ fn rules_that_are_late_are_ill_until_they_are_there() {
     assert!(!health.is_healthy(at(70)));
     health.updated(at(60));
     let done = ask(200);
-    check(&[&fresh[..], &[pending], &late, &done].concat(), expect![[r#"
+    check(
+        &[&fresh[..], &[pending], &late, &done].concat(),
+        expect![[r#"
         200 application/json
         {"lastUpdated": "2026-03-04 05:06:00.5 +0000 UTC","currentTime": "2026-03-04 05:06:00.5 +0000 UTC", "nodeEligible": true}
         200 application/json
@@ -91,7 +96,8 @@ fn rules_that_are_late_are_ill_until_they_are_there() {
         {"lastUpdated": "2026-03-04 05:09:20.5 +0000 UTC","currentTime": "2026-03-04 05:09:20.5 +0000 UTC", "nodeEligible": true}
         200 application/json
         {"lastUpdated": "2026-03-04 05:09:20.5 +0000 UTC","currentTime": "2026-03-04 05:09:20.5 +0000 UTC"}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
