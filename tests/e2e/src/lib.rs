@@ -6,5 +6,6 @@
 pub mod cluster;
 pub mod containerd;
 pub mod image;
+pub mod socket;
 
 pub use cluster::{Answer, Cluster};

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::{eventually, http_get};
+use skiff_e2e::socket::Socket;
 
 const POD: &str = r#"
 apiVersion: v1
@@ -40,6 +41,7 @@ fn streams() {
         copies(&cluster, environment);
     }
     proxy(&cluster);
+    by_hand(&cluster);
     logs(&cluster);
     a_pod_for_a_moment(&cluster);
 }
@@ -217,6 +219,52 @@ fn proxy(cluster: &Cluster) {
     assert!(http_get(&address, "/api/v1/namespaces/default/pods").unwrap().contains("PodList"));
     assert_eq!(http_get(&address, "/api/v1/namespaces/default/pods/web:8080/proxy/").unwrap(), "hello v1 from web\n");
     assert_eq!(http_get(&address, "/api/v1/namespaces/default/services/web/proxy/").unwrap(), "hello v1 from web\n");
+    proxy.end();
+}
+
+/// What a browser does: WebSockets without kubectl, by every protocol that is documented.
+fn by_hand(cluster: &Cluster) {
+    let mut proxy = Running::start(cluster, &[], "proxy --port=0 --reject-paths=^$");
+    let line = proxy.line();
+    let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+    let pod = "/api/v1/namespaces/default/pods/web";
+    let exec = format!("{pod}/exec?container=web&stdout=1&stderr=1&command=sh&command=-c&command=echo+remote");
+    let succeeds = |message: &[u8]| {
+        let status: serde_json::Value = serde_json::from_slice(message).unwrap();
+        status["status"] == "Success"
+    };
+    for (protocol, has_status) in [
+        ("v5.channel.k8s.io", true),
+        ("v4.channel.k8s.io", true),
+        ("v3.channel.k8s.io", false),
+        ("channel.k8s.io", false),
+    ] {
+        let socket = Socket::open(&address, &exec, protocol).unwrap();
+        assert_eq!(socket.protocol.as_deref(), Some(protocol));
+        let said = socket.rest().unwrap();
+        let of = |channel: u8| -> Vec<u8> {
+            let messages = said.iter().filter(|message| message.first() == Some(&channel));
+            messages.flat_map(|message| message[1..].to_vec()).collect()
+        };
+        assert_eq!(of(1), b"remote\n", "{protocol}: {said:?}");
+        let status = of(3);
+        assert_eq!(!status.is_empty() && succeeds(&status), has_status, "{protocol}: {said:?}");
+    }
+    let socket = Socket::open(&address, &exec, "base64.channel.k8s.io").unwrap();
+    assert!(socket.rest().unwrap().contains(&b"1cmVtb3RlCg==".to_vec()));
+    let log = format!("{pod}/log?container=web");
+    for (protocol, expected) in [
+        ("", &b"hello v1 listening on 8080\n"[..]),
+        ("binary.k8s.io", b"hello v1 listening on 8080\n"),
+        ("base64.binary.k8s.io", b"aGVsbG8gdjEgbGlzdGVuaW5nIG9uIDgwODAK"),
+    ] {
+        let socket = Socket::open(&address, &log, protocol).unwrap();
+        assert_eq!(socket.protocol.as_deref().unwrap_or(""), protocol);
+        assert_eq!(socket.rest().unwrap().concat(), expected, "{protocol}");
+    }
+    let refused = |path: &str, protocol: &str| Socket::open(&address, path, protocol).err().unwrap().to_string();
+    assert!(refused(&log, "chat").starts_with("HTTP/1.1 403"));
+    assert!(refused(&log.replace("=web", "=nope"), "binary.k8s.io").starts_with("HTTP/1.1 400"));
     proxy.end();
 }
 

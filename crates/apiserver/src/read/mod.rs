@@ -3,7 +3,7 @@
 pub mod list;
 pub mod options;
 pub mod present;
-mod socket;
+pub mod socket;
 pub mod watch;
 
 use skiff_object::Status;

@@ -45,9 +45,7 @@ pub async fn watch(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts) -> R
         Opened::Refused(event) => stream::iter([Ok(event)]).right_stream(),
     };
     if socket::is_wanted(&call.headers) {
-        let upgrade = parts.extensions.remove::<OnUpgrade>();
-        let upgrade = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-        return socket::answer(&call.headers, upgrade, call.accepted.media, events);
+        return socket::events(&call.headers, parts.extensions.remove::<OnUpgrade>(), call.accepted.media, events);
     }
     Ok(streaming(media_type, events))
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::request::Parts;
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, GroupKind, Object, Status};
 
@@ -18,6 +20,7 @@ use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Body};
 use crate::http::query::encode;
+use crate::read::socket;
 use crate::serve::PeerAddress;
 use crate::server::ApiServer;
 use pipe::Destination;
@@ -179,7 +182,17 @@ fn joined(parameters: impl Iterator<Item = String>) -> String {
     if all.is_empty() { String::new() } else { format!("?{}", all.join("&")) }
 }
 
+/// Answers with a container's log, over a WebSocket where the client wants to go on with one.
 async fn log(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, pod: &Object, container: &str) -> Result<Answer> {
+    let answer = read_log(server, call, parts, pod, container).await?;
+    if socket::is_wanted(&call.headers) {
+        let pieces = answer.into_body().into_data_stream();
+        return socket::bytes(&call.headers, parts.extensions.remove::<OnUpgrade>(), pieces);
+    }
+    Ok(answer)
+}
+
+async fn read_log(server: &ApiServer, call: &Call, parts: &Parts, pod: &Object, container: &str) -> Result<Answer> {
     const PASSED_ON: [&str; 8] =
         ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
     let mut errors = Vec::new();
@@ -201,7 +214,7 @@ async fn log(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, pod: &Obje
     let given = PASSED_ON.into_iter().filter(|name| !call.query.text(name).is_empty());
     let query = joined(given.map(|name| format!("{name}={}", encode(call.query.text(name)))));
     let path = format!("/containerLogs/{}/{}/{container}{query}", pod.namespace(), pod.name());
-    let answer = pipe::forward(server, &agent(server, pod)?, &path, call, parts, body::empty()).await?;
+    let answer = pipe::read(server, &agent(server, pod)?, &path, call, parts).await?;
     if answer.status().is_success() {
         return Ok(answer);
     }

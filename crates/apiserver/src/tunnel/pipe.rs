@@ -8,8 +8,9 @@ use http::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{Request, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -98,6 +99,29 @@ pub async fn forward(
     parts: &mut Parts,
     body: Body,
 ) -> Result<Answer> {
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let request = outgoing(to, path, call, parts, body, call.headers.get(UPGRADE))?;
+    if request.headers().contains_key(UPGRADE) && upgrade.is_none() {
+        return Err(Status::bad_request("Upgrade request required").into());
+    }
+    let mut response = send(server, to, request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let theirs = hyper::upgrade::on(&mut response);
+        if let Some(ours) = upgrade {
+            tokio::spawn(join(ours, theirs));
+        }
+    }
+    Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
+}
+
+/// Reads what a destination has to say, in an ordinary answer whatever the client wants its own connection to become.
+pub async fn read(server: &ApiServer, from: &Destination, path: &str, call: &Call, parts: &Parts) -> Result<Answer> {
+    let request = outgoing(from, path, call, parts, crate::http::body::empty(), None)?;
+    let response = send(server, from, request).await?;
+    Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
+}
+
+async fn send(server: &ApiServer, to: &Destination, request: Request<Body>) -> Result<Response<Incoming>> {
     let unreachable = |why: &dyn std::fmt::Display| -> Failure {
         let text = format!("error trying to reach service: dial tcp {}:{}: {why}", to.host, to.port);
         Status::failure(503, Reason::ServiceUnavailable, text).into()
@@ -111,24 +135,13 @@ pub async fn forward(
             tracing::debug!(%error, "a tunnel's connection broke");
         }
     });
-    let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let request = outgoing(to, path, call, parts, body)?;
-    let wants_upgrade = request.headers().contains_key(UPGRADE);
-    if wants_upgrade && upgrade.is_none() {
-        return Err(Status::bad_request("Upgrade request required").into());
-    }
     let mut response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         for name in &HOP_BY_HOP {
             response.headers_mut().remove(name);
         }
-        return Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()));
     }
-    let theirs = hyper::upgrade::on(&mut response);
-    if let Some(ours) = upgrade {
-        tokio::spawn(join(ours, theirs));
-    }
-    Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
+    Ok(response)
 }
 
 /// Gets a text from a destination.
@@ -165,10 +178,17 @@ pub async fn join(ours: OnUpgrade, theirs: OnUpgrade) {
     }
 }
 
-fn outgoing(to: &Destination, path: &str, call: &Call, parts: &Parts, body: Body) -> Result<Request<Body>> {
+fn outgoing(
+    to: &Destination,
+    path: &str,
+    call: &Call,
+    parts: &Parts,
+    body: Body,
+    upgrade: Option<&HeaderValue>,
+) -> Result<Request<Body>> {
     let mut request = Request::builder().method(parts.method.clone()).uri(path).version(Version::HTTP_11);
     if let Some(headers) = request.headers_mut() {
-        copy_headers(&call.headers, headers);
+        copy_headers(&call.headers, upgrade, headers);
         for (name, value) in &parts.headers {
             headers.insert(name.clone(), value.clone());
         }
@@ -179,8 +199,7 @@ fn outgoing(to: &Destination, path: &str, call: &Call, parts: &Parts, body: Body
     request.body(body).map_err(|error| Status::bad_request(format!("the path cannot be passed on: {error}")).into())
 }
 
-fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
-    let upgrade = from.get(UPGRADE).cloned();
+fn copy_headers(from: &HeaderMap, upgrade: Option<&HeaderValue>, to: &mut HeaderMap) {
     for (name, value) in from {
         // Logs and pages are passed on as they come; compressing them again is nobody's task here.
         if !HOP_BY_HOP.contains(name) && name != ACCEPT_ENCODING && name != CONTENT_LENGTH {
@@ -189,7 +208,7 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     }
     if let Some(upgrade) = upgrade {
         to.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        to.insert(UPGRADE, upgrade);
+        to.insert(UPGRADE, upgrade.clone());
     } else if let Some(length) = from.get(CONTENT_LENGTH) {
         to.insert(CONTENT_LENGTH, length.clone());
     }

@@ -1,7 +1,8 @@
 //! How fast pods come and go, and commands run in them.
 
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
+
+use skiff_e2e::socket::Socket;
 
 use super::{Node, pods};
 use crate::proxy::Proxy;
@@ -69,21 +70,13 @@ fn exec(node: &Node<'_>) {
 fn round_trip(proxy: &Proxy, pod: &str, command: &str) -> Duration {
     let path = format!("/api/v1/namespaces/default/pods/{pod}/exec?command={command}&stdout=true&stderr=true");
     let start = Instant::now();
-    let mut stream = std::net::TcpStream::connect(proxy.address()).expect("kubectl proxy listens");
-    stream.set_nodelay(true).expect("a TCP socket");
-    let head = format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).expect("kubectl proxy reads");
-    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    let mut socket = Socket::open(proxy.address(), &path, "v4.channel.k8s.io").expect("a command starts");
     // The status comes as JSON on a channel of its own.
-    while !said.windows(9).any(|part| part == b"\"Success\"") {
-        match stream.read(&mut buffer) {
-            Ok(length @ 1..) => said.extend_from_slice(&buffer[..length]),
-            _ => panic!("exec ended: {}", String::from_utf8_lossy(&said)),
+    loop {
+        match socket.next().expect("a message is whole") {
+            Some(said) if said.windows(9).any(|part| part == b"\"Success\"") => return start.elapsed(),
+            Some(_) => {}
+            None => panic!("exec ended without its status"),
         }
     }
-    start.elapsed()
 }
