@@ -16,7 +16,7 @@ use crate::check;
 use crate::cli::{
     ClusterCommand, ClusterNodeCommand, ClusterTarget, MachineOptions, NodeOptions, Target, WayBetweenNodes,
 };
-use crate::commands::{self, CommandError, ask, free_port, remove, small_runtime, start_server, stop, wait_ready};
+use crate::commands::{self, CommandError, ask, ensure_ready, free_port, remove, small_runtime, stop};
 use crate::isolation::{self, LAST_SEAT};
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
@@ -312,16 +312,13 @@ impl Cluster {
         (facts.link, facts.switch) = (network.link, network.switch);
         facts.join = join.cloned();
         facts.save(&paths)?;
-        let log_start = fs::metadata(paths.log()).map_or(0, |log| log.len());
-        if Process::read(&paths.server_pid())?.is_none() {
-            let machine = MachineOptions {
-                kubelet_config: self.spec.kubelet_config.clone(),
-                overlay: self.spec.overlay,
-                ..MachineOptions::default()
-            };
-            start_server(&paths, &self.target(&member.name), &NodeOptions::of_machine(machine), &facts)?;
-        }
-        let ready = wait_ready(&paths, wait, log_start);
+        let machine = MachineOptions {
+            kubelet_config: self.spec.kubelet_config.clone(),
+            overlay: self.spec.overlay,
+            ..MachineOptions::default()
+        };
+        let options = NodeOptions::of_machine(machine);
+        let ready = ensure_ready(&paths, &self.target(&member.name), &options, &facts, wait);
         ready.map(drop).map_err(|error| format!("{}: {error}", member.name).into())
     }
 

@@ -27,6 +27,8 @@ use crate::server;
 const API_PORT: u16 = 6443;
 /// How often a starting server's socket is looked for.
 const START_POLL: Duration = Duration::from_millis(5);
+/// A server that no longer answers because it was killed is gone after this time, or is not dying.
+const DYING_LIMIT: Duration = Duration::from_secs(5);
 /// A stopping server and its containers have this long: the grace of a Pod and a little more.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -61,12 +63,7 @@ pub fn up(target: &Target, options: &NodeOptions) -> Outcome {
     let paths = paths(target);
     paths.create()?;
     let facts = decide_facts(&paths, target, options, &JoinOptions::default())?;
-    let log_start = fs::metadata(paths.log()).map_or(0, |log| log.len());
-    if Process::read(&paths.server_pid())?.is_none() {
-        leftovers::claim_machine(&paths)?;
-        start_server(&paths, target, options, &facts)?;
-    }
-    let status = wait_ready(&paths, Duration::from_secs(options.wait), log_start)?;
+    let status = ensure_ready(&paths, target, options, &facts, Duration::from_secs(options.wait))?;
     if paths.isolated.is_none()
         && facts.join.is_none()
         && let Some(file) = kubeconfig::users_file()
@@ -257,7 +254,31 @@ fn machine_arguments(options: &MachineOptions) -> Vec<String> {
     arguments
 }
 
-pub(crate) fn start_server(paths: &Paths, target: &Target, options: &NodeOptions, facts: &NodeFacts) -> Outcome {
+/// Starts the server unless it runs, and waits until the node is ready.
+///
+/// # Errors
+/// The server does not start, or the node is not ready in time.
+pub(crate) fn ensure_ready(
+    paths: &Paths,
+    target: &Target,
+    options: &NodeOptions,
+    facts: &NodeFacts,
+    limit: Duration,
+) -> Outcome<Value> {
+    let log_start = fs::metadata(paths.log()).map_or(0, |log| log.len());
+    if let Some(server) = Process::read(&paths.server_pid())? {
+        match wait_ready(paths, limit, log_start) {
+            // It was killed a moment ago: its sockets go before it does.
+            Err(_) if server.wait_gone(DYING_LIMIT) => {}
+            outcome => return outcome,
+        }
+    }
+    leftovers::claim_machine(paths)?;
+    start_server(paths, target, options, facts)?;
+    wait_ready(paths, limit, log_start)
+}
+
+fn start_server(paths: &Paths, target: &Target, options: &NodeOptions, facts: &NodeFacts) -> Outcome {
     let mut log = File::options().create(true).append(true).read(true).open(paths.log())?;
     let from = log.seek(SeekFrom::End(0))?;
     // A socket of the last run would be taken for this one's.
@@ -303,7 +324,7 @@ fn last_words(log: &mut File, from: u64, paths: &Paths) -> io::Result<String> {
 }
 
 /// Waits for the node; a server that ends meanwhile is quoted from where its log began.
-pub(crate) fn wait_ready(paths: &Paths, limit: Duration, log_start: u64) -> Outcome<Value> {
+fn wait_ready(paths: &Paths, limit: Duration, log_start: u64) -> Outcome<Value> {
     let runtime = small_runtime()?;
     runtime.block_on(async {
         let socket = paths.control_socket();
