@@ -39,13 +39,17 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
     Ok(())
 }
 
-/// `cargo xtask test [LAYER | FILTER]`.
+/// As many rounds of faults as issues ask for, on each runtime.
+const CHAOS_ROUNDS: &str = "200";
+
+/// `cargo xtask test [LAYER | FILTER]`, `cargo xtask test chaos [ROUNDS [SEED]]`.
 ///
 /// # Errors
 /// As [`run_layers`].
 pub fn run(arguments: &[&str]) -> Result<(), String> {
     match arguments {
         [] => run_layers(&["pure", "node", "clients"], None),
+        ["chaos", numbers @ ..] => chaos(numbers),
         [layer @ ("pure" | "node" | "clients" | "machine"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
         [filter, ..] => run_layers(&["pure", "node"], Some(filter)),
     }
@@ -65,6 +69,21 @@ fn node(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
     tests.args(["--test-threads=1"]).args(filter);
     tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
     counted(&mut tests, count)
+}
+
+/// Many rounds of faults under churn. The rounds are told as they are played.
+fn chaos(numbers: &[&str]) -> Result<(), String> {
+    let rounds = numbers.first().copied().unwrap_or(CHAOS_ROUNDS);
+    let seed = numbers.get(1).copied().unwrap_or("1");
+    if let Some(wrong) = [rounds, seed].into_iter().find(|number| number.parse::<u64>().is_err()) {
+        return Err(format!("{wrong:?} is no number: cargo xtask test chaos [ROUNDS [SEED]]"));
+    }
+    needs::install()?;
+    let binaries = build_binaries()?;
+    let mut tests = cargo(&["test", "--package", "skiff-e2e", "--no-fail-fast", "--test", "chaos", "--"]);
+    tests.args(["--test-threads=1", "--nocapture"]).env("SKIFF_CHAOS_ROUNDS", rounds).env("SKIFF_CHAOS_SEED", seed);
+    tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
+    shell::run(&mut tests)
 }
 
 /// Programs of others, in their own languages, against whole nodes.

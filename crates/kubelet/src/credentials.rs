@@ -2,9 +2,11 @@
 //! long that holds. See <https://kubernetes.io/docs/tasks/administer-cluster/kubelet-credential-provider/>.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::pin::pin;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use skiff_base::clock::SharedClock;
 use skiff_base::duration;
 use skiff_cri::AuthConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
 
 use crate::options::GoDuration;
 
@@ -218,9 +222,9 @@ impl Response {
     }
 }
 
-/// Runs a program: the request goes in, its answer comes out.
+/// Runs a program: the request goes in, its answer comes out. Blocking; nothing of it is left when it returns, whatever the
+/// program leaves behind.
 fn run(provider: &Provider, folder: &Path, request: &[u8]) -> Result<Vec<u8>, String> {
-    use std::io::Read;
     let text = |error: std::io::Error| error.to_string();
     let mut child = Command::new(folder.join(&provider.name))
         .args(&provider.args)
@@ -230,37 +234,66 @@ fn run(provider: &Provider, folder: &Path, request: &[u8]) -> Result<Vec<u8>, St
         .stderr(Stdio::null())
         .spawn()
         .map_err(text)?;
-    let (input, output) = (child.stdin.take(), child.stdout.take());
-    let (told, answers) = std::sync::mpsc::channel();
-    let (request, name) = (request.to_vec(), provider.name.clone());
-    // On a thread of its own that nobody waits for: what the program leaves behind may hold its output open for ever.
-    std::thread::spawn(move || {
-        // One that reads nothing may still answer.
-        if let Some(Err(error)) = input.map(|mut input| input.write_all(&request)) {
-            tracing::debug!(provider = name, %error, "the request was not read");
-        }
-        let mut answer = Vec::new();
-        let read = output.map(|output| output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer));
-        if told.send(read.transpose().map(|_| answer)).is_err() {
-            tracing::debug!(provider = name, "its answer came too late");
-        }
+    let (input, output) = (child.stdin.take().map(OwnedFd::from), child.stdout.take().map(OwnedFd::from));
+    let (input, output) = (input.expect("it was asked for"), output.expect("it was asked for"));
+    let here = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
+    let outcome = here.block_on(async {
+        let input = pipe::Sender::from_owned_fd(input).map_err(text)?;
+        let output = pipe::Receiver::from_owned_fd(output).map_err(text)?;
+        converse(&mut child, talk(&provider.name, request, input, output)).await
     });
+    if outcome.is_err() {
+        // It may run still. Where it does not, it was waited for, and is nobody else yet.
+        child.kill().and_then(|()| child.wait()).map_err(text)?;
+    }
+    outcome
+}
+
+/// Says the request and hears the answer to its end.
+async fn talk(
+    provider: &str,
+    request: &[u8],
+    mut input: pipe::Sender,
+    output: pipe::Receiver,
+) -> std::io::Result<Vec<u8>> {
+    // One that reads nothing may still answer.
+    if let Err(error) = input.write_all(request).await {
+        tracing::debug!(provider, %error, "the request was not read");
+    }
+    drop(input);
+    let mut answer = Vec::new();
+    output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+    Ok(answer)
+}
+
+/// Waits until a program has ended, and for what it said.
+async fn converse(
+    child: &mut Child,
+    talk: impl Future<Output = std::io::Result<Vec<u8>>>,
+) -> Result<Vec<u8>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut talk = pin!(talk);
+    let mut answer = None;
     let mut waited = Duration::ZERO;
     let status = loop {
+        tokio::select! {
+            said = &mut talk, if answer.is_none() => answer = Some(said),
+            () = tokio::time::sleep(LOOK_AGAIN) => waited += LOOK_AGAIN,
+        }
         match child.try_wait().map_err(text)? {
             Some(status) => break status,
-            None if waited >= PATIENCE => {
-                child.kill().map_err(text)?;
-                child.wait().map_err(text)?;
-                return Err("it did not answer in time".to_owned());
-            }
-            None => {
-                std::thread::sleep(LOOK_AGAIN);
-                waited += LOOK_AGAIN;
-            }
+            None if waited >= PATIENCE => return Err("it did not answer in time".to_owned()),
+            None => {}
         }
     };
-    let answer = answers.recv_timeout(AFTER_ITS_END).map_err(|_| "what it started holds its output open".to_owned())?;
+    let answer = match answer {
+        Some(answer) => answer,
+        // What it has left behind may hold its output open for ever.
+        None => match tokio::time::timeout(AFTER_ITS_END, talk).await {
+            Ok(answer) => answer,
+            Err(_) => return Err("what it started holds its output open".to_owned()),
+        },
+    };
     let answer = answer.map_err(text)?;
     if status.success() { Ok(answer) } else { Err(format!("it ended with {status}")) }
 }

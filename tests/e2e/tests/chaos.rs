@@ -2,7 +2,8 @@
 //! and go. In the end every pod has what it needs, once, and nothing else is left: no container, mount, cgroup, namespace,
 //! link, address or rule. Rounds follow from a seed, which is printed.
 //!
-//! `SKIFF_CHAOS_ROUNDS=200` plays more rounds than the usual few, and `SKIFF_CHAOS_SEED` others.
+//! `cargo xtask test chaos` plays 200 rounds instead of the usual few (`SKIFF_CHAOS_ROUNDS`), or those of another seed
+//! (`SKIFF_CHAOS_SEED`).
 #![allow(clippy::disallowed_methods, reason = "a whole node lives in real time")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 

@@ -8,6 +8,7 @@ fn images_come_from_a_registry() {
     let mut cluster = Cluster::up_without_images("registry");
     cluster.start_registry();
     a_pod_pulls(&cluster);
+    a_volume_is_pulled_each_time(&cluster);
     by_hand(&cluster);
     out_again(&cluster);
     a_tag_that_is_missing(&cluster);
@@ -39,6 +40,35 @@ fn a_pod_pulls(cluster: &Cluster) {
     let by_digest = format!("run third --image={id}");
     cluster.kubectl(&by_digest).ok();
     cluster.ready("third");
+}
+
+fn a_volume_is_pulled_each_time(cluster: &Cluster) {
+    const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: @}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: app
+    image: localhost:5000/hello:v1
+    command: [sleep, "100000"]
+    volumeMounts: [{name: files, mountPath: /files}, {name: files, mountPath: /part, subPath: bin}]
+  volumes: [{name: files, image: {reference: "localhost:5000/hello:v1", pullPolicy: Always}}]
+"#;
+    for name in ["always", "always-again"] {
+        cluster.create(&POD.replace('@', name));
+        cluster.ready(name);
+        // The image is there already, and is asked for nonetheless.
+        let events = events_of(cluster, name);
+        assert!(events.contains(r#"Pulling image "localhost:5000/hello:v1""#), "{events}");
+        assert!(events.contains(r#"Successfully pulled image "localhost:5000/hello:v1" in "#), "{events}");
+        assert_eq!(cluster.sh(name, "ls /files/hello && test -e /part/busybox && echo part").ok(), "/files/hello\npart\n");
+        let status = cluster.get(&format!("pod {name}"))["status"]["containerStatuses"][0].clone();
+        let mount = status["volumeMounts"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "files"));
+        assert!(mount.is_some_and(|mount| mount["mountPath"] == "/files"), "{status}");
+    }
+    cluster.kubectl("delete pod always always-again").ok();
 }
 
 fn by_hand(cluster: &Cluster) {

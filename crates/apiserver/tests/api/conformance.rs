@@ -345,6 +345,78 @@ async fn statuses_are_written_as_controllers_and_tests_do() {
 }
 
 #[tokio::test]
+async fn volumes_and_claims_have_statuses_of_their_own() {
+    let cluster = Cluster::new().await;
+    let volume = json!({"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/v"}}});
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "",
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    for (collection, object, name, told) in [
+        ("/api/v1/persistentvolumes", volume, "v", json!({"reason": "Patched", "message": "by a test"})),
+        (
+            "/api/v1/namespaces/default/persistentvolumeclaims",
+            claim,
+            "c",
+            json!({"conditions": [{"type": "StatusPatched", "status": "True", "reason": "E2E patchedStatus"}]}),
+        ),
+    ] {
+        cluster.tree(&format!("POST {collection}\n\n{object}")).await;
+        let path = format!("{collection}/{name}/status");
+        let before = cluster.tree(&format!("GET {path}")).await;
+        assert_eq!(before["status"]["phase"], "Pending", "{before}");
+        // What is no status is not taken by this door.
+        let change = json!({"status": told, "spec": {"accessModes": ["ReadWriteMany"]}});
+        let mut patched = cluster.tree(&format!("PATCH {path}\n{MERGE}\n\n{change}")).await;
+        assert_eq!(patched["spec"], before["spec"]);
+        for (field, value) in told.as_object().expect("fields") {
+            assert_eq!(&patched["status"][field], value, "{patched}");
+        }
+        patched["status"] = json!({"phase": "Available"});
+        patched["spec"]["accessModes"] = json!(["ReadWriteMany"]);
+        if name == "c" {
+            patched["status"] = json!({"phase": "Pending", "conditions": [{"type": "StatusUpdated", "status": "True"}]});
+        }
+        let updated = cluster.tree(&format!("PUT {path}\n\n{patched}")).await;
+        assert_eq!((&updated["status"]["phase"], &updated["spec"]), (&patched["status"]["phase"], &before["spec"]));
+        assert_eq!(updated["status"]["conditions"][0]["type"], patched["status"]["conditions"][0]["type"]);
+    }
+}
+
+#[tokio::test]
+async fn a_pods_generation_counts_the_changes_of_its_spec() {
+    const UPDATES: i64 = 499;
+    let cluster = Cluster::new().await;
+    cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"default\"}}").await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "a", "generation": 77}, "spec": {"activeDeadlineSeconds": 5000, "containers": [
+        {"name": "c", "image": "i", "resources": {"requests": {"cpu": "1000m", "memory": "64Mi"}}}]}});
+    let created = cluster.tree(&format!("POST {pods}\n\n{pod}")).await;
+    assert_eq!(created["metadata"]["generation"], 1);
+    for number in 1..=UPDATES {
+        let change = json!({"spec": {"activeDeadlineSeconds": 5000 - number}});
+        cluster.tree(&format!("PATCH {pods}/a\n{MERGE}\n\n{change}")).await;
+    }
+    let generation = async || cluster.tree(&format!("GET {pods}/a")).await["metadata"]["generation"].clone();
+    assert_eq!(generation().await, UPDATES + 1);
+    let label = json!({"metadata": {"labels": {"a": "b"}, "generation": 7}, "status": {"phase": "Running"}});
+    cluster.tree(&format!("PATCH {pods}/a\n{MERGE}\n\n{label}")).await;
+    assert_eq!(generation().await, UPDATES + 1);
+    // The same in other units is no change; what is put through the other door counts as one, and is seen by both.
+    let resources = |cpu: &str| {
+        json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "65536Ki"}}}]}})
+    };
+    let strategic = "Content-Type: application/strategic-merge-patch+json";
+    cluster.tree(&format!("PATCH {pods}/a/resize\n{strategic}\n\n{}", resources("1"))).await;
+    assert_eq!(generation().await, UPDATES + 1);
+    let mut wanted = cluster.tree(&format!("GET {pods}/a/resize")).await;
+    wanted["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("1500m");
+    let resized = cluster.tree(&format!("PUT {pods}/a/resize\n\n{wanted}")).await;
+    assert_eq!(resized["spec"]["containers"][0]["resources"]["requests"]["cpu"], "1500m");
+    assert_eq!(generation().await, UPDATES + 2);
+    assert_eq!(cluster.tree(&format!("GET {pods}/a")).await, cluster.tree(&format!("GET {pods}/a/resize")).await);
+}
+
+#[tokio::test]
 async fn events_are_patched_updated_and_deleted_by_their_label() {
     let cluster = Cluster::new().await;
     let events = "/apis/events.k8s.io/v1/namespaces/default/events";

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::grow::{Grown, grow};
 use super::messages::{
     Empty, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
-    SINGLE_NODE_MULTI_WRITER, STAGE_UNSTAGE_VOLUME, VOLUME_MOUNT_GROUP,
+    SINGLE_NODE_MULTI_WRITER, STAGE_UNSTAGE_VOLUME, VOLUME_MOUNT_GROUP, VolumeCapability,
 };
 use super::registry::Told;
 use super::used::Used;
@@ -173,9 +173,8 @@ impl Drivers {
         wanted: &Wanted,
         about: &CSIDriverSpec,
     ) -> Result<Published, Trouble> {
-        let pod = subject.pod;
         let again = about.requires_republish == Some(true);
-        let key = (uid(pod).to_owned(), wanted.name.clone());
+        let key = (uid(subject.pod).to_owned(), wanted.name.clone());
         let known_size = self.published.lock().get(&key).copied();
         let (is_there, known_size) = (known_size.is_some(), known_size.unwrap_or(0));
         // The claim may not show yet that this was done.
@@ -183,66 +182,65 @@ impl Drivers {
         if is_there && !again && growth.is_none() {
             return Ok(Published { again, grown: None });
         }
-        let failed = |step: &str, error: String| failed(wanted, step, error);
-        let (step, calls) = match wanted.ephemeral {
-            true => ("SetUp", "mounter.SetUpAt failed to get CSI client"),
-            false => ("MountDevice", "attacher.MountDevice failed to create newCsiDriverClient"),
-        };
-        let driver = self.driver(&wanted.driver).map_err(|error| failed(step, format!("{WHO}: {calls}: {error}")))?;
-        check_mode(wanted, about).map_err(|error| failed("SetUp", error))?;
+        let driver = self.driver_for(wanted, about)?;
         let turn = self.turn(&wanted.driver, &wanted.handle);
         let held = turn.lock().await;
-        let memory = wanted.remembered(subject.node, about);
-        let context = self.attached(client, subject, wanted, &memory).await?;
-        let group = owner::group(pod).filter(|_| !wanted.read_only && !wanted.block);
-        let by_driver = group.map(|(group, _)| group).filter(|_| driver.can(VOLUME_MOUNT_GROUP));
-        let capability = wanted.capability(driver.can(SINGLE_NODE_MULTI_WRITER), by_driver);
-        let place = wanted.place(pod, &self.paths);
-        let target = place.target.display().to_string();
-        let stages = !wanted.ephemeral && driver.can(STAGE_UNSTAGE_VOLUME);
-        let staged_at = if stages { memory.staging(&self.paths).display().to_string() } else { String::new() };
+        let mounting = self.mounting(subject, wanted, about, &driver);
+        let context = self.attached(client, subject, wanted, &mounting.memory).await?;
         if !is_there || again {
-            if stages {
-                let request = NodeStageVolumeRequest {
-                    volume_id: wanted.handle.clone(),
-                    publish_context: context.clone(),
-                    staging_target_path: staged_at.clone(),
-                    volume_capability: Some(capability.clone()),
-                    volume_context: wanted.attributes.clone(),
-                    secrets: HashMap::new(),
-                };
-                let beside = memory.staging_memory(&self.paths);
-                let staged = stage(client, &driver, wanted, request, (&beside, &memory)).await;
-                staged.map_err(|error| failed("MountDevice", error))?;
-            }
-            let request = NodePublishVolumeRequest {
-                volume_id: wanted.handle.clone(),
-                publish_context: context,
-                staging_target_path: staged_at.clone(),
-                target_path: target.clone(),
-                volume_capability: Some(capability.clone()),
-                readonly: wanted.read_only,
-                secrets: HashMap::new(),
-                volume_context: wanted.context(pod, about, subject.tokens),
-            };
-            let asked = publish(client, &driver, wanted, request, (&place, &memory)).await;
-            asked.map_err(|error| failed("SetUp", error))?;
+            mounting.mount(client, context).await?;
         }
         let grown = match growth {
-            Some(growth) => grow(client, &driver, (wanted, growth), (&target, &staged_at), &capability).await,
+            Some(growth) => {
+                let places = (&*mounting.place.target.display().to_string(), &*mounting.staging);
+                grow(client, &driver, (wanted, growth), places, &mounting.capability).await
+            }
             None => None,
         };
         let is_grown = grown.as_ref().is_some_and(|grown| grown.refused.is_none());
         let size = growth.filter(|_| is_grown).map_or(known_size, |growth| growth.bytes);
-        if let Some((group, only_on_mismatch)) = group.filter(|_| by_driver.is_none() && wanted.takes_group(about)) {
-            let given = tokio::task::spawn_blocking(move || owner::apply(&place.target, group, only_on_mismatch)).await;
-            let given = given.map_err(std::io::Error::other).and_then(|given| given);
-            let words = |error| failed("SetUp", format!("applyFSGroup failed for vol {}: {error}", wanted.handle));
-            given.map_err(words)?;
-        }
+        mounting.give_to_group().await?;
         self.published.lock().insert(key, size);
         drop(held);
         Ok(Published { again, grown })
+    }
+
+    /// The driver of a volume, if it is there and has volumes that live as this one does.
+    fn driver_for(&self, wanted: &Wanted, about: &CSIDriverSpec) -> Result<Arc<Driver>, Trouble> {
+        let (step, calls) = match wanted.ephemeral {
+            true => ("SetUp", "mounter.SetUpAt failed to get CSI client"),
+            false => ("MountDevice", "attacher.MountDevice failed to create newCsiDriverClient"),
+        };
+        let driver = self.driver(&wanted.driver);
+        let driver = driver.map_err(|error| failed(wanted, step, format!("{WHO}: {calls}: {error}")))?;
+        check_mode(wanted, about).map_err(|error| failed(wanted, "SetUp", error))?;
+        Ok(driver)
+    }
+
+    /// Where and how a volume is mounted for a Pod.
+    fn mounting<'a>(
+        &self,
+        subject: &'a Subject<'a>,
+        wanted: &'a Wanted,
+        about: &'a CSIDriverSpec,
+        driver: &'a Driver,
+    ) -> Mounting<'a> {
+        let memory = wanted.remembered(subject.node, about);
+        let group = owner::group(subject.pod).filter(|_| !wanted.read_only && !wanted.block);
+        let by_driver = group.map(|(group, _)| group).filter(|_| driver.can(VOLUME_MOUNT_GROUP));
+        let stages = !wanted.ephemeral && driver.can(STAGE_UNSTAGE_VOLUME);
+        Mounting {
+            capability: wanted.capability(driver.can(SINGLE_NODE_MULTI_WRITER), by_driver),
+            group: group.filter(|_| by_driver.is_none() && wanted.takes_group(about)),
+            staging: if stages { memory.staging(&self.paths).display().to_string() } else { String::new() },
+            staging_memory: memory.staging_memory(&self.paths),
+            place: wanted.place(subject.pod, &self.paths),
+            memory,
+            subject,
+            wanted,
+            about,
+            driver,
+        }
     }
 
     /// What the driver's controller says for the node about a volume, where it wants volumes to be attached. The Node's status
@@ -383,35 +381,78 @@ fn check_mode(wanted: &Wanted, about: &CSIDriverSpec) -> Result<(), String> {
     ))
 }
 
-async fn stage(
-    client: &Client,
-    driver: &Driver,
-    wanted: &Wanted,
-    mut request: NodeStageVolumeRequest,
-    (beside, memory): (&Path, &Memory),
-) -> Result<(), String> {
-    request.secrets = secret(client, wanted.stage_secret.as_ref()).await?;
-    make(Path::new(&request.staging_target_path), beside, memory)?;
-    driver.ask("NodeStageVolume", &request).await.map_err(|error| error.to_string())
+/// A volume on its way to a Pod.
+struct Mounting<'a> {
+    subject: &'a Subject<'a>,
+    wanted: &'a Wanted,
+    about: &'a CSIDriverSpec,
+    driver: &'a Driver,
+    memory: Memory,
+    place: Place,
+    capability: VolumeCapability,
+    /// Where it is staged for the whole node; nothing where the driver does not stage.
+    staging: String,
+    /// Where it is remembered what was staged.
+    staging_memory: PathBuf,
+    /// The group that the node gives the files to, and whether only where they are another's.
+    group: Option<(u32, bool)>,
 }
 
-async fn publish(
-    client: &Client,
-    driver: &Driver,
-    wanted: &Wanted,
-    mut request: NodePublishVolumeRequest,
-    (place, memory): (&Place, &Memory),
-) -> Result<(), String> {
-    request.secrets = secret(client, wanted.publish_secret.as_ref()).await?;
-    // The link first: by it the Pod's end finds what is to be undone.
-    if let Some(link) = &place.link {
-        let linked = link_to(&place.target, link);
-        linked.map_err(|error| format!("{WHO}: cannot make {}: {error}", link.display()))?;
+impl Mounting<'_> {
+    /// Has the driver mount it: once for the node where it wants that, then for the Pod.
+    async fn mount(&self, client: &Client, context: HashMap<String, String>) -> Result<(), Trouble> {
+        if !self.staging.is_empty() {
+            let staged = self.stage(client, context.clone()).await;
+            staged.map_err(|error| failed(self.wanted, "MountDevice", error))?;
+        }
+        let asked = self.publish(client, context).await;
+        asked.map_err(|error| failed(self.wanted, "SetUp", error))
     }
-    // The target itself is the driver's to make.
-    make(&place.parent(), &place.memory, memory)?;
-    let asked = driver.ask("NodePublishVolume", &request).await;
-    asked.map_err(|error| format!("{WHO}: mounter.SetUp failed: {error}"))
+
+    async fn stage(&self, client: &Client, context: HashMap<String, String>) -> Result<(), String> {
+        let request = NodeStageVolumeRequest {
+            volume_id: self.wanted.handle.clone(),
+            publish_context: context,
+            staging_target_path: self.staging.clone(),
+            volume_capability: Some(self.capability.clone()),
+            volume_context: self.wanted.attributes.clone(),
+            secrets: secret(client, self.wanted.stage_secret.as_ref()).await?,
+        };
+        make(Path::new(&self.staging), &self.staging_memory, &self.memory)?;
+        self.driver.ask("NodeStageVolume", &request).await.map_err(|error| error.to_string())
+    }
+
+    async fn publish(&self, client: &Client, context: HashMap<String, String>) -> Result<(), String> {
+        let request = NodePublishVolumeRequest {
+            volume_id: self.wanted.handle.clone(),
+            publish_context: context,
+            staging_target_path: self.staging.clone(),
+            target_path: self.place.target.display().to_string(),
+            volume_capability: Some(self.capability.clone()),
+            readonly: self.wanted.read_only,
+            secrets: secret(client, self.wanted.publish_secret.as_ref()).await?,
+            volume_context: self.wanted.context(self.subject.pod, self.about, self.subject.tokens),
+        };
+        // The link first: by it the Pod's end finds what is to be undone.
+        if let Some(link) = &self.place.link {
+            let linked = link_to(&self.place.target, link);
+            linked.map_err(|error| format!("{WHO}: cannot make {}: {error}", link.display()))?;
+        }
+        // The target itself is the driver's to make.
+        make(&self.place.parent(), &self.place.memory, &self.memory)?;
+        let asked = self.driver.ask("NodePublishVolume", &request).await;
+        asked.map_err(|error| format!("{WHO}: mounter.SetUp failed: {error}"))
+    }
+
+    /// Gives the files to the Pod's group, where that is not the driver's work.
+    async fn give_to_group(&self) -> Result<(), Trouble> {
+        let Some((group, only_on_mismatch)) = self.group else { return Ok(()) };
+        let target = self.place.target.clone();
+        let given = tokio::task::spawn_blocking(move || owner::apply(&target, group, only_on_mismatch)).await;
+        given.map_err(std::io::Error::other).and_then(|given| given).map_err(|error| {
+            failed(self.wanted, "SetUp", format!("applyFSGroup failed for vol {}: {error}", self.wanted.handle))
+        })
+    }
 }
 
 fn link_to(target: &Path, link: &Path) -> std::io::Result<()> {

@@ -62,21 +62,56 @@ impl Guard {
     async fn keep_pods(&self) {
         let thresholds = evict::thresholds(&self.options).expect("the options were checked when they were read");
         let mut state = evict::State::default();
+        let mut read_only = Vec::new();
         loop {
             tokio::time::sleep(LOOK).await;
+            let still = std::mem::replace(&mut read_only, self.read_only().await);
+            self.tell_read_only(&still, &read_only);
             self.settle_storage().await;
             let observations = self.observe().await;
             let now = self.workers.node().clock.now();
             let transition = self.options.eviction_pressure_transition_period.0;
             let (next, verdict) = evict::look(&state, &thresholds, &observations, transition, now);
             state = next;
-            let before = std::mem::replace(&mut *self.pressures.lock(), verdict.pressures.clone());
-            if before != verdict.pressures {
+            let mut pressures = verdict.pressures;
+            if !read_only.is_empty() && !pressures.contains(&Pressure::Disk) {
+                // No room at all for what is new; what runs may run on.
+                pressures.push(Pressure::Disk);
+                pressures.sort_unstable();
+            }
+            let before = std::mem::replace(&mut *self.pressures.lock(), pressures.clone());
+            if before != pressures {
                 self.changed.notify_one();
             }
             if let Some(threshold) = verdict.threshold {
                 self.relieve(&threshold, &observations).await;
             }
+        }
+    }
+
+    /// The folders of Pods and images that can no longer be written to: kernels make a disk that fails read-only.
+    async fn read_only(&self) -> Vec<PathBuf> {
+        let node = self.workers.node();
+        let mut paths = vec![node.facts().paths.root.clone()];
+        paths.extend(self.image_path().await);
+        let now = std::time::SystemTime::from(node.clock.now());
+        let look = move || -> Vec<PathBuf> { paths.into_iter().filter(|path| is_read_only(path, now)).collect() };
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    /// Tells of disks that became read-only, and of those that no longer are; reasons as the node problem detector has them.
+    fn tell_read_only(&self, before: &[PathBuf], now: &[PathBuf]) {
+        let recorder = &self.workers.node().recorder;
+        for path in now.iter().filter(|path| !before.contains(path)) {
+            let path = path.display();
+            tracing::error!(%path, "the file system is read-only: nothing new can be started");
+            recorder.record(&self.reference, true, "FilesystemIsReadOnly", format!("Filesystem of {path} is read-only"));
+        }
+        for path in before.iter().filter(|path| !now.contains(path)) {
+            let path = path.display();
+            tracing::info!(%path, "the file system is no longer read-only");
+            let words = format!("Filesystem of {path} is not read-only");
+            recorder.record(&self.reference, false, "FilesystemIsNotReadOnly", words);
         }
     }
 
@@ -304,6 +339,13 @@ impl Guard {
         let held = images.into_iter().map(|image| Held { id: image.id, bytes: image.size, pinned: image.pinned });
         Ok((held.collect(), used))
     }
+}
+
+/// Whether a folder's file system refuses a change of the folder's time. Its flags do not always tell: one that was stopped
+/// by an error may say that it can be written to.
+fn is_read_only(path: &Path, now: std::time::SystemTime) -> bool {
+    let changed = std::fs::File::open(path).and_then(|folder| folder.set_modified(now));
+    changed.is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
 type Sizes = BTreeMap<String, (i64, i64)>;

@@ -184,6 +184,34 @@ async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn many_updates_in_a_row_are_all_observed_in_the_end() {
+    const UPDATES: i64 = 500;
+    let trial = Trial::new();
+    let kubelet = trial.kubelet().await;
+    trial.runtime.add_image("web:v1");
+    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
+    trial.api.put(POD, pod());
+    trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+    let id = trial.runtime.container_id("web");
+    for generation in 2..=UPDATES {
+        let mut changed = trial.pod();
+        changed.set_at(&["metadata", "generation"], generation);
+        changed.set_at(&["spec", "activeDeadlineSeconds"], 1_000_000 - generation);
+        trial.api.put(POD, changed);
+    }
+    let observed = |api: &FakeApi| {
+        let pod = api.get(POD).unwrap_or_default();
+        let conditions = pod.list_at(&["status", "conditions"]).iter();
+        pod.int_at(&["status", "observedGeneration"]) == Some(UPDATES)
+            && conditions.clone().count() > 0
+            && conditions.filter_map(|one| one.int_at(&["observedGeneration"])).all(|seen| seen == UPDATES)
+    };
+    trial.api.until("the last of them to be observed", observed).await;
+    assert_eq!(trial.runtime.container_id("web"), id, "none of them concerned the container");
+    kubelet.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_new_agent_starts_nothing_twice_and_clears_away_what_is_gone() {
     let trial = Trial::new();
     let kubelet = trial.kubelet().await;

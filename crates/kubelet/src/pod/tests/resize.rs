@@ -63,6 +63,29 @@ fn resources_change_in_place_or_by_a_restart_as_the_policy_says() {
 }
 
 #[test]
+fn the_same_in_other_units_is_no_change_and_the_smallest_amounts_are_told_as_asked() {
+    check(
+        SIZED,
+        |world| {
+            world.allocate("web", "cpu", "2m");
+            world.take_log();
+            world.allocate("web", "cpu", "0.002");
+            // The kernel gives no less than two milliprocessors, whatever is asked for.
+            world.allocate("web", "cpu", "1m");
+        },
+        expect![[r#"
+            0s    * cpu of web becomes 0.002
+            0s    * cpu of web becomes 1m
+            0s      event ResizeStarted: Pod resize started: {"containers":[{"name":"web","resources":{"limits":{"cpu":"1m","memory":"64Mi"},"requests":{"cpu":"1m","memory":"64Mi"}}}],"generation":1}
+            0s      status Running | web running, started, ready | SIRC | PodResizeInProgress | web has 2m cpu
+            0s    resize web
+            0s      event ResizeCompleted: Pod resize completed: {"containers":[{"name":"web","resources":{"limits":{"cpu":"1m","memory":"64Mi"},"requests":{"cpu":"1m","memory":"64Mi"}}}],"generation":1}
+            0s      status Running | web running, started, ready | SIRC | web has 1m cpu
+        "#]],
+    );
+}
+
+#[test]
 fn what_cannot_be_given_is_told() {
     check(
         SIZED,
