@@ -267,10 +267,7 @@ async fn talk(
 }
 
 /// Waits until a program has ended, and for what it said.
-async fn converse(
-    child: &mut Child,
-    talk: impl Future<Output = std::io::Result<Vec<u8>>>,
-) -> Result<Vec<u8>, String> {
+async fn converse(child: &mut Child, talk: impl Future<Output = std::io::Result<Vec<u8>>>) -> Result<Vec<u8>, String> {
     let text = |error: std::io::Error| error.to_string();
     let mut talk = pin!(talk);
     let mut answer = None;

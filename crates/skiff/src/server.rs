@@ -42,7 +42,12 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
     }
     let filter = EnvFilter::try_from_env("SKIFF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // What cannot be written, as on a full disk, is lost: to tell of that where it cannot be told either would be a panic.
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).log_internal_errors(false).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(io::stderr)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
     let outcome = runtime.block_on(node::run(paths, facts, options.clone(), hosts_listener));
     // Blocking work that is still under way, such as a download, must not hold up the end.

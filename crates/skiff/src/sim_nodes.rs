@@ -24,7 +24,12 @@ const REPORT: Duration = Duration::from_secs(2);
 /// The kubeconfig cannot be used, or the nodes cannot be as they are wanted.
 pub fn run(options: &SimNodesOptions) -> Result<(), CommandError> {
     let filter = EnvFilter::try_from_env("SKIFF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).log_internal_errors(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(std::io::stderr)
+        .init();
     let file = options.kubeconfig.clone().or_else(kubeconfig::users_file).ok_or("which cluster? give --kubeconfig")?;
     let login = Login::read(&file)?;
     let config = config(options);

@@ -201,6 +201,132 @@ fn a_full_disk_is_told_cleared_and_survived() {
     drop(disk);
 }
 
+/// A disk of its own in a folder, which can be made to fail, for as long as the value lives.
+struct FailingDisk {
+    folder: std::path::PathBuf,
+    image: std::path::PathBuf,
+}
+
+impl FailingDisk {
+    const SIZE_BYTES: u64 = 2 << 30;
+
+    fn mount(folder: &std::path::Path) -> Self {
+        let disk = Self { folder: folder.to_owned(), image: folder.with_extension("img") };
+        let image = std::fs::File::create(&disk.image).and_then(|file| file.set_len(Self::SIZE_BYTES));
+        image.expect("a writable folder");
+        let path = disk.image.display().to_string();
+        run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1", &path]);
+        disk.attach();
+        disk
+    }
+
+    fn attach(&self) {
+        run("mount", &["-o", "loop,errors=remount-ro", &self.image.display().to_string(), &self.target()]);
+    }
+
+    fn target(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    /// What the kernel does to a file system whose disk fails: from now on nothing is written, whoever has files open.
+    fn fail(&self) {
+        run("mount", &["-o", "remount,abort", &self.target()]);
+    }
+
+    /// What a machine does when it is started again: nobody has files open any more, and what is damaged is mended.
+    fn mend(&self) {
+        run("umount", &[&self.target()]);
+        let checked =
+            std::process::Command::new("e2fsck").arg("-fy").arg(&self.image).output().expect("e2fsck is there");
+        assert!(checked.status.code().is_some_and(|code| code < 2), "{checked:?}");
+        self.attach();
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        SmallDisk(self.folder.clone());
+        std::fs::remove_file(&self.image).unwrap_or_else(|error| eprintln!("{}: {error}", self.image.display()));
+    }
+}
+
+#[track_caller]
+fn run(program: &str, arguments: &[&str]) {
+    let done = std::process::Command::new(program).args(arguments).output();
+    let done = done.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(done.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+const TALKER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: talker}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: app
+    image: localhost:5000/hello:v1
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+  - name: beside
+    image: localhost:5000/hello:v1
+    command: [sh, -c, "while true; do echo talk; echo $((n=n+1)) > /memory/count; sleep 0.05; done"]
+    volumeMounts: [{name: memory, mountPath: /memory}]
+  volumes: [{name: memory, emptyDir: {medium: Memory}}]
+"#;
+
+#[test]
+fn a_disk_that_turns_read_only_is_told_and_survived() {
+    // Declared first, so that it goes last.
+    let disk;
+    let cluster = Cluster::empty("failing");
+    disk = FailingDisk::mount(cluster.folder());
+    cluster.skiff(&["up"]).ok();
+    let image = cluster.folder().join("hello.tar");
+    hello_image("v1").save("localhost:5000/hello:v1", &image).expect("a writable folder");
+    cluster.skiff(&["image", "import", &image.display().to_string()]).ok();
+    cluster.create(TALKER);
+    cluster.ready("talker");
+    let note = |name: &str| cluster.kubectl_args(&["create", "configmap", name, "--from-literal=a=b"]);
+    note("kept").ok();
+    disk.fail();
+    // What cannot be kept is refused with the reason, by a server that lives on and shows all that it has.
+    let refused = note("lost");
+    assert!(refused.code != 0 && refused.stderr.contains("Read-only file system"), "{refused:?}");
+    let server = cluster.server_pid();
+    let containers = || cluster.get("pod talker")["status"]["containerStatuses"].clone();
+    let before = containers();
+    // Containers run on, and are not held up by what they say and cannot be kept.
+    let count = || -> u64 {
+        let said = cluster.kubectl("exec talker -c beside -- cat /memory/count").ok();
+        said.trim().parse().unwrap_or_default()
+    };
+    let from = count();
+    eventually("the talker talks on", || count() > from + 20);
+    assert!(cluster.kubectl("exec talker -c app -- wget -q -O - http://127.0.0.1:8080/").ok().contains("v1"));
+    assert_eq!((containers(), cluster.server_pid()), (before, server));
+    // The machine is started again, and its disk mended: everything that was kept is there.
+    crash(&cluster);
+    disk.mend();
+    cluster.skiff(&["up"]).ok();
+    cluster.kubectl("get configmap kept").ok();
+    note("later").ok();
+    eventually("the containers run again", || {
+        let containers = containers();
+        let mut all = containers.as_array().into_iter().flatten();
+        all.clone().count() == 2 && all.all(|one| one["ready"] == true && one["restartCount"].as_u64() >= Some(1))
+    });
+    drop(cluster);
+    drop(disk);
+}
+
+/// Ends all of a node without warning, as a machine's end does.
+fn crash(cluster: &Cluster) {
+    let keeper = cluster.keeper_pid();
+    run("kill", &["-9", &keeper.to_string()]);
+    let namespace = format!("/proc/{keeper}/ns/mnt");
+    eventually("its first process is gone", || std::fs::read_link(&namespace).is_err());
+}
+
 /// Takes all room that is left.
 fn fill(path: &std::path::Path) {
     use std::io::Write;

@@ -63,7 +63,10 @@ spec:
         let events = events_of(cluster, name);
         assert!(events.contains(r#"Pulling image "localhost:5000/hello:v1""#), "{events}");
         assert!(events.contains(r#"Successfully pulled image "localhost:5000/hello:v1" in "#), "{events}");
-        assert_eq!(cluster.sh(name, "ls /files/hello && test -e /part/busybox && echo part").ok(), "/files/hello\npart\n");
+        assert_eq!(
+            cluster.sh(name, "ls /files/hello && test -e /part/busybox && echo part").ok(),
+            "/files/hello\npart\n"
+        );
         let status = cluster.get(&format!("pod {name}"))["status"]["containerStatuses"][0].clone();
         let mount = status["volumeMounts"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "files"));
         assert!(mount.is_some_and(|mount| mount["mountPath"] == "/files"), "{status}");

@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_first_protocol_that_is_known_is_spoken() {
-        let check = |asked: &[&str]| bytes_protocol(asked).map(|found| found.map(str::to_owned)).map_err(|no| no.0.code);
+        let check =
+            |asked: &[&str]| bytes_protocol(asked).map(|found| found.map(str::to_owned)).map_err(|no| no.0.code);
         assert_eq!(check(&[]), Ok(None));
         assert_eq!(check(&["chat", "base64.binary.k8s.io", "binary.k8s.io"]), Ok(Some("base64.binary.k8s.io".into())));
         assert_eq!(check(&["v4.channel.k8s.io"]), Err(403));

@@ -374,7 +374,8 @@ async fn volumes_and_claims_have_statuses_of_their_own() {
         patched["status"] = json!({"phase": "Available"});
         patched["spec"]["accessModes"] = json!(["ReadWriteMany"]);
         if name == "c" {
-            patched["status"] = json!({"phase": "Pending", "conditions": [{"type": "StatusUpdated", "status": "True"}]});
+            patched["status"] =
+                json!({"phase": "Pending", "conditions": [{"type": "StatusUpdated", "status": "True"}]});
         }
         let updated = cluster.tree(&format!("PUT {path}\n\n{patched}")).await;
         assert_eq!((&updated["status"]["phase"], &updated["spec"]), (&patched["status"]["phase"], &before["spec"]));
@@ -402,9 +403,7 @@ async fn a_pods_generation_counts_the_changes_of_its_spec() {
     cluster.tree(&format!("PATCH {pods}/a\n{MERGE}\n\n{label}")).await;
     assert_eq!(generation().await, UPDATES + 1);
     // The same in other units is no change; what is put through the other door counts as one, and is seen by both.
-    let resources = |cpu: &str| {
-        json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "65536Ki"}}}]}})
-    };
+    let resources = |cpu: &str| json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "65536Ki"}}}]}});
     let strategic = "Content-Type: application/strategic-merge-patch+json";
     cluster.tree(&format!("PATCH {pods}/a/resize\n{strategic}\n\n{}", resources("1"))).await;
     assert_eq!(generation().await, UPDATES + 1);

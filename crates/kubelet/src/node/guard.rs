@@ -105,7 +105,12 @@ impl Guard {
         for path in now.iter().filter(|path| !before.contains(path)) {
             let path = path.display();
             tracing::error!(%path, "the file system is read-only: nothing new can be started");
-            recorder.record(&self.reference, true, "FilesystemIsReadOnly", format!("Filesystem of {path} is read-only"));
+            recorder.record(
+                &self.reference,
+                true,
+                "FilesystemIsReadOnly",
+                format!("Filesystem of {path} is read-only"),
+            );
         }
         for path in before.iter().filter(|path| !now.contains(path)) {
             let path = path.display();

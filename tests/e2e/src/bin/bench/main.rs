@@ -145,6 +145,11 @@ fn pods() {
         proxy.delete_pods();
     }
     report("50 pods at once, the last one Running", "1500 ms", "ms", bursts);
-    report("memory for each of the first 50 idle pods beyond the app (PSS), all that a node takes once among it", "-", "MiB", first);
+    report(
+        "memory for each of the first 50 idle pods beyond the app (PSS), all that a node takes once among it",
+        "-",
+        "MiB",
+        first,
+    );
     report("memory for each further idle pod beyond the app (PSS)", "1 MiB", "MiB", further);
 }
