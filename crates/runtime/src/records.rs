@@ -84,5 +84,28 @@ pub fn save(folder: &Path, record: &impl Message) -> io::Result<()> {
 /// Reads the record of a folder.
 pub fn load<R: Message + Default>(folder: &Path) -> io::Result<R> {
     let bytes = std::fs::read(folder.join(RECORD_FILE))?;
+    if bytes.is_empty() {
+        // What a power cut leaves of a file that was new. It would be read as a record with an empty id.
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is empty"));
+    }
     R::decode(&bytes[..]).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_record_is_none() {
+        let folder = std::env::temp_dir().join(format!("skiff-records-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let record = SandboxRecord { id: "one".into(), ..SandboxRecord::default() };
+        save(&folder, &record).expect("written");
+        let whole = load::<SandboxRecord>(&folder);
+        std::fs::write(folder.join(RECORD_FILE), "").expect("written");
+        let empty = load::<SandboxRecord>(&folder);
+        std::fs::remove_dir_all(&folder).expect("it goes");
+        assert_eq!(whole.expect("it is whole"), record);
+        assert_eq!(empty.expect_err("it is empty").kind(), io::ErrorKind::InvalidData);
+    }
 }

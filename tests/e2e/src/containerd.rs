@@ -1,5 +1,6 @@
 //! Debian's containerd as a node's runtime: started inside the node's namespaces, on a socket in the node's folder.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -67,6 +68,19 @@ impl Containerd {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.folder.join("s")).args(["--namespace", "k8s.io"]).args(arguments);
         Answer::of(command.stdin(Stdio::null()).output().expect("containerd is installed"))
+    }
+
+    /// Ends what it had created and not started yet when it was killed: nobody can start it any more, and containerd removes
+    /// neither it nor its sandbox, because it takes it for running. What was there at the last look is `known`; returned
+    /// is what is there now.
+    pub fn end_unstarted(&self, known: &BTreeSet<String>) -> BTreeSet<String> {
+        let listed = self.ctr(&["tasks", "list"]).stdout;
+        let created = listed.lines().filter(|line| line.ends_with("CREATED"));
+        let created: BTreeSet<String> = created.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect();
+        for id in created.intersection(known) {
+            println!("ending {id}, which was never started: {:?}", self.ctr(&["tasks", "delete", "--force", id]));
+        }
+        created
     }
 
     /// Where it is spoken to.

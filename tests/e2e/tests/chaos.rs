@@ -24,6 +24,8 @@ const LOOK_EVERY: u64 = 12;
 /// A container that was killed several times is started again only after a back-off of up to five minutes.
 const PATIENCE: Duration = Duration::from_secs(400);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// What containerd has created and not started for so long, it never will.
+const TIME_TO_START: Duration = Duration::from_secs(20);
 const STEADY: usize = 3;
 const MOST_PODS: usize = 6;
 
@@ -69,12 +71,10 @@ fn play(cluster: &Cluster, containerd: Option<Containerd>, usual_rounds: u64) {
         }
         left
     };
-    let (start, mut left) = (Instant::now(), look());
-    while left != empty {
-        assert!(start.elapsed() < PATIENCE, "{left:?} is left, and there was {empty:?}");
-        std::thread::sleep(LOOK_AGAIN);
-        left = look();
-    }
+    chaos.until(|| {
+        let left = look();
+        if left == empty { Ok(()) } else { Err(format!("{left:?} is left, and there was {empty:?}")) }
+    });
 }
 
 /// Numbers that follow from a seed (xorshift).
@@ -189,7 +189,7 @@ impl Chaos<'_> {
                 println!("{seen}");
                 last = seen;
             }
-            pods.iter().all(is_ready)
+            let is_well = pods.iter().all(is_ready)
                 && pods.len() == expected
                 && self.pods.iter().all(|name| names.contains(name.as_str()))
                 && (self.containerd.is_some() || left.shims == expected)
@@ -204,14 +204,24 @@ impl Chaos<'_> {
                 && left.links == expected
                 && left.addresses == expected
                 && left.shared_memory == expected
-                && left.volumes == pods.iter().map(volumes).sum::<usize>()
+                && left.volumes == pods.iter().map(volumes).sum::<usize>();
+            if is_well { Ok(()) } else { Err(format!("not every pod runs, or something else does: {last}")) }
         };
-        let (start, mut all) = (Instant::now(), all);
-        while !all() {
-            assert!(start.elapsed() < PATIENCE, "not every pod runs, or something else does");
+        self.until(all);
+        self.cluster.kubectl("exec deployment/steady -- true").ok();
+    }
+
+    /// Looks until all is as it should be; what is not is told in the end.
+    fn until(&self, mut look: impl FnMut() -> Result<(), String>) {
+        let start = Instant::now();
+        let (mut unstarted, mut looked) = (BTreeSet::new(), start);
+        while let Err(wrong) = look() {
+            assert!(start.elapsed() < PATIENCE, "{wrong}");
+            if let Some(containerd) = self.containerd.as_ref().filter(|_| looked.elapsed() > TIME_TO_START) {
+                (unstarted, looked) = (containerd.end_unstarted(&unstarted), Instant::now());
+            }
             std::thread::sleep(LOOK_AGAIN);
         }
-        self.cluster.kubectl("exec deployment/steady -- true").ok();
     }
 }
 

@@ -214,8 +214,10 @@ impl FailingDisk {
         let disk = Self { folder: folder.to_owned(), image: folder.with_extension("img") };
         let image = std::fs::File::create(&disk.image).and_then(|file| file.set_len(Self::SIZE_BYTES));
         image.expect("a writable folder");
-        let path = disk.image.display().to_string();
-        run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1", &path]);
+        run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1", &disk.image.display().to_string()]);
+        // Nodes of others that are started meanwhile have what is mounted too: on a shared folder it is unmounted for all.
+        run("mount", &["--bind", &disk.target(), &disk.target()]);
+        run("mount", &["--make-shared", &disk.target()]);
         disk.attach();
         disk
     }
@@ -245,7 +247,11 @@ impl FailingDisk {
 
 impl Drop for FailingDisk {
     fn drop(&mut self) {
-        SmallDisk(self.folder.clone());
+        let gone = std::process::Command::new("umount").arg("--lazy").arg(&self.folder).status();
+        if !gone.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.folder.display());
+        }
+        drop(SmallDisk(self.folder.clone()));
         std::fs::remove_file(&self.image).unwrap_or_else(|error| eprintln!("{}: {error}", self.image.display()));
     }
 }

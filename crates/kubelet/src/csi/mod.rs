@@ -17,6 +17,7 @@ pub use registry::keep;
 pub use stats::Stats;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolumeSpec, Pod, Volume};
@@ -284,7 +285,10 @@ impl Memory {
     fn save(&self, folder: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let bytes = serde_json::to_vec(self).map_err(std::io::Error::other)?;
-        std::fs::write(folder.join(MEMORY), bytes)
+        let mut file = std::fs::File::create(folder.join(MEMORY))?;
+        file.write_all(&bytes)?;
+        // A driver has to be asked to undo it after a power cut too.
+        file.sync_all()
     }
 
     /// Where the driver puts the volume for the whole node.

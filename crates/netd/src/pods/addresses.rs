@@ -64,9 +64,16 @@ impl Addresses {
             if name == LAST_FILE {
                 last = read(&path)?.trim().parse().unwrap_or(last);
             } else if let Ok(address) = name.parse() {
-                let malformed = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not a lease");
-                let lease = parse(address, &read(&path)?).ok_or_else(malformed).map_err(failed("read", &path))?;
-                by_sandbox.insert(lease.sandbox.clone(), lease);
+                match parse(address, &read(&path)?) {
+                    Some(lease) => {
+                        by_sandbox.insert(lease.sandbox.clone(), lease);
+                    }
+                    // Only a power cut leaves such a one, and no pod has survived that.
+                    None => {
+                        tracing::warn!(%address, "what is left of a lease says nothing: the address is free");
+                        std::fs::remove_file(&path).map_err(failed("remove", &path))?;
+                    }
+                }
             }
         }
         let taken: Vec<Ipv4Addr> = by_sandbox.values().map(|lease| lease.address).collect();
@@ -163,6 +170,17 @@ mod tests {
 
     fn give(addresses: &mut Addresses, sandbox: &str) -> String {
         addresses.reserve(sandbox, &[]).expect("there is room").address.to_string()
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves_of_a_lease_is_no_lease() {
+        let folder = TempFolder::new();
+        let mut addresses = Addresses::open(folder.path(), range("10.244.0.0/29")).expect("opens");
+        give(&mut addresses, "a");
+        std::fs::write(folder.path().join("10.244.0.2"), "").expect("written");
+        let addresses = Addresses::open(folder.path(), range("10.244.0.0/29")).expect("opens");
+        assert_eq!(addresses.all().count(), 0);
+        assert!(!folder.path().join("10.244.0.2").exists());
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! What specifications come to.
 
 use expect_test::{Expect, expect};
-use skiff_cri::{
-    Capability, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig, MountPropagation, NamespaceOption,
-};
+use skiff_cri::{Capability, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig, MountPropagation, NamespaceOption};
 
 use super::*;
 use crate::oci::Device;
@@ -78,11 +76,7 @@ fn the_environment_is_the_images_then_the_pods() {
     check(&input, "/process/env", expect![[r#"["PATH=/bin","HOSTNAME=pod-1","COLOUR=a=b","HOME=/root"]"#]]);
     input.container.tty = true;
     input.image.user = "web".into();
-    check(
-        &input,
-        "/process/env",
-        expect![[r#"["PATH=/bin","TERM=xterm","HOSTNAME=pod-1","COLOUR=a=b","HOME=/srv"]"#]],
-    );
+    check(&input, "/process/env", expect![[r#"["PATH=/bin","TERM=xterm","HOSTNAME=pod-1","COLOUR=a=b","HOME=/srv"]"#]]);
     check(&input, "/process/user", expect![[r#"{"additionalGids":[34],"gid":34,"uid":33}"#]]);
     check(&input, "/process/cwd", expect![[r#""/""#]]);
     input.image.working_dir = "/image".into();
@@ -100,16 +94,8 @@ fn capabilities_are_added_and_dropped() {
         };
         input(LinuxContainerSecurityContext { capabilities: Some(capabilities), ..own_pids() })
     };
-    check(
-        &with(&["net_admin"], &["ALL"], &[]),
-        "/process/capabilities/bounding",
-        expect![[r#"["CAP_NET_ADMIN"]"#]],
-    );
-    check(
-        &with(&["ALL"], &[], &[]),
-        "/process/capabilities/effective/40",
-        expect![[r#""CAP_CHECKPOINT_RESTORE""#]],
-    );
+    check(&with(&["net_admin"], &["ALL"], &[]), "/process/capabilities/bounding", expect![[r#"["CAP_NET_ADMIN"]"#]]);
+    check(&with(&["ALL"], &[], &[]), "/process/capabilities/effective/40", expect![[r#""CAP_CHECKPOINT_RESTORE""#]]);
     check(&with(&["NET_RAW"], &["ALL", "NET_RAW"], &[]), "/process/capabilities/effective", expect!["[]"]);
     check(&with(&[], &["ALL"], &["KILL"]), "/process/capabilities/ambient", expect![[r#"["CAP_KILL"]"#]]);
     check(&with(&["FLY"], &[], &[]), "/process", expect![[r#"unknown capability "FLY""#]]);
@@ -175,11 +161,7 @@ fn volumes_come_after_what_they_lie_in_and_replace_the_runtimes_own() {
     assert_eq!(spec.linux.rootfs_propagation, "rshared");
     input.container.mounts =
         vec![skiff_cri::Mount { recursive_read_only: true, ..volume("/x", MountPropagation::PropagationPrivate) }];
-    check(
-        &input,
-        "/mounts",
-        expect!["/x: recursive read-only mount needs a read-only mount with private propagation"],
-    );
+    check(&input, "/mounts", expect!["/x: recursive read-only mount needs a read-only mount with private propagation"]);
 }
 
 #[test]
@@ -210,8 +192,7 @@ fn seccomp_is_the_default_profile_or_none() {
     check(&with(ProfileType::RuntimeDefault, false), "/process/defaultSeccomp", expect!["true"]);
     check(&with(ProfileType::RuntimeDefault, true), "/process/defaultSeccomp", expect!["false"]);
     check(&with(ProfileType::Unconfined, false), "/process/defaultSeccomp", expect!["false"]);
-    let with_text =
-        |text: &str| SpecInput { seccomp_profile: text.to_owned(), ..with(ProfileType::Localhost, false) };
+    let with_text = |text: &str| SpecInput { seccomp_profile: text.to_owned(), ..with(ProfileType::Localhost, false) };
     let kill_nothing = r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
     check(&with_text(kill_nothing), "/process/seccompFilter/flags", expect!["0"]);
     let broken = expect![[r#"seccomp profile "": EOF while parsing a value at line 1 column 0"#]];
