@@ -147,6 +147,8 @@ pub struct Config {
     pub tokens: Vec<(String, UserInfo)>,
     /// Who may come.
     pub access: Access,
+    /// What is encrypted where it is stored.
+    pub encryption: Option<crate::encryption::Settings>,
 }
 
 impl Config {
@@ -174,6 +176,7 @@ impl Config {
             admission: Settings::default(),
             tokens: Vec::new(),
             access: Access::default(),
+            encryption: None,
         }
     }
 }

@@ -21,6 +21,7 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Compacted { .. } | StoreError::Lagged => expired(),
             StoreError::Future { asked, current } => too_large_revision(asked, current),
+            StoreError::Transform(why) => Status::internal(why).into(),
             StoreError::Unavailable(why) => Status::internal(format_args!("storage: {why}")).into(),
         }
     }

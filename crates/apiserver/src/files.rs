@@ -13,6 +13,7 @@ use skiff_base::figures::Family;
 use skiff_object::meta::Meta;
 use skiff_object::yaml;
 
+use crate::encryption::Encryption;
 use crate::server::ApiServer;
 
 /// How often files are looked at. Looking is cheaper than what it takes to be told, which on shared or mapped folders
@@ -24,6 +25,14 @@ const GROUP: &str = "apiserver.config.k8s.io";
 static AUTHENTICATION_RELOADS: Family = Family::counter(
     "apiserver_authentication_config_controller_automatic_reloads_total",
     "Total number of automatic reloads of authentication configuration split by status.",
+);
+static ENCRYPTION_RELOADS: Family = Family::counter(
+    "apiserver_encryption_config_controller_automatic_reloads_total",
+    "Total number of reload successes and failures of encryption configuration split by status.",
+);
+static ENCRYPTION_RELOADED: Family = Family::gauge(
+    "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds",
+    "Timestamp of the last successful or failed automatic reload of encryption configuration split by status.",
 );
 static AUTHORIZATION_RELOADS: Family = Family::counter(
     "apiserver_authorization_config_controller_automatic_reloads_total",
@@ -143,6 +152,11 @@ impl Watched {
         Ok(Some(text))
     }
 
+    /// Takes whatever is in the file for new.
+    pub fn forget(&self) {
+        self.seen.lock().clear();
+    }
+
     /// The file's name, for people.
     pub fn shown(&self) -> String {
         self.path.display().to_string()
@@ -161,7 +175,7 @@ pub async fn run(server: Weak<ApiServer>) {
 impl ApiServer {
     /// Whether there is a file that may change.
     pub(crate) fn has_files(&self) -> bool {
-        self.authenticator.file().is_some() || self.authorizer.file().is_some()
+        self.authenticator.file().is_some() || self.authorizer.file().is_some() || self.encryption.is_some()
     }
 
     /// Reads configurations whose files have changed; one that has a fault is told of, and what was before holds.
@@ -173,6 +187,37 @@ impl ApiServer {
         if let Some(file) = self.authorizer.file() {
             let outcome = reload(file, |text| self.authorizer.configure(text)).await;
             report(&AUTHORIZATION_RELOADS, "authorization", file, outcome);
+        }
+        if let Some(encryption) = &self.encryption {
+            self.reload_encryption(encryption).await;
+        }
+    }
+
+    /// Beside the file, what could not be decrypted is looked at again: a plugin may have come back.
+    async fn reload_encryption(&self, encryption: &Encryption) {
+        if let Some(file) = encryption.file() {
+            let outcome = match file.changed().await {
+                Ok(None) => Ok(false),
+                Ok(Some(text)) => encryption.configure(&text).await.map(|()| true),
+                Err(error) => Err(error.to_string()),
+            };
+            if outcome.is_err() {
+                // What failed because of a plugin may do better with the same words.
+                file.forget();
+            }
+            let status = match &outcome {
+                Ok(true) => Some("success"),
+                Ok(false) => None,
+                Err(_) => Some("failure"),
+            };
+            if let Some(status) = status {
+                let now = self.clock().now().as_millisecond() as f64 / 1000.0;
+                ENCRYPTION_RELOADED.with(&format!("status={status:?}")).set(now);
+            }
+            report(&ENCRYPTION_RELOADS, "encryption", file, outcome);
+        }
+        if let Err(failure) = self.hub.reread().await {
+            tracing::warn!(why = failure.0.message, "what could not be decrypted cannot be read again");
         }
     }
 }

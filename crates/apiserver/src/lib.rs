@@ -17,6 +17,7 @@ pub mod config;
 mod convert;
 mod custom;
 pub mod discovery;
+pub mod encryption;
 mod endpoints;
 pub mod failure;
 pub mod files;

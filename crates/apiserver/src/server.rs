@@ -27,6 +27,7 @@ use crate::authn::{self, Authenticator, impersonate};
 use crate::authz::{self, Action, Authorizer};
 use crate::call::{Call, UserInfo};
 use crate::config::Config;
+use crate::encryption::Encryption;
 use crate::failure::{Failure, Result, plain};
 use crate::flow::{Flow, Flows};
 use crate::http::answer::{self, Answer};
@@ -74,6 +75,8 @@ pub struct ApiServer {
     audit: Option<Arc<Auditor>>,
     flows: Flows,
     pub(crate) gathered: usage::Gathered,
+    /// What stands between the server and its store, where anything is encrypted.
+    pub(crate) encryption: Option<Arc<Encryption>>,
     turns: Semaphore,
     stopping: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -90,7 +93,17 @@ impl ApiServer {
     ///
     /// # Errors
     /// The store cannot be read or written, or a key cannot be used.
-    pub async fn new(config: Config) -> Result<Arc<Self>> {
+    pub async fn new(mut config: Config) -> Result<Arc<Self>> {
+        let encryption = match &config.encryption {
+            Some(settings) => {
+                let started = Encryption::start(settings, config.store.clone(), config.clock.clone()).await;
+                Some(started.map_err(|why| plain(500, why))?)
+            }
+            None => None,
+        };
+        if let Some(encryption) = &encryption {
+            config.store = encryption.clone();
+        }
         let (catalogue, started) = (Arc::new(Catalogue::new(&config.kinds)), config.clock.now());
         catalogue.add(usage::definitions());
         let allocators = Allocators::new(&config);
@@ -117,6 +130,7 @@ impl ApiServer {
             audit: auditor.map(Arc::new),
             flows: Flows::default(),
             gathered: usage::Gathered::default(),
+            encryption,
             turns: Semaphore::new(MAX_REQUESTS),
             stopping: AtomicBool::new(false),
             tasks: Mutex::default(),
@@ -294,7 +308,7 @@ impl ApiServer {
             return Ok(Box::pin(aggregation::proxy::answer(self, &remote, parts, &user, body)).await);
         }
         if !info.is_resource {
-            return discovery::answer(self, parts, query, info);
+            return discovery::answer(self, parts, query, info).await;
         }
         let Some(served) = self.catalogue.get(&info.group, &info.version, &info.resource) else {
             return self.nothing_there(info);

@@ -5,18 +5,17 @@
 
 mod calls;
 mod client;
-mod error;
 pub mod fake;
-pub mod grpc;
 mod messages;
 mod server;
 mod services;
 
 pub use client::CriClient;
-pub use error::{Code, CriError, CriResult};
 pub use messages::*;
 pub use server::CriServer;
 pub use services::{EventStream, ImageService, PullProgress, RuntimeService};
+pub use skiff_grpc as grpc;
+pub use skiff_grpc::{Code, GrpcError as CriError, GrpcResult as CriResult};
 
 /// The version of the interface that is spoken here, as `Version` answers it.
 pub const RUNTIME_API_VERSION: &str = "v1";

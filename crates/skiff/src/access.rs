@@ -12,9 +12,12 @@ use skiff_apiserver::authn::{self, proxy, token_file, webhook};
 use skiff_apiserver::authz::abac::Policies;
 use skiff_apiserver::authz::{self, Chain};
 use skiff_apiserver::config::Access;
+use skiff_apiserver::encryption;
 use skiff_apiserver::files::duration;
 
-use crate::cli::access::{AccessOptions, AuthenticationOptions, AuthorizationOptions, OidcOptions, ProxyOptions};
+use crate::cli::access::{
+    AccessOptions, AuthenticationOptions, AuthorizationOptions, EncryptionOptions, OidcOptions, ProxyOptions,
+};
 use crate::commands::CommandError;
 use crate::kubeconfig::read_whole;
 use crate::paths::named;
@@ -28,6 +31,13 @@ pub fn settings(options: &AccessOptions, client_authority: &str) -> Result<Acces
         authentication: authentication(&options.authentication, client_authority)?,
         authorization: authorization(&options.authorization)?,
     })
+}
+
+/// What is encrypted where it is stored.
+pub fn encryption(options: &AccessOptions) -> Option<encryption::Settings> {
+    let EncryptionOptions { encryption_provider_config: file, encryption_provider_config_automatic_reload: reloads } =
+        &options.encryption;
+    file.clone().map(|file| encryption::Settings { file, reloads: *reloads == Some(true) })
 }
 
 /// Who decides; flags say what an AuthorizationConfiguration could.

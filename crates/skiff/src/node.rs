@@ -204,6 +204,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         shared_store: setting.machine.facts.datastore.is_some(),
         audit: audit::settings(&setting.options.audit)?,
         tokens: access::tokens(&setting.options.access)?,
+        encryption: access::encryption(&setting.options.access),
         access: access::settings(&setting.options.access, setting.authority.certificate_pem())?,
         ..ApiConfig::new(store, setting.machine.clock.clone(), setting.machine.ids.clone())
     };

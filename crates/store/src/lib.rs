@@ -161,6 +161,9 @@ pub enum StoreError {
     /// The disk, or the remote store, failed; names the operation.
     #[error("{0}")]
     Unavailable(String),
+    /// A value cannot be made into what is stored, or read back from it.
+    #[error("{0}")]
+    Transform(String),
 }
 
 /// The storage that the API server stands on. Reads at revision `None` see every acknowledged write.

@@ -1,6 +1,8 @@
 //! `/healthz`, `/livez` and `/readyz`, whole and check by check, with upstream's texts.
 //! See <https://kubernetes.io/docs/reference/using-api/health-checks/>.
 
+use std::borrow::Cow;
+
 use http::header::{HeaderValue, X_CONTENT_TYPE_OPTIONS};
 
 use crate::failure::Result;
@@ -34,13 +36,14 @@ const READYZ: [&str; 9] = [
 pub fn answer(server: &ApiServer, path: &str, query: &Query) -> Option<Result<Answer>> {
     let path = path.trim_start_matches('/');
     let (kind, check) = path.split_once('/').unwrap_or((path, ""));
-    let checks = checks_of(kind)?;
+    let checks = checks_of(server, kind)?;
     let mut answer = if check.is_empty() {
         let passes = |check: &str| looked_at(server, kind, check).is_none();
-        let (code, text) = report(kind, checks, query, passes);
+        let (code, text) = report(kind, &checks, query, passes);
         answer::text(code, text)
     } else {
-        checks.contains(&check).then_some(())?;
+        let is_plugin = kind != "livez" && plugin_fault(server, check).is_some();
+        (is_plugin || checks.contains(&check)).then_some(())?;
         match looked_at(server, kind, check) {
             None => answer::text(200, "ok"),
             Some(why) => answer::text(500, format!("internal server error: {why}\n")),
@@ -50,14 +53,31 @@ pub fn answer(server: &ApiServer, path: &str, query: &Query) -> Option<Result<An
     Some(Ok(answer))
 }
 
-/// What is looked at under a path.
-pub fn checks_of(kind: &str) -> Option<&'static [&'static str]> {
-    match kind {
-        "healthz" => Some(&HEALTHZ),
-        "livez" => Some(&LIVEZ),
-        "readyz" => Some(&READYZ),
-        _ => None,
+/// Asks those whose health is not known beforehand.
+pub async fn ask(server: &ApiServer, path: &str) {
+    if let Some(encryption) = &server.encryption
+        && (path.starts_with("/healthz") || path.starts_with("/readyz"))
+    {
+        encryption.ask().await;
     }
+}
+
+/// What is looked at under a path. Plugins are no reason to restart a server, so that `livez` does not look at them.
+pub fn checks_of(server: &ApiServer, kind: &str) -> Option<Vec<&'static str>> {
+    let mut checks = match kind {
+        "healthz" => HEALTHZ.to_vec(),
+        "livez" => return Some(LIVEZ.to_vec()),
+        "readyz" => READYZ.to_vec(),
+        _ => return None,
+    };
+    let plugins = server.encryption.as_ref().and_then(|encryption| encryption.check());
+    let place = checks.iter().position(|check| check.starts_with("poststarthook")).unwrap_or(checks.len());
+    checks.splice(place..place, plugins);
+    Some(checks)
+}
+
+fn plugin_fault(server: &ApiServer, check: &str) -> Option<Result<(), String>> {
+    server.encryption.as_ref()?.fault(check)
 }
 
 /// The whole picture: only its failure, or who asks for it, is shown every check.
@@ -88,19 +108,22 @@ fn report(kind: &str, checks: &[&str], query: &Query, passes: impl Fn(&str) -> b
     }
 }
 
-fn looked_at(server: &ApiServer, kind: &str, check: &str) -> Option<&'static str> {
+fn looked_at(server: &ApiServer, kind: &str, check: &str) -> Option<Cow<'static, str>> {
     let fault = fault(server, check);
     server.metrics.health(kind, check, fault.is_none());
     fault
 }
 
 /// What is wrong with a part; the caches are filled and the first objects written before the server exists.
-pub fn fault(server: &ApiServer, check: &str) -> Option<&'static str> {
+pub fn fault(server: &ApiServer, check: &str) -> Option<Cow<'static, str>> {
+    if let Some(outcome) = plugin_fault(server, check) {
+        return outcome.err().map(Cow::Owned);
+    }
     match check {
         "etcd" | "etcd-readiness" | "informer-sync" if !server.is_following() => {
-            Some("the store cannot be followed at present")
+            Some("the store cannot be followed at present".into())
         }
-        "shutdown" if server.is_stopping() => Some("process is shutting down"),
+        "shutdown" if server.is_stopping() => Some("process is shutting down".into()),
         _ => None,
     }
 }

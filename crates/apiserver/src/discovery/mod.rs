@@ -31,8 +31,9 @@ const PEOPLE: Accepted =
 const AGGREGATED: &str = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Answers a path that names no resource.
-pub fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestInfo) -> Result<Answer> {
+pub async fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &RequestInfo) -> Result<Answer> {
     let path = info.path.trim_end_matches('/');
+    health::ask(server, path).await;
     if let Some(answer) = health::answer(server, path, query) {
         return answer;
     }
@@ -98,7 +99,7 @@ fn health_figures(server: &ApiServer) -> String {
     let name = "kubernetes_healthcheck";
     let mut text = format!("# HELP {name} Whether a part of the server is well.\n# TYPE {name} gauge\n");
     for kind in ["healthz", "livez", "readyz"] {
-        for check in health::checks_of(kind).unwrap_or_default() {
+        for check in health::checks_of(server, kind).unwrap_or_default() {
             let well = u8::from(health::fault(server, check).is_none());
             text.push_str(&format!("{name}{{name={check:?},type={kind:?}}} {well}\n"));
         }
@@ -153,7 +154,8 @@ fn paths(server: &ApiServer) -> Vec<String> {
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
     }
     for kind in ["healthz", "livez", "readyz"] {
-        paths.extend(health::checks_of(kind).unwrap_or_default().iter().map(|check| format!("/{kind}/{check}")));
+        paths
+            .extend(health::checks_of(server, kind).unwrap_or_default().iter().map(|check| format!("/{kind}/{check}")));
     }
     paths.sort();
     paths

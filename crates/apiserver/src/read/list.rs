@@ -102,6 +102,7 @@ async fn stored_page(server: &ApiServer, call: &Call, filter: &Filter) -> Result
     };
     // Whoever takes any state takes all of it, as from upstream's cache.
     let limit = if revision == Some(0) { 0 } else { options.limit };
+    call.served.cache.check_readable()?;
     let (mut entries, revision) = call.served.cache.list(filter, reached);
     let (mut next, mut remaining) = (String::new(), None);
     if limit > 0 && entries.len() > limit {
@@ -166,6 +167,7 @@ async fn exact_page(
         }
         for (index, pair) in result.items.iter().enumerate() {
             let entry = cache.entry(pair.clone());
+            entry.check_readable()?;
             if !filter.matches(&entry) {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! The watch cache of one resource: all its objects as stored bytes with the facts that selectors need, the latest
 //! changes, and the watchers. One change is encoded once for all watchers; a watcher that nothing concerns is not woken.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -9,12 +9,13 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use skiff_kinds::ResourceDef;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
+use skiff_object::{Object, Status};
 use skiff_store::{KeyValue, Revision, WatchEvent};
 use tokio::sync::mpsc;
 
 use crate::codec::{self, Heads};
+use crate::encryption;
 use crate::failure::{Result, expired};
 use crate::http::negotiate::Media;
 use crate::metrics::StoreFigures;
@@ -64,6 +65,23 @@ impl Entry {
             labels,
             fields,
         }
+    }
+
+    /// Every object is stored as one.
+    fn is_readable(&self) -> bool {
+        self.value.first() == Some(&b'{')
+    }
+
+    /// Whether it could be decrypted.
+    ///
+    /// # Errors
+    /// It could not, and why.
+    pub fn check_readable(&self) -> Result<()> {
+        if self.is_readable() {
+            return Ok(());
+        }
+        let why = encryption::unreadable(&self.key, &self.value);
+        Err(Status::internal(why.unwrap_or_else(|| "the stored object is damaged".to_owned())).into())
     }
 
     fn text(&self, from: usize, to: usize) -> &str {
@@ -295,6 +313,8 @@ struct State {
     next_watcher: u64,
     /// How many events were given to watchers.
     sent: u64,
+    /// The keys of objects that cannot be read, because nobody can decrypt them.
+    unreadable: BTreeSet<Bytes>,
 }
 
 /// The watch cache of one resource.
@@ -351,7 +371,8 @@ impl ResourceCache {
 
     /// Replaces the content by what the store holds at `revision`; watchers must begin anew.
     pub fn load(&self, items: Vec<KeyValue>, revision: Revision) {
-        let entries = items.into_iter().map(|pair| (pair.key.clone(), self.entry(pair))).collect();
+        let entries: BTreeMap<_, _> = items.into_iter().map(|pair| (pair.key.clone(), self.entry(pair))).collect();
+        let unreadable = entries.values().filter(|entry| !entry.is_readable()).map(|entry| entry.key.clone()).collect();
         let mut state = self.state.lock();
         let (next_watcher, sent) = (state.next_watcher, state.sent);
         *state = State {
@@ -361,8 +382,10 @@ impl ResourceCache {
             changed: revision,
             next_watcher,
             sent,
+            unreadable,
             ..State::default()
         };
+        state.tell_of_unreadable();
     }
 
     /// Takes over the changes of one revision and tells the watchers.
@@ -384,6 +407,7 @@ impl ResourceCache {
                 continue;
             }
             state.changed = revision;
+            state.look_at(now.as_ref(), before.as_ref());
             let change = Arc::new(Change { revision, now, before });
             state.tell(&change);
             state.remember(change);
@@ -405,6 +429,14 @@ impl ResourceCache {
     /// Ends all watches, so that their clients come back and find the new state of things.
     pub fn disconnect(&self) {
         self.state.lock().watchers.clear();
+    }
+
+    /// Whether all of it can be read; no list and no watch can do without the rest.
+    ///
+    /// # Errors
+    /// An object cannot be decrypted.
+    pub fn check_readable(&self) -> Result<()> {
+        self.state.lock().check_readable()
     }
 
     /// The revision of the last change.
@@ -469,6 +501,7 @@ impl ResourceCache {
     ) -> Result<Subscription> {
         let (sender, queue) = mpsc::channel(WATCHER_QUEUE);
         let mut state = self.state.lock();
+        state.check_readable()?;
         let initial = match start {
             Start::Now => Vec::new(),
             Start::Everything => {
@@ -492,6 +525,30 @@ impl ResourceCache {
 }
 
 impl State {
+    fn check_readable(&self) -> Result<()> {
+        let first = self.unreadable.first().and_then(|key| self.entries.get(key));
+        first.map_or(Ok(()), |entry| entry.check_readable())
+    }
+
+    /// Keeps in mind what cannot be read. Who watches is sent away: what would be told is not the whole truth.
+    fn look_at(&mut self, now: Option<&Arc<Entry>>, before: Option<&Arc<Entry>>) {
+        if let Some(before) = before.filter(|_| !self.unreadable.is_empty()) {
+            self.unreadable.remove(&before.key);
+        }
+        if let Some(now) = now.filter(|now| !now.is_readable()) {
+            self.unreadable.insert(now.key.clone());
+            self.watchers.clear();
+            self.tell_of_unreadable();
+        }
+    }
+
+    fn tell_of_unreadable(&self) {
+        if let Err(failure) = self.check_readable() {
+            let (count, why) = (self.unreadable.len(), &failure.0.message);
+            tracing::error!(count, why, "stored objects cannot be read");
+        }
+    }
+
     fn select(&self, prefix: &str, filter: &Filter) -> Vec<Arc<Entry>> {
         let start = match &filter.namespace {
             Some(namespace) => format!("{prefix}{namespace}/"),

@@ -159,6 +159,16 @@ impl Hub {
         Ok(())
     }
 
+    /// Reads again what could not be decrypted.
+    pub async fn reread(&self) -> Result<()> {
+        for cache in self.catalogue.snapshot().caches() {
+            if cache.check_readable().is_err() {
+                self.fill_cache(cache).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the store's watch stands.
     pub fn is_following(&self) -> bool {
         self.following.load(Ordering::Relaxed)

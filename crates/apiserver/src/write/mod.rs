@@ -274,6 +274,12 @@ impl<'a> Target<'a> {
         Ok(found?.1)
     }
 
+    /// Whether even what has not changed is to be written, because it would be encrypted otherwise today.
+    async fn is_stale(&self) -> Result<bool> {
+        let Some(encryption) = &self.server.encryption else { return Ok(false) };
+        Ok(encryption.is_stale(&self.key()).await?)
+    }
+
     fn timed(&self, asked: Asked, began: Duration, has_failed: bool) {
         let took = self.server.clock().monotonic().saturating_sub(began);
         self.server.metrics.stored(&self.served.cache, asked, took, has_failed);

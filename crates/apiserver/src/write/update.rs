@@ -127,7 +127,7 @@ async fn attempt_change(
         }
         let claims = target.server.allocators.begin(target, &mut new, Some(old)).await?;
         let stored = target.encode(&new);
-        if target.options.dry_run || stored == current.value {
+        if target.options.dry_run || (stored == current.value && !target.is_stale().await?) {
             return Ok(Some(Written { stored, revision, created: false }));
         }
         let gone = is_released(def, &new, old);

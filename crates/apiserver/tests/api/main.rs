@@ -7,6 +7,7 @@ mod conformance;
 mod custom;
 mod deciders;
 mod documents;
+mod encrypted;
 mod entries;
 #[path = "../../../store/tests/suite/etcd.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "a fixture, of which these tests need a part")]
@@ -20,6 +21,7 @@ mod objects;
 mod operating;
 mod owners;
 mod peer;
+mod plugin;
 mod pods;
 mod policies;
 mod served;

@@ -13,6 +13,21 @@ pub struct AccessOptions {
     /// Who decides what they may do.
     #[command(flatten)]
     pub authorization: AuthorizationOptions,
+    /// What is encrypted where it is stored.
+    #[command(flatten)]
+    pub encryption: EncryptionOptions,
+}
+
+/// What is encrypted where it is stored.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct EncryptionOptions {
+    /// An EncryptionConfiguration: which resources are encrypted where they are stored, and with what
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Whether it is read again when it changes [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true,
+        requires = "encryption_provider_config")]
+    pub encryption_provider_config_automatic_reload: Option<bool>,
 }
 
 /// Who decides who may do what.
@@ -156,7 +171,7 @@ impl AccessOptions {
     fn typed(&self) -> Vec<(&'static str, Typed<'_>)> {
         use Typed::{File, List, Switch, Text};
         let AuthenticationOptions { oidc, proxy, .. } = &self.authentication;
-        let (own, deciders) = (&self.authentication, &self.authorization);
+        let (own, deciders, encryption) = (&self.authentication, &self.authorization, &self.encryption);
         vec![
             ("authentication-config", File(&own.authentication_config)),
             ("anonymous-auth", Switch(own.anonymous_auth)),
@@ -188,6 +203,11 @@ impl AccessOptions {
             (
                 "authorization-webhook-cache-unauthorized-ttl",
                 Text(&deciders.authorization_webhook_cache_unauthorized_ttl),
+            ),
+            ("encryption-provider-config", File(&encryption.encryption_provider_config)),
+            (
+                "encryption-provider-config-automatic-reload",
+                Switch(encryption.encryption_provider_config_automatic_reload),
             ),
         ]
     }

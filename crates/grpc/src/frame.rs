@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
 use prost::Message;
 
-use crate::{Code, CriError, CriResult};
+use crate::{Code, GrpcError, GrpcResult};
 
 /// The longest message that is taken, as upstream's kubelet has it.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -19,7 +19,7 @@ pub(super) const MESSAGE: &str = "grpc-message";
 pub(super) const TIMEOUT: &str = "grpc-timeout";
 
 /// A message with its prefix.
-pub(super) fn frame(message: &[u8]) -> CriResult<Bytes> {
+pub(super) fn frame(message: &[u8]) -> GrpcResult<Bytes> {
     let length = u32::try_from(message.len())
         .ok()
         .filter(|_| message.len() <= MAX_MESSAGE_BYTES)
@@ -31,8 +31,8 @@ pub(super) fn frame(message: &[u8]) -> CriResult<Bytes> {
     Ok(framed.freeze())
 }
 
-fn too_large(verb: &str, bytes: usize) -> CriError {
-    CriError::resource_exhausted(format!(
+fn too_large(verb: &str, bytes: usize) -> GrpcError {
+    GrpcError::resource_exhausted(format!(
         "grpc: trying to {verb} message larger than max ({bytes} vs. {MAX_MESSAGE_BYTES})"
     ))
 }
@@ -41,8 +41,8 @@ fn too_large(verb: &str, bytes: usize) -> CriError {
 ///
 /// # Errors
 /// It is none of this kind.
-pub fn decode<M: Message + Default>(message: &[u8]) -> CriResult<M> {
-    M::decode(message).map_err(|error| CriError::internal(format!("grpc: failed to unmarshal the message: {error}")))
+pub fn decode<M: Message + Default>(message: &[u8]) -> GrpcResult<M> {
+    M::decode(message).map_err(|error| GrpcError::internal(format!("grpc: failed to unmarshal the message: {error}")))
 }
 
 /// Takes bytes as they come and gives whole messages.
@@ -57,10 +57,10 @@ impl Deframer {
     }
 
     /// The next whole message, if it is there.
-    pub(super) fn next(&mut self) -> CriResult<Option<Bytes>> {
+    pub(super) fn next(&mut self) -> GrpcResult<Option<Bytes>> {
         let Some(prefix) = self.buffer.get(..PREFIX_BYTES) else { return Ok(None) };
         if prefix[0] != 0 {
-            return Err(CriError::unimplemented("grpc: compressed messages are not taken"));
+            return Err(GrpcError::unimplemented("grpc: compressed messages are not taken"));
         }
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
         if length > MAX_MESSAGE_BYTES {
@@ -74,23 +74,23 @@ impl Deframer {
     }
 
     /// The only message of a call that has exactly one.
-    pub(super) fn single(&mut self) -> CriResult<Bytes> {
-        self.next()?.ok_or_else(|| CriError::internal("grpc: the call ended without a message"))
+    pub(super) fn single(&mut self) -> GrpcResult<Bytes> {
+        self.next()?.ok_or_else(|| GrpcError::internal("grpc: the call ended without a message"))
     }
 }
 
 /// What the headers or trailers say of how the call went; none when they do not.
-pub(super) fn status(headers: &HeaderMap) -> Option<CriResult<()>> {
+pub(super) fn status(headers: &HeaderMap) -> Option<GrpcResult<()>> {
     let number: i32 = headers.get(STATUS)?.to_str().ok()?.parse().ok()?;
     if number == 0 {
         return Some(Ok(()));
     }
     let message = headers.get(MESSAGE).map(|text| unescape(text.as_bytes())).unwrap_or_default();
-    Some(Err(CriError { code: Code::from_number(number), message }))
+    Some(Err(GrpcError { code: Code::from_number(number), message }))
 }
 
 /// The trailers that tell how a call went.
-pub(super) fn trailers(outcome: &CriResult<()>) -> HeaderMap {
+pub(super) fn trailers(outcome: &GrpcResult<()>) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     let number = outcome.as_ref().err().map_or(0, |error| error.code as i32);
     trailers.insert(STATUS, HeaderValue::from(number));
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn failures_survive_the_trailers() {
-        let error = CriError::not_found("no \"ä\": 100 %\nnext line");
+        let error = GrpcError::not_found("no \"ä\": 100 %\nnext line");
         assert_eq!(status(&trailers(&Err(error.clone()))), Some(Err(error)));
         assert_eq!(status(&trailers(&Ok(()))), Some(Ok(())));
         assert_eq!(status(&HeaderMap::new()), None);

@@ -1,39 +1,42 @@
-//! Calls through a socket: both sides of this module against each other.
+//! Calls through a socket: both sides of this crate against each other.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use prost::Message;
 use tokio::net::UnixListener;
 
 use super::*;
-use crate::{Code, CriError, CriResult, VersionRequest, VersionResponse};
+
+#[derive(Clone, PartialEq, Message)]
+struct Words {
+    #[prost(string, tag = "1")]
+    text: String,
+}
 
 struct Echo;
 
 #[async_trait]
 impl Handler for Echo {
-    async fn call(&self, service: &str, method: &str, message: Bytes) -> CriResult<Reply> {
-        let request: VersionRequest = decode(&message)?;
-        let answer = |text: String| VersionResponse { version: text, ..Default::default() };
+    async fn call(&self, service: &str, method: &str, message: Bytes) -> GrpcResult<Reply> {
+        let request: Words = decode(&message)?;
+        let answer = |text: String| Words { text };
         match method {
-            "Echo" => Ok(Reply::message(&answer(format!("{service} {}", request.version)))),
+            "Echo" => Ok(Reply::message(&answer(format!("{service} {}", request.text)))),
             "Hang" => std::future::pending().await,
             "Count" => {
-                let numbers = (0..3).map(move |number| {
-                    use prost::Message;
-                    Ok(answer(number.to_string()).encode_to_vec().into())
-                });
-                let broken = stream::iter([Err(CriError::data_loss_for_tests())]);
+                let numbers = (0..3).map(move |number| Ok(answer(number.to_string()).encode_to_vec().into()));
+                let broken = stream::iter([Err(GrpcError::data_loss_for_tests())]);
                 Ok(Reply::Many(Box::pin(stream::iter(numbers).chain(broken))))
             }
-            _ => Err(CriError::unimplemented(format!("unknown method {method}"))),
+            _ => Err(GrpcError::unimplemented(format!("unknown method {method}"))),
         }
     }
 }
 
-impl CriError {
+impl GrpcError {
     fn data_loss_for_tests() -> Self {
         Self { code: Code::DataLoss, message: "that is all".to_owned() }
     }
@@ -64,11 +67,11 @@ impl Drop for Served {
     }
 }
 
-async fn ask(channel: &Channel, method: &str, text: &str) -> CriResult<String> {
-    let request = VersionRequest { version: text.to_owned() };
+async fn ask(channel: &Channel, method: &str, text: &str) -> GrpcResult<String> {
+    let request = Words { text: text.to_owned() };
     let limit = Some(std::time::Duration::from_secs(30));
-    let answer: VersionResponse = channel.unary(&format!("/a.B/{method}"), &request, limit).await?;
-    Ok(answer.version)
+    let answer: Words = channel.unary(&format!("/a.B/{method}"), &request, limit).await?;
+    Ok(answer.text)
 }
 
 #[tokio::test]
@@ -79,16 +82,15 @@ async fn calls_are_answered_also_many_at_once() {
         tokio::join!(ask(&channel, "Echo", "1"), ask(&channel, "Echo", &long), ask(&channel, "No", ""));
     assert_eq!(one, Ok("a.B 1".to_owned()));
     assert_eq!(two.expect("answered").len(), "a.B ".len() + long.len());
-    assert_eq!(three, Err(CriError::unimplemented("unknown method No")));
+    assert_eq!(three, Err(GrpcError::unimplemented("unknown method No")));
 }
 
 #[tokio::test]
 async fn a_stream_gives_its_messages_and_then_its_status() {
     let (_served, channel) = Served::start("stream");
-    let messages: Streaming<VersionResponse> =
-        channel.streaming("/a.B/Count", &VersionRequest::default()).await.expect("begins");
+    let messages: Streaming<Words> = channel.streaming("/a.B/Count", &Words::default()).await.expect("begins");
     let got: Vec<_> =
-        messages.map(|message| message.map(|answer| answer.version).map_err(|error| error.code)).collect().await;
+        messages.map(|message| message.map(|answer| answer.text).map_err(|error| error.code)).collect().await;
     assert_eq!(got, [Ok("0".to_owned()), Ok("1".to_owned()), Ok("2".to_owned()), Err(Code::DataLoss)]);
 }
 

@@ -1,7 +1,7 @@
-//! What a call of the interface fails with: gRPC's codes and a message.
+//! What a call fails with: gRPC's codes and a message.
 
 /// The result of a call.
-pub type CriResult<T> = Result<T, CriError>;
+pub type GrpcResult<T> = Result<T, GrpcError>;
 
 /// The codes of gRPC, by its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,11 +29,11 @@ pub enum Code {
     Aborted = 10,
     /// Beyond the end.
     OutOfRange = 11,
-    /// Not offered by this runtime.
+    /// Not offered by this service.
     Unimplemented = 12,
-    /// The runtime broke.
+    /// The service broke.
     Internal = 13,
-    /// The runtime cannot be reached now.
+    /// The service cannot be reached now.
     Unavailable = 14,
     /// Data is gone.
     DataLoss = 15,
@@ -69,7 +69,7 @@ impl Code {
 /// A failed call. It prints as gRPC's Go client prints it, since users meet that text in events.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("rpc error: code = {code:?} desc = {message}")]
-pub struct CriError {
+pub struct GrpcError {
     /// What kind of failure it is.
     pub code: Code,
     /// What failed, on which object, and why.
@@ -84,23 +84,23 @@ macro_rules! constructors {
     };
 }
 
-impl CriError {
+impl GrpcError {
     constructors! {
-        /// There is no such sandbox, container or image.
+        /// There is no such thing.
         not_found = NotFound;
         /// The request makes no sense.
         invalid_argument = InvalidArgument;
         /// The object is not in a state for this call.
         failed_precondition = FailedPrecondition;
-        /// The runtime or the kernel refused.
+        /// The service broke, or the kernel refused.
         internal = Internal;
-        /// The runtime or a registry cannot be reached.
+        /// The service, or what it needs, cannot be reached.
         unavailable = Unavailable;
         /// There is one already.
         already_exists = AlreadyExists;
         /// Time ran out.
         deadline_exceeded = DeadlineExceeded;
-        /// Not offered by this runtime.
+        /// Not offered by this service.
         unimplemented = Unimplemented;
         /// Not allowed.
         permission_denied = PermissionDenied;
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn an_error_prints_as_gos_client_prints_it() {
-        let error = CriError::not_found("no container \"x\"");
+        let error = GrpcError::not_found("no container \"x\"");
         assert_eq!(error.to_string(), "rpc error: code = NotFound desc = no container \"x\"");
     }
 }

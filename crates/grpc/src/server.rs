@@ -19,8 +19,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::frame::{self, CONTENT_TYPE, Deframer};
-use crate::{CriError, CriResult};
+use crate::frame::{self, CONTENT_TYPE, Deframer};
+use crate::{GrpcError, GrpcResult};
 
 /// How long a listener rests after an error such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -30,7 +30,7 @@ pub enum Reply {
     /// One message.
     One(Bytes),
     /// Messages as they come; the call ends with the stream, or with its first error.
-    Many(Pin<Box<dyn Stream<Item = CriResult<Bytes>> + Send>>),
+    Many(Pin<Box<dyn Stream<Item = GrpcResult<Bytes>> + Send>>),
 }
 
 impl Reply {
@@ -44,7 +44,7 @@ impl Reply {
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// Answers the call `/SERVICE/METHOD`; the message is the request's.
-    async fn call(&self, service: &str, method: &str, message: Bytes) -> CriResult<Reply>;
+    async fn call(&self, service: &str, method: &str, message: Bytes) -> GrpcResult<Reply>;
 }
 
 /// Serves on a listener until the task is dropped.
@@ -95,10 +95,10 @@ async fn answer(handler: &dyn Handler, request: Request<Incoming>) -> Answer {
     let outcome = match limit {
         Some(limit) => tokio::time::timeout(limit, work)
             .await
-            .unwrap_or_else(|_| Err(CriError::deadline_exceeded("context deadline exceeded"))),
+            .unwrap_or_else(|_| Err(GrpcError::deadline_exceeded("context deadline exceeded"))),
         None => work.await,
     };
-    let messages: Pin<Box<dyn Stream<Item = CriResult<Bytes>> + Send>> = match outcome {
+    let messages: Pin<Box<dyn Stream<Item = GrpcResult<Bytes>> + Send>> = match outcome {
         Ok(Reply::One(message)) => Box::pin(stream::iter([Ok(message)])),
         Ok(Reply::Many(messages)) => messages,
         Err(error) => Box::pin(stream::iter([Err(error)])),
@@ -108,7 +108,7 @@ async fn answer(handler: &dyn Handler, request: Request<Incoming>) -> Answer {
 
 /// The messages as frames, and at the end, or at the first error, the trailers.
 fn frames(
-    messages: Pin<Box<dyn Stream<Item = CriResult<Bytes>> + Send>>,
+    messages: Pin<Box<dyn Stream<Item = GrpcResult<Bytes>> + Send>>,
 ) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + 'static {
     stream::unfold(Some(messages), |messages| async move {
         let mut messages = messages?;
@@ -134,10 +134,10 @@ fn respond(
 }
 
 /// The one message of a request.
-async fn receive(mut body: Incoming) -> CriResult<Bytes> {
+async fn receive(mut body: Incoming) -> GrpcResult<Bytes> {
     let mut deframer = Deframer::default();
     while let Some(next) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let next = next.map_err(|error| CriError::canceled(format!("the request broke off: {error}")))?;
+        let next = next.map_err(|error| GrpcError::canceled(format!("the request broke off: {error}")))?;
         if let Ok(data) = next.into_data() {
             deframer.push(&data);
         }

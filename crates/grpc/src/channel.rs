@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::UnixStream;
 
-use super::frame::{self, CONTENT_TYPE, Deframer, TIMEOUT};
-use crate::{Code, CriError, CriResult};
+use crate::frame::{self, CONTENT_TYPE, Deframer, TIMEOUT};
+use crate::{Code, GrpcError, GrpcResult};
 
 /// How long connecting to a socket of this machine may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -36,10 +36,10 @@ impl Channel {
     ///
     /// # Errors
     /// It is another kind of endpoint.
-    pub fn new(endpoint: &str) -> CriResult<Self> {
+    pub fn new(endpoint: &str) -> GrpcResult<Self> {
         let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
         if !path.starts_with('/') {
-            return Err(CriError::invalid_argument(format!(
+            return Err(GrpcError::invalid_argument(format!(
                 "endpoint {endpoint:?} is not supported: it must be a path, or unix:// and a path"
             )));
         }
@@ -60,14 +60,14 @@ impl Channel {
         call: &str,
         request: &Q,
         limit: Option<Duration>,
-    ) -> CriResult<R> {
+    ) -> GrpcResult<R> {
         let exchange = async {
             let mut answer = self.open(call, request, limit).await?;
             let mut message = None;
             while let Some(next) = answer.receive().await {
                 message = Some(next?);
             }
-            message.ok_or_else(|| CriError::internal(format!("{call} ended without an answer")))
+            message.ok_or_else(|| GrpcError::internal(format!("{call} ended without an answer")))
         };
         let message = match limit {
             Some(limit) => tokio::time::timeout(limit, exchange).await.map_err(|_| too_late())??,
@@ -80,12 +80,12 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Channel::unary`].
-    pub async fn streaming<Q: Message, R>(&self, call: &str, request: &Q) -> CriResult<Streaming<R>> {
+    pub async fn streaming<Q: Message, R>(&self, call: &str, request: &Q) -> GrpcResult<Streaming<R>> {
         let raw = self.open(call, request, None).await?;
         Ok(Streaming { raw, of: std::marker::PhantomData })
     }
 
-    async fn open<Q: Message>(&self, call: &str, message: &Q, limit: Option<Duration>) -> CriResult<Raw> {
+    async fn open<Q: Message>(&self, call: &str, message: &Q, limit: Option<Duration>) -> GrpcResult<Raw> {
         let body = Full::new(frame::frame(&message.encode_to_vec())?);
         let mut request = Request::post(format!("http://localhost{call}"))
             .header(header::CONTENT_TYPE, CONTENT_TYPE)
@@ -93,13 +93,13 @@ impl Channel {
         if let Some(limit) = limit {
             request = request.header(TIMEOUT, frame::write_timeout(limit));
         }
-        let request = request.body(body).map_err(|error| CriError::internal(format!("{call}: {error}")))?;
+        let request = request.body(body).map_err(|error| GrpcError::internal(format!("{call}: {error}")))?;
         let mut sender = self.connected().await?;
         let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         Raw::of(response, call)
     }
 
-    async fn connected(&self) -> CriResult<Sender> {
+    async fn connected(&self) -> GrpcResult<Sender> {
         let mut known = self.sender.lock().await;
         if let Some(sender) = known.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
@@ -119,15 +119,15 @@ impl Channel {
         Ok(sender)
     }
 
-    fn unreachable(&self, why: &str) -> CriError {
+    fn unreachable(&self, why: &str) -> GrpcError {
         let path = self.path.display();
-        CriError::unavailable(format!(
+        GrpcError::unavailable(format!(
             "connection error: desc = \"transport: Error while dialing: dial unix {path}: {why}\""
         ))
     }
 
-    fn broken(&self, error: &hyper::Error) -> CriError {
-        CriError::unavailable(format!("error reading from server {}: {error}", self.path.display()))
+    fn broken(&self, error: &hyper::Error) -> GrpcError {
+        GrpcError::unavailable(format!("error reading from server {}: {error}", self.path.display()))
     }
 }
 
@@ -140,8 +140,8 @@ fn plain(error: &std::io::Error) -> String {
     }
 }
 
-fn too_late() -> CriError {
-    CriError::deadline_exceeded("context deadline exceeded")
+fn too_late() -> GrpcError {
+    GrpcError::deadline_exceeded("context deadline exceeded")
 }
 
 /// The messages of an answer as bytes.
@@ -153,9 +153,9 @@ struct Raw {
 }
 
 impl Raw {
-    fn of(response: Response<Incoming>, call: &str) -> CriResult<Self> {
+    fn of(response: Response<Incoming>, call: &str) -> GrpcResult<Self> {
         if response.status() != StatusCode::OK {
-            return Err(CriError::unknown(format!("{call}: unexpected HTTP status code {}", response.status())));
+            return Err(GrpcError::unknown(format!("{call}: unexpected HTTP status code {}", response.status())));
         }
         // A call that fails before it has said anything tells so in its headers.
         if let Some(Err(error)) = frame::status(response.headers()) {
@@ -164,11 +164,11 @@ impl Raw {
         Ok(Self { body: response.into_body(), deframer: Deframer::default(), ended: false })
     }
 
-    async fn receive(&mut self) -> Option<CriResult<Bytes>> {
+    async fn receive(&mut self) -> Option<GrpcResult<Bytes>> {
         std::future::poll_fn(|context| self.poll_receive(context)).await
     }
 
-    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Option<CriResult<Bytes>>> {
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Option<GrpcResult<Bytes>>> {
         loop {
             match self.deframer.next() {
                 Ok(None) => {}
@@ -183,20 +183,20 @@ impl Raw {
                     Ok(data) => self.deframer.push(&data),
                     Err(next) => {
                         let status = next.trailers_ref().and_then(frame::status);
-                        let outcome = status.unwrap_or_else(|| Err(CriError::internal("the call has no status")));
+                        let outcome = status.unwrap_or_else(|| Err(GrpcError::internal("the call has no status")));
                         return self.end(outcome);
                     }
                 },
                 Some(Err(error)) => {
                     let text = format!("the answer broke off: {error}");
-                    return self.end(Err(CriError { code: Code::Unavailable, message: text }));
+                    return self.end(Err(GrpcError { code: Code::Unavailable, message: text }));
                 }
-                None => return self.end(Err(CriError::unavailable("the answer ended without a status"))),
+                None => return self.end(Err(GrpcError::unavailable("the answer ended without a status"))),
             }
         }
     }
 
-    fn end(&mut self, outcome: CriResult<()>) -> Poll<Option<CriResult<Bytes>>> {
+    fn end(&mut self, outcome: GrpcResult<()>) -> Poll<Option<GrpcResult<Bytes>>> {
         self.ended = true;
         Poll::Ready(outcome.err().map(Err))
     }
@@ -210,7 +210,7 @@ pub struct Streaming<R> {
 }
 
 impl<R: Message + Default> Stream for Streaming<R> {
-    type Item = CriResult<R>;
+    type Item = GrpcResult<R>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let message = std::task::ready!(self.raw.poll_receive(context));
