@@ -9,12 +9,13 @@ use futures_util::{FutureExt, StreamExt};
 use http::Method;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_client::{Change, Client, DeleteOptions, Error, Informer, Kind, ObjectKey, ObjectList, PartialObject};
 
 use crate::meta::time;
-use crate::resources::{Deletable, builtin, custom};
+use crate::resources::{Deletable, builtin, custom, of_other_servers};
 use crate::runner::Setup;
 
 /// The finalizer that stands for this controller.
@@ -37,10 +38,26 @@ pub struct Remains {
     pub error: Option<String>,
 }
 
-/// The conditions that tell how far the deletion is.
-pub fn judge(old: &[NamespaceCondition], remains: &[Remains], now: Timestamp) -> Vec<NamespaceCondition> {
+/// What a sweep left of everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// By resource.
+    pub remains: Vec<Remains>,
+    /// Versions of groups that cannot be asked what they have, each with the reason.
+    pub unknown: Vec<String>,
+}
+
+impl Swept {
+    fn is_clean(&self) -> bool {
+        self.unknown.is_empty() && self.remains.iter().all(|r| r.count == 0 && r.error.is_none())
+    }
+}
+
+/// The conditions that tell how far the deletion is; those of others are left as they are.
+pub fn judge(old: &[NamespaceCondition], swept: &Swept, now: Timestamp) -> Vec<NamespaceCondition> {
+    let remains = &swept.remains;
     let left: Vec<_> = remains.iter().filter(|r| r.count > 0).collect();
-    let errors: Vec<_> = remains.iter().filter_map(|r| r.error.as_deref()).collect();
+    let errors: Vec<_> = remains.iter().filter_map(|r| r.error.clone()).collect();
     let mut finalizers: BTreeMap<&str, usize> = BTreeMap::new();
     for (name, count) in left.iter().flat_map(|r| &r.finalizers) {
         *finalizers.entry(name).or_default() += count;
@@ -48,14 +65,27 @@ pub fn judge(old: &[NamespaceCondition], remains: &[Remains], now: Timestamp) ->
     let told = |holds: bool, yes: (&'static str, String), no: (&'static str, &str)| {
         if holds { (true, yes.0, yes.1) } else { (false, no.0, no.1.to_owned()) }
     };
-    let join = |parts: Vec<String>| parts.join(", ");
+    // Sorted, so that the same state is always told in the same words.
+    let join = |mut parts: Vec<String>| {
+        parts.sort_unstable();
+        parts.join(", ")
+    };
     let content = join(left.iter().map(|r| format!("{} has {} resource instances", r.resource, r.count)).collect());
     let held = join(finalizers.iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect());
-    let failed = format!("Failed to delete all resource types, {} remaining: {}", errors.len(), errors.join(", "));
+    let failed = format!("Failed to delete all resource types, {} remaining: {}", errors.len(), join(errors.clone()));
+    let unknown = format!(
+        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+        swept.unknown.len(),
+        join(swept.unknown.clone())
+    );
     let all = [
         (
             "NamespaceDeletionDiscoveryFailure",
-            (false, "ResourcesDiscovered", "All resources successfully discovered".to_owned()),
+            told(
+                !swept.unknown.is_empty(),
+                ("DiscoveryFailed", unknown),
+                ("ResourcesDiscovered", "All resources successfully discovered"),
+            ),
         ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
@@ -97,12 +127,30 @@ pub fn judge(old: &[NamespaceCondition], remains: &[Remains], now: Timestamp) ->
             last_transition_time: same.map_or_else(|| Some(time(now)), |same| same.last_transition_time.clone()),
         }
     };
-    all.into_iter().map(condition).collect()
+    let mut conditions = old.to_vec();
+    for new in all.into_iter().map(condition) {
+        match conditions.iter_mut().find(|condition| condition.type_ == new.type_) {
+            Some(condition) => *condition = new,
+            None => conditions.push(new),
+        }
+    }
+    conditions
+}
+
+/// Objects that nothing holds should have gone with the request that deleted them, Pods within the time that they are given.
+fn unexpected(namespace: &str, deletable: &Deletable, left: &[PartialObject], is_in_time: bool) -> Option<String> {
+    let is_held = left.iter().any(|object| object.metadata.finalizers.as_ref().is_some_and(|names| !names.is_empty()));
+    let resource = &deletable.resource;
+    let gvr = format!("{}/{}, Resource={}", resource.group, resource.version, resource.plural);
+    let why = || format!("unexpected items still remain in namespace: {namespace} for gvr: {gvr}");
+    (!left.is_empty() && !is_held && !is_in_time).then(why)
 }
 
 /// The controller.
 pub struct Namespaces {
     namespaces: Informer<Namespace>,
+    pods: Informer<Pod>,
+    services: Informer<APIService>,
     definitions: Informer<CustomResourceDefinition>,
     builtin: Vec<Deletable>,
     client: Client,
@@ -123,11 +171,11 @@ impl Namespaces {
             Change::Deleted(pod) => going_namespace(&known, pod.metadata.namespace.as_deref()),
             _ => Vec::new(),
         });
-        let definitions = setup.informer();
+        let (pods, services, definitions) = (setup.informer(), setup.informer(), setup.informer());
         let queue = setup.queue.clone();
         setup.synced().await;
         let builtin = builtin().into_iter().filter(|deletable| deletable.namespaced).collect();
-        let controller = Self { namespaces, definitions, builtin, client, clock };
+        let controller = Self { namespaces, pods, services, definitions, builtin, client, clock };
         let attend_to = |key: ObjectKey| {
             let controller = &controller;
             async move { controller.attend_to(&key).await }
@@ -142,29 +190,43 @@ impl Namespaces {
         if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|name| name == FINALIZER) {
             return Ok(true);
         }
-        let remains = self.sweep(&key.name).await;
-        if remains.iter().all(|r| r.count == 0 && r.error.is_none()) {
+        let swept = self.sweep(&namespace, &key.name).await;
+        if swept.is_clean() {
             return self.finalize(&namespace).await.map(|()| true);
         }
-        self.tell(&namespace, &remains).await.map(|()| false)
+        self.tell(&namespace, &swept).await.map(|()| false)
     }
 
-    async fn sweep(&self, namespace: &str) -> Vec<Remains> {
+    async fn sweep(&self, going: &Namespace, namespace: &str) -> Swept {
         // Pods first, and nothing else before they are gone: what protects them, a NetworkPolicy say, must outlive them.
         let (pods, mut all): (Vec<_>, Vec<_>) = self.builtin.iter().cloned().partition(is_pods);
         for deletable in &pods {
-            let remains = self.sweep_one(namespace, deletable).await;
+            let remains = self.sweep_one(namespace, deletable, self.are_pods_in_time(going, namespace)).await;
             if remains.count > 0 || remains.error.is_some() {
-                return vec![remains];
+                return Swept { remains: vec![remains], ..Swept::default() };
             }
         }
-        all.extend(custom(&self.definitions).into_iter().filter(|deletable| deletable.namespaced));
+        let (of_others, unknown) = of_other_servers(&self.client, &self.services).await;
+        all.extend(custom(&self.definitions).into_iter().chain(of_others).filter(|deletable| deletable.namespaced));
         let sweeps: Vec<BoxFuture<'_, _>> =
-            all.iter().map(|deletable| self.sweep_one(namespace, deletable).boxed()).collect();
-        futures_util::stream::iter(sweeps).buffer_unordered(SWEEPS_AT_ONCE).collect().await
+            all.iter().map(|deletable| self.sweep_one(namespace, deletable, false).boxed()).collect();
+        Swept { remains: futures_util::stream::iter(sweeps).buffer_unordered(SWEEPS_AT_ONCE).collect().await, unknown }
     }
 
-    async fn sweep_one(&self, namespace: &str, deletable: &Deletable) -> Remains {
+    /// Whether some Pod has time left since its namespace was deleted.
+    fn are_pods_in_time(&self, going: &Namespace, namespace: &str) -> bool {
+        let Some(deleted) = going.metadata.deletion_timestamp.as_ref().map(|deleted| deleted.0) else { return true };
+        let is_over = |pod: &Pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        let pods = self.pods.list_namespace(namespace);
+        let grace = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(0);
+        let longest = pods.iter().filter(|pod| !is_over(pod)).map(|pod| grace(pod)).max().unwrap_or(0);
+        self.clock.now().as_second().saturating_sub(deleted.as_second()) < longest
+    }
+
+    async fn sweep_one(&self, namespace: &str, deletable: &Deletable, is_in_time: bool) -> Remains {
         let name = format!("{}.{}", deletable.resource.plural, deletable.resource.group);
         let mut remains = Remains { resource: name, ..Remains::default() };
         let result = async {
@@ -178,6 +240,7 @@ impl Namespaces {
         match result.await {
             Ok(left) => {
                 remains.count = left.len();
+                remains.error = unexpected(namespace, deletable, &left, is_in_time);
                 for finalizer in left.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
                     *remains.finalizers.entry(finalizer.clone()).or_default() += 1;
                 }
@@ -210,9 +273,9 @@ impl Namespaces {
         Ok(())
     }
 
-    async fn tell(&self, namespace: &Namespace, remains: &[Remains]) -> Result<(), Error> {
+    async fn tell(&self, namespace: &Namespace, swept: &Swept) -> Result<(), Error> {
         let old = namespace.status.clone().unwrap_or_default();
-        let conditions = judge(old.conditions.as_deref().unwrap_or_default(), remains, self.clock.now());
+        let conditions = judge(old.conditions.as_deref().unwrap_or_default(), swept, self.clock.now());
         let status = NamespaceStatus { phase: Some("Terminating".to_owned()), conditions: Some(conditions) };
         if status == old {
             return Ok(());
@@ -252,8 +315,9 @@ mod tests {
     use super::*;
     use crate::testing::now;
 
-    fn check(remains: &[Remains], expected: Expect) {
-        let lines: Vec<_> = judge(&[], remains, now())
+    fn check(remains: &[Remains], unknown: &[&str], expected: Expect) {
+        let unknown = unknown.iter().map(|&text| text.to_owned()).collect();
+        let lines: Vec<_> = judge(&[], &Swept { remains: remains.to_vec(), unknown }, now())
             .into_iter()
             .map(|c| {
                 format!("{} {} {}: {}", c.type_, c.status, c.reason.unwrap_or_default(), c.message.unwrap_or_default())
@@ -272,7 +336,8 @@ mod tests {
             error: None,
         };
         check(
-            &[pods, held],
+            &[held, pods],
+            &[],
             expect![[r#"
             NamespaceDeletionDiscoveryFailure False ResourcesDiscovered: All resources successfully discovered
             NamespaceDeletionGroupVersionParsingFailure False ParsedGroupVersions: All legacy kube types successfully parsed
@@ -287,12 +352,56 @@ mod tests {
         let failed = Remains { resource: "pods.".into(), error: Some("no".into()), ..Remains::default() };
         check(
             &[failed],
+            &["a.io/v1: stale GroupVersion discovery: a.io/v1"],
             expect![[r#"
-            NamespaceDeletionDiscoveryFailure False ResourcesDiscovered: All resources successfully discovered
+            NamespaceDeletionDiscoveryFailure True DiscoveryFailed: Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: a.io/v1: stale GroupVersion discovery: a.io/v1
             NamespaceDeletionGroupVersionParsingFailure False ParsedGroupVersions: All legacy kube types successfully parsed
             NamespaceDeletionContentFailure True ContentDeletionFailed: Failed to delete all resource types, 1 remaining: no
             NamespaceContentRemaining False ContentRemoved: All content successfully removed
             NamespaceFinalizersRemaining False ContentHasNoFinalizers: All content-preserving finalizers finished"#]],
         );
+    }
+
+    #[test]
+    fn conditions_of_others_stay_and_times_tell_of_changes() {
+        let old = |kind: &str, status: &str| NamespaceCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            ..NamespaceCondition::default()
+        };
+        let before = [
+            old("Own", "True"),
+            old("NamespaceContentRemaining", "True"),
+            old("NamespaceDeletionContentFailure", "True"),
+        ];
+        let pods = Remains { resource: "pods.".into(), count: 1, ..Remains::default() };
+        let told = judge(&before, &Swept { remains: vec![pods], ..Swept::default() }, now());
+        let told: Vec<_> =
+            told.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.last_transition_time.is_some())).collect();
+        let expected = [
+            ("Own", "True", false),
+            ("NamespaceContentRemaining", "True", false),
+            ("NamespaceDeletionContentFailure", "False", true),
+            ("NamespaceDeletionDiscoveryFailure", "False", true),
+            ("NamespaceDeletionGroupVersionParsingFailure", "False", true),
+            ("NamespaceFinalizersRemaining", "False", true),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_should_be_gone_is_told() {
+        let pods = builtin().into_iter().find(is_pods).expect("pods");
+        let left = |finalizers: &[&str]| {
+            let text = format!("{{metadata: {{name: p, finalizers: {finalizers:?}}}}}");
+            vec![serde_saphyr::from_str::<PartialObject>(&text).expect("an object")]
+        };
+        assert_eq!(
+            unexpected("d", &pods, &left(&[]), false).as_deref(),
+            Some("unexpected items still remain in namespace: d for gvr: /v1, Resource=pods")
+        );
+        assert_eq!(unexpected("d", &pods, &left(&[]), true), None);
+        assert_eq!(unexpected("d", &pods, &left(&["example.org/hold"]), false), None);
+        assert_eq!(unexpected("d", &pods, &[], false), None);
     }
 }

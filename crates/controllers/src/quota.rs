@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_base::quantity::Format;
 use skiff_base::{Quantity, Timestamp};
-use skiff_client::{Change, Informer, Informers, Kind, ObjectKey, PartialObject};
+use skiff_client::{Change, Informer, Informers, Kind, ObjectKey, PartialObject, Resource};
 use skiff_kinds::quota::{Amounts, add, concerns, count_name, usage};
 
 use crate::plan::{Action, Plan};
@@ -153,7 +153,8 @@ impl Quotas {
         self.add_all(&self.pods, namespace, &spec, now, &mut used);
         self.add_all(&self.services, namespace, &spec, now, &mut used);
         self.add_all(&self.claims, namespace, &spec, now, &mut used);
-        let all = self.builtin.iter().cloned().chain(custom(&self.definitions));
+        let all = self.builtin.iter().filter(|deletable| !is_measured(&deletable.resource)).cloned();
+        let all = all.chain(custom(&self.definitions));
         for Deletable { resource, .. } in all {
             let name = count_name(&resource.group, &resource.plural);
             let wanted = quota.spec.iter().flat_map(|spec| spec.hard.iter().flatten());
@@ -196,6 +197,11 @@ impl Controller for Quotas {
         self.charges.lock().told.insert(key.clone(), told.used.clone());
         reconcile(&quota, told)
     }
+}
+
+/// Whether objects of the resource are looked into one by one, and not only counted.
+fn is_measured(resource: &Resource) -> bool {
+    [Pod::resource(), Service::resource(), PersistentVolumeClaim::resource()].contains(resource)
 }
 
 /// Whether the limits that are told are those that are asked for.

@@ -2,7 +2,9 @@
 //! the built-in catalogue and what custom resource definitions add to it at run time.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use skiff_client::{Informer, Resource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use skiff_client::{Client, Informer, Resource};
 use skiff_kinds::ResourceDef;
 
 /// A resource of which objects can be listed and deleted.
@@ -54,6 +56,38 @@ fn of_custom(definition: &CustomResourceDefinition) -> Option<Deletable> {
     })
 }
 
+/// Those of API servers behind this one, and the versions of groups that cannot be asked now, each with the reason.
+pub async fn of_other_servers(client: &Client, services: &Informer<APIService>) -> (Vec<Deletable>, Vec<String>) {
+    let (mut found, mut unknown) = (Vec::new(), Vec::new());
+    for service in services.list() {
+        let Some(spec) = service.spec.as_ref().filter(|spec| spec.service.is_some()) else { continue };
+        let (group, version) = (spec.group.clone().unwrap_or_default(), spec.version.clone().unwrap_or_default());
+        if !is_available(&service) {
+            unknown.push(format!("{group}/{version}: stale GroupVersion discovery: {group}/{version}"));
+            continue;
+        }
+        match client.get_path::<APIResourceList>(&format!("/apis/{group}/{version}")).await {
+            Ok(list) => found.extend(list.resources.iter().filter_map(|told| of_told(&group, &version, told))),
+            Err(error) => unknown.push(format!("{group}/{version}: {error}")),
+        }
+    }
+    (found, unknown)
+}
+
+fn is_available(service: &APIService) -> bool {
+    let conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Available" && condition.status == "True")
+}
+
+fn of_told(group: &str, version: &str, told: &APIResource) -> Option<Deletable> {
+    let can = |verb: &str| told.verbs.iter().any(|v| v == verb);
+    (can("delete") && can("list") && !told.name.contains('/')).then(|| Deletable {
+        resource: Resource::new(group.to_owned(), version.to_owned(), told.name.clone(), told.kind.clone()),
+        namespaced: told.namespaced,
+        by_collection: can("deletecollection"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +102,21 @@ mod tests {
         assert_eq!(count("subjectaccessreviews"), 0);
         assert!(all.iter().any(|d| d.resource.plural == "deployments" && d.namespaced && d.by_collection));
         assert!(all.iter().any(|d| d.resource.plural == "services" && d.namespaced));
+    }
+
+    #[test]
+    fn other_servers_tell_what_can_be_deleted() {
+        let told = |name: &str, verbs: &[&str]| APIResource {
+            name: name.to_owned(),
+            kind: "Flunder".to_owned(),
+            namespaced: true,
+            verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
+            ..APIResource::default()
+        };
+        let found = of_told("wardle.io", "v1", &told("flunders", &["list", "delete"])).expect("it can be deleted");
+        assert_eq!(found.resource.path("d"), "/apis/wardle.io/v1/namespaces/d/flunders");
+        assert!(found.namespaced && !found.by_collection);
+        assert_eq!(of_told("wardle.io", "v1", &told("flunders", &["list", "get"])), None);
+        assert_eq!(of_told("wardle.io", "v1", &told("flunders/status", &["list", "delete"])), None);
     }
 }

@@ -54,9 +54,12 @@ pub fn usage(group: &str, plural: &str, object: &Object, now: Timestamp) -> Amou
 pub fn concerns(spec: &Value, group: &str, plural: &str, object: &Object) -> bool {
     let scopes = spec.list_at(&["scopes"]).iter().filter_map(Value::as_str);
     let expressions = spec.list_at(&["scopeSelector", "matchExpressions"]);
-    if (group, plural) != ("", "pods") {
-        return spec.list_at(&["scopes"]).is_empty() && expressions.is_empty();
-    }
+    // Scopes choose among pods and claims; of nothing else can they hold.
+    let fits = match (group, plural) {
+        ("", "pods") => pod_fits,
+        ("", "persistentvolumeclaims") => claim_fits,
+        _ => return spec.list_at(&["scopes"]).is_empty() && expressions.is_empty(),
+    };
     let by_name = |scope: &str| fits(object, scope, "Exists", &[]);
     let by_expression = |expression: &Value| {
         let values: Vec<&str> = expression.list_at(&["values"]).iter().filter_map(Value::as_str).collect();
@@ -65,7 +68,33 @@ pub fn concerns(spec: &Value, group: &str, plural: &str, object: &Object) -> boo
     scopes.into_iter().all(by_name) && expressions.iter().all(by_expression)
 }
 
-fn fits(pod: &Object, scope: &str, operator: &str, values: &[&str]) -> bool {
+/// Whether the names that an object has of a scope are such as the operator wants: as with labels, a name that is not
+/// there is in no list.
+fn named(names: &[&str], operator: &str, values: &[&str]) -> bool {
+    match operator {
+        "In" => names.iter().any(|name| values.contains(name)),
+        "NotIn" => !names.iter().any(|name| values.contains(name)),
+        "DoesNotExist" => names.is_empty(),
+        _ => !names.is_empty(),
+    }
+}
+
+/// Those names that are given.
+fn some<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    names.iter().copied().filter(|name| !name.is_empty()).collect()
+}
+
+/// A claim has the classes of attributes that it asks for, has, and is on its way to.
+fn claim_fits(claim: &Object, scope: &str, operator: &str, values: &[&str]) -> bool {
+    let names = some(&[
+        claim.str_at(&["spec", "volumeAttributesClassName"]),
+        claim.str_at(&["status", "currentVolumeAttributesClassName"]),
+        claim.str_at(&["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"]),
+    ]);
+    scope == "VolumeAttributesClass" && named(&names, operator, values)
+}
+
+fn pod_fits(pod: &Object, scope: &str, operator: &str, values: &[&str]) -> bool {
     let has_deadline = pod.int_at(&["spec", "activeDeadlineSeconds"]).is_some();
     match scope {
         "Terminating" => has_deadline,
@@ -73,15 +102,7 @@ fn fits(pod: &Object, scope: &str, operator: &str, values: &[&str]) -> bool {
         "BestEffort" => is_best_effort(pod),
         "NotBestEffort" => !is_best_effort(pod),
         "CrossNamespacePodAffinity" => reaches_other_namespaces(pod),
-        "PriorityClass" => {
-            let class = pod.str_at(&["spec", "priorityClassName"]);
-            match operator {
-                "In" => values.contains(&class),
-                "NotIn" => !class.is_empty() && !values.contains(&class),
-                "DoesNotExist" => class.is_empty(),
-                _ => !class.is_empty(),
-            }
-        }
+        "PriorityClass" => named(&some(&[pod.str_at(&["spec", "priorityClassName"])]), operator, values),
         _ => false,
     }
 }
@@ -297,6 +318,45 @@ mod tests {
             best_effort,
             false,
         );
+        check(
+            "{scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: NotIn, values: [low]}]}}",
+            long,
+            true,
+        );
+        check(
+            "{scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: NotIn, values: [high]}]}}",
+            long,
+            false,
+        );
+        // As with labels: who has no class is in no list.
+        check(
+            "{scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: NotIn, values: [high]}]}}",
+            best_effort,
+            true,
+        );
         assert!(!concerns(&object("{scopes: [BestEffort]}"), "", "secrets", &object("{}")));
+    }
+
+    #[test]
+    fn scopes_choose_claims() {
+        let check = |expression: &str, claim: &str, expected: bool| {
+            let spec = format!(
+                "{{scopeSelector: {{matchExpressions: [{{scopeName: VolumeAttributesClass, {expression}}}]}}}}"
+            );
+            let is = concerns(&object(&spec), "", "persistentvolumeclaims", &object(claim));
+            assert_eq!(is, expected, "{expression} {claim}");
+        };
+        let (plain, gold) = ("{spec: {}}", "{spec: {volumeAttributesClassName: gold}}");
+        let leaving = "{spec: {volumeAttributesClassName: silver}, status: {currentVolumeAttributesClassName: gold}}";
+        for (claim, exists, is_gold) in [(plain, false, false), (gold, true, true), (leaving, true, true)] {
+            check("operator: Exists", claim, exists);
+            check("operator: DoesNotExist", claim, !exists);
+            check("operator: In, values: [gold]", claim, is_gold);
+            check("operator: NotIn, values: [gold]", claim, !is_gold);
+        }
+        let claims = |scope: &str| {
+            concerns(&object(&format!("{{scopes: [{scope}]}}")), "", "persistentvolumeclaims", &object(gold))
+        };
+        assert!(claims("VolumeAttributesClass") && !claims("BestEffort"));
     }
 }

@@ -1,222 +1,24 @@
 //! The controllers and the scheduler against the real API server in one process, with an agent that only says
 //! what a node's agent would say. Every part has its own identity, so rights are tested too.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod harness;
+mod namespaces;
+mod owners;
+mod quotas;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
-};
+use k8s_openapi::api::core::v1::{Endpoints, LimitRange, Node, Pod, ResourceQuota, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use serde_json::{Value, json};
-use skiff_apiserver::{ApiServer, UserInfo};
-use skiff_base::clock::{Clock, SharedClock, SystemClock};
-use skiff_base::ids::Ids;
-use skiff_client::{Body, Change, Client, DeleteOptions, InProcess, Informers, Kind, ListOptions, Patch};
-use skiff_controllers::{AutoscalerTiming, Config, ControllerManager, MANAGER};
-use skiff_scheduler::Scheduler;
-use skiff_store::{EmbeddedOptions, EmbeddedStore};
-use tokio::sync::Notify;
+use serde_json::json;
+use skiff_base::clock::{Clock, SystemClock};
+use skiff_client::{DeleteOptions, Patch};
 
-/// How long anything here may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A client of the server in this process, in the name of `user` with `groups`.
-fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str) -> Client {
-    let (server, user) = (server.clone(), UserInfo::new(user, groups));
-    let answer = move |mut request: http::Request<Body>| {
-        request.extensions_mut().insert(user.clone());
-        let server = server.clone();
-        async move { server.handle(request).await }
-    };
-    Client::new(Arc::new(InProcess(answer)), agent)
-}
-
-struct Cluster {
-    admin: Client,
-    informers: Informers,
-    changed: Arc<Notify>,
-    server: Arc<ApiServer>,
-    _parts: (skiff_controllers::Handle, skiff_scheduler::Handle),
-    folder: std::path::PathBuf,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.server.stop();
-        std::fs::remove_dir_all(&self.folder).expect("the folder was made by this test");
-    }
-}
-
-impl Cluster {
-    async fn start(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("skiff-controllers-{}-{name}", std::process::id()));
-        let clock: SharedClock = SystemClock::shared();
-        let ids = Arc::new(Ids::seeded(7));
-        let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
-        let store = EmbeddedStore::open(&folder, options).expect("a store");
-        let config = skiff_apiserver::Config::new(store, clock.clone(), ids.clone());
-        let server = ApiServer::new(config).await.expect("a server");
-        let client = |user: &str, groups: &[&str], agent: &str| client(&server, user, groups, agent);
-        let admin = client("admin", &["system:masters"], "test");
-        let informers = Informers::new(client("system:kube-controller-manager", &[], "kube-controller-manager"));
-        let accounts = |name: &str| {
-            if name == MANAGER {
-                return client("system:kube-controller-manager", &[], name);
-            }
-            let user = format!("system:serviceaccount:kube-system:{name}");
-            client(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], name)
-        };
-        // An autoscaler that is asked often, so that its test is quick.
-        let autoscaler = AutoscalerTiming { period: Duration::from_millis(200), ..AutoscalerTiming::default() };
-        let manager = Config {
-            root_ca: "PEM".into(),
-            cluster_cidr: "10.244.0.0/16".into(),
-            node_cidr_mask_size: 24,
-            signer: None,
-            subjects: None,
-            autoscaler,
-        };
-        let controllers = ControllerManager::start(accounts, &informers, clock.clone(), ids, manager);
-        let scheduler = client("system:kube-scheduler", &[], "kube-scheduler");
-        let scheduler = Scheduler::start(scheduler, &informers, clock, skiff_scheduler::Config::default());
-        let changed = Arc::new(Notify::new());
-        let cluster = Self {
-            informers: Informers::new(admin.clone()),
-            admin,
-            changed,
-            server,
-            _parts: (controllers, scheduler),
-            folder,
-        };
-        cluster.play_agent();
-        cluster.look_at::<Deployment>().look_at::<ReplicaSet>().look_at::<DaemonSet>().look_at::<StatefulSet>();
-        cluster.look_at::<Job>().look_at::<Event>().look_at::<EndpointSlice>().look_at::<Endpoints>();
-        cluster.look_at::<Namespace>().look_at::<Node>().look_at::<ServiceAccount>().look_at::<ConfigMap>();
-        cluster.look_at::<ClusterRole>().look_at::<PodDisruptionBudget>().look_at::<HorizontalPodAutoscaler>();
-        cluster.look_at::<ResourceQuota>();
-        let account = || async { cluster.admin.get::<ServiceAccount>("default", "default").await.ok() };
-        cluster.eventually("the account that pods run under", account).await;
-        cluster
-    }
-
-    /// Each change of an object of the kind is a reason for [`Cluster::eventually`] to look again.
-    fn look_at<K: Kind>(&self) -> &Self {
-        let changed = self.changed.clone();
-        self.informers.of::<K>().on_change(move |_| changed.notify_waiters());
-        self
-    }
-
-    /// Says of every pod that has a node that it runs and is ready, and lets go of those that are to go.
-    fn play_agent(&self) {
-        let pods = self.informers.of::<Pod>();
-        let (client, changed) = (self.admin.clone(), self.changed.clone());
-        pods.on_change(move |change| {
-            changed.notify_waiters();
-            if !matches!(change, Change::Deleted(_)) {
-                tokio::spawn(attend(client.clone(), change.object().clone()));
-            }
-        });
-    }
-
-    async fn put<K: Kind>(&self, object: Value) -> K {
-        let object: K = serde_json::from_value(object).expect("an object");
-        self.admin.create(&object).await.unwrap_or_else(|error| panic!("create {}: {error}", K::resource().plural))
-    }
-
-    async fn add_node(&self, name: &str, cpu: &str) {
-        self.put::<Node>(json!({"metadata": {"name": name}})).await;
-        let status = json!({"status": {
-            "allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
-            "conditions": [{"type": "Ready", "status": "True"}],
-        }});
-        self.admin.patch::<Node>("", name, "status", &Patch::Strategic(status)).await.expect("node status");
-    }
-
-    async fn list<K: Kind>(&self, namespace: &str) -> Vec<K> {
-        self.admin.list::<K>(namespace, &ListOptions::default()).await.expect("a list").items
-    }
-
-    /// Waits until `holds` gives something; looks again at each change in the cluster.
-    async fn eventually<T, F: Future<Output = Option<T>>>(&self, what: &str, holds: impl Fn() -> F) -> T {
-        let looking = async {
-            loop {
-                // Made before the look, so that no change after it is missed.
-                let notified = self.changed.notified();
-                if let Some(found) = holds().await {
-                    return found;
-                }
-                notified.await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{what} did not come true"))
-    }
-
-    async fn deployed(&self, name: &str, updated: i32) -> Deployment {
-        self.eventually("the rollout", || async {
-            let deployment = self.admin.get::<Deployment>("default", name).await.ok()?;
-            let status = deployment.status.clone()?;
-            let done = status.updated_replicas == Some(updated)
-                && status.replicas == Some(updated)
-                && status.available_replicas == Some(updated)
-                && status.observed_generation == deployment.metadata.generation;
-            done.then_some(deployment)
-        })
-        .await
-    }
-
-    async fn told(&self, reason: &str) -> Vec<String> {
-        let mut events = self.list::<Event>("default").await;
-        events.retain(|event| event.reason.as_deref() == Some(reason));
-        events.into_iter().map(|event| event.message.unwrap_or_default()).collect()
-    }
-}
-
-async fn attend(client: Client, pod: Arc<Pod>) {
-    let (namespace, name) =
-        (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
-    let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-    let running = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() != Some("Pending"));
-    let result = if pod.metadata.deletion_timestamp.is_some() {
-        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
-        client.delete::<Pod>(namespace, name, &options).await
-    } else if placed && !running {
-        let address = name.bytes().fold(0u16, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let ip = format!("10.244.{}.{}", address >> 8, address & 255);
-        let worker = pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key("job-name"));
-        let status = json!({"status": {
-            "phase": if worker { "Succeeded" } else { "Running" }, "podIP": ip, "podIPs": [{"ip": ip}],
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:00Z"}],
-        }});
-        client.patch::<Pod>(namespace, name, "status", &Patch::Strategic(status)).await.map(drop)
-    } else {
-        Ok(())
-    };
-    if let Err(error) = result {
-        assert!(error.is_not_found() || error.is_conflict(), "agent, pod {name}: {error}");
-    }
-}
-
-fn deployment(name: &str, replicas: i32) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {"containers": [{"name": "c", "image": "app:v1", "ports": [{"name": "http", "containerPort": 8080}]}]},
-            },
-        },
-    })
-}
+use crate::harness::{Cluster, deployment};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_goes_its_way_from_creation_to_deletion() {
@@ -270,33 +72,6 @@ async fn a_deployment_goes_its_way_from_creation_to_deletion() {
         })
         .await;
     println!("50 pods gone: {:?}", clock.monotonic() - begun);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_has_its_defaults_and_goes_with_all_that_is_in_it() {
-    let (cluster, clock) = (Cluster::start("namespace").await, SystemClock::new());
-    cluster.add_node("n1", "4").await;
-    cluster.put::<Namespace>(json!({"metadata": {"name": "team"}})).await;
-    cluster
-        .eventually("the defaults", || async {
-            cluster.admin.get::<ServiceAccount>("team", "default").await.ok()?;
-            let bundle = cluster.admin.get::<ConfigMap>("team", "kube-root-ca.crt").await.ok()?;
-            (bundle.data?["ca.crt"] == "PEM").then_some(())
-        })
-        .await;
-    let pod =
-        json!({"metadata": {"name": "p", "namespace": "team"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    cluster.put::<Pod>(pod).await;
-    let begun = clock.monotonic();
-    cluster.admin.delete::<Namespace>("", "team", &DeleteOptions::default()).await.expect("deleted");
-    cluster
-        .eventually("the namespace gone", || async {
-            cluster.admin.get::<Namespace>("", "team").await.is_err_and(|error| error.is_not_found()).then_some(())
-        })
-        .await;
-    println!("namespace gone: {:?}", clock.monotonic() - begun);
-    assert!(cluster.list::<Pod>("team").await.is_empty());
-    assert!(cluster.list::<ConfigMap>("team").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -434,39 +209,6 @@ async fn the_other_workloads_run() {
                 cluster.list::<Pod>("default").await.into_iter().filter_map(|pod| pod.metadata.name).collect();
             let all = ["db-0", "db-1", "db-2"].iter().all(|name| names.iter().any(|n| n == name));
             (status.available_replicas == Some(3) && all && names.len() == 5).then_some(())
-        })
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deletion_orphans_or_waits_as_it_is_told() {
-    let cluster = Cluster::start("deletion").await;
-    cluster.add_node("n1", "4").await;
-    cluster.put::<Deployment>(deployment("web", 2)).await;
-    cluster.deployed("web", 2).await;
-    let orphan = DeleteOptions { propagation_policy: Some("Orphan"), ..DeleteOptions::default() };
-    cluster.admin.delete::<Deployment>("default", "web", &orphan).await.expect("deleted");
-    cluster
-        .eventually("the Deployment gone and its set let go", || async {
-            let gone = cluster.admin.get::<Deployment>("default", "web").await.is_err_and(|error| error.is_not_found());
-            let sets = cluster.list::<ReplicaSet>("default").await;
-            (gone && sets.len() == 1 && sets[0].metadata.owner_references.is_none()).then_some(())
-        })
-        .await;
-    assert_eq!(cluster.list::<Pod>("default").await.len(), 2);
-    cluster.put::<Deployment>(deployment("web", 2)).await;
-    cluster.deployed("web", 2).await;
-    assert_eq!(cluster.list::<ReplicaSet>("default").await.len(), 1, "the set is adopted again");
-    let foreground = DeleteOptions { propagation_policy: Some("Foreground"), ..DeleteOptions::default() };
-    cluster.admin.delete::<Deployment>("default", "web", &foreground).await.expect("deleted");
-    cluster
-        .eventually("all gone", || async {
-            let gone = cluster.admin.get::<Deployment>("default", "web").await.is_err_and(|error| error.is_not_found());
-            if gone {
-                assert!(cluster.list::<ReplicaSet>("default").await.is_empty(), "the owner goes last");
-                assert!(cluster.list::<Pod>("default").await.is_empty(), "the owner goes last");
-            }
-            gone.then_some(())
         })
         .await;
 }
