@@ -1,5 +1,6 @@
 //! Serving the API on a listener: TLS with optional client certificates, HTTP/1.1 and HTTP/2.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -7,15 +8,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use hyper::service::service_fn;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use skiff_base::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::authn::{self, PeerCertificates};
 use crate::endpoints;
@@ -53,7 +56,8 @@ impl ApiServer {
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<()> {
         let acceptor = TlsAcceptor::from(tls);
-        let graceful = Arc::new(GracefulShutdown::new());
+        // Every connection holds the other end until it is over.
+        let (stop, stopping) = watch::channel(());
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut shutdown = pin!(shutdown);
         loop {
@@ -68,7 +72,7 @@ impl ApiServer {
             match accepted {
                 Ok((stream, place)) => {
                     // Spawned as it is: a task that only awaits it would keep room for it twice.
-                    tokio::spawn(connection(self.clone(), stream, acceptor.clone(), graceful.watcher(), place));
+                    tokio::spawn(connection(self.clone(), stream, acceptor.clone(), stopping.clone(), place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection");
@@ -76,27 +80,87 @@ impl ApiServer {
                 }
             }
         }
-        drop(listener);
+        drop((listener, stopping));
         self.drain();
         if let Err(failure) = endpoints::leave(&self).await {
             tracing::debug!(why = failure.0.message, "the server is still among the endpoints");
         }
-        if let Ok(graceful) = Arc::try_unwrap(graceful)
-            && tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err()
-        {
+        stop.send_replace(());
+        if tokio::time::timeout(DRAIN_TIMEOUT, stop.closed()).await.is_err() {
             tracing::debug!("some requests were still under way at the end");
         }
         Ok(())
     }
 }
 
+/// One connection. It may last for days with one watch on it, so its future has room for nothing that is over by then:
+/// what comes before is on the heap, and the larger of the two protocols too.
 async fn connection(
     server: Arc<ApiServer>,
     stream: TcpStream,
     acceptor: TlsAcceptor,
-    watcher: hyper_util::server::graceful::Watcher,
+    mut stopping: watch::Receiver<()>,
     _place: OwnedSemaphorePermit,
 ) {
+    let Some((stream, service)) = Box::pin(introduction(server, stream, acceptor)).await else { return };
+    let (stream, is_http2) = stream;
+    let outcome = if is_http2 {
+        let serving = http2(stream, service);
+        Box::pin(async move {
+            let mut serving = pin!(serving);
+            tokio::select! {
+                outcome = serving.as_mut() => return outcome,
+                _ = stopping.changed() => serving.as_mut().graceful_shutdown(),
+            }
+            serving.await
+        })
+        .await
+    } else {
+        let mut serving = pin!(http1(stream, service));
+        tokio::select! {
+            outcome = serving.as_mut() => outcome,
+            _ = stopping.changed() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+type Stream = TokioIo<TlsStream<TcpStream>>;
+
+fn http1<S: HttpService<Incoming, ResBody = Body>>(
+    stream: Stream,
+    service: S,
+) -> http1::UpgradeableConnection<Stream, S>
+where
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
+    builder.serve_connection(stream, service).with_upgrades()
+}
+
+fn http2<S>(stream: Stream, service: S) -> http2::Connection<Stream, S, TokioExecutor>
+where
+    S: HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADER_BYTES as u32);
+    builder.serve_connection(stream, service)
+}
+
+/// The handshake, and who is at the other end; gives the stream, whether HTTP/2 was agreed on, and what answers requests.
+async fn introduction(
+    server: Arc<ApiServer>,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+) -> Option<((Stream, bool), impl HttpService<Incoming, ResBody = Body, Future: Send + 'static, Error = Infallible>)> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "setting TCP_NODELAY");
     }
@@ -104,15 +168,18 @@ async fn connection(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             server.metrics.handshake_failed();
-            return tracing::debug!(%error, "TLS handshake");
+            tracing::debug!(%error, "TLS handshake");
+            return None;
         }
         Err(_) => {
             server.metrics.handshake_failed();
-            return tracing::debug!("TLS handshake timed out");
+            tracing::debug!("TLS handshake timed out");
+            return None;
         }
     };
     let peer = stream.get_ref().0.peer_addr().ok().map(PeerAddress);
     let certificates = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     // Read once for all requests of the connection; one that names nobody is refused with each request.
     let mut known = http::Extensions::new();
     if let Some(certificates) = &certificates {
@@ -122,27 +189,17 @@ async fn connection(
         known.insert(peer);
     }
     let expires = certificates.as_ref().and_then(expiry);
-    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (server, known) = (server.clone(), known.clone());
-        async move {
-            let mut request = request.map(incoming);
-            // Identities come from the certificate or the headers here, never from a caller's extension.
-            request.extensions_mut().remove::<crate::UserInfo>();
-            request.extensions_mut().extend(known);
-            if let Some(expires) = expires {
-                server.metrics.certificate(expires.as_second().saturating_sub(server.clock().now().as_second()) as f64);
-            }
-            Ok::<_, std::convert::Infallible>(server.handle(request).await)
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let mut request = request.map(incoming);
+        // Identities come from the certificate or the headers here, never from a caller's extension.
+        request.extensions_mut().remove::<crate::UserInfo>();
+        request.extensions_mut().extend(known.clone());
+        if let Some(expires) = expires {
+            server.metrics.certificate(expires.as_second().saturating_sub(server.clock().now().as_second()) as f64);
         }
+        server.clone().answering(request).map(Ok::<_, Infallible>)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
-    let mut http2 = builder.http2();
-    http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADER_BYTES as u32);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(serving).await {
-        tracing::debug!(%error, "a connection broke");
-    }
+    Some(((TokioIo::new(stream), is_http2), service))
 }
 
 /// When a client's certificate ends.
@@ -151,6 +208,6 @@ fn expiry(certificates: &PeerCertificates) -> Option<Timestamp> {
     Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
 }
 
-fn incoming(body: hyper::body::Incoming) -> Body {
+fn incoming(body: Incoming) -> Body {
     body.map_err(io::Error::other).boxed_unsync()
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Body as _;
@@ -214,13 +215,19 @@ impl ApiServer {
 
     /// Answers one request. In-process callers put their [`UserInfo`] into its extensions.
     pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
-        // On the heap: connections keep room for the future of their request while they are idle.
-        let answering = AssertUnwindSafe(Box::pin(self.answer(request))).catch_unwind();
-        answering.await.unwrap_or_else(|panic| {
-            let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            tracing::error!(why = why.unwrap_or("unknown"), "a request panicked");
-            let text = "This request caused apiserver to panic. Look in the logs for details.";
-            answer::failure(Status::failure(500, Reason::InternalError, text).into(), &Accepted::default())
+        self.clone().answering(request).await
+    }
+
+    /// The same on the heap: connections keep room for the future of their request while they are idle.
+    pub(crate) fn answering(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move {
+            let answering = AssertUnwindSafe(self.answer(request)).catch_unwind();
+            answering.await.unwrap_or_else(|panic| {
+                let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+                tracing::error!(why = why.unwrap_or("unknown"), "a request panicked");
+                let text = "This request caused apiserver to panic. Look in the logs for details.";
+                answer::failure(Status::failure(500, Reason::InternalError, text).into(), &Accepted::default())
+            })
         })
     }
 

@@ -44,7 +44,7 @@ pub async fn run(server: Weak<ApiServer>) {
         for name in initial {
             look_at(&server, &name).await;
         }
-        while let Some(message) = watch.queue.recv().await {
+        while let Some(message) = watch.queue.next().await {
             if let Message::Event(event) = message {
                 look_at(&server, event.entry.name()).await;
             }

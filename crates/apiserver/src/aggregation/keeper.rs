@@ -96,17 +96,17 @@ pub async fn run(server: Weak<ApiServer>) {
                 Err(failure) => tracing::warn!(error = %failure, "keeping APIServices"),
             }
             let message = tokio::select! {
-                message = services.queue.recv() => message,
-                message = definitions.queue.recv() => message,
+                message = services.queue.next() => message,
+                message = definitions.queue.next() => message,
                 () = tokio::time::sleep(RETRY), if !is_done => continue,
             };
             let Some(message) = message else { break };
             freed |= frees_usage(&message);
             tokio::time::sleep(SETTLE).await;
-            while let Ok(message) = services.queue.try_recv() {
+            while let Some(message) = services.queue.next_waiting() {
                 freed |= frees_usage(&message);
             }
-            while definitions.queue.try_recv().is_ok() {}
+            while definitions.queue.next_waiting().is_some() {}
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -200,8 +200,8 @@ async fn look_after(server: Weak<ApiServer>, remote: Arc<Remote>) {
         wait = if pause == PERIOD { FIRST_RETRY } else { (2 * wait).min(PERIOD) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = service.queue.recv() => tokio::time::sleep(SETTLE).await,
-            _ = slices.queue.recv() => tokio::time::sleep(SETTLE).await,
+            _ = service.queue.next() => tokio::time::sleep(SETTLE).await,
+            _ = slices.queue.next() => tokio::time::sleep(SETTLE).await,
         }
     }
 }

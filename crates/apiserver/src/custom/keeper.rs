@@ -68,7 +68,7 @@ pub async fn run(server: Weak<ApiServer>) {
         for event in std::mem::take(&mut watch.initial) {
             keeper.wake(event.entry.name());
         }
-        while let Some(message) = watch.queue.recv().await {
+        while let Some(message) = watch.queue.next().await {
             if let Message::Event(event) = message {
                 keeper.wake(event.entry.name());
             }

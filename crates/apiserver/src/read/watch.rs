@@ -36,6 +36,9 @@ use crate::storage::hub::Hub;
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
 /// Events that are there already are sent together up to about this size.
 const PIECE_BYTES: usize = 64 * 1024;
+/// Events that wait are sent together up to about this size: a frame of HTTP/2 and a record of TLS hold no more, and what
+/// is copied is still in the processor's cache when it is encrypted.
+const LIVE_PIECE_BYTES: usize = 16 * 1024;
 
 /// Answers a watch, over a WebSocket where the client wants to go on with one.
 pub async fn watch(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts) -> Result<Answer> {
@@ -149,18 +152,18 @@ impl Feed {
         }
         let message = tokio::select! {
             biased;
-            message = self.subscription.queue.recv() => message?,
+            message = self.subscription.queue.next() => message?,
             () = &mut self.deadline => return self.last(),
         };
         let mut piece = self.encode(message).await;
-        let waiting = self.subscription.queue.len();
+        let waiting = self.subscription.queue.taken();
         if waiting > 0 {
             // Those that wait are mostly of one size: a piece that grows is copied each time.
-            let capacity = (piece.len() * (waiting + 1)).min(PIECE_BYTES + piece.len());
+            let capacity = (piece.len() * (waiting + 1)).min(LIVE_PIECE_BYTES + piece.len());
             let mut joined = BytesMut::with_capacity(capacity);
             joined.put_slice(&piece);
-            while joined.len() < PIECE_BYTES {
-                let Ok(message) = self.subscription.queue.try_recv() else { break };
+            while joined.len() < LIVE_PIECE_BYTES {
+                let Some(message) = self.subscription.queue.next_waiting() else { break };
                 joined.put_slice(&self.encode(message).await);
             }
             piece = joined.freeze();
@@ -189,7 +192,7 @@ impl Feed {
         // All that happened up to this revision is in the queue already.
         let reached = self.last_bookmark.take()?.reached().max(self.after);
         let mut piece = BytesMut::new();
-        while let Ok(message) = self.subscription.queue.try_recv() {
+        while let Some(message) = self.subscription.queue.next_waiting() {
             if matches!(&message, Message::Event(event) if event.revision > self.after) {
                 piece.put_slice(&self.encoder.message(&message));
             }

@@ -12,7 +12,6 @@ use skiff_kinds::ResourceDef;
 use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
 use skiff_store::{KeyValue, Revision, WatchEvent};
-use tokio::sync::mpsc;
 
 use crate::codec::{self, Heads};
 use crate::encryption;
@@ -21,6 +20,7 @@ use crate::http::negotiate::Media;
 use crate::metrics::StoreFigures;
 use crate::storage::filter::Filter;
 use crate::storage::keys;
+use crate::storage::line::{self, Refused};
 
 /// How many changes of a resource are kept for watchers that come back.
 const HISTORY_CHANGES: usize = 1024;
@@ -295,7 +295,7 @@ pub enum Message {
 struct Watcher {
     filter: Filter,
     bookmarks: bool,
-    queue: mpsc::Sender<Message>,
+    queue: line::Sender<Message>,
 }
 
 #[derive(Default)]
@@ -335,7 +335,7 @@ pub struct Subscription {
     /// The revision that the initial part leads to.
     pub revision: Revision,
     /// What happens from then on; ends when the watcher was too slow.
-    pub queue: mpsc::Receiver<Message>,
+    pub queue: line::Receiver<Message>,
     id: u64,
     cache: Arc<ResourceCache>,
 }
@@ -421,8 +421,7 @@ impl ResourceCache {
                 return true;
             }
             // A full queue will bring its reader newer news than this; only a closed one ends the watch.
-            let sent = watcher.queue.try_send(Message::Bookmark(reached));
-            !matches!(sent, Err(mpsc::error::TrySendError::Closed(_)))
+            watcher.queue.send(Message::Bookmark(reached)) != Err(Refused::Abandoned)
         });
     }
 
@@ -499,7 +498,7 @@ impl ResourceCache {
         bookmarks: bool,
         reached: Revision,
     ) -> Result<Subscription> {
-        let (sender, queue) = mpsc::channel(WATCHER_QUEUE);
+        let (sender, queue) = line::line(WATCHER_QUEUE);
         let mut state = self.state.lock();
         state.check_readable()?;
         let initial = match start {
@@ -585,7 +584,7 @@ impl State {
             let Some(event) = Event::sharing(change, &watcher.filter, &frames) else { return true };
             *sent += 1;
             // A watcher that does not keep up is dropped: its client comes back from where it was.
-            watcher.queue.try_send(Message::Event(event)).is_ok()
+            watcher.queue.send(Message::Event(event)).is_ok()
         });
     }
 }

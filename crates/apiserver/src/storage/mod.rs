@@ -5,3 +5,4 @@ pub mod catalogue;
 pub mod filter;
 pub mod hub;
 pub mod keys;
+pub mod line;
