@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use serde_json::json;
 use skiff_base::clock;
-use skiff_kinds::bootstrap::{flow_control_objects, priority_classes, rbac_objects, storage_classes};
+use skiff_kinds::bootstrap::{flow_control_objects, ingress_classes, priority_classes, rbac_objects, storage_classes};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
 use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
@@ -148,7 +148,7 @@ fn objects(config: &Config) -> Vec<Object> {
     let flows = flow_control_objects().into_iter().map(|object| with_flow_status(object, config));
     let versions = local::of_builtin(config.kinds.iter().copied());
     let versions = versions.iter().map(|version| version.first_object(config.clock.now()));
-    first.chain(flows).chain(storage_classes()).chain(usage).chain(versions).collect()
+    first.chain(flows).chain(storage_classes()).chain(ingress_classes()).chain(usage).chain(versions).collect()
 }
 
 /// The first flow schemas lead to levels that are there, and say so.

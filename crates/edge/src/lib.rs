@@ -1,3 +1,4 @@
-//! What the cluster shows at its edge: names by DNS, and in time ingress, gateway and dashboard.
+//! What the cluster shows at its edge: names by DNS, and Services to the outside by Ingress.
 
 pub mod dns;
+pub mod ingress;

@@ -12,6 +12,7 @@ mod control;
 mod datastore;
 mod extenders;
 mod images;
+mod ingress;
 mod inprocess;
 mod isolation;
 mod join;

@@ -28,6 +28,7 @@ use crate::control;
 use crate::datastore;
 use crate::extenders;
 use crate::images::NodeImages;
+use crate::ingress;
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::join::member;
@@ -106,8 +107,8 @@ async fn serve_cluster(
     let informers =
         Informers::new(inprocess::client(&server, "system:apiserver", &["system:masters"], "skiff-informers"));
     let offices = offices::take(&setting, &server, &informers, &stop);
-    let (worker, _balancer) = if setting.options.disable_agent {
-        (None, None)
+    let (worker, _balancer, _ingresses) = if setting.options.disable_agent {
+        (None, None, None)
     } else {
         // The first node takes the first part of the range; where there may be other servers, the controllers decide.
         let first = setting.machine.facts.datastore.is_none().then(|| network::node_range(&setting.machine.facts));
@@ -115,7 +116,8 @@ async fn serve_cluster(
         let mut machine = setting.machine.clone();
         ensure_pod_range(&mut machine, &client, first).await?;
         let worker = start_worker(&setting, &machine, &server, &informers).await?;
-        (Some(worker), Some(start_balancer(&setting, &server, &informers)?))
+        let balancer = start_balancer(&setting, &server, &informers)?;
+        (Some(worker), Some(balancer), Some(ingress::start(&setting, &server, &informers)?))
     };
     let facts = &setting.machine.facts;
     let command = Arc::new(NodeControl {

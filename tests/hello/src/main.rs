@@ -2,7 +2,8 @@
 //!
 //! `hello --port=8080` answers every path with its version and host name. `/healthz` and `/readyz` answer 200 until
 //! `/healthz/fail` or `/readyz/fail` was asked for (`/readyz/mend` mends it); `/exit/N` ends the program with code N;
-//! `/env/NAME` and `/file/PATH` show what the container sees; `/slow/MS` answers after a while.
+//! `/env/NAME` and `/file/PATH` show what the container sees; `/slow/MS` answers after a while. `/echo` switches to a
+//! protocol of lines that come back.
 //! On SIGTERM it goes on answering until the connections it has are served, then ends with 0.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -97,6 +98,9 @@ fn answer(mut stream: &TcpStream, state: &State) -> io::Result<()> {
             break;
         }
     }
+    if path == "/echo" {
+        return echo(stream, &mut reader);
+    }
     let (status, body) = respond(&path, state);
     write!(
         stream,
@@ -104,6 +108,17 @@ fn answer(mut stream: &TcpStream, state: &State) -> io::Result<()> {
         body.len()
     )?;
     stream.flush()
+}
+
+/// Gives every line back, until there are no more.
+fn echo(mut stream: &TcpStream, lines: &mut impl BufRead) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")?;
+    let mut line = String::new();
+    while lines.read_line(&mut line)? > 0 {
+        stream.write_all(line.as_bytes())?;
+        line.clear();
+    }
+    Ok(())
 }
 
 fn respond(path: &str, state: &State) -> (&'static str, String) {

@@ -272,12 +272,13 @@ async fn classes_complete_pods_and_ingresses() {
         expect![[r#"403 pods "b" is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"#]],
     )
     .await;
-    let class = r#"{"metadata":{"name":"web","annotations":{"ingressclass.kubernetes.io/is-default-class":"true"}},"spec":{"controller":"example.org/c"}}"#;
+    // The newest of several default classes counts, and of those of one second the first by name.
+    let class = r#"{"metadata":{"name":"other","annotations":{"ingressclass.kubernetes.io/is-default-class":"true"}},"spec":{"controller":"example.org/c"}}"#;
     post(&cluster, "/apis/networking.k8s.io/v1/ingressclasses", class).await;
     let ingress =
         r#"{"metadata":{"name":"i"},"spec":{"defaultBackend":{"service":{"name":"s","port":{"number":80}}}}}"#;
     let made = post(&cluster, "/apis/networking.k8s.io/v1/namespaces/default/ingresses", ingress).await;
-    assert_eq!(made["spec"]["ingressClassName"], "web");
+    assert_eq!(made["spec"]["ingressClassName"], "other");
     let node =
         post(&cluster, "/api/v1/nodes", r#"{"metadata":{"name":"n","labels":{"topology.kubernetes.io/zone":"z1"}}}"#)
             .await;

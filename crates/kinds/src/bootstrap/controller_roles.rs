@@ -218,6 +218,19 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
         ],
         ..NO_ROLE
     },
+    // Not upstream's: who serves Ingresses. Which Secrets are named by one cannot be said in a role.
+    Role {
+        name: "system:controller:ingress-controller",
+        rules: &[
+        on("networking.k8s.io", "ingressclasses ingresses", "get list watch"),
+        on("networking.k8s.io", "ingresses/status", "patch update"),
+        on("core", "secrets", "list watch"),
+        on("core", "nodes services", "list watch"),
+        on("discovery.k8s.io", "endpointslices", "list watch"),
+        on("core events.k8s.io", "events", "create patch update"),
+        ],
+        ..NO_ROLE
+    },
     // Not upstream's: the provisioner of the nodes' own disks.
     Role {
         name: "system:controller:local-path-provisioner",

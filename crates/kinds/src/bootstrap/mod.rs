@@ -15,6 +15,8 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// The provisioner that every node is for its own disk; also the name of its account, after the slash.
 pub const LOCAL_PATH_PROVISIONER: &str = "skiff.io/local-path";
+/// What serves the Ingresses of the first IngressClass.
+pub const INGRESS_CONTROLLER: &str = "skiff.io/ingress";
 
 /// A role: a ClusterRole where it names no namespace.
 struct Role {
@@ -225,6 +227,16 @@ pub fn storage_classes() -> Vec<Object> {
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",
         "allowVolumeExpansion": true,
+    })]
+}
+
+/// The class of Ingresses that name none, made once: served by the node itself.
+pub fn ingress_classes() -> Vec<Object> {
+    vec![json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "IngressClass",
+        "metadata": {"name": "skiff", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        "spec": {"controller": INGRESS_CONTROLLER},
     })]
 }
 

@@ -1,0 +1,104 @@
+//! Which certificate is shown to whom: by the name that the client asks for, from the Secrets that Ingresses name.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use parking_lot::RwLock;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use skiff_client::ObjectKey;
+
+use super::table::{bare_host, parent};
+
+/// A certificate with its key, as Secrets of type `kubernetes.io/tls` hold it, or why it is none.
+pub fn parse_certificate(secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
+    let find = |key: &str| {
+        let data = secret.data.as_ref().and_then(|data| data.get(key));
+        data.map(|value| value.0.as_slice()).ok_or_else(|| format!("has no {key}"))
+    };
+    let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(find("tls.crt")?).collect();
+    let chain = chain.map_err(|error| format!("tls.crt cannot be read: {error}"))?;
+    if chain.is_empty() {
+        return Err("tls.crt holds no certificate".into());
+    }
+    let key =
+        PrivateKeyDer::from_pem_slice(find("tls.key")?).map_err(|error| format!("tls.key cannot be read: {error}"))?;
+    certified(chain, &key)
+}
+
+/// A certificate with its key.
+///
+/// # Errors
+/// One is not of the other, or of a kind that is not known.
+pub fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, String> {
+    let key = rustls::crypto::ring::sign::any_supported_type(key).map_err(|error| format!("tls.key: {error}"))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Err(_) => Err("tls.crt is not the certificate of tls.key".into()),
+    }
+}
+
+/// The certificates in use; who shakes hands is shown what is here at that moment.
+pub struct Certificates {
+    default: Arc<CertifiedKey>,
+    by_host: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+}
+
+impl Certificates {
+    /// The one for those who ask for nothing that is known.
+    pub fn new(default: Arc<CertifiedKey>) -> Self {
+        Self { default, by_host: RwLock::default() }
+    }
+
+    /// Shows these from now on. Says which Secrets are no good, with the reason.
+    pub fn replace(
+        &self,
+        wanted: &[(String, ObjectKey)],
+        secret: impl Fn(&ObjectKey) -> Option<Arc<Secret>>,
+    ) -> Vec<(ObjectKey, String)> {
+        let mut read: HashMap<ObjectKey, Option<Arc<CertifiedKey>>> = HashMap::new();
+        let mut faults = Vec::new();
+        let mut by_host = HashMap::new();
+        for (host, key) in wanted {
+            let certificate = read.entry(key.clone()).or_insert_with(|| {
+                let found = secret(key).ok_or_else(|| "is not there, or not of type kubernetes.io/tls".to_owned());
+                let parsed = found.and_then(|secret| parse_certificate(&secret));
+                parsed.map_err(|reason| faults.push((key.clone(), reason))).ok()
+            });
+            if let Some(certificate) = certificate {
+                by_host.entry(host.clone()).or_insert_with(|| certificate.clone());
+            }
+        }
+        *self.by_host.write() = by_host;
+        faults
+    }
+
+    /// The certificate for a name: its own, that of the wildcard above it, that of all names, or the default one.
+    pub fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let by_host = self.by_host.read();
+        let name = bare_host(name.unwrap_or_default());
+        let own = by_host.get(&name);
+        let wildcard = || by_host.get(&format!("*.{}", parent(&name)?));
+        own.or_else(wildcard).or_else(|| by_host.get("")).unwrap_or(&self.default).clone()
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("hosts", &self.by_host.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.find(hello.server_name()))
+    }
+}

@@ -1,0 +1,39 @@
+//! Ingress on a server's own node: with an identity of its own, and at the ports that people expect it at.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use skiff_apiserver::ApiServer;
+use skiff_client::{Informers, Recorder};
+use skiff_edge::ingress::{Ingresses, IngressesConfig, certified};
+
+use crate::commands::CommandError;
+use crate::inprocess;
+use crate::node::Setting;
+use crate::pki::Purpose;
+
+const CONTROLLER: &str = "ingress-controller";
+const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
+const HTTPS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 443);
+
+/// Starts to serve Ingresses. Names that no Secret has a certificate for get one of the cluster's authority for the
+/// node's address, so that whoever trusts the cluster can at least see where he is.
+///
+/// # Errors
+/// The certificate cannot be made.
+pub fn start(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Result<Ingresses, CommandError> {
+    let machine = &setting.machine;
+    let purpose = Purpose::Server { names: &[], addresses: &[machine.address] };
+    let (chain, key) = setting.authority.issue("skiff-ingress", &purpose)?.der()?;
+    let client = inprocess::controller_client(server, CONTROLLER);
+    Ok(Ingresses::start(IngressesConfig {
+        informers: informers.clone(),
+        recorder: Recorder::start(client.clone(), machine.clock.clone(), CONTROLLER, &machine.facts.node_name),
+        client,
+        clock: machine.clock.clone(),
+        address: machine.address,
+        http: HTTP,
+        https: HTTPS,
+        certificate: certified(chain, &key)?,
+    })?)
+}
