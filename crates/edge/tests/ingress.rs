@@ -296,7 +296,7 @@ fn endpoints_that_do_not_answer_are_passed_over() {
 /// more; a client that goes on asking on one connection never notices.
 #[test]
 fn a_rolling_change_of_endpoints_loses_no_request() {
-    const REQUESTS: usize = 2000;
+    const REQUESTS: usize = 600;
     const ASKED_BETWEEN: usize = 100;
     with_world("rolling", async |world| {
         let mut endpoints = vec![Endpoint::start(2).await, Endpoint::start(3).await];

@@ -90,7 +90,8 @@ fn connections_become_something_else(address: &str) {
     stream.write_all(b"GET /echo HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().as_deref(), Some("HTTP/1.1 101 Switching Protocols"));
-    assert!(lines.by_ref().take_while(|line| !line.is_empty()).any(|line| line.eq_ignore_ascii_case("upgrade: echo")));
+    let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+    assert!(head.iter().any(|line| line.eq_ignore_ascii_case("upgrade: echo")), "{head:?}");
     for word in ["first", "second"] {
         writeln!(stream, "{word}").unwrap();
         assert_eq!(lines.next().as_deref(), Some(word));

@@ -22,7 +22,7 @@ use super::table::bare_host;
 /// What is sent to the client: what an endpoint sends, or words of our own.
 pub type Answer = Response<Either<Incoming, Full<Bytes>>>;
 
-/// How many endpoints are tried for one request.
+/// How often one request is tried at most; each endpoint once, and one of them twice, if there are fewer.
 const ATTEMPTS: usize = 4;
 
 /// The proxy, for all connections.
@@ -133,7 +133,7 @@ impl Proxy {
         let spare = Spare::of(&request);
         let mut failure = Failure::Nobody;
         let mut may_be_old = true;
-        for endpoint in upstream.turn().take(ATTEMPTS) {
+        for endpoint in upstream.turn().take(ATTEMPTS.min(upstream.endpoints.len() + 1)) {
             let found = self.connections.get(endpoint, upstream.protocol, may_be_old, options.connect_timeout).await;
             let mut connection = match found {
                 Ok(connection) => connection,

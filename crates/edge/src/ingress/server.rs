@@ -26,8 +26,10 @@ use super::status;
 
 /// After one change others are collected for so long; the first one never waits.
 const COALESCING: Duration = Duration::from_millis(5);
-/// How often ports that were not free are tried again, and connections looked through.
+/// How often connections are looked through, and the nodes that are ready.
 const CHECK: Duration = Duration::from_secs(10);
+/// How often ports that were not free are tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Secrets that can be certificates; no others are read.
 const TLS_SECRETS: &str = "type=kubernetes.io/tls";
 /// The protocols that TLS clients can choose from, the best first.
@@ -186,17 +188,19 @@ impl Keeper {
         self.slices.synced().await;
         self.world.services.synced().await;
         loop {
-            self.round().await;
+            let is_complete = self.round().await;
             self.rounds.send_modify(|count| *count += 1);
             tokio::time::sleep(COALESCING).await;
             let wake = self.wake.clone();
-            if tokio::time::timeout(CHECK, wake.notified()).await.is_err() {
+            let pause = if is_complete { CHECK } else { RETRY };
+            if tokio::time::timeout(pause, wake.notified()).await.is_err() {
                 self.proxy.sweep();
             }
         }
     }
 
-    async fn round(&mut self) {
+    /// Brings everything up to date; false if a port is not to be had.
+    async fn round(&mut self) -> bool {
         let classes = self.classes.list();
         let (ours, others): (Vec<_>, Vec<_>) =
             self.ingresses.list().into_iter().partition(|ingress| is_ours(ingress, &classes));
@@ -222,6 +226,7 @@ impl Keeper {
         for ingress in &lost {
             self.write_status(ingress, false, &ready).await;
         }
+        blocked.is_empty()
     }
 
     /// Takes the ports while they are needed; says why not, for each that cannot be had.
