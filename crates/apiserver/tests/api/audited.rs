@@ -108,7 +108,7 @@ async fn requests_are_written_down_as_the_policy_has_it() {
                       "name": "a",
                       "namespace": "default",
                       "resourceVersion": "2",
-                      "uid": "21b083be-19ec-4bac-82f0-e6df78b62b0c"
+                      "uid": "c358f8b6-1335-48b6-a430-9baea76b6521"
                     }
                   },
                   "responseStatus": {

@@ -444,7 +444,7 @@ async fn a_program_says_which_images_may_run() {
         &cluster,
         &pod("bad"),
         expect![[
-            r#"403 pods "p-hw5h4" is forbidden: image policy webhook backend denied one or more images: it is bad"#
+            r#"403 pods "p-krctc" is forbidden: image policy webhook backend denied one or more images: it is bad"#
         ]],
     )
     .await;
@@ -454,7 +454,7 @@ async fn a_program_says_which_images_may_run() {
     outcome(
         &closed,
         &pod("good"),
-        expect![[r#"403 pods "p-fk7zv" is forbidden: dial tcp 127.0.0.1:1: Connection refused (os error 111)"#]],
+        expect![[r#"403 pods "p-sjl6l" is forbidden: dial tcp 127.0.0.1:1: Connection refused (os error 111)"#]],
     )
     .await;
     let open = with(Settings::read(&on, &[], Some(&config("http://127.0.0.1:1", true))).expect("it can be used")).await;

@@ -81,7 +81,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
-                "uid": "21b083be-19ec-4bac-82f0-e6df78b62b0c"
+                "uid": "c358f8b6-1335-48b6-a430-9baea76b6521"
               }
             }
         "#]],
@@ -140,7 +140,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "21b083be-19ec-4bac-82f0-e6df78b62b0c"
+                "uid": "c358f8b6-1335-48b6-a430-9baea76b6521"
               }
             }
         "#]],
@@ -163,7 +163,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
               "details": {
                 "kind": "configmaps",
                 "name": "a",
-                "uid": "21b083be-19ec-4bac-82f0-e6df78b62b0c"
+                "uid": "c358f8b6-1335-48b6-a430-9baea76b6521"
               },
               "kind": "Status",
               "metadata": {},
@@ -291,7 +291,7 @@ async fn what_is_applied_is_owned_and_conflicts_are_told() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "2",
-                "uid": "21b083be-19ec-4bac-82f0-e6df78b62b0c"
+                "uid": "c358f8b6-1335-48b6-a430-9baea76b6521"
               }
             }
         "#]],

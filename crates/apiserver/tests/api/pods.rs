@@ -90,7 +90,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 "name": "a",
                 "namespace": "default",
                 "resourceVersion": "3",
-                "uid": "e4309bae-a76b-4521-b7b3-5c46a73912a5"
+                "uid": "6b0a7692-573b-471d-9b01-616cb2f62f90"
               },
               "spec": {
                 "containers": [
@@ -104,7 +104,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                     "volumeMounts": [
                       {
                         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                        "name": "kube-api-access-fk7zv",
+                        "name": "kube-api-access-sjl6l",
                         "readOnly": true
                       }
                     ]
@@ -136,7 +136,7 @@ async fn a_pod_gets_its_account_its_token_and_its_tolerations() {
                 ],
                 "volumes": [
                   {
-                    "name": "kube-api-access-fk7zv",
+                    "name": "kube-api-access-sjl6l",
                     "projected": {
                       "defaultMode": 420,
                       "sources": [
@@ -306,7 +306,7 @@ async fn services_get_addresses_and_node_ports() {
                 "name": "kubernetes",
                 "namespace": "default",
                 "resourceVersion": "1",
-                "uid": "b81d243a-c54a-46a8-bc49-d7b841095605"
+                "uid": "7b685470-aae3-4091-98e5-350faa241040"
               },
               "spec": {
                 "clusterIP": "10.96.0.1",
@@ -405,7 +405,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web",
                 "namespace": "default",
                 "resourceVersion": "5",
-                "uid": "54096cb2-65b3-4c38-99ba-a85d22597f1d"
+                "uid": "f7b35c46-a739-42a5-9e28-916456307b8e"
               },
               "spec": {
                 "replicas": 3
@@ -499,7 +499,7 @@ async fn a_deployment_is_patched_scaled_and_its_status_kept_apart() {
                 "name": "web2",
                 "namespace": "default",
                 "resourceVersion": "8",
-                "uid": "6dcc23f2-5e4e-455c-aa91-e184a8e99198"
+                "uid": "0db1af5f-d696-4738-8cdd-dfb38bbd27d3"
               },
               "spec": {
                 "progressDeadlineSeconds": 600,
