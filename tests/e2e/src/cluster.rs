@@ -113,9 +113,15 @@ impl Cluster {
 
     /// Starts a server and so many agents, and imports `localhost:5000/hello:v1` into all of them.
     pub fn several(purpose: &str, agents: usize) -> Self {
+        Self::several_on(purpose, agents, |_| {})
+    }
+
+    /// The same; before anything is started, `prepare` may put something where the nodes will be.
+    pub fn several_on(purpose: &str, agents: usize, prepare: impl FnOnce(&Self)) -> Self {
         let mut cluster = Self::empty(purpose);
         cluster.group = Some(cluster.name.clone());
         cluster.name = format!("{}-server-0", cluster.name);
+        prepare(&cluster);
         let config = cluster.kubelet_config(KUBELET_CONFIG).display().to_string();
         cluster.group(&["create"], &["--agents", &agents.to_string(), "--kubelet-config", &config]).ok();
         let file = cluster.data.join("hello-v1.tar");
@@ -130,6 +136,11 @@ impl Cluster {
         let mut skiff = Command::new(skiff_binary());
         skiff.arg("cluster").args(command).arg(group).args(arguments).arg("--data-dir").arg(&self.data);
         Answer::of(skiff.stdin(Stdio::null()).output().expect("the program under test can be started"))
+    }
+
+    /// The folder of one of the nodes.
+    pub fn folder_of(&self, node: &str) -> PathBuf {
+        self.data.join("isolated").join(node)
     }
 
     /// The name of an agent.

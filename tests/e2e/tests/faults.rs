@@ -210,8 +210,8 @@ struct FailingDisk {
 impl FailingDisk {
     const SIZE_BYTES: u64 = 2 << 30;
 
-    fn mount(folder: &std::path::Path) -> Self {
-        let disk = Self { folder: folder.to_owned(), image: folder.with_extension("img") };
+    fn mount(folder: &std::path::Path, image: std::path::PathBuf) -> Self {
+        let disk = Self { folder: folder.to_owned(), image };
         let image = std::fs::File::create(&disk.image).and_then(|file| file.set_len(Self::SIZE_BYTES));
         image.expect("a writable folder");
         run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1", &disk.image.display().to_string()]);
@@ -237,7 +237,8 @@ impl FailingDisk {
 
     /// What a machine does when it is started again: nobody has files open any more, and what is damaged is mended.
     fn mend(&self) {
-        run("umount", &[&self.target()]);
+        let unmount = || std::process::Command::new("umount").arg(&self.folder).output().expect("umount is there");
+        eventually("nobody uses the disk any more", || unmount().status.success());
         let checked =
             std::process::Command::new("e2fsck").arg("-fy").arg(&self.image).output().expect("e2fsck is there");
         assert!(checked.status.code().is_some_and(|code| code < 2), "{checked:?}");
@@ -285,7 +286,7 @@ fn a_disk_that_turns_read_only_is_told_and_survived() {
     // Declared first, so that it goes last.
     let disk;
     let cluster = Cluster::empty("failing");
-    disk = FailingDisk::mount(cluster.folder());
+    disk = FailingDisk::mount(cluster.folder(), cluster.folder().with_extension("img"));
     cluster.skiff(&["up"]).ok();
     let image = cluster.folder().join("hello.tar");
     hello_image("v1").save("localhost:5000/hello:v1", &image).expect("a writable folder");
@@ -311,7 +312,7 @@ fn a_disk_that_turns_read_only_is_told_and_survived() {
     assert!(cluster.kubectl("exec talker -c app -- wget -q -O - http://127.0.0.1:8080/").ok().contains("v1"));
     assert_eq!((containers(), cluster.server_pid()), (before, server));
     // The machine is started again, and its disk mended: everything that was kept is there.
-    crash(&cluster);
+    crash(cluster.keeper_pid());
     disk.mend();
     cluster.skiff(&["up"]).ok();
     cluster.kubectl("get configmap kept").ok();
@@ -325,9 +326,52 @@ fn a_disk_that_turns_read_only_is_told_and_survived() {
     drop(disk);
 }
 
+#[test]
+fn an_agents_disk_that_turns_read_only_is_told_by_its_node() {
+    // Declared first, so that it goes last.
+    let mut disk = None;
+    let cluster = Cluster::several_on("rodisk", 1, |cluster| {
+        let folder = cluster.folder_of(&cluster.agent(0));
+        std::fs::create_dir_all(&folder).expect("a writable folder");
+        disk = Some(FailingDisk::mount(&folder, cluster.folder().with_extension("img")));
+    });
+    let disk = disk.as_ref().expect("it was mounted");
+    let agent = cluster.agent(0);
+    cluster.create(&TALKER.replace("spec:\n", &format!("spec:\n  nodeName: {agent}\n")));
+    cluster.ready("talker");
+    let condition = |kind: &str| {
+        let path = format!("jsonpath={{.status.conditions[?(@.type==\"{kind}\")].status}}");
+        cluster.kubectl_args(&["get", "node", &agent, "-o", &path]).stdout
+    };
+    assert_eq!(condition("DiskPressure"), "False");
+    disk.fail();
+    // Nothing more is placed here, and somebody can read why; what runs may run on.
+    eventually("the node says that it has no room", || condition("DiskPressure") == "True");
+    eventually("the node is tainted", || {
+        let taints = cluster.kubectl_args(&["get", "node", &agent, "-o", "jsonpath={.spec.taints[*].key}"]).stdout;
+        taints.contains("node.kubernetes.io/disk-pressure")
+    });
+    let events = || cluster.kubectl("get events -A --field-selector reason=FilesystemIsReadOnly").stdout;
+    eventually("the node tells of it", || events().contains("is read-only"));
+    assert_eq!(condition("Ready"), "True");
+    let talker = || cluster.get("pod talker")["status"].clone();
+    let status = talker();
+    let restarts = status["containerStatuses"].as_array().expect("containers").iter().map(|one| &one["restartCount"]);
+    assert_eq!((&status["phase"], restarts.collect::<Vec<_>>()), (&"Running".into(), vec![&Value::from(0); 2]));
+    crash(cluster.keeper_pid_of(&agent));
+    disk.mend();
+    cluster.skiff_of(&agent, &["up"]).ok();
+    eventually("there is room again", || condition("DiskPressure") == "False" && condition("Ready") == "True");
+    eventually("the containers run again", || {
+        let status = talker();
+        let mut all = status["containerStatuses"].as_array().into_iter().flatten();
+        all.all(|one| one["ready"] == true && one["restartCount"].as_u64() >= Some(1))
+    });
+    drop(cluster);
+}
+
 /// Ends all of a node without warning, as a machine's end does.
-fn crash(cluster: &Cluster) {
-    let keeper = cluster.keeper_pid();
+fn crash(keeper: u32) {
     run("kill", &["-9", &keeper.to_string()]);
     let namespace = format!("/proc/{keeper}/ns/mnt");
     eventually("its first process is gone", || std::fs::read_link(&namespace).is_err());

@@ -50,7 +50,8 @@ impl Options {
             parsed.map_err(|_| format!("invalid {name} {:?}: must be a number not below zero", query.get(name)))
         };
         let since = match (number("sinceSeconds")?, query.get("sinceTime")) {
-            (Some(seconds), _) => Some(now - Duration::from_secs(seconds)),
+            // Before time began there is nothing either.
+            (Some(seconds), _) => Some(now.checked_sub(Duration::from_secs(seconds)).unwrap_or(Timestamp::MIN)),
             (None, Some(time)) => Some(time.parse().map_err(|error| format!("invalid sinceTime {time:?}: {error}"))?),
             (None, None) => None,
         };
@@ -309,6 +310,7 @@ mod tests {
         assert_eq!(formatted(""), "one\ntwo goes on\nthree\n");
         assert_eq!(formatted("stream=Stdout"), "one\nthree\n");
         assert_eq!(formatted("sinceSeconds=2"), "goes on\nthree\n");
+        assert_eq!(formatted(&format!("sinceSeconds={}", i64::MAX)), formatted(""));
         assert_eq!(formatted("sinceTime=2026-01-01T00:00:03Z"), "three\n");
         assert_eq!(formatted("limitBytes=6"), "one\ntw");
         assert_eq!(formatted("timestamps=true&stream=Stderr"), "2026-01-01T00:00:01.000000002Z two goes on\n");
