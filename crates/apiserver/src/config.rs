@@ -149,6 +149,8 @@ pub struct Config {
     pub access: Access,
     /// What is encrypted where it is stored.
     pub encryption: Option<crate::encryption::Settings>,
+    /// How many requests are worked on at a time, and whose.
+    pub flow: crate::flow::Settings,
 }
 
 impl Config {
@@ -177,6 +179,7 @@ impl Config {
             tokens: Vec::new(),
             access: Access::default(),
             encryption: None,
+            flow: crate::flow::Settings::default(),
         }
     }
 }

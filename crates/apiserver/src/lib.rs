@@ -21,7 +21,7 @@ pub mod encryption;
 mod endpoints;
 pub mod failure;
 pub mod files;
-mod flow;
+pub mod flow;
 pub mod http;
 mod identity;
 mod metrics;

@@ -19,7 +19,7 @@ use skiff_kinds::def::Text;
 use skiff_object::patch::PatchType;
 use skiff_object::{Reason, Status};
 use skiff_store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use crate::alloc::Allocators;
@@ -30,7 +30,7 @@ use crate::call::{Call, UserInfo};
 use crate::config::Config;
 use crate::encryption::Encryption;
 use crate::failure::{Failure, Result, plain};
-use crate::flow::{Flow, Flows};
+use crate::flow::{self, Flow, Flows};
 use crate::http::answer::{self, Answer};
 use crate::http::body::Body;
 use crate::http::limits;
@@ -44,7 +44,7 @@ use crate::storage::catalogue::{Catalogue, Served};
 use crate::storage::hub::Hub;
 use crate::{admission, aggregation, bootstrap, custom, discovery, endpoints, files, read, sub, usage, webhook, write};
 
-/// How many requests that are no watch and no tunnel are worked on at a time; further ones wait for their turn.
+/// How many requests that take no seats are worked on at a time, watches and tunnels left out; further ones wait.
 const MAX_REQUESTS: usize = 1024;
 /// How often watchers that want bookmarks get one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ pub struct ApiServer {
     pub(crate) started: Timestamp,
     audit_ids: Ids,
     audit: Option<Arc<Auditor>>,
-    flows: Flows,
+    pub(crate) flows: Flows,
     pub(crate) gathered: usage::Gathered,
     /// What stands between the server and its store, where anything is encrypted.
     pub(crate) encryption: Option<Arc<Encryption>>,
@@ -120,6 +120,7 @@ impl ApiServer {
             allocators,
             hub: hub.clone(),
             catalogue,
+            flows: Flows::new(config.flow, config.clock.clone(), Ids::random().next_u64()),
             config,
             metrics: Metrics::default(),
             documents: Documents::default(),
@@ -129,7 +130,6 @@ impl ApiServer {
             started,
             audit_ids: Ids::random(),
             audit: auditor.map(Arc::new),
-            flows: Flows::default(),
             gathered: usage::Gathered::default(),
             encryption,
             turns: Semaphore::new(MAX_REQUESTS),
@@ -159,6 +159,14 @@ impl ApiServer {
     pub fn check_policies(self: &Arc<Self>) {
         let task = tokio::spawn(admission::status::run(Arc::downgrade(self)));
         self.tasks.lock().push(task);
+    }
+
+    /// Keeps the objects of priority and fairness, and lets levels borrow seats of each other, from now on.
+    pub fn keep_flows(self: &Arc<Self>) {
+        if self.flows.is_enabled() {
+            let task = tokio::spawn(flow::keeper::run(Arc::downgrade(self)));
+            self.tasks.lock().push(task);
+        }
     }
 
     /// Tells from now on by a lease that the server of this machine is there.
@@ -273,12 +281,7 @@ impl ApiServer {
             Ok(deadline) => deadline,
             Err(failure) => return fail(failure),
         };
-        let in_turn = async {
-            // Closed never: it lives as long as the server does.
-            let _turn = self.turns.acquire().await;
-            routed.await
-        };
-        match tokio::time::timeout(deadline, in_turn).await {
+        match tokio::time::timeout(deadline, routed).await {
             Ok(result) => result.unwrap_or_else(fail),
             Err(_) => {
                 let ended = Answered { info, query, applied: false, code: 504, took: None, size_bytes: None };
@@ -302,10 +305,10 @@ impl ApiServer {
         plain: &Accepted,
     ) -> Result<Answer> {
         let (user, trail) = self.identify(parts, info).await?;
-        if let Some(flow) = self.flows.of(&self.catalogue, &self.metrics, &user, info) {
-            flow.begin();
-            parts.extensions.insert(flow);
-        }
+        let _turn = match self.turn(parts, &user, query, info).await {
+            Ok(turn) => turn,
+            Err(refused) => return Ok(refused),
+        };
         let authorized = self.authorize(&user, info).await;
         if let Some(trail) = &trail {
             trail.authorized(&authorized);
@@ -348,6 +351,27 @@ impl ApiServer {
         let mut answer = answered.unwrap_or_else(|failure| answer::failure(failure, plain));
         answer::warn(&mut answer, &call.warnings.lock());
         Ok(answer)
+    }
+
+    /// Waits for a request's turn, and notes its flow; a watch gives its seats back once it has begun.
+    async fn turn(
+        &self,
+        parts: &mut Parts,
+        user: &UserInfo,
+        query: &Query,
+        info: &RequestInfo,
+    ) -> Result<Turn<'_>, Answer> {
+        let flow = self.flows.of(&self.catalogue, &self.metrics, user, info);
+        if let Some(flow) = &flow {
+            parts.extensions.insert(flow.clone());
+        }
+        let limit = limits::deadline(query, is_write(&parts.method)).unwrap_or(limits::REQUEST_TIMEOUT);
+        let seats = |most| flow::seats_of(&self.catalogue, query, info, most);
+        let held = self.flows.enter(flow.as_ref(), (user, info), seats, limit).await?;
+        let waits = flow.as_ref().is_none_or(Flow::is_exempt) && !info.is_long_running();
+        // Closed never: it lives as long as the server does.
+        let place = if waits { self.turns.acquire().await.ok() } else { None };
+        Ok(Turn { _held: held, _place: place })
     }
 
     /// Who makes a request, in whose name, and the record of it where one is kept.
@@ -442,6 +466,12 @@ impl ApiServer {
             _ => check_verb(false).map(|()| unreachable_answer()),
         }
     }
+}
+
+/// What a request holds while it is worked on.
+struct Turn<'a> {
+    _held: flow::Held<'a>,
+    _place: Option<SemaphorePermit<'a>>,
 }
 
 /// In which forms a request may be answered.

@@ -186,6 +186,11 @@ impl Series {
         self.0.add(-1.0);
     }
 
+    /// Adds this much.
+    pub fn add(&self, more: f64) {
+        self.0.add(more);
+    }
+
     /// Is this much now.
     pub fn set(&self, value: f64) {
         self.0.value.store(value.to_bits(), Ordering::Relaxed);

@@ -14,6 +14,7 @@ use skiff_apiserver::authz::{self, Chain};
 use skiff_apiserver::config::Access;
 use skiff_apiserver::encryption;
 use skiff_apiserver::files::duration;
+use skiff_apiserver::flow;
 
 use crate::cli::access::{
     AccessOptions, AuthenticationOptions, AuthorizationOptions, EncryptionOptions, OidcOptions, ProxyOptions,
@@ -31,6 +32,16 @@ pub fn settings(options: &AccessOptions, client_authority: &str) -> Result<Acces
         authentication: authentication(&options.authentication, client_authority)?,
         authorization: authorization(&options.authorization)?,
     })
+}
+
+/// How many requests are worked on at a time, and whose.
+pub fn flow(options: &AccessOptions) -> flow::Settings {
+    let (own, usual) = (&options.flow, flow::Settings::default());
+    flow::Settings {
+        is_enabled: own.enable_priority_and_fairness.unwrap_or(usual.is_enabled),
+        reads: own.max_requests_inflight.unwrap_or(usual.reads),
+        writes: own.max_mutating_requests_inflight.unwrap_or(usual.writes),
+    }
 }
 
 /// What is encrypted where it is stored.

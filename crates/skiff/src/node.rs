@@ -207,12 +207,14 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         audit: audit::settings(&setting.options.audit)?,
         tokens: access::tokens(&setting.options.access)?,
         encryption: access::encryption(&setting.options.access),
+        flow: access::flow(&setting.options.access),
         access: access::settings(&setting.options.access, setting.authority.certificate_pem())?,
         ..ApiConfig::new(store, setting.machine.clock.clone(), setting.machine.ids.clone())
     };
     let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
     server.check_policies();
     server.keep_endpoints();
+    server.keep_flows();
     server.keep_identity(setting.machine.facts.node_name.clone());
     Ok(server)
 }

@@ -53,6 +53,11 @@ pub async fn answer(server: &ApiServer, parts: &Parts, query: &Query, info: &Req
         ["version"] => return Ok(answer::data(200, &server.config.version, &PEOPLE)),
         ["metrics"] => return Ok(metrics(server, &snapshot)),
         ["metrics", "slis"] => return Ok(exposition(health_figures(server))),
+        ["debug", "api_priority_and_fairness", page] if server.flows.is_enabled() => {
+            let with_details = !query.text("includeRequestDetails").is_empty();
+            return Ok(crate::flow::dump(&server.flows, page, with_details)
+                .map_or_else(no_page, |text| answer::text(200, text)));
+        }
         [".well-known", "openid-configuration"] => {
             return Ok(identity(server.authenticator.configuration(), "application/json"));
         }

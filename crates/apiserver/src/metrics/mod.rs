@@ -74,10 +74,6 @@ static TERMINATED: Family = Family::counter(
 );
 static DEPRECATED: Family =
     Family::gauge("apiserver_requested_deprecated_apis", "Deprecated parts of the API that were asked for.");
-static DISPATCHED: Family = Family::counter(
-    "apiserver_flowcontrol_dispatched_requests_total",
-    "Requests that were taken up, by their flow schema and priority level.",
-);
 static CERTIFICATES: Family = Family::buckets(
     "apiserver_client_certificate_expiration_seconds",
     "How long the certificates were still valid with which requests were made, in seconds.",
@@ -297,9 +293,9 @@ impl Metrics {
         self.registry.series(&TERMINATED, &labels).inc();
     }
 
-    /// A series of the requests that a flow schema takes up.
-    pub fn dispatched(&self, schema: &str, level: &str) -> Series {
-        self.registry.series(&DISPATCHED, &format!("flow_schema={schema:?},priority_level={level:?}"))
+    /// A series of this server; the same again is the same.
+    pub fn series(&self, family: &'static Family, labels: &str) -> Series {
+        self.registry.series(family, labels)
     }
 
     /// A plugin of admission (or [`WHOLE`], the step) took so long.

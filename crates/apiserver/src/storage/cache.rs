@@ -313,6 +313,8 @@ struct State {
     next_watcher: u64,
     /// How many events were given to watchers.
     sent: u64,
+    /// How large all objects are together.
+    bytes: usize,
     /// The keys of objects that cannot be read, because nobody can decrypt them.
     unreadable: BTreeSet<Bytes>,
 }
@@ -373,6 +375,7 @@ impl ResourceCache {
     pub fn load(&self, items: Vec<KeyValue>, revision: Revision) {
         let entries: BTreeMap<_, _> = items.into_iter().map(|pair| (pair.key.clone(), self.entry(pair))).collect();
         let unreadable = entries.values().filter(|entry| !entry.is_readable()).map(|entry| entry.key.clone()).collect();
+        let bytes = entries.values().map(|entry| entry.value.len()).sum();
         let mut state = self.state.lock();
         let (next_watcher, sent) = (state.next_watcher, state.sent);
         *state = State {
@@ -382,6 +385,7 @@ impl ResourceCache {
             changed: revision,
             next_watcher,
             sent,
+            bytes,
             unreadable,
             ..State::default()
         };
@@ -407,6 +411,8 @@ impl ResourceCache {
                 continue;
             }
             state.changed = revision;
+            let size = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.value.len());
+            state.bytes = state.bytes + size(&now) - size(&before);
             state.look_at(now.as_ref(), before.as_ref());
             let change = Arc::new(Change { revision, now, before });
             state.tell(&change);
@@ -456,6 +462,12 @@ impl ResourceCache {
     /// How many objects there are.
     pub fn object_count(&self) -> usize {
         self.state.lock().entries.len()
+    }
+
+    /// How many objects there are, and how large they are together, in bytes.
+    pub fn weight(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.entries.len() as u64, state.bytes as u64)
     }
 
     /// One object.

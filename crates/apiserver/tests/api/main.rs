@@ -13,6 +13,7 @@ mod entries;
 #[allow(dead_code, clippy::unwrap_used, reason = "a fixture, of which these tests need a part")]
 mod etcd;
 mod every_kind;
+mod fair;
 mod forms;
 mod guarded;
 mod issuers;

@@ -16,6 +16,23 @@ pub struct AccessOptions {
     /// What is encrypted where it is stored.
     #[command(flatten)]
     pub encryption: EncryptionOptions,
+    /// How many requests are worked on at a time, and whose.
+    #[command(flatten)]
+    pub flow: FlowOptions,
+}
+
+/// How many requests are worked on at a time, and whose.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct FlowOptions {
+    /// Whether users share the server fairly, by FlowSchemas and PriorityLevelConfigurations [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub enable_priority_and_fairness: Option<bool>,
+    /// How many reads are worked on at a time [default: 400]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_requests_inflight: Option<u32>,
+    /// How many writes are worked on at a time; where users share, they share the sum of both [default: 200]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_mutating_requests_inflight: Option<u32>,
 }
 
 /// What is encrypted where it is stored.
@@ -147,6 +164,7 @@ enum Typed<'a> {
     Text(&'a Option<String>),
     List(&'a [String]),
     Switch(Option<bool>),
+    Number(Option<u32>),
 }
 
 impl AccessOptions {
@@ -162,14 +180,15 @@ impl AccessOptions {
                 Typed::Text(Some(text)) => arguments.push(format!("--{name}={text}")),
                 Typed::List(list) => arguments.extend(list.iter().map(|text| format!("--{name}={text}"))),
                 Typed::Switch(Some(on)) => arguments.push(format!("--{name}={on}")),
-                Typed::File(None) | Typed::Text(None) | Typed::Switch(None) => {}
+                Typed::Number(Some(number)) => arguments.push(format!("--{name}={number}")),
+                Typed::File(None) | Typed::Text(None) | Typed::Switch(None) | Typed::Number(None) => {}
             }
         }
         arguments
     }
 
     fn typed(&self) -> Vec<(&'static str, Typed<'_>)> {
-        use Typed::{File, List, Switch, Text};
+        use Typed::{File, List, Number, Switch, Text};
         let AuthenticationOptions { oidc, proxy, .. } = &self.authentication;
         let (own, deciders, encryption) = (&self.authentication, &self.authorization, &self.encryption);
         vec![
@@ -209,6 +228,9 @@ impl AccessOptions {
                 "encryption-provider-config-automatic-reload",
                 Switch(encryption.encryption_provider_config_automatic_reload),
             ),
+            ("enable-priority-and-fairness", Switch(self.flow.enable_priority_and_fairness)),
+            ("max-requests-inflight", Number(self.flow.max_requests_inflight)),
+            ("max-mutating-requests-inflight", Number(self.flow.max_mutating_requests_inflight)),
         ]
     }
 }
@@ -228,7 +250,10 @@ mod tests {
     /// A value that the option takes.
     fn value(name: &str) -> &str {
         match name {
-            "anonymous-auth" | "encryption-provider-config-automatic-reload" => "false",
+            "max-requests-inflight" | "max-mutating-requests-inflight" => "7",
+            "anonymous-auth" | "enable-priority-and-fairness" | "encryption-provider-config-automatic-reload" => {
+                "false"
+            }
             "authentication-token-webhook-version" | "authorization-webhook-version" => "v1",
             "oidc-required-claim" => "a=b",
             _ => "/x",

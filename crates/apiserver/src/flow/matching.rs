@@ -1,60 +1,13 @@
-//! Which FlowSchema and PriorityLevelConfiguration a request belongs to, told in the headers of its answer.
-//! See <https://kubernetes.io/docs/concepts/cluster-administration/flow-control/>.
+//! Which requests a FlowSchema is about: its rules, read once, because every request is held against all of them.
 
-use std::sync::{Arc, OnceLock};
-
-use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
-use parking_lot::Mutex;
 use serde_json::Value;
-use skiff_base::figures::Series;
-use skiff_object::Object;
 use skiff_object::meta::Meta;
 
 use crate::call::UserInfo;
-use crate::failure::Result;
 use crate::http::request::RequestInfo;
-use crate::metrics::Metrics;
-use crate::storage::cache::ResourceCache;
-use crate::storage::catalogue::Catalogue;
-use crate::storage::filter::Filter;
 
-const GROUP: &str = "flowcontrol.apiserver.k8s.io";
-const SCHEMA_HEADER: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
-const LEVEL_HEADER: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
-/// Where a schema without a precedence of its own stands.
-const DEFAULT_PRECEDENCE: i64 = 1000;
-
-/// The flow of a request: the UIDs of its schema and of its priority level.
-#[derive(Debug, Clone)]
-pub struct Flow {
-    schema: HeaderValue,
-    level: HeaderValue,
-    taken_up: Series,
-}
-
-impl Flow {
-    /// Counts a request that is taken up.
-    pub fn begin(&self) {
-        self.taken_up.inc();
-    }
-
-    /// Adds the flow to an answer's headers.
-    pub fn tell(self, headers: &mut HeaderMap) {
-        headers.insert(SCHEMA_HEADER, self.schema);
-        headers.insert(LEVEL_HEADER, self.level);
-    }
-}
-
-/// A schema, with what it matches.
-struct Schema {
-    order: (i64, String),
-    rules: Vec<Rule>,
-    flow: Flow,
-}
-
-/// Whom a rule is about, and what they ask for. Read once: every request is held against all rules.
-struct Rule {
+/// Whom a rule is about, and what they ask for.
+pub struct Rule {
     subjects: Vec<Subject>,
     resources: Vec<ResourceRule>,
     /// Verbs and paths.
@@ -75,62 +28,9 @@ struct ResourceRule {
     resources: Vec<String>,
 }
 
-/// The schemas in the order in which they are tried, made anew when one of them or a level changes.
-#[derive(Default)]
-pub struct Flows {
-    /// Of the schemas and of the levels; built-in kinds keep theirs.
-    caches: OnceLock<Option<[Arc<ResourceCache>; 2]>>,
-    known: Mutex<((u64, u64), Arc<Vec<Schema>>)>,
-}
-
-impl Flows {
-    /// The flow of a request; none where no schema matches, or its level is not there.
-    pub fn of(&self, catalogue: &Catalogue, metrics: &Metrics, user: &UserInfo, info: &RequestInfo) -> Option<Flow> {
-        let schemas = self.schemas(catalogue, metrics)?;
-        let resource = info.full_resource();
-        let matching = |schema: &&Schema| schema.rules.iter().any(|rule| rule.matches(user, info, &resource));
-        schemas.iter().find(matching).map(|schema| schema.flow.clone())
-    }
-
-    fn schemas(&self, catalogue: &Catalogue, metrics: &Metrics) -> Option<Arc<Vec<Schema>>> {
-        let find =
-            || Some([catalogue.cache(GROUP, "flowschemas")?, catalogue.cache(GROUP, "prioritylevelconfigurations")?]);
-        let [schemas, levels] = self.caches.get_or_init(find).as_ref()?;
-        let changed = (schemas.changed(), levels.changed());
-        let mut known = self.known.lock();
-        if known.0 != changed {
-            let read = || -> Result<Vec<Schema>> {
-                let levels = levels.objects(&Filter::default())?;
-                let all = schemas.objects(&Filter::default())?;
-                let mut all: Vec<Schema> =
-                    all.iter().filter_map(|schema| schema_of(schema, &levels, metrics)).collect();
-                all.sort_by(|left, right| left.order.cmp(&right.order));
-                Ok(all)
-            };
-            match read() {
-                Ok(all) => *known = (changed, Arc::new(all)),
-                Err(error) => tracing::warn!(%error, "the flow schemas cannot be read"),
-            }
-        }
-        Some(known.1.clone())
-    }
-}
-
-fn schema_of(schema: &Object, levels: &[Object], metrics: &Metrics) -> Option<Schema> {
-    let wanted = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]);
-    let level = levels.iter().find(|level| level.name() == wanted)?;
-    let flow = Flow {
-        schema: HeaderValue::from_str(schema.uid()).ok()?,
-        level: HeaderValue::from_str(level.uid()).ok()?,
-        taken_up: metrics.dispatched(schema.name(), level.name()),
-    };
-    let precedence = schema.int_at(&["spec", "matchingPrecedence"]).unwrap_or(DEFAULT_PRECEDENCE);
-    let rules = schema.list_at(&["spec", "rules"]).iter().map(Rule::of).collect();
-    Some(Schema { order: (precedence, schema.name().to_owned()), rules, flow })
-}
-
 impl Rule {
-    fn of(rule: &Value) -> Self {
+    /// Reads a rule.
+    pub fn of(rule: &Value) -> Self {
         let others = rule.list_at(&["nonResourceRules"]).iter();
         Self {
             subjects: rule.list_at(&["subjects"]).iter().filter_map(Subject::of).collect(),
@@ -139,8 +39,8 @@ impl Rule {
         }
     }
 
-    /// `resource` is the request's, with its subresource.
-    fn matches(&self, user: &UserInfo, info: &RequestInfo, resource: &str) -> bool {
+    /// Whether a request falls under it; `resource` is the request's, with its subresource.
+    pub fn matches(&self, user: &UserInfo, info: &RequestInfo, resource: &str) -> bool {
         if !self.subjects.iter().any(|subject| subject.matches(user)) {
             return false;
         }

@@ -1,0 +1,396 @@
+//! A priority level at work: requests take its seats, or wait in its queues until somebody gives some back. Who is next
+//! is decided in [`queues`](super::queues), how many seats there are in [`shares`](super::shares).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use skiff_base::Timestamp;
+use skiff_base::clock::SharedClock;
+use skiff_base::figures::{Family, Series};
+use skiff_object::Object;
+use skiff_object::meta::Meta;
+use tokio::sync::oneshot;
+
+use super::queues::{Arrival, QueueSet, Queuing, Refusal, Ticket};
+use super::shares::{self, Bounds, Share, Wanted};
+use super::{Flow, width};
+use crate::http::request::RequestInfo;
+use crate::metrics::Metrics;
+
+const DURATIONS: [f64; 12] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+static DISPATCHED: Family = Family::counter(
+    "apiserver_flowcontrol_dispatched_requests_total",
+    "Number of requests executed by API Priority and Fairness subsystem",
+);
+static REJECTED: Family = Family::counter(
+    "apiserver_flowcontrol_rejected_requests_total",
+    "Number of requests rejected by API Priority and Fairness subsystem",
+);
+static EXECUTING: Family = Family::gauge(
+    "apiserver_flowcontrol_current_executing_requests",
+    "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and \
+     Fairness subsystem",
+);
+static SEATS: Family = Family::gauge(
+    "apiserver_flowcontrol_current_executing_seats",
+    "Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage \
+     otherwise) requests in the API Priority and Fairness subsystem",
+);
+static WAITING: Family = Family::gauge(
+    "apiserver_flowcontrol_current_inqueue_requests",
+    "Number of requests currently pending in queues of the API Priority and Fairness subsystem",
+);
+static WAITED: Family = Family::buckets(
+    "apiserver_flowcontrol_request_wait_duration_seconds",
+    "Length of time a request spent waiting in its queue",
+    &DURATIONS,
+);
+static EXECUTED: Family = Family::buckets(
+    "apiserver_flowcontrol_request_execution_seconds",
+    "Duration of initial stage (for a WATCH) or any (for a non-WATCH) stage of request execution in the API Priority \
+     and Fairness subsystem",
+    &DURATIONS,
+);
+static WORK: Family = Family::buckets(
+    "apiserver_flowcontrol_work_estimated_seats",
+    "Number of estimated seats (maximum of initial and final seats) associated with requests in API Priority and \
+     Fairness",
+    &[1.0, 2.0, 4.0, 10.0],
+);
+static NOMINAL: Family = Family::gauge(
+    "apiserver_flowcontrol_nominal_limit_seats",
+    "Nominal number of execution seats configured for each priority level",
+);
+static LOWER: Family = Family::gauge(
+    "apiserver_flowcontrol_lower_limit_seats",
+    "Configured lower bound on number of execution seats available to each priority level",
+);
+static UPPER: Family = Family::gauge(
+    "apiserver_flowcontrol_upper_limit_seats",
+    "Configured upper bound on number of execution seats available to each priority level",
+);
+static CURRENT: Family = Family::gauge(
+    "apiserver_flowcontrol_current_limit_seats",
+    "current derived number of execution seats available to each priority level",
+);
+static DEMAND_HIGH: Family = Family::gauge(
+    "apiserver_flowcontrol_demand_seats_high_watermark",
+    "High watermark, over last adjustment period, of demand_seats",
+);
+static DEMAND_AVERAGE: Family = Family::gauge(
+    "apiserver_flowcontrol_demand_seats_average",
+    "Time-weighted average, over last adjustment period, of demand_seats",
+);
+static DEMAND_DEVIATION: Family = Family::gauge(
+    "apiserver_flowcontrol_demand_seats_stdev",
+    "Time-weighted standard deviation, over last adjustment period, of demand_seats",
+);
+static DEMAND_SMOOTHED: Family = Family::gauge("apiserver_flowcontrol_demand_seats_smoothed", "Smoothed seat demands");
+
+/// A request that waits.
+pub struct Asker {
+    /// Its schema.
+    pub flow: Flow,
+    /// What tells its flow from others of the schema.
+    pub distinguisher: String,
+    /// Who asks.
+    pub user: String,
+    /// What for.
+    pub info: RequestInfo,
+    /// When it came.
+    pub arrived: Timestamp,
+}
+
+/// A request that waits, and how it is told that it is served.
+pub struct Waiter {
+    /// The request.
+    pub asker: Asker,
+    turn: oneshot::Sender<Ticket>,
+}
+
+/// What is counted of one schema.
+pub struct Figures {
+    dispatched: Series,
+    executing: Series,
+    seats: Series,
+    waiting: Series,
+    waited: Series,
+    waited_for_nothing: Series,
+    executed: Series,
+    work: Series,
+    rejected: [Series; 3],
+}
+
+impl Figures {
+    /// Those of a schema that leads to a level.
+    pub fn of(metrics: &Metrics, schema: &str, level: &str) -> Self {
+        let labels = format!("flow_schema={schema:?},priority_level={level:?}");
+        let series = |family| metrics.series(family, &labels);
+        let with = |family, more: &str| metrics.series(family, &format!("{more},{labels}"));
+        let refused = |why: Refusal| metrics.series(&REJECTED, &format!("{labels},reason={:?}", why.name()));
+        Self {
+            dispatched: series(&DISPATCHED),
+            executing: series(&EXECUTING),
+            seats: series(&SEATS),
+            waiting: series(&WAITING),
+            waited: with(&WAITED, "execute=\"true\""),
+            waited_for_nothing: with(&WAITED, "execute=\"false\""),
+            executed: with(&EXECUTED, "type=\"regular\""),
+            work: series(&WORK),
+            rejected: [Refusal::QueueFull, Refusal::ConcurrencyLimit, Refusal::TimeOut].map(refused),
+        }
+    }
+}
+
+/// A priority level.
+pub struct Level {
+    /// Its name.
+    pub name: String,
+    /// Whether its requests never wait.
+    pub is_exempt: bool,
+    clock: SharedClock,
+    set: Mutex<QueueSet<Waiter>>,
+    state: Mutex<State>,
+    most_seats: AtomicU32,
+}
+
+#[derive(Default)]
+struct State {
+    bounds: Bounds,
+    smoothed: f64,
+}
+
+/// Seats that a request has; they are given back when it is dropped.
+pub struct Seat {
+    flow: Flow,
+    ticket: Ticket,
+    seats: u32,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let (facts, now) = (&self.flow.0, self.flow.0.level.clock.monotonic());
+        facts.figures.executing.dec();
+        facts.figures.seats.add(-f64::from(self.seats));
+        facts.figures.executed.took(self.ticket.held(now));
+        facts.level.give_back(now, self.ticket);
+    }
+}
+
+/// A place in a queue; who gives it up leaves the queue, or the seats that came in the same moment.
+struct Place<'a> {
+    level: &'a Level,
+    id: u64,
+    turn: oneshot::Receiver<Ticket>,
+    is_over: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let now = self.level.clock.monotonic();
+        let mut set = self.level.set.lock();
+        if set.give_up(now, self.id).is_none()
+            && let Ok(ticket) = self.turn.try_recv()
+        {
+            set.leave(now, ticket);
+        }
+        // Who was behind it may fit where it did not.
+        serve(&mut set, now);
+    }
+}
+
+/// Tells all for whom there are seats.
+fn serve(set: &mut QueueSet<Waiter>, now: Duration) {
+    while let Some((waiter, ticket)) = set.dispatch(now) {
+        if let Err(ticket) = waiter.turn.send(ticket) {
+            set.leave(now, ticket);
+        }
+    }
+}
+
+impl Level {
+    /// The most seats that one request may take.
+    pub fn most_seats(&self) -> u32 {
+        self.most_seats.load(Ordering::Relaxed)
+    }
+
+    /// Takes seats of a flow's level, at once or within `patience`.
+    pub async fn enter(
+        flow: &Flow,
+        hash: u64,
+        seats: u32,
+        patience: Duration,
+        asker: impl FnOnce() -> Asker,
+    ) -> Result<Seat, Refusal> {
+        let (level, figures) = (&flow.0.level, &flow.0.figures);
+        let (now, mut turn) = (level.clock.monotonic(), None);
+        let arrival = level.set.lock().arrive(now, hash, seats, || {
+            let (sender, receiver) = oneshot::channel();
+            turn = Some(receiver);
+            Waiter { asker: asker(), turn: sender }
+        });
+        figures.work.observe(f64::from(seats));
+        let outcome = match (arrival, turn) {
+            (Arrival::Run(ticket), _) => Ok(ticket),
+            (Arrival::Wait(id), Some(turn)) => {
+                figures.waiting.inc();
+                let counted = Counted(&figures.waiting);
+                let outcome = Self::wait(Place { level, id, turn, is_over: false }, patience).await;
+                drop(counted);
+                outcome
+            }
+            (Arrival::Refused(why), _) => Err(why),
+            (Arrival::Wait(_), None) => Err(Refusal::QueueFull),
+        };
+        let waited = level.clock.monotonic().saturating_sub(now);
+        match outcome {
+            Ok(ticket) => {
+                figures.dispatched.inc();
+                figures.executing.inc();
+                figures.seats.add(f64::from(seats));
+                figures.waited.took(waited);
+                Ok(Seat { flow: flow.clone(), ticket, seats })
+            }
+            Err(why) => {
+                figures.rejected[why as usize].inc();
+                figures.waited_for_nothing.took(waited);
+                Err(why)
+            }
+        }
+    }
+
+    async fn wait(mut place: Place<'_>, patience: Duration) -> Result<Ticket, Refusal> {
+        match tokio::time::timeout(patience, &mut place.turn).await {
+            Ok(Ok(ticket)) => {
+                place.is_over = true;
+                Ok(ticket)
+            }
+            _ => Err(Refusal::TimeOut),
+        }
+    }
+
+    fn give_back(&self, now: Duration, ticket: Ticket) {
+        let mut set = self.set.lock();
+        set.leave(now, ticket);
+        serve(&mut set, now);
+    }
+
+    /// Looks at the queues.
+    pub fn look<T>(&self, look: impl FnOnce(&QueueSet<Waiter>) -> T) -> T {
+        look(&self.set.lock())
+    }
+
+    fn set_limit(&self, seats: u32, metrics: &Metrics) {
+        if !self.is_exempt {
+            let (mut set, now) = (self.set.lock(), self.clock.monotonic());
+            set.set_limit(now, Some(seats));
+            serve(&mut set, now);
+        }
+        self.tell(metrics, &CURRENT, f64::from(seats));
+    }
+
+    fn tell(&self, metrics: &Metrics, family: &'static Family, value: f64) {
+        metrics.series(family, &format!("priority_level={:?}", self.name)).set(value);
+    }
+}
+
+/// Counts somebody who waits for as long as it lives.
+struct Counted<'a>(&'a Series);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The levels of these objects; who is there already stays, with all who wait.
+pub fn digest(
+    known: &BTreeMap<String, Arc<Level>>,
+    objects: &[Object],
+    total: u32,
+    clock: &SharedClock,
+    metrics: &Metrics,
+) -> BTreeMap<String, Arc<Level>> {
+    let shares: Vec<Share> = objects.iter().map(share_of).collect();
+    let bounds = shares::bounds(total, &shares);
+    let mut levels = BTreeMap::new();
+    for ((object, share), bounds) in objects.iter().zip(&shares).zip(bounds) {
+        let (name, queuing) = (object.name().to_owned(), queuing_of(object));
+        let same = known.get(&name).filter(|level| level.is_exempt == share.is_exempt);
+        let level = same.cloned().unwrap_or_else(|| {
+            let limit = (!share.is_exempt).then_some(bounds.nominal);
+            Arc::new(Level {
+                name: name.clone(),
+                is_exempt: share.is_exempt,
+                clock: clock.clone(),
+                set: Mutex::new(QueueSet::new(limit, queuing, clock.monotonic())),
+                state: Mutex::default(),
+                most_seats: AtomicU32::new(1),
+            })
+        });
+        level.set.lock().set_queuing(queuing);
+        level.most_seats.store(width::most(bounds.nominal, queuing.hand), Ordering::Relaxed);
+        if std::mem::replace(&mut level.state.lock().bounds, bounds) != bounds {
+            level.set_limit(bounds.nominal, metrics);
+        }
+        for (family, seats) in [(&NOMINAL, bounds.nominal), (&LOWER, bounds.least), (&UPPER, bounds.most)] {
+            level.tell(metrics, family, f64::from(seats));
+        }
+        levels.insert(name, level);
+    }
+    levels
+}
+
+/// Divides the seats anew by what was asked for since the last time.
+pub fn adjust(levels: &[Arc<Level>], total: u32, metrics: &Metrics) {
+    let mut wanted = Vec::with_capacity(levels.len());
+    for level in levels {
+        let demand = level.set.lock().take_demand(level.clock.monotonic());
+        let mut state = level.state.lock();
+        state.smoothed = shares::smoothed(state.smoothed, demand.average(), demand.deviation());
+        for (family, value) in [
+            (&DEMAND_HIGH, f64::from(demand.high)),
+            (&DEMAND_AVERAGE, demand.average()),
+            (&DEMAND_DEVIATION, demand.deviation()),
+            (&DEMAND_SMOOTHED, state.smoothed),
+        ] {
+            level.tell(metrics, family, value);
+        }
+        let (bounds, smoothed) = (state.bounds, state.smoothed);
+        wanted.push(Wanted { bounds, is_exempt: level.is_exempt, high: demand.high, smoothed });
+    }
+    for (level, seats) in levels.iter().zip(shares::divide(total, &wanted)) {
+        level.set_limit(seats, metrics);
+    }
+}
+
+fn share_of(level: &Object) -> Share {
+    let is_exempt = level.str_at(&["spec", "type"]) == "Exempt";
+    let part = if is_exempt { "exempt" } else { "limited" };
+    let number = |field: &str| level.int_at(&["spec", part, field]).and_then(|number| u32::try_from(number).ok());
+    Share {
+        shares: number("nominalConcurrencyShares").unwrap_or(if is_exempt { 0 } else { 30 }),
+        lendable_percent: number("lendablePercent").unwrap_or(0),
+        borrowing_percent: number("borrowingLimitPercent"),
+        is_exempt,
+    }
+}
+
+fn queuing_of(level: &Object) -> Queuing {
+    let response = ["spec", "limited", "limitResponse"];
+    if level.str_at(&[response[0], response[1], response[2], "type"]) != "Queue" {
+        return Queuing { queues: 0, hand: 0, length: 0 };
+    }
+    let number = |field: &str, usual: usize| {
+        let own = level.int_at(&[response[0], response[1], response[2], "queuing", field]);
+        own.and_then(|number| usize::try_from(number).ok()).unwrap_or(usual)
+    };
+    Queuing { queues: number("queues", 64), hand: number("handSize", 8), length: number("queueLengthLimit", 50) }
+}

@@ -1,0 +1,207 @@
+//! Priority and fairness: who waits, who is refused, and that others go on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Method, Request};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use skiff_apiserver::flow::{self, keeper};
+use skiff_apiserver::{ApiServer, UserInfo};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::support::Cluster;
+
+const LEVELS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
+const SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
+const DUMP: &str = "GET /debug/api_priority_and_fairness";
+
+/// A server with a level of three seats and one queue of two places, for the user `flood` alone.
+async fn cluster() -> Cluster {
+    let cluster = Cluster::with(|config| config.authorization = false).await;
+    let queuing = json!({"queues": 1, "handSize": 1, "queueLengthLimit": 2});
+    let limited = json!({"nominalConcurrencyShares": 1, "borrowingLimitPercent": 0, "limitResponse": {"type": "Queue", "queuing": queuing}});
+    let level = json!({"metadata": {"name": "tiny"}, "spec": {"type": "Limited", "limited": limited}});
+    cluster.tree(&format!("POST {LEVELS}\n\n{level}")).await;
+    let all =
+        json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true});
+    let rule = json!({"subjects": [{"kind": "User", "user": {"name": "flood"}}], "resourceRules": [all]});
+    let spec = json!({"priorityLevelConfiguration": {"name": "tiny"}, "matchingPrecedence": 50, "rules": [rule],
+        "distinguisherMethod": {"type": "ByUser"}});
+    cluster.tree(&format!("POST {SCHEMAS}\n\n{}", json!({"metadata": {"name": "flood"}, "spec": spec}))).await;
+    cluster
+}
+
+/// Requests that are under way until they are told to end: the rest of their body is yet to come.
+struct Held {
+    end: watch::Sender<bool>,
+    under_way: Vec<JoinHandle<u16>>,
+}
+
+impl Held {
+    fn new() -> Self {
+        Self { end: watch::Sender::new(false), under_way: Vec::new() }
+    }
+
+    fn begin(&mut self, server: &Arc<ApiServer>, user: &str) {
+        let mut end = self.end.subscribe();
+        let content = json!({"metadata": {"name": format!("m{}", self.under_way.len())}}).to_string();
+        let rest = futures_util::stream::once(async move {
+            end.wait_for(|end| *end).await.expect("the test goes on");
+            Ok::<_, std::io::Error>(Frame::data(Bytes::from(content)))
+        });
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri("/api/v1/namespaces/default/configmaps")
+            .body(StreamBody::new(rest.boxed()).boxed_unsync())
+            .expect("a request");
+        request.extensions_mut().insert(UserInfo::new(user, &["system:authenticated"]));
+        let server = server.clone();
+        self.under_way.push(tokio::spawn(async move { server.handle(request).await.status().as_u16() }));
+    }
+
+    async fn ended(self) -> Vec<u16> {
+        self.end.send_replace(true);
+        let mut codes = Vec::new();
+        for request in self.under_way {
+            codes.push(request.await.expect("no panic"));
+        }
+        codes
+    }
+}
+
+/// Waits until so many requests of the level wait and are worked on.
+async fn until(cluster: &Cluster, waiting: usize, executing: usize) {
+    loop {
+        let dump = cluster.answer(&format!("{DUMP}/dump_priority_levels")).await;
+        let row =
+            dump.lines().find(|line| line.starts_with("tiny,")).map(|line| line.replace(' ', "")).unwrap_or_default();
+        if row.ends_with(&format!(",{waiting},{executing}")) {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_waits_in_its_queues_and_others_go_on() {
+    let cluster = cluster().await;
+    let mut held = Held::new();
+    for count in 1..=5 {
+        held.begin(&cluster.server, "flood");
+        until(&cluster, usize::max(count, 3) - 3, usize::min(count, 3)).await;
+    }
+    let refused = cluster.send("GET /api/v1/configmaps\nUser: flood").await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert!(refused.headers().contains_key("x-kubernetes-pf-prioritylevel-uid"));
+    let text = refused.into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(text, "Too many requests, please try again later.\n");
+    assert_eq!(cluster.outcome("GET /api/v1/configmaps\nUser: somebody").await, "200");
+    let dump = cluster.answer(&format!("{DUMP}/dump_requests?includeRequestDetails=1")).await;
+    let rows: Vec<String> =
+        dump.lines().filter(|line| line.starts_with("tiny")).map(|line| line.replace(' ', "")).collect();
+    assert_eq!(rows.len(), 2, "{dump}");
+    let expected = "tiny,flood,0,0,flood,2026-01-02T03:04:05.000000Z,1,0,0s,flood,create,/api/v1/namespaces/default/configmaps,default,,v1,configmaps,";
+    assert_eq!(rows[0], expected);
+    let queues = cluster.answer(&format!("{DUMP}/dump_queues")).await;
+    assert!(queues.lines().any(|line| line.replace(' ', "").starts_with("tiny,0,2,3,3,")), "{queues}");
+    assert_eq!(held.ended().await, [201; 5]);
+    until(&cluster, 0, 0).await;
+    let metrics = cluster.answer("GET /metrics").await;
+    for line in [
+        "apiserver_flowcontrol_rejected_requests_total{flow_schema=\"flood\",priority_level=\"tiny\",reason=\"queue-full\"} 1",
+        "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"flood\",priority_level=\"tiny\"} 5",
+        "apiserver_flowcontrol_current_executing_seats{flow_schema=\"flood\",priority_level=\"tiny\"} 0",
+        "apiserver_flowcontrol_current_inqueue_requests{flow_schema=\"flood\",priority_level=\"tiny\"} 0",
+        "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"tiny\"} 3",
+        "apiserver_flowcontrol_upper_limit_seats{priority_level=\"tiny\"} 3",
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_too_long_is_refused_and_leaves_the_queue() {
+    let cluster = cluster().await;
+    let mut held = Held::new();
+    for count in 1..=3 {
+        held.begin(&cluster.server, "flood");
+        until(&cluster, 0, count).await;
+    }
+    assert_eq!(cluster.outcome("GET /api/v1/configmaps?timeout=4s\nUser: flood").await, "429");
+    until(&cluster, 0, 3).await;
+    assert_eq!(held.ended().await, [201; 3]);
+}
+
+#[tokio::test]
+async fn who_goes_away_gives_up_its_place() {
+    let cluster = cluster().await;
+    let mut held = Held::new();
+    for count in 1..=3 {
+        held.begin(&cluster.server, "flood");
+        until(&cluster, 0, count).await;
+    }
+    let mut gone = Held::new();
+    gone.begin(&cluster.server, "flood");
+    until(&cluster, 1, 3).await;
+    gone.under_way[0].abort();
+    until(&cluster, 0, 3).await;
+    held.under_way[0].abort();
+    until(&cluster, 0, 2).await;
+    held.under_way.remove(0);
+    assert_eq!(held.ended().await, [201; 2]);
+}
+
+#[tokio::test]
+async fn without_fairness_the_first_come_are_served() {
+    let settings = flow::Settings { is_enabled: false, reads: 1, writes: 1 };
+    let cluster = Cluster::with(|config| {
+        config.authorization = false;
+        config.flow = settings;
+    })
+    .await;
+    let mut held = Held::new();
+    held.begin(&cluster.server, "one");
+    let post = "POST /api/v1/namespaces/default/configmaps\nUser: two\n\n{\"metadata\": {\"generateName\": \"n\"}}";
+    while cluster.outcome(post).await != "429" {
+        tokio::task::yield_now().await;
+    }
+    let read = cluster.send("GET /api/v1/configmaps\nUser: two").await;
+    assert_eq!(read.status(), 200);
+    assert!(!read.headers().contains_key("x-kubernetes-pf-flowschema-uid"));
+    assert_eq!(cluster.outcome(&post.replace("\nUser: two", "")).await, "201");
+    assert_eq!(cluster.outcome(&format!("{DUMP}/dump_queues")).await, "404");
+    assert_eq!(held.ended().await, [201]);
+}
+
+#[tokio::test]
+async fn suggested_objects_come_back_and_schemas_tell_where_they_lead() {
+    let cluster = Cluster::new().await;
+    cluster.tree(&format!("DELETE {LEVELS}/workload-low")).await;
+    cluster.tree(&format!("DELETE {SCHEMAS}/catch-all")).await;
+    let patch =
+        |path: &str, content: Value| format!("PATCH {path}\ncontent-type: application/merge-patch+json\n\n{content}");
+    let shares = json!({"spec": {"limited": {"nominalConcurrencyShares": 7}}});
+    cluster.tree(&patch(&format!("{LEVELS}/system"), shares.clone())).await;
+    let own =
+        json!({"metadata": {"annotations": {"apf.kubernetes.io/autoupdate-spec": "false"}}, "spec": shares["spec"]});
+    cluster.tree(&patch(&format!("{LEVELS}/node-high"), own)).await;
+    // Mandatory behaviour is there even while its objects are not.
+    assert_eq!(cluster.outcome("GET /version\nUser: nobody").await, "200");
+    keeper::keep(&cluster.server).await.expect("all is kept");
+    // What was made anew is told where it leads the next time.
+    keeper::keep(&cluster.server).await.expect("all is kept");
+    let shares = async |name: &str| {
+        let level = cluster.tree(&format!("GET {LEVELS}/{name}")).await;
+        level["spec"]["limited"]["nominalConcurrencyShares"].clone()
+    };
+    assert_eq!(shares("workload-low").await, 100);
+    assert_eq!(shares("system").await, 30);
+    assert_eq!(shares("node-high").await, 7);
+    let schema = cluster.tree(&format!("GET {SCHEMAS}/catch-all")).await;
+    assert_eq!(schema["status"]["conditions"][0]["reason"], "Found", "{schema}");
+}
