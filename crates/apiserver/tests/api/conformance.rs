@@ -357,7 +357,8 @@ async fn volumes_and_claims_have_statuses_of_their_own() {
             "/api/v1/namespaces/default/persistentvolumeclaims",
             claim,
             "c",
-            json!({"conditions": [{"type": "StatusPatched", "status": "True", "reason": "E2E patchedStatus"}]}),
+            json!({"conditions": [{"type": "StatusPatched", "status": "True", "reason": "E2E patchedStatus",
+                "lastProbeTime": null, "lastTransitionTime": null}]}),
         ),
     ] {
         cluster.tree(&format!("POST {collection}\n\n{object}")).await;
