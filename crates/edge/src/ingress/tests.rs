@@ -275,7 +275,7 @@ fn endpoints_that_end_are_asked_when_no_other_is_left() {
     let ready = endpoint("10.244.0.7", true, true, false);
     let asked = [("shop.example", "/")];
     check(
-        &[all.clone()],
+        std::slice::from_ref(&all),
         &Shop::new(json!([ending, gone, ready])),
         &asked,
         expect![[r#"
