@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -24,12 +25,23 @@ const SYSTEM_BUNDLE_VARIABLE: &str = "SSL_CERT_FILE";
 
 /// A certificate that the server shows as a client.
 #[derive(Clone)]
-pub struct Identity(Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>);
+pub struct Identity(Shown);
+
+#[derive(Clone)]
+enum Shown {
+    Always(Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>),
+    Now(Arc<dyn ResolvesClientCert>),
+}
 
 impl Identity {
     /// A chain of certificates and the key of the first.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
-        Self(Arc::new((chain, key)))
+        Self(Shown::Always(Arc::new((chain, key))))
+    }
+
+    /// One that is exchanged while it is in use.
+    pub fn changing(resolver: Arc<dyn ResolvesClientCert>) -> Self {
+        Self(Shown::Now(resolver))
     }
 }
 
@@ -60,8 +72,13 @@ fn builder() -> Result<Stage<rustls::WantsVerifier>, String> {
 }
 
 fn finish(stage: Stage<rustls::client::WantsClientCert>, own: Option<&Identity>) -> Result<ClientConfig, String> {
-    let Some(Identity(own)) = own else { return Ok(stage.with_no_client_auth()) };
-    stage.with_client_auth_cert(own.0.clone(), own.1.clone_key()).map_err(|error| error.to_string())
+    match own {
+        None => Ok(stage.with_no_client_auth()),
+        Some(Identity(Shown::Now(resolver))) => Ok(stage.with_client_cert_resolver(resolver.clone())),
+        Some(Identity(Shown::Always(own))) => {
+            stage.with_client_auth_cert(own.0.clone(), own.1.clone_key()).map_err(|error| error.to_string())
+        }
+    }
 }
 
 fn roots_of(bundle: &[u8]) -> Result<RootCertStore, String> {

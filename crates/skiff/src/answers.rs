@@ -13,6 +13,7 @@ use skiff_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::certificates::Certificates;
 use crate::commands::CommandError;
 use crate::control::Control;
 use crate::images::{self, NodeImages};
@@ -43,6 +44,8 @@ pub struct NodeControl {
     pub images: Option<NodeImages>,
     /// None where this machine is no server.
     pub savable: Option<Savable>,
+    /// What the node shows that it is itself.
+    pub certificates: Arc<Certificates>,
 }
 
 #[async_trait::async_trait]
@@ -89,7 +92,7 @@ impl NodeControl {
         let (ready, agent) = (self.is_ready(), self.images.is_some());
         let role = if self.savable.is_some() { "server" } else { "agent" };
         json!({"node": self.node_name, "ready": ready, "agent": agent, "role": role,
-            "version": KUBERNETES_VERSION, "api": self.api})
+            "version": KUBERNETES_VERSION, "api": self.api, "certificates": self.certificates.told()})
     }
 
     async fn wait_ready(&self, limit: Duration) -> Result<Value, String> {

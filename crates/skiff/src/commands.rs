@@ -32,6 +32,8 @@ const DYING_LIMIT: Duration = Duration::from_secs(5);
 /// A stopping server and its containers have this long: the grace of a Pod and a little more.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
+const SECONDS_OF_DAY: i64 = 24 * 3600;
+
 /// How the allocator is set up in the server: what is free for so many milliseconds goes back to the system. Describing
 /// the whole API takes tens of megabytes for a moment, which would else be kept; giving back at once would cost lists half
 /// of their speed.
@@ -523,6 +525,12 @@ fn render_status(status: &Value) -> String {
         let kib = process["memory_bytes"].as_u64().unwrap_or(0) / 1024;
         lines.push(format!("{:>8}  {:<8} {:>6} KiB", process["pid"], process["role"].as_str().unwrap_or("-"), kib));
     }
+    lines.extend([String::new(), format!("{:<26} {:<22} {:>8}  AUTHORITY", "CERTIFICATE", "EXPIRES", "LEFT")]);
+    for certificate in status["certificates"].as_array().into_iter().flatten() {
+        let text = |field: &str| certificate[field].as_str().unwrap_or("-");
+        let days = certificate["secondsLeft"].as_i64().unwrap_or(0) / SECONDS_OF_DAY;
+        lines.push(format!("{:<26} {:<22} {days:>6} d  {}", text("name"), text("expires"), text("authority")));
+    }
     lines.join("\n") + "\n"
 }
 
@@ -632,9 +640,11 @@ mod tests {
     #[test]
     fn status_is_told_in_words() {
         let status = json!({"running": true, "ready": true, "node": "n1", "version": "v1", "api": "https://127.0.0.1:6443",
-            "memory_bytes": 3 << 20, "processes": [{"pid": 7, "role": "server", "memory_bytes": 3 << 20}]});
+            "memory_bytes": 3 << 20, "processes": [{"pid": 7, "role": "server", "memory_bytes": 3 << 20}],
+            "certificates": [{"name": "apiserver", "expires": "2027-05-06T00:00:00Z", "secondsLeft": 90_000, "authority": "kubernetes"}]});
         let text = render_status(&status);
         assert!(text.contains("n1 (Ready)") && text.contains("3.0 MiB") && text.contains("3072 KiB"), "{text}");
+        assert!(text.contains("apiserver                  2027-05-06T00:00:00Z        1 d  kubernetes"), "{text}");
         assert_eq!(render_status(&json!({"running": false})), "skiff is not running\n");
     }
 

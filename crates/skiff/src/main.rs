@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod answers;
 mod audit;
+mod certificates;
 mod check;
 mod cli;
 mod cluster;

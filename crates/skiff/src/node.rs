@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use skiff_apiserver::admission::plugins::Settings;
 use skiff_apiserver::config::{Cidr, FrontProxy, ServiceAccountKeys};
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::access;
 use crate::answers::{NodeControl, Savable, wait_for_end};
 use crate::audit;
+use crate::certificates::{Certificates, Current};
 use crate::cli::{AdmissionOptions, NodeOptions};
 use crate::commands::{CommandError, context_name};
 use crate::control;
@@ -61,6 +62,7 @@ pub struct Setting {
     pub scheduler: skiff_scheduler::Config,
     /// The cluster's certificate authority.
     pub authority: Arc<Authority>,
+    certificates: Arc<Certificates>,
     api_port: u16,
 }
 
@@ -92,7 +94,8 @@ async fn serve_cluster(
 ) -> Result<(), CommandError> {
     let setting = Arc::new(Setting {
         api_port: if machine.facts.link > 0 { INNER_API_PORT } else { machine.facts.api_port },
-        authority: Arc::new(Authority::load_or_create(&machine.paths.pki(), machine.clock.now())?),
+        authority: Arc::new(Authority::load_or_create(&machine.paths.pki(), machine.clock.clone())?),
+        certificates: Certificates::new(machine.clock.clone()),
         scheduler: scheduler_config(options.scheduler_config.as_deref())?,
         machine,
         options,
@@ -103,7 +106,7 @@ async fn serve_cluster(
     let server = start_api_server(&setting, store.clone()).await?;
     let stop = watch::Sender::new(false);
     serve_api(&setting, &server, listeners, &stop)?;
-    write_kubeconfig(&setting)?;
+    issue_kubeconfig(&setting)?;
     let informers =
         Informers::new(inprocess::client(&server, "system:apiserver", &["system:masters"], "skiff-informers"));
     let offices = offices::take(&setting, &server, &informers, &stop);
@@ -128,11 +131,15 @@ async fn serve_cluster(
         images: worker.as_ref().map(|worker| NodeImages::of(&worker.runtime)),
         containers_too: Mutex::new(false),
         savable: Some(Savable { store, pki: setting.machine.paths.pki() }),
+        certificates: setting.certificates.clone(),
     });
     control::serve(&setting.machine.paths.control_socket(), command.clone())?;
+    setting.certificates.tell_of_authority("ca", setting.authority.certificate()?);
+    let renewing = tokio::spawn(setting.certificates.clone().keep());
     tracing::info!(node = %facts.node_name, address = %setting.machine.address, "the control plane is up");
     wait_for_end(&stop).await?;
     tracing::info!("ending");
+    renewing.abort();
     if let Some(worker) = worker {
         let containers_too = *command.containers_too.lock();
         worker.end(containers_too).await?;
@@ -164,17 +171,18 @@ async fn start_worker(
     informers: &Informers,
 ) -> Result<Worker, CommandError> {
     let node_name = &machine.facts.node_name;
-    let names = [node_name.clone()];
-    let leaf = setting.authority.issue(
-        &format!("system:node:{node_name}"),
-        &Purpose::Server { names: &names, addresses: &[machine.address, Ipv4Addr::LOCALHOST.into()] },
-    )?;
+    let (authority, name, addresses) =
+        (setting.authority.clone(), node_name.clone(), [machine.address, Ipv4Addr::LOCALHOST.into()]);
+    let serving = setting.certificates.issue("kubelet-serving", move || {
+        let purpose = Purpose::Server { names: std::slice::from_ref(&name), addresses: &addresses };
+        authority.issue(&format!("system:node:{name}"), &purpose)
+    })?;
     let ways = Ways {
         node: node_client(server, node_name),
         provisioner: inprocess::controller_client(server, "local-path-provisioner"),
         informers: informers.clone(),
     };
-    Worker::start(machine, ways, Arc::new(server_tls(setting, leaf.der()?, None)?)).await
+    Worker::start(machine, ways, Arc::new(server_tls(setting, serving, None)?)).await
 }
 
 fn node_client(server: &Arc<ApiServer>, node_name: &str) -> Client {
@@ -261,21 +269,25 @@ fn scheduler_config(path: Option<&Path>) -> Result<skiff_scheduler::Config, Comm
 
 /// How the API server speaks to nodes' agents: trusting the cluster's authority, with a certificate of its own.
 fn kubelet_client_tls(setting: &Setting) -> io::Result<rustls::ClientConfig> {
-    let leaf = setting.authority.issue(KUBELET_CLIENT, &Purpose::Client { groups: &["system:masters"] })?;
-    let (chain, key) = leaf.der()?;
-    rustls::ClientConfig::builder()
-        .with_root_certificates(setting.authority.roots()?)
-        .with_client_auth_cert(chain, key)
-        .map_err(io::Error::other)
+    let authority = setting.authority.clone();
+    let current = setting.certificates.issue("apiserver-kubelet-client", move || {
+        authority.issue(KUBELET_CLIENT, &Purpose::Client { groups: &["system:masters"] })
+    })?;
+    let trusting = rustls::ClientConfig::builder().with_root_certificates(setting.authority.roots()?);
+    Ok(trusting.with_client_cert_resolver(current))
 }
 
 /// How the API server asks aggregated ones in somebody's name.
 fn front_proxy(setting: &Setting) -> io::Result<FrontProxy> {
-    let authority = Authority::load_or_create_front_proxy(&setting.machine.paths.pki(), setting.machine.clock.now())?;
-    let (chain, key) = authority.issue(FRONT_PROXY_CLIENT, &Purpose::Client { groups: &[] })?.der()?;
+    let machine = &setting.machine;
+    let authority = Authority::load_or_create_front_proxy(&machine.paths.pki(), machine.clock.clone())?;
+    let authority_pem = authority.certificate_pem().to_owned();
+    setting.certificates.tell_of_authority("front-proxy-ca", authority.certificate()?);
+    let recipe = move || authority.issue(FRONT_PROXY_CLIENT, &Purpose::Client { groups: &[] });
+    let current = setting.certificates.issue(FRONT_PROXY_CLIENT, recipe)?;
     Ok(FrontProxy {
-        identity: Identity::new(chain, key),
-        authority: authority.certificate_pem().to_owned(),
+        identity: Identity::changing(current),
+        authority: authority_pem,
         name: FRONT_PROXY_CLIENT.to_owned(),
         client_authority: setting.authority.certificate_pem().to_owned(),
     })
@@ -283,11 +295,7 @@ fn front_proxy(setting: &Setting) -> io::Result<FrontProxy> {
 
 /// A server's TLS: its certificate, and client certificates that are welcome but not required. `others` are further
 /// authorities of those, in PEM.
-fn server_tls(
-    setting: &Setting,
-    (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
-    others: Option<&str>,
-) -> io::Result<rustls::ServerConfig> {
+fn server_tls(setting: &Setting, current: Arc<Current>, others: Option<&str>) -> io::Result<rustls::ServerConfig> {
     let mut roots = setting.authority.roots()?;
     for other in CertificateDer::pem_slice_iter(others.unwrap_or_default().as_bytes()) {
         let other = other.map_err(|error| io::Error::other(format!("further authorities of clients: {error}")))?;
@@ -297,10 +305,7 @@ fn server_tls(
         .allow_unauthenticated()
         .build()
         .map_err(io::Error::other)?;
-    rustls::ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(io::Error::other)
+    Ok(rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(current))
 }
 
 /// Every name and address that people reach the API server by.
@@ -341,11 +346,14 @@ fn serve_api(
     stop: &watch::Sender<bool>,
 ) -> Result<(), CommandError> {
     let (names, addresses) = api_names(setting);
-    let leaf = setting.authority.issue("kube-apiserver", &Purpose::Server { names: &names, addresses: &addresses })?;
-    let (mut chain, key) = leaf.der()?;
-    // Who joins knows the authority by its digest only, and sees it here.
-    chain.push(setting.authority.certificate()?);
-    let mut tls = server_tls(setting, (chain, key), access::proxy_authority(&setting.options.access)?.as_deref())?;
+    let authority = setting.authority.clone();
+    let current = setting.certificates.issue("apiserver", move || {
+        let mut leaf = authority.issue("kube-apiserver", &Purpose::Server { names: &names, addresses: &addresses })?;
+        // Who joins knows the authority by its digest only, and sees it here.
+        leaf.certificate_pem.push_str(authority.certificate_pem());
+        Ok(leaf)
+    })?;
+    let mut tls = server_tls(setting, current, access::proxy_authority(&setting.options.access)?.as_deref())?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let tls = Arc::new(tls);
     for listener in listeners {
@@ -363,11 +371,15 @@ fn serve_api(
     Ok(())
 }
 
-fn write_kubeconfig(setting: &Setting) -> Result<(), CommandError> {
-    let admin = setting.authority.issue("kubernetes-admin", &Purpose::Client { groups: &["system:masters"] })?;
+/// The administrator's kubeconfig, written anew with each certificate.
+fn issue_kubeconfig(setting: &Setting) -> io::Result<()> {
+    let (authority, paths) = (setting.authority.clone(), setting.machine.paths.clone());
     let server = format!("https://127.0.0.1:{}", setting.machine.facts.api_port);
-    let name = context_name(&setting.machine.paths);
-    let config = kubeconfig::render(&name, &server, setting.authority.certificate_pem(), &admin);
-    write_atomically(&setting.machine.paths.kubeconfig(), kubeconfig::to_yaml(&config)?.as_bytes(), 0o600)?;
-    Ok(())
+    let write = move || {
+        let admin = authority.issue("kubernetes-admin", &Purpose::Client { groups: &["system:masters"] })?;
+        let config = kubeconfig::render(&context_name(&paths), &server, authority.certificate_pem(), &admin);
+        write_atomically(&paths.kubeconfig(), kubeconfig::to_yaml(&config)?.as_bytes(), 0o600)?;
+        Ok(admin)
+    };
+    setting.certificates.issue("admin.kubeconfig", write).map(drop)
 }

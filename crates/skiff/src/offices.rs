@@ -109,9 +109,9 @@ fn start_scheduler(setting: &Setting, server: &Arc<ApiServer>, informers: &Infor
 }
 
 fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {
-    let (authority, clock) = (setting.authority.clone(), setting.machine.clock.clone());
+    let authority = setting.authority.clone();
     let config = skiff_controllers::Config {
-        signer: Some(Arc::new(move |request| authority.sign(request, clock.now()))),
+        signer: Some(Arc::new(move |request| authority.sign(request))),
         subjects: Some(Arc::new(pki::subject_of)),
         root_ca: setting.authority.certificate_pem().to_owned(),
         node_cidr_mask_size: setting.machine.facts.node_mask,

@@ -1,5 +1,4 @@
-//! The cluster's certificates: one authority that is kept, and leaf certificates that are made anew at every start,
-//! so that they never run out while somebody looks after the node.
+//! How certificates are made: authorities that are kept, and what they sign.
 //! See <https://kubernetes.io/docs/setup/best-practices/certificates/>.
 
 use std::fs;
@@ -16,6 +15,7 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skiff_base::Timestamp;
+use skiff_base::clock::SharedClock;
 use skiff_controllers::{SigningRequest, Subject};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -34,12 +34,12 @@ const SHORTEST_SECONDS: i32 = 600;
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
-    now: Timestamp,
+    clock: SharedClock,
 }
 
 /// A certificate with its key, both in PEM.
 pub struct Leaf {
-    /// The certificate.
+    /// The certificate, and what is shown along with it.
     pub certificate_pem: String,
     /// The private key (PKCS #8).
     pub key_pem: String,
@@ -70,8 +70,8 @@ impl Authority {
     ///
     /// # Errors
     /// The files cannot be read or written, or are no certificate and key.
-    pub fn load_or_create(folder: &Path, now: Timestamp) -> io::Result<Self> {
-        Self::load_or_create_named(folder, "ca", "kubernetes", now)
+    pub fn load_or_create(folder: &Path, clock: SharedClock) -> io::Result<Self> {
+        Self::load_or_create_named(folder, "ca", "kubernetes", clock)
     }
 
     /// The same of the authority by which aggregated API servers know this one: whoever has a certificate of it may
@@ -79,14 +79,14 @@ impl Authority {
     ///
     /// # Errors
     /// As [`Authority::load_or_create`].
-    pub fn load_or_create_front_proxy(folder: &Path, now: Timestamp) -> io::Result<Self> {
-        Self::load_or_create_named(folder, "front-proxy-ca", "front-proxy-ca", now)
+    pub fn load_or_create_front_proxy(folder: &Path, clock: SharedClock) -> io::Result<Self> {
+        Self::load_or_create_named(folder, "front-proxy-ca", "front-proxy-ca", clock)
     }
 
-    fn load_or_create_named(folder: &Path, file: &str, name: &str, now: Timestamp) -> io::Result<Self> {
+    fn load_or_create_named(folder: &Path, file: &str, name: &str, clock: SharedClock) -> io::Result<Self> {
         let (certificate, key) = (folder.join(format!("{file}.crt")), folder.join(format!("{file}.key")));
         if !certificate.exists() {
-            let (certificate_pem, key_pem) = new_authority(name, now)?;
+            let (certificate_pem, key_pem) = new_authority(name, clock.now())?;
             write_atomically(&key, key_pem.as_bytes(), 0o600)?;
             write_atomically(&certificate, certificate_pem.as_bytes(), 0o644)?;
         }
@@ -94,7 +94,7 @@ impl Authority {
         let key_pair = KeyPair::from_pem(&read(&key)?).map_err(|error| failed("read ca.key", error))?;
         let issuer =
             Issuer::from_ca_cert_pem(&certificate_pem, key_pair).map_err(|error| failed("read ca.crt", error))?;
-        Ok(Self { issuer, certificate_pem, now })
+        Ok(Self { issuer, certificate_pem, clock })
     }
 
     /// The authority's certificate in PEM, as kubeconfigs and `kube-root-ca.crt` carry it.
@@ -130,7 +130,7 @@ impl Authority {
         subject.push(DnType::CommonName, common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, self.now, LEAF_VALIDITY)?;
+        set_validity(&mut params, self.clock.now(), LEAF_VALIDITY)?;
         match purpose {
             Purpose::Client { groups } => {
                 groups.iter().for_each(|group| subject.push(DnType::OrganizationName, *group));
@@ -158,7 +158,7 @@ impl Authority {
     ///
     /// # Errors
     /// The request cannot be read, is not sound, or has a subject that it may not have.
-    pub fn sign(&self, request: &SigningRequest, now: Timestamp) -> Result<String, String> {
+    pub fn sign(&self, request: &SigningRequest) -> Result<String, String> {
         let unreadable = |error: &dyn std::fmt::Display| format!("unable to parse certificate request: {error}");
         let Subject { common_name: name, organizations, .. } = subject_of(&request.pem)?;
         if let Some((organization, prefix)) = request.subject
@@ -177,7 +177,7 @@ impl Authority {
         let seconds = request.seconds.unwrap_or(longest).clamp(SHORTEST_SECONDS, longest).unsigned_abs();
         // Whole days are what the library knows: rounded up.
         let validity = Duration::from_secs(u64::from(seconds)).max(DAY);
-        set_validity(&mut asked.params, now, validity).map_err(|error| error.to_string())?;
+        set_validity(&mut asked.params, self.clock.now(), validity).map_err(|error| error.to_string())?;
         asked.params.is_ca = IsCa::ExplicitNoCa;
         asked.params.use_authority_key_identifier_extension = true;
         asked.params.key_usages = request.usages.iter().filter_map(|usage| key_usage(usage)).collect();
@@ -255,10 +255,13 @@ impl Leaf {
     /// # Errors
     /// They are no PEM.
     pub fn der(&self) -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-        let certificate = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
-            .map_err(|error| failed("read certificate", error))?;
+        let chain = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|error| failed("read certificate", error))?;
+        if chain.is_empty() {
+            return Err(io::Error::other("read certificate: there is none"));
+        }
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|error| failed("read key", error))?;
-        Ok((vec![certificate], key))
+        Ok((chain, key))
     }
 }
 
@@ -311,17 +314,19 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, validity: Durati
 
 #[cfg(test)]
 mod tests {
+    use skiff_base::clock::ManualClock;
+
     use super::*;
 
     #[test]
     fn a_leaf_is_signed_by_the_authority_that_is_kept() {
         let folder = std::env::temp_dir().join(format!("skiff-pki-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a writable temporary folder");
-        let now = "2026-05-06T00:00:00Z".parse().expect("a time");
-        let first = Authority::load_or_create(&folder, now).expect("made");
-        let again = Authority::load_or_create(&folder, now).expect("read");
+        let clock = Arc::new(ManualClock::at("2026-05-06T00:00:00Z".parse().expect("a time")));
+        let first = Authority::load_or_create(&folder, clock.clone()).expect("made");
+        let again = Authority::load_or_create(&folder, clock.clone()).expect("read");
         assert_eq!(first.certificate_pem(), again.certificate_pem());
-        let other = Authority::load_or_create_front_proxy(&folder, now).expect("made");
+        let other = Authority::load_or_create_front_proxy(&folder, clock.clone()).expect("made");
         assert_ne!(first.certificate_pem(), other.certificate_pem());
         let leaf = again.issue("jane", &Purpose::Client { groups: &["dev"] }).expect("issued");
         let (chain, _) = leaf.der().expect("PEM");
@@ -340,12 +345,12 @@ mod tests {
             seconds: Some(3600),
             subject,
         };
-        let signed = again.sign(&asked(None), now).expect("signed");
+        let signed = again.sign(&asked(None)).expect("signed");
         let (_, signed) = x509_parser::pem::parse_x509_pem(signed.as_bytes()).expect("PEM");
         let certificate = signed.parse_x509().expect("DER");
         assert_eq!(certificate.issuer().to_string(), "CN=kubernetes");
         assert!(certificate.subject().to_string().contains("CN=joe"));
-        assert!(again.sign(&asked(Some(("system:nodes", "system:node:"))), now).is_err());
+        assert!(again.sign(&asked(Some(("system:nodes", "system:node:")))).is_err());
         assert_eq!(service_account_key(&folder).expect("made"), service_account_key(&folder).expect("read"));
         fs::remove_dir_all(&folder).expect("it was made above");
     }

@@ -11,16 +11,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use parking_lot::RwLock;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
-use rustls::client::ResolvesClientCert;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
-use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_client::Client;
 
+use crate::certificates::{CHECK, Current, Facts};
 use crate::commands::CommandError;
 use crate::paths::{named, write_atomically};
 use crate::pki::Leaf;
@@ -30,8 +26,7 @@ const GROUP: &str = "system:nodes";
 /// How often a request is looked at: at first often, because it is answered at once, later seldom.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const SELDOM: Duration = Duration::from_secs(2);
-/// How often it is checked whether a certificate must be renewed, and how soon a renewal that failed is tried again.
-const CHECK: Duration = Duration::from_secs(600);
+/// How soon a renewal that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a certificate is wanted for.
@@ -67,39 +62,6 @@ impl Wanted {
     }
 }
 
-/// A certificate that is in use and may be exchanged meanwhile.
-#[derive(Debug, Default)]
-pub struct Current(RwLock<Option<Arc<CertifiedKey>>>);
-
-impl Current {
-    /// Uses another from now on; connections that are there stay.
-    ///
-    /// # Errors
-    /// It is no certificate with a key.
-    pub fn set(&self, leaf: &Leaf) -> io::Result<()> {
-        let (chain, key) = leaf.der()?;
-        let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(io::Error::other)?;
-        *self.0.write() = Some(Arc::new(CertifiedKey::new(chain, key)));
-        Ok(())
-    }
-}
-
-impl ResolvesClientCert for Current {
-    fn resolve(&self, _hints: &[&[u8]], _schemes: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.read().clone()
-    }
-
-    fn has_certs(&self) -> bool {
-        self.0.read().is_some()
-    }
-}
-
-impl ResolvesServerCert for Current {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().clone()
-    }
-}
-
 /// One certificate of the node: its file, what it is for, and where it is used.
 #[derive(Clone)]
 pub struct Kept {
@@ -122,7 +84,7 @@ impl Kept {
     /// The file cannot be read.
     pub fn load(&self) -> io::Result<bool> {
         let Some(leaf) = read(&self.file)? else { return Ok(false) };
-        let fits = Facts::of(&leaf).is_some_and(|facts| {
+        let fits = facts_of(&leaf).is_some_and(|facts| {
             facts.until > self.clock.now()
                 && facts.common_name == common_name(&self.node_name)
                 && self.wanted.addresses().iter().all(|address| facts.addresses.contains(address))
@@ -168,51 +130,20 @@ impl Kept {
     }
 
     fn is_due(&self) -> io::Result<bool> {
-        let facts = read(&self.file)?.and_then(|leaf| Facts::of(&leaf));
+        let facts = read(&self.file)?.and_then(|leaf| facts_of(&leaf));
         Ok(facts.is_none_or(|facts| {
             let fits = self.wanted.addresses().iter().all(|address| facts.addresses.contains(address));
-            !fits || self.clock.now() >= renewal(facts.from, facts.until)
+            !fits || self.clock.now() >= facts.renewal()
         }))
     }
 }
 
-/// When a certificate is renewed: after four fifths of its time.
-fn renewal(from: Timestamp, until: Timestamp) -> Timestamp {
-    let seconds = from.as_second() + (until.as_second() - from.as_second()) / 5 * 4;
-    Timestamp::from_second(seconds).unwrap_or(until)
+fn facts_of(leaf: &Leaf) -> Option<Facts> {
+    Facts::of(leaf.der().ok()?.0.first()?)
 }
 
 fn common_name(node: &str) -> String {
     format!("system:node:{node}")
-}
-
-/// What matters of a certificate.
-struct Facts {
-    common_name: String,
-    addresses: Vec<IpAddr>,
-    from: Timestamp,
-    until: Timestamp,
-}
-
-impl Facts {
-    fn of(leaf: &Leaf) -> Option<Self> {
-        let (chain, _) = leaf.der().ok()?;
-        let (_, certificate) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
-        let common_name = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-        let alternative = certificate.subject_alternative_name().ok().flatten();
-        let names = alternative.map(|names| names.value.general_names.clone()).unwrap_or_default();
-        let addresses = names.iter().filter_map(|name| match name {
-            x509_parser::extensions::GeneralName::IPAddress(octets) => crate::pki::address_of(octets),
-            _ => None,
-        });
-        let validity = certificate.validity();
-        Some(Self {
-            common_name,
-            addresses: addresses.collect(),
-            from: Timestamp::from_second(validity.not_before.timestamp()).ok()?,
-            until: Timestamp::from_second(validity.not_after.timestamp()).ok()?,
-        })
-    }
 }
 
 /// The certificate and the key of a file that has both.
@@ -266,23 +197,18 @@ async fn request(client: &Client, node: &str, wanted: &Wanted) -> Result<Leaf, C
 
 #[cfg(test)]
 mod tests {
+    use rustls::client::ResolvesClientCert;
     use skiff_base::SystemClock;
 
     use super::*;
     use crate::pki::{Authority, Purpose};
 
     #[test]
-    fn a_certificate_is_renewed_when_most_of_its_time_has_gone() {
-        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
-        assert_eq!(renewal(at("2026-01-01T00:00:00Z"), at("2026-01-11T00:00:00Z")), at("2026-01-09T00:00:00Z"));
-    }
-
-    #[test]
     fn a_kept_certificate_serves_while_it_fits() {
         let folder = std::env::temp_dir().join(format!("skiff-kept-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a writable temporary folder");
         let clock: SharedClock = SystemClock::shared();
-        let authority = Authority::load_or_create(&folder, clock.now()).expect("made");
+        let authority = Authority::load_or_create(&folder, clock.clone()).expect("made");
         let address: IpAddr = "10.0.0.1".parse().expect("an address");
         let kept = |wanted: Wanted| Kept {
             file: folder.join("kubelet.pem"),

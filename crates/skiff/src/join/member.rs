@@ -17,10 +17,11 @@ use skiff_client::{Client, HttpsTransport, Informers, Servers};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::certificates::{Current, Kept, Wanted};
+use super::certificates::{Kept, Wanted};
 use super::token::Token;
 use super::trust::Pinned;
 use crate::answers::{NodeControl, wait_for_end};
+use crate::certificates::{Certificates, Current};
 use crate::commands::CommandError;
 use crate::control;
 use crate::images::NodeImages;
@@ -58,6 +59,7 @@ pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
     let informers = Informers::new(client("skiff-agent")?);
     let serving = kept(&machine, "kubelet-serving.pem", Wanted::Serving(vec![machine.address]));
     serving.load()?;
+    let (own, served) = (certificate.current.clone(), serving.current.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(certificate.keep(node.clone()));
     let ways =
@@ -65,6 +67,10 @@ pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
     let worker = Worker::start(&machine, ways, Arc::new(serving_tls(&authority, serving.current.clone())?)).await?;
     // The node has told its addresses by now, which the certificate is approved by.
     tasks.spawn(serving.keep(node));
+    let certificates = Certificates::new(machine.clock.clone());
+    certificates.tell_of("kubelet-client", own);
+    certificates.tell_of("kubelet-serving", served);
+    certificates.tell_of_authority("ca", authority);
     let stop = watch::Sender::new(false);
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
@@ -74,6 +80,7 @@ pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
         images: Some(NodeImages::of(&worker.runtime)),
         containers_too: Mutex::new(false),
         savable: None,
+        certificates,
     });
     tracing::info!(node = %machine.facts.node_name, address = %machine.address, "the agent is up");
     control::serve(&machine.paths.control_socket(), command.clone())?;

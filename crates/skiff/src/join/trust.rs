@@ -89,6 +89,8 @@ impl ServerCertVerifier for Pinned {
 
 #[cfg(test)]
 mod tests {
+    use skiff_base::clock::ManualClock;
+
     use super::*;
     use crate::pki::{Authority, Purpose};
 
@@ -96,9 +98,9 @@ mod tests {
     fn a_server_is_believed_by_its_authority_alone() {
         let folder = std::env::temp_dir().join(format!("skiff-trust-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a writable temporary folder");
-        let now = "2026-05-06T00:00:00Z".parse().expect("a time");
-        let ours = Authority::load_or_create(&folder, now).expect("made");
-        let theirs = Authority::load_or_create_front_proxy(&folder, now).expect("made");
+        let clock = Arc::new(ManualClock::at("2026-05-06T00:00:00Z".parse().expect("a time")));
+        let ours = Authority::load_or_create(&folder, clock.clone()).expect("made");
+        let theirs = Authority::load_or_create_front_proxy(&folder, clock).expect("made");
         std::fs::remove_dir_all(&folder).expect("it was made above");
         let names = ["kubernetes".to_owned()];
         let chain = |of: &Authority| {
