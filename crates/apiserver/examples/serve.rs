@@ -57,10 +57,7 @@ async fn main() -> Fallible<()> {
     let config = Config {
         version: VersionInfo::skiff("trial"),
         advertise: format!("127.0.0.1:{port}").parse()?,
-        service_accounts: Some(ServiceAccountKeys {
-            signing_key,
-            issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        }),
+        service_accounts: Some(ServiceAccountKeys::new(signing_key, "https://kubernetes.default.svc.cluster.local")),
         ..Config::new(store.clone(), clock.clone(), Arc::new(Ids::random()))
     };
     let server = ApiServer::new(config).await?;

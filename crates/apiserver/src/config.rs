@@ -65,8 +65,17 @@ impl VersionInfo {
 pub struct ServiceAccountKeys {
     /// An ECDSA P-256 key in PKCS#8 DER.
     pub signing_key: Vec<u8>,
+    /// Public keys of former signing keys whose tokens are believed still, as SubjectPublicKeyInfo in DER.
+    pub former_keys: Vec<Vec<u8>>,
     /// The issuer, `https://kubernetes.default.svc.cluster.local`.
     pub issuer: String,
+}
+
+impl ServiceAccountKeys {
+    /// One key.
+    pub fn new(signing_key: Vec<u8>, issuer: &str) -> Self {
+        Self { signing_key, former_keys: Vec::new(), issuer: issuer.to_owned() }
+    }
 }
 
 /// A range of IPv4 addresses.

@@ -120,10 +120,10 @@ impl Cluster {
         let options = EmbeddedOptions { clock: clock.clone(), ..EmbeddedOptions::default() };
         let store = EmbeddedStore::open(folder.join("store"), options).expect("a store");
         let config = skiff_apiserver::Config {
-            service_accounts: Some(ServiceAccountKeys {
-                signing_key: KeyPair::generate().expect("a key").serialize_der(),
-                issuer: "https://kubernetes.default.svc.cluster.local".into(),
-            }),
+            service_accounts: Some(ServiceAccountKeys::new(
+                KeyPair::generate().expect("a key").serialize_der(),
+                "https://kubernetes.default.svc.cluster.local",
+            )),
             kubelet_tls: Some(authority.client(Some(CALLER))),
             ..skiff_apiserver::Config::new(store, clock.clone(), ids.clone())
         };

@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
 use skiff_base::clock::{SharedClock, rfc3339};
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 
 use crate::pki::{Leaf, address_of};
 
@@ -65,6 +65,10 @@ pub struct Facts {
     pub common_name: String,
     /// Who signed it.
     pub issuer: String,
+    /// Which of those who have this name has signed it; empty where it does not say.
+    signer_id: Vec<u8>,
+    /// What it calls its own key; empty where it does not say.
+    key_id: Vec<u8>,
     /// The addresses that it is for.
     pub addresses: Vec<IpAddr>,
     /// From when it holds.
@@ -84,14 +88,31 @@ impl Facts {
             _ => None,
         });
         let name = |name: &x509_parser::x509::X509Name<'_>| Some(name.iter_common_name().next()?.as_str().ok()?.into());
+        let (mut signer_id, mut key_id) = (Vec::new(), Vec::new());
+        for extension in certificate.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => key_id = id.0.to_vec(),
+                ParsedExtension::AuthorityKeyIdentifier(signer) => {
+                    signer_id = signer.key_identifier.as_ref().map(|id| id.0.to_vec()).unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
         let validity = certificate.validity();
         Some(Self {
             common_name: name(certificate.subject())?,
             issuer: name(certificate.issuer()).unwrap_or_default(),
+            signer_id,
+            key_id,
             addresses: addresses.collect(),
             from: Timestamp::from_second(validity.not_before.timestamp()).ok()?,
             until: Timestamp::from_second(validity.not_after.timestamp()).ok()?,
         })
+    }
+
+    /// Whether it may be signed by this authority.
+    pub fn may_be_of(&self, authority: &Self) -> bool {
+        self.signer_id.is_empty() || authority.key_id.is_empty() || self.signer_id == authority.key_id
     }
 
     /// When it is renewed: after four fifths of its time.
@@ -144,9 +165,9 @@ impl Certificates {
         self.entries.lock().push(Entry { name, current, recipe: None });
     }
 
-    /// Tells of an authority, which is not renewed.
-    pub fn tell_of_authority(&self, name: &'static str, certificate: CertificateDer<'static>) {
-        self.authorities.lock().push((name, certificate));
+    /// Tells of an authority, which is not renewed, and of former ones that are believed still.
+    pub fn tell_of_authority(&self, name: &'static str, certificates: &[CertificateDer<'static>]) {
+        self.authorities.lock().extend(certificates.iter().map(|certificate| (name, certificate.clone())));
     }
 
     /// Renews what is due, for as long as it is polled.
@@ -201,6 +222,8 @@ mod tests {
         let facts = Facts {
             common_name: String::new(),
             issuer: String::new(),
+            signer_id: Vec::new(),
+            key_id: Vec::new(),
             addresses: Vec::new(),
             from: at("2026-01-01T00:00:00Z"),
             until: at("2026-01-11T00:00:00Z"),
@@ -220,7 +243,7 @@ mod tests {
         let recipe = move || issuer.issue("kube-apiserver", &Purpose::Client { groups: &[] });
         let current = certificates.issue("apiserver", recipe).expect("issued");
         certificates.tell_of("kubelet", Arc::default());
-        certificates.tell_of_authority("ca", authority.certificate().expect("PEM"));
+        certificates.tell_of_authority("ca", authority.certificates());
         let expiry =
             || certificates.told().as_array().map(|all| all.iter().map(|one| one["expires"].clone()).collect());
         let before: Vec<Value> = expiry().expect("a list");

@@ -300,6 +300,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Exchange the cluster's authority, or the key of its tokens (`skiff status` lists certificates)
+    Certificate {
+        /// What to do.
+        #[command(subcommand)]
+        command: CertificateCommand,
+    },
     /// Make and list the tokens by which machines join the cluster
     Token {
         /// What to do.
@@ -469,6 +475,34 @@ pub enum ClusterNodeCommand {
         cluster: ClusterTarget,
         /// The node, such as demo-agent-1
         node: String,
+    },
+}
+
+/// What the cluster's trust rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Foundation {
+    /// The authority that signs certificates
+    Ca,
+    /// The key that signs service-account tokens
+    ServiceAccountKey,
+}
+
+/// What can be done with what the cluster's trust rests on.
+#[derive(Debug, Subcommand)]
+pub enum CertificateCommand {
+    /// Put a new one into the place of the one in use, which is believed still
+    Rotate {
+        #[command(flatten)]
+        target: Target,
+        /// Of what
+        of: Foundation,
+    },
+    /// Do not believe former ones any more
+    Forget {
+        #[command(flatten)]
+        target: Target,
+        /// Of what
+        of: Foundation,
     },
 }
 

@@ -10,9 +10,13 @@ use std::time::Duration;
 use http::Method;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use skiff_base::SystemClock;
 
 use crate::check;
-use crate::cli::{ImageCommand, JoinOptions, MachineOptions, NodeOptions, Output, Target, WayBetweenNodes};
+use crate::cli::{
+    CertificateCommand, Foundation, ImageCommand, JoinOptions, MachineOptions, NodeOptions, Output, Target,
+    WayBetweenNodes,
+};
 use crate::control::{self, ControlError};
 use crate::datastore;
 use crate::isolation;
@@ -20,6 +24,7 @@ use crate::join::token::Token;
 use crate::kubeconfig;
 use crate::leftovers;
 use crate::paths::{DEFAULT_NODE_MASK, Join, NodeFacts, Paths, named};
+use crate::pki::{self, Authority};
 use crate::process::{Process, descendants};
 use crate::server;
 
@@ -532,6 +537,46 @@ fn render_status(status: &Value) -> String {
         lines.push(format!("{:<26} {:<22} {days:>6} d  {}", text("name"), text("expires"), text("authority")));
     }
     lines.join("\n") + "\n"
+}
+
+/// `skiff certificate ...`: changes files, which servers read when they start.
+///
+/// # Errors
+/// This machine is no server that was started before, or its files cannot be written.
+pub fn certificate(command: &CertificateCommand) -> Outcome {
+    let (CertificateCommand::Rotate { target, of } | CertificateCommand::Forget { target, of }) = command;
+    let paths = paths(target);
+    let facts = NodeFacts::load(&paths)?.ok_or("this node was never set up")?;
+    if facts.join.is_some() {
+        return Err("this node is an agent: do that on a server of its cluster".into());
+    }
+    let folder = paths.pki();
+    match (command, of) {
+        (CertificateCommand::Rotate { .. }, Foundation::Ca) => Authority::rotate(&folder, SystemClock::shared())?,
+        (CertificateCommand::Rotate { .. }, Foundation::ServiceAccountKey) => pki::rotate_service_account_key(&folder)?,
+        (CertificateCommand::Forget { .. }, Foundation::Ca) => Authority::forget_former(&folder)?,
+        (CertificateCommand::Forget { .. }, Foundation::ServiceAccountKey) => {
+            pki::forget_former_service_account_keys(&folder)?;
+        }
+    }
+    println!("{}", what_to_do(command, *of));
+    Ok(())
+}
+
+fn what_to_do(command: &CertificateCommand, of: Foundation) -> &'static str {
+    match (command, of) {
+        (CertificateCommand::Rotate { .. }, Foundation::Ca) => {
+            "A new authority is made. Start the servers again, then every agent; the former authority is believed until\n\
+             skiff certificate forget ca. Before that, give people new kubeconfigs (skiff kubeconfig)."
+        }
+        (CertificateCommand::Rotate { .. }, Foundation::ServiceAccountKey) => {
+            "A new key is made. Start the servers again; tokens of the former key are believed until\n\
+             skiff certificate forget service-account-key. Pods have new tokens within the hour."
+        }
+        (CertificateCommand::Forget { .. }, _) => {
+            "Former ones are believed no more once the servers are started again."
+        }
+    }
 }
 
 /// `skiff kubeconfig`.

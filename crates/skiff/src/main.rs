@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         Command::Server { target, node, inside } => commands::serve(&target, &node, inside),
         Command::Agent { target, join, machine, inside } => commands::agent(&target, &join, &machine, inside),
         Command::Cluster { command } => cluster::run(&command),
+        Command::Certificate { command } => commands::certificate(&command),
         Command::Token { command } => join::commands::run(&command),
         Command::KeeperParent { root } => isolation::keeper_parent(&root).map_err(Into::into),
         Command::Keeper { .. } => isolation::keeper().map_err(Into::into),

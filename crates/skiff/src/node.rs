@@ -38,7 +38,7 @@ use crate::machine::Machine;
 use crate::network::{self, SERVICE_RANGE};
 use crate::offices;
 use crate::paths::{NodeFacts, Paths, named, write_atomically};
-use crate::pki::{Authority, Purpose, service_account_key};
+use crate::pki::{Authority, Purpose, service_account_keys};
 use crate::server::{API_PORT_ADVICE, bind};
 use crate::worker::{CLUSTER_DOMAIN, KUBELET_CLIENT, KUBERNETES_VERSION, Ways, Worker, ensure_pod_range};
 
@@ -134,7 +134,7 @@ async fn serve_cluster(
         certificates: setting.certificates.clone(),
     });
     control::serve(&setting.machine.paths.control_socket(), command.clone())?;
-    setting.certificates.tell_of_authority("ca", setting.authority.certificate()?);
+    setting.certificates.tell_of_authority("ca", setting.authority.certificates());
     let renewing = tokio::spawn(setting.certificates.clone().keep());
     tracing::info!(node = %facts.node_name, address = %setting.machine.address, "the control plane is up");
     wait_for_end(&stop).await?;
@@ -195,6 +195,7 @@ async fn open_store(setting: &Setting) -> Result<Arc<dyn Store>, CommandError> {
 }
 
 async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, CommandError> {
+    let token_keys = service_account_keys(&setting.machine.paths.pki())?;
     let config = ApiConfig {
         version: VersionInfo {
             git_version: KUBERNETES_VERSION.to_owned(),
@@ -205,7 +206,8 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         advertise: SocketAddr::new(setting.machine.address, setting.api_port),
         service_accounts: Some(ServiceAccountKeys {
-            signing_key: service_account_key(&setting.machine.paths.pki())?,
+            signing_key: token_keys.signing,
+            former_keys: token_keys.former,
             issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
         }),
         kubelet_tls: Some(Arc::new(kubelet_client_tls(setting)?)),
@@ -282,7 +284,7 @@ fn front_proxy(setting: &Setting) -> io::Result<FrontProxy> {
     let machine = &setting.machine;
     let authority = Authority::load_or_create_front_proxy(&machine.paths.pki(), machine.clock.clone())?;
     let authority_pem = authority.certificate_pem().to_owned();
-    setting.certificates.tell_of_authority("front-proxy-ca", authority.certificate()?);
+    setting.certificates.tell_of_authority("front-proxy-ca", authority.certificates());
     let recipe = move || authority.issue(FRONT_PROXY_CLIENT, &Purpose::Client { groups: &[] });
     let current = setting.certificates.issue(FRONT_PROXY_CLIENT, recipe)?;
     Ok(FrontProxy {
@@ -349,7 +351,7 @@ fn serve_api(
     let authority = setting.authority.clone();
     let current = setting.certificates.issue("apiserver", move || {
         let mut leaf = authority.issue("kube-apiserver", &Purpose::Server { names: &names, addresses: &addresses })?;
-        // Who joins knows the authority by its digest only, and sees it here.
+        // Who joins knows the authority by its digest only, and sees it here; or a former one.
         leaf.certificate_pem.push_str(authority.certificate_pem());
         Ok(leaf)
     })?;

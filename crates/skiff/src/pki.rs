@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_controllers::{SigningRequest, Subject};
@@ -27,14 +29,59 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The authority's files are called so, and it calls itself so.
+const CLUSTER_AUTHORITY: &str = "ca";
+const CLUSTER_AUTHORITY_NAME: &str = "kubernetes";
+/// Bytes of a line of PEM, before they are encoded.
+const PEM_LINE_BYTES: usize = 48;
+
 /// Nobody asks for less.
 const SHORTEST_SECONDS: i32 = 600;
 
 /// The cluster's own authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// What `certificate_pem` holds.
+    certificates: Vec<CertificateDer<'static>>,
+    /// The certificate that signs, then those of former authorities that are believed still.
     certificate_pem: String,
+    /// By which those who know a former authority alone come to believe this one.
+    along_pem: String,
     clock: SharedClock,
+}
+
+/// The files of an authority.
+struct Files {
+    certificates: PathBuf,
+    key: PathBuf,
+    /// A key that is about to be in use, while the files are exchanged.
+    next_key: PathBuf,
+    /// This authority's certificate as former ones have signed it.
+    along: PathBuf,
+}
+
+impl Files {
+    fn new(folder: &Path, name: &str) -> Self {
+        let file = |suffix: &str| folder.join(format!("{name}{suffix}"));
+        Self { certificates: file(".crt"), key: file(".key"), next_key: file("-next.key"), along: file("-along.crt") }
+    }
+
+    /// Ends or undoes an exchange that was broken off: the certificates say which key is theirs.
+    fn settle(&self) -> io::Result<()> {
+        if !self.next_key.exists() {
+            return Ok(());
+        }
+        let next = key_pair(&self.next_key)?;
+        let certificate = first(&read(&self.certificates)?)?;
+        let (_, certificate) =
+            x509_parser::parse_x509_certificate(&certificate).map_err(|error| failed("read the authority", error))?;
+        if certificate.public_key().subject_public_key.data.as_ref() == next.public_key_raw() {
+            fs::rename(&self.next_key, &self.key)
+        } else {
+            fs::remove_file(&self.next_key)
+        }
+        .map_err(|error| crate::paths::named(&self.next_key, "exchange", error))
+    }
 }
 
 /// A certificate with its key, both in PEM.
@@ -71,7 +118,7 @@ impl Authority {
     /// # Errors
     /// The files cannot be read or written, or are no certificate and key.
     pub fn load_or_create(folder: &Path, clock: SharedClock) -> io::Result<Self> {
-        Self::load_or_create_named(folder, "ca", "kubernetes", clock)
+        Self::load_or_create_named(folder, CLUSTER_AUTHORITY, CLUSTER_AUTHORITY_NAME, clock)
     }
 
     /// The same of the authority by which aggregated API servers know this one: whoever has a certificate of it may
@@ -84,40 +131,75 @@ impl Authority {
     }
 
     fn load_or_create_named(folder: &Path, file: &str, name: &str, clock: SharedClock) -> io::Result<Self> {
-        let (certificate, key) = (folder.join(format!("{file}.crt")), folder.join(format!("{file}.key")));
-        if !certificate.exists() {
+        let files = Files::new(folder, file);
+        if !files.certificates.exists() {
             let (certificate_pem, key_pem) = new_authority(name, clock.now())?;
-            write_atomically(&key, key_pem.as_bytes(), 0o600)?;
-            write_atomically(&certificate, certificate_pem.as_bytes(), 0o644)?;
+            write_atomically(&files.key, key_pem.as_bytes(), 0o600)?;
+            write_atomically(&files.certificates, certificate_pem.as_bytes(), 0o644)?;
         }
-        let certificate_pem = read(&certificate)?;
-        let key_pair = KeyPair::from_pem(&read(&key)?).map_err(|error| failed("read ca.key", error))?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&certificate_pem, key_pair).map_err(|error| failed("read ca.crt", error))?;
-        Ok(Self { issuer, certificate_pem, clock })
+        files.settle()?;
+        let certificate_pem = read(&files.certificates)?;
+        let certificates = all(&certificate_pem)?;
+        let issuer = Issuer::from_ca_cert_der(&certificates[0], key_pair(&files.key)?)
+            .map_err(|error| failed("read the authority", error))?;
+        let along_pem = if files.along.exists() { read(&files.along)? } else { String::new() };
+        Ok(Self { issuer, certificates, certificate_pem, along_pem, clock })
     }
 
-    /// The authority's certificate in PEM, as kubeconfigs and `kube-root-ca.crt` carry it.
+    /// Puts a new authority into the place of the one in `folder`, for the next start of its servers. The former one is
+    /// believed still; who knows that one alone believes the new one too, because the former has signed it.
+    ///
+    /// # Errors
+    /// There is none, or its files cannot be written.
+    pub fn rotate(folder: &Path, clock: SharedClock) -> io::Result<()> {
+        let files = Files::new(folder, CLUSTER_AUTHORITY);
+        if !files.certificates.exists() {
+            return Err(io::Error::other(format!("there is no authority in {}", folder.display())));
+        }
+        let former = Self::load_or_create(folder, clock)?;
+        let key = KeyPair::generate().map_err(|error| failed("make the authority's key", error))?;
+        let params = authority_params(CLUSTER_AUTHORITY_NAME, former.clock.now())?;
+        let own = params.self_signed(&key).map_err(|error| failed("sign the authority", error))?;
+        let along = params.signed_by(&key, &former.issuer).map_err(|error| failed("sign the authority", error))?;
+        write_atomically(&files.next_key, key.serialize_pem().as_bytes(), 0o600)?;
+        write_atomically(&files.along, (along.pem() + &former.along_pem).as_bytes(), 0o644)?;
+        write_atomically(&files.certificates, (own.pem() + &former.certificate_pem).as_bytes(), 0o644)?;
+        files.settle()
+    }
+
+    /// Lets nobody be believed any more for a certificate of a former authority, from the next start of the servers on.
+    ///
+    /// # Errors
+    /// There is no authority, or its files cannot be written.
+    pub fn forget_former(folder: &Path) -> io::Result<()> {
+        let files = Files::new(folder, CLUSTER_AUTHORITY);
+        files.settle()?;
+        let own = to_pem(&first(&read(&files.certificates)?)?);
+        write_atomically(&files.certificates, own.as_bytes(), 0o644)?;
+        match fs::remove_file(&files.along) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(crate::paths::named(&files.along, "remove", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whom to believe, in PEM, as kubeconfigs and `kube-root-ca.crt` carry it: this authority, then former ones.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// The authority's certificate.
-    ///
-    /// # Errors
-    /// It is no PEM (it was checked when it was read).
-    pub fn certificate(&self) -> io::Result<CertificateDer<'static>> {
-        CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|error| failed("read ca.crt", error))
+    /// This authority's certificate, then those of former ones.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
 
-    /// A store of trusted roots that holds this authority alone.
+    /// A store of trusted roots that holds this authority, and former ones.
     ///
     /// # Errors
-    /// As [`Authority::certificate`].
+    /// One is no certificate of an authority.
     pub fn roots(&self) -> io::Result<Arc<rustls::RootCertStore>> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.certificate()?).map_err(|error| failed("trust ca.crt", error))?;
-        Ok(Arc::new(roots))
+        roots(&self.certificates)
     }
 
     /// Signs a new certificate.
@@ -149,7 +231,7 @@ impl Authority {
         params.distinguished_name = subject;
         let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed("sign a certificate", error))?;
-        Ok(Leaf { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(Leaf { certificate_pem: certificate.pem() + &self.along_pem, key_pem: key.serialize_pem() })
     }
 }
 
@@ -255,28 +337,101 @@ impl Leaf {
     /// # Errors
     /// They are no PEM.
     pub fn der(&self) -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-        let chain = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| failed("read certificate", error))?;
-        if chain.is_empty() {
-            return Err(io::Error::other("read certificate: there is none"));
-        }
+        let chain = all(&self.certificate_pem)?;
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|error| failed("read key", error))?;
         Ok((chain, key))
     }
 }
 
-/// The key that signs service-account tokens, as PKCS #8 DER; made at the first start.
+/// A store of trusted roots with these.
 ///
 /// # Errors
-/// The file cannot be read or written.
-pub fn service_account_key(folder: &Path) -> io::Result<Vec<u8>> {
-    let path: PathBuf = folder.join("sa.key");
-    if !path.exists() {
-        let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
-        write_atomically(&path, key.serialize_pem().as_bytes(), 0o600)?;
+/// One is no certificate of an authority.
+pub fn roots(certificates: &[CertificateDer<'static>]) -> io::Result<Arc<rustls::RootCertStore>> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.clone()).map_err(|error| failed("trust an authority", error))?;
     }
-    let key = KeyPair::from_pem(&read(&path)?).map_err(|error| failed("read sa.key", error))?;
-    Ok(key.serialize_der())
+    Ok(Arc::new(roots))
+}
+
+/// The certificates of a text in PEM, one at least.
+///
+/// # Errors
+/// There is none, or one cannot be read.
+pub fn all(pem: &str) -> io::Result<Vec<CertificateDer<'static>>> {
+    let all = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|error| failed("read certificates", error))?;
+    if all.is_empty() { Err(io::Error::other("read certificates: there is none")) } else { Ok(all) }
+}
+
+fn first(pem: &str) -> io::Result<CertificateDer<'static>> {
+    Ok(all(pem)?.swap_remove(0))
+}
+
+/// A certificate as text.
+pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    let lines = certificate.chunks(PEM_LINE_BYTES).map(|line| STANDARD.encode(line) + "\n");
+    format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.collect::<String>())
+}
+
+/// The key that signs service-account tokens, and former ones that are believed still.
+///
+/// # Errors
+/// The files cannot be read or written.
+pub fn service_account_keys(folder: &Path) -> io::Result<TokenKeys> {
+    let (own, former) = token_key_files(folder);
+    if !own.exists() {
+        let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
+        write_atomically(&own, key.serialize_pem().as_bytes(), 0o600)?;
+    }
+    let former = if former.exists() { read(&former)? } else { String::new() };
+    let former = SubjectPublicKeyInfoDer::pem_slice_iter(former.as_bytes()).map(|key| key.map(|key| key.to_vec()));
+    let former = former.collect::<Result<_, _>>().map_err(|error| failed("read sa-former.pub", error))?;
+    Ok(TokenKeys { signing: key_pair(&own)?.serialize_der(), former })
+}
+
+/// The keys of service-account tokens.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TokenKeys {
+    /// As PKCS #8 DER; made at the first start.
+    pub signing: Vec<u8>,
+    /// Public keys, as SubjectPublicKeyInfo in DER.
+    pub former: Vec<Vec<u8>>,
+}
+
+/// Puts a new key into the place of the one that signs service-account tokens, for the next start of the servers. Tokens
+/// of the former one are believed still.
+///
+/// # Errors
+/// The files cannot be read or written.
+pub fn rotate_service_account_key(folder: &Path) -> io::Result<()> {
+    let (own, former) = token_key_files(folder);
+    let known = if former.exists() { read(&former)? } else { String::new() };
+    let next = KeyPair::generate().map_err(|error| failed("make a key", error))?;
+    // Where this is broken off, the key is believed twice: that does no harm.
+    write_atomically(&former, (key_pair(&own)?.public_key_pem() + &known).as_bytes(), 0o644)?;
+    write_atomically(&own, next.serialize_pem().as_bytes(), 0o600)
+}
+
+/// Lets no token of a former key be believed any more, from the next start of the servers on.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn forget_former_service_account_keys(folder: &Path) -> io::Result<()> {
+    let (_, former) = token_key_files(folder);
+    match fs::remove_file(&former) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(crate::paths::named(&former, "remove", error)),
+        _ => Ok(()),
+    }
+}
+
+fn token_key_files(folder: &Path) -> (PathBuf, PathBuf) {
+    (folder.join("sa.key"), folder.join("sa-former.pub"))
+}
+
+fn key_pair(path: &Path) -> io::Result<KeyPair> {
+    KeyPair::from_pem(&read(path)?).map_err(|error| failed(&format!("read {}", path.display()), error))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -284,6 +439,13 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 fn new_authority(name: &str, now: Timestamp) -> io::Result<(String, String)> {
+    let key = KeyPair::generate().map_err(|error| failed("make the authority's key", error))?;
+    let certificate =
+        authority_params(name, now)?.self_signed(&key).map_err(|error| failed("sign the authority", error))?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn authority_params(name: &str, now: Timestamp) -> io::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -291,10 +453,10 @@ fn new_authority(name: &str, now: Timestamp) -> io::Result<(String, String)> {
     params.key_usages =
         vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
     params.serial_number = Some(SerialNumber::from(u64::from(now.subsec_nanosecond().unsigned_abs()) + 1));
+    // Authorities that follow each other have one name; this tells whose signature it is.
+    params.use_authority_key_identifier_extension = true;
     set_validity(&mut params, now, AUTHORITY_VALIDITY)?;
-    let key = KeyPair::generate().map_err(|error| failed("make the authority's key", error))?;
-    let certificate = params.self_signed(&key).map_err(|error| failed("sign the authority", error))?;
-    Ok((certificate.pem(), key.serialize_pem()))
+    Ok(params)
 }
 
 /// Valid from a day ago, so that a clock that is set back a little does no harm.
@@ -314,6 +476,9 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, validity: Durati
 
 #[cfg(test)]
 mod tests {
+    use rustls::server::WebPkiClientVerifier;
+    use rustls_pki_types::UnixTime;
+    use skiff_base::Clock;
     use skiff_base::clock::ManualClock;
 
     use super::*;
@@ -351,7 +516,81 @@ mod tests {
         assert_eq!(certificate.issuer().to_string(), "CN=kubernetes");
         assert!(certificate.subject().to_string().contains("CN=joe"));
         assert!(again.sign(&asked(Some(("system:nodes", "system:node:")))).is_err());
-        assert_eq!(service_account_key(&folder).expect("made"), service_account_key(&folder).expect("read"));
+        fs::remove_dir_all(&folder).expect("it was made above");
+    }
+
+    #[test]
+    fn a_new_authority_is_believed_by_those_who_know_the_former_one() {
+        let folder = std::env::temp_dir().join(format!("skiff-rotated-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a writable temporary folder");
+        let clock = Arc::new(ManualClock::at("2026-05-06T00:00:00Z".parse().expect("a time")));
+        let load = || Authority::load_or_create(&folder, clock.clone()).expect("readable");
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(clock.now().as_second().unsigned_abs()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let believes = |knows: &Authority, shown: &Leaf| {
+            let (chain, _) = shown.der().expect("PEM");
+            let roots = knows.roots().expect("roots");
+            let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build().expect("roots");
+            clients.verify_client_cert(&chain[0], &chain[1..], at).is_ok()
+        };
+        let issue = |of: &Authority| of.issue("jane", &Purpose::Client { groups: &[] }).expect("issued");
+        let mut known = vec![load()];
+        let mut leaves = vec![issue(&known[0])];
+        for _ in 0..2 {
+            Authority::rotate(&folder, clock.clone()).expect("rotated");
+            known.push(load());
+            leaves.push(issue(known.last().expect("one")));
+        }
+        for (knowing, known) in known.iter().enumerate() {
+            for (shown, leaf) in leaves.iter().enumerate() {
+                assert!(believes(known, leaf), "who knows authority {knowing} sees a certificate of {shown}");
+            }
+        }
+        Authority::forget_former(&folder).expect("forgotten");
+        let last = load();
+        assert!(believes(&last, &leaves[2]) && !believes(&last, &leaves[1]) && !believes(&last, &leaves[0]));
+        assert!(!believes(&known[1], &issue(&last)), "who knows a former one alone is not led to the new one any more");
+        fs::remove_dir_all(&folder).expect("it was made above");
+    }
+
+    #[test]
+    fn an_exchange_of_authorities_that_was_broken_off_is_ended_or_undone() {
+        let folder = std::env::temp_dir().join(format!("skiff-broken-off-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a writable temporary folder");
+        let clock = Arc::new(ManualClock::at("2026-05-06T00:00:00Z".parse().expect("a time")));
+        let load = || Authority::load_or_create(&folder, clock.clone()).expect("readable");
+        let files = Files::new(&folder, CLUSTER_AUTHORITY);
+        load();
+        let before = (read(&files.certificates).expect("there"), read(&files.key).expect("there"));
+        Authority::rotate(&folder, clock.clone()).expect("rotated");
+        let after = (read(&files.certificates).expect("there"), read(&files.key).expect("there"));
+        assert!(before.0 != after.0 && before.1 != after.1);
+        for certificates in [&before.0, &after.0] {
+            // The machine stopped before, or after, the certificates were exchanged.
+            fs::write(&files.certificates, certificates).expect("writable");
+            fs::write(&files.key, &before.1).expect("writable");
+            fs::write(&files.next_key, &after.1).expect("writable");
+            load().issue("jane", &Purpose::Client { groups: &[] }).expect("issued");
+            let key = if *certificates == before.0 { &before.1 } else { &after.1 };
+            assert_eq!(read(&files.key).expect("there"), *key);
+            assert!(!files.next_key.exists());
+        }
+        fs::remove_dir_all(&folder).expect("it was made above");
+    }
+
+    #[test]
+    fn former_keys_of_tokens_are_kept_until_they_are_forgotten() {
+        let folder = std::env::temp_dir().join(format!("skiff-token-keys-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a writable temporary folder");
+        let keys = || service_account_keys(&folder).expect("readable");
+        let first = keys();
+        assert_eq!((&first, first.former.len()), (&keys(), 0));
+        rotate_service_account_key(&folder).expect("rotated");
+        assert_ne!(keys().signing, first.signing);
+        rotate_service_account_key(&folder).expect("rotated");
+        assert_eq!(keys().former.len(), 2);
+        forget_former_service_account_keys(&folder).expect("forgotten");
+        assert_eq!(keys().former, Vec::<Vec<u8>>::new());
         fs::remove_dir_all(&folder).expect("it was made above");
     }
 }

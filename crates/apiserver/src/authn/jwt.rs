@@ -7,31 +7,71 @@ use ring::rand::SystemRandom;
 use ring::signature::{self, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 use skiff_base::Timestamp;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::config::ServiceAccountKeys;
+
+/// One byte of form, then two coordinates of 32 bytes.
+const P256_POINT_BYTES: usize = 65;
 
 /// Signs and checks tokens.
 pub struct Signer {
     key: EcdsaKeyPair,
     random: SystemRandom,
-    key_id: String,
+    /// Whose tokens are believed; the first one is the signing key's.
+    known: Vec<Known>,
     /// The issuer, which is also the server's own audience.
     pub issuer: String,
 }
 
+/// A public key.
+struct Known {
+    id: String,
+    /// An uncompressed point: one byte of form, then both coordinates.
+    point: Vec<u8>,
+}
+
+impl Known {
+    fn new(point: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, point);
+        Self { id: URL_SAFE_NO_PAD.encode(digest), point: point.to_vec() }
+    }
+
+    fn read(info: &[u8]) -> Result<Self, String> {
+        let (_, info) = SubjectPublicKeyInfo::from_der(info)
+            .map_err(|error| format!("a former service-account key cannot be read: {error}"))?;
+        let point: &[u8] = &info.subject_public_key.data;
+        if point.len() != P256_POINT_BYTES {
+            return Err("a former service-account key is no ECDSA P-256 key".into());
+        }
+        Ok(Self::new(point))
+    }
+
+    /// As a JSON Web Key.
+    fn told(&self) -> Value {
+        let (x, y) = self.point[1..].split_at((self.point.len() - 1) / 2);
+        json!({"use": "sig", "kty": "EC", "kid": self.id, "crv": "P-256", "alg": "ES256",
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)})
+    }
+}
+
 impl Signer {
-    /// Reads the key.
+    /// Reads the keys.
     pub fn new(keys: &ServiceAccountKeys) -> Result<Self, String> {
         let random = SystemRandom::new();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &keys.signing_key, &random)
             .map_err(|error| format!("the service-account signing key is no ECDSA P-256 key in PKCS#8: {error}"))?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
-        Ok(Self { key_id: URL_SAFE_NO_PAD.encode(digest), key, random, issuer: keys.issuer.clone() })
+        let mut known = vec![Known::new(key.public_key().as_ref())];
+        for former in &keys.former_keys {
+            known.push(Known::read(former)?);
+        }
+        Ok(Self { key, random, known, issuer: keys.issuer.clone() })
     }
 
     /// Signs claims.
     pub fn sign(&self, claims: &Value) -> Result<String, String> {
-        let header = json!({"alg": "ES256", "kid": self.key_id});
+        let header = json!({"alg": "ES256", "kid": self.known[0].id});
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(&header), part(claims));
         let signature = self.key.sign(&self.random, message.as_bytes()).map_err(|_| "signing a token failed")?;
@@ -45,11 +85,19 @@ impl Signer {
         let (header, payload) = message.split_once('.').ok_or_else(malformed)?;
         let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed());
         let parse = |part: &str| serde_json::from_slice::<Value>(&decode(part)?).map_err(|_| malformed());
-        if parse(header)?["alg"] != "ES256" {
+        let header = parse(header)?;
+        if header["alg"] != "ES256" {
             return Err("the token is not signed with ES256".into());
         }
-        let key = signature::UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref());
-        key.verify(message.as_bytes(), &decode(signature)?).map_err(|_| "the token's signature is wrong")?;
+        let signature = decode(signature)?;
+        let is_of = |known: &&Known| header["kid"].as_str().is_none_or(|id| id == known.id);
+        let has_signed = |known: &Known| {
+            let key = signature::UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &known.point);
+            key.verify(message.as_bytes(), &signature).is_ok()
+        };
+        if !self.known.iter().filter(is_of).any(has_signed) {
+            return Err("the token's signature is wrong".into());
+        }
         let claims = parse(payload)?;
         if claims["iss"] != self.issuer.as_str() {
             return Err("the token is from another issuer".into());
@@ -79,13 +127,9 @@ impl Signer {
         asked.iter().filter(|audience| meant.contains(&audience.as_str())).cloned().collect()
     }
 
-    /// The public key as a JSON Web Key Set.
+    /// The public keys as a JSON Web Key Set.
     pub fn key_set(&self) -> Value {
-        // An uncompressed point: one byte of form, then both coordinates.
-        let point = &self.key.public_key().as_ref()[1..];
-        let (x, y) = point.split_at(point.len() / 2);
-        json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256",
-            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]})
+        json!({"keys": self.known.iter().map(Known::told).collect::<Vec<_>>()})
     }
 }
 
@@ -97,7 +141,7 @@ mod tests {
     fn a_signed_token_verifies_until_it_expires_and_only_for_its_audience() {
         let document =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
-        let keys = ServiceAccountKeys { signing_key: document.as_ref().to_vec(), issuer: "https://issuer".into() };
+        let keys = ServiceAccountKeys::new(document.as_ref().to_vec(), "https://issuer");
         let signer = Signer::new(&keys).expect("a signer");
         let token =
             signer.sign(&json!({"iss": "https://issuer", "aud": ["https://issuer"], "exp": 100})).expect("a token");
@@ -107,5 +151,33 @@ mod tests {
         assert!(signer.verify(&token, at(99), &["other".into()]).is_err());
         let forged = token.replacen('.', "x.", 1);
         assert!(signer.verify(&forged, at(99), &[]).is_err());
+    }
+
+    #[test]
+    fn tokens_of_a_former_key_are_believed_until_it_is_forgotten() {
+        let generate = || {
+            let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
+            made.expect("a key").as_ref().to_vec()
+        };
+        let signer = |signing_key: &[u8], former_keys| {
+            let keys = ServiceAccountKeys::new(signing_key.to_vec(), "https://issuer");
+            Signer::new(&ServiceAccountKeys { former_keys, ..keys })
+        };
+        let (old, new) = (generate(), generate());
+        let before = signer(&old, Vec::new()).expect("a signer");
+        let token = before.sign(&json!({"iss": "https://issuer", "aud": ["https://issuer"], "exp": 100}));
+        let token = token.expect("a token");
+        // What stands before the point in the SubjectPublicKeyInfo of every P-256 key.
+        let mut info = URL_SAFE_NO_PAD.decode("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE").expect("base64");
+        info.extend(&before.key.public_key().as_ref()[1..]);
+        let at = Timestamp::from_second(1).expect("a time");
+        let after = signer(&new, vec![info]).expect("a signer");
+        assert!(after.verify(&token, at, &[]).is_ok());
+        let keys = after.key_set();
+        assert_eq!(keys["keys"].as_array().map(Vec::len), Some(2));
+        assert_eq!(keys["keys"][1], before.key_set()["keys"][0]);
+        let forgotten = signer(&new, Vec::new()).expect("a signer");
+        assert_eq!(forgotten.verify(&token, at, &[]), Err("the token's signature is wrong".into()));
+        assert!(signer(&new, vec![b"no key".to_vec()]).is_err());
     }
 }

@@ -16,7 +16,7 @@ async fn check(cluster: &Cluster, request: &str, expected: Expect) {
 
 async fn with_tokens() -> Cluster {
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
-    let keys = ServiceAccountKeys { signing_key: key.as_ref().to_vec(), issuer: "https://issuer".into() };
+    let keys = ServiceAccountKeys::new(key.as_ref().to_vec(), "https://issuer");
     Cluster::with(|config| config.service_accounts = Some(keys)).await
 }
 

@@ -117,7 +117,7 @@ fn whole(mut config: Value) -> Value {
 
 async fn cluster(settings: authn::Settings) -> Cluster {
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
-    let keys = ServiceAccountKeys { signing_key: key.as_ref().to_vec(), issuer: "https://own".into() };
+    let keys = ServiceAccountKeys::new(key.as_ref().to_vec(), "https://own");
     Cluster::with(|config| {
         config.service_accounts = Some(keys);
         config.access.authentication = settings;

@@ -225,7 +225,12 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
     // Not upstream's: what the network of a node reads beside Services.
     Role {
         name: "skiff:node-network",
-        rules: &[on("core", "namespaces pods", "list watch"), on("networking.k8s.io", "networkpolicies", "list watch")],
+        rules: &[
+            on("core", "namespaces pods", "list watch"),
+            on("networking.k8s.io", "networkpolicies", "list watch"),
+            // The cluster's authorities, of which a new one is learnt before it is the only one.
+            on("core", "configmaps", "get").named("kube-root-ca.crt"),
+        ],
         ..NO_ROLE
     },
     Role {

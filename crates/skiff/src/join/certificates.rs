@@ -19,7 +19,7 @@ use skiff_client::Client;
 use crate::certificates::{CHECK, Current, Facts};
 use crate::commands::CommandError;
 use crate::paths::{named, write_atomically};
-use crate::pki::Leaf;
+use crate::pki::{self, Leaf};
 
 const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 const GROUP: &str = "system:nodes";
@@ -71,6 +71,8 @@ pub struct Kept {
     pub node_name: String,
     /// What it is for.
     pub wanted: Wanted,
+    /// The file with the cluster's authorities; the first one is to have signed it.
+    pub authorities: PathBuf,
     /// Where it is used.
     pub current: Arc<Current>,
     /// The time.
@@ -129,11 +131,19 @@ impl Kept {
         }
     }
 
+    /// The authority that signs now; none where it is not known.
+    fn signer(&self) -> Option<Facts> {
+        let authorities = pki::all(&fs::read_to_string(&self.authorities).ok()?).ok()?;
+        Facts::of(authorities.first()?)
+    }
+
     fn is_due(&self) -> io::Result<bool> {
         let facts = read(&self.file)?.and_then(|leaf| facts_of(&leaf));
         Ok(facts.is_none_or(|facts| {
             let fits = self.wanted.addresses().iter().all(|address| facts.addresses.contains(address));
-            !fits || self.clock.now() >= facts.renewal()
+            !fits
+                || self.clock.now() >= facts.renewal()
+                || self.signer().is_some_and(|signer| !facts.may_be_of(&signer))
         }))
     }
 }
@@ -214,6 +224,7 @@ mod tests {
             file: folder.join("kubelet.pem"),
             node_name: "a".into(),
             wanted,
+            authorities: folder.join("ca.crt"),
             current: Arc::default(),
             clock: clock.clone(),
         };
@@ -224,6 +235,9 @@ mod tests {
         fs::write(&serving.file, format!("{}{}", leaf.certificate_pem, leaf.key_pem)).expect("written");
         assert!(serving.load().expect("readable") && serving.current.has_certs());
         assert!(!serving.is_due().expect("readable"));
+        Authority::rotate(&folder, clock.clone()).expect("rotated");
+        assert!(serving.is_due().expect("readable"), "another authority signs now");
+        assert!(serving.load().expect("readable"), "it is believed still");
         let moved = kept(Wanted::Serving(vec!["10.0.0.2".parse().expect("an address")]));
         assert!(!moved.load().expect("readable") && moved.is_due().expect("readable"), "another address");
         let renamed = Kept { node_name: "b".into(), ..kept(Wanted::Client) };

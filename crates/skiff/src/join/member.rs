@@ -2,17 +2,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
-use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use skiff_client::{Client, HttpsTransport, Informers, Servers};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -21,21 +18,22 @@ use super::certificates::{Kept, Wanted};
 use super::token::Token;
 use super::trust::Pinned;
 use crate::answers::{NodeControl, wait_for_end};
-use crate::certificates::{Certificates, Current};
+use crate::certificates::{CHECK, Certificates, Current};
 use crate::commands::CommandError;
 use crate::control;
 use crate::images::NodeImages;
 use crate::machine::Machine;
 use crate::paths::{Join, named, write_atomically};
+use crate::pki;
 use crate::worker::{Ways, Worker, ensure_pod_range};
 
 /// The name that every API server's certificate has, wherever it stands.
 const SERVER_NAME: &str = "kubernetes";
+/// Where the cluster tells whom to believe; it is the same in every namespace.
+const AUTHORITIES: &str = "/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt";
 /// How often a server is tried that cannot be reached yet, and how often that is told.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
 const TELL_EACH: u32 = 40;
-/// Bytes of a line of PEM, before they are encoded.
-const PEM_LINE_BYTES: usize = 48;
 
 /// Runs the agent until it is told to end.
 ///
@@ -45,12 +43,19 @@ pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
     let join = machine.facts.join.clone().ok_or("this node belongs to no cluster; start it with skiff agent")?;
     let servers = Servers::new(join.servers.clone());
     let certificate = kept(&machine, "kubelet-client.pem", Wanted::Client);
-    let authority = admit(&machine, &join, &servers, &certificate).await?;
-    let tls = client_tls(&authority, certificate.current.clone())?;
-    let client = |agent: &'static str| -> Result<Client, CommandError> {
-        let transport = HttpsTransport::balanced(servers.clone(), SERVER_NAME, tls.clone(), None)?;
+    admit(&machine, &join, &servers, &certificate).await?;
+    let connect = |authorities: &[CertificateDer<'static>], agent: &str| -> Result<Client, CommandError> {
+        let tls = client_tls(authorities, certificate.current.clone())?;
+        let transport = HttpsTransport::balanced(servers.clone(), SERVER_NAME, tls, None)?;
         Ok(Client::new(Arc::new(transport), agent))
     };
+    let file = authorities_file(&machine);
+    // The cluster may have got another authority while this node was away.
+    if let Err(error) = learn_authorities(&file, &connect(&read_authorities(&file)?, "kubelet")?).await {
+        tracing::info!(%error, "the cluster does not tell its authorities yet");
+    }
+    let authorities = read_authorities(&file)?;
+    let client = |agent: &str| connect(&authorities, agent);
     let node = client("kubelet")?;
     let mut patience = Patience::default();
     while let Err(error) = ensure_pod_range(&mut machine, &node, None).await {
@@ -61,16 +66,17 @@ pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
     serving.load()?;
     let (own, served) = (certificate.current.clone(), serving.current.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(certificate.keep(node.clone()));
+    tasks.spawn(certificate.clone().keep(node.clone()));
     let ways =
         Ways { node: node.clone(), provisioner: client("local-path-provisioner")?, informers: informers.clone() };
-    let worker = Worker::start(&machine, ways, Arc::new(serving_tls(&authority, serving.current.clone())?)).await?;
+    let worker = Worker::start(&machine, ways, Arc::new(serving_tls(&authorities, serving.current.clone())?)).await?;
     // The node has told its addresses by now, which the certificate is approved by.
-    tasks.spawn(serving.keep(node));
+    tasks.spawn(serving.keep(node.clone()));
+    tasks.spawn(follow_authorities(authorities_file(&machine), node));
     let certificates = Certificates::new(machine.clock.clone());
     certificates.tell_of("kubelet-client", own);
     certificates.tell_of("kubelet-serving", served);
-    certificates.tell_of_authority("ca", authority);
+    certificates.tell_of_authority("ca", &authorities);
     let stop = watch::Sender::new(false);
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
@@ -96,6 +102,7 @@ fn kept(machine: &Machine, file: &str, wanted: Wanted) -> Kept {
         file: machine.paths.pki().join(file),
         node_name: machine.facts.node_name.clone(),
         wanted,
+        authorities: authorities_file(machine),
         current: Arc::default(),
         clock: machine.clock.clone(),
     }
@@ -120,17 +127,41 @@ impl Patience {
     }
 }
 
-/// Gets the node a certificate of the cluster, unless it has one; says the cluster's authority.
-async fn admit(
-    machine: &Machine,
-    join: &Join,
-    servers: &Arc<Servers>,
-    certificate: &Kept,
-) -> Result<CertificateDer<'static>, CommandError> {
-    let file = machine.paths.pki().join("ca.crt");
+fn authorities_file(machine: &Machine) -> PathBuf {
+    machine.paths.pki().join("ca.crt")
+}
+
+/// Learns whom the cluster believes, for the node's next start, for as long as it is polled.
+async fn follow_authorities(file: PathBuf, client: Client) {
+    loop {
+        tokio::time::sleep(CHECK).await;
+        if let Err(error) = learn_authorities(&file, &client).await {
+            tracing::debug!(%error, "the cluster does not tell its authorities");
+        }
+    }
+}
+
+async fn learn_authorities(file: &Path, client: &Client) -> Result<(), CommandError> {
+    let told: ConfigMap = client.get_path(AUTHORITIES).await?;
+    let data = told.data.unwrap_or_default();
+    let pem = data.get("ca.crt").ok_or("kube-root-ca.crt is empty")?;
+    pki::all(pem)?;
+    if std::fs::read_to_string(file).is_ok_and(|known| known == *pem) {
+        return Ok(());
+    }
+    Ok(write_atomically(file, pem.as_bytes(), 0o644)?)
+}
+
+fn read_authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, CommandError> {
+    let pem = std::fs::read_to_string(file).map_err(|error| named(file, "read", error))?;
+    Ok(pki::all(&pem).map_err(|error| format!("{}: {error}", file.display()))?)
+}
+
+/// Gets the node a certificate of the cluster and the cluster's authorities, unless it has them.
+async fn admit(machine: &Machine, join: &Join, servers: &Arc<Servers>, certificate: &Kept) -> Result<(), CommandError> {
+    let file = authorities_file(machine);
     if file.exists() && certificate.load()? {
-        let pem = std::fs::read(&file).map_err(|error| named(&file, "read", error))?;
-        return Ok(CertificateDer::from_pem_slice(&pem).map_err(|error| format!("{}: {error}", file.display()))?);
+        return Ok(());
     }
     let token = join.token.as_deref().ok_or("the node has no certificate yet: it needs a --token to get one")?;
     let token: Token = token.parse()?;
@@ -154,29 +185,21 @@ async fn admit(
         patience.with(error).await?;
     }
     let authority = pinned.found().ok_or("the server's authority was not seen")?;
-    write_atomically(&file, pem("CERTIFICATE", &authority).as_bytes(), 0o644)?;
+    write_atomically(&file, pki::to_pem(&authority).as_bytes(), 0o644)?;
     tracing::info!(node = %machine.facts.node_name, "the cluster has given the node a certificate");
-    Ok(authority)
+    Ok(())
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
-    let lines = der.chunks(PEM_LINE_BYTES).map(|line| STANDARD.encode(line) + "\n");
-    format!("-----BEGIN {label}-----\n{}-----END {label}-----\n", lines.collect::<String>())
-}
-
-fn roots(authority: &CertificateDer<'static>) -> io::Result<Arc<RootCertStore>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.clone()).map_err(io::Error::other)?;
-    Ok(Arc::new(roots))
-}
-
-fn client_tls(authority: &CertificateDer<'static>, current: Arc<Current>) -> io::Result<rustls::ClientConfig> {
-    Ok(rustls::ClientConfig::builder().with_root_certificates(roots(authority)?).with_client_cert_resolver(current))
+fn client_tls(authorities: &[CertificateDer<'static>], current: Arc<Current>) -> io::Result<rustls::ClientConfig> {
+    Ok(rustls::ClientConfig::builder()
+        .with_root_certificates(pki::roots(authorities)?)
+        .with_client_cert_resolver(current))
 }
 
 /// How the node serves its API: client certificates are welcome but not required.
-fn serving_tls(authority: &CertificateDer<'static>, current: Arc<Current>) -> io::Result<rustls::ServerConfig> {
-    let verifier = rustls::server::WebPkiClientVerifier::builder(roots(authority)?).allow_unauthenticated().build();
+fn serving_tls(authorities: &[CertificateDer<'static>], current: Arc<Current>) -> io::Result<rustls::ServerConfig> {
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder(pki::roots(authorities)?).allow_unauthenticated().build();
     let verifier = verifier.map_err(io::Error::other)?;
     Ok(rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(current))
 }
@@ -283,7 +306,7 @@ mod tests {
     #[test]
     fn what_is_written_as_pem_reads_back() {
         let der: Vec<u8> = (0..=200).collect();
-        let text = pem("CERTIFICATE", &der);
-        assert_eq!(CertificateDer::from_pem_slice(text.as_bytes()).expect("PEM").as_ref(), der);
+        let text = pki::to_pem(&der.clone().into());
+        assert_eq!(pki::all(&text).expect("PEM")[0].as_ref(), der);
     }
 }

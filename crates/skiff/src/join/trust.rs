@@ -105,11 +105,11 @@ mod tests {
         let names = ["kubernetes".to_owned()];
         let chain = |of: &Authority| {
             let leaf = of.issue("kube-apiserver", &Purpose::Server { names: &names, addresses: &[] }).expect("issued");
-            (leaf.der().expect("PEM").0.remove(0), of.certificate().expect("PEM"))
+            (leaf.der().expect("PEM").0.remove(0), of.certificates()[0].clone())
         };
         let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_778_025_600));
         let name = ServerName::try_from("kubernetes").expect("a name");
-        let pinned = Pinned::new(digest_of(&ours.certificate().expect("PEM")));
+        let pinned = Pinned::new(digest_of(&ours.certificates()[0]));
         let believes = |leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>]| {
             pinned.verify_server_cert(leaf, sent, &name, &[], at).is_ok()
         };
