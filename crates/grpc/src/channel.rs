@@ -170,7 +170,7 @@ impl Raw {
 
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Option<GrpcResult<Bytes>>> {
         loop {
-            match self.deframer.next() {
+            match self.deframer.take() {
                 Ok(None) => {}
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
                 Err(error) => return self.end(Err(error)),

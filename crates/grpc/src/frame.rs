@@ -57,7 +57,7 @@ impl Deframer {
     }
 
     /// The next whole message, if it is there.
-    pub(super) fn next(&mut self) -> GrpcResult<Option<Bytes>> {
+    pub(super) fn take(&mut self) -> GrpcResult<Option<Bytes>> {
         let Some(prefix) = self.buffer.get(..PREFIX_BYTES) else { return Ok(None) };
         if prefix[0] != 0 {
             return Err(GrpcError::unimplemented("grpc: compressed messages are not taken"));
@@ -75,7 +75,7 @@ impl Deframer {
 
     /// The only message of a call that has exactly one.
     pub(super) fn single(&mut self) -> GrpcResult<Bytes> {
-        self.next()?.ok_or_else(|| GrpcError::internal("grpc: the call ended without a message"))
+        self.take()?.ok_or_else(|| GrpcError::internal("grpc: the call ended without a message"))
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
             let (mut deframer, mut found) = (Deframer::default(), Vec::new());
             for chunk in bytes.chunks(step) {
                 deframer.push(chunk);
-                while let Some(message) = deframer.next().expect("well formed") {
+                while let Some(message) = deframer.take().expect("well formed") {
                     found.push(message);
                 }
             }
@@ -181,7 +181,7 @@ mod tests {
         let refused = |prefix: [u8; 5]| {
             let mut deframer = Deframer::default();
             deframer.push(&prefix);
-            deframer.next().expect_err("refused").code
+            deframer.take().expect_err("refused").code
         };
         assert_eq!(refused([0, 0xff, 0, 0, 0]), Code::ResourceExhausted);
         assert_eq!(refused([1, 0, 0, 0, 1]), Code::Unimplemented);

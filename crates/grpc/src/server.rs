@@ -141,7 +141,7 @@ async fn receive(mut body: Incoming) -> GrpcResult<Bytes> {
         if let Ok(data) = next.into_data() {
             deframer.push(&data);
         }
-        if let Some(message) = deframer.next()? {
+        if let Some(message) = deframer.take()? {
             return Ok(message);
         }
     }
