@@ -54,7 +54,7 @@ impl Socket {
     ///
     /// # Errors
     /// The connection broke within a message.
-    pub fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+    pub fn receive(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         const CLOSE: u8 = 8;
         const OPCODE: u8 = 0xf;
         let mut head = [0; 2];
@@ -86,10 +86,10 @@ impl Socket {
     /// All messages until the server closes.
     ///
     /// # Errors
-    /// As [`Self::next`].
+    /// As [`Self::receive`].
     pub fn rest(mut self) -> std::io::Result<Vec<Vec<u8>>> {
         let mut all = Vec::new();
-        while let Some(message) = self.next()? {
+        while let Some(message) = self.receive()? {
             all.push(message);
         }
         Ok(all)

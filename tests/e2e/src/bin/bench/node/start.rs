@@ -73,7 +73,7 @@ fn round_trip(proxy: &Proxy, pod: &str, command: &str) -> Duration {
     let mut socket = Socket::open(proxy.address(), &path, "v4.channel.k8s.io").expect("a command starts");
     // The status comes as JSON on a channel of its own.
     loop {
-        match socket.next().expect("a message is whole") {
+        match socket.receive().expect("a message is whole") {
             Some(said) if said.windows(9).any(|part| part == b"\"Success\"") => return start.elapsed(),
             Some(_) => {}
             None => panic!("exec ended without its status"),
