@@ -12,6 +12,7 @@ use prost::Message;
 use skiff_base::Timestamp;
 use skiff_base::clock::{SharedClock, rfc3339};
 use skiff_base::ids::Ids;
+use skiff_base::remembered::Remembered;
 use skiff_grpc::{Channel, GrpcResult};
 
 use crate::encryption::ciphers::{self, Cipher, Result};
@@ -30,6 +31,11 @@ const WELL_FOR: Duration = Duration::from_secs(20);
 const ILL_FOR: Duration = Duration::from_secs(3);
 /// How long a seed is written with after the plugin was last well.
 const WRITE_FOR: Duration = Duration::from_secs(180);
+/// How long a seed that the plugin did not decrypt is not asked for again: many values have one seed, and each would wait
+/// as long for a plugin that hangs.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+/// How many such seeds are known.
+const MOST_REFUSED: usize = 1024;
 /// How long a seed that nobody used is known.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 const SERVICE: &str = "/v2.KeyManagementService/";
@@ -94,6 +100,7 @@ pub struct Kms {
     outcome: Mutex<Result<()>>,
     state: Mutex<Option<State>>,
     sources: Mutex<HashMap<Vec<u8>, Source>>,
+    refused: Remembered<Vec<u8>, Fault>,
 }
 
 /// What was last heard of it.
@@ -136,6 +143,7 @@ impl Kms {
             outcome: Mutex::new(Err(unasked)),
             state: Mutex::default(),
             sources: Mutex::default(),
+            refused: Remembered::new(MOST_REFUSED),
         })
     }
 
@@ -317,6 +325,9 @@ impl Kms {
     }
 
     async fn decrypted(&self, object: &EncryptedObject, identity: Vec<u8>) -> Result<Arc<Cipher>, Fault> {
+        if let Some(fault) = self.refused.get(&identity, self.clock.monotonic()) {
+            return Err(fault);
+        }
         figures::missed();
         let request = DecryptRequest {
             ciphertext: object.source.clone(),
@@ -324,8 +335,11 @@ impl Kms {
             key_id: object.key_id.clone(),
             annotations: object.annotations.clone(),
         };
-        let answer: DecryptResponse =
-            self.call("Decrypt", &request).await.map_err(|error| Fault::of_call("failed to decrypt DEK", &error))?;
+        let answer: DecryptResponse = self.call("Decrypt", &request).await.map_err(|error| {
+            let fault = Fault::of_call("failed to decrypt DEK", &error);
+            self.refused.put(identity.clone(), fault.clone(), self.clock.monotonic(), REFUSED_FOR);
+            fault
+        })?;
         let cipher = Arc::new(object.cipher(&answer.plaintext)?);
         self.remember(identity, cipher.clone());
         Ok(cipher)

@@ -206,12 +206,28 @@ async fn a_plugin_guards_the_seed_of_all_keys() {
     assert!(health.contains("[+]etcd ok\n[+]kms-providers ok\n"), "{health}");
     first.server.stop();
 
+    // A plugin that does not decrypt is asked once for all values of a seed, and again a while later.
+    plugin.set(|facts| facts.is_closed = true);
+    let mut config = support::config(first.store.clone(), first.clock.clone());
+    config.encryption = file.settings(false);
+    let cluster = Cluster { server: ApiServer::new(config).await.expect("a server"), ..first };
+    let refused = cluster.outcome("GET /api/v1/secrets").await;
+    assert!(refused.contains("failed to decrypt DEK") && refused.contains("the vault is closed"), "{refused}");
+    assert_eq!(plugin.asked(), (2, 1));
+    plugin.set(|facts| facts.is_closed = false);
+    cluster.clock.advance(Duration::from_secs(1));
+    cluster.server.reload().await;
+    assert_eq!(cluster.tree("GET /api/v1/secrets").await["items"].as_array().map(Vec::len), Some(3));
+    assert_eq!(plugin.asked(), (2, 2));
+    cluster.server.stop();
+    let first = cluster;
+
     // Another server, or the same after a restart, asks once for all that it reads.
     let mut config = support::config(first.store.clone(), first.clock.clone());
     config.encryption = file.settings(false);
     let cluster = Cluster { server: ApiServer::new(config).await.expect("a server"), ..first };
     assert_eq!(cluster.tree("GET /api/v1/secrets").await["items"].as_array().map(Vec::len), Some(3));
-    assert_eq!(plugin.asked(), (2, 1));
+    assert_eq!(plugin.asked(), (3, 3));
 
     // Another key: the next look at the plugin takes it up, and what was written before is stale.
     let same = rewrite(&cluster).await;
@@ -221,7 +237,7 @@ async fn a_plugin_guards_the_seed_of_all_keys() {
     assert_eq!(cluster.outcome("GET /healthz/kms-providers").await, "200");
     let changed = rewrite(&cluster).await;
     assert_ne!(changed.0, changed.1);
-    assert_eq!(plugin.asked(), (3, 1));
+    assert_eq!(plugin.asked(), (4, 3));
 
     // It is ill: it is told so, writes go on for three minutes, reads for ever.
     plugin.set(|facts| facts.healthz = "the vault is closed".into());

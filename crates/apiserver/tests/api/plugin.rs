@@ -1,4 +1,6 @@
-//! A KMS plugin of the tests' own: a real gRPC server on a socket, whose keys XOR what they are given with their name.
+//! A KMS plugin of the tests' own: a real gRPC server on a socket, whose keys XOR what they are given with their name. It
+//! reads messages as the protocol's documentation has them, not as the server declares them: else a wrong number would
+//! stand on both sides.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,6 +59,8 @@ pub struct Facts {
     pub key_id: String,
     /// `ok`, or what is wrong.
     pub healthz: String,
+    /// Whether it decrypts nothing.
+    pub is_closed: bool,
     encrypted: usize,
     decrypted: usize,
 }
@@ -89,6 +93,9 @@ impl Handler for Answering {
             }
             "Decrypt" => {
                 facts.decrypted += 1;
+                if facts.is_closed {
+                    return Err(GrpcError::unavailable("the vault is closed"));
+                }
                 let request: DecryptRequest = decode(&message)?;
                 if request.annotations.get("kind.plugin.test").map(Vec::as_slice) != Some(b"xor")
                     || request.uid.is_empty()
