@@ -27,6 +27,8 @@ use crate::worker::Mailbox;
 
 /// How often the node looks at what is left; upstream's number.
 const LOOK: Duration = Duration::from_secs(10);
+/// What is mounted where.
+const MOUNTS: &str = "/proc/self/mountinfo";
 /// How often images are collected; upstream's number.
 const COLLECT: Duration = Duration::from_secs(300);
 /// A folder with more entries than this is not measured to its end: it is over any limit by then.
@@ -94,9 +96,16 @@ impl Guard {
         let node = self.workers.node();
         let mut paths = vec![node.facts().paths.root.clone()];
         paths.extend(self.image_path().await);
-        let now = std::time::SystemTime::from(node.clock.now());
-        let look = move || -> Vec<PathBuf> { paths.into_iter().filter(|path| is_read_only(path, now)).collect() };
-        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+        let look = move || -> std::io::Result<Vec<PathBuf>> {
+            let mounts = std::fs::read_to_string(MOUNTS)?;
+            let is_read_only = |path: &PathBuf| path.canonicalize().is_ok_and(|path| is_read_only(&mounts, &path));
+            Ok(paths.into_iter().filter(is_read_only).collect())
+        };
+        let looked = tokio::task::spawn_blocking(look).await.map_err(std::io::Error::other).and_then(|looked| looked);
+        looked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look whether disks are read-only");
+            Vec::new()
+        })
     }
 
     /// Tells of disks that became read-only, and of those that no longer are; reasons as the node problem detector has them.
@@ -346,11 +355,27 @@ impl Guard {
     }
 }
 
-/// Whether a folder's file system refuses a change of the folder's time. Its flags do not always tell: one that was stopped
-/// by an error may say that it can be written to.
-fn is_read_only(path: &Path, now: std::time::SystemTime) -> bool {
-    let changed = std::fs::File::open(path).and_then(|folder| folder.set_modified(now));
-    changed.is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+/// Whether what is mounted at a path, as a process's `mountinfo` tells it, cannot be written to. Nothing is written to find
+/// that out: an idle node leaves its disk alone.
+/// See <https://www.kernel.org/doc/html/latest/filesystems/proc.html#proc-pid-mountinfo-information-about-mounts>.
+fn is_read_only(mountinfo: &str, path: &Path) -> bool {
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(4);
+        let (point, options) = (unescaped(fields.next()?), fields.next()?);
+        path.starts_with(&point).then(|| (point.len(), options, system.rsplit(' ').next().unwrap_or_default()))
+    });
+    // Of several at one place the last is on top.
+    let Some((_, options, of_system)) = mounts.max_by_key(|(length, ..)| *length) else { return false };
+    // A file system that an error has stopped may still call itself writable.
+    options.split(',').chain(of_system.split(',')).any(|option| matches!(option, "ro" | "emergency_ro"))
+}
+
+/// A mount's place; what would part its line is written in octal.
+fn unescaped(point: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(point.to_owned(), |text, (code, meant)| text.replace(code, meant))
 }
 
 type Sizes = BTreeMap<String, (i64, i64)>;
@@ -390,4 +415,29 @@ pub fn disk_use(folder: &Path) -> (i64, i64) {
         }
     }
     (i64::try_from(bytes).unwrap_or(i64::MAX), i64::try_from(inodes).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_above_a_folder_tells_whether_it_can_be_written_to() {
+        let mounts = "\
+1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
+2 1 8:2 / /var/lib/skiff rw,relatime - ext4 /dev/sdb rw,abort,emergency_ro
+3 1 8:3 / /ro rw - ext4 /dev/sdc ro
+4 1 8:4 / /bound ro,relatime - xfs /dev/sdd rw
+5 1 8:5 / /over ro - ext4 /dev/sde ro
+6 1 8:6 / /over rw - ext4 /dev/sdf rw
+7 1 8:7 / /with\\040space ro - ext4 /dev/sdg ro
+";
+        let check = |path: &str| is_read_only(mounts, Path::new(path));
+        for path in ["/var/lib/skiff", "/var/lib/skiff/kubelet", "/ro/a", "/bound", "/with space/a"] {
+            assert!(check(path), "{path}");
+        }
+        for path in ["/", "/var/lib/skiffs", "/over/a", "/rot"] {
+            assert!(!check(path), "{path}");
+        }
+    }
 }
