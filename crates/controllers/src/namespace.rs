@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::Arc;
+
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, StreamExt};
 use http::Method;
@@ -146,6 +148,18 @@ fn unexpected(namespace: &str, deletable: &Deletable, left: &[PartialObject], is
     (!left.is_empty() && !is_held && !is_in_time).then(why)
 }
 
+/// Whether some Pod has time left since its namespace was deleted.
+fn are_in_time(going: &Namespace, pods: &[Arc<Pod>], now: Timestamp) -> bool {
+    let Some(deleted) = going.metadata.deletion_timestamp.as_ref().map(|deleted| deleted.0) else { return true };
+    let is_over = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let grace = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(0);
+    let longest = pods.iter().filter(|pod| !is_over(pod)).map(|pod| grace(pod)).max().unwrap_or(0);
+    now.as_second().saturating_sub(deleted.as_second()) < longest
+}
+
 /// The controller.
 pub struct Namespaces {
     namespaces: Informer<Namespace>,
@@ -201,7 +215,8 @@ impl Namespaces {
         // Pods first, and nothing else before they are gone: what protects them, a NetworkPolicy say, must outlive them.
         let (pods, mut all): (Vec<_>, Vec<_>) = self.builtin.iter().cloned().partition(is_pods);
         for deletable in &pods {
-            let remains = self.sweep_one(namespace, deletable, self.are_pods_in_time(going, namespace)).await;
+            let is_in_time = are_in_time(going, &self.pods.list_namespace(namespace), self.clock.now());
+            let remains = self.sweep_one(namespace, deletable, is_in_time).await;
             if remains.count > 0 || remains.error.is_some() {
                 return Swept { remains: vec![remains], ..Swept::default() };
             }
@@ -211,19 +226,6 @@ impl Namespaces {
         let sweeps: Vec<BoxFuture<'_, _>> =
             all.iter().map(|deletable| self.sweep_one(namespace, deletable, false).boxed()).collect();
         Swept { remains: futures_util::stream::iter(sweeps).buffer_unordered(SWEEPS_AT_ONCE).collect().await, unknown }
-    }
-
-    /// Whether some Pod has time left since its namespace was deleted.
-    fn are_pods_in_time(&self, going: &Namespace, namespace: &str) -> bool {
-        let Some(deleted) = going.metadata.deletion_timestamp.as_ref().map(|deleted| deleted.0) else { return true };
-        let is_over = |pod: &Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            matches!(phase, Some("Succeeded" | "Failed"))
-        };
-        let pods = self.pods.list_namespace(namespace);
-        let grace = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(0);
-        let longest = pods.iter().filter(|pod| !is_over(pod)).map(|pod| grace(pod)).max().unwrap_or(0);
-        self.clock.now().as_second().saturating_sub(deleted.as_second()) < longest
     }
 
     async fn sweep_one(&self, namespace: &str, deletable: &Deletable, is_in_time: bool) -> Remains {
@@ -310,6 +312,8 @@ fn going_namespace(namespaces: &Informer<Namespace>, name: Option<&str>) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use expect_test::{Expect, expect};
 
     use super::*;
@@ -387,6 +391,22 @@ mod tests {
             ("NamespaceFinalizersRemaining", "False", true),
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn pods_have_the_longest_of_their_times() {
+        let read = |text: &str| serde_saphyr::from_str::<Pod>(text).map(Arc::new).expect("a Pod");
+        let pods = [
+            read("{spec: {containers: [], terminationGracePeriodSeconds: 30}}"),
+            read("{spec: {containers: [], terminationGracePeriodSeconds: 5}}"),
+            read("{spec: {containers: [], terminationGracePeriodSeconds: 90}, status: {phase: Failed}}"),
+        ];
+        let mut going = Namespace::default();
+        assert!(are_in_time(&going, &[], now()), "nobody has deleted it");
+        going.metadata.deletion_timestamp = Some(time(now()));
+        let after = |seconds| now() + Duration::from_secs(seconds);
+        assert!(are_in_time(&going, &pods, after(29)) && !are_in_time(&going, &pods, after(30)));
+        assert!(!are_in_time(&going, &[], now()));
     }
 
     #[test]
