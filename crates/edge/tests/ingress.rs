@@ -16,14 +16,14 @@ use k8s_openapi::api::core::v1::{Event, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use nix::sched::{CloneFlags, unshare};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use skiff_apiserver::{ApiServer, UserInfo};
 use skiff_base::clock::SystemClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Body, Client, DeleteOptions, InProcess, Informers, Kind, ListOptions, Patch, Recorder};
-use skiff_edge::ingress::{Ingresses, IngressesConfig, certified};
+use skiff_edge::ingress::{Ingresses, IngressesConfig};
 use skiff_netd::netlink::{Attributes, Batch, Protocol, Socket};
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
 use tokio::net::{TcpListener, TcpStream};
@@ -419,8 +419,9 @@ impl Certificate {
         Self { pem: (made.cert.pem(), made.signing_key.serialize_pem()), der: made.cert.der().clone(), key }
     }
 
-    fn certified(&self) -> Arc<CertifiedKey> {
-        certified(vec![self.der.clone()], &self.key).expect("they belong together")
+    fn certified(&self) -> Arc<SingleCertAndKey> {
+        let key = rustls::crypto::ring::sign::any_supported_type(&self.key).expect("a key");
+        Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![self.der.clone()], key)))
     }
 
     fn data(&self) -> Value {

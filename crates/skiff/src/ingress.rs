@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use skiff_apiserver::ApiServer;
 use skiff_client::{Informers, Recorder};
-use skiff_edge::ingress::{Ingresses, IngressesConfig, certified};
+use skiff_edge::ingress::{Ingresses, IngressesConfig};
 
 use crate::commands::CommandError;
 use crate::inprocess;
@@ -23,8 +23,10 @@ const HTTPS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECI
 /// The certificate cannot be made.
 pub fn start(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Result<Ingresses, CommandError> {
     let machine = &setting.machine;
-    let purpose = Purpose::Server { names: &[], addresses: &[machine.address] };
-    let (chain, key) = setting.authority.issue("skiff-ingress", &purpose)?.der()?;
+    let (authority, address) = (setting.authority.clone(), machine.address);
+    let certificate = setting.certificates.issue("ingress", move || {
+        authority.issue("skiff-ingress", &Purpose::Server { names: &[], addresses: &[address] })
+    })?;
     let client = inprocess::controller_client(server, CONTROLLER);
     Ok(Ingresses::start(IngressesConfig {
         informers: informers.clone(),
@@ -34,6 +36,6 @@ pub fn start(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) 
         address: machine.address,
         http: HTTP,
         https: HTTPS,
-        certificate: certified(chain, &key)?,
+        certificate,
     })?)
 }

@@ -62,7 +62,8 @@ pub struct Setting {
     pub scheduler: skiff_scheduler::Config,
     /// The cluster's certificate authority.
     pub authority: Arc<Authority>,
-    certificates: Arc<Certificates>,
+    /// What the node shows that it is itself.
+    pub certificates: Arc<Certificates>,
     api_port: u16,
 }
 

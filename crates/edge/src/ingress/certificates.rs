@@ -27,18 +27,7 @@ pub fn parse_certificate(secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
     }
     let key =
         PrivateKeyDer::from_pem_slice(find("tls.key")?).map_err(|error| format!("tls.key cannot be read: {error}"))?;
-    certified(chain, &key)
-}
-
-/// A certificate with its key.
-///
-/// # Errors
-/// One is not of the other, or of a kind that is not known.
-pub fn certified(
-    chain: Vec<CertificateDer<'static>>,
-    key: &PrivateKeyDer<'static>,
-) -> Result<Arc<CertifiedKey>, String> {
-    let key = rustls::crypto::ring::sign::any_supported_type(key).map_err(|error| format!("tls.key: {error}"))?;
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|error| format!("tls.key: {error}"))?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
@@ -48,13 +37,13 @@ pub fn certified(
 
 /// The certificates in use; who shakes hands is shown what is here at that moment.
 pub struct Certificates {
-    default: Arc<CertifiedKey>,
+    default: Arc<dyn ResolvesServerCert>,
     by_host: RwLock<HashMap<String, Arc<CertifiedKey>>>,
 }
 
 impl Certificates {
     /// The one for those who ask for nothing that is known.
-    pub fn new(default: Arc<CertifiedKey>) -> Self {
+    pub fn new(default: Arc<dyn ResolvesServerCert>) -> Self {
         Self { default, by_host: RwLock::default() }
     }
 
@@ -81,13 +70,13 @@ impl Certificates {
         faults
     }
 
-    /// The certificate for a name: its own, that of the wildcard above it, that of all names, or the default one.
-    pub fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+    /// The certificate for a name: its own, that of the wildcard above it, or that of all names.
+    pub fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let by_host = self.by_host.read();
         let name = bare_host(name.unwrap_or_default());
         let own = by_host.get(&name);
         let wildcard = || by_host.get(&format!("*.{}", parent(&name)?));
-        own.or_else(wildcard).or_else(|| by_host.get("")).unwrap_or(&self.default).clone()
+        own.or_else(wildcard).or_else(|| by_host.get("")).cloned()
     }
 }
 
@@ -99,6 +88,6 @@ impl fmt::Debug for Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.find(hello.server_name()))
+        self.find(hello.server_name()).or_else(|| self.default.resolve(hello))
     }
 }

@@ -16,5 +16,4 @@ mod table;
 mod tests;
 mod upstream;
 
-pub use certificates::certified;
 pub use server::{Ingresses, IngressesConfig};

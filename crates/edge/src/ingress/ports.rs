@@ -22,6 +22,8 @@ use super::proxy::Proxy;
 const MAX_CONNECTIONS: usize = 8192;
 /// How long a client may take to say what it wants, before its first request and between two.
 const HEADER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long nobody is accepted after that failed: mostly for want of descriptors, and trying at once would only burn time.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a client may take to shake hands.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -83,8 +85,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, proxy: Arc<Proxy
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a client of an Ingress failed");
-                // Most likely out of descriptors: trying again at once would only burn time.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
     }

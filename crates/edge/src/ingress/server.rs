@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use parking_lot::Mutex;
-use rustls::sign::CertifiedKey;
+use rustls::server::ResolvesServerCert;
 use skiff_base::clock::SharedClock;
 use skiff_client::{Change, Client, Index, Informer, Informers, Kind, ObjectKey, Recorder};
 use tokio::sync::{Notify, watch};
@@ -52,7 +52,7 @@ pub struct IngressesConfig {
     /// Where HTTP is served by TLS.
     pub https: SocketAddr,
     /// For names that no Secret has a certificate for.
-    pub certificate: Arc<CertifiedKey>,
+    pub certificate: Arc<dyn ResolvesServerCert>,
 }
 
 /// The running part; it ends when this is dropped.

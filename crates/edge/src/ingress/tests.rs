@@ -8,6 +8,7 @@ use http::{Request, Response};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use rustls::sign::SingleCertAndKey;
 use serde_json::{Value, json};
 use skiff_client::ObjectKey;
 
@@ -479,9 +480,10 @@ fn tls_secret(name: &str) -> (Arc<Secret>, Vec<u8>) {
 fn certificates_are_shown_by_name() {
     let secrets = ["exact.example", "star.example", "all.example", "default.example"].map(tls_secret);
     let default = super::certificates::parse_certificate(&secrets[3].0).expect("a good one");
-    let certificates = Certificates::new(default);
+    let certificates = Certificates::new(Arc::new(SingleCertAndKey::from((*default).clone())));
     let shown = |name: Option<&str>| {
-        let shown = certificates.find(name);
+        // Where there is none, the default one is shown.
+        let shown = certificates.find(name).unwrap_or_else(|| default.clone());
         secrets.iter().position(|(_, der)| shown.cert[0].as_ref() == der).expect("one of them")
     };
     assert_eq!((shown(Some("exact.example")), shown(None)), (3, 3));

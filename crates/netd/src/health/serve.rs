@@ -22,6 +22,8 @@ use super::answer::{Answer, NodeHealth};
 const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take to say what it wants, before its first request and between two.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long nobody is accepted after that failed: mostly for want of descriptors, and trying at once would only burn time.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long after a failed attempt the node's own port is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -67,8 +69,7 @@ pub async fn serve(listener: TcpListener, answer: impl Fn(&str) -> Answer + Send
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a health check failed");
-                // Most likely out of descriptors: trying again at once would only burn time.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
     }
