@@ -136,7 +136,7 @@ struct Entry {
 pub struct Certificates {
     clock: SharedClock,
     entries: Mutex<Vec<Entry>>,
-    authorities: Mutex<Vec<(&'static str, CertificateDer<'static>)>>,
+    authorities: Mutex<Vec<(String, CertificateDer<'static>)>>,
 }
 
 impl Certificates {
@@ -167,7 +167,11 @@ impl Certificates {
 
     /// Tells of an authority, which is not renewed, and of former ones that are believed still.
     pub fn tell_of_authority(&self, name: &'static str, certificates: &[CertificateDer<'static>]) {
-        self.authorities.lock().extend(certificates.iter().map(|certificate| (name, certificate.clone())));
+        let named = |(index, certificate): (usize, &CertificateDer<'static>)| {
+            let name = if index == 0 { name.to_owned() } else { format!("{name} (former)") };
+            (name, certificate.clone())
+        };
+        self.authorities.lock().extend(certificates.iter().enumerate().map(named));
     }
 
     /// Renews what is due, for as long as it is polled.
@@ -197,7 +201,7 @@ impl Certificates {
     pub fn told(&self) -> Value {
         let told = |name: &str, facts: Facts| {
             json!({"name": name, "authority": facts.issuer, "expires": rfc3339(facts.until),
-                "secondsLeft": facts.until.as_second() - self.clock.now().as_second()})
+                "seconds_left": facts.until.as_second() - self.clock.now().as_second()})
         };
         let entries = self.entries.lock();
         let authorities = self.authorities.lock();

@@ -533,7 +533,7 @@ fn render_status(status: &Value) -> String {
     lines.extend([String::new(), format!("{:<26} {:<22} {:>8}  AUTHORITY", "CERTIFICATE", "EXPIRES", "LEFT")]);
     for certificate in status["certificates"].as_array().into_iter().flatten() {
         let text = |field: &str| certificate[field].as_str().unwrap_or("-");
-        let days = certificate["secondsLeft"].as_i64().unwrap_or(0) / SECONDS_OF_DAY;
+        let days = certificate["seconds_left"].as_i64().unwrap_or(0) / SECONDS_OF_DAY;
         lines.push(format!("{:<26} {:<22} {days:>6} d  {}", text("name"), text("expires"), text("authority")));
     }
     lines.join("\n") + "\n"
@@ -686,7 +686,7 @@ mod tests {
     fn status_is_told_in_words() {
         let status = json!({"running": true, "ready": true, "node": "n1", "version": "v1", "api": "https://127.0.0.1:6443",
             "memory_bytes": 3 << 20, "processes": [{"pid": 7, "role": "server", "memory_bytes": 3 << 20}],
-            "certificates": [{"name": "apiserver", "expires": "2027-05-06T00:00:00Z", "secondsLeft": 90_000, "authority": "kubernetes"}]});
+            "certificates": [{"name": "apiserver", "expires": "2027-05-06T00:00:00Z", "seconds_left": 90_000, "authority": "kubernetes"}]});
         let text = render_status(&status);
         assert!(text.contains("n1 (Ready)") && text.contains("3.0 MiB") && text.contains("3072 KiB"), "{text}");
         assert!(text.contains("apiserver                  2027-05-06T00:00:00Z        1 d  kubernetes"), "{text}");
