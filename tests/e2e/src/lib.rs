@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod containerd;
 pub mod image;
+pub mod rolling;
 pub mod socket;
 
 pub use cluster::{Answer, Cluster};

@@ -4,31 +4,15 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::{Answer, eventually, http_get};
+use skiff_e2e::rolling::{Hammer, web};
 
-/// How often the client asks while pods are replaced, at most: whoever is much faster need not prove more.
-const MOST_REQUESTS: usize = 20_000;
+const REPLICAS: usize = 2;
 
-const WEB: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 1}}
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-      - name: web
-        image: localhost:5000/hello:v1
-        readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
----
+const SERVED: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -53,7 +37,7 @@ spec:
 #[test]
 fn ingress() {
     let cluster = Cluster::up("ingress");
-    cluster.create(WEB);
+    cluster.create(&(web(REPLICAS) + SERVED));
     cluster.rollout("web");
     let mut address = String::new();
     eventually("the Ingress has an address", || {
@@ -100,26 +84,13 @@ fn connections_become_something_else(address: &str) {
 
 /// All pods are replaced, twice, under a client that never pauses.
 fn no_request_is_lost(cluster: &Cluster, address: &str) {
-    let place = format!("{address}:80");
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let mut asked = 0;
-            while !is_over.load(Ordering::SeqCst) && asked < MOST_REQUESTS {
-                if let Err(error) = http_get(&place, "/") {
-                    return Err(format!("request {asked}: {error}"));
-                }
-                asked += 1;
-            }
-            Ok(asked)
-        });
-        for image in ["localhost:5000/hello:v2", "localhost:5000/hello:v1"] {
-            cluster.kubectl(&format!("set image deployment/web web={image}")).ok();
-            cluster.rollout("web");
-        }
-        is_over.store(true, Ordering::SeqCst);
-        let asked = client.join().unwrap().unwrap();
-        assert!(asked > 0);
-        println!("{asked} requests while all pods were replaced twice");
-    });
+    let hammer = Hammer::start(format!("{address}:80"));
+    eventually("the client asks", || hammer.asked() > 0);
+    for image in ["localhost:5000/hello:v2", "localhost:5000/hello:v1"] {
+        cluster.kubectl(&format!("set image deployment/web web={image}")).ok();
+        cluster.rollout("web");
+    }
+    let (asked, failed) = hammer.end();
+    println!("{asked} requests while all pods were replaced twice");
+    assert!(failed.is_empty(), "{} of {asked} failed: {failed:#?}", failed.len());
 }

@@ -4,82 +4,32 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::{eventually, http_get};
+use skiff_e2e::rolling::{Hammer, web};
 
 const REPLICAS: usize = 3;
 
-const WEB: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 3
-  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 1}}
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-      - name: web
-        image: localhost:5000/hello:v1
-        readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
----
+const SERVICE: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
-"#;
+";
 
 #[test]
 fn rollouts() {
     let cluster = Cluster::up("rollout");
-    cluster.create(WEB);
+    cluster.create(&(web(REPLICAS) + SERVICE));
     cluster.rollout("web");
     no_request_is_lost(&cluster);
     history_and_undo(&cluster);
     pause_and_resume(&cluster);
     recreate_never_overlaps(&cluster);
     a_rollout_that_is_stuck(&cluster);
-}
-
-/// A client that asks again and again, each time on a new connection.
-struct Hammer {
-    stop: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    thread: JoinHandle<Vec<String>>,
-}
-
-impl Hammer {
-    fn start(address: String) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let (until, count) = (stop.clone(), asked.clone());
-        let thread = std::thread::spawn(move || {
-            let mut failed = Vec::new();
-            while !until.load(Ordering::SeqCst) {
-                match http_get(&address, "/") {
-                    Ok(_) => {}
-                    Err(error) => failed.push(format!("request {}: {error}", count.load(Ordering::SeqCst))),
-                }
-                count.fetch_add(1, Ordering::SeqCst);
-            }
-            failed
-        });
-        Self { stop, asked, thread }
-    }
-
-    /// Ends it: how often it asked, and what failed.
-    fn end(self) -> (usize, Vec<String>) {
-        self.stop.store(true, Ordering::SeqCst);
-        let failed = self.thread.join().unwrap();
-        (self.asked.load(Ordering::SeqCst), failed)
-    }
 }
 
 /// Every change of the pods of an app, and how many there were and were ready after it.
@@ -152,7 +102,7 @@ fn no_request_is_lost(cluster: &Cluster) {
         cluster.kubectl_args(&["patch", "deployment", "web", "-p", &strategy]).ok();
         let watch = Watch::start(cluster);
         let hammer = Hammer::start(address.clone());
-        eventually("the client asks", || hammer.asked.load(Ordering::SeqCst) > 10);
+        eventually("the client asks", || hammer.asked() > 10);
         cluster.kubectl(what).ok();
         cluster.rollout("web");
         // What is on its way when the rollout is done counts as well.
