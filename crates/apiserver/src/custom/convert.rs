@@ -72,6 +72,21 @@ pub async fn pair(server: &ApiServer, served: &Served, pair: KeyValue) -> Result
     Ok(KeyValue { value: shown.pop().unwrap_or_default(), ..pair })
 }
 
+/// Whether an object lies in the store in another version than it would be written in today, or otherwise than its schema
+/// has it; `shown` is what a version makes of it.
+pub fn is_outdated(served: &Served, stored: &[u8], shown: &[u8]) -> Result<bool> {
+    let Some(custom) = &served.def.custom else { return Ok(false) };
+    if codec::mark(stored).map_or("", version_of) != custom.storage_version {
+        return Ok(true);
+    }
+    if custom.storage_version != served.def.version || is_current(served, stored) {
+        return Ok(false);
+    }
+    // Another state of the schema may still leave the object as it is.
+    let decode = |value| codec::decode_stored(&served.def, value, 0);
+    Ok(decode(stored)? != decode(shown)?)
+}
+
 /// What a version shows, as it is stored: in the version of the storage.
 pub async fn storable(server: &ApiServer, served: &Served, value: Bytes) -> Result<Bytes> {
     let Some(custom) = served.def.custom.as_ref().filter(|custom| custom.storage_version != served.def.version) else {

@@ -69,12 +69,14 @@ pub fn check_name(object: &Object, name: &str) -> Result<()> {
 /// Where somebody else was faster, it is asked again, unless the wanted object names its resourceVersion.
 pub async fn change(target: &Target<'_>, mut make: impl FnMut(&Object) -> Result<Object>) -> Result<Written> {
     for attempt in 1.. {
-        let current = target.stored().await?.ok_or_else(|| target.not_found())?;
-        let current = convert::pair(target.server, target.served, current).await?;
+        let stored = target.stored().await?.ok_or_else(|| target.not_found())?;
+        let raw = stored.value.clone();
+        let current = convert::pair(target.server, target.served, stored).await?;
+        let is_outdated = convert::is_outdated(target.served, &raw, &current.value)?;
         let old = present::decode(target.served, &current.value, current.mod_revision)?;
         let new = make(&old)?;
         let named_revision = revision_named(target, &new, &old)?;
-        match attempt_change(target, new, &old, &current).await? {
+        match attempt_change(target, new, &old, (&current, is_outdated)).await? {
             Some(written) => return Ok(written),
             None if named_revision || attempt >= TRIES => break,
             None => {}
@@ -103,12 +105,13 @@ fn revision_named(target: &Target<'_>, new: &Object, old: &Object) -> Result<boo
     Ok(!wanted.is_empty() && !target.is_patch())
 }
 
-/// One round of steps 5 to 12; `None` where the object moved meanwhile.
+/// One round of steps 5 to 12; `None` where the object moved meanwhile. What is outdated in the store is written even
+/// where nothing changes: that is how objects are moved to another version.
 async fn attempt_change(
     target: &Target<'_>,
     mut new: Object,
     old: &Object,
-    current: &KeyValue,
+    (current, is_outdated): (&KeyValue, bool),
 ) -> Result<Option<Written>> {
     let def = &target.served.def;
     metadata::settle_namespace(def, &mut new, &target.namespace)?;
@@ -127,7 +130,8 @@ async fn attempt_change(
         }
         let claims = target.server.allocators.begin(target, &mut new, Some(old)).await?;
         let stored = target.encode(&new);
-        if target.options.dry_run || (stored == current.value && !target.is_stale().await?) {
+        let is_same = stored == current.value && !is_outdated;
+        if target.options.dry_run || (is_same && !target.is_stale().await?) {
             return Ok(Some(Written { stored, revision, created: false }));
         }
         let gone = is_released(def, &new, old);

@@ -269,3 +269,74 @@ async fn schemas_that_came_from_elsewhere_are_looked_at() {
     let expected = "spec.versions[0].schema.openAPIV3Schema.properties[spec].type: Required value";
     assert!(told["message"].as_str().is_some_and(|text| text.starts_with(expected)), "{told}");
 }
+
+/// The way of a storage-version migration: another version is stored, all objects are written anew, the old one goes.
+#[tokio::test]
+async fn objects_move_to_another_stored_version() {
+    const CRATES: &str = "crates.example.com";
+    let cluster = Cluster::new().await;
+    let version = |name: &str, is_stored: bool| {
+        json!({"name": name, "served": true, "storage": is_stored, "schema": {"openAPIV3Schema": {"type": "object",
+            "properties": {"spec": {"type": "object", "properties": {"n": {"type": "integer"}}}}}}})
+    };
+    let definition = json!({"metadata": {"name": CRATES}, "spec": {"group": "example.com", "scope": "Cluster",
+        "names": {"plural": "crates", "kind": "Crate"}, "versions": [version("v1", true), version("v2", false)]}});
+    cluster.tree(&format!("POST {DEFINITIONS}\n\n{definition}")).await;
+    established(&cluster, CRATES).await;
+    for name in ["a", "b"] {
+        let object = json!({"metadata": {"name": name}, "spec": {"n": 1}});
+        cluster.tree(&format!("POST /apis/example.com/v1/crates\n\n{object}")).await;
+    }
+    let stored = async || {
+        let all = skiff_store::KeyRange::prefix("/registry/example.com/crates/");
+        let pairs = cluster.store.range(&all, None, 0).await.expect("it can be read").items;
+        let text = |pair: &skiff_store::KeyValue| String::from_utf8(pair.value.to_vec()).expect("JSON");
+        let is_new = |text: &String| text.contains("\"v2/");
+        let is_old = |text: &String| text.contains("\"v1/");
+        let texts: Vec<_> = pairs.iter().map(text).collect();
+        assert!(texts.iter().all(|text| is_new(text) != is_old(text)), "{texts:?}");
+        (texts.iter().filter(|text| is_old(text)).count(), texts.iter().filter(|text| is_new(text)).count())
+    };
+    assert_eq!(stored().await, (2, 0));
+    let patch = |at: &str, change: serde_json::Value| {
+        format!("PATCH {DEFINITIONS}/{CRATES}{at}\nContent-Type: application/merge-patch+json\n\n{change}")
+    };
+    let turned = json!({"spec": {"versions": [version("v1", false), version("v2", true)]}});
+    let turned = cluster.tree(&patch("", turned)).await;
+    assert_eq!(turned["status"]["storedVersions"], json!(["v1", "v2"]));
+    let alone = json!({"spec": {"versions": [version("v2", true)]}});
+    let refused = cluster.outcome(&patch("", alone.clone())).await;
+    assert!(refused.starts_with("422") && refused.contains("v1 was previously a storage version"), "{refused}");
+    // What is written from now on is written in the new version, even where nothing of it changes; that the server has
+    // seen the change is told by one that is new.
+    let mut number = 0;
+    while stored().await.1 == 0 {
+        let object = json!({"metadata": {"name": format!("new{number}")}});
+        cluster.tree(&format!("POST /apis/example.com/v1/crates\n\n{object}")).await;
+        number += 1;
+    }
+    for name in ["a", "b"].map(str::to_owned).into_iter().chain((0..number).map(|number| format!("new{number}"))) {
+        let object = cluster.tree(&format!("GET /apis/example.com/v2/crates/{name}")).await;
+        cluster.tree(&format!("PUT /apis/example.com/v2/crates/{name}\n\n{object}")).await;
+    }
+    assert_eq!(stored().await, (0, number + 2));
+    // Who writes the same again changes nothing more, whichever version it goes through.
+    for version in ["v1", "v2"] {
+        let path = format!("/apis/example.com/{version}/crates/a");
+        let object = cluster.tree(&format!("GET {path}")).await;
+        assert_eq!(cluster.tree(&format!("PUT {path}\n\n{object}")).await, object);
+    }
+    let forgets_new = cluster.outcome(&patch("/status", json!({"status": {"storedVersions": ["v1"]}}))).await;
+    assert!(forgets_new.starts_with("422"), "{forgets_new}");
+    cluster.tree(&patch("/status", json!({"status": {"storedVersions": ["v2"]}}))).await;
+    let left = cluster.tree(&patch("", alone)).await;
+    assert_eq!(left["status"]["storedVersions"], json!(["v2"]));
+    while cluster.send("GET /apis/example.com/v1/crates").await.status() == 200 {
+        tokio::task::yield_now().await;
+    }
+    let list = cluster.tree("GET /apis/example.com/v2/crates").await;
+    let items = list["items"].as_array().expect("items");
+    assert_eq!(items.len(), number + 2);
+    assert!(items.iter().all(|item| item["apiVersion"] == "example.com/v2"), "{list}");
+    assert_eq!(cluster.tree("GET /apis/example.com/v2/crates/a").await["spec"], json!({"n": 1}));
+}

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Cluster, established};
 
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const AGGREGATED: &str = "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// The code, the header of that name, and the body.
@@ -24,15 +25,20 @@ async fn define(cluster: &Cluster, plural: &str, kind: &str) {
 }
 
 async fn define_as(cluster: &Cluster, plural: &str, kind: &str, schema: Value) {
+    define_in(cluster, "example.com", &["v1"], plural, kind, schema).await;
+}
+
+/// The first version is the stored one.
+async fn define_in(cluster: &Cluster, group: &str, versions: &[&str], plural: &str, kind: &str, schema: Value) {
+    let version = |name: &&str| json!({"name": name, "served": true, "storage": *name == versions[0], "schema": {"openAPIV3Schema": schema}});
     let definition = json!({
-        "metadata": {"name": format!("{plural}.example.com")},
-        "spec": {"group": "example.com", "scope": "Namespaced",
+        "metadata": {"name": format!("{plural}.{group}")},
+        "spec": {"group": group, "scope": "Namespaced",
             "names": {"plural": plural, "singular": kind.to_lowercase(), "kind": kind, "listKind": format!("{kind}List")},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]},
+            "versions": versions.iter().map(version).collect::<Vec<_>>()},
     });
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    cluster.tree(&format!("POST {path}\n\n{definition}")).await;
-    established(cluster, &format!("{plural}.example.com")).await;
+    cluster.tree(&format!("POST {DEFINITIONS}\n\n{definition}")).await;
+    established(cluster, &format!("{plural}.{group}")).await;
 }
 
 #[tokio::test]
@@ -112,4 +118,144 @@ async fn the_v2_document_is_had_in_gnostics_protobuf() {
     assert!(body.windows(name.len()).any(|part| part == name));
     let (code, _, _) = answer(&cluster, "GET /openapi/v2\nAccept: text/html", "etag").await;
     assert_eq!(code, 406);
+}
+
+/// The definitions of `/openapi/v2` under a domain, which are also those of all v3 documents of it.
+async fn described(cluster: &Cluster, domain: &str) -> Vec<String> {
+    let own = |schemas: &Value| {
+        let all = schemas.as_object().into_iter().flatten();
+        let own = all.filter(|(name, _)| name.starts_with(domain) && !name.ends_with("List"));
+        own.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let v2 = own(&cluster.tree("GET /openapi/v2").await["definitions"]);
+    let index = cluster.tree("GET /openapi/v3").await;
+    let mut v3 = Vec::new();
+    for place in index["paths"].as_object().into_iter().flatten() {
+        let document = cluster.tree(&format!("GET {}", place.1["serverRelativeURL"].as_str().expect("a place"))).await;
+        v3.extend(own(&document["components"]["schemas"]));
+    }
+    v3.sort();
+    assert_eq!(v2, v3, "both versions of OpenAPI describe the same");
+    v2
+}
+
+#[tokio::test]
+async fn definitions_of_several_groups_and_versions_are_described_as_they_are_served() {
+    let cluster = Cluster::new().await;
+    let schema = || json!({"type": "object", "properties": {"spec": {"type": "object"}}});
+    define_in(&cluster, "one.test", &["v1"], "foos", "Foo", schema()).await;
+    define_in(&cluster, "two.test", &["v1"], "foos", "Foo", schema()).await;
+    define_in(&cluster, "one.test", &["v1"], "bars", "Bar", schema()).await;
+    define_in(&cluster, "one.test", &["v2", "v3"], "cars", "Car", schema()).await;
+    let all = ["test.one.v1.Bar", "test.one.v1.Foo", "test.one.v2.Car", "test.one.v3.Car", "test.two.v1.Foo"];
+    assert_eq!(described(&cluster, "test.").await, all);
+    let change = async |patch: Value, gone: &str| {
+        let head = format!("PATCH {DEFINITIONS}/cars.one.test\nContent-Type: application/json-patch+json");
+        cluster.tree(&format!("{head}\n\n{patch}")).await;
+        while cluster.send(&format!("GET /apis/one.test/{gone}/cars")).await.status() == 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    change(json!([{"op": "replace", "path": "/spec/versions/1/name", "value": "v4"}]), "v3").await;
+    let renamed = ["test.one.v1.Bar", "test.one.v1.Foo", "test.one.v2.Car", "test.one.v4.Car", "test.two.v1.Foo"];
+    assert_eq!(described(&cluster, "test.").await, renamed);
+    change(json!([{"op": "replace", "path": "/spec/versions/1/served", "value": false}]), "v4").await;
+    let served = ["test.one.v1.Bar", "test.one.v1.Foo", "test.one.v2.Car", "test.two.v1.Foo"];
+    assert_eq!(described(&cluster, "test.").await, served);
+    assert_eq!(cluster.send("GET /openapi/v3/apis/one.test/v4").await.status(), 404);
+}
+
+#[tokio::test]
+async fn objects_within_custom_objects_are_described_as_objects() {
+    let cluster = Cluster::new().await;
+    let embedded = |more: Value| {
+        let mut schema = json!({"type": "object", "x-kubernetes-embedded-resource": true});
+        schema.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        schema
+    };
+    let schema = json!({"type": "object", "properties": {
+        "open": embedded(json!({"x-kubernetes-preserve-unknown-fields": true})),
+        "closed": embedded(json!({"required": ["spec"], "properties": {"spec": {"type": "object"}}})),
+        "many": {"type": "array", "items": embedded(json!({"x-kubernetes-preserve-unknown-fields": true}))},
+        "maybe": {"type": "object", "required": ["a", "b"], "properties": {
+            "a": {"type": "string", "nullable": true}, "b": {"type": "string"}}}}});
+    define_as(&cluster, "shells", "Shell", schema).await;
+    let v2 = cluster.tree("GET /openapi/v2").await["definitions"]["com.example.v1.Shell"]["properties"].take();
+    let open = json!({"x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+    assert_eq!((&v2["open"], &v2["many"]["items"]), (&open, &open));
+    assert_eq!(v2["maybe"]["required"], json!(["b"]));
+    let mut v3 = cluster.tree("GET /openapi/v3/apis/example.com/v1").await;
+    let v3 = v3["components"]["schemas"]["com.example.v1.Shell"]["properties"].take();
+    assert_eq!(v3["maybe"]["required"], json!(["a", "b"]));
+    assert_eq!(v3["open"]["x-kubernetes-preserve-unknown-fields"], true);
+    assert_eq!(v3["closed"]["required"], json!(["spec", "kind", "apiVersion"]));
+    assert!(v3["closed"]["properties"]["spec"].is_object() && v2["closed"]["properties"]["spec"].is_object());
+    for (whole, meta) in
+        [(&v2["closed"], "$ref"), (&v3["closed"], "allOf"), (&v3["open"], "allOf"), (&v3["many"]["items"], "allOf")]
+    {
+        let fields = &whole["properties"];
+        for name in ["apiVersion", "kind", "metadata"] {
+            assert!(fields[name]["description"].is_string(), "{whole}");
+        }
+        assert!(fields["metadata"].get(meta).is_some(), "{whole}");
+    }
+}
+
+#[tokio::test]
+async fn fields_by_which_custom_objects_are_selected_are_told() {
+    let cluster = Cluster::new().await;
+    let definition = json!({"metadata": {"name": "paints.example.com"}, "spec": {"group": "example.com",
+        "scope": "Cluster", "names": {"plural": "paints", "kind": "Paint"}, "versions": [{"name": "v1",
+        "served": true, "storage": true, "selectableFields": [{"jsonPath": ".spec.color"}], "schema": {
+        "openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "color": {"type": "string"}}}}}}}]}});
+    cluster.tree(&format!("POST {DEFINITIONS}\n\n{definition}")).await;
+    established(&cluster, "paints.example.com").await;
+    let v2 = cluster.tree("GET /openapi/v2").await;
+    let v3 = cluster.tree("GET /openapi/v3/apis/example.com/v1").await;
+    for schemas in [&v2["definitions"], &v3["components"]["schemas"]] {
+        for name in ["com.example.v1.Paint", "com.example.v1.PaintList"] {
+            assert_eq!(schemas[name]["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.color"}]), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_group_prefers_one_of_its_versions_and_all_documents_agree() {
+    let cluster = Cluster::new().await;
+    let schema = json!({"type": "object"});
+    define_in(&cluster, "ranks.test", &["v1alpha1", "v10", "v2", "v11beta2", "foo1"], "ranks", "Rank", schema).await;
+    let groups = cluster.tree("GET /apis").await["groups"].take();
+    let aggregated = cluster.tree(&format!("GET /apis\n{AGGREGATED}")).await["items"].take();
+    let groups = groups.as_array().expect("groups");
+    let whole = aggregated.as_array().expect("groups");
+    assert_eq!(groups.len(), whole.len());
+    for (group, whole) in groups.iter().zip(whole) {
+        let name = group["name"].as_str().expect("a name");
+        let mut alone = cluster.tree(&format!("GET /apis/{name}")).await;
+        for field in ["kind", "apiVersion"] {
+            alone.as_object_mut().expect("a map").remove(field);
+        }
+        assert_eq!(*group, alone, "{name}");
+        assert_eq!(whole["metadata"]["name"], name);
+        let versions = group["versions"].as_array().expect("versions");
+        assert!(versions.contains(&group["preferredVersion"]), "{group}");
+        let in_one: Vec<_> =
+            whole["versions"].as_array().expect("versions").iter().map(|one| &one["version"]).collect();
+        assert_eq!(in_one, versions.iter().map(|one| &one["version"]).collect::<Vec<_>>(), "{name}");
+        assert_eq!(in_one[0], &group["preferredVersion"]["version"], "clients take the first one: {name}");
+        for (version, whole) in versions.iter().zip(whole["versions"].as_array().expect("versions")) {
+            let list =
+                cluster.tree(&format!("GET /apis/{name}/{}", version["version"].as_str().expect("a name"))).await;
+            assert_eq!(list["groupVersion"], version["groupVersion"]);
+            let plain = list["resources"].as_array().expect("resources").iter();
+            let plain: Vec<_> = plain.map(|one| &one["name"]).filter(|name| !name.to_string().contains('/')).collect();
+            let resources = whole["resources"].as_array().expect("resources").iter();
+            assert_eq!(plain, resources.map(|one| &one["resource"]).collect::<Vec<_>>(), "{version}");
+            assert!(!plain.is_empty(), "{version}");
+        }
+    }
+    let ranks = groups.iter().find(|group| group["name"] == "ranks.test").expect("the group of the definition");
+    let order: Vec<_> = ranks["versions"].as_array().expect("versions").iter().map(|one| &one["version"]).collect();
+    assert_eq!(order, ["v10", "v2", "v11beta2", "v1alpha1", "foo1"]);
 }

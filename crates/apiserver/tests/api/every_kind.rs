@@ -140,12 +140,25 @@ impl Trial<'_> {
         let object = self.cluster.tree(&format!("GET {path}")).await;
         assert_eq!(object, self.get().await, "{}", self.what());
         let note = json!({"metadata": {"annotations": {"status": "1"}}});
-        let patched = self.tree(&format!("PATCH {path}\nContent-Type: application/merge-patch+json"), &note).await;
         let kept = self.def.status_keeps.iter().any(|field| field == "annotations");
         let wanted = (!kept).then_some("1");
+        let tried = self.tries_to_patch(&path, &note).await;
+        assert_eq!(tried.annotation("status"), wanted, "{}", self.what());
+        self.tree(&format!("PUT {path}?dryRun=All"), &tried).await;
+        assert_eq!(self.get().await, object, "{}", self.what());
+        let patched = self.tree(&format!("PATCH {path}\nContent-Type: application/merge-patch+json"), &note).await;
         assert_eq!(patched.annotation("status"), wanted, "{}", self.what());
         let updated = self.tree(&format!("PUT {path}"), &patched).await;
         assert_eq!(updated.annotation("status"), wanted, "{}", self.what());
+    }
+
+    /// Patches by any door without anything of it staying.
+    async fn tries_to_patch(&self, path: &str, patch: &Value) -> Value {
+        let before = self.get().await;
+        let head = format!("PATCH {path}?dryRun=All\nContent-Type: application/merge-patch+json");
+        let tried = self.tree(&head, patch).await;
+        assert_eq!(self.get().await, before, "{path}");
+        tried
     }
 
     /// The doors to a part of the object show the object itself; a scale shows and sets the number of replicas.
@@ -164,6 +177,14 @@ impl Trial<'_> {
                             self.what()
                         );
                     }
+                    if shows_itself && verbs.iter().any(|verb| verb == "patch") {
+                        self.tries_to_patch(&path, &json!({"metadata": {"annotations": {"tried": "1"}}})).await;
+                    }
+                    if shows_itself && verbs.iter().any(|verb| verb == "update") {
+                        let object = self.get().await;
+                        self.tree(&format!("PUT {path}?dryRun=All"), &object).await;
+                        assert_eq!(self.get().await, object, "{path}");
+                    }
                 }
                 Subresource::Scale { .. } => {
                     let mut scale = self.cluster.tree(&format!("GET {path}")).await;
@@ -173,7 +194,12 @@ impl Trial<'_> {
                         "{}",
                         self.what()
                     );
+                    let tried = self.tries_to_patch(&path, &json!({"spec": {"replicas": 5}})).await;
+                    assert_eq!(tried["spec"]["replicas"], 5, "{}", self.what());
                     scale["spec"]["replicas"] = 3.into();
+                    let tried = self.tree(&format!("PUT {path}?dryRun=All"), &scale).await;
+                    assert_eq!(tried["spec"]["replicas"], 3, "{}", self.what());
+                    assert_eq!(self.get().await.resource_version(), tried.resource_version(), "{}", self.what());
                     let set = self.tree(&format!("PUT {path}"), &scale).await;
                     assert_eq!(set["spec"]["replicas"], 3, "{}", self.what());
                     let head = format!("PATCH {path}\nContent-Type: application/merge-patch+json");

@@ -57,6 +57,27 @@ async fn pages_show_one_state_until_it_is_forgotten() {
     let token = status["metadata"]["continue"].as_str().expect("another token");
     assert_eq!(listed(&cluster, &format!("limit=1&continue={token}")).await, "d more=true left=1");
     assert_eq!(listed(&cluster, &format!("continue={token}")).await, "d,e more=false left=null");
+    // From there on the pages show one state again: the one in which the first of them was.
+    let page = cluster.tree(&format!("GET {CONFIG_MAPS}?limit=1&continue={token}")).await;
+    assert_ne!(page["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    create(&cluster, "f").await;
+    let token = page["metadata"]["continue"].as_str().expect("a token");
+    let last = cluster.tree(&format!("GET {CONFIG_MAPS}?limit=9&continue={token}")).await;
+    assert_eq!(names(&last), ["e"]);
+    assert_eq!(last["metadata"]["resourceVersion"], page["metadata"]["resourceVersion"]);
+    assert!(last["metadata"].get("remainingItemCount").is_none(), "{last}");
+}
+
+#[tokio::test]
+async fn a_watch_of_a_forgotten_state_is_told_so() {
+    let before = cluster(&["a"]).await;
+    // Of what the store has forgotten, a server that starts again knows nothing.
+    let after = Cluster::with(|config| config.store = before.store.clone()).await;
+    let mut watch = Watch::open(&after, &format!("GET {CONFIG_MAPS}?watch=1&resourceVersion=1")).await;
+    let told = watch.next().await;
+    assert_eq!((&told[0]["type"], &told[0]["object"]["reason"]), (&json!("ERROR"), &json!("Expired")));
+    assert_eq!(told[0]["object"]["code"], 410);
+    assert!(watch.next().await.is_empty());
 }
 
 #[tokio::test]

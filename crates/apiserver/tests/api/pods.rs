@@ -595,3 +595,59 @@ async fn evictions_ask_the_disruption_budget() {
     outcome(&cluster, &evict, "201").await;
     assert!(cluster.tree(&format!("GET {PODS}/a")).await["metadata"]["deletionTimestamp"].is_string());
 }
+
+#[tokio::test]
+async fn nothing_of_what_is_tried_on_a_pod_stays() {
+    let cluster = cluster().await;
+    let labelled = pod("a").replace("\"name\":\"a\"", "\"name\":\"a\",\"labels\":{\"app\":\"x\"}");
+    cluster.tree(&format!("POST {PODS}\n\n{labelled}")).await;
+    let binding = r#"{"metadata":{"name":"a"},"target":{"kind":"Node","name":"n1"}}"#;
+    let stays = async |request: String, expected: &str| {
+        let before = cluster.tree(&format!("GET {PODS}/a")).await;
+        outcome(&cluster, &request, expected).await;
+        assert_eq!(cluster.tree(&format!("GET {PODS}/a")).await, before, "{request}");
+    };
+    stays(format!("POST {PODS}/a/binding?dryRun=All\n\n{binding}"), "201").await;
+    stays(format!("POST /api/v1/namespaces/default/bindings?dryRun=All\n\n{binding}"), "201").await;
+    bind(&cluster, "a").await;
+    let taken = "409 Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n1\"";
+    stays(format!("POST {PODS}/a/binding?dryRun=All\n\n{binding}"), taken).await;
+    let merge = "Content-Type: application/merge-patch+json";
+    cluster.tree(&format!("PATCH {PODS}/a/status\n{merge}\n\n{{\"status\":{{\"phase\":\"Running\"}}}}")).await;
+    let strategic = "Content-Type: application/strategic-merge-patch+json";
+    let debugged = r#"{"spec":{"ephemeralContainers":[{"name":"e","image":"busybox"}]}}"#;
+    stays(format!("PATCH {PODS}/a/ephemeralcontainers?dryRun=All\n{strategic}\n\n{debugged}"), "200").await;
+    let failed = r#"{"status":{"phase":"Failed"}}"#;
+    stays(format!("PATCH {PODS}/a/status?dryRun=All\n{merge}\n\n{failed}"), "200").await;
+    let budget = r#"{"metadata":{"name":"b"},"spec":{"minAvailable":1,"selector":{"matchLabels":{"app":"x"}}}}"#;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    cluster.tree(&format!("POST {budgets}\n\n{budget}")).await;
+    let allows = |count: u32| {
+        format!(
+            r#"PATCH {budgets}/b/status
+{merge}
+
+{{"status":{{"observedGeneration":1,"disruptionsAllowed":{count},"desiredHealthy":1,"currentHealthy":2,"expectedPods":2}}}}"#
+        )
+    };
+    let budget = cluster.tree(&allows(1)).await;
+    let evict = r#"{"metadata":{"name":"a"}}"#;
+    stays(format!("POST {PODS}/a/eviction?dryRun=All\n\n{evict}"), "201").await;
+    let inside = r#"{"metadata":{"name":"a"},"deleteOptions":{"dryRun":["All"]}}"#;
+    stays(format!("POST {PODS}/a/eviction\n\n{inside}"), "201").await;
+    assert_eq!(cluster.tree(&format!("GET {budgets}/b")).await, budget);
+    cluster.tree(&allows(0)).await;
+    let kept = "429 Cannot evict pod as it would violate the pod's disruption budget.";
+    cluster
+        .tree(&format!(
+            "PATCH {PODS}/a/status\n{merge}\n\n{}",
+            r#"{"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#
+        ))
+        .await;
+    stays(format!("POST {PODS}/a/eviction?dryRun=All\n\n{evict}"), kept).await;
+    for door in ["", "/binding", "/eviction", "/status", "/ephemeralcontainers", "/resize"] {
+        let verb = if matches!(door, "/binding" | "/eviction") { "POST" } else { "PUT" };
+        let refused = cluster.outcome(&format!("{verb} {PODS}/a{door}?dryRun=Some\n\n{binding}")).await;
+        assert!(refused.contains(r#"dryRun: Unsupported value: "Some": supported values: "All""#), "{door}: {refused}");
+    }
+}

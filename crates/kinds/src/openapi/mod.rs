@@ -112,6 +112,7 @@ pub fn fingerprint_of(def: &ResourceDef) -> u64 {
     }
     if let Some(schema) = &def.inline_schema {
         hash.add(schema.to_string().as_bytes());
+        def.selectable.iter().for_each(|field| hash.add(field.path.as_bytes()));
     }
     hash.0
 }

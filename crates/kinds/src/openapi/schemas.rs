@@ -72,16 +72,39 @@ impl Schemas {
         if self.dialect == Dialect::V2 {
             simplify(&mut schema);
         }
-        let metadata = self.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
-        let own = self.type_fields(metadata, "Standard object's metadata.");
+        let own = self.object_fields();
+        self.embed(&mut schema, &own);
         if let Some(map) = schema.as_object_mut() {
             map.insert("x-kubernetes-group-version-kind".to_owned(), kinds);
-            let properties = map.entry("properties").or_insert_with(|| json!({}));
-            if let Some(properties) = properties.as_object_mut() {
-                properties.extend(own);
-            }
+            map.extend(selectable(def));
+            add_properties(map, own);
         }
         schema
+    }
+
+    /// Objects within objects have the fields of all objects too, and must name their kind.
+    fn embed(&self, schema: &mut Value, own: &Map<String, Value>) {
+        let Some(map) = schema.as_object_mut() else { return };
+        for key in ["items", "additionalProperties"] {
+            if let Some(inner) = map.get_mut(key) {
+                self.embed(inner, own);
+            }
+        }
+        if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.values_mut().for_each(|inner| self.embed(inner, own));
+        }
+        let is_open = self.dialect == Dialect::V2 && is_set(map, "x-kubernetes-preserve-unknown-fields");
+        if !is_set(map, "x-kubernetes-embedded-resource") || is_open {
+            return;
+        }
+        add_properties(map, own.clone());
+        if let Some(required) = map.entry("required").or_insert_with(|| json!([])).as_array_mut() {
+            for name in ["kind", "apiVersion"].map(Value::from) {
+                if !required.contains(&name) {
+                    required.push(name);
+                }
+            }
+        }
     }
 
     fn custom_list(&mut self, def: &ResourceDef, name: &str) -> Value {
@@ -92,13 +115,21 @@ impl Schemas {
         own.insert("items".to_owned(), json!({"description": words, "type": "array", "items": item}));
         let mut kind = def.gvk();
         kind.kind = def.list_kind.to_string();
-        json!({
+        let mut schema = json!({
             "description": format!("{} is a list of {}", def.list_kind, def.kind),
             "type": "object",
             "required": ["items"],
             "properties": own,
             "x-kubernetes-group-version-kind": [gvk(&kind)],
-        })
+        });
+        schema.as_object_mut().expect("it was made a map above").extend(selectable(def));
+        schema
+    }
+
+    /// The fields of all objects.
+    fn object_fields(&mut self) -> Map<String, Value> {
+        let metadata = self.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        self.type_fields(metadata, "Standard object's metadata.")
     }
 
     /// The fields that every kind has, with the words that built-in kinds have for them.
@@ -281,7 +312,6 @@ impl Schemas {
 /// Takes out of a custom schema what v2 has no words for, or what its readers would take for more than it means.
 fn simplify(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
-    let is_set = |map: &Map<String, Value>, key: &str| map.get(key) == Some(&Value::Bool(true));
     let is_open = is_set(map, "x-kubernetes-preserve-unknown-fields") || is_set(map, "nullable");
     if is_open || is_set(map, "x-kubernetes-int-or-string") {
         map.remove("type");
@@ -290,6 +320,7 @@ fn simplify(schema: &mut Value) {
     let beyond = ["properties", "items", "additionalProperties", "required"];
     let is_said = |key: &str| wordless.contains(&key) || (is_open && beyond.contains(&key));
     map.retain(|key, _| !is_said(key));
+    forgive_null(map);
     for key in ["items", "additionalProperties"] {
         if let Some(inner) = map.get_mut(key) {
             simplify(inner);
@@ -298,6 +329,37 @@ fn simplify(schema: &mut Value) {
     if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(simplify);
     }
+}
+
+/// What may be null cannot be required where nothing says that it may be.
+fn forgive_null(map: &mut Map<String, Value>) {
+    let may_be_null = |schema: &Value| schema["nullable"] == true;
+    if map.get("additionalProperties").is_some_and(may_be_null) {
+        map.remove("required");
+    }
+    let Some(mut required) = map.remove("required") else { return };
+    if let (Some(names), Some(properties)) = (required.as_array_mut(), map.get("properties")) {
+        names.retain(|name| !name.as_str().and_then(|name| properties.get(name)).is_some_and(may_be_null));
+    }
+    if required.as_array().is_none_or(|names| !names.is_empty()) {
+        map.insert("required".to_owned(), required);
+    }
+}
+
+fn is_set(map: &Map<String, Value>, key: &str) -> bool {
+    map.get(key) == Some(&Value::Bool(true))
+}
+
+fn add_properties(schema: &mut Map<String, Value>, own: Map<String, Value>) {
+    if let Some(properties) = schema.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+        properties.extend(own);
+    }
+}
+
+/// By which of its own fields a custom kind is selected.
+fn selectable(def: &ResourceDef) -> Option<(String, Value)> {
+    let fields: Vec<Value> = def.selectable.iter().map(|field| json!({"fieldPath": field.path})).collect();
+    (!fields.is_empty()).then(|| ("x-kubernetes-selectable-fields".to_owned(), fields.into()))
 }
 
 /// Types whose values are kept as they are; a patch is an object all the same.
