@@ -12,6 +12,8 @@ use skiff_cel::{Activation, Decl, Env, EvalError, Program, Value, compile};
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, FieldError, FieldPath, Object};
 
+use crate::metrics::expressions;
+
 /// What one evaluation may cost.
 pub const CALL_LIMIT: u64 = 1_000_000;
 /// What all evaluations for one object may cost.
@@ -61,7 +63,7 @@ impl Rules {
             return None;
         }
         let typed = Schema::read(schema, true, SELF_TYPE);
-        let root = node(schema, &typed)?;
+        let root = expressions::compiling(|| node(schema, &typed))?;
         Some(Self { root, schema: typed })
     }
 
@@ -69,7 +71,7 @@ impl Rules {
     pub fn check(&self, new: &Object, old: Option<&Object>, warnings: &mut Vec<String>) -> ErrorList {
         let mut check = Check { budget: OBJECT_BUDGET, errors: ErrorList::new(), warnings, over: false };
         let place = Place { new, old, matched: old, parent: None };
-        check.node(&self.root, &self.schema, &FieldPath::default(), place);
+        expressions::evaluating(|| check.node(&self.root, &self.schema, &FieldPath::default(), place));
         check.errors
     }
 }

@@ -2,6 +2,8 @@
 //! See <https://kubernetes.io/docs/reference/instrumentation/metrics/>.
 
 mod admission;
+pub mod expressions;
+mod gates;
 mod told;
 
 use std::collections::HashMap;
@@ -372,6 +374,7 @@ impl Metrics {
         told::storage(&mut text, snapshot, store);
         told::build(&mut text, version);
         told::process(&mut text, started);
+        gates::write(&mut text);
         UNAVAILABLE.write_head(&mut text);
         for remote in remotes {
             let is_lost = f64::from(u8::from(!remote.is_available()));

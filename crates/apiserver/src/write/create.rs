@@ -49,6 +49,9 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     target.admit(Operation::Create, Some(&object), None).await?;
     target.warn(&object, None);
     if target.options.dry_run {
+        if !generated && target.stored().await?.is_some() {
+            return Err(Status::already_exists(&def.group_resource(), &target.name).into());
+        }
         return Ok(Written { stored: target.encode(&object), revision: NOT_STORED, created: true });
     }
     let (mut names, mut tries) = (1, 1);

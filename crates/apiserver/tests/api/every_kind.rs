@@ -80,8 +80,10 @@ impl Trial<'_> {
         assert!(!created.uid().is_empty() && !created.resource_version().is_empty(), "{}", self.what());
         assert_eq!(created.str_at(&["kind"]), self.def.kind, "{}", self.what());
         assert_eq!(self.get().await, created, "{}", self.what());
-        let again = self.cluster.outcome(&format!("POST {}\n\n{}", self.collection, self.object)).await;
-        assert!(again.starts_with("409"), "{}: {again}", self.what());
+        for query in ["", "?dryRun=All"] {
+            let again = self.cluster.outcome(&format!("POST {}{query}\n\n{}", self.collection, self.object)).await;
+            assert!(again.starts_with("409"), "{}{query}: {again}", self.what());
+        }
         let selected = format!("{}?fieldSelector=metadata.name={}", self.collection, self.object.name());
         let list = self.cluster.tree(&format!("GET {selected}")).await;
         assert_eq!(list.str_at(&["kind"]), self.def.list_kind, "{}", self.what());

@@ -6,7 +6,7 @@ use expect_test::expect;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use crate::support::{Cluster, Watch};
+use crate::support::{Cluster, Watch, established};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -76,6 +76,28 @@ async fn figures_have_upstreams_names() {
     }
     let (_, _, figures) = text(&cluster, "GET /metrics/slis").await;
     assert!(figures.contains("kubernetes_healthcheck{name=\"etcd\",type=\"livez\"} 1"));
+}
+
+#[tokio::test]
+async fn figures_tell_of_expressions_and_of_features() {
+    let cluster = Cluster::new().await;
+    let definition = serde_json::json!({"metadata": {"name": "dials.example.com"}, "spec": {"group": "example.com",
+        "scope": "Cluster", "names": {"plural": "dials", "kind": "Dial"}, "versions": [{"name": "v1", "served": true,
+        "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-validations": [
+        {"rule": "self.metadata.name != 'x'"}]}}}]}});
+    cluster.tree(&format!("POST /apis/apiextensions.k8s.io/v1/customresourcedefinitions\n\n{definition}")).await;
+    established(&cluster, "dials.example.com").await;
+    let object = serde_json::json!({"metadata": {"name": "a"}});
+    cluster.tree(&format!("POST /apis/example.com/v1/dials\n\n{object}")).await;
+    let (_, _, figures) = text(&cluster, "GET /metrics").await;
+    for name in ["compilation", "evaluation"] {
+        let name = format!("\napiserver_cel_{name}_duration_seconds");
+        assert!(figures.contains(&format!("{name}_bucket{{le=\"0.005\"}} ")), "{figures}");
+        assert!(figures.contains(&format!("{name}_bucket{{le=\"10\"}} ")), "{figures}");
+        let count = figures.split_once(&format!("{name}_count ")).map_or("0", |(_, rest)| rest);
+        assert!(!count.starts_with('0'), "{figures}");
+    }
+    assert!(figures.contains("kubernetes_feature_enabled{name=\"MutatingAdmissionPolicy\",stage=\"\"} 1"), "{figures}");
 }
 
 #[tokio::test]
