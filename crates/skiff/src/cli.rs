@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::paths::DEFAULT_DATA_DIR;
+use crate::ports::Port;
 
 /// How long a node may take to be Ready.
 pub const DEFAULT_WAIT_SECONDS: u64 = 60;
@@ -430,6 +431,13 @@ pub enum ClusterCommand {
         /// How Pods of other nodes are reached
         #[arg(long, value_name = "WAY", value_enum, default_value_t = WayBetweenNodes::Auto)]
         overlay: WayBetweenNodes,
+        /// A port of this machine that leads to one of the nodes; can be repeated
+        ///
+        /// Such as 8080:80@loadbalancer (all nodes that serve the port, in turn), 127.0.0.1:5353:30053/udp@agent:0 or
+        /// 8443:443@server:0. Without an address it is on all of the machine's; without the machine's port a free one is
+        /// taken, which skiff cluster list shows.
+        #[arg(short, long, value_name = "[[ADDRESS:][HOST]:]NODE[/PROTOCOL][@NODES]")]
+        port: Vec<Port>,
         /// Seconds to wait for the nodes to be Ready
         #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_WAIT_SECONDS)]
         wait: u64,

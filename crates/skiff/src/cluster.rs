@@ -1,27 +1,29 @@
 //! `skiff cluster`: several isolated nodes of this machine, joined by a switch. Which nodes a cluster has is in one file;
 //! all else is as of any isolated node, so that `skiff status --isolated NODE` and the like work for each of them.
 
+mod spec;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skiff_base::SystemClock;
 use skiff_client::DeleteOptions;
 
 use crate::check;
-use crate::cli::{
-    ClusterCommand, ClusterNodeCommand, ClusterTarget, MachineOptions, NodeOptions, Target, WayBetweenNodes,
-};
+use crate::cli::{ClusterCommand, ClusterNodeCommand, ClusterTarget, MachineOptions, NodeOptions, Target};
 use crate::commands::{self, CommandError, ask, ensure_ready, free_port, remove, small_runtime, stop};
-use crate::isolation::{self, LAST_SEAT};
+use crate::isolation;
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
-use crate::paths::{FIRST_SEAT, Join, NodeFacts, Paths, named, write_atomically};
+use crate::paths::{Join, NodeFacts, Paths, named, write_atomically};
+use crate::ports;
 use crate::process::Process;
+use crate::relay;
+use spec::{Member, Spec};
 
 /// The port of the API server inside a node.
 const INNER_API_PORT: u16 = 6443;
@@ -31,63 +33,6 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 const LINK_ATTEMPTS: usize = 10;
 
 type Outcome<T = ()> = Result<T, CommandError>;
-
-/// What is kept of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Spec {
-    name: String,
-    /// The nodes in the order of their making, the server first.
-    nodes: Vec<Member>,
-    /// A KubeletConfiguration for all of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    kubelet_config: Option<PathBuf>,
-    /// How Pods of other nodes are reached.
-    #[serde(default)]
-    overlay: WayBetweenNodes,
-}
-
-/// One node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Member {
-    name: String,
-    /// Its address in the cluster's network.
-    seat: u8,
-}
-
-impl Spec {
-    fn new(name: &str, agents: u8) -> Self {
-        let server = Member { name: format!("{name}-server-0"), seat: FIRST_SEAT };
-        let mut spec =
-            Self { name: name.to_owned(), nodes: vec![server], kubelet_config: None, overlay: WayBetweenNodes::Auto };
-        for _ in 0..agents {
-            spec.add();
-        }
-        spec
-    }
-
-    /// One more agent: the lowest number and address that no other has.
-    fn add(&mut self) -> Option<Member> {
-        let is_free = |name: &String| self.nodes.iter().all(|node| node.name != *name);
-        let name = (0..).map(|number| format!("{}-agent-{number}", self.name)).find(is_free)?;
-        let seat = (FIRST_SEAT..=LAST_SEAT).find(|seat| self.nodes.iter().all(|node| node.seat != *seat))?;
-        let member = Member { name, seat };
-        self.nodes.push(member.clone());
-        Some(member)
-    }
-
-    fn server(&self) -> &Member {
-        &self.nodes[0]
-    }
-
-    fn agents(&self) -> &[Member] {
-        &self.nodes[1..]
-    }
-
-    /// The name of the world in which the nodes' links come together.
-    fn switch(&self) -> String {
-        format!("{}-switch", self.name)
-    }
-}
 
 /// A cluster on this machine.
 struct Cluster {
@@ -101,9 +46,10 @@ struct Cluster {
 /// The machine lacks something, there is no such cluster, or a node does not start or end.
 pub fn run(command: &ClusterCommand) -> Outcome {
     match command {
-        ClusterCommand::Create { cluster, servers: _, agents, kubelet_config, overlay, wait } => {
+        ClusterCommand::Create { cluster, servers: _, agents, kubelet_config, overlay, port, wait } => {
             let kubelet_config = kubelet_config.as_ref().map(std::path::absolute).transpose()?;
-            let spec = Spec { kubelet_config, overlay: *overlay, ..Spec::new(&cluster.name, *agents) };
+            let ports = port.clone();
+            let spec = Spec { kubelet_config, overlay: *overlay, ports, ..Spec::new(&cluster.name, *agents) };
             create(cluster, spec, Duration::from_secs(*wait))
         }
         ClusterCommand::List { data_dir } => list(data_dir),
@@ -124,7 +70,7 @@ pub fn run(command: &ClusterCommand) -> Outcome {
     }
 }
 
-fn create(target: &ClusterTarget, spec: Spec, wait: Duration) -> Outcome {
+fn create(target: &ClusterTarget, mut spec: Spec, wait: Duration) -> Outcome {
     if file_of(target).exists() {
         return Err(format!("there is a cluster {} already; skiff cluster start starts it", target.name).into());
     }
@@ -132,6 +78,8 @@ fn create(target: &ClusterTarget, spec: Spec, wait: Duration) -> Outcome {
     if let Some(obstacle) = check::obstacle(&findings) {
         return Err(format!("this machine cannot run a node:\n{obstacle}").into());
     }
+    spec.check_ports()?;
+    ports::claim(&mut spec.ports)?;
     let cluster = Cluster { data_dir: target.data_dir.clone(), spec };
     cluster.save()?;
     cluster.start(wait)?;
@@ -153,6 +101,7 @@ fn add_node(target: &ClusterTarget) -> Outcome {
     cluster.save()?;
     let wait = Duration::from_secs(crate::cli::DEFAULT_WAIT_SECONDS);
     cluster.start_node(&member, Some(&join), wait)?;
+    cluster.tell_relay()?;
     println!("Node {} is Ready.", member.name);
     Ok(())
 }
@@ -173,12 +122,34 @@ fn remove_node(target: &ClusterTarget, node: &str) -> Outcome {
         _ => {}
     }
     cluster.spec.nodes.remove(place);
-    cluster.save()
+    cluster.save()?;
+    cluster.tell_relay()
+}
+
+/// The ports of this machine that lead to a node, if it is one of a cluster.
+///
+/// # Errors
+/// What is kept of its cluster cannot be read.
+pub fn ports_of(paths: &Paths) -> Outcome<Vec<String>> {
+    let switch = NodeFacts::load(paths)?.and_then(|facts| facts.switch);
+    let (Some(name), Some(data_dir)) =
+        (switch.as_deref().and_then(Spec::of_switch), paths.root.parent().and_then(Path::parent))
+    else {
+        return Ok(Vec::new());
+    };
+    let target = ClusterTarget { name: name.to_owned(), data_dir: data_dir.to_owned() };
+    if !file_of(&target).exists() {
+        return Ok(Vec::new());
+    }
+    let spec = Cluster::load(&target)?.spec;
+    let node = spec.nodes.iter().find(|member| Some(&member.name) == paths.isolated.as_ref());
+    let Some((role, number)) = node.and_then(|member| spec.place(member)) else { return Ok(Vec::new()) };
+    Ok(spec.ports.iter().filter(|port| port.leads_to(role, number)).map(ToString::to_string).collect())
 }
 
 fn list(data_dir: &Path) -> Outcome {
     let mut out = io::stdout().lock();
-    writeln!(out, "{:<20} {:<8} {:<7} API", "NAME", "NODES", "RUNNING")?;
+    writeln!(out, "{:<20} {:<8} {:<7} {:<26} PORTS", "NAME", "NODES", "RUNNING", "API")?;
     let mut names = Vec::new();
     match fs::read_dir(folder(data_dir)) {
         Ok(entries) => {
@@ -199,7 +170,9 @@ fn list(data_dir: &Path) -> Outcome {
         }
         let facts = NodeFacts::load(&cluster.paths(&cluster.spec.server().name))?;
         let api = facts.map_or_else(|| "-".to_owned(), |facts| format!("https://127.0.0.1:{}", facts.api_port));
-        writeln!(out, "{name:<20} {:<8} {running:<7} {api}", cluster.spec.nodes.len())?;
+        let ports: Vec<_> = cluster.spec.ports.iter().map(ToString::to_string).collect();
+        let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(", ") };
+        writeln!(out, "{name:<20} {:<8} {running:<7} {api:<26} {ports}", cluster.spec.nodes.len())?;
     }
     Ok(())
 }
@@ -266,7 +239,16 @@ impl Cluster {
         at_once(self.spec.agents(), |member| self.start_node(member, Some(&join), wait))
     }
 
-    /// Starts the world that joins the nodes' links, with the link to the host.
+    /// Tells whoever carries what comes to the cluster's ports where the nodes are now.
+    fn tell_relay(&self) -> Outcome {
+        let paths = self.paths(&self.spec.switch());
+        match NodeFacts::load(&paths)?.filter(|_| !self.spec.ports.is_empty()) {
+            Some(facts) => Ok(relay::tell(&paths, &self.spec.ways(facts.link))?),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the world that joins the nodes' links, with the link to the host and who carries what comes to its ports.
     fn start_switch(&self) -> Outcome {
         let name = self.spec.switch();
         let paths = self.paths(&name);
@@ -285,14 +267,21 @@ impl Cluster {
             None => {
                 runtime.block_on(isolation::remove_link(&paths, &facts))?;
                 leftovers::end_processes(&paths)?;
+                ports::claim(&mut self.spec.ports.clone())?;
+                self.tell_relay()?;
+                relay::forget(&paths)?;
                 isolation::start_keeper(&paths)?
             }
         };
+        if !self.spec.ports.is_empty() {
+            relay::wait(&paths, keeper)?;
+        }
         for _ in 0..LINK_ATTEMPTS {
             match runtime.block_on(isolation::ensure_link(&paths, keeper, &facts)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     facts.link = isolation::free_link(&self.data_dir)?;
                     facts.save(&paths)?;
+                    self.tell_relay()?;
                 }
                 done => return Ok(done?),
             }
@@ -353,28 +342,16 @@ impl Cluster {
         let mut out = io::stdout().lock();
         let names: Vec<_> = self.spec.nodes.iter().map(|member| member.name.as_str()).collect();
         writeln!(out, "The cluster {} is Ready: {}.", self.spec.name, names.join(", "))?;
-        writeln!(out, "It is kept apart from this machine's network. Try:")?;
+        match self.spec.ports.as_slice() {
+            [] => writeln!(out, "It is kept apart from this machine's network. Try:")?,
+            ports => {
+                writeln!(out, "It is kept apart from this machine's network, but for these ports:")?;
+                ports.iter().try_for_each(|port| writeln!(out, "  {port}"))?;
+                writeln!(out, "Try:")?;
+            }
+        }
         writeln!(out, "  export KUBECONFIG={}", self.paths(&self.spec.server().name).kubeconfig().display())?;
         writeln!(out, "  kubectl get nodes")?;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_have_names_and_addresses_of_their_own() {
-        let mut spec = Spec::new("demo", 2);
-        let told = |spec: &Spec| {
-            spec.nodes.iter().map(|node| format!("{}:{}", node.name, node.seat)).collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(told(&spec), "demo-server-0:2 demo-agent-0:3 demo-agent-1:4");
-        spec.nodes.remove(1);
-        spec.add().expect("there is room");
-        assert_eq!(told(&spec), "demo-server-0:2 demo-agent-1:4 demo-agent-0:3");
-        while spec.add().is_some() {}
-        assert_eq!(spec.nodes.len(), usize::from(LAST_SEAT - FIRST_SEAT) + 1);
     }
 }

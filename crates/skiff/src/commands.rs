@@ -17,6 +17,7 @@ use crate::cli::{
     CertificateCommand, Foundation, ImageCommand, JoinOptions, MachineOptions, NodeOptions, Output, Target,
     WayBetweenNodes,
 };
+use crate::cluster;
 use crate::control::{self, ControlError};
 use crate::datastore;
 use crate::isolation;
@@ -494,6 +495,7 @@ fn observe_status(paths: &Paths) -> Outcome<Value> {
     }
     let total: u64 = processes.iter().filter_map(|process| process["memory_bytes"].as_u64()).sum();
     status["running"] = true.into();
+    status["ports"] = cluster::ports_of(paths)?.into();
     status["processes"] = processes.into();
     status["memory_bytes"] = total.into();
     Ok(status)
@@ -523,9 +525,10 @@ fn render_status(status: &Value) -> String {
         format!("Version:  {}", text("version")),
         format!("API:      {}", text("api")),
         format!("Memory:   {:.1} MiB", status["memory_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 20)),
-        String::new(),
-        format!("{:>8}  {:<8} {:>10}", "PID", "ROLE", "MEMORY"),
     ];
+    let ports = status["ports"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(ports.map(|port| format!("Port:     {port}")));
+    lines.extend([String::new(), format!("{:>8}  {:<8} {:>10}", "PID", "ROLE", "MEMORY")]);
     for process in status["processes"].as_array().into_iter().flatten() {
         let kib = process["memory_bytes"].as_u64().unwrap_or(0) / 1024;
         lines.push(format!("{:>8}  {:<8} {:>6} KiB", process["pid"], process["role"].as_str().unwrap_or("-"), kib));
@@ -686,9 +689,11 @@ mod tests {
     fn status_is_told_in_words() {
         let status = json!({"running": true, "ready": true, "node": "n1", "version": "v1", "api": "https://127.0.0.1:6443",
             "memory_bytes": 3 << 20, "processes": [{"pid": 7, "role": "server", "memory_bytes": 3 << 20}],
+            "ports": ["127.0.0.1:8080:80/tcp@all"],
             "certificates": [{"name": "apiserver", "expires": "2027-05-06T00:00:00Z", "seconds_left": 90_000, "authority": "kubernetes"}]});
         let text = render_status(&status);
         assert!(text.contains("n1 (Ready)") && text.contains("3.0 MiB") && text.contains("3072 KiB"), "{text}");
+        assert!(text.contains("Port:     127.0.0.1:8080:80/tcp@all\n\n"), "{text}");
         assert!(text.contains("apiserver                  2027-05-06T00:00:00Z        1 d  kubernetes"), "{text}");
         assert_eq!(render_status(&json!({"running": false})), "skiff is not running\n");
     }

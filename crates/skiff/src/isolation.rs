@@ -24,6 +24,7 @@ use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::paths::{FIRST_SEAT, NodeFacts, Paths, named};
 use crate::process::Process;
+use crate::relay;
 
 /// Link networks are 198.18.N.0/24: a range that is set aside for tests between devices (RFC 2544), so that it
 /// clashes with nothing real.
@@ -51,6 +52,11 @@ impl Link {
     /// The first place of the link network with this number, 1 to [`MAX_LINKS`].
     pub fn new(number: u8) -> Self {
         Self { number, seat: FIRST_SEAT, is_shared: false }
+    }
+
+    /// A place in the network of a cluster.
+    pub fn in_cluster(number: u8, seat: u8) -> Self {
+        Self { number, seat, is_shared: true }
     }
 
     /// The node's place.
@@ -154,23 +160,22 @@ pub fn keeper_parent(root: &std::path::Path) -> io::Result<()> {
     let exe = std::env::current_exe()?;
     // The keeper mounts another /proc over this one, at any moment from its start on.
     let hosts_proc = File::open("/proc")?;
+    // Ports that lead into a cluster are in the network that this is started in.
+    let outside = if relay::is_wanted(root) { Stdio::from(File::open("/proc/self/ns/net")?) } else { Stdio::null() };
     unshare(namespaces()).map_err(|error| io::Error::other(format!("make namespaces: {error}")))?;
-    let child = Command::new(exe)
-        .arg0(skiff_runtime::memory::KEEPER_NAME)
-        .arg("keeper")
-        .arg(root)
-        .stdin(Stdio::null())
-        .spawn()?;
+    let child =
+        Command::new(exe).arg0(skiff_runtime::memory::KEEPER_NAME).arg("keeper").arg(root).stdin(outside).spawn()?;
     let process = Process::of_in(&hosts_proc, child.id() as i32);
     let process = process.ok_or_else(|| io::Error::other("the keeper ended as soon as it was started"))?;
     process.write(&root.join("run/keeper.pid"))
 }
 
-/// The command `keeper`: the first process of the namespace. Gives it a `/proc` of its own and reaps what ends.
+/// The command `keeper`: the first process of the namespace. Gives it a `/proc` of its own and reaps what ends; that of a
+/// cluster's switch carries what comes to the cluster's ports.
 ///
 /// # Errors
 /// The mounts cannot be made.
-pub fn keeper() -> io::Result<()> {
+pub fn keeper(root: &std::path::Path) -> io::Result<()> {
     let failed = |what: &str, error: nix::Error| io::Error::other(format!("{what}: {error}"));
     setsid().map_err(|error| failed("start a session", error))?;
     let private = MsFlags::MS_REC | MsFlags::MS_SLAVE;
@@ -184,6 +189,9 @@ pub fn keeper() -> io::Result<()> {
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGHUP);
     signals.thread_block().map_err(|error| failed("block signals", error))?;
+    if relay::is_wanted(root) {
+        relay::start(root)?;
+    }
     loop {
         while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
             if status == WaitStatus::StillAlive {

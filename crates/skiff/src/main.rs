@@ -25,7 +25,9 @@ mod node;
 mod offices;
 mod paths;
 mod pki;
+mod ports;
 mod process;
+mod relay;
 mod runtime;
 mod server;
 mod sim_nodes;
@@ -62,7 +64,7 @@ fn main() -> ExitCode {
         Command::Certificate { command } => commands::certificate(&command),
         Command::Token { command } => join::commands::run(&command),
         Command::KeeperParent { root } => isolation::keeper_parent(&root).map_err(Into::into),
-        Command::Keeper { .. } => isolation::keeper().map_err(Into::into),
+        Command::Keeper { root } => isolation::keeper(&root).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -113,17 +113,23 @@ impl Cluster {
 
     /// Starts a server and so many agents, and imports `localhost:5000/hello:v1` into all of them.
     pub fn several(purpose: &str, agents: usize) -> Self {
-        Self::several_on(purpose, agents, |_| {})
+        Self::several_with(purpose, agents, &[], |_| {})
     }
 
     /// The same; before anything is started, `prepare` may put something where the nodes will be.
     pub fn several_on(purpose: &str, agents: usize, prepare: impl FnOnce(&Self)) -> Self {
+        Self::several_with(purpose, agents, &[], prepare)
+    }
+
+    /// The same with further options of `skiff cluster create`.
+    pub fn several_with(purpose: &str, agents: usize, options: &[&str], prepare: impl FnOnce(&Self)) -> Self {
         let mut cluster = Self::empty(purpose);
         cluster.group = Some(cluster.name.clone());
         cluster.name = format!("{}-server-0", cluster.name);
         prepare(&cluster);
         let config = cluster.kubelet_config(KUBELET_CONFIG).display().to_string();
-        cluster.group(&["create"], &["--agents", &agents.to_string(), "--kubelet-config", &config]).ok();
+        let agents = agents.to_string();
+        cluster.group(&["create"], &[&["--agents", &agents, "--kubelet-config", &config], options].concat()).ok();
         let file = cluster.data.join("hello-v1.tar");
         hello_image("v1").save("localhost:5000/hello:v1", &file).expect("written");
         cluster.group(&["import"], &[&file.display().to_string()]).ok();

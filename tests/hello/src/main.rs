@@ -3,11 +3,11 @@
 //! `hello --port=8080` answers every path with its version and host name. `/healthz` and `/readyz` answer 200 until
 //! `/healthz/fail` or `/readyz/fail` was asked for (`/readyz/mend` mends it); `/exit/N` ends the program with code N;
 //! `/env/NAME` and `/file/PATH` show what the container sees; `/slow/MS` answers after a while. `/echo` switches to a
-//! protocol of lines that come back.
+//! protocol of lines that come back. With `--udp` datagrams come back too, with the host name before them.
 //! On SIGTERM it goes on answering until the connections it has are served, then ends with 0.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,9 +29,11 @@ extern "C" fn on_sigterm(_: libc::c_int) {
 
 fn main() -> io::Result<()> {
     let mut port = 8080;
+    let mut answers_datagrams = false;
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
             Some(("--port", value)) => port = value.parse().map_err(io::Error::other)?,
+            None if argument == "--udp" => answers_datagrams = true,
             _ => return Err(io::Error::other(format!("unknown argument {argument}"))),
         }
     }
@@ -44,6 +46,10 @@ fn main() -> io::Result<()> {
         host: std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned(),
     });
     let listener = TcpListener::bind(("0.0.0.0", port))?;
+    if answers_datagrams {
+        let (socket, host) = (UdpSocket::bind(("0.0.0.0", port))?, state.host.clone());
+        std::thread::spawn(move || answer_datagrams(&socket, &host));
+    }
     println!("hello {} listening on {port}", state.version);
     let serving = state.clone();
     std::thread::spawn(move || {
@@ -64,6 +70,20 @@ fn main() -> io::Result<()> {
 }
 
 /// Waits for SIGTERM, then until the connections that are still coming in are served.
+/// Every datagram comes back with the host's name before it.
+fn answer_datagrams(socket: &UdpSocket, host: &str) {
+    let mut buffer = [0; 1024];
+    loop {
+        let answered = socket.recv_from(&mut buffer).and_then(|(length, from)| {
+            let text = format!("{host} {}", String::from_utf8_lossy(&buffer[..length]));
+            socket.send_to(text.as_bytes(), from)
+        });
+        if let Err(error) = answered {
+            eprintln!("datagram: {error}");
+        }
+    }
+}
+
 fn wait_for_the_end(state: &State) {
     const POLL: Duration = Duration::from_millis(50);
     // Rules that still point here are changed within moments; until then new connections are served.
