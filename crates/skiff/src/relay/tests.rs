@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use parking_lot::Mutex;
@@ -12,6 +13,9 @@ use skiff_base::SystemClock;
 
 use super::{Book, Led, Transport, Way, tcp, udp};
 use crate::paths::write_atomically;
+
+/// Whoever waits longer than this waits in vain.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file that tells where one port leads; gone with the value.
 struct Told {
@@ -126,6 +130,7 @@ fn datagrams_go_to_nodes_that_take_them_and_answers_come_back() {
     for client in 0..3 {
         let socket = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.connect(address).map(|()| socket));
         let socket = socket.expect("a free port");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
         for number in 0..3 {
             let asked = format!("{client}.{number}");
             let mut buffer = [0; 64];

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 
@@ -53,7 +54,8 @@ pub async fn serve(socket: UdpSocket, led: Arc<Led>) {
 
 /// Gives a datagram to its flow; gives it back where there is none.
 fn pass_on(flows: &Flows, client: SocketAddr, datagram: Vec<u8>) -> Option<Vec<u8>> {
-    match flows.get(&client)?.try_send(datagram) {
+    let Some(flow) = flows.get(&client) else { return Some(datagram) };
+    match flow.try_send(datagram) {
         Err(mpsc::error::TrySendError::Closed(datagram)) => Some(datagram),
         // Where too many wait, one is lost, as on any other way.
         Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => None,
@@ -89,7 +91,7 @@ impl Flow {
                     end = self.send(Some(now), &datagram).await;
                     (latest, refusals) = (datagram, 0);
                 }
-                answer = now.socket.recv(&mut buffer) => match answer {
+                answer = receive(&now.socket, &mut buffer) => match answer {
                     Ok(length) => {
                         // A client that is gone is no reason to end: it may be behind a lossy way.
                         self.outer.send_to(&buffer[..length], self.client).await.map(drop).unwrap_or_default();
@@ -131,6 +133,29 @@ impl Flow {
         }
         None
     }
+}
+
+/// The next answer, or that nobody takes what was sent: a refusal makes a socket no readable one.
+async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+            // It was another's word of the same error: from here on the next one is waited for.
+            let forgotten: io::Result<()> = socket.try_io(Interest::ERROR, || Err(io::ErrorKind::WouldBlock.into()));
+            forgotten.or_else(unless_it_would_block)?;
+        }
+        match socket.try_recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => return received,
+        }
+    }
+}
+
+fn unless_it_would_block(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) }
 }
 
 async fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
