@@ -93,7 +93,7 @@ fn ports_of_the_machine_lead_into_a_cluster() {
 
     everybody_is_reached(all, 3);
     let own = format!("hello v1 from {}", pod_on(&cluster, &other));
-    eventually("a port leads to its node", || http_get(one, "/").is_ok_and(|said| said == own));
+    eventually("a port leads to its node", || http_get(one, "/").is_ok_and(|said| said.trim() == own));
     let mut seen = BTreeSet::new();
     eventually("datagrams reach pods of all nodes", || {
         seen.extend(ask_by_datagram(datagrams));
