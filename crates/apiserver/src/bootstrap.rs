@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use serde_json::json;
 use skiff_base::clock;
-use skiff_kinds::bootstrap::{flow_control_objects, ingress_classes, priority_classes, rbac_objects, storage_classes};
+use skiff_kinds::bootstrap::{
+    flow_control_objects, gateway_definitions, ingress_classes, is_untouched, priority_classes, rbac_objects,
+    storage_classes,
+};
 use skiff_object::meta::Meta;
 use skiff_object::{GroupVersionKind, Object};
 use skiff_store::{Change, Compare, KeyValue, Outcome, Transaction};
@@ -35,6 +38,9 @@ pub async fn run(config: &Config, catalogue: &Catalogue, allocators: &Allocators
             if add(config, catalogue, object, &mut transaction).await? {
                 claims.add_to(allocators, &namespace, &name, &mut transaction);
             }
+        }
+        for definition in config.gateway_api.then(gateway_definitions).into_iter().flatten() {
+            renew(config, catalogue, definition, &mut transaction).await?;
         }
         // Unlike the rest these follow the configuration at every start.
         for object in endpoints::objects(config, &addresses).into_iter().chain(authentication(config)) {
@@ -98,6 +104,33 @@ async fn put(config: &Config, catalogue: &Catalogue, object: Object, transaction
         write(config, catalogue, object, found, key, transaction);
     }
     Ok(())
+}
+
+/// Adds a definition, or brings one up to date that an older version of this program wrote; one that somebody changed
+/// or brought along is left as it is.
+async fn renew(config: &Config, catalogue: &Catalogue, mut new: Object, transaction: &mut Transaction) -> Result<()> {
+    let Some((key, found)) = find(config, catalogue, &new).await? else { return Ok(()) };
+    let Some(stored) = found else {
+        write(config, catalogue, new, None, key, transaction);
+        return Ok(());
+    };
+    let old: Object = serde_json::from_slice(&stored.value).unwrap_or_default();
+    if !is_untouched(&old) || is_untouched_as(&old, &new) {
+        return Ok(());
+    }
+    let mut object = old;
+    object["spec"] = new["spec"].take();
+    object["metadata"]["annotations"] = new["metadata"]["annotations"].take();
+    let generation = object.generation() + 1;
+    object.set_at(&["metadata", "generation"], generation);
+    transaction.compares.push(Compare { key: key.clone(), mod_revision: stored.mod_revision });
+    transaction.changes.push(Change::Put { key, value: codec::encode_stored(&object) });
+    Ok(())
+}
+
+/// Whether both were written by the same version of this program.
+fn is_untouched_as(old: &Object, new: &Object) -> bool {
+    old["metadata"]["annotations"] == new["metadata"]["annotations"]
 }
 
 async fn find(config: &Config, catalogue: &Catalogue, object: &Object) -> Result<Option<(Bytes, Option<KeyValue>)>> {

@@ -158,6 +158,8 @@ pub struct Config {
     pub access: Access,
     /// What is encrypted where it is stored.
     pub encryption: Option<crate::encryption::Settings>,
+    /// Whether the cluster begins with the definitions of the Gateway API.
+    pub gateway_api: bool,
     /// How many requests are worked on at a time, and whose.
     pub flow: crate::flow::Settings,
 }
@@ -188,6 +190,7 @@ impl Config {
             tokens: Vec::new(),
             access: Access::default(),
             encryption: None,
+            gateway_api: false,
             flow: crate::flow::Settings::default(),
         }
     }

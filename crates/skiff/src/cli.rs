@@ -125,6 +125,9 @@ pub struct NodeOptions {
     /// Run only the control plane: this machine becomes no node and runs no Pods
     #[arg(long)]
     pub disable_agent: bool,
+    /// Do not define the kinds of the Gateway API; those that are defined otherwise are served all the same
+    #[arg(long)]
+    pub disable_gateway_api: bool,
     /// Seconds to wait for the node to be Ready
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_WAIT_SECONDS)]
     pub wait: u64,
@@ -144,6 +147,7 @@ impl NodeOptions {
             audit: AuditOptions::default(),
             access: access::AccessOptions::default(),
             disable_agent: false,
+            disable_gateway_api: false,
             wait: DEFAULT_WAIT_SECONDS,
         }
     }

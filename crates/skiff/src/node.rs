@@ -219,6 +219,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         tokens: access::tokens(&setting.options.access)?,
         encryption: access::encryption(&setting.options.access),
         flow: access::flow(&setting.options.access),
+        gateway_api: !setting.options.disable_gateway_api,
         access: access::settings(&setting.options.access, setting.authority.certificate_pem())?,
         ..ApiConfig::new(store, setting.machine.clock.clone(), setting.machine.ids.clone())
     };

@@ -10,7 +10,7 @@ const CONNECT_SECONDS: u64 = 5;
 const READ_SECONDS: u64 = 60;
 
 /// How a backend is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.1, which WebSockets need.
     Http1,
@@ -29,7 +29,7 @@ pub enum Redirect {
     Always,
 }
 
-/// What holds for all routes of an Ingress.
+/// What holds for all routes of an Ingress, or for a rule of the Gateway API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Whether to redirect (`ssl-redirect`, `force-ssl-redirect`).
@@ -40,6 +40,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long it may take to begin its answer (`proxy-read-timeout`, in seconds).
     pub read_timeout: Duration,
+    /// How long an answer may take altogether, if there is a limit.
+    pub request_timeout: Option<Duration>,
     /// Whether requests are written to the log (`enable-access-log`).
     pub logs_access: bool,
 }
@@ -82,6 +84,6 @@ impl Options {
                 None
             }
         });
-        (Self { redirect, protocol, connect_timeout, read_timeout, logs_access }, faults)
+        (Self { redirect, protocol, connect_timeout, read_timeout, request_timeout: None, logs_access }, faults)
     }
 }

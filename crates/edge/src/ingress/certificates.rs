@@ -1,4 +1,5 @@
-//! Which certificate is shown to whom: by the name that the client asks for, from the Secrets that Ingresses name.
+//! Which certificate is shown to whom: by the name that the client asks for, from the Secrets that Ingresses and
+//! Gateways name.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skiff_client::ObjectKey;
 
-use super::table::{bare_host, parent};
+use super::hosts::{Hosts, bare_host};
 
 /// A certificate with its key, as Secrets of type `kubernetes.io/tls` hold it, or why it is none.
 pub fn parse_certificate(secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
@@ -35,59 +36,78 @@ pub fn parse_certificate(secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
     }
 }
 
-/// The certificates in use; who shakes hands is shown what is here at that moment.
+/// Which Secret has the certificate for a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The host; all of them, if it is empty.
+    pub host: String,
+    /// The Secret.
+    pub secret: ObjectKey,
+    /// Whether a wildcard stands for one label only, as in certificates themselves.
+    pub one_label: bool,
+}
+
+/// The certificates in use at a port; who shakes hands is shown what is here at that moment.
 pub struct Certificates {
     default: Arc<dyn ResolvesServerCert>,
-    by_host: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+    shown: RwLock<Shown>,
+}
+
+#[derive(Default)]
+struct Shown {
+    by_host: Hosts<(Arc<CertifiedKey>, bool)>,
+    /// Whether those who ask for nothing that is known are shown the default one.
+    has_default: bool,
 }
 
 impl Certificates {
     /// The one for those who ask for nothing that is known.
     pub fn new(default: Arc<dyn ResolvesServerCert>) -> Self {
-        Self { default, by_host: RwLock::default() }
+        Self { default, shown: RwLock::default() }
     }
 
-    /// Shows these from now on. Says which Secrets are no good, with the reason.
+    /// Shows these from now on; the first one for a host counts. Says which Secrets are no good, with the reason.
     pub fn replace(
         &self,
-        wanted: &[(String, ObjectKey)],
+        wanted: &[Wanted],
+        has_default: bool,
         secret: impl Fn(&ObjectKey) -> Option<Arc<Secret>>,
     ) -> Vec<(ObjectKey, String)> {
         let mut read: HashMap<ObjectKey, Option<Arc<CertifiedKey>>> = HashMap::new();
         let mut faults = Vec::new();
-        let mut by_host = HashMap::new();
-        for (host, key) in wanted {
+        let mut by_host = Hosts::default();
+        for Wanted { host, secret: key, one_label } in wanted {
             let certificate = read.entry(key.clone()).or_insert_with(|| {
                 let found = secret(key).ok_or_else(|| "is not there, or not of type kubernetes.io/tls".to_owned());
                 let parsed = found.and_then(|secret| parse_certificate(&secret));
                 parsed.map_err(|reason| faults.push((key.clone(), reason))).ok()
             });
             if let Some(certificate) = certificate {
-                by_host.entry(host.clone()).or_insert_with(|| certificate.clone());
+                by_host.entry(host, || (certificate.clone(), *one_label));
             }
         }
-        *self.by_host.write() = by_host;
+        *self.shown.write() = Shown { by_host, has_default };
         faults
     }
 
     /// The certificate for a name: its own, that of the wildcard above it, or that of all names.
     pub fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let by_host = self.by_host.read();
+        let shown = self.shown.read();
         let name = bare_host(name.unwrap_or_default());
-        let own = by_host.get(&name);
-        let wildcard = || by_host.get(&format!("*.{}", parent(&name)?));
-        own.or_else(wildcard).or_else(|| by_host.get("")).cloned()
+        let mut found = shown.by_host.of(&name).filter(|(labels, (_, one_label))| *labels <= 1 || !one_label);
+        found.next().map(|(_, (certificate, _))| certificate.clone())
     }
 }
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificates").field("hosts", &self.by_host.read().len()).finish_non_exhaustive()
+        f.debug_struct("Certificates").field("hosts", &self.shown.read().by_host.len()).finish_non_exhaustive()
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.find(hello.server_name()).or_else(|| self.default.resolve(hello))
+        let has_default = self.shown.read().has_default;
+        self.find(hello.server_name()).or_else(|| self.default.resolve(hello).filter(|_| has_default))
     }
 }

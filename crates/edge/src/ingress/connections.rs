@@ -7,9 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,9 +16,7 @@ use skiff_base::clock::SharedClock;
 use tokio::net::TcpStream;
 
 use super::annotations::Protocol;
-
-/// What is sent to an endpoint: what the client sends, or nothing.
-pub type Outgoing = Either<Incoming, Empty<Bytes>>;
+use super::bodies::Outgoing;
 
 /// How many connections to one endpoint wait for their next request at most.
 const MAX_IDLE: usize = 64;

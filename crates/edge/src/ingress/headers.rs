@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Uri, Version, request, response};
 use super::annotations::Protocol;
 
 /// Those that are about one connection only.
-const OF_CONNECTION: [HeaderName; 4] =
+pub const OF_CONNECTION: [HeaderName; 4] =
     [CONNECTION, TRANSFER_ENCODING, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
 
 /// Who asks, and how.
@@ -44,8 +44,9 @@ pub fn is_repeatable(method: &Method) -> bool {
 }
 
 /// Makes the client's request one of ours. What the client says about where it comes from is not believed.
-pub fn prepare_request(parts: &mut request::Parts, caller: Caller, protocol: Protocol) {
-    let host = host_of(parts);
+/// The backend is asked for the host `hostname`, if that is another.
+pub fn prepare_request(parts: &mut request::Parts, caller: Caller, protocol: Protocol, hostname: Option<&str>) {
+    let asked = host_of(parts);
     let upgrade = wanted_upgrade(parts).filter(|_| protocol == Protocol::Http1);
     let takes_trailers = tokens(&parts.headers, &TE).any(|it| it == "trailers");
     strip_connection(&mut parts.headers);
@@ -59,12 +60,13 @@ pub fn prepare_request(parts: &mut request::Parts, caller: Caller, protocol: Pro
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, upgrade);
     }
-    forward(&mut parts.headers, caller, &host);
+    forward(&mut parts.headers, caller, &asked);
+    let host = hostname.unwrap_or(&asked);
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     match protocol {
         Protocol::Http1 => {
             join_cookies(&mut parts.headers);
-            if let Ok(host) = HeaderValue::from_str(&host) {
+            if let Ok(host) = HeaderValue::from_str(host) {
                 parts.headers.insert(HOST, host);
             }
             parts.uri = Uri::from(path);
@@ -76,7 +78,7 @@ pub fn prepare_request(parts: &mut request::Parts, caller: Caller, protocol: Pro
             // HTTP/2 needs an authority; who asked for none is told apart by nobody.
             let nowhere = || Authority::from_static("localhost");
             (uri.scheme, uri.path_and_query) = (Some(Scheme::HTTP), Some(path));
-            uri.authority = Some(Authority::try_from(host.as_str()).unwrap_or_else(|_| nowhere()));
+            uri.authority = Some(Authority::try_from(host).unwrap_or_else(|_| nowhere()));
             parts.uri = Uri::from_parts(uri).unwrap_or_default();
             parts.version = Version::HTTP_2;
         }

@@ -1,4 +1,4 @@
-//! The node's ports 80 and 443: taken while there are Ingresses, if nobody else has them.
+//! The node's ports: taken while there are Ingresses or Gateways that need them, if nobody else has them.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -9,14 +9,19 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::StartHandshake;
+use tokio_rustls::LazyConfigAcceptor;
 
+use super::certificates::Certificates;
 use super::headers::Caller;
 use super::proxy::Proxy;
+use super::site::Secured;
+use super::streams::Recorded;
 
 /// How many clients are served at once, at each port.
 const MAX_CONNECTIONS: usize = 8192;
@@ -27,18 +32,48 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a client may take to shake hands.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The protocols that TLS clients can choose from, the best first.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// What TLS needs at a port: one way to shake hands for requests, one for bytes of whatever protocol.
+#[derive(Clone)]
+pub struct Tls {
+    requests: Arc<ServerConfig>,
+    bytes: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// With these certificates.
+    ///
+    /// # Errors
+    /// The TLS stack cannot do what is needed.
+    pub fn new(certificates: Arc<Certificates>) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let bytes = builder.with_no_client_auth().with_cert_resolver(certificates);
+        let mut requests = bytes.clone();
+        requests.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
+        Ok(Self { requests: Arc::new(requests), bytes: Arc::new(bytes) })
+    }
+}
+
 /// A port of the node.
 pub struct Port {
     /// Where.
     pub address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     serving: Option<JoinHandle<()>>,
 }
 
 impl Port {
     /// A port that is not taken yet.
-    pub fn new(address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
+    pub fn new(address: SocketAddr, tls: Option<Tls>) -> Self {
         Self { address, tls, serving: None }
+    }
+
+    /// Whether clients speak TLS there.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Takes the port, in the calling thread's network namespace.
@@ -54,22 +89,18 @@ impl Port {
         }
         Ok(())
     }
+}
 
-    /// Gives the port away; who is served already is served to the end.
-    pub fn close(&mut self) {
+/// Who is served already is served to the end.
+impl Drop for Port {
+    fn drop(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.abort();
         }
     }
 }
 
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, proxy: Arc<Proxy>) {
+async fn serve(listener: TcpListener, tls: Option<Tls>, proxy: Arc<Proxy>) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -78,13 +109,13 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, proxy: Arc<Proxy
                 let (tls, proxy) = (tls.clone(), proxy.clone());
                 tokio::spawn(async move {
                     if let Err(error) = serve_client(stream, client, tls, proxy).await {
-                        tracing::debug!(%client, %error, "a client of an Ingress broke off");
+                        tracing::debug!(%client, %error, "a client broke off");
                     }
                     drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting a client of an Ingress failed");
+                tracing::warn!(%error, "accepting a client failed");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
@@ -96,17 +127,39 @@ type Broken = Box<dyn std::error::Error + Send + Sync>;
 async fn serve_client(
     stream: TcpStream,
     client: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     proxy: Arc<Proxy>,
 ) -> Result<(), Broken> {
     stream.set_nodelay(true)?;
     let caller = Caller { address: client.ip(), is_tls: tls.is_some(), port: stream.local_addr()?.port() };
     match tls {
         None => serve_http(stream, caller, proxy).await,
-        Some(tls) => {
-            let stream = tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(stream)).await??;
-            serve_http(stream, caller, proxy).await
+        Some(tls) => serve_secure(stream, caller, &tls, proxy).await,
+    }
+}
+
+/// The name that the client asks for decides whether its connection ends here.
+async fn serve_secure(stream: TcpStream, caller: Caller, tls: &Tls, proxy: Arc<Proxy>) -> Result<(), Broken> {
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Recorded::new(stream));
+    let mut start = tokio::time::timeout(HANDSHAKE_PATIENCE, hello).await??;
+    let name = start.client_hello().server_name().unwrap_or_default().to_owned();
+    let end = |start: StartHandshake<Recorded>, config: &Arc<ServerConfig>| {
+        tokio::time::timeout(HANDSHAKE_PATIENCE, start.into_stream(config.clone()))
+    };
+    match proxy.routes().secured(caller.port, &name) {
+        Secured::Ended => {
+            start.io.forget();
+            serve_http(end(start, &tls.requests).await??, caller, proxy).await
         }
+        Secured::Unwrapped(route) => {
+            start.io.forget();
+            proxy.pass(end(start, &tls.bytes).await??, &route).await.map_err(Into::into)
+        }
+        Secured::Passed(route) => {
+            start.io.rewind();
+            proxy.pass(start.io, &route).await.map_err(Into::into)
+        }
+        Secured::Refused => Err(format!("nobody serves {name:?}").into()),
     }
 }
 

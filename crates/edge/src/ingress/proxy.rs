@@ -4,31 +4,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode, request};
-use http_body_util::{Either, Empty, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::RwLock;
 use skiff_base::clock::SharedClock;
+use tokio::sync::Semaphore;
 
-use super::annotations::Redirect;
-use super::connections::{Connection, Connections, Outgoing};
+use super::annotations::{Options, Protocol};
+use super::bodies::Outgoing;
+use super::choice::Target;
+use super::connections::{Connection, Connections};
+use super::filters::{Filters, Mirror};
 use super::headers::{Caller, host_of, is_repeatable, prepare_request, prepare_response, wanted_upgrade};
-use super::routes::{Route, Routes};
-use super::table::bare_host;
+use super::hosts::bare_host;
+use super::site::{Route, Routes};
+use super::table::Ask;
+use super::upstream::Upstream;
 
 /// What is sent to the client: what an endpoint sends, or words of our own.
 pub type Answer = Response<Either<Incoming, Full<Bytes>>>;
 
 /// How often one request is tried at most; each endpoint once, and one of them twice, if there are fewer.
 const ATTEMPTS: usize = 4;
+/// How many copies of requests are under way at most; further ones are not made.
+const MAX_COPIES: usize = 256;
 
 /// The proxy, for all connections.
 pub struct Proxy {
     routes: RwLock<Arc<Routes>>,
     connections: Arc<Connections>,
+    copies: Arc<Semaphore>,
     clock: SharedClock,
 }
 
@@ -37,6 +46,8 @@ pub struct Proxy {
 enum Failure {
     #[error("no endpoint is ready")]
     Nobody,
+    #[error("the backend is not there, or not allowed")]
+    Refused(StatusCode),
     #[error("no endpoint can be reached: {0}")]
     Unreachable(std::io::Error),
     #[error("the endpoint did not answer in time")]
@@ -49,6 +60,7 @@ impl Failure {
     fn status(&self) -> StatusCode {
         match self {
             Self::Nobody => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused(status) => *status,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
             Self::Unreachable(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
         }
@@ -58,7 +70,8 @@ impl Failure {
 impl Proxy {
     /// A proxy that knows no route yet.
     pub fn new(clock: SharedClock) -> Self {
-        Self { routes: RwLock::default(), connections: Arc::new(Connections::new(clock.clone())), clock }
+        let connections = Arc::new(Connections::new(clock.clone()));
+        Self { routes: RwLock::default(), connections, copies: Arc::new(Semaphore::new(MAX_COPIES)), clock }
     }
 
     /// What it goes by.
@@ -78,44 +91,60 @@ impl Proxy {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, request: Request<Incoming>, caller: Caller) -> Answer {
+    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
         let (parts, body) = request.into_parts();
         let host = host_of(&parts);
-        let routes = self.routes();
-        let Some(route) = routes.table.find(&host, parts.uri.path()).cloned() else {
-            return words(StatusCode::NOT_FOUND, "default backend - 404\n");
+        let is_grpc = is_grpc(&parts.headers);
+        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+        let ask = Ask { host: &host, path, query, method: &parts.method, headers: &parts.headers };
+        let Some(route) = self.routes().find(caller.port, &ask).cloned() else {
+            return refusal(StatusCode::NOT_FOUND, "default backend - 404\n", is_grpc);
         };
-        drop(routes);
         if let Some(answer) = redirect(&route, &parts, &host, caller) {
             return answer;
         }
         let line = route.options.logs_access.then(|| line_of(&parts, &host, caller));
         let began = self.clock.monotonic();
-        let outcome = self.forward(parts, body, &route, caller).await;
+        let outcome = match route.options.request_timeout {
+            None => self.forward(parts, body, &route, caller).await,
+            Some(limit) => {
+                let forwarded = tokio::time::timeout(limit, self.forward(parts, body, &route, caller));
+                forwarded.await.unwrap_or(Err(Failure::Late))
+            }
+        };
         let answer = outcome.unwrap_or_else(|failure| {
-            tracing::warn!(ingress = %route.ingress, host, %failure, "a request was not answered");
+            tracing::warn!(route = %route.owner, host, %failure, "a request was not answered");
             let status = failure.status();
-            words(status, &format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default()))
+            let text = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+            refusal(status, &text, is_grpc)
         });
         if let Some(line) = line {
             let took = self.clock.monotonic().saturating_sub(began);
-            tracing::info!(target: "ingress", ingress = %route.ingress, status = answer.status().as_u16(), ?took, "{line}");
+            tracing::info!(target: "ingress", route = %route.owner, status = answer.status().as_u16(), ?took, "{line}");
         }
         answer
     }
 
     async fn forward(
-        &self,
+        self: &Arc<Self>,
         mut parts: request::Parts,
         body: Incoming,
         route: &Route,
         caller: Caller,
     ) -> Result<Answer, Failure> {
+        let refused = || Failure::Refused(StatusCode::INTERNAL_SERVER_ERROR);
+        let backend = route.choice.turn().and_then(|at| route.choice.backend(at)).ok_or_else(refused)?;
+        let upstream = match &backend.target {
+            Target::Upstream(upstream) => upstream,
+            Target::Refused(status) => return Err(Failure::Refused(*status)),
+        };
         let asks_upgrade = wanted_upgrade(&parts).is_some();
         let client = asks_upgrade.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
-        prepare_request(&mut parts, caller, route.upstream.protocol);
-        let body = if body.is_end_stream() { Either::Right(Empty::new()) } else { Either::Left(body) };
-        let mut response = self.send(Request::from_parts(parts, body), route).await?;
+        prepare(&mut parts, route, caller, upstream.protocol);
+        backend.filters.request.apply(&mut parts.headers);
+        let body = if body.is_end_stream() { Outgoing::Nothing } else { Outgoing::Whole(body) };
+        let body = self.copy(&parts, body, route);
+        let mut response = self.send(Request::from_parts(parts, body), upstream, &route.options).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let endpoint = hyper::upgrade::on(&mut response);
             if let Some(client) = client {
@@ -124,12 +153,45 @@ impl Proxy {
         }
         let (mut parts, body) = response.into_parts();
         prepare_response(&mut parts);
+        backend.filters.response.apply(&mut parts.headers);
+        route.filters.response.apply(&mut parts.headers);
         Ok(Response::from_parts(parts, Either::Left(body)))
     }
 
+    /// Sends copies to those who get some; what comes back is the body to go on with.
+    fn copy(self: &Arc<Self>, parts: &request::Parts, body: Outgoing, route: &Route) -> Outgoing {
+        let due: Vec<&Mirror> = route.filters.mirrors.iter().filter(|mirror| mirror.is_due()).collect();
+        let (body, copies) = body.with_copies(due.len());
+        for (mirror, copy) in due.into_iter().zip(copies) {
+            let Ok(permit) = self.copies.clone().try_acquire_owned() else { continue };
+            let request = as_sent(&parts.method, &parts.uri, parts.version, &parts.headers, copy);
+            let (proxy, upstream, options) = (self.clone(), mirror.upstream.clone(), route.options.clone());
+            tokio::spawn(async move {
+                let listen = async {
+                    match proxy.send(request, &upstream, &options).await {
+                        Ok(answer) => {
+                            let mut body = answer.into_body();
+                            while let Some(Ok(_)) = body.frame().await {}
+                        }
+                        Err(failure) => tracing::debug!(%failure, "a copy of a request was not answered"),
+                    }
+                };
+                if tokio::time::timeout(options.read_timeout, listen).await.is_err() {
+                    tracing::debug!("a copy of a request was not answered in time");
+                }
+                drop(permit);
+            });
+        }
+        body
+    }
+
     /// Sends the request to the endpoint whose turn it is; to another one, if that one does not take it.
-    async fn send(&self, mut request: Request<Outgoing>, route: &Route) -> Result<Response<Incoming>, Failure> {
-        let (upstream, options) = (&route.upstream, &route.options);
+    async fn send(
+        &self,
+        mut request: Request<Outgoing>,
+        upstream: &Upstream,
+        options: &Options,
+    ) -> Result<Response<Incoming>, Failure> {
         let spare = Spare::of(&request);
         let mut failure = Failure::Nobody;
         let mut may_be_old = true;
@@ -166,6 +228,25 @@ impl Proxy {
     }
 }
 
+/// Makes the client's request one of ours, with what the route does to it.
+fn prepare(parts: &mut request::Parts, route: &Route, caller: Caller, protocol: Protocol) {
+    let Filters { request, rewrite, .. } = route.filters.as_ref();
+    let target = rewrite.as_ref().and_then(|rewrite| rewrite.target(&parts.uri, &route.prefix));
+    prepare_request(parts, caller, protocol, rewrite.as_ref().and_then(|rewrite| rewrite.hostname.as_deref()));
+    if let Some(target) = target {
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.path_and_query = Some(target);
+        // It had a path before, and so is whole again.
+        parts.uri = http::Uri::from_parts(uri).unwrap_or_default();
+    }
+    request.apply(&mut parts.headers);
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
 /// Whether the connection can serve again after this answer.
 fn keeps(response: &Response<Incoming>) -> bool {
     response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -182,7 +263,7 @@ struct Spare {
 
 impl Spare {
     fn of(request: &Request<Outgoing>) -> Option<Self> {
-        let is_short = matches!(request.body(), Either::Right(_));
+        let is_short = matches!(request.body(), Outgoing::Nothing);
         (is_short && is_repeatable(request.method())).then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -192,30 +273,62 @@ impl Spare {
     }
 
     fn request(&self) -> Request<Outgoing> {
-        let mut request = Request::new(Either::Right(Empty::new()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.clone();
-        request
+        as_sent(&self.method, &self.uri, self.version, &self.headers, Outgoing::Nothing)
     }
 }
 
-/// To the same place by TLS, if the Ingress asks for it.
+fn as_sent(
+    method: &Method,
+    uri: &http::Uri,
+    version: http::Version,
+    headers: &HeaderMap,
+    body: Outgoing,
+) -> Request<Outgoing> {
+    let mut request = Request::new(body);
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri.clone();
+    *request.version_mut() = version;
+    *request.headers_mut() = headers.clone();
+    request
+}
+
+/// Elsewhere, if the route says so: to the same place by TLS, or to another one.
 fn redirect(route: &Route, parts: &request::Parts, host: &str, caller: Caller) -> Option<Answer> {
-    let is_wanted = match route.options.redirect {
-        Redirect::Never => false,
-        Redirect::IfTls => route.has_tls,
-        Redirect::Always => true,
+    let (status, place) = if route.to_tls && !caller.is_tls {
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        (StatusCode::PERMANENT_REDIRECT, format!("https://{}{path}", bare_host(host)))
+    } else {
+        let redirection = route.filters.redirect.as_ref()?;
+        (redirection.status, redirection.location(&parts.uri, host, caller, &route.prefix))
     };
-    if caller.is_tls || !is_wanted {
-        return None;
-    }
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let place = HeaderValue::from_str(&format!("https://{}{path}", bare_host(host))).ok()?;
-    let mut answer = words(StatusCode::PERMANENT_REDIRECT, "308 Permanent Redirect\n");
+    let place = HeaderValue::from_str(&place).ok()?;
+    let text = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    let mut answer = words(status, &text);
     answer.headers_mut().insert(LOCATION, place);
+    route.filters.response.apply(answer.headers_mut());
     Some(answer)
+}
+
+/// No answer of an endpoint, in the words of the protocol that the client speaks.
+fn refusal(status: StatusCode, text: &str, is_grpc: bool) -> Answer {
+    /// The codes of gRPC for what is not there, came too late, and cannot be had now.
+    const CODES: [u8; 3] = [12, 4, 14];
+    if !is_grpc {
+        return words(status, text);
+    }
+    let code = match status {
+        StatusCode::NOT_FOUND => CODES[0],
+        StatusCode::GATEWAY_TIMEOUT => CODES[1],
+        _ => CODES[2],
+    };
+    let mut answer = Response::new(Either::Right(Full::default()));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code)));
+    if let Ok(text) = HeaderValue::from_str(text.trim_end()) {
+        headers.insert(HeaderName::from_static("grpc-message"), text);
+    }
+    answer
 }
 
 fn line_of(parts: &request::Parts, host: &str, caller: Caller) -> String {

@@ -1,78 +1,41 @@
-//! From Ingresses to the table of routes, and to the certificates that are shown to whom.
+//! From Ingresses to routes, and to the certificates that are shown to whom.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass, IngressSpec, ServiceBackendPort};
+use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass, IngressSpec};
 use skiff_client::ObjectKey;
 use skiff_kinds::bootstrap::INGRESS_CONTROLLER;
 
-use super::annotations::{Options, Protocol};
-use super::table::{PathKind, Table, bare_host, parent};
+use super::annotations::{Options, Redirect};
+use super::certificates::Wanted;
+use super::choice::Choice;
+use super::filters::Filters;
+use super::hosts::{bare_host, parent};
+use super::site::{Route, Routes, World};
+use super::table::PathMatch;
 use super::upstream::Upstream;
 
 /// How Ingresses named their class before it was a field.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
-/// What a request is sent by.
-#[derive(Debug, Clone)]
-pub struct Route {
-    /// Whose route it is.
-    pub ingress: Arc<ObjectKey>,
-    /// What its Ingress asks for.
-    pub options: Arc<Options>,
-    /// Whether its Ingress has a certificate for the host.
-    pub has_tls: bool,
-    /// Who answers.
-    pub upstream: Arc<Upstream>,
-}
-
-/// What is known of Services and their endpoints.
-pub trait World {
-    /// A Service.
-    fn service(&self, key: &ObjectKey) -> Option<Arc<Service>>;
-    /// Its slices.
-    fn slices(&self, key: &ObjectKey) -> Vec<Arc<EndpointSlice>>;
-}
-
-/// A port of a Service, as an Ingress names it, and how it wants to speak to it.
-type BackendKey = (ObjectKey, Option<String>, Option<i32>, bool, bool);
-
-/// Everything that the proxy goes by.
-#[derive(Debug, Default)]
-pub struct Routes {
-    /// Where requests go.
-    pub table: Table<Route>,
-    /// Which secret has the certificate for a host; all hosts, if it is empty. The first one for a host counts.
-    pub certificates: Vec<(String, ObjectKey)>,
-    /// The Services that are named.
-    pub services: BTreeSet<ObjectKey>,
-    upstreams: BTreeMap<BackendKey, Arc<Upstream>>,
-}
-
-impl Routes {
-    /// The routes of these Ingresses, all of which are ours. Where two want the same, the older one gets it. Turns go on
-    /// where those of the routes `before` are.
-    pub fn of(ingresses: &[Arc<Ingress>], world: &dyn World, before: &Self) -> Self {
-        let mut by_age: Vec<&Arc<Ingress>> = ingresses.iter().collect();
-        by_age.sort_by_key(|it| (it.metadata.creation_timestamp.clone(), ObjectKey::of(&it.metadata)));
-        let mut routes = Self::default();
-        for ingress in by_age {
-            let key = Arc::new(ObjectKey::of(&ingress.metadata));
-            let (options, _) = Options::read(ingress.metadata.annotations.as_ref());
-            let options = Arc::new(options);
-            if let Some(spec) = &ingress.spec {
-                Reader { routes: &mut routes, world, before, key, options, spec }.read();
-            }
+/// Adds the routes of these Ingresses, all of which are ours. Where two want the same, the older one gets it.
+pub fn add_ingresses(
+    routes: &mut Routes,
+    certificates: &mut Vec<Wanted>,
+    ingresses: &[Arc<Ingress>],
+    world: &dyn World,
+    before: &Routes,
+) {
+    let mut by_age: Vec<&Arc<Ingress>> = ingresses.iter().collect();
+    by_age.sort_by_key(|it| (it.metadata.creation_timestamp.clone(), ObjectKey::of(&it.metadata)));
+    for ingress in by_age {
+        let key = ObjectKey::of(&ingress.metadata);
+        let owner: Arc<str> = format!("Ingress {key}").into();
+        let (options, _) = Options::read(ingress.metadata.annotations.as_ref());
+        let options = Arc::new(options);
+        if let Some(spec) = &ingress.spec {
+            Reader { routes, certificates, world, before, key, owner, options, spec }.read();
         }
-        routes
-    }
-
-    /// The addresses of all endpoints.
-    pub fn endpoints(&self) -> BTreeSet<std::net::SocketAddr> {
-        self.upstreams.values().flat_map(|upstream| upstream.endpoints.iter().copied()).collect()
     }
 }
 
@@ -90,9 +53,11 @@ pub fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
 
 struct Reader<'a> {
     routes: &'a mut Routes,
+    certificates: &'a mut Vec<Wanted>,
     world: &'a dyn World,
     before: &'a Routes,
-    key: Arc<ObjectKey>,
+    key: ObjectKey,
+    owner: Arc<str>,
     options: Arc<Options>,
     spec: &'a IngressSpec,
 }
@@ -104,9 +69,11 @@ impl Reader<'_> {
         for rule in rules() {
             let host = rule.host.as_deref().unwrap_or_default();
             for path in rule.http.iter().flat_map(|http| &http.paths) {
-                let kind = if path.path_type == "Exact" { PathKind::Exact } else { PathKind::Prefix };
                 let route = self.route(host, &path.backend);
-                self.routes.table.add(host, kind, path.path.as_deref().unwrap_or("/"), route);
+                let text = path.path.as_deref().unwrap_or("/");
+                let is_exact = path.path_type == "Exact";
+                let path = if is_exact { PathMatch::Exact(text.to_owned()) } else { PathMatch::prefix(text) };
+                self.routes.ingresses.add(host, path, route);
             }
         }
         if let Some(backend) = &self.spec.default_backend {
@@ -114,7 +81,7 @@ impl Reader<'_> {
             let hosts = rules().filter_map(|rule| rule.host.as_deref());
             for host in hosts.chain([""]) {
                 let route = self.route(host, backend);
-                self.routes.table.add_fallback(host, route);
+                self.routes.ingresses.add_fallback(host, route);
             }
         }
     }
@@ -132,16 +99,24 @@ impl Reader<'_> {
                 named.into_iter().map(|host| bare_host(host)).collect()
             };
             let hosts = if hosts.is_empty() { vec![String::new()] } else { hosts };
-            self.routes.certificates.extend(hosts.into_iter().map(|host| (host, secret.clone())));
+            let wanted = hosts.into_iter().map(|host| Wanted { host, secret: secret.clone(), one_label: true });
+            self.certificates.extend(wanted);
         }
     }
 
     fn route(&mut self, host: &str, backend: &IngressBackend) -> Route {
+        let to_tls = match self.options.redirect {
+            Redirect::Never => false,
+            Redirect::IfTls => self.has_tls(host),
+            Redirect::Always => true,
+        };
         Route {
-            ingress: self.key.clone(),
+            owner: self.owner.clone(),
             options: self.options.clone(),
-            has_tls: self.has_tls(host),
-            upstream: self.upstream(backend),
+            to_tls,
+            filters: Arc::new(Filters::default()),
+            prefix: "".into(),
+            choice: Arc::new(Choice::one(self.upstream(backend))),
         }
     }
 
@@ -161,19 +136,6 @@ impl Reader<'_> {
         let Some(named) = &backend.service else { return Arc::new(Upstream::none()) };
         let service = ObjectKey::new(self.key.namespace.as_str(), named.name.as_str());
         let port = named.port.clone().unwrap_or_default();
-        let asked = self.options.protocol;
-        let ServiceBackendPort { name, number } = port.clone();
-        let key = (service.clone(), name, number, asked.is_some(), asked == Some(Protocol::Http2));
-        self.routes.services.insert(service.clone());
-        if let Some(known) = self.routes.upstreams.get(&key) {
-            return known.clone();
-        }
-        let found = self.world.service(&service);
-        let slices = self.world.slices(&service);
-        let before = self.before.upstreams.get(&key);
-        let upstream = Upstream::of(found.as_deref(), &slices, &port, asked).following(before.map(Arc::as_ref));
-        let upstream = Arc::new(upstream);
-        self.routes.upstreams.insert(key, upstream.clone());
-        upstream
+        self.routes.upstream(self.world, self.before, &service, &port, self.options.protocol)
     }
 }

@@ -1,6 +1,7 @@
-//! The part as a whole: follows the API, keeps the proxy's routes and certificates, takes the ports, writes the status.
+//! The part as a whole: follows the API, keeps the proxy's routes and certificates, takes the ports, writes the statuses.
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,13 +16,14 @@ use skiff_base::clock::SharedClock;
 use skiff_client::{Change, Client, Index, Informer, Informers, Kind, ObjectKey, Recorder};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 
 use super::annotations::Options;
-use super::certificates::Certificates;
-use super::ports::Port;
+use super::certificates::{Certificates, parse_certificate};
+use super::gateway::{Follower, Plan};
+use super::ports::{Port, Tls};
 use super::proxy::Proxy;
-use super::routes::{Routes, World, is_ours};
+use super::routes::is_ours;
+use super::site::{Routes, World};
 use super::status;
 
 /// After one change others are collected for so long; the first one never waits.
@@ -32,14 +34,12 @@ const CHECK: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// Secrets that can be certificates; no others are read.
 const TLS_SECRETS: &str = "type=kubernetes.io/tls";
-/// The protocols that TLS clients can choose from, the best first.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// What it is made with.
 pub struct IngressesConfig {
     /// Where everything but Secrets is read.
     pub informers: Informers,
-    /// Its own client: it reads Secrets and writes the status of Ingresses.
+    /// Its own client: it reads Secrets and what the Gateway API knows, and writes statuses.
     pub client: Client,
     /// Who tells what is wrong with Ingresses.
     pub recorder: Recorder,
@@ -47,9 +47,9 @@ pub struct IngressesConfig {
     pub clock: SharedClock,
     /// The address of this node, which the status tells.
     pub address: IpAddr,
-    /// Where HTTP is served.
+    /// Where HTTP is served for Ingresses. Gateways are served at other ports of the same address, too.
     pub http: SocketAddr,
-    /// Where HTTP is served by TLS.
+    /// Where HTTP is served by TLS for Ingresses.
     pub https: SocketAddr,
     /// For names that no Secret has a certificate for.
     pub certificate: Arc<dyn ResolvesServerCert>,
@@ -62,19 +62,21 @@ pub struct Ingresses {
 }
 
 impl Ingresses {
-    /// Starts to serve Ingresses in the calling thread's network namespace. No port is taken before there is one.
+    /// Starts to serve Ingresses and Gateways in the calling thread's network namespace. No port is taken before there is one.
     ///
     /// # Errors
     /// The TLS stack cannot do what is needed.
     pub fn start(config: IngressesConfig) -> Result<Self, rustls::Error> {
-        let certificates = Arc::new(Certificates::new(config.certificate.clone()));
-        let tls = tls_acceptor(certificates.clone())?;
+        // Whatever is needed for TLS later on is there, or it is told now.
+        Tls::new(Arc::new(Certificates::new(config.certificate.clone())))?;
         let slices = config.informers.of::<EndpointSlice>();
         let world = Cluster {
             services: config.informers.of(),
             of_service: slices.index("ingress-by-service", |slice| service_of(slice).map(Cow::Owned)),
         };
         let (sender, rounds) = watch::channel(0);
+        let wake = Arc::<Notify>::default();
+        let gateways = Follower::new(config.informers.clone(), config.client.clone(), wake.clone());
         let keeper = Keeper {
             ingresses: config.informers.of(),
             classes: config.informers.of(),
@@ -83,9 +85,9 @@ impl Ingresses {
             slices,
             world,
             proxy: Arc::new(Proxy::new(config.clock.clone())),
-            certificates,
-            ports: [Port::new(config.http, None), Port::new(config.https, Some(tls))],
-            wake: Arc::default(),
+            gateways,
+            ports: BTreeMap::new(),
+            wake,
             named: Arc::default(),
             told: BTreeMap::new(),
             rounds: sender,
@@ -105,14 +107,6 @@ impl Drop for Ingresses {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-fn tls_acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
-    config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// The Service of a slice, as `namespace/name`.
@@ -145,10 +139,11 @@ struct Keeper {
     slices: Informer<EndpointSlice>,
     world: Cluster,
     proxy: Arc<Proxy>,
-    certificates: Arc<Certificates>,
-    ports: [Port; 2],
+    gateways: Follower,
+    /// The ports that are needed, each with its certificates.
+    ports: BTreeMap<u16, (Port, Arc<Certificates>)>,
     wake: Arc<Notify>,
-    /// The Services that Ingresses name, as `namespace/name`: changes of others are none of ours.
+    /// The Services that Ingresses and routes name, as `namespace/name`: changes of others are none of ours.
     named: Arc<Mutex<BTreeSet<String>>>,
     /// What was told of each of our Ingresses, so that it is told once.
     told: BTreeMap<ObjectKey, BTreeSet<String>>,
@@ -164,8 +159,9 @@ impl Keeper {
         self.wake_on(&self.slices, move |slice| service_of(slice).is_some_and(|key| named.lock().contains(&key)));
         let named = self.named.clone();
         self.wake_on(&self.world.services, move |service: &Service| {
-            let is_balanced = service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
-            is_balanced || named.lock().contains(&ObjectKey::of(&service.metadata).to_string())
+            let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+            let has_ports = matches!(kind, Some("LoadBalancer" | "NodePort"));
+            has_ports || named.lock().contains(&ObjectKey::of(&service.metadata).to_string())
         });
         // Which nodes are ready is told in the status alone, and looked at from time to time.
     }
@@ -199,26 +195,29 @@ impl Keeper {
         }
     }
 
-    /// Brings everything up to date; false if a port is not to be had.
+    /// Brings everything up to date; false if a port is not to be had, or something is still to come.
     async fn round(&mut self) -> bool {
         let classes = self.classes.list();
         let (ours, others): (Vec<_>, Vec<_>) =
             self.ingresses.list().into_iter().partition(|ingress| is_ours(ingress, &classes));
-        let mut routes = Routes::of(&ours, &self.world, &self.proxy.routes());
+        let is_known = self.gateways.refresh(self.config.clock.now()).await;
+        let (mut routes, mut plan) = self.plan(&ours);
         let named = |key: &ObjectKey| key.to_string();
         let services: BTreeSet<String> = routes.services.iter().map(named).collect();
         if *self.named.lock() != services {
             *self.named.lock() = services;
             // What changed before its name was known to matter has woken nobody.
-            routes = Routes::of(&ours, &self.world, &self.proxy.routes());
+            (routes, plan) = self.plan(&ours);
         }
-        let faults = self.certificates.replace(&routes.certificates, |key| self.secrets.by_key(key));
+        let (blocked, faults) = self.keep_ports(&routes);
         self.proxy.replace(routes);
-        let blocked = self.keep_ports(!ours.is_empty());
         let lost = others.iter().filter(|ingress| self.told.contains_key(&ObjectKey::of(&ingress.metadata)));
         let lost: Vec<_> = lost.cloned().collect();
-        self.tell(&ours, &faults, &blocked);
-        let serves = blocked.len() < self.ports.len();
+        let own_ports = [self.config.http.port(), self.config.https.port()];
+        let of_ingresses = blocked.iter().filter(|(port, _)| own_ports.contains(port)).map(|(_, text)| text.clone());
+        let of_ingresses: Vec<String> = of_ingresses.collect();
+        self.tell(&ours, &faults, &of_ingresses);
+        let serves = of_ingresses.len() < own_ports.len();
         let ready = status::ready_addresses(&self.nodes.list());
         for ingress in &ours {
             self.write_status(ingress, serves, &ready).await;
@@ -226,30 +225,68 @@ impl Keeper {
         for ingress in &lost {
             self.write_status(ingress, false, &ready).await;
         }
-        blocked.is_empty()
+        if let Some(plan) = plan {
+            let address = self.config.address.to_string();
+            let is_open = |port: u16| !blocked.contains_key(&port);
+            self.gateways.report(&plan, &address, &ready, is_open, self.config.clock.now()).await;
+        }
+        blocked.is_empty() && is_known
     }
 
-    /// Takes the ports while they are needed; says why not, for each that cannot be had.
-    fn keep_ports(&mut self, are_needed: bool) -> Vec<String> {
-        if !are_needed {
-            self.ports.iter_mut().for_each(Port::close);
-            return Vec::new();
-        }
+    /// What is to be served, and what is told of Gateways and their routes, where there are any.
+    fn plan(&self, ours: &[Arc<Ingress>]) -> (Routes, Option<Plan>) {
+        let before = self.proxy.routes();
+        let ports = (self.config.http.port(), self.config.https.port());
+        let mut routes = Routes::of_ingresses(ours, ports, &self.world, &before);
+        let certificate = |key: &ObjectKey| {
+            let secret = self.secrets.by_key(key);
+            let secret = secret.ok_or_else(|| "is not there, or not of type kubernetes.io/tls".to_owned())?;
+            parse_certificate(&secret).map(drop)
+        };
+        let plan = self.gateways.plan(&certificate, &self.world, &mut routes, &before);
+        (routes, plan)
+    }
+
+    /// Takes the ports that are needed and gives away the others; says why not, for each that cannot be had, and which
+    /// Secrets are no good for Ingresses.
+    fn keep_ports(&mut self, routes: &Routes) -> (BTreeMap<u16, String>, Vec<(ObjectKey, String)>) {
+        let is_needed = |port: &Port| {
+            routes.sites.get(&port.address.port()).is_some_and(|site| site.is_tls == port.is_tls())
+        };
+        self.ports.retain(|_, (port, _)| is_needed(port));
         let services = self.world.services.list();
         let address = self.config.address.to_string();
-        let mut blocked = Vec::new();
-        for port in &mut self.ports {
-            let number = port.address.port();
-            let reason = match (port.open(&self.proxy), status::port_owner(&services, &address, number)) {
+        let (mut blocked, mut faults) = (BTreeMap::new(), Vec::new());
+        for (number, site) in &routes.sites {
+            let (port, certificates) = match self.ports.entry(*number) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let certificates = Arc::new(Certificates::new(self.config.certificate.clone()));
+                    let tls = site.is_tls.then(|| Tls::new(certificates.clone())).transpose();
+                    match tls {
+                        Ok(tls) => {
+                            let place = SocketAddr::new(self.config.http.ip(), *number);
+                            entry.insert((Port::new(place, tls), certificates))
+                        }
+                        Err(error) => {
+                            blocked.insert(*number, format!("port {number} cannot speak TLS: {error}"));
+                            continue;
+                        }
+                    }
+                }
+            };
+            let found = certificates.replace(&site.certificates, site.has_ingresses, |key| self.secrets.by_key(key));
+            faults.extend(found.into_iter().filter(|_| site.has_ingresses));
+            let reason = match (port.open(&self.proxy), status::port_owner(&services, &address, *number)) {
                 (Err(error), _) => error.to_string(),
                 (Ok(()), Some(service)) => format!("Service {service} has it"),
                 (Ok(()), None) => continue,
             };
-            blocked.push(format!(
+            blocked.insert(*number, format!(
                 "port {number} of node address {address} cannot be served: {reason}; Ingresses are served there as soon as it is free"
             ));
         }
-        blocked
+        (blocked, faults)
     }
 
     /// Tells what is wrong, once for each Ingress that it concerns.

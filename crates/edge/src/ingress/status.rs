@@ -1,5 +1,5 @@
 //! What an Ingress's status says: the addresses of the nodes that serve it. Each node that does so adds its own, and
-//! takes away those of nodes that are gone.
+//! takes away those of nodes that are gone. Statuses of Gateways tell addresses by the same rule.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,16 +43,19 @@ pub fn patch(addresses: &[String]) -> Patch {
     Patch::Merge(json!({ "status": { "loadBalancer": { "ingress": points } } }))
 }
 
-/// A Service of type LoadBalancer that has the port of this address: its packets never get to who listens on the node.
+/// A Service that has this port of the node, as a node port or by its load balancer's address: its packets never get to
+/// who listens on the node.
 pub fn port_owner(services: &[Arc<Service>], address: &str, port: u16) -> Option<ObjectKey> {
+    let port = i32::from(port);
     let has_port = |service: &&Arc<Service>| {
         let spec = service.spec.as_ref();
         let is_tcp = |protocol: Option<&str>| matches!(protocol, None | Some("TCP"));
-        let mut ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
+        let ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
+        let mut ports = ports.filter(|it| is_tcp(it.protocol.as_deref()));
         let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let mut points = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
-        points.any(|point| point.ip.as_deref() == Some(address))
-            && ports.any(|it| it.port == i32::from(port) && is_tcp(it.protocol.as_deref()))
+        let is_here = points.any(|point| point.ip.as_deref() == Some(address));
+        ports.any(|it| it.node_port == Some(port) || (is_here && it.port == port))
     };
     services.iter().find(has_port).map(|service| ObjectKey::of(&service.metadata))
 }

@@ -13,14 +13,26 @@ use serde_json::{Value, json};
 use skiff_client::ObjectKey;
 
 use super::annotations::{Options, Protocol};
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Wanted};
+use super::choice::Target;
 use super::headers::{Caller, prepare_request, prepare_response};
-use super::routes::{Routes, World, is_ours};
+use super::routes::is_ours;
+use super::site::{Route, Routes, World};
 use super::status;
-use super::table::{PathKind, Table};
+use super::table::{Ask, PathMatch, Table};
+use super::upstream::Upstream;
 
 fn parse<K: serde::de::DeserializeOwned>(value: Value) -> Arc<K> {
     Arc::new(serde_json::from_value(value).expect("an object"))
+}
+
+/// The ports of Ingresses.
+const PORTS: (u16, u16) = (80, 443);
+
+/// A plain question.
+fn ask<'a>(host: &'a str, path: &'a str) -> Ask<'a> {
+    static NO_HEADERS: std::sync::LazyLock<http::HeaderMap> = std::sync::LazyLock::new(http::HeaderMap::new);
+    Ask { host, path, query: "", method: &http::Method::GET, headers: &NO_HEADERS }
 }
 
 /// The examples of the API's documentation: kind, the rules' paths, and what is asked for.
@@ -55,13 +67,13 @@ fn paths_match_as_documented() {
         let mut table = Table::default();
         for path in paths.split(' ') {
             if kind != "Exact" {
-                table.add("", PathKind::Prefix, path, format!("prefix {path}"));
+                table.add("", PathMatch::prefix(path), format!("prefix {path}"));
             }
             if kind != "Prefix" {
-                table.add("", PathKind::Exact, path, format!("exact {path}"));
+                table.add("", PathMatch::Exact(path.to_owned()), format!("exact {path}"));
             }
         }
-        text += &format!("{kind} {paths}: {asked} {}\n", table.find("any.example", asked).map_or("-", String::as_str));
+        text += &format!("{kind} {paths}: {asked} {}\n", table.find(&ask("any.example", asked)).map_or("-", String::as_str));
     }
     expect![[r#"
         Prefix /: /any/path prefix /
@@ -93,12 +105,15 @@ fn paths_match_as_documented() {
 #[test]
 fn hosts_match_exactly_then_by_wildcard_then_anyhow() {
     let mut table = Table::default();
-    table.add("foo.example.com", PathKind::Prefix, "/a", "exact");
-    table.add("*.example.com", PathKind::Prefix, "/", "wildcard");
-    table.add("", PathKind::Prefix, "/b", "anyhow");
-    table.add("foo.example.com", PathKind::Prefix, "/a/", "too late");
+    table.add("foo.example.com", PathMatch::prefix("/a"), "exact");
+    table.add("*.example.com", PathMatch::prefix("/"), "wildcard");
+    table.add("", PathMatch::prefix("/b"), "anyhow");
+    table.add("foo.example.com", PathMatch::prefix("/a/"), "too late");
     table.add_fallback("foo.example.com", "its own");
     table.add_fallback("", "default");
+    fn find(table: &Table<&'static str>, host: &str, path: &str) -> &'static str {
+        table.find(&ask(host, path)).or_else(|| table.find_fallback(host)).unwrap_or(&"-")
+    }
     let mut text = String::new();
     for (host, path) in [
         ("foo.example.com", "/a"),
@@ -112,7 +127,7 @@ fn hosts_match_exactly_then_by_wildcard_then_anyhow() {
         ("[::1]:80", "/b"),
         ("", "/"),
     ] {
-        text += &format!("{host} {path}: {}\n", table.find(host, path).unwrap_or(&"-"));
+        text += &format!("{host} {path}: {}\n", find(&table, host, path));
     }
     expect![[r#"
         foo.example.com /a: exact
@@ -180,13 +195,25 @@ fn backend(name: &str, port: &str) -> String {
     format!("{{service: {{name: {name}, port: {{{port}}}}}}}")
 }
 
+/// The endpoints that get the next request.
+fn upstream_of(route: &Route) -> &Arc<Upstream> {
+    let backend = route.choice.turn().and_then(|at| route.choice.backend(at)).expect("a backend");
+    match &backend.target {
+        Target::Upstream(upstream) => upstream,
+        Target::Refused(status) => panic!("refused with {status}"),
+    }
+}
+
 fn check(ingresses: &[Arc<Ingress>], shop: &Shop, asked: &[(&str, &str)], expected: Expect) {
-    let routes = Routes::of(ingresses, shop, &Routes::default());
+    let routes = Routes::of_ingresses(ingresses, PORTS, shop, &Routes::default());
     let mut text = String::new();
     for (host, path) in asked {
-        let found = routes.table.find(host, path).map_or_else(
+        let found = routes.find(80, &ask(host, path)).map_or_else(
             || "nobody".to_owned(),
-            |route| format!("{} {:?} {:?}", route.ingress, route.upstream.protocol, route.upstream.endpoints),
+            |route| {
+                let upstream = upstream_of(route);
+                format!("{} {:?} {:?}", route.owner, upstream.protocol, upstream.endpoints)
+            },
         );
         text += &format!("{host}{path}: {found}\n");
     }
@@ -231,14 +258,14 @@ fn ingresses_become_routes() {
             ("other.example", "/"),
         ],
         expect![[r#"
-            shop.example/: shop/first Http1 [10.244.0.5:8080, 10.244.1.6:8080]
-            shop.example/admin: shop/first Http1 [10.244.0.5:9090, 10.244.1.6:9090]
-            shop.example/admin/x: shop/first Http1 [10.244.0.5:8080, 10.244.1.6:8080]
-            shop.example/rpc/Service/Call: shop/first Http2 [10.244.0.5:5051, 10.244.1.6:5051]
-            shop.example/gone: shop/first Http1 []
-            shop.example/wrong: shop/first Http1 []
-            shop.example/bucket: shop/first Http1 []
-            other.example/all/of/it: shop/first Http1 [10.244.0.5:8080, 10.244.1.6:8080]
+            shop.example/: Ingress shop/first Http1 [10.244.0.5:8080, 10.244.1.6:8080]
+            shop.example/admin: Ingress shop/first Http1 [10.244.0.5:9090, 10.244.1.6:9090]
+            shop.example/admin/x: Ingress shop/first Http1 [10.244.0.5:8080, 10.244.1.6:8080]
+            shop.example/rpc/Service/Call: Ingress shop/first Http2 [10.244.0.5:5051, 10.244.1.6:5051]
+            shop.example/gone: Ingress shop/first Http1 []
+            shop.example/wrong: Ingress shop/first Http1 []
+            shop.example/bucket: Ingress shop/first Http1 []
+            other.example/all/of/it: Ingress shop/first Http1 [10.244.0.5:8080, 10.244.1.6:8080]
             other.example/: nobody
         "#]],
     );
@@ -257,9 +284,9 @@ fn default_backends_are_the_last_resort() {
         &Shop::ready(),
         &[("shop.example", "/a"), ("shop.example", "/b"), ("other.example", "/a")],
         expect![[r#"
-            shop.example/a: shop/own Http1 [10.244.0.5:8080, 10.244.1.6:8080]
-            shop.example/b: shop/own Http1 [10.244.0.5:9090, 10.244.1.6:9090]
-            other.example/a: shop/all Http1 [10.244.0.5:8080, 10.244.1.6:8080]
+            shop.example/a: Ingress shop/own Http1 [10.244.0.5:8080, 10.244.1.6:8080]
+            shop.example/b: Ingress shop/own Http1 [10.244.0.5:9090, 10.244.1.6:9090]
+            other.example/a: Ingress shop/all Http1 [10.244.0.5:8080, 10.244.1.6:8080]
         "#]],
     );
 }
@@ -280,7 +307,7 @@ fn endpoints_that_end_are_asked_when_no_other_is_left() {
         &Shop::new(json!([ending, gone, ready])),
         &asked,
         expect![[r#"
-        shop.example/: shop/all Http1 [10.244.0.7:8080]
+        shop.example/: Ingress shop/all Http1 [10.244.0.7:8080]
     "#]],
     );
     check(
@@ -288,7 +315,7 @@ fn endpoints_that_end_are_asked_when_no_other_is_left() {
         &Shop::new(json!([ending, gone])),
         &asked,
         expect![[r#"
-        shop.example/: shop/all Http1 [10.244.0.5:8080]
+        shop.example/: Ingress shop/all Http1 [10.244.0.5:8080]
     "#]],
     );
 }
@@ -300,13 +327,13 @@ fn endpoints_take_turns_also_when_the_routes_change() {
     let mut routes = Routes::default();
     let mut taken = Vec::new();
     for _ in 0..4 {
-        routes = Routes::of(&all, &shop, &routes);
-        let upstream = &routes.table.find("", "/").expect("a route").upstream;
+        routes = Routes::of_ingresses(&all, PORTS, &shop, &routes);
+        let upstream = upstream_of(routes.find(80, &ask("", "/")).expect("a route"));
         taken.push(upstream.turn().next().expect("an endpoint").ip().to_string());
     }
     assert_eq!(taken, ["10.244.0.5", "10.244.1.6", "10.244.0.5", "10.244.1.6"]);
     // Who is asked again asks each of the others first.
-    let upstream = &routes.table.find("", "/").expect("a route").upstream;
+    let upstream = upstream_of(routes.find(80, &ask("", "/")).expect("a route"));
     let order: Vec<String> = upstream.turn().take(3).map(|endpoint| endpoint.ip().to_string()).collect();
     assert_eq!(order, ["10.244.0.5", "10.244.1.6", "10.244.0.5"]);
 }
@@ -333,7 +360,7 @@ fn annotations_are_read_and_faults_are_told() {
         let annotations: BTreeMap<String, String> =
             texts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let (options, faults) = Options::read(Some(&annotations));
-        let Options { redirect, protocol, connect_timeout, read_timeout, logs_access } = options;
+        let Options { redirect, protocol, connect_timeout, read_timeout, request_timeout: _, logs_access } = options;
         format!("{redirect:?} {protocol:?} {connect_timeout:?} {read_timeout:?} {logs_access} {faults:?}\n")
     };
     let text = [
@@ -362,7 +389,7 @@ fn annotations_are_read_and_faults_are_told() {
 fn request_after(request: Request<()>, is_tls: bool, protocol: Protocol) -> String {
     let caller = Caller { address: "192.0.2.9".parse().expect("an address"), is_tls, port: 443 };
     let (mut parts, ()) = request.into_parts();
-    prepare_request(&mut parts, caller, protocol);
+    prepare_request(&mut parts, caller, protocol, None);
     let mut lines: Vec<String> =
         parts.headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().expect("text"))).collect();
     lines.sort();
@@ -488,7 +515,8 @@ fn certificates_are_shown_by_name() {
     };
     assert_eq!((shown(Some("exact.example")), shown(None)), (3, 3));
     let key = |name: &str| ObjectKey::new("shop", name);
-    let wanted = |host: &str, secret: &str| (host.to_owned(), key(secret));
+    let wanted =
+        |host: &str, secret: &str| Wanted { host: host.to_owned(), secret: key(secret), one_label: true };
     let mut mixed = (*secrets[0].0).clone();
     mixed.data.as_mut().expect("has some").extend(secrets[1].0.data.clone().into_iter().flatten().take(1));
     let of = |key: &ObjectKey| match key.name.as_str() {
@@ -508,6 +536,7 @@ fn certificates_are_shown_by_name() {
             wanted("bad.other", "mixed"),
             wanted("bad.other", "empty"),
         ],
+        true,
         of,
     );
     let faults: Vec<String> = faults.iter().map(|(secret, reason)| format!("{secret} {reason}\n")).collect();
@@ -518,7 +547,7 @@ fn certificates_are_shown_by_name() {
     "#]]
     .assert_eq(&faults.concat());
     assert_eq!(["Exact.Example", "x.example", "x.y.example", "bad.other"].map(|name| shown(Some(name))), [0, 1, 3, 3]);
-    certificates.replace(&[wanted("", "all")], of);
+    certificates.replace(&[wanted("", "all")], true, of);
     assert_eq!((shown(Some("exact.example")), shown(None)), (2, 2));
 }
 
@@ -542,7 +571,7 @@ fn the_status_tells_of_the_nodes_that_serve() {
     let balanced = |protocol: &str| -> Arc<Service> {
         parse(json!({
             "metadata": { "name": "web", "namespace": "shop" },
-            "spec": { "ports": [{ "port": 80, "protocol": protocol }] },
+            "spec": { "ports": [{ "port": 80, "protocol": protocol, "nodePort": 30080 }] },
             "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.2" }] } },
         }))
     };
@@ -553,4 +582,5 @@ fn the_status_tells_of_the_nodes_that_serve() {
         [owner("UDP", "192.0.2.2", 80), owner("TCP", "192.0.2.1", 80), owner("TCP", "192.0.2.2", 443)],
         [None, None, None]
     );
+    assert_eq!(owner("TCP", "192.0.2.9", 30080).as_deref(), Some("shop/web"));
 }

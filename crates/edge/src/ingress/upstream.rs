@@ -1,4 +1,4 @@
-//! The endpoints behind a backend of an Ingress.
+//! The endpoints behind a port of a Service.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

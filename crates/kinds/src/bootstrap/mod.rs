@@ -1,12 +1,16 @@
 //! The objects that a new cluster starts with: the default roles and their bindings, the two system
-//! priority classes, and the priority levels of requests. Tables of our own, unfolded into objects when the API server asks for them.
+//! priority classes, the priority levels of requests, and the definitions of the Gateway API. Tables of our own, unfolded into objects when the API server asks for them.
 
 mod cluster_roles;
 mod controller_roles;
 mod flow_control;
+mod gateway;
 mod namespaced;
 
 pub use flow_control::flow_control_objects;
+pub use gateway::{
+    BUNDLE_VERSION, GATEWAY_CONTROLLER, GATEWAY_GROUP, gateway_class, gateway_definitions, is_untouched,
+};
 use serde_json::{Value, json};
 use skiff_object::Object;
 use skiff_object::meta::Meta;
