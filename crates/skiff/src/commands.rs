@@ -224,6 +224,9 @@ pub fn server_arguments(target: &Target, options: &NodeOptions, facts: &NodeFact
     if options.disable_agent {
         arguments.push("--disable-agent".to_owned());
     }
+    if options.disable_gateway_api {
+        arguments.push("--disable-gateway-api".to_owned());
+    }
     arguments
 }
 

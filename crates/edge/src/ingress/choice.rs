@@ -33,8 +33,8 @@ pub enum Target {
 #[derive(Debug, Default)]
 pub struct Choice {
     backends: Vec<Backend>,
-    /// How far each is behind its share.
-    behind: Mutex<Vec<i64>>,
+    /// How far each is behind its share; the same for all choices that follow each other, so that no turn is lost.
+    behind: Arc<Mutex<Vec<i64>>>,
 }
 
 impl Choice {
@@ -45,15 +45,15 @@ impl Choice {
 
     /// Requests go to these by their weights.
     pub fn of(backends: Vec<Backend>) -> Self {
-        let behind = Mutex::new(vec![0; backends.len()]);
+        let behind = Arc::new(Mutex::new(vec![0; backends.len()]));
         Self { backends, behind }
     }
 
     /// Goes on in the turn of what was here before, if that was the same choice.
-    pub fn following(self, before: Option<&Self>) -> Self {
+    pub fn following(mut self, before: Option<&Self>) -> Self {
         let weights = |choice: &Self| choice.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>();
         if let Some(before) = before.filter(|before| weights(before) == weights(&self)) {
-            self.behind.lock().clone_from(&before.behind.lock());
+            self.behind = before.behind.clone();
         }
         self
     }

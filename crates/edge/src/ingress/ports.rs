@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio_rustls::server::StartHandshake;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::StartHandshake;
 
 use super::certificates::Certificates;
 use super::headers::Caller;

@@ -250,9 +250,8 @@ impl Keeper {
     /// Takes the ports that are needed and gives away the others; says why not, for each that cannot be had, and which
     /// Secrets are no good for Ingresses.
     fn keep_ports(&mut self, routes: &Routes) -> (BTreeMap<u16, String>, Vec<(ObjectKey, String)>) {
-        let is_needed = |port: &Port| {
-            routes.sites.get(&port.address.port()).is_some_and(|site| site.is_tls == port.is_tls())
-        };
+        let is_needed =
+            |port: &Port| routes.sites.get(&port.address.port()).is_some_and(|site| site.is_tls == port.is_tls());
         self.ports.retain(|_, (port, _)| is_needed(port));
         let services = self.world.services.list();
         let address = self.config.address.to_string();

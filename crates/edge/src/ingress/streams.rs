@@ -89,11 +89,7 @@ impl Proxy {
     ///
     /// # Errors
     /// Nobody is there, or one side broke off.
-    pub async fn pass(
-        &self,
-        mut client: impl AsyncRead + AsyncWrite + Unpin,
-        route: &Route,
-    ) -> io::Result<()> {
+    pub async fn pass(&self, mut client: impl AsyncRead + AsyncWrite + Unpin, route: &Route) -> io::Result<()> {
         let nobody = || io::Error::new(io::ErrorKind::NotConnected, format!("{} has no endpoint", route.owner));
         let backend = route.choice.turn().and_then(|at| route.choice.backend(at)).ok_or_else(nobody)?;
         let Target::Upstream(upstream) = &backend.target else { return Err(nobody()) };

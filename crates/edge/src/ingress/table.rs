@@ -139,9 +139,9 @@ impl PathMatch {
                 path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::Pattern(pattern) => pattern.is_match(path),
-            Self::Last(name) => path.rsplit_once('/').is_some_and(|(service, last)| {
-                last == name && service.len() > 1 && !service[1..].contains('/')
-            }),
+            Self::Last(name) => path
+                .rsplit_once('/')
+                .is_some_and(|(service, last)| last == name && service.len() > 1 && !service[1..].contains('/')),
         }
     }
 }

@@ -73,7 +73,10 @@ fn paths_match_as_documented() {
                 table.add("", PathMatch::Exact(path.to_owned()), format!("exact {path}"));
             }
         }
-        text += &format!("{kind} {paths}: {asked} {}\n", table.find(&ask("any.example", asked)).map_or("-", String::as_str));
+        text += &format!(
+            "{kind} {paths}: {asked} {}\n",
+            table.find(&ask("any.example", asked)).map_or("-", String::as_str)
+        );
     }
     expect![[r#"
         Prefix /: /any/path prefix /
@@ -515,8 +518,7 @@ fn certificates_are_shown_by_name() {
     };
     assert_eq!((shown(Some("exact.example")), shown(None)), (3, 3));
     let key = |name: &str| ObjectKey::new("shop", name);
-    let wanted =
-        |host: &str, secret: &str| Wanted { host: host.to_owned(), secret: key(secret), one_label: true };
+    let wanted = |host: &str, secret: &str| Wanted { host: host.to_owned(), secret: key(secret), one_label: true };
     let mut mixed = (*secrets[0].0).clone();
     mixed.data.as_mut().expect("has some").extend(secrets[1].0.data.clone().into_iter().flatten().take(1));
     let of = |key: &ObjectKey| match key.name.as_str() {

@@ -1,4 +1,4 @@
-//! The kinds of the Gateway API, as far as they are read here: names and fields are upstream's. What a definition
+//! The kinds of the Gateway API, as far as they are read here: names and fields are upstream's, and documented there. What a definition
 //! defaults may be missing here, because another release's definition may be installed.
 
 use k8s_openapi::ClusterResourceScope;
@@ -106,7 +106,6 @@ macro_rules! fields {
         $(#[$doc])*
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
-        #[expect(missing_docs, reason = "the fields are documented upstream")]
         pub struct $name { $($(#[$more])* pub $field: $kind,)* }
     };
 }

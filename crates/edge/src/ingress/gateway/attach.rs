@@ -11,9 +11,7 @@ use super::super::filters::Filters;
 use super::super::hosts::intersection;
 use super::super::site::{Route, Secured, Site};
 use super::super::table::{Condition as Match, PathMatch, Table};
-use super::api::{
-    BackendRef, Custom, Filter, GrpcRouteSpec, HttpRouteSpec, ParentRef, Spec, Timeouts, TlsRouteSpec,
-};
+use super::api::{BackendRef, Custom, Filter, GrpcRouteSpec, HttpRouteSpec, ParentRef, Spec, Timeouts, TlsRouteSpec};
 use super::backends::Finder;
 use super::conditions::Condition;
 use super::listeners::ListenerState;
@@ -105,12 +103,7 @@ impl RouteSpec for TlsRouteSpec {
     fn drafts(&self) -> Vec<Draft<'_>> {
         self.rules
             .iter()
-            .map(|rule| Draft {
-                matches: Ok(Vec::new()),
-                filters: &[],
-                backends: &rule.backend_refs,
-                timeouts: None,
-            })
+            .map(|rule| Draft { matches: Ok(Vec::new()), filters: &[], backends: &rule.backend_refs, timeouts: None })
             .collect()
     }
 }

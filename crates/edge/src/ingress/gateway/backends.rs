@@ -66,9 +66,7 @@ impl Finder<'_> {
 
     fn upstream(&mut self, backend: &BackendRef) -> Option<Arc<Upstream>> {
         match self.resolve(backend) {
-            Ok((service, port)) => {
-                Some(self.routes.upstream(self.world, self.before, &service, &port, self.protocol))
-            }
+            Ok((service, port)) => Some(self.routes.upstream(self.world, self.before, &service, &port, self.protocol)),
             Err((reason, message)) => {
                 self.fault.get_or_insert(Condition::no("ResolvedRefs", reason, message));
                 None
@@ -101,10 +99,16 @@ impl Finder<'_> {
         let mut ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
         let port = ports.find(|port| Some(port.port) == backend.port);
         let port = port.ok_or_else(|| {
-            (GONE, format!("Service {key} has no port {}", backend.port.map_or_else(String::new, |port| port.to_string())))
+            (
+                GONE,
+                format!("Service {key} has no port {}", backend.port.map_or_else(String::new, |port| port.to_string())),
+            )
         })?;
         if let Some(secure @ ("https" | "kubernetes.io/wss" | "kubernetes.io/https")) = port.app_protocol.as_deref() {
-            return Err(("UnsupportedProtocol", format!("Service {key} wants {secure}; backends are not asked by TLS")));
+            return Err((
+                "UnsupportedProtocol",
+                format!("Service {key} wants {secure}; backends are not asked by TLS"),
+            ));
         }
         Ok((key, ServiceBackendPort { name: None, number: Some(port.port) }))
     }

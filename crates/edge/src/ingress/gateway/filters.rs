@@ -1,7 +1,7 @@
 //! From the API's filters to what is done to requests and answers.
 
-use http::header::{HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
 
 use super::super::filters::{Filters, HeaderEdit, PathEdit, Redirection, Rewrite};
 use super::super::headers::OF_CONNECTION;
@@ -36,7 +36,8 @@ pub fn read(filters: &[Filter]) -> Result<(Filters, Vec<&RequestMirror>), String
 
 /// What the filters of one backend do: only headers can be changed for it alone.
 pub fn read_for_backend(filters: &[Filter]) -> Result<Filters, String> {
-    let is_other = |filter: &&Filter| !matches!(filter.kind.as_str(), "RequestHeaderModifier" | "ResponseHeaderModifier");
+    let is_other =
+        |filter: &&Filter| !matches!(filter.kind.as_str(), "RequestHeaderModifier" | "ResponseHeaderModifier");
     match filters.iter().find(is_other) {
         Some(filter) => Err(format!("a filter of type {} for one backend", filter.kind)),
         None => read(filters).map(|(filters, _)| filters),
@@ -50,7 +51,8 @@ fn edit(wanted: &HeaderModifier) -> Result<HeaderEdit, String> {
     };
     let headers = |list: &[Header]| {
         let read = |header: &Header| {
-            let value = HeaderValue::from_str(&header.value).map_err(|_| format!("a value of header {}", header.name))?;
+            let value =
+                HeaderValue::from_str(&header.value).map_err(|_| format!("a value of header {}", header.name))?;
             Ok((name(&header.name)?, value))
         };
         list.iter().map(read).collect::<Result<Vec<_>, String>>()

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use skiff_client::ObjectKey;
 use skiff_kinds::bootstrap::GATEWAY_GROUP;
 
-use super::api::{Gateway, HttpRouteSpec, Listener, ObjectRef, RouteKind, Spec, TlsRouteSpec, GrpcRouteSpec};
+use super::api::{Gateway, GrpcRouteSpec, HttpRouteSpec, Listener, ObjectRef, RouteKind, Spec, TlsRouteSpec};
 use super::conditions::Condition;
 use super::grants::{Reference, is_granted};
 use super::plan::Observed;
@@ -144,7 +144,10 @@ fn resolve_certificate(
     let reference = Reference { kind: "Gateway", from, to_kind: "Secret", to: namespace, name: &named.name };
     let key = ObjectKey::new(namespace, named.name.as_str());
     if !is_granted(observed.grants, reference) {
-        return Err(("RefNotPermitted", format!("No ReferenceGrant allows Gateways of {from} to refer to Secret {key}")));
+        return Err((
+            "RefNotPermitted",
+            format!("No ReferenceGrant allows Gateways of {from} to refer to Secret {key}"),
+        ));
     }
     (observed.certificate)(&key).map_err(|reason| (INVALID, format!("Secret {key} {reason}")))?;
     Ok(key)

@@ -76,8 +76,7 @@ fn headers(wanted: &[ValueMatch]) -> Result<Vec<(HeaderName, Text)>, String> {
 
 /// Of several for one name only the first counts.
 fn first_by_name(wanted: &[ValueMatch], key: impl Fn(&str) -> String) -> impl Iterator<Item = &ValueMatch> {
-    let is_first =
-        move |at: usize| wanted[..at].iter().all(|before| key(&before.name) != key(&wanted[at].name));
+    let is_first = move |at: usize| wanted[..at].iter().all(|before| key(&before.name) != key(&wanted[at].name));
     wanted.iter().enumerate().filter(move |(at, _)| is_first(*at)).map(|(_, wanted)| wanted)
 }
 

@@ -23,12 +23,7 @@ pub fn ports(plan: &GatewayPlan) -> BTreeSet<u16> {
 
 /// The status that a Gateway ought to have, where these are its addresses and these ports are served, by this node or
 /// by another one.
-pub fn gateway_status(
-    plan: &GatewayPlan,
-    addresses: &[String],
-    is_served: impl Fn(u16) -> bool,
-    now: &str,
-) -> Value {
+pub fn gateway_status(plan: &GatewayPlan, addresses: &[String], is_served: impl Fn(u16) -> bool, now: &str) -> Value {
     let current = &plan.gateway.status;
     let generation = plan.gateway.generation();
     let told: Vec<(Vec<Condition>, &ListenerState)> =
@@ -57,8 +52,7 @@ pub fn gateway_status(
                 "conditions": merged(before.last(), conditions, generation, now)})
         })
         .collect();
-    let points: Vec<Value> =
-        addresses.iter().map(|address| json!({"type": "IPAddress", "value": address})).collect();
+    let points: Vec<Value> = addresses.iter().map(|address| json!({"type": "IPAddress", "value": address})).collect();
     let mut status = json!({
         "conditions": merged(current.get("conditions"), &[accepted, programmed], generation, now),
         "listeners": listeners,
@@ -77,7 +71,8 @@ fn of_listener(state: &ListenerState, plan: &GatewayPlan, is_served: impl Fn(u16
     let port = state.spec.port;
     let is_usable = plan.refused.is_none() && state.is_usable();
     let accepted = if is_usable && !is_served(port) {
-        let message = format!("Port {port} is taken by another program or by a Service, on every node that would serve it");
+        let message =
+            format!("Port {port} is taken by another program or by a Service, on every node that would serve it");
         Condition::no("Accepted", "PortUnavailable", message)
     } else {
         state.accepted.clone()
@@ -101,8 +96,10 @@ pub fn route_status(plan: &RoutePlan, now: &str) -> Option<Value> {
         let conditions = before.and_then(|known| known.get("conditions"));
         // What does not hold any more is not said any more.
         let known = conditions.and_then(Value::as_array).into_iter().flatten();
-        let kept: Value =
-            known.filter(|known| parent.conditions.iter().any(|wanted| known["type"] == wanted.kind)).cloned().collect();
+        let kept: Value = known
+            .filter(|known| parent.conditions.iter().any(|wanted| known["type"] == wanted.kind))
+            .cloned()
+            .collect();
         json!({"parentRef": reference, "controllerName": GATEWAY_CONTROLLER,
             "conditions": merged(Some(&kept), &parent.conditions, plan.generation, now)})
     });

@@ -9,18 +9,14 @@ use super::schema::{
 
 /// The spec and status of a GatewayClass.
 pub fn gateway_class() -> Value {
-    let parameters =
-        object(&[("group!", group()), ("kind!", kind()), ("name!", name()), ("namespace", namespace())]);
+    let parameters = object(&[("group!", group()), ("kind!", kind()), ("name!", name()), ("namespace", namespace())]);
     let spec = object(&[
         ("controllerName!", rules(controller(), &[("Value is immutable", "self == oldSelf")])),
         ("parametersRef", parameters),
         ("description", text(0, 64)),
     ]);
     let feature = object(&[("name!", json!({"type": "string"}))]);
-    let status = object(&[
-        ("conditions", conditions(&["Accepted"])),
-        ("supportedFeatures", map(feature, 64, "name")),
-    ]);
+    let status = object(&[("conditions", conditions(&["Accepted"])), ("supportedFeatures", map(feature, 64, "name"))]);
     object(&[("spec!", spec), ("status", or(status, json!({"conditions": waiting(&["Accepted"])})))])
 }
 
@@ -113,10 +109,7 @@ const LISTENER_RULES: &[(&str, &str)] = &[
         "hostname must not be specified for protocols ['TCP', 'UDP']",
         "self.all(l, l.protocol in ['TCP', 'UDP'] ? (!has(l.hostname) || l.hostname == '') : true)",
     ),
-    (
-        "Listener name must be unique within the Gateway",
-        "self.all(l1, self.exists_one(l2, l1.name == l2.name))",
-    ),
+    ("Listener name must be unique within the Gateway", "self.all(l1, self.exists_one(l2, l1.name == l2.name))"),
     (
         "Combination of port, protocol and hostname must be unique for each listener",
         "self.all(l1, self.exists_one(l2, l1.port == l2.port && l1.protocol == l2.protocol && \
@@ -146,12 +139,9 @@ fn tls() -> Value {
 }
 
 fn allowed_routes() -> Value {
-    let namespaces = object(&[
-        ("from", or(one_of(&["All", "Selector", "Same"]), json!("Same"))),
-        ("selector", selector()),
-    ]);
-    let routes =
-        object(&[("namespaces", or(namespaces, json!({"from": "Same"}))), ("kinds", list(route_kind(), 8))]);
+    let namespaces =
+        object(&[("from", or(one_of(&["All", "Selector", "Same"]), json!("Same"))), ("selector", selector())]);
+    let routes = object(&[("namespaces", or(namespaces, json!({"from": "Same"}))), ("kinds", list(route_kind(), 8))]);
     or(routes, json!({"namespaces": {"from": "Same"}}))
 }
 

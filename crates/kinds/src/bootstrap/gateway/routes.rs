@@ -153,8 +153,7 @@ fn mirror_filter() -> Value {
         ]),
         &[("numerator must be less than or equal to denominator", "self.numerator <= self.denominator")],
     );
-    let mirror =
-        object(&[("backendRef!", mirror_ref()), ("percent", number(0, 100)), ("fraction", fraction)]);
+    let mirror = object(&[("backendRef!", mirror_ref()), ("percent", number(0, 100)), ("fraction", fraction)]);
     const ONE: &str = "Only one of percent or fraction may be specified in HTTPRequestMirrorFilter";
     rules(mirror, &[(ONE, "!(has(self.percent) && has(self.fraction))")])
 }

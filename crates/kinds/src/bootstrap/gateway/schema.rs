@@ -195,8 +195,14 @@ pub fn parent_refs() -> Value {
     rules(
         list(parent_ref(), 32),
         &[
-            ("sectionName or port must be specified when parentRefs includes 2 or more references to the same parent", &given),
-            ("sectionName or port must be unique when parentRefs includes 2 or more references to the same parent", &unique),
+            (
+                "sectionName or port must be specified when parentRefs includes 2 or more references to the same parent",
+                &given,
+            ),
+            (
+                "sectionName or port must be unique when parentRefs includes 2 or more references to the same parent",
+                &unique,
+            ),
         ],
     )
 }
