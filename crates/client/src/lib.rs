@@ -4,6 +4,7 @@
 
 mod cache;
 mod client;
+mod definition;
 mod election;
 mod error;
 pub mod events;
@@ -19,6 +20,7 @@ mod wire;
 
 pub use cache::IndexOf;
 pub use client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, WatchOptions, WatchStream};
+pub use definition::Definition;
 pub use election::Election;
 pub use error::Error;
 pub use events::Recorder;

@@ -10,11 +10,12 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, StreamExt};
 use http::Method;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
-use skiff_client::{Change, Client, DeleteOptions, Error, Informer, Kind, ObjectKey, ObjectList, PartialObject};
+use skiff_client::{
+    Change, Client, Definition, DeleteOptions, Error, Informer, Kind, ObjectKey, ObjectList, PartialObject,
+};
 
 use crate::meta::time;
 use crate::resources::{Deletable, builtin, custom, of_other_servers};
@@ -165,7 +166,7 @@ pub struct Namespaces {
     namespaces: Informer<Namespace>,
     pods: Informer<Pod>,
     services: Informer<APIService>,
-    definitions: Informer<CustomResourceDefinition>,
+    definitions: Informer<Definition>,
     builtin: Vec<Deletable>,
     client: Client,
     clock: SharedClock,

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_base::quantity::Format;
 use skiff_base::{Quantity, Timestamp};
-use skiff_client::{Change, Informer, Informers, Kind, ObjectKey, PartialObject, Resource};
+use skiff_client::{Change, Definition, Informer, Informers, Kind, ObjectKey, PartialObject, Resource};
 use skiff_kinds::quota::{Amounts, add, concerns, count_name, usage};
 
 use crate::plan::{Action, Plan};
@@ -99,7 +98,7 @@ pub struct Quotas {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
-    definitions: Informer<CustomResourceDefinition>,
+    definitions: Informer<Definition>,
     informers: Informers,
     builtin: Vec<Deletable>,
     charges: Arc<Mutex<Charges>>,

@@ -1,10 +1,9 @@
 //! The resources that generic controllers (namespace, garbage collection) go over:
 //! the built-in catalogue and what custom resource definitions add to it at run time.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use skiff_client::{Client, Informer, Resource};
+use skiff_client::{Client, Definition, Informer, Resource};
 use skiff_kinds::ResourceDef;
 
 /// A resource of which objects can be listed and deleted.
@@ -39,17 +38,15 @@ fn of_def(def: &ResourceDef) -> Option<Deletable> {
 }
 
 /// Those of custom resource definitions that are established.
-pub fn custom(definitions: &Informer<CustomResourceDefinition>) -> Vec<Deletable> {
+pub fn custom(definitions: &Informer<Definition>) -> Vec<Deletable> {
     definitions.list().iter().filter_map(|definition| of_custom(definition)).collect()
 }
 
-fn of_custom(definition: &CustomResourceDefinition) -> Option<Deletable> {
-    let conditions = definition.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let established = conditions.into_iter().flatten().any(|c| c.type_ == "Established" && c.status == "True");
+fn of_custom(definition: &Definition) -> Option<Deletable> {
     let version = definition.spec.versions.iter().find(|version| version.storage && version.served);
     let version = version.or_else(|| definition.spec.versions.iter().find(|version| version.served))?;
     let (names, group) = (&definition.spec.names, definition.spec.group.clone());
-    established.then(|| Deletable {
+    definition.is_established().then(|| Deletable {
         resource: Resource::new(group, version.name.clone(), names.plural.clone(), names.kind.clone()),
         namespaced: definition.spec.scope == "Namespaced",
         by_collection: true,

@@ -9,13 +9,13 @@ use std::sync::{Arc, Weak};
 
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use parking_lot::Mutex;
 use serde_json::json;
 use skiff_base::clock::SharedClock;
 use skiff_client::{
-    Change, Client, DeleteOptions, Error, Informer, Informers, PartialObject, Patch, Recorder, Resource, WorkQueue,
+    Change, Client, Definition, DeleteOptions, Error, Informer, Informers, PartialObject, Patch, Recorder, Resource,
+    WorkQueue,
 };
 
 use self::graph::{Graph, Item, OwnerState, Verdict};
@@ -55,7 +55,7 @@ impl GarbageCollector {
             queue: WorkQueue::named("garbage_collector_attempt_to_delete"),
             watched: Mutex::default(),
         });
-        let definitions = setup.informer::<CustomResourceDefinition>();
+        let definitions = setup.informer::<Definition>();
         for deletable in builtin() {
             collector.watch(deletable);
         }

@@ -15,11 +15,10 @@ use futures_util::future::join_all;
 use http::Method;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
-use skiff_client::{Change, Client, Error, Informer, ObjectKey, Recorder, Resource};
+use skiff_client::{Change, Client, Definition, Error, Informer, ObjectKey, Recorder, Resource};
 use skiff_object::LabelSelector;
 
 use crate::meta::selects;
@@ -61,7 +60,7 @@ impl Default for Timing {
 pub struct Autoscalers {
     autoscalers: Informer<HorizontalPodAutoscaler>,
     pods: Informer<Pod>,
-    definitions: Informer<CustomResourceDefinition>,
+    definitions: Informer<Definition>,
     builtin: Vec<Resource>,
     client: Client,
     clock: SharedClock,

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use http::Method;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 use skiff_base::{Timestamp, clock};
-use skiff_client::{Client, Informer, Informers, Kind, ObjectKey, Patch};
+use skiff_client::{Client, Definition, Informer, Informers, Kind, ObjectKey, Patch};
 use skiff_kinds::bootstrap::{self, BUNDLE_VERSION, GATEWAY_CONTROLLER, GATEWAY_GROUP};
 use tokio::sync::Notify;
 
@@ -33,7 +32,7 @@ pub struct Follower {
     informers: Informers,
     client: Client,
     wake: Arc<Notify>,
-    definitions: Informer<CustomResourceDefinition>,
+    definitions: Informer<Definition>,
     classes: Followed<ClassSpec>,
     gateways: Followed<GatewaySpec>,
     routes: Option<RouteInformers>,
@@ -53,7 +52,7 @@ struct RouteInformers {
 impl Follower {
     /// Follows definitions, and wakes whoever looks when something has changed.
     pub fn new(informers: Informers, client: Client, wake: Arc<Notify>) -> Self {
-        let definitions = informers.of::<CustomResourceDefinition>();
+        let definitions = informers.of::<Definition>();
         let woken = wake.clone();
         definitions.on_change(move |change| {
             if change.object().spec.group == GATEWAY_GROUP {
@@ -132,9 +131,7 @@ impl Follower {
     /// Whether a version of a kind is defined, and served.
     fn serves(&self, plural: &str, version: &str) -> bool {
         let Some(definition) = self.definitions.get("", &format!("{plural}.{GATEWAY_GROUP}")) else { return false };
-        let conditions = definition.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let mut conditions = conditions.filter(|condition| condition.type_ == "Established");
-        conditions.any(|condition| condition.status == "True")
+        definition.is_established()
             && definition.metadata.deletion_timestamp.is_none()
             && definition.spec.versions.iter().any(|known| known.name == version && known.served)
     }

@@ -95,7 +95,7 @@ fn alone(gateway: &Gateway, spec: &Listener, observed: &Observed<'_>) -> Listene
     };
     let asked = &spec.allowed_routes.kinds;
     let is_asked = |kind: &&str| asked.is_empty() || asked.iter().any(|wanted| is_kind(wanted, kind));
-    let kinds: Vec<&'static str> = known.iter().copied().filter(|kind| is_asked(&kind)).collect();
+    let kinds: Vec<&'static str> = known.iter().copied().filter(|kind| is_asked(kind)).collect();
     let mut state = ListenerState {
         spec: spec.clone(),
         kinds,

@@ -13,6 +13,8 @@ mod listeners;
 mod matches;
 mod plan;
 mod report;
+#[cfg(test)]
+mod tests;
 
 pub use follow::Follower;
 pub use plan::Plan;

@@ -45,11 +45,12 @@ pub fn gateway_status(plan: &GatewayPlan, addresses: &[String], is_served: impl 
         .iter()
         .map(|(conditions, state)| {
             let before = current["listeners"].as_array().into_iter().flatten();
-            let before = before.filter(|known| known["name"] == state.spec.name.as_str()).map(|it| &it["conditions"]);
+            let mut before =
+                before.filter(|known| known["name"] == state.spec.name.as_str()).map(|it| &it["conditions"]);
             let kinds: Vec<Value> =
                 state.kinds.iter().map(|kind| json!({"group": GATEWAY_GROUP, "kind": kind})).collect();
             json!({"name": state.spec.name, "supportedKinds": kinds, "attachedRoutes": state.attached,
-                "conditions": merged(before.last(), conditions, generation, now)})
+                "conditions": merged(before.next(), conditions, generation, now)})
         })
         .collect();
     let points: Vec<Value> = addresses.iter().map(|address| json!({"type": "IPAddress", "value": address})).collect();
