@@ -22,10 +22,17 @@ use skiff_kinds::{Column, ResourceDef, Scope, Subresource};
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, Object};
 
-/// The kinds that a definition serves, one for each version.
+/// The kinds that a definition serves, one for each version. Versions of one schema share it: it is most of a kind.
 pub fn kinds_of(definition: &Object) -> Vec<ResourceDef> {
-    let versions = definition.list_at(&["spec", "versions"]).iter();
-    versions.filter(|version| version.bool_at(&["served"])).map(|version| kind_of(definition, version)).collect()
+    let mut kinds: Vec<ResourceDef> = Vec::new();
+    for version in definition.list_at(&["spec", "versions"]).iter().filter(|version| version.bool_at(&["served"])) {
+        let mut kind = kind_of(definition, version);
+        if let Some(same) = kinds.iter().find(|known| known.inline_schema == kind.inline_schema) {
+            kind.inline_schema = same.inline_schema.clone();
+        }
+        kinds.push(kind);
+    }
+    kinds
 }
 
 fn owned(text: &str) -> Text {
