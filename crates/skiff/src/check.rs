@@ -75,7 +75,8 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     Some(stat.blocks_available() * stat.fragment_size())
 }
 
-fn find_program(name: &str) -> Option<String> {
+/// Where the program of this name is.
+pub fn find_program(name: &str) -> Option<String> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

@@ -423,10 +423,17 @@ pub enum ClusterCommand {
     Create {
         #[command(flatten)]
         cluster: ClusterTarget,
-        /// How many servers: one, whose objects are in its own folder
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+        /// How many servers: one, whose objects are in its own folder, or several that share an etcd
+        ///
+        /// Several (3, 5 or 7) run a member of an etcd each, of the program that this machine has (Debian: etcd-server),
+        /// unless --datastore-endpoint names another. Nodes reach one on this machine as host.skiff.internal (as in
+        /// http://host.skiff.internal:2379); it must listen on all of the machine's addresses.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
         servers: u8,
-        /// How many nodes beside the server
+        /// An etcd that the user names.
+        #[command(flatten)]
+        datastore: DatastoreOptions,
+        /// How many nodes beside the servers
         #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
         agents: u8,
         /// A KubeletConfiguration for all nodes

@@ -15,12 +15,15 @@ use skiff_client::DeleteOptions;
 
 use crate::check;
 use crate::cli::{ClusterCommand, ClusterNodeCommand, ClusterTarget, MachineOptions, NodeOptions, Target};
-use crate::commands::{self, CommandError, ask, ensure_ready, free_port, remove, small_runtime, stop};
+use crate::commands::{self, CommandError, ask, end_server, ensure_ready, free_port, remove, small_runtime, stop};
+use crate::datastore;
+use crate::etcd;
 use crate::isolation;
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
 use crate::paths::{Join, NodeFacts, Paths, named, write_atomically};
-use crate::ports;
+use crate::pki::{self, Authority};
+use crate::ports::{self, Role};
 use crate::process::Process;
 use crate::relay;
 use spec::{Member, Spec};
@@ -46,10 +49,15 @@ struct Cluster {
 /// The machine lacks something, there is no such cluster, or a node does not start or end.
 pub fn run(command: &ClusterCommand) -> Outcome {
     match command {
-        ClusterCommand::Create { cluster, servers: _, agents, kubelet_config, overlay, port, wait } => {
-            let kubelet_config = kubelet_config.as_ref().map(std::path::absolute).transpose()?;
-            let ports = port.clone();
-            let spec = Spec { kubelet_config, overlay: *overlay, ports, ..Spec::new(&cluster.name, *agents) };
+        ClusterCommand::Create { cluster, servers, datastore, agents, kubelet_config, overlay, port, wait } => {
+            let spec = Spec {
+                kubelet_config: kubelet_config.as_ref().map(std::path::absolute).transpose()?,
+                overlay: *overlay,
+                ports: port.clone(),
+                datastore: datastore::chosen(datastore)?,
+                ..Spec::new(&cluster.name, *servers, *agents)
+            };
+            check_etcd(&spec)?;
             create(cluster, spec, Duration::from_secs(*wait))
         }
         ClusterCommand::List { data_dir } => list(data_dir),
@@ -62,12 +70,30 @@ pub fn run(command: &ClusterCommand) -> Outcome {
         ClusterCommand::Delete(cluster) => delete(cluster),
         ClusterCommand::Kubeconfig(cluster) => {
             let cluster = Cluster::load(cluster)?;
-            commands::print_kubeconfig(&cluster.target(&cluster.spec.server().name))
+            Ok(io::stdout().write_all(cluster.kubeconfig()?.as_bytes())?)
         }
         ClusterCommand::Import { cluster, file } => Cluster::load(cluster)?.import(file),
         ClusterCommand::Node { command: ClusterNodeCommand::Add(cluster) } => add_node(cluster),
         ClusterCommand::Node { command: ClusterNodeCommand::Remove { cluster, node } } => remove_node(cluster, node),
     }
+}
+
+/// Looks whether there is an etcd for several servers.
+fn check_etcd(spec: &Spec) -> Outcome {
+    if !spec.has_etcd() {
+        return Ok(());
+    }
+    if spec.servers().len() % 2 == 0 {
+        return Err("an etcd of an even number of members bears the loss of no more than one of less: make 3, 5 or 7 \
+                    servers, or name an etcd with --datastore-endpoint"
+            .into());
+    }
+    if check::find_program(etcd::PROGRAM).is_none() {
+        return Err("several servers need an etcd that they share, and this machine has none to run: install it \
+                    (Debian: apt install etcd-server), or name one with --datastore-endpoint"
+            .into());
+    }
+    Ok(())
 }
 
 fn create(target: &ClusterTarget, mut spec: Spec, wait: Duration) -> Outcome {
@@ -79,7 +105,7 @@ fn create(target: &ClusterTarget, mut spec: Spec, wait: Duration) -> Outcome {
         return Err(format!("this machine cannot run a node:\n{obstacle}").into());
     }
     spec.check_ports()?;
-    ports::claim(&mut spec.ports)?;
+    ports::claim(spec.api.as_mut_slice().iter_mut().chain(&mut spec.ports))?;
     let cluster = Cluster { data_dir: target.data_dir.clone(), spec };
     cluster.save()?;
     cluster.start(wait)?;
@@ -88,15 +114,16 @@ fn create(target: &ClusterTarget, mut spec: Spec, wait: Duration) -> Outcome {
 
 fn delete(target: &ClusterTarget) -> Outcome {
     let cluster = Cluster::load(target)?;
+    cluster.end_servers()?;
     at_once(cluster.spec.nodes.iter().map(|member| cluster.paths(&member.name)), |paths| remove(&paths))?;
     remove(&cluster.paths(&cluster.spec.switch()))?;
-    let file = file_of(target);
-    Ok(fs::remove_file(&file).map_err(|error| named(&file, "remove", error))?)
+    leftovers::remove_file(&cluster.kubeconfig_file())?;
+    Ok(leftovers::remove_file(&file_of(target))?)
 }
 
 fn add_node(target: &ClusterTarget) -> Outcome {
     let mut cluster = Cluster::load(target)?;
-    let member = cluster.spec.add().ok_or("the cluster's network has no address left")?;
+    let member = cluster.spec.add(Role::Agent).ok_or("the cluster's network has no address left")?;
     let join = cluster.join()?;
     cluster.save()?;
     let wait = Duration::from_secs(crate::cli::DEFAULT_WAIT_SECONDS);
@@ -108,13 +135,13 @@ fn add_node(target: &ClusterTarget) -> Outcome {
 
 fn remove_node(target: &ClusterTarget, node: &str) -> Outcome {
     let mut cluster = Cluster::load(target)?;
-    if cluster.spec.server().name == node {
-        return Err("this is the cluster's server; skiff cluster delete removes the whole cluster".into());
+    if cluster.spec.servers().iter().any(|server| server.name == node) {
+        return Err("this is a server of the cluster; skiff cluster delete removes the whole cluster".into());
     }
     let place = cluster.spec.nodes.iter().position(|member| member.name == node);
     let place = place.ok_or_else(|| format!("the cluster {} has no node {node}", target.name))?;
     remove(&cluster.paths(node))?;
-    let client = administrator(&cluster.paths(&cluster.spec.server().name))?;
+    let client = administrator(&cluster.running_server()?)?;
     let gone =
         small_runtime()?.block_on(client.delete_path(&format!("/api/v1/nodes/{node}"), &DeleteOptions::default()));
     match gone {
@@ -168,8 +195,7 @@ fn list(data_dir: &Path) -> Outcome {
         for member in &cluster.spec.nodes {
             running += usize::from(Process::read(&cluster.paths(&member.name).server_pid())?.is_some());
         }
-        let facts = NodeFacts::load(&cluster.paths(&cluster.spec.server().name))?;
-        let api = facts.map_or_else(|| "-".to_owned(), |facts| format!("https://127.0.0.1:{}", facts.api_port));
+        let api = cluster.api()?.unwrap_or_else(|| "-".to_owned());
         let ports: Vec<_> = cluster.spec.ports.iter().map(ToString::to_string).collect();
         let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(", ") };
         writeln!(out, "{name:<20} {:<8} {running:<7} {api:<26} {ports}", cluster.spec.nodes.len())?;
@@ -228,21 +254,86 @@ impl Cluster {
         Target { data_dir: self.data_dir.clone(), isolated: Some(node.to_owned()) }
     }
 
-    /// Starts the network, the server, and then all agents at once.
+    /// Starts the network, all servers at once, and then all agents at once.
     fn start(&self, wait: Duration) -> Outcome {
         self.start_switch()?;
-        self.start_node(self.spec.server(), None, wait)?;
+        self.share_keys()?;
+        at_once(self.spec.servers(), |member| self.start_node(&member, None, wait))?;
+        if self.spec.api.is_some() {
+            write_atomically(&self.kubeconfig_file(), self.kubeconfig()?.as_bytes(), 0o600)?;
+        }
         if self.spec.agents().is_empty() {
             return Ok(());
         }
         let join = self.join()?;
-        at_once(self.spec.agents(), |member| self.start_node(member, Some(&join), wait))
+        at_once(self.spec.agents(), |member| self.start_node(&member, Some(&join), wait))
+    }
+
+    /// Makes what all servers have in common, and gives it to each of them.
+    fn share_keys(&self) -> Outcome {
+        let servers = self.spec.servers();
+        let [first, others @ ..] = servers.as_slice() else { return Ok(()) };
+        if others.is_empty() {
+            return Ok(());
+        }
+        let first = self.paths(&first.name);
+        first.create()?;
+        let (folder, clock) = (first.pki(), SystemClock::shared());
+        Authority::load_or_create(&folder, clock.clone())?;
+        Authority::load_or_create_front_proxy(&folder, clock.clone())?;
+        Authority::load_or_create_etcd(&folder, clock)?;
+        pki::service_account_keys(&folder)?;
+        for other in others {
+            let paths = self.paths(&other.name);
+            paths.create()?;
+            pki::share(&folder, &paths.pki())?;
+        }
+        Ok(())
+    }
+
+    /// Where the API is reached from this machine.
+    fn api(&self) -> Outcome<Option<String>> {
+        let port = match &self.spec.api {
+            Some(api) => Some(api.listen().port()),
+            None => NodeFacts::load(&self.paths(&self.spec.server().name))?.map(|facts| facts.api_port),
+        };
+        Ok(port.map(|port| format!("https://127.0.0.1:{port}")))
+    }
+
+    fn kubeconfig_file(&self) -> PathBuf {
+        match self.spec.api {
+            Some(_) => folder(&self.data_dir).join(format!("{}.kubeconfig", self.spec.name)),
+            None => self.paths(&self.spec.server().name).kubeconfig(),
+        }
+    }
+
+    /// The administrator's kubeconfig: with several servers, that of the first with the address of all.
+    fn kubeconfig(&self) -> Outcome<String> {
+        let paths = self.paths(&self.spec.server().name);
+        let file = paths.kubeconfig();
+        let text = fs::read_to_string(&file).map_err(|error| named(&file, "read", error))?;
+        let (Some(_), Some(facts), Some(api)) = (&self.spec.api, NodeFacts::load(&paths)?, self.api()?) else {
+            return Ok(text);
+        };
+        let own = format!("https://127.0.0.1:{}", facts.api_port);
+        Ok(text.replace(&own, &api).replace(&commands::context_name(&paths), &format!("skiff-{}", self.spec.name)))
+    }
+
+    /// A server that runs now, or the first.
+    fn running_server(&self) -> Outcome<Paths> {
+        for member in self.spec.servers() {
+            let paths = self.paths(&member.name);
+            if Process::read(&paths.server_pid())?.is_some() {
+                return Ok(paths);
+            }
+        }
+        Ok(self.paths(&self.spec.server().name))
     }
 
     /// Tells whoever carries what comes to the cluster's ports where the nodes are now.
     fn tell_relay(&self) -> Outcome {
         let paths = self.paths(&self.spec.switch());
-        match NodeFacts::load(&paths)?.filter(|_| !self.spec.ports.is_empty()) {
+        match NodeFacts::load(&paths)?.filter(|_| !self.spec.all_ports().is_empty()) {
             Some(facts) => Ok(relay::tell(&paths, &self.spec.ways(facts.link))?),
             None => Ok(()),
         }
@@ -267,18 +358,22 @@ impl Cluster {
             None => {
                 runtime.block_on(isolation::remove_link(&paths, &facts))?;
                 leftovers::end_processes(&paths)?;
-                ports::claim(&mut self.spec.ports.clone())?;
+                ports::claim(&mut self.spec.all_ports())?;
                 self.tell_relay()?;
                 relay::forget(&paths)?;
                 isolation::start_keeper(&paths)?
             }
         };
-        if !self.spec.ports.is_empty() {
+        if !self.spec.all_ports().is_empty() {
             relay::wait(&paths, keeper)?;
         }
         for _ in 0..LINK_ATTEMPTS {
             match runtime.block_on(isolation::ensure_link(&paths, keeper, &facts)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if self.spec.has_etcd() && self.paths(&self.spec.server().name).join("etcd").exists() {
+                        // Members of an etcd know each other by addresses that they keep.
+                        return Err(format!("{error}: end that one first, this cluster cannot have another").into());
+                    }
                     facts.link = isolation::free_link(&self.data_dir)?;
                     facts.save(&paths)?;
                     self.tell_relay()?;
@@ -300,6 +395,14 @@ impl Cluster {
         };
         (facts.link, facts.switch) = (network.link, network.switch);
         facts.join = join.cloned();
+        if join.is_none() {
+            facts.etcd = self.spec.etcd(network.link);
+            let own = facts.etcd.iter().find(|peer| peer.name == member.name);
+            facts.datastore = match own {
+                Some(own) => Some(etcd::datastore(own, &paths, datastore::DEFAULT_PREFIX)),
+                None => self.spec.named_datastore(network.link),
+            };
+        }
         facts.save(&paths)?;
         let machine = MachineOptions {
             kubelet_config: self.spec.kubelet_config.clone(),
@@ -311,17 +414,25 @@ impl Cluster {
         ready.map(drop).map_err(|error| format!("{}: {error}", member.name).into())
     }
 
-    /// How agents join: a new token, and where the server is in the cluster's network.
+    /// How agents join: a new token, and where the servers are in the cluster's network.
     fn join(&self) -> Outcome<Join> {
-        let paths = self.paths(&self.spec.server().name);
+        let paths = self.running_server()?;
         let facts = NodeFacts::load(&paths)?.ok_or("the cluster's server was never started")?;
         let description = format!("the nodes of {}", self.spec.name);
         let token = create_token(&paths, TOKEN_TTL, Some(&description), &SystemClock::shared())?;
-        let server = format!("{}:{INNER_API_PORT}", isolation::Link::of(&facts).node());
-        Ok(Join { servers: vec![server], token: Some(token.to_string()) })
+        let server = |member: &Member| {
+            format!("{}:{INNER_API_PORT}", isolation::Link::in_cluster(facts.link, member.seat).node())
+        };
+        Ok(Join { servers: self.spec.servers().iter().map(server).collect(), token: Some(token.to_string()) })
+    }
+
+    /// Ends all servers before the first node goes, and a part of what they share with it.
+    fn end_servers(&self) -> Outcome {
+        at_once(self.spec.servers().iter().map(|member| self.paths(&member.name)), |paths| end_server(&paths).map(drop))
     }
 
     fn stop(&self) -> Outcome {
+        self.end_servers()?;
         at_once(self.spec.nodes.iter().map(|member| self.paths(&member.name)), |paths| stop(&paths).map(drop))?;
         stop(&self.paths(&self.spec.switch())).map(drop)
     }
@@ -350,7 +461,7 @@ impl Cluster {
                 writeln!(out, "Try:")?;
             }
         }
-        writeln!(out, "  export KUBECONFIG={}", self.paths(&self.spec.server().name).kubeconfig().display())?;
+        writeln!(out, "  export KUBECONFIG={}", self.kubeconfig_file().display())?;
         writeln!(out, "  kubectl get nodes")?;
         Ok(())
     }

@@ -406,23 +406,26 @@ pub fn down(target: &Target) -> Outcome {
     Ok(())
 }
 
-/// Stops server and containers; says whether anything ran.
-pub(crate) fn stop(paths: &Paths) -> Outcome<bool> {
-    let mut ran = false;
-    if let Some(server) = Process::read(&paths.server_pid())? {
-        ran = true;
-        match ask(paths, Method::POST, "/down", &Value::Null) {
-            Ok(_) => {}
-            Err(error) => {
-                eprintln!("skiff: {error}; ending it by signal");
-                server.signal(Signal::SIGTERM)?;
-            }
-        }
-        if !server.wait_gone(STOP_LIMIT) {
-            server.signal(Signal::SIGKILL)?;
-            server.wait_gone(STOP_LIMIT);
+/// Ends the server, and containers with it; says whether it ran.
+pub(crate) fn end_server(paths: &Paths) -> Outcome<bool> {
+    let Some(server) = Process::read(&paths.server_pid())? else { return Ok(false) };
+    match ask(paths, Method::POST, "/down", &Value::Null) {
+        Ok(_) => {}
+        Err(error) => {
+            eprintln!("skiff: {error}; ending it by signal");
+            server.signal(Signal::SIGTERM)?;
         }
     }
+    if !server.wait_gone(STOP_LIMIT) {
+        server.signal(Signal::SIGKILL)?;
+        server.wait_gone(STOP_LIMIT);
+    }
+    Ok(true)
+}
+
+/// Stops server and containers; says whether anything ran.
+pub(crate) fn stop(paths: &Paths) -> Outcome<bool> {
+    let mut ran = end_server(paths)?;
     if let Some(keeper) = Process::read(&paths.keeper_pid())? {
         ran = true;
         keeper.signal(Signal::SIGKILL)?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skiff_base::clock::SharedClock;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, Store};
@@ -15,7 +16,10 @@ use crate::paths::{Datastore, Paths, named};
 /// What the API server's keys begin with.
 const ROOT: &str = "/registry/";
 /// What they begin with in etcd, unless another prefix is asked for: as upstream's.
-const DEFAULT_PREFIX: &str = "/registry";
+pub const DEFAULT_PREFIX: &str = "/registry";
+/// Members that begin together find each other in a second or two, and on a busy machine later.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(100);
 /// Where the distributions keep the authorities that everybody trusts.
 const SYSTEM_AUTHORITIES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
@@ -85,6 +89,24 @@ pub async fn open(
         ..EtcdOptions::new(datastore.endpoints.clone())
     };
     Ok(EtcdStore::open(options).await?)
+}
+
+/// Opens a store that begins at the same moment as this server, and answers only when enough of its members are there.
+///
+/// # Errors
+/// It does not answer in time; the error is the last one.
+pub async fn open_patiently(
+    datastore: Option<&Datastore>,
+    paths: &Paths,
+    clock: SharedClock,
+) -> Result<Arc<dyn Store>, CommandError> {
+    let deadline = clock.monotonic() + PATIENCE;
+    loop {
+        match open(datastore, paths, clock.clone()).await {
+            Err(_) if clock.monotonic() < deadline => tokio::time::sleep(AGAIN).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 fn tls(datastore: &Datastore) -> Result<Option<EtcdTls>, CommandError> {

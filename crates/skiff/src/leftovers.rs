@@ -129,7 +129,10 @@ fn remove_logs(paths: &Paths) -> io::Result<()> {
 }
 
 /// Removes a file; one that is not there is fine.
-fn remove_file(file: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_file(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(file, "remove", error)),
         _ => Ok(()),

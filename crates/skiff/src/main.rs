@@ -11,6 +11,7 @@ mod cluster;
 mod commands;
 mod control;
 mod datastore;
+mod etcd;
 mod extenders;
 mod images;
 mod ingress;

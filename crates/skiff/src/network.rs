@@ -41,11 +41,10 @@ pub fn node_range(facts: &NodeFacts) -> String {
 }
 
 /// The ranges that load balancers' addresses come from.
-///
-/// # Errors
-/// A range is none.
-pub fn balancer_ranges(facts: &NodeFacts) -> Result<Vec<Prefix>, CommandError> {
-    if facts.link == 0 { Ok(Vec::new()) } else { Ok(vec![prefix(Link::of(facts).load_balancers())?]) }
+pub fn balancer_ranges(facts: &NodeFacts) -> Vec<Prefix> {
+    let (base, bits) = Link::of(facts).load_balancers();
+    let range = Prefix::new(base, bits).expect("half of a link network is a range");
+    if facts.link == 0 { Vec::new() } else { vec![range] }
 }
 
 /// What the pod network is made of on this node.
@@ -54,7 +53,7 @@ pub fn balancer_ranges(facts: &NodeFacts) -> Result<Vec<Prefix>, CommandError> {
 /// A range is none.
 pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetworkConfig, CommandError> {
     let mut virtual_ranges = vec![prefix(SERVICE_RANGE)?];
-    virtual_ranges.extend(balancer_ranges(facts)?);
+    virtual_ranges.extend(balancer_ranges(facts));
     Ok(PodNetworkConfig {
         state_folder: paths.network(),
         bridge: BRIDGE.to_owned(),
@@ -101,7 +100,7 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
             bridge: BRIDGE.to_owned(),
             pod_range: prefix(POD_RANGE)?,
             service_range: prefix(SERVICE_RANGE)?,
-            balancer_ranges: balancer_ranges(facts)?,
+            balancer_ranges: balancer_ranges(facts),
         },
         host_ports: pods.host_ports(),
     })?;

@@ -14,8 +14,7 @@ use skiff_apiserver::admission::plugins::Settings;
 use skiff_apiserver::config::{Cidr, FrontProxy, ServiceAccountKeys};
 use skiff_apiserver::trust::Identity;
 use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
-use skiff_client::{Client, Informers, Recorder};
-use skiff_netd::{Balancer, BalancerConfig};
+use skiff_client::{Client, Informers};
 use skiff_store::Store;
 use tokio::sync::watch;
 
@@ -27,6 +26,7 @@ use crate::cli::{AdmissionOptions, NodeOptions};
 use crate::commands::{CommandError, context_name};
 use crate::control;
 use crate::datastore;
+use crate::etcd;
 use crate::extenders;
 use crate::images::NodeImages;
 use crate::ingress;
@@ -50,21 +50,20 @@ const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 /// The API server's port inside an isolated node, where nobody else has any.
 const INNER_API_PORT: u16 = 6443;
 
-/// Where people reach a machine when all else fails; a Service must not take that from them.
-const SSH_PORT: u16 = 22;
-
 /// What every part of a server is told.
 pub struct Setting {
     /// The machine as a node.
     pub machine: Machine,
-    options: NodeOptions,
+    /// What it was told to be.
+    pub options: NodeOptions,
     /// How pods are scheduled.
     pub scheduler: skiff_scheduler::Config,
     /// The cluster's certificate authority.
     pub authority: Arc<Authority>,
     /// What the node shows that it is itself.
     pub certificates: Arc<Certificates>,
-    api_port: u16,
+    /// The port of the API server.
+    pub api_port: u16,
 }
 
 /// Runs the node, server or agent, until it is told to end.
@@ -111,8 +110,8 @@ async fn serve_cluster(
     let informers =
         Informers::new(inprocess::client(&server, "system:apiserver", &["system:masters"], "skiff-informers"));
     let offices = offices::take(&setting, &server, &informers, &stop);
-    let (worker, _balancer, _ingresses) = if setting.options.disable_agent {
-        (None, None, None)
+    let (worker, _ingresses) = if setting.options.disable_agent {
+        (None, None)
     } else {
         // The first node takes the first part of the range; where there may be other servers, the controllers decide.
         let first = setting.machine.facts.datastore.is_none().then(|| network::node_range(&setting.machine.facts));
@@ -120,8 +119,7 @@ async fn serve_cluster(
         let mut machine = setting.machine.clone();
         ensure_pod_range(&mut machine, &client, first).await?;
         let worker = start_worker(&setting, &machine, &server, &informers).await?;
-        let balancer = start_balancer(&setting, &server, &informers)?;
-        (Some(worker), Some(balancer), Some(ingress::start(&setting, &server, &informers)?))
+        (Some(worker), Some(ingress::start(&setting, &server, &informers)?))
     };
     let facts = &setting.machine.facts;
     let command = Arc::new(NodeControl {
@@ -148,20 +146,6 @@ async fn serve_cluster(
     offices.end().await;
     server.stop();
     Ok(())
-}
-
-/// Gives Services of type LoadBalancer their addresses: of the isolated node's link, or the node's own.
-fn start_balancer(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Result<Balancer, CommandError> {
-    let client = inprocess::controller_client(server, "service-controller");
-    let recorder = Recorder::start(client.clone(), setting.machine.clock.clone(), "service-controller", "");
-    Ok(Balancer::start(BalancerConfig {
-        informers: informers.clone(),
-        client,
-        recorder,
-        pool: network::balancer_ranges(&setting.machine.facts)?,
-        node_addresses: vec![setting.machine.address],
-        reserved_ports: vec![SSH_PORT, setting.api_port, skiff_kubelet::DEFAULT_PORT],
-    }))
 }
 
 /// Makes the machine a node, beside the control plane.
@@ -191,8 +175,13 @@ fn node_client(server: &Arc<ApiServer>, node_name: &str) -> Client {
 }
 
 async fn open_store(setting: &Setting) -> Result<Arc<dyn Store>, CommandError> {
-    datastore::open(setting.machine.facts.datastore.as_ref(), &setting.machine.paths, setting.machine.clock.clone())
-        .await
+    let machine = &setting.machine;
+    let (datastore, clock) = (machine.facts.datastore.as_ref(), machine.clock.clone());
+    if machine.facts.etcd.is_empty() {
+        return datastore::open(datastore, &machine.paths, clock).await;
+    }
+    etcd::start(machine, &setting.certificates)?;
+    datastore::open_patiently(datastore, &machine.paths, clock).await
 }
 
 async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, CommandError> {

@@ -1,19 +1,23 @@
-//! What only one server of a cluster does: the controllers and the scheduler. Where the store is this server's own there
+//! What only one server of a cluster does: the controllers, the addresses of load balancers, and the scheduler. Where the store is this server's own there
 //! is no other; where it is an etcd they are elected.
 
 use std::sync::Arc;
 
 use skiff_apiserver::ApiServer;
-use skiff_client::{Election, Informers};
+use skiff_client::{Election, Informers, Recorder};
 use skiff_controllers::ControllerManager;
+use skiff_netd::{Balancer, BalancerConfig};
 use skiff_scheduler::Scheduler;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::inprocess;
-use crate::network::POD_RANGE;
+use crate::network::{self, POD_RANGE};
 use crate::node::Setting;
 use crate::pki;
+
+/// Where people reach a machine when all else fails; a Service must not take that from them.
+const SSH_PORT: u16 = 22;
 
 const SCHEDULER: &str = "kube-scheduler";
 const CONTROLLERS: &str = "kube-controller-manager";
@@ -21,9 +25,15 @@ const CONTROLLERS: &str = "kube-controller-manager";
 /// The controllers and the scheduler, wherever they run.
 pub enum Offices {
     /// Here, for as long as the server runs.
-    Held { controllers: skiff_controllers::Handle, scheduler: skiff_scheduler::Handle },
+    Held { controllers: Controllers, scheduler: skiff_scheduler::Handle },
     /// Where the election says.
     Elected(Vec<JoinHandle<()>>),
+}
+
+/// The controllers, and who gives Services of type LoadBalancer their addresses where this machine is a node.
+pub struct Controllers {
+    controllers: skiff_controllers::Handle,
+    _balancer: Option<Balancer>,
 }
 
 /// Starts both, or stands for them until `stop` says so.
@@ -71,14 +81,14 @@ pub fn take(
 
 /// One of the two, running.
 enum Part {
-    Controllers(skiff_controllers::Handle),
+    Controllers(Controllers),
     Scheduler(skiff_scheduler::Handle),
 }
 
 impl Part {
     async fn end(self) {
         match self {
-            Self::Controllers(controllers) => controllers.shutdown().await,
+            Self::Controllers(held) => held.controllers.shutdown().await,
             Self::Scheduler(scheduler) => drop(scheduler),
         }
     }
@@ -90,7 +100,7 @@ impl Offices {
         match self {
             Self::Held { controllers, scheduler } => {
                 drop(scheduler);
-                controllers.shutdown().await;
+                controllers.controllers.shutdown().await;
             }
             Self::Elected(tasks) => {
                 for task in tasks {
@@ -108,7 +118,7 @@ fn start_scheduler(setting: &Setting, server: &Arc<ApiServer>, informers: &Infor
     Scheduler::start(client, informers, setting.machine.clock.clone(), setting.scheduler.clone())
 }
 
-fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> skiff_controllers::Handle {
+fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Controllers {
     let authority = setting.authority.clone();
     let config = skiff_controllers::Config {
         signer: Some(Arc::new(move |request| authority.sign(request))),
@@ -119,5 +129,23 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
         ..Default::default()
     };
     let client = |name: &str| inprocess::controller_client(server, name);
-    ControllerManager::start(client, informers, setting.machine.clock.clone(), setting.machine.ids.clone(), config)
+    let (clock, ids) = (setting.machine.clock.clone(), setting.machine.ids.clone());
+    Controllers {
+        controllers: ControllerManager::start(client, informers, clock, ids, config),
+        _balancer: (!setting.options.disable_agent).then(|| start_balancer(setting, server, informers)),
+    }
+}
+
+/// Gives Services of type LoadBalancer their addresses: of the isolated node's link, or the node's own.
+fn start_balancer(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Balancer {
+    let client = inprocess::controller_client(server, "service-controller");
+    let recorder = Recorder::start(client.clone(), setting.machine.clock.clone(), "service-controller", "");
+    Balancer::start(BalancerConfig {
+        informers: informers.clone(),
+        client,
+        recorder,
+        pool: network::balancer_ranges(&setting.machine.facts),
+        node_addresses: vec![setting.machine.address],
+        reserved_ports: vec![SSH_PORT, setting.api_port, skiff_kubelet::DEFAULT_PORT],
+    })
 }

@@ -171,6 +171,9 @@ pub struct NodeFacts {
     /// The etcd that keeps the cluster's objects; without it they are in the node's own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
+    /// The members of the etcd that the cluster's servers run themselves, this one among them; none where it has no such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub etcd: Vec<EtcdPeer>,
     /// The addresses of the node's pods, once it has been given them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_range: Option<String>,
@@ -203,6 +206,15 @@ fn default_node_mask() -> u8 {
     DEFAULT_NODE_MASK
 }
 
+/// A member of an etcd that a cluster's servers run themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdPeer {
+    /// The server's name.
+    pub name: String,
+    /// Its address.
+    pub address: std::net::Ipv4Addr,
+}
+
 /// An etcd cluster, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Datastore {
@@ -229,6 +241,7 @@ impl NodeFacts {
             switch: None,
             node_mask: DEFAULT_NODE_MASK,
             datastore: None,
+            etcd: Vec::new(),
             pod_range: None,
             join: None,
         }

@@ -32,6 +32,9 @@ const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The authority's files are called so, and it calls itself so.
 const CLUSTER_AUTHORITY: &str = "ca";
 const CLUSTER_AUTHORITY_NAME: &str = "kubernetes";
+/// The other authorities' files, and their names.
+const FRONT_PROXY_AUTHORITY: &str = "front-proxy-ca";
+const ETCD_AUTHORITY: &str = "etcd-ca";
 /// Bytes of a line of PEM, before they are encoded.
 const PEM_LINE_BYTES: usize = 48;
 
@@ -106,6 +109,13 @@ pub enum Purpose<'a> {
         /// Addresses.
         addresses: &'a [IpAddr],
     },
+    /// One of several that are each other's servers and clients.
+    Peer {
+        /// DNS names.
+        names: &'a [String],
+        /// Addresses.
+        addresses: &'a [IpAddr],
+    },
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> io::Error {
@@ -127,7 +137,15 @@ impl Authority {
     /// # Errors
     /// As [`Authority::load_or_create`].
     pub fn load_or_create_front_proxy(folder: &Path, clock: SharedClock) -> io::Result<Self> {
-        Self::load_or_create_named(folder, "front-proxy-ca", "front-proxy-ca", clock)
+        Self::load_or_create_named(folder, FRONT_PROXY_AUTHORITY, FRONT_PROXY_AUTHORITY, clock)
+    }
+
+    /// The same of the authority that members of the cluster's own etcd, and its clients, know each other by.
+    ///
+    /// # Errors
+    /// As [`Authority::load_or_create`].
+    pub fn load_or_create_etcd(folder: &Path, clock: SharedClock) -> io::Result<Self> {
+        Self::load_or_create_named(folder, ETCD_AUTHORITY, ETCD_AUTHORITY, clock)
     }
 
     fn load_or_create_named(folder: &Path, file: &str, name: &str, clock: SharedClock) -> io::Result<Self> {
@@ -218,8 +236,11 @@ impl Authority {
                 groups.iter().for_each(|group| subject.push(DnType::OrganizationName, *group));
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             }
-            Purpose::Server { names, addresses } => {
+            Purpose::Server { names, addresses } | Purpose::Peer { names, addresses } => {
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                if matches!(purpose, Purpose::Peer { .. }) {
+                    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+                }
                 for name in *names {
                     let name =
                         name.clone().try_into().map_err(|error| failed(&format!("server name {name:?}"), error))?;
@@ -424,6 +445,35 @@ pub fn forget_former_service_account_keys(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(crate::paths::named(&former, "remove", error)),
         _ => Ok(()),
     }
+}
+
+/// Gives a server of the same cluster what all of its servers have in common: the authorities and the keys of tokens.
+///
+/// # Errors
+/// A file cannot be read, written or removed.
+pub fn share(from: &Path, to: &Path) -> io::Result<()> {
+    let (own, former) = token_key_files(from);
+    let mut shared = vec![own, former];
+    for name in [CLUSTER_AUTHORITY, FRONT_PROXY_AUTHORITY, ETCD_AUTHORITY] {
+        let files = Files::new(from, name);
+        shared.extend([files.certificates, files.key, files.next_key, files.along]);
+    }
+    for file in shared {
+        let Some(copy) = file.file_name().map(|name| to.join(name)) else { continue };
+        let mode = if file.extension().is_some_and(|suffix| suffix == "key") { 0o600 } else { 0o644 };
+        match fs::read(&file) {
+            Ok(bytes) => write_atomically(&copy, &bytes, mode)?,
+            // What this one believes no more the other is not to believe either.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::remove_file(&copy) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(crate::paths::named(&copy, "remove", error));
+                }
+                _ => {}
+            },
+            Err(error) => return Err(crate::paths::named(&file, "read", error)),
+        }
+    }
+    Ok(())
 }
 
 fn token_key_files(folder: &Path) -> (PathBuf, PathBuf) {

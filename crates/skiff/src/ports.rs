@@ -88,7 +88,7 @@ impl Port {
 ///
 /// # Errors
 /// One is given twice, or another program has it.
-pub fn claim(ports: &mut [Port]) -> io::Result<()> {
+pub fn claim<'a>(ports: impl IntoIterator<Item = &'a mut Port>) -> io::Result<()> {
     let mut seen = BTreeSet::new();
     // All are held until the last is seen, so that none is chosen twice.
     let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
@@ -295,7 +295,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let number = taken.local_addr().expect("bound").port();
         let refused = |texts: &[String]| {
-            claim(&mut texts.iter().map(|text| port(text)).collect::<Vec<_>>()).expect_err("refused").to_string()
+            claim(texts.iter().map(|text| port(text)).collect::<Vec<_>>().iter_mut()).expect_err("refused").to_string()
         };
         let error = refused(&[format!("127.0.0.1:{number}:80")]);
         assert!(error.contains("another program uses it") && error.contains(&number.to_string()), "{error}");

@@ -201,8 +201,12 @@ impl Cluster {
         file
     }
 
-    /// The node's administrator's kubeconfig.
+    /// The node's administrator's kubeconfig; of several servers, the one that leads to all of them.
     pub fn kubeconfig(&self) -> PathBuf {
+        let of_all = self.group.iter().map(|group| self.data.join("clusters").join(format!("{group}.kubeconfig")));
+        if let Some(of_all) = of_all.into_iter().find(|file| file.exists()) {
+            return of_all;
+        }
         self.data.join("isolated").join(&self.name).join("kubeconfig")
     }
 
@@ -280,6 +284,16 @@ impl Cluster {
     /// The server's process id on the host.
     pub fn server_pid(&self) -> u32 {
         self.pid_in(&self.name, "server.pid")
+    }
+
+    /// The same of one of several nodes.
+    pub fn server_pid_of(&self, node: &str) -> u32 {
+        self.pid_in(node, "server.pid")
+    }
+
+    /// The name of a server.
+    pub fn server(&self, number: usize) -> String {
+        format!("{}-server-{number}", self.group.as_ref().expect("the cluster was made with several nodes"))
     }
 
     fn pid_in(&self, node: &str, file: &str) -> u32 {
