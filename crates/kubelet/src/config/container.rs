@@ -234,11 +234,11 @@ fn host_path(
 /// The part of its volume that a mount names, checked to stay below it as far as its text says.
 ///
 /// # Errors
-/// The path leaves the volume.
+/// The path leaves the volume, or names a variable that has no value.
 pub fn sub_path(mount: &VolumeMount, variables: &BTreeMap<String, String>) -> Result<Option<PathBuf>, EnvError> {
     let expression = mount.sub_path_expr.as_deref().filter(|text| !text.is_empty());
     let text = match expression {
-        Some(expression) => env::expand(expression, variables),
+        Some(expression) => expanded(expression, variables)?,
         None => mount.sub_path.clone().unwrap_or_default(),
     };
     if text.is_empty() {
@@ -249,6 +249,19 @@ pub fn sub_path(mount: &VolumeMount, variables: &BTreeMap<String, String>) -> Re
         return Err(EnvError(format!("subPath {text:?} must be a relative path without '..'")));
     }
     Ok(Some(path.to_owned()))
+}
+
+/// A path in which every variable has a value: without one it would be another folder, or the whole volume.
+fn expanded(expression: &str, variables: &BTreeMap<String, String>) -> Result<String, EnvError> {
+    let mut missing = None;
+    let text = env::expand_with(expression, |name| {
+        let value = variables.get(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing = Some(name.to_owned());
+        }
+        value.cloned().unwrap_or_default()
+    });
+    missing.map_or(Ok(text), |name| Err(EnvError(format!("missing value for {name:?}"))))
 }
 
 fn stop_signal(spec: &Spec<'_>) -> i32 {

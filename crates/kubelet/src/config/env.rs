@@ -282,6 +282,11 @@ pub fn resource_value(
 
 /// Replaces `$(NAME)` by its value where the name is known; `$$` is a plain dollar sign.
 pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
+    expand_with(text, |name| known.get(name).cloned().unwrap_or_else(|| format!("$({name})")))
+}
+
+/// The same, with whatever a name is to be replaced by.
+pub fn expand_with(text: &str, mut replace: impl FnMut(&str) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -294,11 +299,7 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
             }
             Some(b'(') => match rest.find(')') {
                 Some(end) => {
-                    let name = &rest[1..end];
-                    match known.get(name) {
-                        Some(value) => out.push_str(value),
-                        None => out.push_str(&format!("$({name})")),
-                    }
+                    out.push_str(&replace(&rest[1..end]));
                     rest = &rest[end + 1..];
                 }
                 None => {

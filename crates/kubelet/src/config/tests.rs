@@ -244,6 +244,14 @@ spec:
         error: subPath "../me" must be a relative path without '..'
     "#]],
     );
+    let unknown = text.replace("of-$(WHO)", "$(NOBODY)");
+    check(
+        &unknown,
+        show,
+        expect![[r#"
+        error: missing value for "NOBODY"
+    "#]],
+    );
 }
 
 #[test]

@@ -24,6 +24,7 @@ const START_RETRY: Duration = Duration::from_secs(10);
 impl Stepping<'_> {
     pub(super) fn learn(&mut self) {
         if self.view.objects_changed {
+            self.state.volumes_stale = true;
             // What failed for want of an object may now succeed.
             self.state.retries.remove(&Task::Volumes);
             self.state.containers.values_mut().for_each(|memory| memory.retry_at = None);
@@ -95,6 +96,7 @@ impl Stepping<'_> {
     pub(super) fn learn_failure(&mut self, task: &Task, reason: &str, message: &str) {
         let before = self.state.retries.get(task).map(|(_, delay)| *delay);
         let waited = before.unwrap_or(Duration::ZERO);
+        self.state.volumes_stale |= *task == Task::Volumes;
         match task {
             // To be attached takes its time, and somebody else tells what goes wrong with it.
             Task::Volumes if reason == NOT_ATTACHED && waited < TELL_OF_WAITING => {}

@@ -18,9 +18,12 @@ const DEAD_KEPT: usize = 1;
 
 impl Stepping<'_> {
     pub(super) fn sync(&mut self) {
-        let stale = self.state.refresh_at.is_some_and(|at| at <= self.now) || self.view.objects_changed;
+        let stale = self.state.refresh_at.is_some_and(|at| at <= self.now) || self.state.volumes_stale;
         if self.state.volumes != Volumes::Ready || stale {
-            self.act(Action::SetUpVolumes);
+            // What is under way may have read what has changed since: then it is done once more.
+            if self.act(Action::SetUpVolumes) {
+                self.state.volumes_stale = false;
+            }
         } else if let Some(refresh_at) = self.state.refresh_at {
             self.wake(refresh_at);
         }

@@ -426,6 +426,8 @@ pub struct PodState {
     pub volumes: Volumes,
     /// When tokens in the volumes must be renewed.
     pub refresh_at: Option<Timestamp>,
+    /// Something that the volumes show has changed since they were last begun to be set up.
+    pub volumes_stale: bool,
     /// Containers by name.
     pub containers: BTreeMap<String, ContainerMemory>,
     /// Actions that failed: when to try again, and the delay that led there.

@@ -739,3 +739,40 @@ fn a_changed_image_replaces_the_container() {
         "#]],
     );
 }
+
+#[test]
+fn what_changes_while_volumes_are_renewed_is_not_forgotten() {
+    check(
+        WEB,
+        |world| {
+            world.stuck.insert("volumes".into());
+            world.change_objects();
+            // The renewal that is under way may have read them already.
+            world.change_objects();
+            world.stuck.clear();
+            world.finish(Task::Volumes, Ended::VolumesReady { refresh_at: None });
+            world.fail("volumes", "", "configmap \"a\" not found");
+            world.change_objects();
+            world.pass(60);
+        },
+        expect![[r#"
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * objects change
+            0s    set up volumes
+            0s    * objects change
+            0s    set up volumes
+            0s    * objects change
+            0s    set up volumes
+            0s      event !FailedMount: configmap "a" not found
+            0s    set up volumes
+        "#]],
+    );
+}

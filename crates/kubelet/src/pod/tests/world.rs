@@ -160,6 +160,13 @@ impl World {
         self.probes.insert(kind, result);
     }
 
+    /// Something that the Pod refers to changes.
+    pub(super) fn change_objects(&mut self) {
+        self.say("* objects change");
+        self.view.objects_changed = true;
+        self.run();
+    }
+
     /// Ends an action that was stuck.
     pub(super) fn finish(&mut self, task: Task, result: Ended) {
         self.view.outcomes.push(Outcome { task, result });
