@@ -17,6 +17,7 @@ use crate::aggregation::local;
 use crate::alloc::{Allocators, Claims};
 use crate::codec;
 use crate::config::Config;
+use crate::custom::keeper::establish;
 use crate::endpoints;
 use crate::failure::{Result, plain};
 use crate::storage::catalogue::Catalogue;
@@ -111,11 +112,13 @@ async fn put(config: &Config, catalogue: &Catalogue, object: Object, transaction
 async fn renew(config: &Config, catalogue: &Catalogue, mut new: Object, transaction: &mut Transaction) -> Result<()> {
     let Some((key, found)) = find(config, catalogue, &new).await? else { return Ok(()) };
     let Some(stored) = found else {
+        establish(&mut new, &clock::rfc3339(config.clock.now()));
         write(config, catalogue, new, None, key, transaction);
         return Ok(());
     };
     let old: Object = serde_json::from_slice(&stored.value).unwrap_or_default();
-    if !is_untouched(&old) || is_untouched_as(&old, &new) {
+    // Mostly it is this very one, and needs no closer look.
+    if bears_same_mark(&old, &new) || !is_untouched(&old) {
         return Ok(());
     }
     let mut object = old;
@@ -128,8 +131,8 @@ async fn renew(config: &Config, catalogue: &Catalogue, mut new: Object, transact
     Ok(())
 }
 
-/// Whether both were written by the same version of this program.
-fn is_untouched_as(old: &Object, new: &Object) -> bool {
+/// Whether both bear the same mark.
+fn bears_same_mark(old: &Object, new: &Object) -> bool {
     old["metadata"]["annotations"] == new["metadata"]["annotations"]
 }
 

@@ -147,10 +147,7 @@ impl Keeper {
             Some((reason, why)) => {
                 vec![("NamesAccepted", "False", *reason, why.clone())]
             }
-            None => vec![
-                ("NamesAccepted", "True", "NoConflicts", "no conflicts found".to_owned()),
-                ("Established", "True", "InitialNamesAccepted", "the initial names have been accepted".to_owned()),
-            ],
+            None => names_accepted(),
         };
         if conflict.is_some() && condition(&definition, "Established") != "True" {
             conditions.push(("Established", "False", "NotAccepted", "not all names are accepted".to_owned()));
@@ -178,6 +175,29 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// What is said of a definition whose names are free.
+fn names_accepted() -> Vec<Condition> {
+    vec![
+        ("NamesAccepted", "True", "NoConflicts", "no conflicts found".to_owned()),
+        ("Established", "True", "InitialNamesAccepted", "the initial names have been accepted".to_owned()),
+    ]
+}
+
+/// Makes a definition of a new cluster what it would become: its kinds are served before the first request, and nothing
+/// of it is written and checked again.
+pub fn establish(definition: &mut Object, now: &str) {
+    let conditions = names_accepted().into_iter().chain(approval(definition));
+    let conditions: Vec<Value> = conditions
+        .map(|(kind, status, reason, message)| {
+            json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now})
+        })
+        .collect();
+    let names = definition["spec"]["names"].clone();
+    definition["metadata"]["finalizers"] = json!([FINALIZER]);
+    definition["status"]["conditions"] = conditions.into();
+    definition["status"]["acceptedNames"] = names;
 }
 
 /// Whether a condition says so already.

@@ -137,7 +137,11 @@ pub fn is_untouched(stored: &Object) -> bool {
 
 fn definition(row: &Row) -> Object {
     let columns: Vec<Value> = row.columns.iter().map(column).collect();
-    let schema = with(with((row.schema)(), type_fields(row)), json!({"description": row.about}));
+    let mut schema = with((row.schema)(), json!({"description": row.about}));
+    for field in ["apiVersion", "kind"] {
+        schema["properties"][field] = json!({"type": "string"});
+    }
+    schema["properties"]["metadata"] = json!({"type": "object"});
     let version = |name: &&str| {
         json!({
             "name": name,
@@ -184,16 +188,6 @@ fn owned() -> Value {
 fn column((name, kind, path): &(&str, &str, &str)) -> Value {
     let column = json!({"name": name, "type": kind, "jsonPath": path});
     if *name == "Description" { with(column, json!({"priority": 1})) } else { column }
-}
-
-/// The properties with the fields that every object has.
-fn type_fields(row: &Row) -> Value {
-    let mut properties = (row.schema)()["properties"].take();
-    for field in ["apiVersion", "kind"] {
-        properties[field] = json!({"type": "string"});
-    }
-    properties["metadata"] = json!({"type": "object"});
-    json!({"properties": properties})
 }
 
 /// A short digest of a tree (FNV-1a): nobody has a reason to forge one.
