@@ -225,5 +225,11 @@ fn a_rollout_that_is_stuck(cluster: &Cluster) {
     // The way back may take longer than that.
     deadline(600);
     cluster.kubectl("rollout undo deployment/web").ok();
+    // The condition of the rollout that failed stands until the new one gets on.
+    eventually("the way back gets on", || {
+        let deployment = cluster.get("deployment web");
+        let conditions = deployment["status"]["conditions"].as_array().unwrap();
+        conditions.iter().all(|condition| condition["reason"] != "ProgressDeadlineExceeded")
+    });
     cluster.rollout("web");
 }

@@ -63,11 +63,19 @@ pub struct Client {
     pub port: u16,
     pub tls: Arc<rustls::ClientConfig>,
     pub protocol: Protocol,
+    /// Whom the requests are made as, where it is not the administrator.
+    pub user: Option<&'static str>,
 }
 
 /// A connection that is open.
 #[derive(Debug)]
-pub enum Connection {
+pub struct Connection {
+    sender: Sender,
+    user: Option<&'static str>,
+}
+
+#[derive(Debug)]
+enum Sender {
     Http1(http1::SendRequest<Full<Bytes>>),
     Http2(http2::SendRequest<Full<Bytes>>),
 }
@@ -81,20 +89,21 @@ impl Client {
         tls.alpn_protocols = vec![if self.protocol == Protocol::Http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         let name = ServerName::try_from("localhost")?;
         let stream = TokioIo::new(TlsConnector::from(Arc::new(tls)).connect(name, stream).await?);
-        Ok(match self.protocol {
+        let sender = match self.protocol {
             Protocol::Http1 => {
                 let (sender, connection) = http1::handshake(stream).await?;
                 tokio::spawn(async move { drop(connection.await) });
-                Connection::Http1(sender)
+                Sender::Http1(sender)
             }
             Protocol::Http2 => {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder.initial_stream_window_size(4 << 20).initial_connection_window_size(32 << 20);
                 let (sender, connection) = builder.handshake(stream).await?;
                 tokio::spawn(async move { drop(connection.await) });
-                Connection::Http2(sender)
+                Sender::Http2(sender)
             }
-        })
+        };
+        Ok(Connection { sender, user: self.user })
     }
 
     /// Connections for so many requests in flight.
@@ -102,11 +111,11 @@ impl Client {
         let mut connections = Vec::new();
         for index in 0..in_flight {
             let shared = match connections.get(index - index % SHARED) {
-                Some(Connection::Http2(sender)) if index % SHARED > 0 => Some(sender.clone()),
+                Some(Connection { sender: Sender::Http2(sender), .. }) if index % SHARED > 0 => Some(sender.clone()),
                 _ => None,
             };
             connections.push(match shared {
-                Some(sender) => Connection::Http2(sender),
+                Some(sender) => Connection { sender: Sender::Http2(sender), user: self.user },
                 None => self.connect().await?,
             });
         }
@@ -117,25 +126,28 @@ impl Client {
 impl Connection {
     /// Sends a request, and gives the answer while its body is still to come.
     pub async fn send(&mut self, request: Request, port: u16) -> Fallible<http::Response<Incoming>> {
-        let uri = match self {
-            Self::Http1(_) => request.path,
-            Self::Http2(_) => format!("https://localhost:{port}{}", request.path),
+        let uri = match self.sender {
+            Sender::Http1(_) => request.path,
+            Sender::Http2(_) => format!("https://localhost:{port}{}", request.path),
         };
         let mut head = http::Request::builder().method(request.method).uri(uri);
-        if matches!(self, Self::Http1(_)) {
+        if matches!(self.sender, Sender::Http1(_)) {
             head = head.header("host", "localhost");
         }
         head = head.header("user-agent", "bench").header("accept", "application/json");
+        if let Some(user) = self.user {
+            head = head.header("impersonate-user", user);
+        }
         if !request.body.is_empty() {
             head = head.header("content-type", "application/json");
         }
         let request = head.body(Full::new(request.body))?;
-        Ok(match self {
-            Self::Http1(sender) => {
+        Ok(match &mut self.sender {
+            Sender::Http1(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await?
             }
-            Self::Http2(sender) => {
+            Sender::Http2(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await?
             }

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock and starts programs")]
 
 mod definitions;
+mod flood;
 mod load;
 mod peers;
 mod server;
@@ -107,6 +108,11 @@ async fn all(folder: &Path, rounds: usize, filter: &str) -> Fallible<()> {
             watching::busy(&server, &mut figures).await?;
         }
         server.stop()?;
+        if wants("flood") {
+            let server = Server::start(&folder.join(format!("flooded-{round}"))).await?;
+            flood::measure(&server, &mut figures).await?;
+            server.stop()?;
+        }
         if wants("definitions") {
             let server = Server::start(&folder.join(format!("defined-{round}"))).await?;
             definitions::measure(&server, &mut figures).await?;

@@ -69,7 +69,12 @@ impl Server {
                 vec![CertificateDer::from_pem_slice(&read("admin.crt")?)?],
                 PrivateKeyDer::from_pem_slice(&read("admin.key")?)?,
             )?;
-        Ok(Client { port: self.port, tls: Arc::new(tls), protocol })
+        Ok(Client { port: self.port, tls: Arc::new(tls), protocol, user: None })
+    }
+
+    /// The client of somebody whom the administrator stands for.
+    pub fn client_as(&self, protocol: Protocol, user: &'static str) -> Fallible<Client> {
+        Ok(Client { user: Some(user), ..self.client(protocol)? })
     }
 
     /// The memory that the process alone holds.

@@ -1,0 +1,128 @@
+//! What a user who floods the server does to another one: how long the other's requests take with and without the flood.
+//! Both are ordinary users of one priority level, which is the harder case. The flood and the other user have threads of
+//! their own, so that they meet in the server only, and on the cores that all share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::load::{self, Client, Protocol, Rate, Request};
+use super::server::Server;
+use super::{CONFIG_MAPS, Fallible, Figures, PERIOD, config_map};
+
+/// How many requests of the flood are under way.
+const FLOOD: usize = 256;
+/// The objects that the flood lists.
+const LISTED: u64 = 500;
+/// What both users may do.
+const RIGHTS: &str = r#"{"metadata":{"name":"bench"},
+    "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"cluster-admin"},
+    "subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"one"},
+                {"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"many"}]}"#;
+const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+
+type Make = Arc<dyn Fn() -> Request + Send + Sync>;
+
+/// Requests of one sort, each different from the others.
+fn numbered(make: impl Fn(u64) -> Request + Send + Sync + 'static) -> Make {
+    let next = AtomicU64::new(0);
+    Arc::new(move || make(next.fetch_add(1, Ordering::Relaxed)))
+}
+
+fn create(prefix: &'static str) -> Make {
+    numbered(move |number| Request::post(CONFIG_MAPS, config_map(&format!("{prefix}-{number}"), number)))
+}
+
+/// Both users' requests in all pairs.
+pub async fn measure(server: &Server, figures: &mut Figures) -> Fallible<()> {
+    let admin = Arc::new(server.client(Protocol::Http1)?);
+    let once = |make: fn(u64) -> Request, count: u64| {
+        let next = Arc::new(AtomicU64::new(0));
+        move || {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            (number < count).then(|| make(number))
+        }
+    };
+    load::exhaust(&admin, 1, once(|_| Request::post(BINDINGS, RIGHTS.to_owned()), 1)).await?;
+    let listed = |number| Request::post(CONFIG_MAPS, config_map(&format!("listed-{number}"), number));
+    load::exhaust(&admin, 16, once(listed, LISTED)).await?;
+    let get = numbered(|number| Request::get(&format!("{CONFIG_MAPS}/listed-{}", number % LISTED)));
+    let list = numbered(|_| Request::get(CONFIG_MAPS));
+    for (what, quiet) in [("get", get.clone()), ("create", create("quiet"))] {
+        let idle = alone(server.client_as(Protocol::Http1, "one")?, quiet.clone())?;
+        figures.add_rate(&format!("{what}, one at a time, nobody else"), &idle);
+        for (whose, flood) in [("gets", get.clone()), ("creates", create("flood")), ("lists of 500", list.clone())] {
+            let flood = Flood::start(server.client_as(Protocol::Http1, "many")?, flood);
+            tokio::time::sleep(PERIOD / 10).await;
+            let during = alone(server.client_as(Protocol::Http1, "one")?, quiet.clone())?;
+            let (done, refused) = flood.end()?;
+            figures.add_rate(&format!("{what}, one at a time, flood of {whose}"), &during);
+            figures.add(&format!("{what}, p99 against idle, flood of {whose}"), "times", during.p99_ms / idle.p99_ms);
+            figures.add(&format!("flood of {whose} beside {what}"), "/s", done);
+            figures.add(&format!("flood of {whose} beside {what}, refused"), "/s", refused);
+        }
+    }
+    Ok(())
+}
+
+fn in_own_thread<T: Send + 'static>(
+    work: impl Future<Output = Fallible<T>> + Send + 'static,
+) -> JoinHandle<Fallible<T>> {
+    std::thread::spawn(|| tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
+}
+
+fn joined<T>(thread: JoinHandle<Fallible<T>>) -> Fallible<T> {
+    thread.join().map_err(|_| "a thread of the load panicked")?
+}
+
+/// One request at a time.
+fn alone(client: Client, make: Make) -> Fallible<Rate> {
+    joined(in_own_thread(async move { load::run(&Arc::new(client), 1, PERIOD, move || make()).await }))
+}
+
+/// Many requests at a time, which may be refused, until it is ended.
+struct Flood {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Fallible<(f64, f64)>>,
+}
+
+impl Flood {
+    fn start(client: Client, make: Make) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let until = over.clone();
+        let thread = in_own_thread(async move {
+            let (start, refused) = (tokio::time::Instant::now(), Arc::new(AtomicU64::new(0)));
+            let mut tasks = Vec::new();
+            for mut connection in client.connections(FLOOD).await? {
+                let (until, make, refused, port) = (until.clone(), make.clone(), refused.clone(), client.port);
+                tasks.push(tokio::spawn(async move {
+                    let mut done = 0_u64;
+                    while !until.load(Ordering::Relaxed) {
+                        match connection.exchange(make(), port).await {
+                            Ok(_) => done += 1,
+                            Err(error) if error.to_string().contains("429") => {
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    Ok(done)
+                }));
+            }
+            let mut done = 0;
+            for task in tasks {
+                done += task.await??;
+            }
+            let took = start.elapsed().max(Duration::from_millis(1)).as_secs_f64();
+            Ok((done as f64 / took, refused.load(Ordering::Relaxed) as f64 / took))
+        });
+        Self { over, thread }
+    }
+
+    /// How many requests were answered and refused in a second.
+    fn end(self) -> Fallible<(f64, f64)> {
+        self.over.store(true, Ordering::Relaxed);
+        joined(self.thread)
+    }
+}
