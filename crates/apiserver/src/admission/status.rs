@@ -19,7 +19,7 @@ use super::policy::{base_env, with_variables};
 use crate::custom::keeper::send;
 use crate::failure::Result;
 use crate::server::ApiServer;
-use crate::storage::cache::{Message, Start};
+use crate::storage::cache::Start;
 use crate::storage::catalogue::Served;
 use crate::storage::filter::Filter;
 
@@ -45,7 +45,7 @@ pub async fn run(server: Weak<ApiServer>) {
             look_at(&server, &name).await;
         }
         while let Some(message) = watch.queue.next().await {
-            if let Message::Event(event) = message {
+            for event in message.events() {
                 look_at(&server, event.entry.name()).await;
             }
         }

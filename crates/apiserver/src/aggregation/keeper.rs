@@ -19,7 +19,8 @@ use super::{GROUP, PLURAL, proxy};
 use crate::custom::keeper::send;
 use crate::failure::Result;
 use crate::server::ApiServer;
-use crate::storage::cache::{Happened, Message, ResourceCache, Start, Subscription};
+use crate::storage::cache::{ResourceCache, Start, Subscription};
+use crate::storage::events::{Event, Happened, Message};
 use crate::storage::filter::Filter;
 use crate::usage;
 
@@ -121,7 +122,10 @@ fn follow(server: &ApiServer) -> Option<(Subscription, Subscription)> {
 /// Whether another server of the usual metrics was taken out: then they are this one's again. Who removes this server's
 /// own APIService of them wants to put another in its place.
 fn frees_usage(message: &Message) -> bool {
-    let Message::Event(event) = message else { return false };
+    message.events().iter().any(is_usage_freed)
+}
+
+fn is_usage_freed(event: &Event) -> bool {
     let is_usage = event.happened == Happened::Deleted && event.entry.name() == usage::service_name();
     let object: Option<Value> = is_usage.then(|| serde_json::from_slice(&event.entry.value).ok()).flatten();
     object.is_some_and(|object| object.at(&["spec", "service"]).is_some_and(Value::is_object))

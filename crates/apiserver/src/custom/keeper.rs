@@ -19,7 +19,7 @@ use crate::call::UserInfo;
 use crate::failure::{Failure, Result};
 use crate::http::body;
 use crate::server::ApiServer;
-use crate::storage::cache::{Message, ResourceCache, Start};
+use crate::storage::cache::{ResourceCache, Start};
 use crate::storage::filter::Filter;
 
 const GROUP: &str = "apiextensions.k8s.io";
@@ -69,7 +69,7 @@ pub async fn run(server: Weak<ApiServer>) {
             keeper.wake(event.entry.name());
         }
         while let Some(message) = watch.queue.next().await {
-            if let Message::Event(event) = message {
+            for event in message.events() {
                 keeper.wake(event.entry.name());
             }
         }

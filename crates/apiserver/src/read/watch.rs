@@ -27,8 +27,9 @@ use crate::http::negotiate::{self, Accepted, Include, Media, Shape};
 use crate::read::options::ListOptions;
 use crate::read::{list, present, socket};
 use crate::server::ApiServer;
-use crate::storage::cache::{Event, Form, Happened, Message, Start, Subscription};
+use crate::storage::cache::{Start, Subscription};
 use crate::storage::catalogue::Served;
+use crate::storage::events::{Batch, Event, Form, Happened, Message, joined};
 use crate::storage::filter::Filter;
 use crate::storage::hub::Hub;
 
@@ -39,6 +40,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Events that wait are sent together up to about this size: a frame of HTTP/2 and a record of TLS hold no more, and what
 /// is copied is still in the processor's cache when it is encrypted.
 const LIVE_PIECE_BYTES: usize = 16 * 1024;
+/// A larger piece is sent as it is: all watchers share it, and copying it costs more than a frame of its own.
+const JOINED_PIECE_BYTES: usize = 4 * 1024;
 
 /// Answers a watch, over a WebSocket where the client wants to go on with one.
 pub async fn watch(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts) -> Result<Answer> {
@@ -153,11 +156,11 @@ impl Feed {
         let message = tokio::select! {
             biased;
             message = self.subscription.queue.next() => message?,
-            () = &mut self.deadline => return self.last(),
+            () = &mut self.deadline => return self.last().await,
         };
         let mut piece = self.encode(message).await;
         let waiting = self.subscription.queue.taken();
-        if waiting > 0 {
+        if waiting > 0 && piece.len() < JOINED_PIECE_BYTES {
             // Those that wait are mostly of one size: a piece that grows is copied each time.
             let capacity = (piece.len() * (waiting + 1)).min(LIVE_PIECE_BYTES + piece.len());
             let mut joined = BytesMut::with_capacity(capacity);
@@ -173,29 +176,31 @@ impl Feed {
 
     /// A message as it is sent: a custom object in the version that is watched.
     async fn encode(&mut self, message: Message) -> Bytes {
-        let (Message::Event(Event { revision, .. }) | Message::Bookmark(revision)) = &message;
-        if *revision <= self.after {
-            return Bytes::new();
-        }
-        let (Some(converter), Message::Event(event)) = (&mut self.converter, &message) else {
-            return self.encoder.message(&message);
+        let batch = match message {
+            Message::Events(batch) => batch,
+            Message::Bookmark(revision) if revision <= self.after => return Bytes::new(),
+            Message::Bookmark(revision) => return self.encoder.bookmark(revision, false),
         };
-        match converter.view(event).await {
-            Ok(Some(event)) => self.encoder.event(&event),
-            Ok(None) => Bytes::new(),
-            Err(failure) => frame(self.encoder.accepted.media, "ERROR", json!(*failure.0)),
+        let is_news = |event: &&Event| event.revision > self.after;
+        let is_all_news = batch.events().first().is_some_and(|event| is_news(&event));
+        match &mut self.converter {
+            None if is_all_news => self.encoder.batch(&batch),
+            None => joined(batch.events().iter().filter(is_news).map(|event| self.encoder.event(event))),
+            // Apart, so that a watch that waits does not hold the room for it.
+            Some(converter) => {
+                let news = batch.events().iter().filter(is_news).cloned().collect();
+                Box::pin(converted(converter, &mut self.encoder, news)).await
+            }
         }
     }
 
     /// The end of a watch whose time is up.
-    fn last(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
+    async fn last(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
         // All that happened up to this revision is in the queue already.
         let reached = self.last_bookmark.take()?.reached().max(self.after);
         let mut piece = BytesMut::new();
         while let Some(message) = self.subscription.queue.next_waiting() {
-            if matches!(&message, Message::Event(event) if event.revision > self.after) {
-                piece.put_slice(&self.encoder.message(&message));
-            }
+            piece.put_slice(&self.encode(message).await);
         }
         piece.put_slice(&self.encoder.bookmark(reached, false));
         Some((Ok(piece.freeze()), self))
@@ -271,6 +276,19 @@ impl Converter {
     }
 }
 
+/// Events of custom objects in the version that is watched.
+async fn converted(converter: &mut Converter, encoder: &mut Encoder, events: Vec<Event>) -> Bytes {
+    let mut piece = BytesMut::new();
+    for event in events {
+        match converter.view(&event).await {
+            Ok(Some(event)) => piece.put_slice(&encoder.event(&event)),
+            Ok(None) => {}
+            Err(failure) => piece.put_slice(&frame(encoder.accepted.media, "ERROR", json!(*failure.0))),
+        }
+    }
+    piece.freeze()
+}
+
 /// Writes events in the form that the client accepts.
 struct Encoder {
     served: Arc<Served>,
@@ -293,11 +311,16 @@ impl Encoder {
         Self { served, accepted, form, as_stored, clock, columns_sent: false }
     }
 
-    fn message(&mut self, message: &Message) -> Bytes {
-        match message {
-            Message::Event(event) => self.event(event),
-            Message::Bookmark(revision) => self.bookmark(*revision, false),
+    /// What came together, encoded once for all watchers that see just this.
+    fn batch(&mut self, batch: &Batch) -> Bytes {
+        if self.as_stored {
+            return batch.frame(&self.served.heads);
         }
+        if matches!(self.accepted.shape, Shape::Table(_)) {
+            return joined(batch.events().iter().map(|event| self.encode(event)));
+        }
+        let form = self.form.clone();
+        batch.frame_in(&form, |event| self.event(event))
     }
 
     fn event(&mut self, event: &Event) -> Bytes {

@@ -1,10 +1,10 @@
 //! The watch cache of one resource: all its objects as stored bytes with the facts that selectors need, the latest
-//! changes, and the watchers. One change is encoded once for all watchers; a watcher that nothing concerns is not woken.
+//! changes, and the watchers. Changes are encoded once for all watchers; a watcher that nothing concerns is not woken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,11 +13,11 @@ use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
 use skiff_store::{KeyValue, Revision, WatchEvent};
 
-use crate::codec::{self, Heads};
+use crate::codec;
 use crate::encryption;
 use crate::failure::{Result, expired};
-use crate::http::negotiate::Media;
 use crate::metrics::StoreFigures;
+use crate::storage::events::{Batch, Change, Event, Message};
 use crate::storage::filter::Filter;
 use crate::storage::keys;
 use crate::storage::line::{self, Refused};
@@ -28,6 +28,8 @@ const HISTORY_CHANGES: usize = 1024;
 const HISTORY_BYTES: usize = 4 * 1024 * 1024;
 /// How many events may wait for a watcher before it is dropped as too slow.
 const WATCHER_QUEUE: usize = 1024;
+/// Changes that come together are told together up to about this size: a frame of HTTP/2 and a record of TLS hold no more.
+const BATCH_BYTES: usize = 16 * 1024;
 
 /// One object, as stored.
 #[derive(Debug)]
@@ -156,142 +158,6 @@ pub fn text_at(object: &Object, path: &str) -> String {
     }
 }
 
-/// A change of one object.
-#[derive(Debug)]
-pub struct Change {
-    /// The revision that made it.
-    pub revision: Revision,
-    /// The object now, or `None` where it was deleted.
-    pub now: Option<Arc<Entry>>,
-    /// The object before, or `None` where it was created.
-    pub before: Option<Arc<Entry>>,
-}
-
-/// What a watcher is told of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happened {
-    /// The object came, or came to be selected.
-    Added,
-    /// The object changed.
-    Modified,
-    /// The object went, or ceased to be selected.
-    Deleted,
-}
-
-impl Happened {
-    /// As it is written.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Added => "ADDED",
-            Self::Modified => "MODIFIED",
-            Self::Deleted => "DELETED",
-        }
-    }
-}
-
-impl Change {
-    /// What a watcher with this filter is told, and of which state of the object.
-    pub fn seen_by(&self, filter: &Filter) -> Option<(Happened, &Arc<Entry>)> {
-        let now = self.now.as_ref().filter(|entry| filter.matches(entry));
-        let before = self.before.as_ref().filter(|entry| filter.matches(entry));
-        match (before, now) {
-            (None, Some(now)) => Some((Happened::Added, now)),
-            (Some(_), Some(now)) => Some((Happened::Modified, now)),
-            (Some(before), None) => Some((Happened::Deleted, before)),
-            (None, None) => None,
-        }
-    }
-}
-
-/// What a watcher is told, with its encoding, which all watchers share while it is under way.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// What happened.
-    pub happened: Happened,
-    /// To which state of the object.
-    pub entry: Arc<Entry>,
-    /// The revision that did it.
-    pub revision: Revision,
-    frames: Arc<Frames>,
-}
-
-/// The encodings of one change, each made when the first watcher wants it.
-#[derive(Debug, Default)]
-struct Frames {
-    /// The whole object in JSON, as the kind that is stored.
-    whole: [OnceLock<Bytes>; 3],
-    /// In other forms, of which a change has few.
-    others: Mutex<Vec<(Happened, Form, Bytes)>>,
-}
-
-/// A form in which events are sent, apart from the most common one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Form {
-    /// The group and version that the events state.
-    pub version: Arc<str>,
-    /// The encoding.
-    pub media: Media,
-    /// Whether only the metadata is sent.
-    pub metadata: bool,
-}
-
-impl Event {
-    /// What a watcher with this filter is told of a change.
-    pub fn of(change: &Change, filter: &Filter) -> Option<Self> {
-        Self::sharing(change, filter, &Arc::default())
-    }
-
-    fn sharing(change: &Change, filter: &Filter, frames: &Arc<Frames>) -> Option<Self> {
-        let (happened, entry) = change.seen_by(filter)?;
-        Some(Self { happened, entry: entry.clone(), revision: change.revision, frames: frames.clone() })
-    }
-
-    /// The same event of another view of the object.
-    pub fn with_entry(&self, entry: Arc<Entry>) -> Self {
-        Self { entry, frames: Arc::default(), ..self.clone() }
-    }
-
-    /// The revision that the object is sent with: a deleted one carries the revision that deleted it.
-    pub fn object_revision(&self) -> Revision {
-        if self.happened == Happened::Deleted { self.revision } else { self.entry.revision }
-    }
-
-    /// The whole object's watch event as the kind that is stored, encoded at most once.
-    pub fn frame(&self, heads: &Heads) -> Bytes {
-        let encode = || {
-            let mut out = BytesMut::with_capacity(self.entry.value.len() + heads.typed.len() + 64);
-            out.put_slice(b"{\"type\":\"");
-            out.put_slice(self.happened.name().as_bytes());
-            out.put_slice(b"\",\"object\":");
-            codec::write_sent(&mut out, &heads.typed, &self.entry.value, self.object_revision());
-            out.put_slice(b"}\n");
-            out.freeze()
-        };
-        self.frames.whole[self.happened as usize].get_or_init(encode).clone()
-    }
-
-    /// The event in another form, encoded by the first watcher that wants it.
-    pub fn frame_in(&self, form: &Form, encode: impl FnOnce() -> Bytes) -> Bytes {
-        let mut others = self.frames.others.lock();
-        let known = others.iter().find(|(happened, of, _)| *happened == self.happened && of == form);
-        if let Some((_, _, frame)) = known {
-            return frame.clone();
-        }
-        let frame = encode();
-        others.push((self.happened, form.clone(), frame.clone()));
-        frame
-    }
-}
-
-/// What a watcher receives.
-#[derive(Debug, Clone)]
-pub enum Message {
-    /// A change that concerns it.
-    Event(Event),
-    /// Nothing else happened up to this revision.
-    Bookmark(Revision),
-}
-
 struct Watcher {
     filter: Filter,
     bookmarks: bool,
@@ -392,32 +258,26 @@ impl ResourceCache {
         state.tell_of_unreadable();
     }
 
-    /// Takes over the changes of one revision and tells the watchers.
-    pub fn apply(&self, events: Vec<WatchEvent>, revision: Revision) {
+    /// Takes over the changes of some revisions, in their order, and tells the watchers.
+    pub fn apply(&self, events: Vec<WatchEvent>) {
+        let Some(last) = events.last().map(|event| event.revision) else { return };
         // What is kept of them is read out of the objects before anybody has to wait for the lock.
-        let read = |event: WatchEvent| (event.key, event.value.map(|pair| self.entry(pair)));
+        let read = |event: WatchEvent| (event.revision, event.key, event.value.map(|pair| self.entry(pair)));
         let changes: Vec<_> = events.into_iter().map(read).collect();
         let mut state = self.state.lock();
-        if revision <= state.applied {
-            return;
-        }
-        state.applied = revision;
-        for (key, now) in changes {
-            let before = match &now {
-                Some(entry) => state.entries.insert(key, entry.clone()),
-                None => state.entries.remove(&key),
-            };
-            if before.is_none() && now.is_none() {
-                continue;
+        let known = state.applied;
+        state.applied = known.max(last);
+        let (mut together, mut size) = (Vec::new(), 0);
+        for (revision, key, now) in changes.into_iter().filter(|(revision, ..)| *revision > known) {
+            let Some(change) = state.change(revision, key, now) else { continue };
+            size += size_of(change.now.as_ref().or(change.before.as_ref()));
+            together.push(change);
+            if size >= BATCH_BYTES {
+                state.tell(&std::mem::take(&mut together));
+                size = 0;
             }
-            state.changed = revision;
-            let size = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.value.len());
-            state.bytes = state.bytes + size(&now) - size(&before);
-            state.look_at(now.as_ref(), before.as_ref());
-            let change = Arc::new(Change { revision, now, before });
-            state.tell(&change);
-            state.remember(change);
         }
+        state.tell(&together);
     }
 
     /// Lets watchers that want bookmarks know how far the world is.
@@ -427,7 +287,7 @@ impl ResourceCache {
                 return true;
             }
             // A full queue will bring its reader newer news than this; only a closed one ends the watch.
-            watcher.queue.send(Message::Bookmark(reached)) != Err(Refused::Abandoned)
+            watcher.queue.send(Message::Bookmark(reached), 0) != Err(Refused::Abandoned)
         });
     }
 
@@ -577,6 +437,23 @@ impl State {
         within.filter(|entry| filter.matches(entry)).cloned().collect()
     }
 
+    /// Takes over the new state of an object; none where nothing has changed.
+    fn change(&mut self, revision: Revision, key: Bytes, now: Option<Arc<Entry>>) -> Option<Arc<Change>> {
+        let before = match &now {
+            Some(entry) => self.entries.insert(key, entry.clone()),
+            None => self.entries.remove(&key),
+        };
+        if before.is_none() && now.is_none() {
+            return None;
+        }
+        self.changed = revision;
+        self.bytes = self.bytes + size_of(now.as_ref()) - size_of(before.as_ref());
+        self.look_at(now.as_ref(), before.as_ref());
+        let change = Arc::new(Change { revision, now, before });
+        self.remember(change.clone());
+        Some(change)
+    }
+
     fn remember(&mut self, change: Arc<Change>) {
         self.history_bytes += weight(&change);
         self.history.push_back(change);
@@ -587,21 +464,27 @@ impl State {
         }
     }
 
-    fn tell(&mut self, change: &Change) {
-        if self.watchers.is_empty() {
+    fn tell(&mut self, changes: &[Arc<Change>]) {
+        if self.watchers.is_empty() || changes.is_empty() {
             return;
         }
-        let (frames, sent) = (Arc::default(), &mut self.sent);
+        let (all, sent) = (Batch::of(changes), &mut self.sent);
         self.watchers.retain(|_, watcher| {
-            let Some(event) = Event::sharing(change, &watcher.filter, &frames) else { return true };
-            *sent += 1;
+            let Some(seen) = all.seen_by(changes, &watcher.filter) else { return true };
+            let count = seen.events().len();
+            *sent += count as u64;
             // A watcher that does not keep up is dropped: its client comes back from where it was.
-            watcher.queue.send(Message::Event(event)).is_ok()
+            watcher.queue.send(Message::Events(seen), count).is_ok()
         });
     }
 }
 
+/// How large an object is, where there is one.
+fn size_of(entry: Option<&Arc<Entry>>) -> usize {
+    entry.map_or(0, |entry| entry.value.len())
+}
+
 /// What a remembered change keeps alive that would be gone otherwise.
 fn weight(change: &Change) -> usize {
-    change.before.as_ref().map_or(0, |entry| entry.value.len())
+    size_of(change.before.as_ref())
 }

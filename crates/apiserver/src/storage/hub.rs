@@ -19,6 +19,8 @@ use crate::storage::keys;
 const FRESHNESS_WAIT: Duration = Duration::from_secs(3);
 /// How long an event may be under way before the store is asked to say how far it is.
 const EVENT_WAIT: Duration = Duration::from_millis(20);
+/// How many items of the store's watch are taken over at once, where so many have come.
+const MOST_AT_ONCE: usize = 64;
 /// How many revisions of the past the caches begin with.
 const KNOWN_PAST: Revision = 1000;
 /// How long to wait before the store is asked again after it failed.
@@ -56,11 +58,7 @@ impl Hub {
         let mut stream = self.load_past(past.clamp(1, present)).await?;
         self.store.request_progress().await?;
         while self.reached() < present {
-            match stream.next().await {
-                Some(Ok(item)) => self.take(item).await,
-                Some(Err(error)) => return Err(error),
-                None => return Err(StoreError::Lagged),
-            }
+            self.take(vec![stream.next().await.ok_or(StoreError::Lagged)?]).await?;
         }
         Ok(stream)
     }
@@ -92,23 +90,29 @@ impl Hub {
         self.store.watch(everything, content.revision).await
     }
 
-    async fn take(&self, item: WatchItem) {
-        match item {
-            WatchItem::Events(events) => self.apply(events).await,
-            WatchItem::Progress(revision) => self.reach(revision),
+    /// Takes over what the store tells, which may be much at once; gives the error that it ended with.
+    async fn take(&self, items: Vec<Result<WatchItem, StoreError>>) -> Result<(), StoreError> {
+        let (mut events, mut reached, mut end) = (Vec::new(), 0, Ok(()));
+        for item in items {
+            match item {
+                Ok(WatchItem::Events(more)) => events.extend(more),
+                Ok(WatchItem::Progress(revision)) => reached = revision,
+                Err(error) => end = Err(error),
+            }
         }
+        self.apply(events).await;
+        self.reach(reached);
+        end
     }
 
     /// Follows the store until the future is dropped; where the watch breaks, the caches are filled anew.
     pub async fn run(self: Arc<Self>, mut stream: WatchStream) {
         loop {
-            while let Some(item) = stream.next().await {
-                match item {
-                    Ok(item) => self.take(item).await,
-                    Err(error) => {
-                        tracing::warn!(%error, "the watch of the store broke; the caches are filled anew");
-                        break;
-                    }
+            let mut pieces = stream.ready_chunks(MOST_AT_ONCE);
+            while let Some(items) = pieces.next().await {
+                if let Err(error) = self.take(items).await {
+                    tracing::warn!(%error, "the watch of the store broke; the caches are filled anew");
+                    break;
                 }
             }
             self.following.store(false, Ordering::Relaxed);
@@ -124,19 +128,20 @@ impl Hub {
     }
 
     async fn apply(&self, events: Vec<WatchEvent>) {
-        let Some(revision) = events.first().map(|event| event.revision) else { return };
+        let Some(revision) = events.last().map(|event| event.revision) else { return };
         let _changing = self.changing.lock().await;
         let snapshot = self.catalogue.snapshot();
-        let mut parts: BTreeMap<String, Vec<WatchEvent>> = BTreeMap::new();
+        // Few kinds change at once.
+        let mut parts: Vec<(&ResourceCache, Vec<WatchEvent>)> = Vec::new();
         for event in events {
-            if let Some(part) = keys::resource_part(&event.key).map(str::to_owned) {
-                parts.entry(part).or_default().push(event);
+            let Some(part) = keys::resource_part(&event.key) else { continue };
+            match parts.iter_mut().find(|(cache, _)| cache.prefix == part) {
+                Some((_, events)) => events.push(event),
+                None => parts.extend(snapshot.cache(part).map(|cache| (&**cache, vec![event]))),
             }
         }
-        for (part, events) in parts {
-            if let Some(cache) = snapshot.cache(&part) {
-                cache.apply(events, revision);
-            }
+        for (cache, events) in parts {
+            cache.apply(events);
         }
         self.reach(revision);
     }

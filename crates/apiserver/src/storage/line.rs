@@ -14,6 +14,8 @@ const KEPT: usize = 128;
 
 struct State<T> {
     waiting: VecDeque<T>,
+    /// What those that wait weigh together.
+    weight: usize,
     /// Who waits for the next message.
     waker: Option<Waker>,
     is_ended: bool,
@@ -42,24 +44,25 @@ pub enum Refused {
     Abandoned,
 }
 
-/// A line in which `limit` messages may wait.
+/// A line that takes no more messages while those that wait weigh `limit`.
 pub fn line<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
-    let state = State { waiting: VecDeque::new(), waker: None, is_ended: false, is_abandoned: false };
+    let state = State { waiting: VecDeque::new(), weight: 0, waker: None, is_ended: false, is_abandoned: false };
     let line = Arc::new(Mutex::new(state));
     (Sender { line: line.clone(), limit }, Receiver { line, taken: VecDeque::new() })
 }
 
 impl<T> Sender<T> {
-    /// Puts a message in, unless the line is full or abandoned.
-    pub fn send(&self, message: T) -> Result<(), Refused> {
+    /// Puts a message of this weight in, unless the line is full or abandoned.
+    pub fn send(&self, message: T, weight: usize) -> Result<(), Refused> {
         let waker = {
             let mut state = self.line.lock();
             if state.is_abandoned {
                 return Err(Refused::Abandoned);
             }
-            if state.waiting.len() >= self.limit {
+            if state.weight >= self.limit {
                 return Err(Refused::Full);
             }
+            state.weight += weight;
             state.waiting.push_back(message);
             state.waker.take()
         };
@@ -91,7 +94,7 @@ impl<T> Receiver<T> {
                 state.waker = Some(context.waker().clone());
                 return Poll::Pending;
             }
-            take(&mut self.taken, &mut state.waiting);
+            take(&mut self.taken, &mut state);
             Poll::Ready(self.taken.pop_front())
         })
         .await
@@ -100,7 +103,7 @@ impl<T> Receiver<T> {
     /// The next message, if one waits.
     pub fn next_waiting(&mut self) -> Option<T> {
         if self.taken.is_empty() {
-            take(&mut self.taken, &mut self.line.lock().waiting);
+            take(&mut self.taken, &mut self.line.lock());
         }
         self.taken.pop_front()
     }
@@ -112,11 +115,12 @@ impl<T> Receiver<T> {
 }
 
 /// Takes all that waits; what was taken before is given already.
-fn take<T>(taken: &mut VecDeque<T>, waiting: &mut VecDeque<T>) {
+fn take<T>(taken: &mut VecDeque<T>, state: &mut State<T>) {
     if taken.capacity() > KEPT {
         *taken = VecDeque::new();
     }
-    std::mem::swap(taken, waiting);
+    std::mem::swap(taken, &mut state.waiting);
+    state.weight = 0;
 }
 
 impl<T> Drop for Receiver<T> {
@@ -140,12 +144,12 @@ mod tests {
     fn messages_come_in_their_order_and_the_end_after_them() {
         let (sender, mut receiver) = line(3);
         for number in 1..=3 {
-            assert_eq!(sender.send(number), Ok(()));
+            assert_eq!(sender.send(number, 1), Ok(()));
         }
-        assert_eq!(sender.send(4), Err(Refused::Full));
+        assert_eq!(sender.send(4, 1), Err(Refused::Full));
         assert_eq!(receiver.next().now_or_never(), Some(Some(1)));
         assert_eq!(receiver.taken(), 2);
-        assert_eq!(sender.send(5), Ok(()), "what was taken out waits no longer");
+        assert_eq!(sender.send(5, 1), Ok(()), "what was taken out waits no longer");
         assert_eq!(receiver.next_waiting(), Some(2));
         drop(sender);
         assert_eq!(receiver.next().now_or_never(), Some(Some(3)));
@@ -158,7 +162,7 @@ mod tests {
     async fn who_waits_is_woken_by_a_message_and_by_the_end() {
         let (sender, mut receiver) = line(1);
         assert_eq!(receiver.next().now_or_never(), None);
-        let (heard, ()) = tokio::join!(receiver.next(), async { sender.send(7).expect("there is room") });
+        let (heard, ()) = tokio::join!(receiver.next(), async { sender.send(7, 1).expect("there is room") });
         assert_eq!(heard, Some(7));
         let (heard, ()) = tokio::join!(receiver.next(), async { drop(sender) });
         assert_eq!(heard, None);
@@ -168,20 +172,20 @@ mod tests {
     fn nothing_is_put_into_an_abandoned_line() {
         let (sender, receiver) = line(1);
         let held = Arc::new(());
-        assert_eq!(sender.send(held.clone()), Ok(()));
+        assert_eq!(sender.send(held.clone(), 1), Ok(()));
         drop(receiver);
         assert_eq!(Arc::strong_count(&held), 1, "what waited is let go");
-        assert_eq!(sender.send(held), Err(Refused::Abandoned));
+        assert_eq!(sender.send(held, 1), Err(Refused::Abandoned));
     }
 
     #[test]
     fn an_empty_line_keeps_little() {
         let (sender, mut receiver) = line(10_000);
         for number in 0..10_000 {
-            sender.send(number).expect("there is room");
+            sender.send(number, 1).expect("there is room");
         }
         while receiver.next_waiting().is_some() {}
-        sender.send(1).expect("there is room");
+        sender.send(1, 1).expect("there is room");
         while receiver.next_waiting().is_some() {}
         assert!(receiver.taken.capacity() + sender.line.lock().waiting.capacity() <= 2 * KEPT);
     }

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod catalogue;
+pub mod events;
 pub mod filter;
 pub mod hub;
 pub mod keys;
