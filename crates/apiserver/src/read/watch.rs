@@ -47,7 +47,7 @@ const JOINED_PIECE_BYTES: usize = 4 * 1024;
 pub async fn watch(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts) -> Result<Answer> {
     let media_type = negotiate::stream_type(&call.accepted)?;
     let events = match open(server, call).await? {
-        Opened::Feed(feed) => stream::unfold(*feed, Feed::next).left_stream(),
+        Opened::Feed(feed) => stream::unfold(feed, Feed::next).left_stream(),
         Opened::Refused(event) => stream::iter([Ok(event)]).right_stream(),
     };
     if socket::is_wanted(&call.headers) {
@@ -149,7 +149,8 @@ struct Feed {
 }
 
 impl Feed {
-    async fn next(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
+    /// Stays where it is: what moves with each step takes room in the step as well.
+    async fn next(mut self: Box<Self>) -> Option<(Result<Bytes, BoxError>, Box<Self>)> {
         if let Some(piece) = self.next_initial() {
             return Some((Ok(piece), self));
         }
@@ -195,7 +196,7 @@ impl Feed {
     }
 
     /// The end of a watch whose time is up.
-    async fn last(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
+    async fn last(mut self: Box<Self>) -> Option<(Result<Bytes, BoxError>, Box<Self>)> {
         // All that happened up to this revision is in the queue already.
         let reached = self.last_bookmark.take()?.reached().max(self.after);
         let mut piece = BytesMut::new();

@@ -232,7 +232,9 @@ mod tests {
     use super::*;
 
     fn config_maps() -> ResourceDef {
-        skiff_kinds::by_resource(&GroupVersionResource::new("", "v1", "configmaps")).expect("there are ConfigMaps").clone()
+        skiff_kinds::by_resource(&GroupVersionResource::new("", "v1", "configmaps"))
+            .expect("there are ConfigMaps")
+            .clone()
     }
 
     /// A ConfigMap whose label `app` is this.
