@@ -30,7 +30,7 @@ use crate::call::{Call, UserInfo};
 use crate::config::Config;
 use crate::encryption::Encryption;
 use crate::failure::{Failure, Result, plain};
-use crate::flow::{self, Flow, Flows};
+use crate::flow::{self, Entered, Flow, Flows};
 use crate::http::answer::{self, Answer};
 use crate::http::body::Body;
 use crate::http::limits;
@@ -260,8 +260,8 @@ impl ApiServer {
         if let Some(trail) = parts.extensions.remove::<Arc<Trail>>() {
             answer = Box::pin(audit::tell(trail, answer, info.is_long_running())).await;
         }
-        if let Some(flow) = parts.extensions.remove::<Flow>() {
-            flow.tell(answer.headers_mut());
+        if let Some(entered) = parts.extensions.remove::<Entered>() {
+            answer = entered.finish(answer, info.is_long_running(), limits::REQUEST_TIMEOUT);
         }
         answer
     }
@@ -353,7 +353,7 @@ impl ApiServer {
         Ok(answer)
     }
 
-    /// Waits for a request's turn, and notes its flow; a watch gives its seats back once it has begun.
+    /// Waits for a request's turn, and notes its flow.
     async fn turn(
         &self,
         parts: &mut Parts,
@@ -362,13 +362,14 @@ impl ApiServer {
         info: &RequestInfo,
     ) -> Result<Turn<'_>, Answer> {
         let flow = self.flows.of(&self.catalogue, &self.metrics, user, info);
-        if let Some(flow) = &flow {
-            parts.extensions.insert(flow.clone());
+        let never_waits = flow.as_ref().is_none_or(Flow::is_exempt);
+        if let Some(flow) = flow {
+            parts.extensions.insert(Entered::new(flow));
         }
         let limit = limits::deadline(query, is_write(&parts.method)).unwrap_or(limits::REQUEST_TIMEOUT);
         let seats = |most| flow::seats_of(&self.catalogue, query, info, most);
-        let held = self.flows.enter(flow.as_ref(), (user, info), seats, limit).await?;
-        let waits = flow.as_ref().is_none_or(Flow::is_exempt) && !info.is_long_running();
+        let held = self.flows.enter(parts.extensions.get_mut(), (user, info), seats, limit).await?;
+        let waits = never_waits && !info.is_long_running();
         // Closed never: it lives as long as the server does.
         let place = if waits { self.turns.acquire().await.ok() } else { None };
         Ok(Turn { _held: held, _place: place })

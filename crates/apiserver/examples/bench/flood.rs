@@ -13,8 +13,10 @@ use super::{CONFIG_MAPS, Fallible, Figures, PERIOD, config_map};
 
 /// How many requests of the flood are under way.
 const FLOOD: usize = 256;
-/// The objects that the flood lists.
+/// The objects that the flood lists, in a namespace of their own.
 const LISTED: u64 = 500;
+const LISTED_MAPS: &str = "/api/v1/namespaces/listed/configmaps";
+const NAMESPACES: &str = "/api/v1/namespaces";
 /// What both users may do.
 const RIGHTS: &str = r#"{"metadata":{"name":"bench"},
     "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"cluster-admin"},
@@ -30,8 +32,9 @@ fn numbered(make: impl Fn(u64) -> Request + Send + Sync + 'static) -> Make {
     Arc::new(move || make(next.fetch_add(1, Ordering::Relaxed)))
 }
 
-fn create(prefix: &'static str) -> Make {
-    numbered(move |number| Request::post(CONFIG_MAPS, config_map(&format!("{prefix}-{number}"), number)))
+/// Creates; they are numbered through, whoever makes them.
+fn create() -> Make {
+    numbered(|number| Request::post(CONFIG_MAPS, config_map(&format!("flood-{number}"), number)))
 }
 
 /// Both users' requests in all pairs.
@@ -45,14 +48,16 @@ pub async fn measure(server: &Server, figures: &mut Figures) -> Fallible<()> {
         }
     };
     load::exhaust(&admin, 1, once(|_| Request::post(BINDINGS, RIGHTS.to_owned()), 1)).await?;
-    let listed = |number| Request::post(CONFIG_MAPS, config_map(&format!("listed-{number}"), number));
+    let namespace = |_| Request::post(NAMESPACES, r#"{"metadata":{"name":"listed"}}"#.to_owned());
+    load::exhaust(&admin, 1, once(namespace, 1)).await?;
+    let listed = |number| Request::post(LISTED_MAPS, config_map(&format!("listed-{number}"), number));
     load::exhaust(&admin, 16, once(listed, LISTED)).await?;
-    let get = numbered(|number| Request::get(&format!("{CONFIG_MAPS}/listed-{}", number % LISTED)));
-    let list = numbered(|_| Request::get(CONFIG_MAPS));
-    for (what, quiet) in [("get", get.clone()), ("create", create("quiet"))] {
+    let get = numbered(|number| Request::get(&format!("{LISTED_MAPS}/listed-{}", number % LISTED)));
+    let (list, create) = (numbered(|_| Request::get(LISTED_MAPS)), create());
+    for (what, quiet) in [("get", get.clone()), ("create", create.clone())] {
         let idle = alone(server.client_as(Protocol::Http1, "one")?, quiet.clone())?;
         figures.add_rate(&format!("{what}, one at a time, nobody else"), &idle);
-        for (whose, flood) in [("gets", get.clone()), ("creates", create("flood")), ("lists of 500", list.clone())] {
+        for (whose, flood) in [("gets", get.clone()), ("creates", create.clone()), ("lists of 500", list.clone())] {
             let flood = Flood::start(server.client_as(Protocol::Http1, "many")?, flood);
             tokio::time::sleep(PERIOD / 10).await;
             let during = alone(server.client_as(Protocol::Http1, "one")?, quiet.clone())?;

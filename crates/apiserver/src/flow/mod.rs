@@ -16,18 +16,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use hyper::body::Body as _;
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_kinds::bootstrap::flow_control_objects;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::call::UserInfo;
 use crate::failure::Result;
 use crate::http::answer::{self, Answer};
+use crate::http::body;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::metrics::Metrics;
@@ -90,12 +91,6 @@ struct Facts {
 }
 
 impl Flow {
-    /// Adds the flow to an answer's headers.
-    pub fn tell(self, headers: &mut HeaderMap) {
-        headers.insert(SCHEMA_HEADER, self.0.schema_uid.clone());
-        headers.insert(LEVEL_HEADER, self.0.level_uid.clone());
-    }
-
     /// Whether its requests never wait for seats.
     pub fn is_exempt(&self) -> bool {
         self.0.level.is_exempt
@@ -138,12 +133,44 @@ pub struct Flows {
     in_flight: [Semaphore; 2],
 }
 
+/// How a request was let in: told by its answer's headers.
+#[derive(Clone)]
+pub struct Entered {
+    flow: Flow,
+    seat: Option<Arc<Seat>>,
+}
+
+impl Entered {
+    /// Notes the flow of a request that has no seats yet.
+    pub fn new(flow: Flow) -> Self {
+        Self { flow, seat: None }
+    }
+
+    /// Adds the flow to an answer's headers, and gives the seats back: a watch's once it has begun, others' when all of the
+    /// answer is encoded, or after `limit` where the client does not take it.
+    pub fn finish(self, mut answer: Answer, goes_on: bool, limit: Duration) -> Answer {
+        let facts = &self.flow.0;
+        answer.headers_mut().insert(SCHEMA_HEADER, facts.schema_uid.clone());
+        answer.headers_mut().insert(LEVEL_HEADER, facts.level_uid.clone());
+        let is_whole = answer.body().size_hint().exact().is_some();
+        let Some(seat) = self.seat.filter(|_| !goes_on && !is_whole) else { return answer };
+        let (held, is_over) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            // Nothing is ever sent: the body is dropped.
+            drop(tokio::time::timeout(limit, is_over).await);
+            drop(seat);
+        });
+        let (parts, body) = answer.into_parts();
+        Answer::from_parts(parts, body::holding(body, held))
+    }
+}
+
 /// What a request holds while it is worked on.
 pub enum Held<'a> {
     /// Nothing.
     Free,
-    /// Seats of its level.
-    Seats(Seat),
+    /// Seats of its level; what was entered has them.
+    Seats,
     /// One of the server's places.
     Place(SemaphorePermit<'a>),
 }
@@ -178,7 +205,7 @@ impl Flows {
     /// It is refused: the answer says so.
     pub async fn enter(
         &self,
-        flow: Option<&Flow>,
+        entered: Option<&mut Entered>,
         (user, info): (&UserInfo, &RequestInfo),
         seats: impl FnOnce(u32) -> u32,
         limit: Duration,
@@ -186,7 +213,7 @@ impl Flows {
         if info.is_long_running() && info.verb != "watch" {
             return Ok(Held::Free);
         }
-        let Some(flow) = flow else { return self.place(user, info) };
+        let Some(Entered { flow, seat: own }) = entered else { return self.place(user, info) };
         let level = &flow.0.level;
         let seats = seats(level.most_seats());
         let distinguisher = flow.distinguisher(user, info);
@@ -199,7 +226,8 @@ impl Flows {
             arrived: self.clock.now(),
         };
         let seat = Level::enter(flow, hash, seats, limit / PATIENCE_PART, asker).await;
-        seat.map(Held::Seats).map_err(|_: Refusal| too_many())
+        *own = Some(Arc::new(seat.map_err(|_: Refusal| too_many())?));
+        Ok(Held::Seats)
     }
 
     /// A place for a request where nobody is told apart; those who may do everything always have one.

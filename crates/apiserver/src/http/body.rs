@@ -18,6 +18,9 @@ pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 /// The largest request body that is read, as upstream's.
 pub const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
 
+/// Who encodes much lets others in after about so much of it: some tens of microseconds.
+const STRETCH_BYTES: usize = 64 * 1024;
+
 /// No body.
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
@@ -41,6 +44,23 @@ pub fn holding(body: Body, held: impl Send + 'static) -> Body {
         error
     };
     body.map_err(keep).boxed_unsync()
+}
+
+/// Long work that is done in stretches, between which others have the thread.
+#[derive(Debug, Default)]
+pub struct Stretches {
+    done_bytes: usize,
+}
+
+impl Stretches {
+    /// Notes that so much was encoded, and lets others in where it was much since they last were.
+    pub async fn did(&mut self, bytes: usize) {
+        self.done_bytes += bytes;
+        if self.done_bytes >= STRETCH_BYTES {
+            self.done_bytes = 0;
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// Reads a request's body, up to [`MAX_REQUEST_BYTES`].

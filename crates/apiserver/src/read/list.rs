@@ -1,9 +1,12 @@
 //! Lists: from the watch cache, or from the store at a named revision; whole or in pages.
 //! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 use skiff_kinds::protobuf;
@@ -15,7 +18,7 @@ use crate::codec;
 use crate::custom::convert;
 use crate::failure::{Failure, Result};
 use crate::http::answer::{self, Answer};
-use crate::http::body;
+use crate::http::body::{self, Body, Stretches};
 use crate::http::negotiate::{Media, Shape};
 use crate::read::options::{Continue, ListOptions};
 use crate::read::present;
@@ -53,7 +56,7 @@ pub async fn list(server: &ApiServer, call: &Call) -> Result<Answer> {
     if !matches!(call.accepted.shape, Shape::Metadata { .. }) {
         page.entries = convert::entries(server, &call.served, page.entries).await?;
     }
-    render(call, page)
+    render(call, page).await
 }
 
 /// What a request's path and selectors select.
@@ -193,18 +196,18 @@ fn page_error(error: StoreError) -> Failure {
 }
 
 /// Writes a page in the shape that the client accepts.
-fn render(call: &Call, page: Page) -> Result<Answer> {
+async fn render(call: &Call, page: Page) -> Result<Answer> {
     if call.accepted.shape == (Shape::Metadata { list: false }) {
         return Err(present::not_in_shape(call, "PartialObjectMetadata, but the requested object is a list", "List"));
     }
     let as_stored = call.accepted.shape == Shape::Object && call.served.conversion.is_none();
     match call.accepted.media {
         Media::Json if as_stored && !call.accepted.pretty => Ok(raw(call, page)),
-        Media::Protobuf => in_protobuf(call, &page),
+        Media::Protobuf => in_protobuf(call, &page).await,
         _ => {
             let mut list = head(call, &page);
             let field = if list["kind"] == "Table" { "rows" } else { "items" };
-            list[field] = page.entries.iter().map(|entry| item(call, entry)).collect::<Result<Vec<_>>>()?.into();
+            list[field] = encoded(&page, |entry| item(call, entry)).await?.into();
             Ok(answer::tree(200, &list, &call.accepted))
         }
     }
@@ -244,16 +247,25 @@ fn item(call: &Call, entry: &Entry) -> Result<Object> {
     }
 }
 
+/// All entries as they are sent. Others have the thread in between: there may be many.
+async fn encoded<T>(page: &Page, encode: impl Fn(&Entry) -> Result<T>) -> Result<Vec<T>> {
+    let (mut all, mut stretches) = (Vec::with_capacity(page.entries.len()), Stretches::default());
+    for entry in &page.entries {
+        all.push(encode(entry)?);
+        stretches.did(entry.value.len()).await;
+    }
+    Ok(all)
+}
+
 /// The list in protobuf: each object's message once, and the frame around them.
-fn in_protobuf(call: &Call, page: &Page) -> Result<Answer> {
+async fn in_protobuf(call: &Call, page: &Page) -> Result<Answer> {
     let name = match call.accepted.shape {
         Shape::Object => call.served.def.schema.as_ref(),
         _ => "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata",
     };
     let unknown = || Status::internal(format_args!("{name} is unknown to protobuf"));
     let definition = skiff_kinds::schema::definition(name).ok_or_else(unknown)?;
-    let encode = |entry: &Arc<Entry>| Ok(protobuf::message(definition, &item(call, entry)?));
-    let messages = page.entries.iter().map(encode).collect::<Result<Vec<Vec<u8>>>>()?;
+    let messages = encoded(page, |entry| Ok(protobuf::message(definition, &item(call, entry)?))).await?;
     let frame = protobuf::ListFrame::new(&head(call, page), messages.iter().map(Vec::len)).ok_or_else(unknown)?;
     let mut whole = frame.head.clone();
     for message in messages {
@@ -285,31 +297,56 @@ fn raw(call: &Call, page: Page) -> Answer {
     }
     head.push_str("},\"items\":[");
     let size: usize = page.entries.iter().map(|entry| entry.value.len() + 64).sum();
-    let mut pieces = Pieces { head, entries: page.entries, next: 0, item_head: call.served.heads.item.clone() };
+    let pieces = Pieces { head, entries: page.entries, next: 0, item_head: call.served.heads.item.clone() };
     if size <= PIECE_BYTES {
         let whole: Vec<Bytes> = pieces.collect();
         return answer::bytes(200, whole.concat(), "application/json", &call.accepted);
     }
-    if call.accepted.gzip && size >= answer::GZIP_FROM_BYTES {
-        return gzipped(&mut pieces);
-    }
-    let mut answer = Answer::new(body::stream(futures_util::stream::iter(pieces.map(Ok))));
+    let is_gzipped = call.accepted.gzip && size >= answer::GZIP_FROM_BYTES;
+    let body = if is_gzipped { in_turns(Gzipped::of(pieces)) } else { in_turns(pieces) };
+    let mut answer = Answer::new(body);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if is_gzipped {
+        answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer.headers_mut().insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     answer
 }
 
-fn gzipped(pieces: &mut Pieces) -> Answer {
-    use std::io::Write;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    for piece in pieces {
-        encoder.write_all(&piece).expect("writing to memory cannot fail");
+/// A body of pieces, each made when it can be sent. Others have the thread after each.
+fn in_turns(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
+    body::stream(futures_util::stream::unfold(pieces, async |mut pieces| {
+        let piece = pieces.next()?;
+        tokio::task::yield_now().await;
+        Some((Ok(piece), pieces))
+    }))
+}
+
+/// Pieces, compressed one by one.
+struct Gzipped {
+    pieces: Pieces,
+    /// None once all is compressed.
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl Gzipped {
+    fn of(pieces: Pieces) -> Self {
+        Self { pieces, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
     }
-    let compressed = encoder.finish().expect("writing to memory cannot fail");
-    let mut answer = Answer::new(body::full(compressed));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    answer.headers_mut().insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    answer
+}
+
+impl Iterator for Gzipped {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let encoder = self.encoder.as_mut()?;
+        let Some(piece) = self.pieces.next() else {
+            let last = self.encoder.take()?.finish();
+            return Some(last.expect("writing to memory cannot fail").into());
+        };
+        encoder.write_all(&piece).expect("writing to memory cannot fail");
+        Some(std::mem::take(encoder.get_mut()).into())
+    }
 }
 
 /// A list's encoding, piece by piece.

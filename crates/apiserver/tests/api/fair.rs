@@ -1,6 +1,7 @@
 //! Priority and fairness: who waits, who is refused, and that others go on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -32,6 +33,8 @@ async fn cluster() -> Cluster {
     let spec = json!({"priorityLevelConfiguration": {"name": "tiny"}, "matchingPrecedence": 50, "rules": [rule],
         "distinguisherMethod": {"type": "ByUser"}});
     cluster.tree(&format!("POST {SCHEMAS}\n\n{}", json!({"metadata": {"name": "flood"}, "spec": spec}))).await;
+    // A list shows what was written before it: from then on the schema holds.
+    cluster.tree(&format!("GET {SCHEMAS}")).await;
     cluster
 }
 
@@ -204,4 +207,43 @@ async fn suggested_objects_come_back_and_schemas_tell_where_they_lead() {
     assert_eq!(shares("node-high").await, 7);
     let schema = cluster.tree(&format!("GET {SCHEMAS}/catch-all")).await;
     assert_eq!(schema["status"]["conditions"][0]["reason"], "Found", "{schema}");
+}
+
+/// Fills the store so that a list of it is sent in several pieces.
+async fn fill(cluster: &Cluster) {
+    for number in 0..4 {
+        let data = json!({"metadata": {"name": format!("large{number}")}, "data": {"fill": "x".repeat(60_000)}});
+        cluster.tree(&format!("POST /api/v1/namespaces/default/configmaps\n\n{data}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_long_list_keeps_its_seats_until_it_is_sent() {
+    let cluster = cluster().await;
+    fill(&cluster).await;
+    let list = "GET /api/v1/configmaps\nUser: flood";
+    let mut body = cluster.send(list).await.into_body();
+    until(&cluster, 0, 1).await;
+    body.frame().await.expect("a piece").expect("no error");
+    until(&cluster, 0, 1).await;
+    body.collect().await.expect("the rest");
+    until(&cluster, 0, 0).await;
+    // Who does not want the rest gives them back as well.
+    drop(cluster.send(list).await);
+    until(&cluster, 0, 0).await;
+    // A watch has begun once it is answered.
+    let watch = cluster.send("GET /api/v1/configmaps?watch=1\nUser: flood").await;
+    until(&cluster, 0, 0).await;
+    drop(watch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_loses_the_seats_after_a_minute() {
+    let cluster = cluster().await;
+    fill(&cluster).await;
+    let answer = cluster.send("GET /api/v1/configmaps\nUser: flood").await;
+    until(&cluster, 0, 1).await;
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    until(&cluster, 0, 0).await;
+    drop(answer);
 }
