@@ -4,6 +4,7 @@
 pub mod cdi;
 mod cgroups;
 mod client;
+mod cni;
 mod config;
 pub mod confine;
 mod devices;
@@ -23,6 +24,7 @@ mod sys;
 mod userns;
 pub mod users;
 
+pub use cni::{CniConfig, CniNetwork};
 pub use config::RuntimeConfig;
 pub use images::{ImageConfig, ImageSource, UnpackedImage};
 pub use network::NetworkPlugin;

@@ -17,7 +17,7 @@ use skiff_cri::{
 };
 use skiff_kubelet::{FileSystem, Mounter};
 use skiff_netd::{HostPort, NewPod, PodGate, PodNetwork, Transport};
-use skiff_runtime::NetworkPlugin;
+use skiff_runtime::{CniNetwork, NetworkPlugin};
 
 /// Mounts for volumes.
 pub struct KernelMounts;
@@ -165,28 +165,61 @@ fn named<'a>(operation: &'a str, target: &'a Path) -> impl Fn(nix::Error) -> io:
 /// The pod network as the runtime's plugin.
 pub struct PluggedNetwork {
     /// Addresses and interfaces.
-    pub pods: Arc<PodNetwork>,
+    pub maker: NetworkMaker,
     /// Where a pod waits until network policies hold for it.
     pub gate: PodGate,
 }
 
-#[async_trait::async_trait]
-impl NetworkPlugin for PluggedNetwork {
+/// Who makes the pods' network.
+pub enum NetworkMaker {
+    /// The node.
+    Node(Arc<PodNetwork>),
+    /// Plugins of others.
+    Plugins(CniNetwork),
+}
+
+impl NetworkMaker {
     async fn setup(&self, sandbox_id: &str, netns: &Path, config: &PodSandboxConfig) -> CriResult<Vec<IpAddr>> {
+        let network = match self {
+            Self::Node(network) => network.clone(),
+            Self::Plugins(plugins) => return plugins.setup(sandbox_id, netns, config).await,
+        };
         let ports = host_ports(config)?;
         // It takes about a millisecond of the kernel's time, but enters a namespace on a thread of its own.
-        let (network, sandbox, netns) = (self.pods.clone(), sandbox_id.to_owned(), netns.to_owned());
+        let (sandbox, netns) = (sandbox_id.to_owned(), netns.to_owned());
         let addresses = tokio::task::spawn_blocking(move || network.setup(&sandbox, &netns, &ports)).await;
-        let addresses = addresses.map_err(internal)?.map_err(internal)?;
+        addresses.map_err(internal)?.map_err(internal)
+    }
+
+    async fn teardown(&self, sandbox_id: &str, netns: Option<&Path>, config: &PodSandboxConfig) -> CriResult<()> {
+        let network = match self {
+            Self::Node(network) => network.clone(),
+            Self::Plugins(plugins) => return plugins.teardown(sandbox_id, netns, config).await,
+        };
+        let sandbox = sandbox_id.to_owned();
+        tokio::task::spawn_blocking(move || network.teardown(&sandbox)).await.map_err(internal)?.map_err(internal)
+    }
+}
+
+#[async_trait::async_trait]
+impl NetworkPlugin for PluggedNetwork {
+    async fn ready(&self) -> Result<(), String> {
+        match &self.maker {
+            NetworkMaker::Node(_) => Ok(()),
+            NetworkMaker::Plugins(plugins) => plugins.ready().await,
+        }
+    }
+
+    async fn setup(&self, sandbox_id: &str, netns: &Path, config: &PodSandboxConfig) -> CriResult<Vec<IpAddr>> {
+        let addresses = self.maker.setup(sandbox_id, netns, config).await?;
         if let Some(pod) = new_pod(config, &addresses) {
             self.gate.admit(pod).await;
         }
         Ok(addresses)
     }
 
-    async fn teardown(&self, sandbox_id: &str, _netns: Option<&Path>, config: &PodSandboxConfig) -> CriResult<()> {
-        let (network, sandbox) = (self.pods.clone(), sandbox_id.to_owned());
-        tokio::task::spawn_blocking(move || network.teardown(&sandbox)).await.map_err(internal)?.map_err(internal)?;
+    async fn teardown(&self, sandbox_id: &str, netns: Option<&Path>, config: &PodSandboxConfig) -> CriResult<()> {
+        self.maker.teardown(sandbox_id, netns, config).await?;
         if let Some(pod) = &config.metadata {
             self.gate.leave(&pod.namespace, &pod.name, &pod.uid);
         }

@@ -63,6 +63,13 @@ pub struct MachineOptions {
     /// [default: the embedded runtime]
     #[arg(long, value_name = "ENDPOINT")]
     pub container_runtime_endpoint: Option<String>,
+    /// The folder of CNI network configurations, such as /etc/cni/net.d: the first one makes the pod network, which is the
+    /// plugins' business then, as are ways to other nodes [default: the node's own network]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "container_runtime_endpoint")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The folders of CNI plugins [default: /opt/cni/bin,/usr/lib/cni]
+    #[arg(long, value_name = "FOLDERS", value_delimiter = ',', requires = "cni_conf_dir")]
+    pub cni_bin_dir: Vec<PathBuf>,
     /// A KubeletConfiguration for the node: reservations, eviction thresholds, static Pods and the like
     #[arg(long, value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,

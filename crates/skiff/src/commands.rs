@@ -246,6 +246,7 @@ fn machine_arguments(options: &MachineOptions) -> Vec<String> {
     }
     for (name, path) in [
         ("--kubelet-config", &options.kubelet_config),
+        ("--cni-conf-dir", &options.cni_conf_dir),
         ("--image-credential-provider-config", &options.image_credential_provider_config),
         ("--image-credential-provider-bin-dir", &options.image_credential_provider_bin_dir),
         ("--pod-manifest-path", &options.pod_manifest_path),
@@ -255,6 +256,7 @@ fn machine_arguments(options: &MachineOptions) -> Vec<String> {
             flag(name, whole(path));
         }
     }
+    options.cni_bin_dir.iter().for_each(|folder| flag("--cni-bin-dir", whole(folder)));
     options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
     if options.overlay == WayBetweenNodes::Vxlan {
         flag("--overlay", "vxlan".to_owned());

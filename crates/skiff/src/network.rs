@@ -104,7 +104,9 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
         },
         host_ports: pods.host_ports(),
     })?;
-    let overlay = Overlay::start(OverlayConfig {
+    // Plugins of others make ways between nodes of their own.
+    let has_plugins = machine.options.cni_conf_dir.is_some();
+    let overlay = OverlayConfig {
         informers: informers.clone(),
         node_name: facts.node_name.clone(),
         address: machine.address,
@@ -112,7 +114,8 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
         gateway,
         pod_range: prefix(POD_RANGE)?,
         always_tunnel: machine.options.overlay == WayBetweenNodes::Vxlan,
-    })?;
+    };
+    let overlay = if has_plugins { None } else { Overlay::start(overlay)? };
     let dns = Dns::start(dns_config(facts, informers))?;
     Ok(Network { pods, rules, _overlay: overlay, _dns: dns })
 }

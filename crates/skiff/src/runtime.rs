@@ -11,9 +11,9 @@ use skiff_cri::{
     UpdateRuntimeConfigRequest, VersionRequest,
 };
 use skiff_runtime::image::{ImageStore, ImageStoreOptions};
-use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
+use skiff_runtime::{CniConfig, CniNetwork, EmbeddedRuntime, RuntimeConfig};
 
-use crate::agent::PluggedNetwork;
+use crate::agent::{NetworkMaker, PluggedNetwork};
 use crate::cli::MachineOptions;
 use crate::commands::CommandError;
 use crate::machine::Machine;
@@ -27,6 +27,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 const REGISTRIES_FILE: &str = "/etc/skiff/registries.yaml";
 /// Where runtimes look for the pod network, unless they are told otherwise.
 const CNI_FOLDER: &str = "/etc/cni/net.d";
+/// Where the distributions and the plugins' own packages put them.
+const CNI_PLUGIN_FOLDERS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 const CNI_FILE: &str = "10-skiff.conflist";
 
 /// The node's runtime, and where its images are.
@@ -76,14 +78,30 @@ async fn embedded(
         default_cgroup_parent: cgroup,
         ..RuntimeConfig::new(paths.runtime(), paths.volatile())?
     };
-    let plugin = Arc::new(PluggedNetwork { pods: network.pods.clone(), gate: network.gate() });
+    let plugins = cni_network(paths, options)?;
+    let maker = plugins.clone().map_or_else(|| NetworkMaker::Node(network.pods.clone()), NetworkMaker::Plugins);
+    let plugin = Arc::new(PluggedNetwork { maker, gate: network.gate() });
     let runtime = EmbeddedRuntime::start(config, Arc::new(store.clone()), plugin, clock.clone()).await?;
     // Sandboxes that were removed while nobody kept the books have addresses still.
     let known = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
-    network.pods.retain(|id| known.iter().any(|sandbox| sandbox.id == id))?;
+    match plugins {
+        Some(plugins) => plugins.tidy(runtime.networks()).await,
+        None => network.pods.retain(|id| known.iter().any(|sandbox| sandbox.id == id))?,
+    }
     let (containers, images) = (Arc::new(runtime), Arc::new(store.clone()));
     let served = CriServer::start(&paths.cri_socket(), containers.clone(), images.clone())?;
     Ok(NodeRuntime { containers, images, store: Some(store), endpoint: None, _served: Some(served) })
+}
+
+/// The pod network by plugins of others, where the administrator wants that.
+fn cni_network(paths: &Paths, options: &MachineOptions) -> Result<Option<CniNetwork>, CommandError> {
+    let Some(config_folder) = options.cni_conf_dir.clone() else { return Ok(None) };
+    let plugin_folders = match options.cni_bin_dir.as_slice() {
+        [] => CNI_PLUGIN_FOLDERS.map(PathBuf::from).to_vec(),
+        given => given.to_vec(),
+    };
+    let config = CniConfig { config_folder, plugin_folders, state_folder: paths.network().join("cni") };
+    Ok(Some(CniNetwork::open(config)?))
 }
 
 async fn connect(paths: &Paths, network: &Network, endpoint: &str) -> Result<NodeRuntime, CommandError> {
@@ -119,7 +137,7 @@ async fn connect(paths: &Paths, network: &Network, endpoint: &str) -> Result<Nod
 /// Writes the pod network as CNI plugins take it into the node's folder, and, on the machine's own node, where runtimes
 /// look, unless somebody has set up another network there.
 fn offer_network(paths: &Paths, node_range: &str, gateway: &str) -> Result<(), CommandError> {
-    let text = serde_json::to_vec_pretty(&cni_network(node_range, gateway, &paths.join("cni-addresses")))?;
+    let text = serde_json::to_vec_pretty(&own_network(node_range, gateway, &paths.join("cni-addresses")))?;
     let mut folders = vec![paths.join("cni")];
     let theirs = Path::new(CNI_FOLDER);
     if paths.isolated.is_none() && !has_other_network(theirs) {
@@ -146,7 +164,7 @@ fn has_other_network(folder: &Path) -> bool {
 }
 
 /// Pods on the node's own bridge, so that Services find them where the embedded runtime would have put them.
-fn cni_network(node_range: &str, gateway: &str, addresses: &Path) -> serde_json::Value {
+fn own_network(node_range: &str, gateway: &str, addresses: &Path) -> serde_json::Value {
     json!({
         "cniVersion": "0.4.0",
         "name": "skiff",

@@ -117,6 +117,13 @@ impl EmbeddedRuntime {
         Ok(Self { inner, streams })
     }
 
+    /// The sandboxes with a network of their own, and where that is while they run.
+    pub fn networks(&self) -> Vec<(String, Option<PathBuf>)> {
+        let sandboxes = self.inner.sandboxes.lock();
+        let own = sandboxes.values().filter(|sandbox| !sandbox.on_host_network());
+        own.map(|sandbox| (sandbox.id.clone(), sandbox.netns().filter(|_| sandbox.is_ready()))).collect()
+    }
+
     /// What serves exec, attach and port-forward without the way over a URL.
     pub fn stream_backend(&self) -> Arc<dyn StreamBackend> {
         self.inner.clone()
