@@ -92,7 +92,7 @@ fn pods_are_on_a_network_that_plugins_make() {
 
     let node = cluster.kubectl("get nodes -o jsonpath={.items[0].status.addresses[0].address}").ok();
     let works = || {
-        let fetch = |url: &str| cluster.sh("client", &format!("wget -q -T 5 -O - {url}")).stdout.trim().to_owned();
+        let fetch = |url: &str| cluster.sh("client", &format!("timeout 5 wget -q -O - {url}")).stdout.trim().to_owned();
         for url in [format!("http://{web}:8080/"), "http://web/".to_owned()] {
             eventually("a pod reaches another", || fetch(&url) == "hello v1 from web");
         }
