@@ -83,7 +83,7 @@ fn check_etcd(spec: &Spec) -> Outcome {
     if !spec.has_etcd() {
         return Ok(());
     }
-    if spec.servers().len() % 2 == 0 {
+    if spec.servers().len().is_multiple_of(2) {
         return Err("an etcd of an even number of members bears the loss of no more than one of less: make 3, 5 or 7 \
                     servers, or name an etcd with --datastore-endpoint"
             .into());
