@@ -29,6 +29,8 @@ use choice::Choice;
 
 /// A node that takes longer to answer than this is passed over.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// After a failure to take what comes: it is mostly that there is too little memory or too many open files, which wants time.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How often the beginning relay is looked for.
 const START_POLL: Duration = Duration::from_millis(5);
 /// It has listened by then, or something is very wrong.

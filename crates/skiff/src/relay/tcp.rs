@@ -2,17 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::{ANSWER_LIMIT, Led};
+use super::{ANSWER_LIMIT, Led, PAUSE};
 
 /// The most connections of one port at a time; the next ones wait.
 const MOST_CONNECTIONS: usize = 4096;
-/// What is wrong with accepting is mostly that there are too many open files: that wants time.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Takes connections for ever.
 pub async fn serve(listener: TcpListener, led: Arc<Led>) {

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 
-use super::{ANSWER_LIMIT, Led};
+use super::{ANSWER_LIMIT, Led, PAUSE};
 
 /// A flow ends when nothing was sent for so long, as the kernel's own do.
 const IDLE: Duration = Duration::from_secs(60);
@@ -38,7 +38,11 @@ pub async fn serve(socket: UdpSocket, led: Arc<Led>) {
             Ok(received) => received,
             // An earlier answer was not taken; that is its client's business.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-            Err(error) => return eprintln!("skiff: receive a datagram: {error}"),
+            Err(error) => {
+                eprintln!("skiff: receive a datagram: {error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
         };
         let datagram = buffer[..length].to_vec();
         let Some(datagram) = pass_on(&flows, client, datagram) else { continue };
