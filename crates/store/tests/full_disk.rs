@@ -78,16 +78,19 @@ fn inside(folder: &std::path::Path) {
 /// Writes until it succeeds; the revision that the write has.
 async fn go_on(store: &dyn Store) -> u64 {
     let change = || Transaction { changes: vec![put("z", "1")], ..Transaction::default() };
+    let mut refused = None;
     let tries = async {
         loop {
             match store.commit(change()).await {
                 Ok(Outcome::Committed(revision)) => return revision,
                 Ok(other) => panic!("{other:?}"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => refused = Some(error),
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, tries).await.expect("there is space again")
+    let went_on = tokio::time::timeout(PATIENCE, tries).await;
+    went_on.unwrap_or_else(|_| panic!("there is space again, but: {refused:?}"))
 }
 
 /// Writes until there is no more space; gives how many writes were acknowledged, and the error.
