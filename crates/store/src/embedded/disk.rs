@@ -189,9 +189,14 @@ impl FjallDisk {
     fn open_again(&mut self, revision: Revision) -> Result<Engine, StoreError> {
         // The engine knows no way back from a failure: it is closed and opened again, as by a start of the server.
         self.engine = None;
-        probe_room(&self.path)?;
         caught(&self.path, || {
-            let engine = Engine::open(&self.path).map_err(|error| describe("opening", &self.path, &error))?;
+            let open = || Engine::open(&self.path).map_err(|error| describe("opening", &self.path, &error));
+            if probe_room(&self.path).is_err() {
+                // A table that did not fit holds what room there was, and what has come since: a start takes it away.
+                drop(open()?);
+                probe_room(&self.path)?;
+            }
+            let engine = open()?;
             let unseen = engine.unseen(revision).map_err(|error| describe("reading", &self.path, &error))?;
             engine.write(&unseen).map_err(|error| describe("writing to", &self.path, &error))?;
             Ok(engine)
