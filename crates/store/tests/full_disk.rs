@@ -11,8 +11,10 @@ use skiff_store::{EmbeddedOptions, EmbeddedStore, Outcome, Store, StoreError, Tr
 use suite::{Folder, PATIENCE, put};
 
 const FOLDER: &str = "SKIFF_FULL_DISK";
-/// A little more than the engine's journal.
-const SIZE: &str = "size=100m";
+/// A little more than the engine's journal, and what lies in its way until it is taken out.
+const SIZE: &str = "size=140m";
+/// More than the engine may have put off: it writes that to its tables as soon as it can, before there is room for more.
+const BALLAST_BYTES: usize = 56 << 20;
 const VALUE_BYTES: usize = 200_000;
 
 /// This test's name: it starts itself again, in a mount namespace.
@@ -47,7 +49,7 @@ fn inside(folder: &std::path::Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let ballast = folder.join("ballast");
-        std::fs::write(&ballast, vec![1; 16 << 20]).unwrap();
+        std::fs::write(&ballast, vec![1; BALLAST_BYTES]).unwrap();
         let path = folder.join("store");
         let store = EmbeddedStore::open(&path, EmbeddedOptions::default()).unwrap();
         let (written, error) = fill(&*store).await;
