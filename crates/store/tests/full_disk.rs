@@ -33,7 +33,7 @@ fn outside() {
     let mount = format!("mount -t tmpfs -o {SIZE} none \"${FOLDER}\" && exec \"$0\" --exact {NAME}");
     let program = std::env::current_exe().unwrap();
     let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", &mount])
+        .args(["--mount", "--propagation", "slave", "sh", "-c", &mount])
         .arg(program)
         .env(FOLDER, folder.path())
         .status();
