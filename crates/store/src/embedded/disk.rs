@@ -19,6 +19,7 @@ use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
+use super::ahead::Ahead;
 use super::state::{Entry, State};
 use crate::{KeyValue, Revision, StoreError, WatchEvent};
 
@@ -43,6 +44,10 @@ const MERGE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// A disk that was full is written to again when this much is free: a journal, and the tables of a memtable.
 const ROOM_BYTES: usize = 8 * 1024 * 1024;
+
+/// About what the engine's journal adds to each record, and to all that are written at once.
+const ITEM_BYTES: u64 = 21;
+const BATCH_BYTES: u64 = 26;
 
 /// Table files that are held open.
 const OPEN_FILES: usize = 16;
@@ -162,6 +167,7 @@ pub(super) struct FjallDisk {
 struct Engine {
     database: Database,
     keyspace: Keyspace,
+    ahead: Ahead,
     written_bytes: u64,
     merge_at_bytes: u64,
     merge: Option<JoinHandle<()>>,
@@ -196,7 +202,7 @@ impl FjallDisk {
                 drop(open()?);
                 probe_room(&self.path)?;
             }
-            let engine = open()?;
+            let mut engine = open()?;
             let unseen = engine.unseen(revision).map_err(|error| describe("reading", &self.path, &error))?;
             engine.write(&unseen).map_err(|error| describe("writing to", &self.path, &error))?;
             Ok(engine)
@@ -221,7 +227,8 @@ impl Engine {
         };
         let keyspace = database.keyspace(KEYSPACE, options)?;
         let merge_at_bytes = merge_threshold(&keyspace);
-        Ok(Self { database, keyspace, written_bytes: 0, merge_at_bytes, merge: None })
+        let ahead = Ahead::new(path);
+        Ok(Self { database, keyspace, ahead, written_bytes: 0, merge_at_bytes, merge: None })
     }
 
     fn load(self, path: &Path, at: Duration) -> Result<Loaded, StoreError> {
@@ -244,7 +251,9 @@ impl Engine {
         records.map(|record| Ok(Operation::Remove(record.key()?.to_vec()))).collect()
     }
 
-    fn write(&self, operations: &[Operation]) -> Result<(), fjall::Error> {
+    fn write(&mut self, operations: &[Operation]) -> Result<(), fjall::Error> {
+        let bytes = operations.iter().map(|operation| operation.bytes() + ITEM_BYTES).sum::<u64>();
+        self.ahead.prepare(bytes + BATCH_BYTES);
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         for operation in operations {
             match operation {

@@ -1,6 +1,7 @@
 //! The embedded store: all keys and their recent history in memory, one log on the disk.
 //! Reads never touch the disk; one thread writes (see `writer`); an idle store does nothing at all.
 
+mod ahead;
 mod disk;
 mod queue;
 mod state;
