@@ -235,8 +235,8 @@ async fn handler(node: &Node, pod: &Pod) -> Result<String, String> {
         None | Some("") => Ok(String::new()),
         Some(class) => match node.client.get::<RuntimeClass>("", class).await {
             Ok(found) => Ok(found.handler),
-            Err(error) if error.is_not_found() => Err(format!("RuntimeClass {class:?} not found")),
-            Err(error) => Err(format!("cannot read RuntimeClass {class:?}: {error}")),
+            Err(error) if error.is_not_found() => Err(format!("runtimeclass.node.k8s.io {class:?} not found")),
+            Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
         },
     }
 }
@@ -642,26 +642,39 @@ async fn tear_down(node: &Node, subject: &Subject) -> Ended {
         return failed("", error);
     }
     let mounter = node.mounter.clone();
-    match tokio::task::spawn_blocking(move || volumes::tear_down(&folder, &*mounter)).await {
-        Ok(Ok(())) => Ended::Well,
-        Ok(Err(error)) => failed("", error),
-        Err(error) => failed("", error),
-    }
+    off_thread(move || volumes::tear_down(&folder, &*mounter)).await
 }
 
 async fn remove_container(node: &Node, subject: &Subject, id: &str, container: &str, attempt: u32) -> Ended {
     let removed = node.runtime.remove_container(RemoveContainerRequest { container_id: id.to_owned() }).await;
     let ended = well(removed);
-    if ended == Ended::Well {
-        let (facts, pod) = (node.facts(), &subject.pod);
-        remove_file(&facts.paths.log_link(namespace(pod), name(pod), container, id));
-        let log = facts.paths.container_log(pod, container, attempt);
+    if ended != Ended::Well {
+        return ended;
+    }
+    let (paths, pod) = (node.facts().paths.clone(), &subject.pod);
+    let link = paths.log_link(namespace(pod), name(pod), container, id);
+    let log = paths.container_log(pod, container, attempt);
+    let message = paths.termination_log(uid(pod), container, attempt);
+    off_thread(move || {
+        remove_file(&link);
         if let Err(error) = crate::rotate::remove(&log) {
             tracing::warn!(log = %log.display(), %error, "cannot remove a log");
         }
-        remove_file(&facts.paths.termination_log(uid(pod), container, attempt));
+        remove_file(&message);
+        Ok::<_, std::convert::Infallible>(())
+    })
+    .await
+}
+
+/// Carries out what waits for the disk or the kernel, on a thread that nobody else waits for.
+async fn off_thread<E: std::fmt::Display + Send + 'static>(
+    work: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Ended {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => Ended::Well,
+        Ok(Err(error)) => failed("", error),
+        Err(error) => failed("", error),
     }
-    ended
 }
 
 async fn remove_sandbox(node: &Node, subject: &Subject, id: &str) -> Ended {
@@ -695,8 +708,14 @@ async fn delete(node: &Node, pod: &Pod) -> Ended {
 }
 
 async fn clean_up(node: &Node, subject: &Subject) -> Ended {
-    let (facts, pod) = (node.facts(), subject.pod.clone());
+    let (facts, pod, cgroups) = (node.facts(), subject.pod.clone(), node.cgroups.clone());
+    node.sources.forget(uid(&pod));
+    node.users.release(uid(&pod));
+    node.probed.lock().retain(|key, _| key.uid != uid(&pod));
     let work = move || {
+        if let Some(layout) = &cgroups {
+            layout.remove(&sandbox::cgroup(&pod, &facts));
+        }
         let logs = facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod));
         unlink_logs(&facts.paths.logs.join("containers"), name(&pod), &logs)?;
         let folders = [facts.paths.pod(uid(&pod)), logs];
@@ -705,17 +724,7 @@ async fn clean_up(node: &Node, subject: &Subject) -> Ended {
             _ => Ok(()),
         })
     };
-    node.sources.forget(uid(&subject.pod));
-    node.users.release(uid(&subject.pod));
-    node.probed.lock().retain(|key, _| key.uid != uid(&subject.pod));
-    if let Some(layout) = &node.cgroups {
-        layout.remove(&sandbox::cgroup(&subject.pod, &node.facts()));
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(())) => Ended::Well,
-        Ok(Err(error)) => failed("", error),
-        Err(error) => failed("", error),
-    }
+    off_thread(work).await
 }
 
 /// Removes the links into a Pod's folder of logs that are left, for containers that the runtime lost before the agent did.

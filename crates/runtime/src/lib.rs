@@ -18,6 +18,7 @@ mod records;
 mod runtime;
 mod seccomp;
 pub mod shim;
+mod signals;
 pub mod spec;
 pub mod streaming;
 mod sys;

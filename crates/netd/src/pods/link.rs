@@ -9,6 +9,7 @@ use crate::prefix::Prefix;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -25,6 +26,7 @@ pub(crate) const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -168,6 +170,19 @@ pub(crate) fn delete_link(batch: &mut Batch, name: &str) {
     batch
         .message(format!("delete the interface {name}"), RTM_DELLINK, REQUEST, &link_header(0, 0))
         .put_text(IFLA_IFNAME, name);
+}
+
+/// Puts a link into a group of links.
+pub(crate) fn set_group(batch: &mut Batch, name: &str, group: u32) {
+    batch
+        .message(format!("put {name} with others"), RTM_SETLINK, REQUEST, &link_header(0, 0))
+        .put_text(IFLA_IFNAME, name)
+        .put_u32(IFLA_GROUP, group);
+}
+
+/// Deletes all links of a group at once.
+pub(crate) fn delete_group(batch: &mut Batch, group: u32) {
+    batch.message("delete interfaces together", RTM_DELLINK, REQUEST, &link_header(0, 0)).put_u32(IFLA_GROUP, group);
 }
 
 pub(crate) fn link_up(batch: &mut Batch, index: u32, name: &str) {

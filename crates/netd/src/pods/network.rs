@@ -22,6 +22,9 @@ const LOOPBACK_INDEX: u32 = 1;
 /// Blackhole routes stand behind every real route to the same range.
 const BLACKHOLE_METRIC: u32 = 0xffff;
 
+/// The group of interfaces that are about to be removed ("skif").
+const LEAVING: u32 = 0x736b_6966;
+
 /// What the pod network is made of.
 #[derive(Debug, Clone)]
 pub struct PodNetworkConfig {
@@ -89,13 +92,18 @@ pub struct HostPortMapping {
     pub pod: Ipv4Addr,
 }
 
-/// The running pod network. Its calls take about a millisecond and wait for nothing but the kernel.
+/// The running pod network. Its calls wait for nothing but the kernel: about a millisecond, but for removals, for which the
+/// kernel waits until every processor has seen them.
 pub struct PodNetwork {
     config: PodNetworkConfig,
     bridge: u32,
     mtu: u32,
     socket: Mutex<Socket>,
     addresses: Mutex<Addresses>,
+    /// The interfaces that are to go. One caller at a time removes all of them with the other socket, since the kernel waits as
+    /// long for one as for a hundred.
+    leaving: Mutex<Vec<String>>,
+    remover: Mutex<Socket>,
     host_ports: watch::Sender<Vec<HostPortMapping>>,
 }
 
@@ -112,7 +120,9 @@ impl PodNetwork {
         set_parameters(&config.bridge)?;
         make_routes(&socket, &config, bridge)?;
         let (host_ports, _) = watch::channel(mappings(&addresses));
-        Ok(Self { config, bridge, mtu, socket: Mutex::new(socket), addresses: Mutex::new(addresses), host_ports })
+        let remover = Mutex::new(Socket::open(Protocol::Route)?);
+        let (socket, addresses, leaving) = (Mutex::new(socket), Mutex::new(addresses), Mutex::default());
+        Ok(Self { config, bridge, mtu, socket, addresses, leaving, remover, host_ports })
     }
 
     /// Connects the sandbox whose network namespace is mounted at `namespace`, and says its addresses.
@@ -140,11 +150,26 @@ impl PodNetwork {
     /// Removes the sandbox's interface and gives its address back. A sandbox that is not known is no error.
     pub fn teardown(&self, sandbox: &str) -> Result<(), PodNetworkError> {
         let Some(lease) = self.addresses.lock().get(sandbox).cloned() else { return Ok(()) };
-        delete_links(&self.socket.lock(), [interface_name(lease.address)])?;
+        self.remove_interface(interface_name(lease.address))?;
         let mut addresses = self.addresses.lock();
         addresses.release(sandbox)?;
         self.announce(&addresses, &lease);
         Ok(())
+    }
+
+    /// Removes an interface, together with those that others want removed meanwhile.
+    fn remove_interface(&self, name: String) -> Result<(), PodNetworkError> {
+        self.leaving.lock().push(name.clone());
+        let socket = self.remover.lock();
+        let together = std::mem::take(&mut *self.leaving.lock());
+        if together.contains(&name) {
+            return delete_together(&socket, &together);
+        }
+        // Somebody else took it along, and told nobody how that went.
+        match link::find_link(&socket, &name)? {
+            Some(_) => delete_links(&socket, [name]),
+            None => Ok(()),
+        }
     }
 
     /// Tears down every sandbox that `is_alive` does not know; for the start, when some may have died unseen.
@@ -302,6 +327,14 @@ fn blackholes(config: &PodNetworkConfig) -> impl Iterator<Item = Prefix> + '_ {
 /// Unique on the node as the address is, and short enough for any address.
 fn interface_name(address: Ipv4Addr) -> String {
     format!("pod{:08x}", u32::from(address))
+}
+
+fn delete_together(socket: &Socket, names: &[String]) -> Result<(), PodNetworkError> {
+    let mut batch = Batch::new();
+    names.iter().for_each(|name| link::set_group(&mut batch, name, LEAVING));
+    link::delete_group(&mut batch, LEAVING);
+    // Those that are gone already are in no group.
+    tolerate(socket.try_all(&batch)?, Errno::ENODEV)
 }
 
 fn delete_links(socket: &Socket, names: impl IntoIterator<Item = String>) -> Result<(), PodNetworkError> {

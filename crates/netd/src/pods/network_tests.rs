@@ -133,7 +133,7 @@ fn a_namespace_that_is_not_there_leaves_no_lease() {
 }
 
 #[test]
-fn pods_have_addresses_of_their_own() {
+fn pods_have_addresses_of_their_own_and_go_together() {
     const PODS: usize = 20;
     let folder = TempFolder::new();
     in_own_namespace(|| {
@@ -145,5 +145,17 @@ fn pods_have_addresses_of_their_own() {
         let addresses: std::collections::BTreeSet<_> =
             (0..PODS).flat_map(|number| network.addresses(&number.to_string())).collect();
         assert_eq!(addresses.len(), PODS);
+        std::thread::scope(|scope| {
+            for number in 1..PODS {
+                let network = &network;
+                scope.spawn(move || network.teardown(&number.to_string()).expect("tears down"));
+            }
+        });
+        let socket = Socket::open(Protocol::Route).expect("opens");
+        let left: Vec<String> = link::links(&socket).expect("lists").into_iter().map(|link| link.name).collect();
+        let left: Vec<&String> = left.iter().filter(|name| name.starts_with("pod")).collect();
+        assert_eq!(left, [&interface_name("10.244.0.2".parse().expect("an address"))]);
+        let known = (0..PODS).filter(|number| !network.addresses(&number.to_string()).is_empty());
+        assert_eq!(known.collect::<Vec<_>>(), [0]);
     });
 }

@@ -161,33 +161,35 @@ impl CniNetwork {
         Ok(())
     }
 
-    /// Undoes the joining of sandboxes that are gone, has plugins remove what is left of others, and looks at those that are
-    /// there. What is wrong is told in the log: who is there goes on.
-    pub async fn tidy(&self, known: Vec<(String, Option<PathBuf>)>) {
+    /// Undoes the joining of sandboxes that are gone, and has plugins remove what is left of others than these. What is wrong
+    /// is told in the log: who is there goes on.
+    pub async fn tidy(&self, known: BTreeSet<String>) {
         let network = self.clone();
         let work = move || {
-            for id in network.kept()? {
-                if !known.iter().any(|(own, _)| *own == id)
-                    && let Err(error) = network.del(&id, None)
-                {
+            for id in network.kept()?.iter().filter(|id| !known.contains(*id)) {
+                if let Err(error) = network.del(id, None) {
                     tracing::warn!(sandbox = id, %error, "what is left of a sandbox's network stays behind");
                 }
             }
-            let ids: BTreeSet<_> = known.iter().map(|(id, _)| id.as_str()).collect();
-            network.collect(&ids)?;
-            for (id, netns) in &known {
-                if let Some(netns) = netns
-                    && let Err(error) = network.check(id, netns)
-                {
-                    tracing::warn!(sandbox = id, %error, "a sandbox's network is not as it was made");
-                }
-            }
-            Ok::<_, String>(())
+            network.collect(&known)
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(Err(error)) => tracing::warn!(%error, "the CNI network"),
             Err(error) => tracing::warn!(%error, "the CNI network"),
             Ok(Ok(())) => {}
+        }
+    }
+
+    /// Looks at the networks of sandboxes that are there, each with its namespace, and tells in the log which are not as they
+    /// were made. There may be many, and plugins may be slow: nobody should wait for it.
+    pub fn look_at(&self, known: &[(String, Option<PathBuf>)]) {
+        for (id, netns) in known {
+            // Who is gone by now has no network to look at.
+            if let Some(netns) = netns.as_ref().filter(|netns| netns.exists())
+                && let Err(error) = self.check(id, netns)
+            {
+                tracing::warn!(sandbox = id, %error, "a sandbox's network is not as it was made");
+            }
         }
     }
 
@@ -201,7 +203,7 @@ impl CniNetwork {
         Ok(ids)
     }
 
-    fn collect(&self, ids: &BTreeSet<&str>) -> Result<(), String> {
+    fn collect(&self, ids: &BTreeSet<String>) -> Result<(), String> {
         let chain = self.chain()?;
         if !chain.knows(Verb::Gc) {
             return Ok(());

@@ -121,9 +121,10 @@ async fn what_is_left_is_tidied_up_and_what_is_there_looked_at() {
     }
     network.ready().await.expect("it says so");
     assert_eq!(world.log().last().map(String::as_str), Some("first STATUS"));
-    network.tidy(vec![("a".to_owned(), Some(netns))]).await;
-    let told = ["first DEL b  after another", "first GC", "first CHECK a /proc/self/ns/net after another"];
-    assert_eq!(world.log(), told);
+    network.tidy(["a".to_owned()].into()).await;
+    assert_eq!(world.log(), ["first DEL b  after another", "first GC"]);
+    network.look_at(&[("a".to_owned(), Some(netns))]);
+    assert_eq!(world.log(), ["first CHECK a /proc/self/ns/net after another"]);
 }
 
 #[test]

@@ -19,12 +19,15 @@ use crate::records::{self, ContainerRecord};
 use crate::shim::proto::{Call, EXIT_FILE, Exit, PidNamespace, Start};
 use crate::spec::{self, GrantedDevice, SpecInput};
 use crate::users::UserDb;
-use crate::{cdi, confine};
+use crate::{cdi, confine, signals};
 
 /// The exit code of a container that could not be started, and its reason, as containerd gives them.
 const START_ERROR_CODE: i32 = 128;
 /// The exit code of a container whose end nobody saw.
 const UNKNOWN_CODE: i32 = 255;
+/// What an agent grants to whom nothing was granted (a Pod that is deleted by force). Who does not hear the signal is not
+/// waited for then.
+const LEAST_GRACE_SECONDS: u64 = 1;
 /// How long a killed container may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest user file of an image that is read.
@@ -426,8 +429,10 @@ impl Inner {
         let id = container.record.id.clone();
         let grace = u64::try_from(grace_seconds).unwrap_or(0);
         if grace > 0 {
-            shim.call(Call::Signal { id: id.clone(), signal: container.record.stop_signal }).await?;
-            if container.wait_ended(Duration::from_secs(grace)).await {
+            let signal = container.record.stop_signal;
+            shim.call(Call::Signal { id: id.clone(), signal }).await?;
+            let is_deaf = grace <= LEAST_GRACE_SECONDS && signals::is_dropped(container.pid(), signal);
+            if !is_deaf && container.wait_ended(Duration::from_secs(grace)).await {
                 return Ok(());
             }
         }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rustix::mount::{MountFlags, UnmountFlags};
 use skiff_cri::*;
 
-use super::{Inner, internal};
+use super::{Inner, blocking, internal};
 use crate::client::ShimClient;
 use crate::oci::IdMaps;
 use crate::records::{self, SandboxRecord};
@@ -17,6 +17,8 @@ use crate::{spec, userns};
 
 /// The size of a sandbox's `/dev/shm`, as upstream's runtimes give it.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
+/// What RuntimeClasses may name: there is one way of running pods, which manifests for other nodes call `runc`.
+pub(super) const HANDLERS: [&str; 2] = ["", "runc"];
 /// What pods with a network of their own may do unless they say otherwise, as containerd's default is:
 /// listen on low ports and ping without being root.
 const DEFAULT_SYSCTLS: &[(&str, &str)] =
@@ -154,15 +156,20 @@ impl Inner {
         if config.metadata.is_none() {
             return Err(CriError::invalid_argument("sandbox config must include metadata"));
         }
-        if !request.runtime_handler.is_empty() {
+        if !HANDLERS.contains(&request.runtime_handler.as_str()) {
             return Err(CriError::invalid_argument(format!(
                 "no runtime for {:?} is configured",
                 request.runtime_handler
             )));
         }
         let id = self.ids.hex(64);
-        let record =
-            SandboxRecord { id: id.clone(), config: Some(config), created_at: self.now(), ..SandboxRecord::default() };
+        let record = SandboxRecord {
+            id: id.clone(),
+            config: Some(config),
+            created_at: self.now(),
+            runtime_handler: request.runtime_handler,
+            ..SandboxRecord::default()
+        };
         let result = self.make_sandbox(record).await;
         if let Err(error) = &result {
             tracing::debug!(sandbox = id, %error, "sandbox could not be made");
@@ -255,9 +262,12 @@ impl Inner {
         if let Some(shim) = shim {
             self.discard_shim(&shim).await;
         }
-        unmount_shm(&self.sandbox_run(id))?;
-        records::save(&self.sandbox_root(id), &sandbox.record())
-            .map_err(internal(format_args!("save sandbox {id}")))?;
+        let (root, run, record) = (self.sandbox_root(id), self.sandbox_run(id), sandbox.record());
+        blocking(move || {
+            unmount_shm(&run)?;
+            records::save(&root, &record).map_err(internal(format_args!("save sandbox {}", record.id)))
+        })
+        .await?;
         self.tell(id, id, ContainerEventType::ContainerStoppedEvent);
         Ok(())
     }
@@ -268,8 +278,13 @@ impl Inner {
         for container in self.containers_of(id) {
             self.remove(&container).await?;
         }
-        self.remove_sandbox_files(id)?;
-        self.cgroups.remove_if_empty(&sandbox.cgroup_parent(&self.config.default_cgroup_parent));
+        let inner = self.clone();
+        blocking(move || {
+            inner.remove_sandbox_files(&sandbox.id)?;
+            inner.cgroups.remove_if_empty(&sandbox.cgroup_parent(&inner.config.default_cgroup_parent));
+            Ok(())
+        })
+        .await?;
         self.tell(id, id, ContainerEventType::ContainerDeletedEvent);
         self.sandboxes.lock().remove(id);
         Ok(())

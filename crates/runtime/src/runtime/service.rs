@@ -9,6 +9,15 @@ use skiff_cri::*;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::EmbeddedRuntime;
+use super::sandboxes::HANDLERS;
+
+fn handler(name: &str) -> RuntimeHandler {
+    let features = RuntimeHandlerFeatures {
+        recursive_read_only_mounts: true,
+        user_namespaces: crate::userns::supported().is_ok(),
+    };
+    RuntimeHandler { name: name.to_owned(), features: Some(features) }
+}
 
 fn matches_labels(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -207,13 +216,7 @@ impl RuntimeService for EmbeddedRuntime {
         Ok(StatusResponse {
             status: Some(RuntimeStatus { conditions }),
             info: HashMap::new(),
-            runtime_handlers: vec![RuntimeHandler {
-                name: String::new(),
-                features: Some(RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: true,
-                    user_namespaces: crate::userns::supported().is_ok(),
-                }),
-            }],
+            runtime_handlers: HANDLERS.into_iter().map(handler).collect(),
             features: Some(RuntimeFeatures { supplemental_groups_policy: true, user_namespaces_host_network: false }),
         })
     }
