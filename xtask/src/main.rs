@@ -6,6 +6,7 @@ mod machine;
 mod needs;
 mod shell;
 mod test;
+mod threats;
 mod tidy;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::shell::{self, cargo, output, root};
+use crate::threats;
 
 /// Longer files are hard to overlook; the limit leaves room for a file's tests.
 const MAX_LINES: usize = 1000;
@@ -16,7 +17,7 @@ const MAX_LINES: usize = 1000;
 pub fn run() -> Result<(), String> {
     shell::run(&mut cargo(&["fmt", "--all", "--check"]))?;
     shell::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
-    let problems: Vec<_> = edge_problems()?.into_iter().chain(file_problems(&root())?).collect();
+    let problems = [edge_problems()?, file_problems(&root())?, threats::problems()?].concat();
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 

@@ -219,13 +219,15 @@ fn service_cidr(config: &Config) -> Object {
 
 /// What an aggregated API server reads to know whom to believe: the authorities of clients and of the server that passes
 /// requests on, and the headers by which that one tells who asks.
-fn authentication(config: &Config) -> Option<Object> {
+pub fn authentication(config: &Config) -> Option<Object> {
     let proxy = config.front_proxy.as_ref()?;
+    let changing = config.client_authorities.as_ref().map(|authorities| authorities.own_pem());
+    let client_authority = changing.as_ref().unwrap_or(&proxy.client_authority);
     let list = |text: &str| json!([text]).to_string();
     Some(json!({"kind": "ConfigMap", "apiVersion": "v1",
     "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
     "data": {
-        "client-ca-file": proxy.client_authority,
+        "client-ca-file": client_authority,
         "requestheader-allowed-names": list(&proxy.name),
         "requestheader-client-ca-file": proxy.authority,
         "requestheader-extra-headers-prefix": list("X-Remote-Extra-"),

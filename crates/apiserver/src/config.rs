@@ -11,6 +11,7 @@ use skiff_kinds::ResourceDef;
 use skiff_store::Store;
 
 use crate::admission::plugins::Settings;
+use crate::authorities::ClientAuthorities;
 use crate::call::UserInfo;
 use crate::trust::Identity;
 
@@ -102,7 +103,7 @@ pub struct FrontProxy {
     pub authority: String,
     /// The name in it.
     pub name: String,
-    /// The authority of clients' certificates, in PEM.
+    /// The authority of clients' certificates, in PEM, where it does not change.
     pub client_authority: String,
 }
 
@@ -156,6 +157,8 @@ pub struct Config {
     pub tokens: Vec<(String, UserInfo)>,
     /// Who may come.
     pub access: Access,
+    /// Whose certificates of clients are believed, where that may change.
+    pub client_authorities: Option<Arc<ClientAuthorities>>,
     /// What is encrypted where it is stored.
     pub encryption: Option<crate::encryption::Settings>,
     /// Whether the cluster begins with the definitions of the Gateway API.
@@ -189,6 +192,7 @@ impl Config {
             admission: Settings::default(),
             tokens: Vec::new(),
             access: Access::default(),
+            client_authorities: None,
             encryption: None,
             gateway_api: false,
             flow: crate::flow::Settings::default(),

@@ -9,6 +9,7 @@ mod aggregation;
 pub mod alloc;
 pub mod audit;
 pub mod authn;
+pub mod authorities;
 pub mod authz;
 pub mod bootstrap;
 pub mod call;

@@ -9,21 +9,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either};
+use http::Version;
+use http::header::{CONNECTION, HOST, HeaderValue};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use skiff_base::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::authn::{self, PeerCertificates};
 use crate::endpoints;
+use crate::http::answer::{self, Answer};
 use crate::http::body::Body;
+use crate::http::pace::Pace;
+use crate::http::patience::Patience;
+use crate::http::prompt::Prompt;
 use crate::server::ApiServer;
+use crate::trust;
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +45,7 @@ const MAX_HEADER_BYTES: usize = 1024 * 1024;
 const MAX_STREAMS: u32 = 250;
 /// How many connections may be open on one listener; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 8192;
-/// How long requests may go on after the server was told to stop.
+/// How long requests may go on after the server was told to stop, or their client let too much time pass.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait after a connection could not be accepted (mostly: too many open files).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -71,8 +81,9 @@ impl ApiServer {
             };
             match accepted {
                 Ok((stream, place)) => {
+                    let origin = origin(&stream);
                     // Spawned as it is: a task that only awaits it would keep room for it twice.
-                    tokio::spawn(connection(self.clone(), stream, acceptor.clone(), stopping.clone(), place));
+                    tokio::spawn(connection(self.clone(), stream, origin, acceptor.clone(), stopping.clone(), place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection");
@@ -86,85 +97,113 @@ impl ApiServer {
             tracing::debug!(why = failure.0.message, "the server is still among the endpoints");
         }
         stop.send_replace(());
-        if tokio::time::timeout(DRAIN_TIMEOUT, stop.closed()).await.is_err() {
+        if timeout(DRAIN_TIMEOUT, stop.closed()).await.is_err() {
             tracing::debug!("some requests were still under way at the end");
         }
         Ok(())
     }
+
+    /// Serves one connection that came over whatever carries bytes, until it ends.
+    pub async fn serve_stream<S: Bytewise>(self: Arc<Self>, stream: S, tls: Arc<rustls::ServerConfig>) {
+        // Held until the connection is over: who drops it tells to stop.
+        let (_stop, stopping) = watch::channel(());
+        connection(self, stream, None, TlsAcceptor::from(tls), stopping, ()).await;
+    }
+}
+
+/// Where a connection comes from; on the way it is told not to wait for more to send.
+fn origin(stream: &TcpStream) -> Option<PeerAddress> {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "setting TCP_NODELAY");
+    }
+    stream.peer_addr().ok().map(PeerAddress)
 }
 
 /// One connection. It may last for days with one watch on it, so its future has room for nothing that is over by then:
-/// what comes before is on the heap, and the larger of the two protocols too.
-async fn connection(
+/// what comes before is on the heap, and the larger of the two protocols too. It ends at the latest a moment after the
+/// server was told to stop, or after its client let too much time pass.
+async fn connection<S: Bytewise>(
     server: Arc<ApiServer>,
-    stream: TcpStream,
+    stream: S,
+    origin: Option<PeerAddress>,
     acceptor: TlsAcceptor,
     mut stopping: watch::Receiver<()>,
-    _place: OwnedSemaphorePermit,
+    _place: impl Send,
 ) {
-    let Some((stream, service)) = Box::pin(introduction(server, stream, acceptor)).await else { return };
-    let (stream, is_http2) = stream;
-    let outcome = if is_http2 {
-        let serving = http2(stream, service);
-        Box::pin(async move {
-            let mut serving = pin!(serving);
-            tokio::select! {
-                outcome = serving.as_mut() => return outcome,
-                _ = stopping.changed() => serving.as_mut().graceful_shutdown(),
-            }
-            serving.await
-        })
-        .await
-    } else {
-        let mut serving = pin!(http1(stream, service));
-        tokio::select! {
-            outcome = serving.as_mut() => outcome,
-            _ = stopping.changed() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
+    let pace = Arc::new(Pace::default());
+    let serving = match Box::pin(introduction(server, stream, origin, acceptor, pace.clone())).await {
+        None => return,
+        Some(((stream, is_http2), vouched, service)) => {
+            let ending = async move {
+                tokio::select! {
+                    _ = stopping.changed() => {}
+                    () = pace.over() => {}
+                    () = vouched => {}
+                }
+            };
+            if is_http2 { serve_http2(stream, service, ending) } else { serve_http1(stream, service, ending) }
         }
     };
-    if let Err(error) = outcome {
+    if let Err(error) = serving.await {
         tracing::debug!(%error, "a connection broke");
     }
 }
 
-type Stream = TokioIo<TlsStream<TcpStream>>;
+/// What a connection's bytes go over.
+pub trait Bytewise: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Bytewise for T {}
 
-fn http1<S: HttpService<Incoming, ResBody = Body>>(
-    stream: Stream,
-    service: S,
-) -> http1::UpgradeableConnection<Stream, S>
+type Stream<S> = TokioIo<TlsStream<S>>;
+type Serving = BoxFuture<'static, hyper::Result<()>>;
+
+fn serve_http1<S, H>(stream: Stream<S>, service: H, ending: impl Future<Output = ()> + Send + 'static) -> Serving
 where
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Bytewise,
+    H: HttpService<Incoming, ResBody = Body, Future: Send, Error = Infallible> + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
-    builder.serve_connection(stream, service).with_upgrades()
+    builder.timer(Patience::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
+    let mut serving = Prompt::new(builder.serve_connection(stream, service).with_upgrades());
+    Box::pin(async move {
+        tokio::select! {
+            outcome = &mut serving => return outcome,
+            () = ending => serving.as_mut().graceful_shutdown(),
+        }
+        timeout(DRAIN_TIMEOUT, serving).await.unwrap_or(Ok(()))
+    })
 }
 
-fn http2<S>(stream: Stream, service: S) -> http2::Connection<Stream, S, TokioExecutor>
+fn serve_http2<S, H>(stream: Stream<S>, service: H, ending: impl Future<Output = ()> + Send + 'static) -> Serving
 where
-    S: HttpService<Incoming, ResBody = Body>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::Future: Send + 'static,
+    S: Bytewise,
+    H: HttpService<Incoming, ResBody = Body, Future: Send + 'static, Error = Infallible> + Send + 'static,
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADER_BYTES as u32);
-    builder.serve_connection(stream, service)
+    let mut serving = Box::pin(builder.serve_connection(stream, service));
+    Box::pin(async move {
+        tokio::select! {
+            outcome = serving.as_mut() => return outcome,
+            () = ending => serving.as_mut().graceful_shutdown(),
+        }
+        timeout(DRAIN_TIMEOUT, serving).await.unwrap_or(Ok(()))
+    })
 }
 
 /// The handshake, and who is at the other end; gives the stream, whether HTTP/2 was agreed on, and what answers requests.
-async fn introduction(
+async fn introduction<S: Bytewise>(
     server: Arc<ApiServer>,
-    stream: TcpStream,
+    stream: S,
+    origin: Option<PeerAddress>,
     acceptor: TlsAcceptor,
-) -> Option<((Stream, bool), impl HttpService<Incoming, ResBody = Body, Future: Send + 'static, Error = Infallible>)> {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "setting TCP_NODELAY");
-    }
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    pace: Arc<Pace>,
+) -> Option<(
+    (Stream<S>, bool),
+    BoxFuture<'static, ()>,
+    impl HttpService<Incoming, ResBody = Body, Future: Send + 'static, Error = Infallible>,
+)> {
+    let changes = server.config.client_authorities.as_ref().map(|authorities| authorities.changes());
+    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             server.metrics.handshake_failed();
@@ -177,7 +216,6 @@ async fn introduction(
             return None;
         }
     };
-    let peer = stream.get_ref().0.peer_addr().ok().map(PeerAddress);
     let certificates = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     // Read once for all requests of the connection; one that names nobody is refused with each request.
@@ -185,10 +223,11 @@ async fn introduction(
     if let Some(certificates) = &certificates {
         authn::introduce(&server, certificates, &mut known);
     }
-    if let Some(peer) = peer {
-        known.insert(peer);
+    if let Some(origin) = origin {
+        known.insert(origin);
     }
     let expires = certificates.as_ref().and_then(expiry);
+    let vouched = disowned(&server, changes, certificates);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request = request.map(incoming);
         // Identities come from the certificate or the headers here, never from a caller's extension.
@@ -197,9 +236,46 @@ async fn introduction(
         if let Some(expires) = expires {
             server.metrics.certificate(expires.as_second().saturating_sub(server.clock().now().as_second()) as f64);
         }
-        server.clone().answering(request).map(Ok::<_, Infallible>)
+        let turn = pace.begin();
+        if let Some(refused) = misnamed(&request) {
+            return Either::Left(std::future::ready(Ok(refused)));
+        }
+        Either::Right(server.clone().answering(request).map(|answer| Ok::<_, Infallible>(turn.answered(answer))))
     });
-    Some(((TokioIo::new(stream), is_http2), service))
+    Some(((TokioIo::new(stream), is_http2), vouched, service))
+}
+
+/// Waits until nobody vouches for a connection's client any more; for ever, where it has shown no certificate.
+/// `changes` tells of those that came since before the handshake.
+fn disowned(
+    server: &ApiServer,
+    changes: Option<watch::Receiver<()>>,
+    certificates: Option<PeerCertificates>,
+) -> BoxFuture<'static, ()> {
+    let known = server.config.client_authorities.clone().zip(changes).zip(certificates);
+    let Some(((authorities, mut changes), certificates)) = known else { return std::future::pending().boxed() };
+    let clock = server.clock().clone();
+    Box::pin(async move {
+        while changes.changed().await.is_ok() {
+            if !authorities.believes(&certificates.0, false, trust::time(&clock)) {
+                return;
+            }
+        }
+        std::future::pending().await
+    })
+}
+
+/// HTTP/1.1 wants every request to name one host: programs on its way may go by different ones.
+fn misnamed<B>(request: &http::Request<B>) -> Option<Answer> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let why = match hosts {
+        0 if request.version() == Version::HTTP_11 => "missing required Host header",
+        0 | 1 => return None,
+        _ => "too many Host headers",
+    };
+    let mut refused = answer::text(400, format!("400 Bad Request: {why}"));
+    refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    Some(refused)
 }
 
 /// When a client's certificate ends.
@@ -210,4 +286,26 @@ fn expiry(certificates: &PeerCertificates) -> Option<Timestamp> {
 
 fn incoming(body: Incoming) -> Body {
     body.map_err(io::Error::other).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::OwnedSemaphorePermit;
+
+    use super::*;
+
+    /// The future of what [`ApiServer::serve`] spawns.
+    fn size_bytes<F: Future>(
+        _: impl Fn(Arc<ApiServer>, TcpStream, TlsAcceptor, watch::Receiver<()>, OwnedSemaphorePermit) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_has_no_room_for_what_is_over() {
+        let bytes = size_bytes(|server, stream, acceptor, stopping, place| {
+            connection(server, stream, None, acceptor, stopping, place)
+        });
+        assert!(bytes < size_of::<TlsStream<TcpStream>>() / 2, "{bytes} bytes");
+    }
 }

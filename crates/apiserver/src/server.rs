@@ -27,7 +27,7 @@ use crate::audit::{self, Auditor, Trail};
 use crate::authn::{self, Authenticator, impersonate};
 use crate::authz::{self, Action, Authorizer};
 use crate::call::{Call, UserInfo};
-use crate::config::Config;
+use crate::config::{Config, ServiceAccountKeys};
 use crate::encryption::Encryption;
 use crate::failure::{Failure, Result, plain};
 use crate::flow::{self, Entered, Flow, Flows};
@@ -35,6 +35,7 @@ use crate::http::answer::{self, Answer};
 use crate::http::body::Body;
 use crate::http::limits;
 use crate::http::negotiate::{self, Accepted, Offer};
+use crate::http::pace::LongRunning;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::identity;
@@ -169,6 +170,27 @@ impl ApiServer {
         }
     }
 
+    /// Goes by other authorities of clients, as they are said to be now, and tells aggregated servers of them.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be written down.
+    pub async fn hold_client_authorities(&self, pem: &str) -> Result<()> {
+        let Some(authorities) = &self.config.client_authorities else {
+            return Err(plain(500, "the authorities of clients do not change here"));
+        };
+        authorities.replace(pem).map_err(|why| plain(500, why))?;
+        let told: Vec<_> = bootstrap::authentication(&self.config).into_iter().collect();
+        bootstrap::publish(&self.config, &self.catalogue, &told).await
+    }
+
+    /// Signs and checks the tokens of service accounts by other keys.
+    ///
+    /// # Errors
+    /// One cannot be used.
+    pub fn hold_service_account_keys(&self, keys: &ServiceAccountKeys) -> Result<()> {
+        self.authenticator.hold_keys(keys).map_err(|why| plain(500, why))
+    }
+
     /// Tells from now on by a lease that the server of this machine is there.
     pub fn keep_identity(self: &Arc<Self>, hostname: String) {
         let task = tokio::spawn(identity::run(Arc::downgrade(self), hostname));
@@ -257,6 +279,9 @@ impl ApiServer {
         let (code, size_bytes) = (answer.status().as_u16(), answer.body().size_hint().exact());
         self.metrics.count(&Answered { info: &info, query: &query, applied, code, took, size_bytes });
         limits::finish(&mut answer, &audit_id);
+        if info.is_long_running() {
+            answer.extensions_mut().insert(LongRunning);
+        }
         if let Some(trail) = parts.extensions.remove::<Arc<Trail>>() {
             answer = Box::pin(audit::tell(trail, answer, info.is_long_running())).await;
         }

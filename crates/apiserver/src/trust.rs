@@ -2,6 +2,7 @@
 //! authorities where none did, or whoever answers.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,6 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use skiff_base::clock::SharedClock;
 
 /// Where distributions keep the authorities that they trust; the first file that is there counts, as for Go programs.
 const SYSTEM_BUNDLES: [&str; 6] = [
@@ -58,6 +60,12 @@ pub fn clients(bundle: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
     verifier.build().map_err(|error| error.to_string())
 }
 
+/// What time it is, as the TLS stack has it.
+pub(crate) fn time(clock: &SharedClock) -> UnixTime {
+    let seconds = u64::try_from(clock.now().as_second()).unwrap_or_default();
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+}
+
 /// TLS with whoever answers.
 pub fn unverified(own: Option<&Identity>) -> Result<ClientConfig, String> {
     let verifier = Arc::new(AnyCertificate(Arc::new(rustls::crypto::ring::default_provider())));
@@ -81,7 +89,7 @@ fn finish(stage: Stage<rustls::client::WantsClientCert>, own: Option<&Identity>)
     }
 }
 
-fn roots_of(bundle: &[u8]) -> Result<RootCertStore, String> {
+pub(crate) fn roots_of(bundle: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle) {
         let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error}"))?;

@@ -112,6 +112,11 @@ impl Family {
         }
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Writes what comes before its values.
     pub fn write_head(&self, text: &mut String) {
         let kind = match self.kind {

@@ -27,6 +27,7 @@ use crate::pod_gc::PodCollector;
 use crate::quota::Quotas;
 use crate::replicas::Replicas;
 use crate::roles::Roles;
+use crate::root_bundle::RootBundle;
 use crate::runner::{Controller, Runner, Setup};
 use crate::secrets::TokenSecrets;
 use crate::service_cidr::ServiceCidrs;
@@ -40,7 +41,7 @@ pub const MANAGER: &str = "kube-controller-manager";
 #[derive(Clone, Default)]
 pub struct Config {
     /// The certificates (PEM) that pods verify the API server with.
-    pub root_ca: String,
+    pub root_ca: Arc<RootBundle>,
     /// The range that nodes get their pod ranges from, `10.244.0.0/16`; empty leaves nodes without.
     pub cluster_cidr: String,
     /// How many leading bits the addresses of one node share.

@@ -3,7 +3,6 @@
 //! See <https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/>.
 
 use std::collections::BTreeMap;
-
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join_all};

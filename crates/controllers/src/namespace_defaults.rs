@@ -10,6 +10,7 @@ use skiff_base::Timestamp;
 use skiff_client::{Change, Informer, Kind, ObjectKey};
 
 use crate::plan::{Action, Plan};
+use crate::root_bundle::RootBundle;
 use crate::runner::{Controller, Failure, Setup};
 
 const ACCOUNT: &str = "default";
@@ -94,8 +95,16 @@ pub fn accounts(setup: &mut Setup) -> Arc<dyn Controller> {
 }
 
 /// The publisher of root certificates.
-pub fn root_certificates(setup: &mut Setup, bundle: String) -> Arc<dyn Controller> {
-    EachNamespace::<ConfigMap>::start(setup, ROOT_CA, move |namespace, present| root_ca(namespace, present, &bundle))
+pub fn root_certificates(setup: &mut Setup, bundle: Arc<RootBundle>) -> Arc<dyn Controller> {
+    let (queue, namespaces) = (setup.queue.clone(), setup.informer::<Namespace>());
+    bundle.on_change(ROOT_CA, move || {
+        for namespace in namespaces.list() {
+            queue.add(ObjectKey::of(&namespace.metadata));
+        }
+    });
+    EachNamespace::<ConfigMap>::start(setup, ROOT_CA, move |namespace, present| {
+        root_ca(namespace, present, &bundle.get())
+    })
 }
 
 #[cfg(test)]

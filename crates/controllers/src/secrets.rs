@@ -2,6 +2,8 @@
 //! The token itself is signed by the API server, tied to its Secret.
 //! See <https://kubernetes.io/docs/concepts/configuration/secret/#serviceaccount-token-secrets>.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use http::Method;
 use k8s_openapi::ByteString;
@@ -11,6 +13,7 @@ use skiff_base::clock::SharedClock;
 use skiff_client::{Change, Client, DeleteOptions, Error, Informer, Kind, ObjectKey};
 
 use crate::meta::annotation;
+use crate::root_bundle::RootBundle;
 use crate::runner::Setup;
 
 const TYPE: &str = "kubernetes.io/service-account-token";
@@ -60,17 +63,23 @@ pub struct TokenSecrets {
     secrets: Informer<Secret>,
     accounts: Informer<ServiceAccount>,
     client: Client,
-    root_ca: String,
+    root_ca: Arc<RootBundle>,
 }
 
 impl TokenSecrets {
     /// Runs until dropped.
-    pub async fn run(mut setup: Setup, client: Client, _clock: SharedClock, root_ca: String) {
+    pub async fn run(mut setup: Setup, client: Client, _clock: SharedClock, root_ca: Arc<RootBundle>) {
         let secrets =
             setup.selected::<Secret>(&format!("type={TYPE}"), |change| vec![ObjectKey::of(&change.object().metadata)]);
         let known = secrets.clone();
         setup.on_change::<ServiceAccount>(move |change| secrets_of(change, &known));
         let (accounts, queue) = (setup.informer(), setup.queue.clone());
+        let (known, wake) = (secrets.clone(), queue.clone());
+        root_ca.on_change(TYPE, move || {
+            for secret in known.list() {
+                wake.add(ObjectKey::of(&secret.metadata));
+            }
+        });
         setup.synced().await;
         let controller = Self { secrets, accounts, client, root_ca };
         let attend_to = |key: ObjectKey| {
@@ -84,7 +93,7 @@ impl TokenSecrets {
         let Some(secret) = self.secrets.by_key(key) else { return Ok(()) };
         let named = annotation(&secret.metadata, ACCOUNT).unwrap_or_default();
         let account = self.accounts.get(&key.namespace, named);
-        match judge(&secret, account.as_deref(), &self.root_ca) {
+        match judge(&secret, account.as_deref(), &self.root_ca.get()) {
             Verdict::Keep => Ok(()),
             Verdict::Remove => {
                 let options = DeleteOptions::of_uid(secret.metadata.uid.clone().unwrap_or_default());
@@ -114,7 +123,7 @@ impl TokenSecrets {
             let token = answer["status"]["token"].as_str().unwrap_or_default();
             data.insert("token".to_owned(), ByteString(token.as_bytes().to_vec()));
         }
-        data.insert("ca.crt".to_owned(), ByteString(self.root_ca.as_bytes().to_vec()));
+        data.insert("ca.crt".to_owned(), ByteString(self.root_ca.get().into_bytes()));
         data.insert("namespace".to_owned(), ByteString(namespace.into_bytes()));
         let uid = account.metadata.uid.clone().unwrap_or_default();
         secret.metadata.annotations.get_or_insert_default().insert(ACCOUNT_UID.to_owned(), uid);

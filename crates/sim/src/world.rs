@@ -143,7 +143,10 @@ impl World {
             let user = format!("system:serviceaccount:kube-system:{name}");
             of(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
-        let config = skiff_controllers::Config { root_ca: "PEM".into(), ..Default::default() };
+        let config = skiff_controllers::Config {
+            root_ca: Arc::new(skiff_controllers::RootBundle::new("PEM")),
+            ..Default::default()
+        };
         let controllers = ControllerManager::start(accounts, &informers, self.clock.clone(), self.ids.clone(), config);
         let settings = skiff_scheduler::Config { seed: self.faults.below(u64::MAX), ..Default::default() };
         let scheduler = Scheduler::start(of("system:kube-scheduler", &[]), &informers, self.clock.clone(), settings);

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use crate::certificates::Certificates;
 use crate::commands::CommandError;
 use crate::control::Control;
+use crate::foundations::Foundations;
 use crate::images::{self, NodeImages};
+use crate::machine::{Ending, Machine};
 use crate::snapshot;
 use crate::worker::KUBERNETES_VERSION;
 
@@ -46,6 +48,8 @@ pub struct NodeControl {
     pub savable: Option<Savable>,
     /// What the node shows that it is itself.
     pub certificates: Arc<Certificates>,
+    /// None where this machine is no server.
+    pub foundations: Option<Foundations>,
 }
 
 #[async_trait::async_trait]
@@ -67,6 +71,10 @@ impl Control for NodeControl {
                 let Savable { store, pki } = savable.ok_or("the cluster is saved on one of its servers, not here")?;
                 let saved = snapshot::save(&**store, pki, &file).await;
                 saved.map(|revision| json!({ "revision": revision })).map_err(|error| error.to_string())
+            }
+            (&Method::POST, "/foundations") => {
+                let foundations = self.foundations.as_ref();
+                foundations.ok_or("this machine is no server of its cluster")?.reload().await
             }
             (method, path) if path.starts_with("/images") => {
                 let images =
@@ -112,18 +120,20 @@ impl NodeControl {
     }
 }
 
-/// Waits for SIGTERM, SIGINT, or a command on the control socket.
+/// Waits for SIGTERM, SIGINT, a command on the control socket, or another address of the machine.
 ///
 /// # Errors
 /// Signals cannot be listened to.
-pub async fn wait_for_end(stop: &watch::Sender<bool>) -> Result<(), CommandError> {
+pub async fn wait_for_end(stop: &watch::Sender<bool>, machine: &Machine) -> Result<Ending, CommandError> {
     let mut asked = stop.subscribe();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = asked.wait_for(|stop| *stop) => {}
-    }
+    let ending = tokio::select! {
+        _ = terminate.recv() => Ending::Asked,
+        _ = interrupt.recv() => Ending::Asked,
+        _ = asked.wait_for(|stop| *stop) => Ending::Asked,
+        address = machine.moved() => Ending::Moved(address),
+    };
+    tracing::info!(?ending, "ending");
     stop.send_replace(true);
-    Ok(())
+    Ok(ending)
 }

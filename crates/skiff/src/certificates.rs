@@ -22,6 +22,9 @@ use crate::pki::{Leaf, address_of};
 /// How often it is looked whether a certificate is to be renewed.
 pub const CHECK: Duration = Duration::from_secs(600);
 
+/// What the names of former authorities end in.
+const FORMER: &str = " (former)";
+
 /// A certificate that is in use and may be exchanged meanwhile.
 #[derive(Debug, Default)]
 pub struct Current(RwLock<Option<Arc<CertifiedKey>>>);
@@ -168,10 +171,25 @@ impl Certificates {
     /// Tells of an authority, which is not renewed, and of former ones that are believed still.
     pub fn tell_of_authority(&self, name: &'static str, certificates: &[CertificateDer<'static>]) {
         let named = |(index, certificate): (usize, &CertificateDer<'static>)| {
-            let name = if index == 0 { name.to_owned() } else { format!("{name} (former)") };
+            let name = if index == 0 { name.to_owned() } else { format!("{name}{FORMER}") };
             (name, certificate.clone())
         };
-        self.authorities.lock().extend(certificates.iter().enumerate().map(named));
+        let mut authorities = self.authorities.lock();
+        authorities.retain(|(known, _)| known.strip_suffix(FORMER).unwrap_or(known) != name);
+        authorities.extend(certificates.iter().enumerate().map(named));
+    }
+
+    /// Makes all certificates anew that are made here, as by a new authority.
+    ///
+    /// # Errors
+    /// A recipe's.
+    pub fn renew_all(&self) -> io::Result<()> {
+        for entry in self.entries.lock().iter() {
+            if let Some(recipe) = &entry.recipe {
+                entry.current.set(&recipe()?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Renews what is due, for as long as it is polled.
@@ -247,7 +265,7 @@ mod tests {
         let recipe = move || issuer.issue("kube-apiserver", &Purpose::Client { groups: &[] });
         let current = certificates.issue("apiserver", recipe).expect("issued");
         certificates.tell_of("kubelet", Arc::default());
-        certificates.tell_of_authority("ca", authority.certificates());
+        certificates.tell_of_authority("ca", &authority.certificates());
         let expiry =
             || certificates.told().as_array().map(|all| all.iter().map(|one| one["expires"].clone()).collect());
         let before: Vec<Value> = expiry().expect("a list");

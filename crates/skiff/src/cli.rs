@@ -530,6 +530,8 @@ pub enum CertificateCommand {
         /// Of what
         of: Foundation,
     },
+    /// Have the running server go by what was put into its pki folder
+    Reload(Target),
 }
 
 /// What can be done with tokens.

@@ -21,7 +21,7 @@ use crate::etcd;
 use crate::isolation;
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
-use crate::paths::{Join, NodeFacts, Paths, named, write_atomically};
+use crate::paths::{Join, NodeFacts, Paths, named, remove_file, write_atomically};
 use crate::pki::{self, Authority};
 use crate::ports::{self, Role};
 use crate::process::Process;
@@ -117,8 +117,8 @@ fn delete(target: &ClusterTarget) -> Outcome {
     cluster.end_servers()?;
     at_once(cluster.spec.nodes.iter().map(|member| cluster.paths(&member.name)), |paths| remove(&paths))?;
     remove(&cluster.paths(&cluster.spec.switch()))?;
-    leftovers::remove_file(&cluster.kubeconfig_file())?;
-    Ok(leftovers::remove_file(&file_of(target))?)
+    remove_file(&cluster.kubeconfig_file())?;
+    Ok(remove_file(&file_of(target))?)
 }
 
 fn add_node(target: &ClusterTarget) -> Outcome {

@@ -24,7 +24,7 @@ use crate::isolation;
 use crate::join::token::Token;
 use crate::kubeconfig;
 use crate::leftovers;
-use crate::paths::{DEFAULT_NODE_MASK, Join, NodeFacts, Paths, named};
+use crate::paths::{DEFAULT_NODE_MASK, Join, NodeFacts, Paths, named, remove_file};
 use crate::pki::{self, Authority};
 use crate::process::{Process, descendants};
 use crate::server;
@@ -295,12 +295,7 @@ fn start_server(paths: &Paths, target: &Target, options: &NodeOptions, facts: &N
     let mut log = File::options().create(true).append(true).read(true).open(paths.log())?;
     let from = log.seek(SeekFrom::End(0))?;
     // A socket of the last run would be taken for this one's.
-    match fs::remove_file(paths.control_socket()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(named(&paths.control_socket(), "remove", error).into());
-        }
-        _ => {}
-    }
+    remove_file(&paths.control_socket())?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(server_arguments(target, options, facts))
         .env(MALLOC_VARIABLE, std::env::var_os(MALLOC_VARIABLE).unwrap_or_else(|| MALLOC_SETTING.into()))
@@ -550,43 +545,63 @@ fn render_status(status: &Value) -> String {
     lines.join("\n") + "\n"
 }
 
-/// `skiff certificate ...`: changes files, which servers read when they start.
+/// `skiff certificate ...`: changes files, and has the server read them, where it runs.
 ///
 /// # Errors
 /// This machine is no server that was started before, or its files cannot be written.
 pub fn certificate(command: &CertificateCommand) -> Outcome {
-    let (CertificateCommand::Rotate { target, of } | CertificateCommand::Forget { target, of }) = command;
+    let (CertificateCommand::Rotate { target, .. }
+    | CertificateCommand::Forget { target, .. }
+    | CertificateCommand::Reload(target)) = command;
     let paths = paths(target);
     let facts = NodeFacts::load(&paths)?.ok_or("this node was never set up")?;
     if facts.join.is_some() {
         return Err("this node is an agent: do that on a server of its cluster".into());
     }
     let folder = paths.pki();
-    match (command, of) {
-        (CertificateCommand::Rotate { .. }, Foundation::Ca) => Authority::rotate(&folder, SystemClock::shared())?,
-        (CertificateCommand::Rotate { .. }, Foundation::ServiceAccountKey) => pki::rotate_service_account_key(&folder)?,
-        (CertificateCommand::Forget { .. }, Foundation::Ca) => Authority::forget_former(&folder)?,
-        (CertificateCommand::Forget { .. }, Foundation::ServiceAccountKey) => {
+    match command {
+        CertificateCommand::Rotate { of: Foundation::Ca, .. } => Authority::rotate(&folder, SystemClock::shared())?,
+        CertificateCommand::Rotate { of: Foundation::ServiceAccountKey, .. } => {
+            pki::rotate_service_account_key(&folder)?;
+        }
+        CertificateCommand::Forget { of: Foundation::Ca, .. } => Authority::forget_former(&folder)?,
+        CertificateCommand::Forget { of: Foundation::ServiceAccountKey, .. } => {
             pki::forget_former_service_account_keys(&folder)?;
         }
+        CertificateCommand::Reload(_) => {}
     }
-    println!("{}", what_to_do(command, *of));
+    let reloaded =
+        small_runtime()?.block_on(control::call(&paths.control_socket(), Method::POST, "/foundations", &Value::Null));
+    match reloaded {
+        Ok(_) => println!("The server goes by it from now on.{}", what_to_do(command)),
+        Err(ControlError::NotRunning(_)) => {
+            println!("The server goes by it when it is started.{}", what_to_do(command));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if facts.datastore.is_some() {
+        println!(
+            "Other servers of the cluster need the same {}, and then: skiff certificate reload.",
+            paths.pki().display()
+        );
+    }
     Ok(())
 }
 
-fn what_to_do(command: &CertificateCommand, of: Foundation) -> &'static str {
-    match (command, of) {
-        (CertificateCommand::Rotate { .. }, Foundation::Ca) => {
-            "A new authority is made. Start the servers again, then every agent; the former authority is believed until\n\
-             skiff certificate forget ca. Before that, give people new kubeconfigs (skiff kubeconfig)."
+fn what_to_do(command: &CertificateCommand) -> &'static str {
+    match command {
+        CertificateCommand::Rotate { of: Foundation::Ca, .. } => {
+            " The former authority is believed until\n\
+             skiff certificate forget ca. Before that, give people new kubeconfigs (skiff kubeconfig), and wait until skiff\n\
+             status names the new authority on every agent: agents learn of it within 10 minutes. What checks servers\n\
+             itself, such as programs in Pods, must have read the new bundle."
         }
-        (CertificateCommand::Rotate { .. }, Foundation::ServiceAccountKey) => {
-            "A new key is made. Start the servers again; tokens of the former key are believed until\n\
+        CertificateCommand::Rotate { of: Foundation::ServiceAccountKey, .. } => {
+            " Tokens of the former key are believed until\n\
              skiff certificate forget service-account-key. Pods have new tokens within the hour."
         }
-        (CertificateCommand::Forget { .. }, _) => {
-            "Former ones are believed no more once the servers are started again."
-        }
+        CertificateCommand::Forget { .. } => " Former ones are believed no more.",
+        CertificateCommand::Reload(_) => "",
     }
 }
 

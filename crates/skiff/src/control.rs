@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::paths::named;
+use crate::paths::{named, remove_file};
 
 /// A command's body is a few options.
 const BODY_LIMIT: usize = 64 << 10;
@@ -31,10 +31,7 @@ pub trait Control: Send + Sync + 'static {
 /// The socket cannot be made.
 pub fn serve(path: &Path, control: Arc<dyn Control>) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(path, "remove", error)),
-        _ => {}
-    }
+    remove_file(path)?;
     let listener = UnixListener::bind(path).map_err(|error| named(path, "listen on", error))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(|error| named(path, "protect", error))?;

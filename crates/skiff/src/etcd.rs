@@ -99,7 +99,7 @@ fn spawn(paths: &Paths, arguments: &[String]) -> io::Result<Child> {
 /// One certificate for all ways: members are each other's clients too. The program reads the files whenever it is asked.
 fn issue_certificate(machine: &Machine, certificates: &Certificates) -> io::Result<()> {
     let authority = Authority::load_or_create_etcd(&machine.paths.pki(), machine.clock.clone())?;
-    certificates.tell_of_authority("etcd-ca", authority.certificates());
+    certificates.tell_of_authority("etcd-ca", &authority.certificates());
     let (pki, name) = (machine.paths.pki(), machine.facts.node_name.clone());
     let addresses = [machine.address, IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let recipe = move || -> io::Result<Leaf> {

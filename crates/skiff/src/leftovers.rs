@@ -11,7 +11,7 @@ use skiff_runtime::leftovers;
 
 use crate::commands::CommandError;
 use crate::network;
-use crate::paths::{NodeFacts, Paths, named};
+use crate::paths::{NodeFacts, Paths, named, remove_file};
 
 /// The cgroup that the node agent makes for Pods, below the node's cgroup parent.
 const PODS_CGROUP: &str = "/kubepods";
@@ -126,17 +126,6 @@ fn remove_logs(paths: &Paths) -> io::Result<()> {
     }
     remove_if_empty(&logs.join("pods"))?;
     remove_if_empty(&logs.join("containers"))
-}
-
-/// Removes a file; one that is not there is fine.
-///
-/// # Errors
-/// It cannot be removed.
-pub fn remove_file(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(file, "remove", error)),
-        _ => Ok(()),
-    }
 }
 
 /// Removes a folder that nobody else has anything in, nor mounted anything on.

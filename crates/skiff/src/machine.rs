@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
@@ -11,6 +12,19 @@ use crate::cli::MachineOptions;
 use crate::commands::CommandError;
 use crate::isolation::Link;
 use crate::paths::{NodeFacts, Paths, named};
+
+/// How often it is looked whether the machine still has the node's address. It takes two looks to believe that it has not:
+/// where a lease is renewed, an address may be gone for a moment.
+const ADDRESS_LOOKS: Duration = Duration::from_secs(5);
+
+/// Why a node ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Somebody wants it to.
+    Asked,
+    /// The machine has this address now, and not the node's any more: the node starts again with it.
+    Moved(IpAddr),
+}
 
 /// What every part is told of the machine.
 #[derive(Clone)]
@@ -37,6 +51,22 @@ impl Machine {
     pub fn new(paths: Paths, facts: NodeFacts, options: MachineOptions) -> Result<Self, CommandError> {
         let address = node_address(&facts, &options)?;
         Ok(Self { paths, facts, options, clock: SystemClock::shared(), ids: Arc::new(Ids::random()), address })
+    }
+
+    /// Waits until the machine has another address, and not the node's; for ever where the node was told its address.
+    pub async fn moved(&self) -> IpAddr {
+        if self.options.node_ip.is_some() || self.facts.link > 0 {
+            return std::future::pending().await;
+        }
+        let mut last = self.address;
+        loop {
+            tokio::time::sleep(ADDRESS_LOOKS).await;
+            let now = if is_here(self.address) { self.address } else { outgoing_address() };
+            if now != self.address && now == last && !now.is_loopback() {
+                return now;
+            }
+            last = now;
+        }
     }
 
     /// What the user's KubeletConfiguration says, or the defaults.
@@ -98,8 +128,20 @@ fn node_address(facts: &NodeFacts, options: &MachineOptions) -> Result<IpAddr, C
     if facts.link > 0 {
         return Ok(Link::of(facts).node().into());
     }
+    Ok(outgoing_address())
+}
+
+/// The address that outgoing connections have; the machine's own name for itself where there are none.
+fn outgoing_address() -> IpAddr {
     // Connecting a datagram socket sends nothing; it only makes the kernel choose a source address.
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    let chosen = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
-    Ok(chosen.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
+    let chosen = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    chosen.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip())
+}
+
+/// Whether a node may go on with an address: the machine has it, and others may reach it by it.
+fn is_here(address: IpAddr) -> bool {
+    !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok()
 }

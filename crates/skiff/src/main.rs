@@ -13,6 +13,7 @@ mod control;
 mod datastore;
 mod etcd;
 mod extenders;
+mod foundations;
 mod images;
 mod ingress;
 mod inprocess;

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 use skiff_apiserver::admission::plugins::Settings;
 use skiff_apiserver::config::{Cidr, FrontProxy, ServiceAccountKeys};
@@ -21,20 +19,21 @@ use tokio::sync::watch;
 use crate::access;
 use crate::answers::{NodeControl, Savable, wait_for_end};
 use crate::audit;
-use crate::certificates::{Certificates, Current};
+use crate::certificates::Certificates;
 use crate::cli::{AdmissionOptions, NodeOptions};
 use crate::commands::{CommandError, context_name};
 use crate::control;
 use crate::datastore;
 use crate::etcd;
 use crate::extenders;
+use crate::foundations::{Foundations, Trust};
 use crate::images::NodeImages;
 use crate::ingress;
 use crate::inprocess;
 use crate::isolation::{self, Link};
 use crate::join::member;
 use crate::kubeconfig;
-use crate::machine::Machine;
+use crate::machine::{Ending, Machine};
 use crate::network::{self, SERVICE_RANGE};
 use crate::offices;
 use crate::paths::{NodeFacts, Paths, named, write_atomically};
@@ -60,13 +59,15 @@ pub struct Setting {
     pub scheduler: skiff_scheduler::Config,
     /// The cluster's certificate authority.
     pub authority: Arc<Authority>,
+    /// Those who go by it.
+    pub trust: Arc<Trust>,
     /// What the node shows that it is itself.
     pub certificates: Arc<Certificates>,
     /// The port of the API server.
     pub api_port: u16,
 }
 
-/// Runs the node, server or agent, until it is told to end.
+/// Runs the node, server or agent, until it ends; says why it does.
 ///
 /// # Errors
 /// A part does not start; the error says which and why.
@@ -75,7 +76,7 @@ pub async fn run(
     facts: NodeFacts,
     options: NodeOptions,
     hosts_listener: Option<TcpListener>,
-) -> Result<(), CommandError> {
+) -> Result<Ending, CommandError> {
     rustls::crypto::ring::default_provider().install_default().map_err(|_| "the TLS stack was set up twice")?;
     if facts.link > 0 {
         isolation::configure_inner_link(Link::of(&facts)).await?;
@@ -91,10 +92,13 @@ async fn serve_cluster(
     machine: Machine,
     options: NodeOptions,
     hosts_listener: Option<TcpListener>,
-) -> Result<(), CommandError> {
+) -> Result<Ending, CommandError> {
+    let authority = Arc::new(Authority::load_or_create(&machine.paths.pki(), machine.clock.clone())?);
+    let proxies = access::proxy_authority(&options.access)?.unwrap_or_default();
     let setting = Arc::new(Setting {
         api_port: if machine.facts.link > 0 { INNER_API_PORT } else { machine.facts.api_port },
-        authority: Arc::new(Authority::load_or_create(&machine.paths.pki(), machine.clock.clone())?),
+        trust: Arc::new(Trust::new(&authority.certificate_pem(), &proxies)?),
+        authority,
         certificates: Certificates::new(machine.clock.clone()),
         scheduler: scheduler_config(options.scheduler_config.as_deref())?,
         machine,
@@ -131,13 +135,13 @@ async fn serve_cluster(
         containers_too: Mutex::new(false),
         savable: Some(Savable { store, pki: setting.machine.paths.pki() }),
         certificates: setting.certificates.clone(),
+        foundations: Some(Foundations { setting: setting.clone(), server: server.clone() }),
     });
     control::serve(&setting.machine.paths.control_socket(), command.clone())?;
-    setting.certificates.tell_of_authority("ca", setting.authority.certificates());
+    setting.certificates.tell_of_authority("ca", &setting.authority.certificates());
     let renewing = tokio::spawn(setting.certificates.clone().keep());
     tracing::info!(node = %facts.node_name, address = %setting.machine.address, "the control plane is up");
-    wait_for_end(&stop).await?;
-    tracing::info!("ending");
+    let ending = wait_for_end(&stop, &setting.machine).await?;
     renewing.abort();
     if let Some(worker) = worker {
         let containers_too = *command.containers_too.lock();
@@ -145,7 +149,7 @@ async fn serve_cluster(
     }
     offices.end().await;
     server.stop();
-    Ok(())
+    Ok(ending)
 }
 
 /// Makes the machine a node, beside the control plane.
@@ -167,7 +171,7 @@ async fn start_worker(
         provisioner: inprocess::controller_client(server, "local-path-provisioner"),
         informers: informers.clone(),
     };
-    Worker::start(machine, ways, Arc::new(server_tls(setting, serving, None)?)).await
+    Worker::start(machine, ways, Arc::new(setting.trust.of_agents.server_tls(serving)?)).await
 }
 
 fn node_client(server: &Arc<ApiServer>, node_name: &str) -> Client {
@@ -185,7 +189,6 @@ async fn open_store(setting: &Setting) -> Result<Arc<dyn Store>, CommandError> {
 }
 
 async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, CommandError> {
-    let token_keys = service_account_keys(&setting.machine.paths.pki())?;
     let config = ApiConfig {
         version: VersionInfo {
             git_version: KUBERNETES_VERSION.to_owned(),
@@ -195,11 +198,8 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         node_port_range: NODE_PORTS,
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         advertise: SocketAddr::new(setting.machine.address, setting.api_port),
-        service_accounts: Some(ServiceAccountKeys {
-            signing_key: token_keys.signing,
-            former_keys: token_keys.former,
-            issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
-        }),
+        service_accounts: Some(token_keys(setting)?),
+        client_authorities: Some(setting.trust.clients.clone()),
         kubelet_tls: Some(Arc::new(kubelet_client_tls(setting)?)),
         front_proxy: Some(front_proxy(setting)?),
         admission: admission_settings(&setting.options.admission)?,
@@ -209,7 +209,7 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         encryption: access::encryption(&setting.options.access),
         flow: access::flow(&setting.options.access),
         gateway_api: !setting.options.disable_gateway_api,
-        access: access::settings(&setting.options.access, setting.authority.certificate_pem())?,
+        access: access::settings(&setting.options.access, &setting.authority.certificate_pem())?,
         ..ApiConfig::new(store, setting.machine.clock.clone(), setting.machine.ids.clone())
     };
     let server = ApiServer::new(config).await.map_err(|failure| failure.0.message)?;
@@ -260,45 +260,36 @@ fn scheduler_config(path: Option<&Path>) -> Result<skiff_scheduler::Config, Comm
     Ok(config)
 }
 
+/// What the tokens of service accounts are signed with, and believed by.
+pub fn token_keys(setting: &Setting) -> io::Result<ServiceAccountKeys> {
+    let keys = service_account_keys(&setting.machine.paths.pki())?;
+    let issuer = format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}");
+    Ok(ServiceAccountKeys { signing_key: keys.signing, former_keys: keys.former, issuer })
+}
+
 /// How the API server speaks to nodes' agents: trusting the cluster's authority, with a certificate of its own.
-fn kubelet_client_tls(setting: &Setting) -> io::Result<rustls::ClientConfig> {
+fn kubelet_client_tls(setting: &Setting) -> Result<rustls::ClientConfig, CommandError> {
     let authority = setting.authority.clone();
     let current = setting.certificates.issue("apiserver-kubelet-client", move || {
         authority.issue(KUBELET_CLIENT, &Purpose::Client { groups: &["system:masters"] })
     })?;
-    let trusting = rustls::ClientConfig::builder().with_root_certificates(setting.authority.roots()?);
-    Ok(trusting.with_client_cert_resolver(current))
+    Ok(setting.trust.servers.client_tls(current)?)
 }
 
 /// How the API server asks aggregated ones in somebody's name.
 fn front_proxy(setting: &Setting) -> io::Result<FrontProxy> {
     let machine = &setting.machine;
     let authority = Authority::load_or_create_front_proxy(&machine.paths.pki(), machine.clock.clone())?;
-    let authority_pem = authority.certificate_pem().to_owned();
-    setting.certificates.tell_of_authority("front-proxy-ca", authority.certificates());
+    let authority_pem = authority.certificate_pem();
+    setting.certificates.tell_of_authority("front-proxy-ca", &authority.certificates());
     let recipe = move || authority.issue(FRONT_PROXY_CLIENT, &Purpose::Client { groups: &[] });
     let current = setting.certificates.issue(FRONT_PROXY_CLIENT, recipe)?;
     Ok(FrontProxy {
         identity: Identity::changing(current),
         authority: authority_pem,
         name: FRONT_PROXY_CLIENT.to_owned(),
-        client_authority: setting.authority.certificate_pem().to_owned(),
+        client_authority: setting.authority.certificate_pem(),
     })
-}
-
-/// A server's TLS: its certificate, and client certificates that are welcome but not required. `others` are further
-/// authorities of those, in PEM.
-fn server_tls(setting: &Setting, current: Arc<Current>, others: Option<&str>) -> io::Result<rustls::ServerConfig> {
-    let mut roots = setting.authority.roots()?;
-    for other in CertificateDer::pem_slice_iter(others.unwrap_or_default().as_bytes()) {
-        let other = other.map_err(|error| io::Error::other(format!("further authorities of clients: {error}")))?;
-        Arc::make_mut(&mut roots).add(other).map_err(io::Error::other)?;
-    }
-    let verifier = rustls::server::WebPkiClientVerifier::builder(roots)
-        .allow_unauthenticated()
-        .build()
-        .map_err(io::Error::other)?;
-    Ok(rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(current))
 }
 
 /// Every name and address that people reach the API server by.
@@ -343,10 +334,10 @@ fn serve_api(
     let current = setting.certificates.issue("apiserver", move || {
         let mut leaf = authority.issue("kube-apiserver", &Purpose::Server { names: &names, addresses: &addresses })?;
         // Who joins knows the authority by its digest only, and sees it here; or a former one.
-        leaf.certificate_pem.push_str(authority.certificate_pem());
+        leaf.certificate_pem.push_str(&authority.certificate_pem());
         Ok(leaf)
     })?;
-    let mut tls = server_tls(setting, current, access::proxy_authority(&setting.options.access)?.as_deref())?;
+    let mut tls = setting.trust.clients.server_tls(current)?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let tls = Arc::new(tls);
     for listener in listeners {
@@ -370,7 +361,7 @@ fn issue_kubeconfig(setting: &Setting) -> io::Result<()> {
     let server = format!("https://127.0.0.1:{}", setting.machine.facts.api_port);
     let write = move || {
         let admin = authority.issue("kubernetes-admin", &Purpose::Client { groups: &["system:masters"] })?;
-        let config = kubeconfig::render(&context_name(&paths), &server, authority.certificate_pem(), &admin);
+        let config = kubeconfig::render(&context_name(&paths), &server, &authority.certificate_pem(), &admin);
         write_atomically(&paths.kubeconfig(), kubeconfig::to_yaml(&config)?.as_bytes(), 0o600)?;
         Ok(admin)
     };

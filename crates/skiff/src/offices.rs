@@ -123,7 +123,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
     let config = skiff_controllers::Config {
         signer: Some(Arc::new(move |request| authority.sign(request))),
         subjects: Some(Arc::new(pki::subject_of)),
-        root_ca: setting.authority.certificate_pem().to_owned(),
+        root_ca: setting.trust.bundle.clone(),
         node_cidr_mask_size: setting.machine.facts.node_mask,
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
         ..Default::default()

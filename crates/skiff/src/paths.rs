@@ -291,6 +291,17 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
     write().map_err(|error| named(path, "write", error))
 }
 
+/// Removes a file; one that is not there is fine.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_file(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(file, "remove", error)),
+        _ => Ok(()),
+    }
+}
+
 /// The same error, saying what was done to which file.
 pub fn named(path: &Path, operation: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{operation} {}: {error}", path.display()))

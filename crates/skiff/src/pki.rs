@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::RwLock;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -23,7 +24,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
-use crate::paths::write_atomically;
+use crate::paths::{remove_file, write_atomically};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -41,8 +42,15 @@ const PEM_LINE_BYTES: usize = 48;
 /// Nobody asks for less.
 const SHORTEST_SECONDS: i32 = 600;
 
-/// The cluster's own authority.
+/// An authority of the cluster's own; what its files say may be read again while it is in use.
 pub struct Authority {
+    files: Files,
+    clock: SharedClock,
+    now: RwLock<Arc<Read>>,
+}
+
+/// What the files of an authority say.
+struct Read {
     issuer: Issuer<'static, KeyPair>,
     /// What `certificate_pem` holds.
     certificates: Vec<CertificateDer<'static>>,
@@ -50,7 +58,6 @@ pub struct Authority {
     certificate_pem: String,
     /// By which those who know a former authority alone come to believe this one.
     along_pem: String,
-    clock: SharedClock,
 }
 
 /// The files of an authority.
@@ -84,6 +91,18 @@ impl Files {
             fs::remove_file(&self.next_key)
         }
         .map_err(|error| crate::paths::named(&self.next_key, "exchange", error))
+    }
+}
+
+impl Read {
+    fn from(files: &Files) -> io::Result<Self> {
+        files.settle()?;
+        let certificate_pem = read(&files.certificates)?;
+        let certificates = all(&certificate_pem)?;
+        let issuer = Issuer::from_ca_cert_der(&certificates[0], key_pair(&files.key)?)
+            .map_err(|error| failed("read the authority", error))?;
+        let along_pem = if files.along.exists() { read(&files.along)? } else { String::new() };
+        Ok(Self { issuer, certificates, certificate_pem, along_pem })
     }
 }
 
@@ -155,16 +174,26 @@ impl Authority {
             write_atomically(&files.key, key_pem.as_bytes(), 0o600)?;
             write_atomically(&files.certificates, certificate_pem.as_bytes(), 0o644)?;
         }
-        files.settle()?;
-        let certificate_pem = read(&files.certificates)?;
-        let certificates = all(&certificate_pem)?;
-        let issuer = Issuer::from_ca_cert_der(&certificates[0], key_pair(&files.key)?)
-            .map_err(|error| failed("read the authority", error))?;
-        let along_pem = if files.along.exists() { read(&files.along)? } else { String::new() };
-        Ok(Self { issuer, certificates, certificate_pem, along_pem, clock })
+        let now = RwLock::new(Arc::new(Read::from(&files)?));
+        Ok(Self { files, clock, now })
     }
 
-    /// Puts a new authority into the place of the one in `folder`, for the next start of its servers. The former one is
+    /// Goes by what the files say now; tells whether that is something else.
+    ///
+    /// # Errors
+    /// They cannot be read; then nothing is changed.
+    pub fn reload(&self) -> io::Result<bool> {
+        let (before, next) = (self.now(), Read::from(&self.files)?);
+        let is_new = (&before.certificate_pem, &before.along_pem) != (&next.certificate_pem, &next.along_pem);
+        *self.now.write() = Arc::new(next);
+        Ok(is_new)
+    }
+
+    fn now(&self) -> Arc<Read> {
+        self.now.read().clone()
+    }
+
+    /// Puts a new authority into the place of the one in `folder`, for when its servers read it again. The former one is
     /// believed still; who knows that one alone believes the new one too, because the former has signed it.
     ///
     /// # Errors
@@ -174,9 +203,9 @@ impl Authority {
         if !files.certificates.exists() {
             return Err(io::Error::other(format!("there is no authority in {}", folder.display())));
         }
-        let former = Self::load_or_create(folder, clock)?;
+        let former = Read::from(&files)?;
         let key = KeyPair::generate().map_err(|error| failed("make the authority's key", error))?;
-        let params = authority_params(CLUSTER_AUTHORITY_NAME, former.clock.now())?;
+        let params = authority_params(CLUSTER_AUTHORITY_NAME, clock.now())?;
         let own = params.self_signed(&key).map_err(|error| failed("sign the authority", error))?;
         let along = params.signed_by(&key, &former.issuer).map_err(|error| failed("sign the authority", error))?;
         write_atomically(&files.next_key, key.serialize_pem().as_bytes(), 0o600)?;
@@ -185,7 +214,7 @@ impl Authority {
         files.settle()
     }
 
-    /// Lets nobody be believed any more for a certificate of a former authority, from the next start of the servers on.
+    /// Lets nobody be believed any more for a certificate of a former authority, from when the servers read that.
     ///
     /// # Errors
     /// There is no authority, or its files cannot be written.
@@ -194,30 +223,17 @@ impl Authority {
         files.settle()?;
         let own = to_pem(&first(&read(&files.certificates)?)?);
         write_atomically(&files.certificates, own.as_bytes(), 0o644)?;
-        match fs::remove_file(&files.along) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(crate::paths::named(&files.along, "remove", error))
-            }
-            _ => Ok(()),
-        }
+        remove_file(&files.along)
     }
 
     /// Whom to believe, in PEM, as kubeconfigs and `kube-root-ca.crt` carry it: this authority, then former ones.
-    pub fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
+    pub fn certificate_pem(&self) -> String {
+        self.now().certificate_pem.clone()
     }
 
     /// This authority's certificate, then those of former ones.
-    pub fn certificates(&self) -> &[CertificateDer<'static>] {
-        &self.certificates
-    }
-
-    /// A store of trusted roots that holds this authority, and former ones.
-    ///
-    /// # Errors
-    /// One is no certificate of an authority.
-    pub fn roots(&self) -> io::Result<Arc<rustls::RootCertStore>> {
-        roots(&self.certificates)
+    pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        self.now().certificates.clone()
     }
 
     /// Signs a new certificate.
@@ -251,8 +267,9 @@ impl Authority {
         }
         params.distinguished_name = subject;
         let key = KeyPair::generate().map_err(|error| failed("make a key", error))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed("sign a certificate", error))?;
-        Ok(Leaf { certificate_pem: certificate.pem() + &self.along_pem, key_pem: key.serialize_pem() })
+        let now = self.now();
+        let certificate = params.signed_by(&key, &now.issuer).map_err(|error| failed("sign a certificate", error))?;
+        Ok(Leaf { certificate_pem: certificate.pem() + &now.along_pem, key_pem: key.serialize_pem() })
     }
 }
 
@@ -285,7 +302,7 @@ impl Authority {
         asked.params.use_authority_key_identifier_extension = true;
         asked.params.key_usages = request.usages.iter().filter_map(|usage| key_usage(usage)).collect();
         asked.params.extended_key_usages = request.usages.iter().filter_map(|usage| extended_usage(usage)).collect();
-        let certificate = asked.signed_by(&self.issuer).map_err(|error| format!("unable to sign: {error}"))?;
+        let certificate = asked.signed_by(&self.now().issuer).map_err(|error| format!("unable to sign: {error}"))?;
         Ok(certificate.pem())
     }
 }
@@ -364,18 +381,6 @@ impl Leaf {
     }
 }
 
-/// A store of trusted roots with these.
-///
-/// # Errors
-/// One is no certificate of an authority.
-pub fn roots(certificates: &[CertificateDer<'static>]) -> io::Result<Arc<rustls::RootCertStore>> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates {
-        roots.add(certificate.clone()).map_err(|error| failed("trust an authority", error))?;
-    }
-    Ok(Arc::new(roots))
-}
-
 /// The certificates of a text in PEM, one at least.
 ///
 /// # Errors
@@ -441,10 +446,7 @@ pub fn rotate_service_account_key(folder: &Path) -> io::Result<()> {
 /// The file cannot be removed.
 pub fn forget_former_service_account_keys(folder: &Path) -> io::Result<()> {
     let (_, former) = token_key_files(folder);
-    match fs::remove_file(&former) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(crate::paths::named(&former, "remove", error)),
-        _ => Ok(()),
-    }
+    remove_file(&former)
 }
 
 /// Gives a server of the same cluster what all of its servers have in common: the authorities and the keys of tokens.
@@ -464,12 +466,7 @@ pub fn share(from: &Path, to: &Path) -> io::Result<()> {
         match fs::read(&file) {
             Ok(bytes) => write_atomically(&copy, &bytes, mode)?,
             // What this one believes no more the other is not to believe either.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::remove_file(&copy) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(crate::paths::named(&copy, "remove", error));
-                }
-                _ => {}
-            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => remove_file(&copy)?,
             Err(error) => return Err(crate::paths::named(&file, "read", error)),
         }
     }
@@ -526,8 +523,8 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, validity: Durati
 
 #[cfg(test)]
 mod tests {
-    use rustls::server::WebPkiClientVerifier;
     use rustls_pki_types::UnixTime;
+    use skiff_apiserver::authorities::ClientAuthorities;
     use skiff_base::Clock;
     use skiff_base::clock::ManualClock;
 
@@ -576,12 +573,10 @@ mod tests {
         let clock = Arc::new(ManualClock::at("2026-05-06T00:00:00Z".parse().expect("a time")));
         let load = || Authority::load_or_create(&folder, clock.clone()).expect("readable");
         let at = UnixTime::since_unix_epoch(Duration::from_secs(clock.now().as_second().unsigned_abs()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let believes = |knows: &Authority, shown: &Leaf| {
             let (chain, _) = shown.der().expect("PEM");
-            let roots = knows.roots().expect("roots");
-            let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build().expect("roots");
-            clients.verify_client_cert(&chain[0], &chain[1..], at).is_ok()
+            let clients = ClientAuthorities::new(&knows.certificate_pem(), "").expect("roots");
+            clients.believes(&chain, true, at)
         };
         let issue = |of: &Authority| of.issue("jane", &Purpose::Client { groups: &[] }).expect("issued");
         let mut known = vec![load()];

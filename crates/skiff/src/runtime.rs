@@ -85,7 +85,11 @@ async fn embedded(
     // Sandboxes that were removed while nobody kept the books have addresses still.
     let known = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
     match plugins {
-        Some(plugins) => plugins.tidy(runtime.networks()).await,
+        Some(plugins) => {
+            let networks = runtime.networks();
+            plugins.tidy(networks.iter().map(|(id, _)| id.clone()).collect()).await;
+            tokio::task::spawn_blocking(move || plugins.look_at(&networks));
+        }
         None => network.pods.retain(|id| known.iter().any(|sandbox| sandbox.id == id))?,
     }
     let (containers, images) = (Arc::new(runtime), Arc::new(store.clone()));

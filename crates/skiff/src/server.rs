@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -10,8 +12,9 @@ use crate::cli::{NodeOptions, Target};
 use crate::commands::{CommandError, server_arguments};
 use crate::isolation;
 use crate::leftovers;
+use crate::machine::Ending;
 use crate::node;
-use crate::paths::{NodeFacts, Paths};
+use crate::paths::{NodeFacts, Paths, named};
 use crate::process::Process;
 
 /// More threads would only cost memory: the work is short and waits mostly.
@@ -52,7 +55,19 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
     let outcome = runtime.block_on(node::run(paths, facts, options.clone(), hosts_listener));
     // Blocking work that is still under way, such as a download, must not hold up the end.
     runtime.shutdown_background();
-    outcome
+    match outcome? {
+        Ending::Asked => Ok(()),
+        Ending::Moved(_) => Err(again().into()),
+    }
+}
+
+/// Starts the same program in this process once more; gives the error where that fails.
+fn again() -> io::Error {
+    let program = std::env::current_exe().ok().filter(|program| program.exists());
+    // Where it was replaced meanwhile, the one that runs is still to be had.
+    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    named(&program, "start again", error)
 }
 
 /// The isolated node's first stage: binds the host's port, makes the namespaces and the link, and starts the second

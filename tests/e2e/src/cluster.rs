@@ -389,6 +389,17 @@ pub fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
     }
 }
 
+/// Ends a process as a power cut would, and waits until nothing of it is left: it lets go of its files and ports after its
+/// memory.
+#[track_caller]
+pub fn kill(pid: u32) {
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("there is a kill").success());
+    eventually("the process is gone", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+    });
+}
+
 /// One request to a web server, on a connection of its own; the answer's body.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! The machine's own node, not an isolated one, in namespaces that stand for a machine: what it leaves when it is
-//! deleted, also after it was killed.
+//! deleted, also after it was killed; what becomes of it when the machine gets another address.
 
 use std::process::{Command, Stdio};
 
@@ -44,13 +44,50 @@ traces
 cat "$HOME/.kube/config"
 "#;
 
-#[test]
-fn the_machines_own_node_leaves_nothing() {
-    let cluster = Cluster::empty("own");
+/// Plays a machine that gets another address while a Pod runs on it, and prints what the cluster knows before and after.
+const MOVE: &str = r#"
+set -e
+mount --make-rprivate /
+mkdir -p /run/skiff
+mount -t tmpfs tmpfs /run/skiff
+mount -t tmpfs tmpfs /var/log
+ip link set lo up
+ip link add uplink type veth peer name outside
+ip link set outside up
+ip link set uplink up
+live_at() {
+  ip address flush dev uplink
+  ip address add "$1/24" dev uplink
+  ip route replace default dev uplink
+}
+known() {
+  kubectl get nodes -o jsonpath='{.items[*].status.addresses[?(@.type=="InternalIP")].address}{"\n"}'
+  kubectl get endpointslice kubernetes -o jsonpath='{.endpoints[*].addresses[*]}{"\n"}'
+  kubectl get pods -o jsonpath='{.items[*].status.hostIP} {.items[*].status.containerStatuses[*].containerID}{"\n"}'
+}
+trap '"$SKIFF_BIN" delete --data-dir "$DATA"' EXIT
+live_at 10.9.0.1
+"$SKIFF_BIN" up --data-dir "$DATA" >/dev/null
+"$SKIFF_BIN" image import --data-dir "$DATA" "$IMAGE" >/dev/null
+kubectl create deployment hello --image=localhost:5000/hello:v1 -- /hello --port=8080 >/dev/null
+kubectl rollout status deployment/hello --timeout=60s >/dev/null
+known
+live_at 10.9.0.2
+for attempt in $(seq 600); do
+  known > "$HOME/known" 2> "$HOME/why" && ! grep -q 10.9.0.1 "$HOME/known" && break
+  sleep 0.1
+done
+cat "$HOME/known"
+kubectl logs deployment/hello | grep -q listening
+"#;
+
+/// Runs a script in namespaces of its own; gives what it prints.
+fn played(name: &str, script: &str) -> String {
+    let cluster = Cluster::empty(name);
     let image = cluster.folder().join("hello.tar");
-    hello_image("v1").save("localhost:5000/hello:v1", &image).unwrap();
+    hello_image("v1").save("localhost:5000/hello:v1", &image).expect("the image is written");
     let output = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", LIFE])
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script])
         .env("SKIFF_BIN", skiff_binary())
         .env("DATA", cluster.folder().join("data"))
         .env("IMAGE", &image)
@@ -58,9 +95,24 @@ fn the_machines_own_node_leaves_nothing() {
         .env_remove("KUBECONFIG")
         .stdin(Stdio::null())
         .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+        .expect("the script is run");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+#[test]
+fn a_machine_may_get_another_address() {
+    let said = played("moves", MOVE);
+    let lines: Vec<_> = said.lines().collect();
+    let [before, after] = [&lines[..3], &lines[3..]].map(|part| part.join("\n"));
+    assert_eq!(before.matches("10.9.0.1").count(), 3, "{said}");
+    assert_eq!(after, before.replace("10.9.0.1", "10.9.0.2"), "no container has been started again");
+}
+
+#[test]
+fn the_machines_own_node_leaves_nothing() {
+    let said = played("own", LIFE);
     let (running, deleted) = said.split_once("deleted\n").unwrap();
     let expected = [
         "address \n",

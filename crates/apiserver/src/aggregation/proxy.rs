@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use rustls::ClientConfig;
 
 use super::remote::Remote;
+use crate::authn::proxy::{self, EXTRA, GROUP, UID, USER};
 use crate::call::UserInfo;
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Body};
@@ -29,11 +30,6 @@ use crate::tunnel::{self, pipe};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much is read of what the server itself asks for: OpenAPI documents are the largest.
 const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
-/// By these headers the other server learns who asks; whoever asks must not be able to set them.
-const USER: HeaderName = HeaderName::from_static("x-remote-user");
-const UID: HeaderName = HeaderName::from_static("x-remote-uid");
-const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
-const EXTRA: &str = "x-remote-extra-";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -48,7 +44,7 @@ pub async fn answer(server: &ApiServer, remote: &Remote, parts: &mut Parts, user
         Ok(tls) => tls,
         Err(why) => return refused(500, why),
     };
-    let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| parts.headers.contains_key(UPGRADE));
+    let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| pipe::upgrade_of(&parts.headers).is_some());
     let request = match outgoing(parts, user, body) {
         Ok(request) => request,
         Err(error) => return refused(500, &error.to_string()),
@@ -75,14 +71,13 @@ fn passed_back(mut response: Response<Incoming>, upgrade: Option<OnUpgrade>) -> 
         return refused(502, "the backend attempted to redirect this request, which is not permitted");
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        if let Some(ours) = upgrade {
-            let theirs = hyper::upgrade::on(&mut response);
-            tokio::spawn(pipe::join(ours, theirs));
-        }
+        let Some(ours) = upgrade else {
+            return refused(502, "the backend switched protocols, which was not asked for");
+        };
+        let theirs = hyper::upgrade::on(&mut response);
+        tokio::spawn(pipe::join(ours, theirs));
     } else {
-        for name in &pipe::HOP_BY_HOP {
-            response.headers_mut().remove(name);
-        }
+        pipe::keep_end_to_end(response.headers_mut());
     }
     response.map(|body| body.map_err(io::Error::other).boxed_unsync())
 }
@@ -91,12 +86,12 @@ fn outgoing(parts: &Parts, user: &UserInfo, body: Body) -> http::Result<Request<
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request::builder().method(parts.method.clone()).uri(path).version(Version::HTTP_11).body(body)?;
     let headers = request.headers_mut();
-    for (name, value) in &parts.headers {
-        if !pipe::HOP_BY_HOP.contains(name) && !is_of_identity(name) {
+    for (name, value) in pipe::end_to_end(&parts.headers) {
+        if !proxy::tells_who(name) {
             headers.append(name.clone(), value.clone());
         }
     }
-    if let Some(upgrade) = parts.headers.get(UPGRADE) {
+    if let Some(upgrade) = pipe::upgrade_of(&parts.headers) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, upgrade.clone());
     }
@@ -108,10 +103,6 @@ fn outgoing(parts: &Parts, user: &UserInfo, body: Body) -> http::Result<Request<
     tell_user(headers, user)?;
     tell_way(headers, parts, path)?;
     Ok(request)
-}
-
-fn is_of_identity(name: &HeaderName) -> bool {
-    [USER, UID, GROUP].contains(name) || name.as_str().starts_with(EXTRA)
 }
 
 /// Tells who asks.

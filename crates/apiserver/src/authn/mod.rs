@@ -32,7 +32,7 @@ use self::issuer::Verifier;
 use self::jose::Token;
 use self::structured::{Anonymous, Configuration, SHAPE};
 use crate::call::UserInfo;
-use crate::config::Config;
+use crate::config::{Config, ServiceAccountKeys};
 use crate::failure::{Result, plain};
 use crate::files::Watched;
 use crate::server::ApiServer;
@@ -74,7 +74,7 @@ struct Known {
 /// What identities are checked against.
 pub struct Authenticator {
     /// Signs and checks service-account tokens.
-    pub signer: Option<jwt::Signer>,
+    signer: RwLock<Option<Arc<jwt::Signer>>>,
     tokens: HashMap<Digest, UserInfo>,
     known: RwLock<Arc<Known>>,
     webhook: Option<webhook::Asker>,
@@ -97,9 +97,11 @@ impl Authenticator {
     fn build(config: &Config, catalogue: Arc<Catalogue>) -> Result<Self, String> {
         let (settings, clock) = (&config.access.authentication, config.clock.clone());
         let opened = settings.file.clone().map(Watched::open).transpose()?;
-        let proxies = settings.proxy.clone().map(|proxy| proxy::Proxies::new(proxy, clock.clone())).transpose()?;
+        let clients = config.client_authorities.as_ref();
+        let proxies = settings.proxy.clone().map(|own| proxy::Proxies::new(own, clients.cloned(), clock.clone()));
+        let proxies = proxies.transpose()?;
         let own = Self {
-            signer: config.service_accounts.as_ref().map(jwt::Signer::new).transpose()?,
+            signer: RwLock::new(config.service_accounts.as_ref().map(signer).transpose()?),
             tokens: config.tokens.iter().map(|(token, user)| (digest(token), user.clone())).collect(),
             known: RwLock::new(Arc::new(Known { issuers: Vec::new(), anonymous: Anonymous::Allowed })),
             webhook: settings.webhook.clone().map(|webhook| webhook::Asker::new(webhook, clock.clone())),
@@ -115,7 +117,7 @@ impl Authenticator {
                 Ok(Self { file: Some(file), ..own })
             }
             (None, Some((tree, algorithms))) => {
-                own.hold(Configuration::of(tree, own.issuer(), algorithms)?)?;
+                own.hold(Configuration::of(tree, own.issuer().as_deref(), algorithms)?)?;
                 Ok(own)
             }
             (None, None) => {
@@ -135,7 +137,7 @@ impl Authenticator {
     /// # Errors
     /// It has a fault; what was before still holds.
     pub(crate) fn configure(&self, text: &[u8]) -> Result<(), String> {
-        self.hold(Configuration::of(&SHAPE.read(text)?, self.issuer(), &Configuration::every_algorithm())?)
+        self.hold(Configuration::of(&SHAPE.read(text)?, self.issuer().as_deref(), &Configuration::every_algorithm())?)
     }
 
     fn hold(&self, configuration: Configuration) -> Result<(), String> {
@@ -152,8 +154,23 @@ impl Authenticator {
         Ok(())
     }
 
-    fn issuer(&self) -> Option<&str> {
-        self.signer.as_ref().map(|signer| signer.issuer.as_str())
+    /// What signs and checks service-account tokens at the moment.
+    pub fn signer(&self) -> Option<Arc<jwt::Signer>> {
+        self.signer.read().clone()
+    }
+
+    /// Signs and checks service-account tokens by other keys from now on.
+    ///
+    /// # Errors
+    /// One is no ECDSA P-256 key; then nothing is changed.
+    pub(crate) fn hold_keys(&self, keys: &ServiceAccountKeys) -> Result<(), String> {
+        let signer = signer(keys)?;
+        *self.signer.write() = Some(signer);
+        Ok(())
+    }
+
+    fn issuer(&self) -> Option<String> {
+        self.signer.read().as_ref().map(|signer| signer.issuer.clone())
     }
 
     /// Whom a bearer token stands for, with the audiences of those asked for that it is meant for; who asks for none
@@ -168,7 +185,7 @@ impl Authenticator {
         asked: &[String],
         fresh: impl Future<Output = Result<T>>,
     ) -> Result<Found, String> {
-        let own: Vec<String> = self.issuer().map(str::to_owned).into_iter().collect();
+        let own: Vec<String> = self.issuer().into_iter().collect();
         let asked = if asked.is_empty() { own.as_slice() } else { asked };
         let parsed = Token::read(token);
         let mut first = self.local(token, parsed.as_ref(), asked);
@@ -204,7 +221,8 @@ impl Authenticator {
     /// The audiences asked for that are the server's own, where a token says nothing of audiences that this server
     /// knows: it is valid here and nowhere else.
     fn meant(&self, asked: &[String]) -> Option<Vec<String>> {
-        let meant: Vec<String> = asked.iter().filter(|audience| self.issuer() == Some(audience)).cloned().collect();
+        let own = self.issuer();
+        let meant: Vec<String> = asked.iter().filter(|audience| own.as_ref() == Some(*audience)).cloned().collect();
         (asked.is_empty() || !meant.is_empty()).then_some(meant)
     }
 
@@ -220,7 +238,7 @@ impl Authenticator {
             let user = self.bootstrapper(id, secret)?;
             return Ok(self.meant(asked).map(|meant| (user, meant)));
         }
-        let Some(signer) = &self.signer else { return Ok(None) };
+        let Some(signer) = self.signer() else { return Ok(None) };
         if parsed.is_none_or(|parsed| parsed.claims["iss"] != signer.issuer.as_str()) {
             return Ok(None);
         }
@@ -279,7 +297,7 @@ impl Authenticator {
 
     /// The discovery document of the issuer.
     pub fn configuration(&self) -> Option<Value> {
-        let issuer = &self.signer.as_ref()?.issuer;
+        let issuer = self.issuer()?;
         Some(json!({"issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"),
             "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"]}))
@@ -287,8 +305,12 @@ impl Authenticator {
 
     /// The issuer's keys.
     pub fn key_set(&self) -> Option<Value> {
-        Some(self.signer.as_ref()?.key_set())
+        Some(self.signer()?.key_set())
     }
+}
+
+fn signer(keys: &ServiceAccountKeys) -> Result<Arc<jwt::Signer>, String> {
+    jwt::Signer::new(keys).map(Arc::new)
 }
 
 /// What stands for a secret where it is remembered and compared: looking it up tells nothing by the time it takes.
@@ -332,8 +354,12 @@ pub(crate) fn introduce(server: &ApiServer, certificates: &PeerCertificates, ext
 /// Finds out who makes a request; 401 where a shown identity is not valid, or none is shown and one is needed.
 pub async fn authenticate(server: &ApiServer, parts: &mut Parts) -> Result<UserInfo> {
     let user = shown(server, parts).await?;
-    // Whatever stands behind a proxy must not see the caller's credentials.
+    // Whatever stands behind a proxy must not see the caller's credentials, nor what only a trusted proxy may say.
     parts.headers.remove(AUTHORIZATION);
+    let telling: Vec<HeaderName> = parts.headers.keys().filter(|name| proxy::tells_who(name)).cloned().collect();
+    for name in &telling {
+        parts.headers.remove(name);
+    }
     Ok(user)
 }
 

@@ -6,20 +6,35 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::UnixTime;
 use skiff_base::clock::SharedClock;
 
 use crate::authn::{PeerCertificates, from_certificate};
+use crate::authorities::ClientAuthorities;
 use crate::call::UserInfo;
 use crate::http::query::decode;
 use crate::trust;
+
+/// By these headers such proxies tell who asks, unless their settings name others; so does this server, where it passes
+/// requests on. Whoever asks must not be able to set them.
+pub const USER: HeaderName = HeaderName::from_static("x-remote-user");
+/// That of the UID.
+pub const UID: HeaderName = HeaderName::from_static("x-remote-uid");
+/// That of a group.
+pub const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
+/// What the headers of further facts begin with.
+pub const EXTRA: &str = "x-remote-extra-";
+
+/// Whether a header tells who asks.
+pub fn tells_who(name: &HeaderName) -> bool {
+    [USER, UID, GROUP].contains(name) || name.as_str().starts_with(EXTRA)
+}
 
 /// What the server is told of such proxies.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// The authorities of their certificates, in PEM.
     pub authority: String,
-    /// The authorities of all other clients' certificates, in PEM.
+    /// The authorities of all other clients' certificates, in PEM, where they do not change.
     pub client_authority: String,
     /// Their names; any where empty.
     pub allowed_names: Vec<String>,
@@ -37,11 +52,17 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy)]
 pub struct Trusted;
 
+/// Those who vouch for other clients.
+enum Others {
+    Fixed(Arc<dyn ClientCertVerifier>),
+    Changing(Arc<ClientAuthorities>),
+}
+
 /// Tells proxies from other clients.
 pub struct Proxies {
     settings: Settings,
     own: Arc<dyn ClientCertVerifier>,
-    others: Arc<dyn ClientCertVerifier>,
+    others: Others,
     clock: SharedClock,
 }
 
@@ -50,13 +71,20 @@ impl Proxies {
     ///
     /// # Errors
     /// There is none in them.
-    pub fn new(mut settings: Settings, clock: SharedClock) -> Result<Self, String> {
+    pub fn new(
+        mut settings: Settings,
+        clients: Option<Arc<ClientAuthorities>>,
+        clock: SharedClock,
+    ) -> Result<Self, String> {
         let lists = [&mut settings.username_headers, &mut settings.uid_headers, &mut settings.group_headers];
         for header in lists.into_iter().chain([&mut settings.extra_prefixes]).flatten() {
             *header = header.trim().to_ascii_lowercase();
         }
-        let (own, others) = (&settings.authority, &settings.client_authority);
-        Ok(Self { own: trust::clients(own.as_bytes())?, others: trust::clients(others.as_bytes())?, settings, clock })
+        let others = match clients {
+            Some(authorities) => Others::Changing(authorities),
+            None => Others::Fixed(trust::clients(settings.client_authority.as_bytes())?),
+        };
+        Ok(Self { own: trust::clients(settings.authority.as_bytes())?, others, settings, clock })
     }
 
     /// Whether a client is such a proxy.
@@ -68,14 +96,15 @@ impl Proxies {
 
     /// Whether a certificate is one of an ordinary client.
     pub fn is_client(&self, certificates: &PeerCertificates) -> bool {
-        self.verifies(self.others.as_ref(), certificates)
+        match &self.others {
+            Others::Fixed(verifier) => self.verifies(verifier.as_ref(), certificates),
+            Others::Changing(authorities) => authorities.believes(&certificates.0, true, trust::time(&self.clock)),
+        }
     }
 
     fn verifies(&self, verifier: &dyn ClientCertVerifier, certificates: &PeerCertificates) -> bool {
         let Some((first, rest)) = certificates.0.split_first() else { return false };
-        let seconds = u64::try_from(self.clock.now().as_second()).unwrap_or_default();
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        verifier.verify_client_cert(first, rest, now).is_ok()
+        verifier.verify_client_cert(first, rest, trust::time(&self.clock)).is_ok()
     }
 
     /// Who the headers say it is; nobody where they have no name. The headers are taken out.

@@ -92,7 +92,9 @@ pub fn no_page() -> Answer {
 
 fn metrics(server: &ApiServer, snapshot: &Snapshot) -> Answer {
     let (remotes, version) = (server.aggregator.remotes(), &server.config.version);
-    exposition(server.metrics.text(snapshot, &remotes, server.store(), version, server.started))
+    let mut text = server.metrics.text(snapshot, &remotes, server.store(), version, server.started);
+    server.flows.write(&mut text);
+    exposition(text)
 }
 
 fn exposition(text: String) -> Answer {

@@ -14,13 +14,14 @@ use skiff_object::Object;
 use skiff_object::meta::Meta;
 use tokio::sync::oneshot;
 
-use super::queues::{Arrival, QueueSet, Queuing, Refusal, Ticket};
+use super::queues::{Arrival, QueueSet, Queuing, Refusal, Ticket, Virtual};
 use super::shares::{self, Bounds, Share, Wanted};
+use super::utilization::{self, Kinds, Phase};
 use super::{Flow, width};
 use crate::http::request::RequestInfo;
 use crate::metrics::Metrics;
 
-const DURATIONS: [f64; 12] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+const DURATIONS: [f64; 13] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 
 static DISPATCHED: Family = Family::counter(
     "apiserver_flowcontrol_dispatched_requests_total",
@@ -91,6 +92,36 @@ static DEMAND_DEVIATION: Family = Family::gauge(
 );
 static DEMAND_SMOOTHED: Family = Family::gauge("apiserver_flowcontrol_demand_seats_smoothed", "Smoothed seat demands");
 
+static WAITING_SEATS: Family = Family::gauge(
+    "apiserver_flowcontrol_current_inqueue_seats",
+    "Number of seats currently pending in queues of the API Priority and Fairness subsystem",
+);
+static QUEUE_LENGTH: Family = Family::buckets(
+    "apiserver_flowcontrol_request_queue_length_after_enqueue",
+    "Length of queue in the API Priority and Fairness subsystem, as seen by each request after it is enqueued",
+    &[0.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0],
+);
+static NO_ROOM: Family = Family::counter(
+    "apiserver_flowcontrol_request_dispatch_no_accommodation_total",
+    "Number of times a dispatch attempt resulted in a non accommodation due to lack of available seats",
+);
+static CURRENT_R: Family = Family::gauge("apiserver_flowcontrol_current_r", "R(time of last change)");
+static DISPATCH_R: Family = Family::gauge("apiserver_flowcontrol_dispatch_r", "R(time of last dispatch)");
+static LATEST_S: Family = Family::gauge("apiserver_flowcontrol_latest_s", "S(most recently dispatched request)");
+static NEXT_S: Family = Family::gauge(
+    "apiserver_flowcontrol_next_s_bounds",
+    "min and max, over queues, of S(oldest waiting request in queue)",
+);
+static NEXT_DISCOUNTED_S: Family = Family::gauge(
+    "apiserver_flowcontrol_next_discounted_s_bounds",
+    "min and max, over queues, of S(oldest waiting request in queue) - estimated work in progress",
+);
+static TARGET: Family = Family::gauge("apiserver_flowcontrol_target_seats", "Seat allocation targets");
+static FAIR: Family = Family::gauge(
+    "apiserver_flowcontrol_seat_fair_frac",
+    "Fair fraction of server's concurrency to allocate to each priority level that can use it",
+);
+
 /// A request that waits.
 pub struct Asker {
     /// Its schema.
@@ -121,7 +152,11 @@ pub struct Figures {
     waited: Series,
     waited_for_nothing: Series,
     executed: Series,
+    executed_watch: Series,
     work: Series,
+    waiting_seats: Series,
+    queue_length: Series,
+    no_room: Series,
     rejected: [Series; 3],
 }
 
@@ -140,6 +175,10 @@ impl Figures {
             waited: with(&WAITED, "execute=\"true\""),
             waited_for_nothing: with(&WAITED, "execute=\"false\""),
             executed: with(&EXECUTED, "type=\"regular\""),
+            executed_watch: with(&EXECUTED, "type=\"watch\""),
+            waiting_seats: series(&WAITING_SEATS),
+            queue_length: series(&QUEUE_LENGTH),
+            no_room: series(&NO_ROOM),
             work: series(&WORK),
             rejected: [Refusal::QueueFull, Refusal::ConcurrencyLimit, Refusal::TimeOut].map(refused),
         }
@@ -154,6 +193,7 @@ pub struct Level {
     pub is_exempt: bool,
     clock: SharedClock,
     set: Mutex<QueueSet<Waiter>>,
+    kinds: Arc<Kinds>,
     state: Mutex<State>,
     most_seats: AtomicU32,
 }
@@ -169,6 +209,16 @@ pub struct Seat {
     flow: Flow,
     ticket: Ticket,
     seats: u32,
+    sort: Sort,
+}
+
+/// What matters here of what a request does.
+#[derive(Debug, Clone, Copy)]
+pub struct Sort {
+    /// Whether it changes anything.
+    pub is_write: bool,
+    /// Whether it watches.
+    pub is_watch: bool,
 }
 
 impl Drop for Seat {
@@ -176,7 +226,9 @@ impl Drop for Seat {
         let (facts, now) = (&self.flow.0, self.flow.0.level.clock.monotonic());
         facts.figures.executing.dec();
         facts.figures.seats.add(-f64::from(self.seats));
-        facts.figures.executed.took(self.ticket.held(now));
+        let executed = if self.sort.is_watch { &facts.figures.executed_watch } else { &facts.figures.executed };
+        executed.took(self.ticket.held(now));
+        facts.level.kinds.count(now, Phase::Executing, self.sort.is_write, false);
         facts.level.give_back(now, self.ticket);
     }
 }
@@ -213,6 +265,9 @@ fn serve(set: &mut QueueSet<Waiter>, now: Duration) {
             set.leave(now, ticket);
         }
     }
+    if let Some(waiter) = set.blocked() {
+        waiter.asker.flow.0.figures.no_room.inc();
+    }
 }
 
 impl Level {
@@ -225,23 +280,30 @@ impl Level {
     pub async fn enter(
         flow: &Flow,
         hash: u64,
-        seats: u32,
+        (seats, sort): (u32, Sort),
         patience: Duration,
         asker: impl FnOnce() -> Asker,
     ) -> Result<Seat, Refusal> {
         let (level, figures) = (&flow.0.level, &flow.0.figures);
         let (now, mut turn) = (level.clock.monotonic(), None);
-        let arrival = level.set.lock().arrive(now, hash, seats, || {
-            let (sender, receiver) = oneshot::channel();
-            turn = Some(receiver);
-            Waiter { asker: asker(), turn: sender }
-        });
+        let arrival = {
+            let mut set = level.set.lock();
+            let arrival = set.arrive(now, hash, seats, || {
+                let (sender, receiver) = oneshot::channel();
+                turn = Some(receiver);
+                Waiter { asker: asker(), turn: sender }
+            });
+            if let Arrival::Wait(id) = arrival {
+                figures.queue_length.observe(set.length_with(id) as f64);
+                serve(&mut set, now);
+            }
+            arrival
+        };
         figures.work.observe(f64::from(seats));
         let outcome = match (arrival, turn) {
             (Arrival::Run(ticket), _) => Ok(ticket),
             (Arrival::Wait(id), Some(turn)) => {
-                figures.waiting.inc();
-                let counted = Counted(&figures.waiting);
+                let counted = Counted::new(level, figures, seats, sort);
                 let outcome = Self::wait(Place { level, id, turn, is_over: false }, patience).await;
                 drop(counted);
                 outcome
@@ -256,7 +318,8 @@ impl Level {
                 figures.executing.inc();
                 figures.seats.add(f64::from(seats));
                 figures.waited.took(waited);
-                Ok(Seat { flow: flow.clone(), ticket, seats })
+                level.kinds.count(level.clock.monotonic(), Phase::Executing, sort.is_write, true);
+                Ok(Seat { flow: flow.clone(), ticket, seats, sort })
             }
             Err(why) => {
                 figures.rejected[why as usize].inc();
@@ -302,11 +365,27 @@ impl Level {
 }
 
 /// Counts somebody who waits for as long as it lives.
-struct Counted<'a>(&'a Series);
+struct Counted<'a> {
+    level: &'a Level,
+    figures: &'a Figures,
+    seats: u32,
+    sort: Sort,
+}
+
+impl<'a> Counted<'a> {
+    fn new(level: &'a Level, figures: &'a Figures, seats: u32, sort: Sort) -> Self {
+        figures.waiting.inc();
+        figures.waiting_seats.add(f64::from(seats));
+        level.kinds.count(level.clock.monotonic(), Phase::Waiting, sort.is_write, true);
+        Self { level, figures, seats, sort }
+    }
+}
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.dec();
+        self.figures.waiting.dec();
+        self.figures.waiting_seats.add(-f64::from(self.seats));
+        self.level.kinds.count(self.level.clock.monotonic(), Phase::Waiting, self.sort.is_write, false);
     }
 }
 
@@ -315,7 +394,7 @@ pub fn digest(
     known: &BTreeMap<String, Arc<Level>>,
     objects: &[Object],
     total: u32,
-    clock: &SharedClock,
+    (clock, kinds): (&SharedClock, &Arc<Kinds>),
     metrics: &Metrics,
 ) -> BTreeMap<String, Arc<Level>> {
     let shares: Vec<Share> = objects.iter().map(share_of).collect();
@@ -331,11 +410,16 @@ pub fn digest(
                 is_exempt: share.is_exempt,
                 clock: clock.clone(),
                 set: Mutex::new(QueueSet::new(limit, queuing, clock.monotonic())),
+                kinds: kinds.clone(),
                 state: Mutex::default(),
                 most_seats: AtomicU32::new(1),
             })
         });
-        level.set.lock().set_queuing(queuing);
+        {
+            let mut set = level.set.lock();
+            set.set_queuing(queuing);
+            set.set_nominal(clock.monotonic(), bounds.nominal);
+        }
         level.most_seats.store(width::most(bounds.nominal, queuing.hand), Ordering::Relaxed);
         if std::mem::replace(&mut level.state.lock().bounds, bounds) != bounds {
             level.set_limit(bounds.nominal, metrics);
@@ -345,7 +429,37 @@ pub fn digest(
         }
         levels.insert(name, level);
     }
+    kinds.set_limits(levels.values().map(|level| level.set.lock().room()).sum(), total as usize);
     levels
+}
+
+/// Writes what is told of levels as they are, and were until now.
+pub fn write(text: &mut String, levels: &[Arc<Level>]) {
+    let own = |level: &Arc<Level>| {
+        let mut set = level.set.lock();
+        (level.name.clone(), set.utilization(level.clock.monotonic()))
+    };
+    utilization::write(text, &levels.iter().map(own).collect::<Vec<_>>());
+    let queuing = levels.iter().filter(|level| !level.is_exempt);
+    let times: Vec<_> = queuing.map(|level| (&level.name, level.set.lock().virtual_times())).collect();
+    let plain: [(&Family, fn(&Virtual) -> f64); 3] =
+        [(&CURRENT_R, |own| own.now), (&DISPATCH_R, |own| own.dispatched), (&LATEST_S, |own| own.latest)];
+    for (family, of) in plain {
+        family.write_head(text);
+        for (level, own) in &times {
+            family.write_value(text, &format!("priority_level={level:?}"), of(own));
+        }
+    }
+    let bounds: [(&Family, fn(&Virtual) -> (f64, f64)); 2] =
+        [(&NEXT_S, |own| own.next), (&NEXT_DISCOUNTED_S, |own| own.discounted)];
+    for (family, of) in bounds {
+        family.write_head(text);
+        for (level, own) in &times {
+            let (least, most) = of(own);
+            family.write_value(text, &format!("bound=\"max\",priority_level={level:?}"), most);
+            family.write_value(text, &format!("bound=\"min\",priority_level={level:?}"), least);
+        }
+    }
 }
 
 /// Divides the seats anew by what was asked for since the last time.
@@ -366,7 +480,10 @@ pub fn adjust(levels: &[Arc<Level>], total: u32, metrics: &Metrics) {
         let (bounds, smoothed) = (state.bounds, state.smoothed);
         wanted.push(Wanted { bounds, is_exempt: level.is_exempt, high: demand.high, smoothed });
     }
-    for (level, seats) in levels.iter().zip(shares::divide(total, &wanted)) {
+    let divided = shares::divide(total, &wanted);
+    metrics.series(&FAIR, "").set(divided.proportion);
+    for ((level, seats), target) in levels.iter().zip(divided.seats).zip(divided.targets) {
+        level.tell(metrics, &TARGET, target);
         level.set_limit(seats, metrics);
     }
 }

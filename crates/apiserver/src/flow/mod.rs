@@ -9,6 +9,7 @@ mod matching;
 mod queues;
 mod shares;
 mod told;
+mod utilization;
 mod width;
 
 use std::collections::BTreeMap;
@@ -36,9 +37,10 @@ use crate::read::options::ListOptions;
 use crate::storage::cache::ResourceCache;
 use crate::storage::catalogue::Catalogue;
 use crate::storage::filter::Filter;
-use level::{Asker, Figures, Level, Seat};
+use level::{Asker, Figures, Level, Seat, Sort};
 use matching::Rule;
 use queues::Refusal;
+use utilization::Kinds;
 
 pub use told::dump;
 
@@ -129,6 +131,7 @@ pub struct Flows {
     /// Of the schemas and of the levels; built-in kinds keep theirs.
     caches: OnceLock<Option<[Arc<ResourceCache>; 2]>>,
     known: Mutex<Known>,
+    kinds: Arc<Kinds>,
     /// Reads and writes, where nobody is told apart.
     in_flight: [Semaphore; 2],
 }
@@ -180,7 +183,8 @@ impl Flows {
     pub fn new(settings: Settings, clock: SharedClock, seed: u64) -> Self {
         let places = |count: u32| Semaphore::new(count as usize);
         let in_flight = [places(settings.reads), places(settings.writes)];
-        Self { settings, clock, seed, caches: OnceLock::new(), known: Mutex::default(), in_flight }
+        let kinds = Arc::new(Kinds::new(clock.monotonic()));
+        Self { settings, clock, seed, kinds, caches: OnceLock::new(), known: Mutex::default(), in_flight }
     }
 
     /// Whether requests are told apart.
@@ -225,7 +229,8 @@ impl Flows {
             info: info.clone(),
             arrived: self.clock.now(),
         };
-        let seat = Level::enter(flow, hash, seats, limit / PATIENCE_PART, asker).await;
+        let sort = Sort { is_write: !is_read(info), is_watch: info.verb == "watch" };
+        let seat = Level::enter(flow, hash, (seats, sort), limit / PATIENCE_PART, asker).await;
         *own = Some(Arc::new(seat.map_err(|_: Refusal| too_many())?));
         Ok(Held::Seats)
     }
@@ -235,8 +240,7 @@ impl Flows {
         if self.settings.is_enabled || info.is_long_running() {
             return Ok(Held::Free);
         }
-        let is_read = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options");
-        match self.in_flight[usize::from(!is_read)].try_acquire() {
+        match self.in_flight[usize::from(!is_read(info))].try_acquire() {
             Ok(place) => Ok(Held::Place(place)),
             Err(_) if user.in_group("system:masters") => Ok(Held::Free),
             Err(_) => Err(too_many()),
@@ -269,12 +273,20 @@ impl Flows {
 
     fn digest(&self, known: &mut Known, [schemas, levels]: &[Vec<Object>; 2], metrics: &Metrics, changed: (u64, u64)) {
         let total = self.settings.reads + self.settings.writes;
-        known.levels = level::digest(&known.levels, levels, total, &self.clock, metrics);
+        known.levels = level::digest(&known.levels, levels, total, (&self.clock, &self.kinds), metrics);
         let read = |schema: &Object| schema_of(schema, levels, &known.levels, metrics);
         let mut all: Vec<Schema> = schemas.iter().filter_map(read).collect();
         all.sort_by(|left, right| left.order.cmp(&right.order));
         known.schemas = Arc::new(all);
         known.changed = changed;
+    }
+
+    /// Writes the figures that are not counted as requests come and go.
+    pub fn write(&self, text: &mut String) {
+        if self.settings.is_enabled {
+            level::write(text, &self.levels());
+            self.kinds.write(text, self.clock.monotonic());
+        }
     }
 
     fn levels(&self) -> Vec<Arc<Level>> {
@@ -285,6 +297,10 @@ impl Flows {
     pub fn adjust(&self, metrics: &Metrics) {
         level::adjust(&self.levels(), self.settings.reads + self.settings.writes, metrics);
     }
+}
+
+fn is_read(info: &RequestInfo) -> bool {
+    matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options")
 }
 
 /// The seats that a request takes, at most `most`; what is no list takes one.

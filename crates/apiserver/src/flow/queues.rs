@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::utilization::{Use, Utilization};
+
 /// How long a request is taken to last until it has ended, as upstream's.
 const ESTIMATED_SECONDS: f64 = 0.003;
 /// The most queues of a hand: the kind's rules allow no more than 60 bits of choice.
@@ -151,6 +153,28 @@ impl Demand {
     }
 }
 
+/// Virtual times of a level, in seconds that a seat is had.
+#[derive(Debug, Clone, Copy)]
+pub struct Virtual {
+    /// Where it is.
+    pub now: f64,
+    /// Where it was when somebody was last served from a queue.
+    pub dispatched: f64,
+    /// Where that queue was.
+    pub latest: f64,
+    /// The least and the most of queues in which somebody waits.
+    pub next: (f64, f64),
+    /// The same without what their requests are taken to do yet.
+    pub discounted: (f64, f64),
+}
+
+fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let found = values.fold(None, |known: Option<(f64, f64)>, value| {
+        Some(known.map_or((value, value), |(least, most)| (least.min(value), most.max(value))))
+    });
+    found.unwrap_or_default()
+}
+
 /// The seats and queues of a level. `W` is what is kept of those who wait.
 #[derive(Debug)]
 pub struct QueueSet<W> {
@@ -167,6 +191,13 @@ pub struct QueueSet<W> {
     virtual_now: f64,
     at: Duration,
     demand: Demand,
+    /// The seats that are its own, whether lent or not.
+    nominal: u32,
+    utilization: Utilization,
+    /// Where it was in virtual time when somebody was last served from a queue, and where that queue was.
+    served: (f64, f64),
+    /// The queue whose first would be next, and does not fit.
+    blocked: Option<usize>,
     next_id: u64,
     /// The queue that was served last; the next one behind it comes first among equals.
     last: usize,
@@ -187,6 +218,10 @@ impl<W> QueueSet<W> {
             virtual_now: 0.0,
             at: now,
             demand: Demand { since: now, at: now, ..Demand::default() },
+            nominal: limit.unwrap_or_default(),
+            utilization: Utilization::new(now),
+            served: (0.0, 0.0),
+            blocked: None,
             next_id: 0,
             last: 0,
         };
@@ -260,6 +295,7 @@ impl<W> QueueSet<W> {
 
     /// The next one who is served, if there is room; to be asked until there is none.
     pub fn dispatch(&mut self, now: Duration) -> Option<(W, Ticket)> {
+        self.blocked = None;
         if self.waiting == 0 {
             return None;
         }
@@ -276,6 +312,7 @@ impl<W> QueueSet<W> {
         }
         let (_, index) = best?;
         if !self.fits(self.queues[index].waiting.front()?.seats) {
+            self.blocked = Some(index);
             return None;
         }
         let waiting = self.queues[index].waiting.pop_front()?;
@@ -286,10 +323,49 @@ impl<W> QueueSet<W> {
         Some((waiting.payload, ticket))
     }
 
+    /// Who would have been the next, had there been room when that was last asked.
+    pub fn blocked(&self) -> Option<&W> {
+        Some(&self.queues.get(self.blocked?)?.waiting.front()?.payload)
+    }
+
     /// There are so many seats from now on.
     pub fn set_limit(&mut self, now: Duration, limit: Option<u32>) {
         self.advance(now);
         self.limit = limit;
+        self.note();
+    }
+
+    /// So many seats are its own from now on.
+    pub fn set_nominal(&mut self, now: Duration, nominal: u32) {
+        self.advance(now);
+        self.nominal = nominal;
+        self.note();
+    }
+
+    /// How many may wait.
+    pub fn room(&self) -> usize {
+        self.queuing.queues * self.queuing.length
+    }
+
+    /// How much is used, until now.
+    pub fn utilization(&mut self, now: Duration) -> Utilization {
+        self.advance(now);
+        self.utilization.clone()
+    }
+
+    /// How long the queue of a request that waits is, with it.
+    pub fn length_with(&self, id: u64) -> usize {
+        let own = |queue: &&Queue<W>| queue.waiting.back().is_some_and(|waiting| waiting.id == id);
+        self.queues.iter().find(own).map_or(0, |queue| queue.waiting.len())
+    }
+
+    /// Virtual times.
+    pub fn virtual_times(&self) -> Virtual {
+        let waiting = || self.queues.iter().filter(|queue| !queue.waiting.is_empty());
+        let work = |queue: &Queue<W>| f64::from(queue.seats) * ESTIMATED_SECONDS;
+        let (now, (dispatched, latest)) = (self.virtual_now, self.served);
+        let next = bounds(waiting().map(|queue| queue.next));
+        Virtual { now, dispatched, latest, next, discounted: bounds(waiting().map(|queue| queue.next - work(queue))) }
     }
 
     /// Requests wait otherwise from now on; those who wait already stay where they are.
@@ -340,6 +416,7 @@ impl<W> QueueSet<W> {
         self.executing += 1;
         if let Some(index) = queue {
             let queue = &mut self.queues[index];
+            self.served = (self.virtual_now, queue.next);
             queue.executing += 1;
             queue.seats += seats;
             queue.next += f64::from(seats) * ESTIMATED_SECONDS;
@@ -364,11 +441,19 @@ impl<W> QueueSet<W> {
     }
 
     fn note(&mut self) {
-        self.demand.set(self.seats + self.waiting_seats);
+        let wanted = self.seats + self.waiting_seats;
+        self.demand.set(wanted);
+        self.utilization.set(Use {
+            seats: (self.seats, self.limit.unwrap_or(self.nominal)),
+            demand: (wanted, self.nominal),
+            waiting: (self.waiting, self.room()),
+            executing: self.executing,
+        });
     }
 
     fn advance(&mut self, now: Duration) {
         self.demand.advance(now);
+        self.utilization.advance(now);
         let seconds = now.saturating_sub(self.at).as_secs_f64();
         self.at = now.max(self.at);
         if self.active > 0 {

@@ -64,8 +64,19 @@ pub fn smoothed(before: f64, average: f64, deviation: f64) -> f64 {
     envelope.max(SMOOTHING * before + (1.0 - SMOOTHING) * envelope)
 }
 
+/// What levels have until the next time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Divided {
+    /// The seats of each.
+    pub seats: Vec<u32>,
+    /// What each was to have, had there been enough for all.
+    pub targets: Vec<f64>,
+    /// How much of that there is.
+    pub proportion: f64,
+}
+
 /// The seats of each level until the next time.
-pub fn divide(total: u32, levels: &[Wanted]) -> Vec<u32> {
+pub fn divide(total: u32, levels: &[Wanted]) -> Divided {
     // What a level needs was its own first, and nobody has it for as long as it is needed.
     let kept = |level: &Wanted| level.bounds.least.max(level.high.min(level.bounds.nominal));
     let exempt: u32 = levels.iter().filter(|level| level.is_exempt).map(kept).sum();
@@ -76,12 +87,17 @@ pub fn divide(total: u32, levels: &[Wanted]) -> Vec<u32> {
         true => kept(level),
         false => alloted(level, proportion, kept(level)).round() as u32,
     };
-    levels.iter().map(of).collect()
+    let targets =
+        levels.iter().map(|level| if level.is_exempt { f64::from(kept(level)) } else { target(level, kept(level)) });
+    Divided { seats: levels.iter().map(of).collect(), targets: targets.collect(), proportion }
+}
+
+fn target(level: &Wanted, kept: u32) -> f64 {
+    level.smoothed.max(f64::from(kept)).max(LEAST_TARGET)
 }
 
 fn alloted(level: &Wanted, proportion: f64, kept: u32) -> f64 {
-    let target = level.smoothed.max(f64::from(kept)).max(LEAST_TARGET);
-    (proportion * target).clamp(f64::from(kept), f64::from(level.bounds.most.max(kept)))
+    (proportion * target(level, kept)).clamp(f64::from(kept), f64::from(level.bounds.most.max(kept)))
 }
 
 /// The proportion of what levels want by which all seats are given away; where bounds allow none, the nearest.
@@ -125,18 +141,21 @@ mod tests {
         let bounds = Bounds { nominal: 100, least: 10, most: 700 };
         let idle = wanted(bounds, 0, 0.0);
         // Who needs many gets what others may lend.
-        assert_eq!(divide(300, &[wanted(bounds, 250, 250.0), idle, idle]), [278, 11, 11]);
+        assert_eq!(divide(300, &[wanted(bounds, 250, 250.0), idle, idle]).seats, [278, 11, 11]);
         // Who needs their own keep it.
-        assert_eq!(divide(300, &[wanted(bounds, 250, 250.0), wanted(bounds, 90, 50.0), idle]), [200, 90, 10]);
+        assert_eq!(divide(300, &[wanted(bounds, 250, 250.0), wanted(bounds, 90, 50.0), idle]).seats, [200, 90, 10]);
         // Where nobody needs any, all have alike.
-        assert_eq!(divide(300, &[idle, idle, idle]), [100, 100, 100]);
+        assert_eq!(divide(300, &[idle, idle, idle]).seats, [100, 100, 100]);
         // A level borrows no more than it may; what is left is nobody's.
         let modest = Bounds { most: 120, ..bounds };
-        assert_eq!(divide(300, &[wanted(modest, 250, 250.0), wanted(modest, 0, 0.0), wanted(modest, 0, 0.0)])[0], 120);
+        assert_eq!(
+            divide(300, &[wanted(modest, 250, 250.0), wanted(modest, 0, 0.0), wanted(modest, 0, 0.0)]).seats[0],
+            120
+        );
         // What is exempt takes its part away first.
         let exempt =
             Wanted { bounds: Bounds { nominal: 50, least: 0, most: 50 }, is_exempt: true, high: 30, smoothed: 0.0 };
-        assert_eq!(divide(300, &[exempt, idle, idle]), [30, 135, 135]);
+        assert_eq!(divide(300, &[exempt, idle, idle]).seats, [30, 135, 135]);
     }
 
     #[test]

@@ -6,5 +6,8 @@ pub mod body;
 pub mod client;
 pub mod limits;
 pub mod negotiate;
+pub mod pace;
+pub mod patience;
+pub mod prompt;
 pub mod query;
 pub mod request;

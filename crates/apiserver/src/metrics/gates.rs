@@ -61,7 +61,7 @@ const GATES: &[(&str, Stage, bool)] = &[
     ("StructuredAuthenticationConfiguration", Stable, true),
     ("StructuredAuthenticationConfigurationEgressSelector", Beta, false),
     ("StructuredAuthenticationConfigurationJWKSMetrics", Beta, false),
-    ("TokenRequestServiceAccountUIDValidation", Beta, false),
+    ("TokenRequestServiceAccountUIDValidation", Beta, true),
     ("UnknownVersionInteroperabilityProxy", Beta, false),
     ("WatchList", Beta, true),
 ];

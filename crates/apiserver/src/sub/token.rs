@@ -29,8 +29,8 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let mut request = decode::as_kind(call, sub::definition("authentication.k8s.io", "v1", "TokenRequest")?, body)?;
     server.hub.fresh().await?;
     let account = call.served.cache.object(&target.namespace, &target.name)?.ok_or_else(|| target.not_found())?;
-    let signer =
-        server.authenticator.signer.as_ref().ok_or_else(|| Status::internal("no signing key is configured"))?;
+    must_be_same(&request, &account)?;
+    let signer = server.authenticator.signer().ok_or_else(|| Status::internal("no signing key is configured"))?;
     let audiences = match request.list_at(&["spec", "audiences"]) {
         [] => vec![signer.issuer.clone()],
         given => given.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -55,11 +55,36 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     let expires = call.now + std::time::Duration::from_secs(seconds.unsigned_abs());
     request.set_at(&["metadata", "name"], account.name());
     request.set_at(&["metadata", "namespace"], account.namespace());
+    request.set_at(&["metadata", "uid"], account.uid());
     request.set_at(&["metadata", "creationTimestamp"], clock::rfc3339(call.now));
     request.set_at(&["spec", "audiences"], json!(audiences));
     request.set_at(&["spec", "expirationSeconds"], seconds);
     request["status"] = json!({"token": token, "expirationTimestamp": clock::rfc3339(expires)});
     Ok(answer::tree(201, &request, &call.accepted))
+}
+
+/// What a request says of its account must be so: another account may have come to have the name.
+fn must_be_same(request: &Object, account: &Object) -> Result<()> {
+    let kind = GroupKind::new("authentication.k8s.io", "TokenRequest");
+    for (field, own) in [("name", account.name()), ("namespace", account.namespace())] {
+        let given = request.str_at(&["metadata", field]);
+        if !given.is_empty() && given != own {
+            let path = FieldPath::new(format!("metadata.{field}"));
+            let error =
+                FieldError::invalid(&path, given, format!("must match the service account {field} if specified"));
+            return Err(Status::invalid(&kind, account.name(), &vec![error]).into());
+        }
+    }
+    let given = request.str_at(&["metadata", "uid"]);
+    if !given.is_empty() && given != account.uid() {
+        let why = format!(
+            "the UID in the token request ({given}) does not match the UID of the service account ({})",
+            account.uid()
+        );
+        let resource = GroupResource::new("authentication.k8s.io", "TokenRequest");
+        return Err(Status::conflict(&resource, account.name(), why).into());
+    }
+    Ok(())
 }
 
 fn check_seconds(seconds: i64) -> Result<()> {

@@ -58,8 +58,8 @@ async fn proxy(server: &Arc<ApiServer>, call: &Call, parts: &mut Parts, body: Bo
     if call.info.rest.is_empty() && shows_page {
         return Ok(with_slash(parts));
     }
-    let destination = target::proxied(server, call, &call.info.resource)?;
-    target::check_address(server, &destination).await?;
+    let mut destination = target::proxied(server, call, &call.info.resource)?;
+    target::check_address(server, &mut destination).await?;
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let rest = if call.info.rest.is_empty() { "/" } else { &call.info.rest };
     let own = call.info.path.strip_suffix(call.info.rest.as_str()).unwrap_or(&call.info.path);

@@ -1,11 +1,13 @@
 //! Passing a request on, and after an upgrade the bytes of both sides, as they are.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -33,7 +35,43 @@ const ERROR_LIMIT_BYTES: usize = 64 * 1024;
 /// How much of a text that the server itself asks for is read.
 const TEXT_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// Headers that concern one connection only.
-pub const HOP_BY_HOP: [HeaderName; 3] = [CONNECTION, TRANSFER_ENCODING, UPGRADE];
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    TRAILER,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// The headers that are passed on: those that concern one connection only are not, nor those that say so themselves.
+pub fn end_to_end(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<&str> = named.flat_map(|value| value.split(',')).map(str::trim).collect();
+    headers.iter().filter(move |(name, _)| {
+        // How long a body is, is no concern of the connection, whatever is said.
+        let is_named = *name != CONTENT_LENGTH && named.iter().any(|own| own.eq_ignore_ascii_case(name.as_str()));
+        !is_named && !HOP_BY_HOP.contains(name)
+    })
+}
+
+/// The same of an answer.
+pub fn keep_end_to_end(headers: &mut HeaderMap) {
+    *headers = end_to_end(headers).map(|(name, value)| (name.clone(), value.clone())).collect();
+}
+
+/// What a request wants its connection to become. Another version of HTTP is not passed on: on such a connection
+/// requests would follow that nobody here sees, and that the other side would believe to be this server's.
+pub fn upgrade_of(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let is_http = |value: &str| {
+        let protocols = value.split(',').map(|protocol| protocol.trim().to_ascii_lowercase());
+        protocols.into_iter().any(|protocol| ["h2", "h3", "http", "tls"].iter().any(|own| protocol.starts_with(own)))
+    };
+    headers.get(UPGRADE).filter(|value| value.to_str().is_ok_and(|value| !is_http(value)))
+}
 
 /// Where a tunnel leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +82,16 @@ pub struct Destination {
     pub port: u16,
     /// How the connection is secured.
     pub security: Security,
+    /// The address of the name that was found to be allowed: asked again, the name might lead elsewhere.
+    pub resolved: Option<IpAddr>,
 }
 
 impl Destination {
+    /// A destination whose name, where it has one, is yet to be resolved.
+    pub fn new(host: String, port: u16, security: Security) -> Self {
+        Self { host, port, security, resolved: None }
+    }
+
     /// `10.0.0.1:80`, as requests name it.
     pub fn authority(&self) -> String {
         if self.host.contains(':') {
@@ -72,7 +117,10 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 async fn connect(server: &ApiServer, to: &Destination) -> io::Result<Box<dyn Stream>> {
-    let stream = TcpStream::connect((to.host.as_str(), to.port)).await?;
+    let stream = match to.resolved {
+        Some(address) => TcpStream::connect((address, to.port)).await?,
+        None => TcpStream::connect((to.host.as_str(), to.port)).await?,
+    };
     stream.set_nodelay(true)?;
     let config = match to.security {
         Security::Plain => return Ok(Box::new(stream)),
@@ -100,24 +148,32 @@ pub async fn forward(
     body: Body,
 ) -> Result<Answer> {
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let request = outgoing(to, path, call, parts, body, call.headers.get(UPGRADE))?;
-    if request.headers().contains_key(UPGRADE) && upgrade.is_none() {
+    let request = outgoing(to, path, call, parts, body, upgrade_of(&call.headers))?;
+    let asks_for_upgrade = request.headers().contains_key(UPGRADE);
+    if asks_for_upgrade && upgrade.is_none() {
         return Err(Status::bad_request("Upgrade request required").into());
     }
     let mut response = send(server, to, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let theirs = hyper::upgrade::on(&mut response);
-        if let Some(ours) = upgrade {
-            tokio::spawn(join(ours, theirs));
-        }
+        let Some(ours) = upgrade.filter(|_| asks_for_upgrade) else { return Err(unasked()) };
+        tokio::spawn(join(ours, theirs));
     }
     Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
+}
+
+/// Somebody wants to speak another protocol on a connection, and nobody has asked for it.
+fn unasked() -> Failure {
+    Status::failure(502, Reason::InternalError, "the backend switched protocols, which was not asked for").into()
 }
 
 /// Reads what a destination has to say, in an ordinary answer whatever the client wants its own connection to become.
 pub async fn read(server: &ApiServer, from: &Destination, path: &str, call: &Call, parts: &Parts) -> Result<Answer> {
     let request = outgoing(from, path, call, parts, crate::http::body::empty(), None)?;
     let response = send(server, from, request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(unasked());
+    }
     Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
 }
 
@@ -137,9 +193,7 @@ async fn send(server: &ApiServer, to: &Destination, request: Request<Body>) -> R
     });
     let mut response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        for name in &HOP_BY_HOP {
-            response.headers_mut().remove(name);
-        }
+        keep_end_to_end(response.headers_mut());
     }
     Ok(response)
 }
@@ -200,9 +254,9 @@ fn outgoing(
 }
 
 fn copy_headers(from: &HeaderMap, upgrade: Option<&HeaderValue>, to: &mut HeaderMap) {
-    for (name, value) in from {
+    for (name, value) in end_to_end(from) {
         // Logs and pages are passed on as they come; compressing them again is nobody's task here.
-        if !HOP_BY_HOP.contains(name) && name != ACCEPT_ENCODING && name != CONTENT_LENGTH {
+        if name != ACCEPT_ENCODING && name != CONTENT_LENGTH {
             to.append(name.clone(), value.clone());
         }
     }

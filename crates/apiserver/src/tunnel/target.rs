@@ -56,7 +56,7 @@ pub fn agent(server: &ApiServer, node: &str) -> Result<Destination> {
     let node = cache.object("", node)?.ok_or_else(|| Status::not_found(&resource, node))?;
     let port = node.int_at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).unwrap_or(0);
     let port = u16::try_from(port).ok().filter(|port| *port != 0).unwrap_or(AGENT_PORT);
-    Ok(Destination { host: node_address(&node)?, port, security: Security::Agent })
+    Ok(Destination::new(node_address(&node)?, port, Security::Agent))
 }
 
 fn node_address(node: &Object) -> Result<String> {
@@ -92,11 +92,12 @@ fn node(server: &ApiServer, name: &str, port: &str, security: Security) -> Resul
     if port.is_empty() || port == own.port.to_string() {
         return Ok(own);
     }
-    Ok(Destination { host: own.host, port: number(port)?, security })
+    Ok(Destination::new(own.host, number(port)?, security))
 }
 
-/// Refuses to lead a proxy's client to what listens for this machine alone, or on its links: 400, as by upstream.
-pub async fn check_address(server: &ApiServer, to: &Destination) -> Result<()> {
+/// Refuses to lead a proxy's client to what listens for this machine alone, or on its links: 400, as by upstream. A name
+/// leads from then on to the address that was looked at.
+pub async fn check_address(server: &ApiServer, to: &mut Destination) -> Result<()> {
     let refused = || Status::bad_request("address not allowed");
     let addresses: Vec<IpAddr> = match to.host.parse() {
         Ok(address) => vec![address],
@@ -109,6 +110,7 @@ pub async fn check_address(server: &ApiServer, to: &Destination) -> Result<()> {
     if addresses.is_empty() || !addresses.iter().all(may) {
         return Err(refused().into());
     }
+    to.resolved = addresses.first().copied();
     Ok(())
 }
 
@@ -147,7 +149,7 @@ fn pod(call: &Call, name: &str, port: &str, security: Security) -> Result<Destin
             None => number(port)?,
         },
     };
-    Ok(Destination { host: host.to_owned(), port, security })
+    Ok(Destination::new(host.to_owned(), port, security))
 }
 
 fn service(server: &ApiServer, call: &Call, name: &str, port: &str, security: Security) -> Result<Destination> {
@@ -163,7 +165,7 @@ fn service(server: &ApiServer, call: &Call, name: &str, port: &str, security: Se
     let unavailable = |why: String| Status::unavailable(why);
     let wanted = wanted.ok_or_else(|| unavailable(format!("no service port {port:?} found for service {name:?}")))?;
     let (host, port) = endpoint_of(server, namespace, name, wanted.str_at(&["name"]))?;
-    Ok(Destination { host, port, security })
+    Ok(Destination::new(host, port, security))
 }
 
 /// An endpoint that is ready, of a Service and the port of that name.

@@ -116,6 +116,35 @@ async fn a_service_accounts_token_stands_for_it_while_it_exists() {
 }
 
 #[tokio::test]
+async fn a_token_is_asked_for_the_account_that_is_meant() {
+    let cluster = with_tokens().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let robot = cluster.tree(&format!("POST {accounts}\n\n{{\"metadata\":{{\"name\":\"robot\"}}}}")).await;
+    let uid = robot["metadata"]["uid"].as_str().expect("a UID");
+    let ask = |query: &str, metadata: serde_json::Value| {
+        let request = serde_json::json!({"metadata": metadata, "spec": {"audiences": []}});
+        format!("POST {accounts}/robot/token{query}\n\n{request}")
+    };
+    // No part of it is stored, so that a dry run is none: as with upstream, its token is good.
+    for query in ["", "?dryRun=All"] {
+        let meant = serde_json::json!({"name": "robot", "namespace": "default", "uid": uid});
+        let issued = cluster.tree(&ask(query, meant)).await;
+        let review = serde_json::json!({"spec": {"token": issued["status"]["token"]}});
+        let reviewed = cluster.tree(&format!("POST /apis/authentication.k8s.io/v1/tokenreviews\n\n{review}")).await;
+        assert_eq!(reviewed["status"]["user"]["uid"], uid);
+    }
+    assert_eq!(cluster.tree(&ask("", serde_json::json!({}))).await["metadata"]["uid"], uid);
+    let other = format!(
+        r#"409 Operation cannot be fulfilled on TokenRequest.authentication.k8s.io "robot": the UID in the token request (other) does not match the UID of the service account ({uid})"#
+    );
+    outcome(&cluster, &ask("", serde_json::json!({"uid": "other"})), &other).await;
+    let other = r#"422 TokenRequest.authentication.k8s.io "robot" is invalid: metadata.name: Invalid value: "other": must match the service account name if specified"#;
+    outcome(&cluster, &ask("", serde_json::json!({"name": "other"})), other).await;
+    let dry = cluster.outcome(&ask("?dryRun=Some", serde_json::json!({}))).await;
+    assert!(dry.starts_with("422") && dry.contains("dryRun: Unsupported value"), "{dry}");
+}
+
+#[tokio::test]
 async fn impersonation_needs_the_right_to_it() {
     let cluster = Cluster::new().await;
     let who = "POST /apis/authentication.k8s.io/v1/selfsubjectreviews";

@@ -26,7 +26,7 @@ const ROOT: &str = "/apis/wardle.example.com/v1alpha1";
 
 type Reply = Response<BoxBody<Bytes, std::io::Error>>;
 
-fn pem(label: &str, der: &[u8]) -> String {
+pub fn pem(label: &str, der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
@@ -148,7 +148,7 @@ async fn start() -> (Cluster, Extension) {
     (cluster, Extension::start(&authority).await)
 }
 
-fn registration(port: u16, more: Value) -> String {
+pub fn registration(port: u16, more: Value) -> String {
     let mut spec = json!({"group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000,
         "versionPriority": 200, "service": {"namespace": "default", "name": "flunders", "port": port}});
     for (key, value) in more.as_object().expect("fields") {
@@ -159,14 +159,14 @@ fn registration(port: u16, more: Value) -> String {
 }
 
 /// A Service whose name leads to this machine.
-fn service() -> String {
+pub fn service() -> String {
     let object =
         json!({"metadata": {"name": "flunders"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
     format!("POST /api/v1/namespaces/default/services\n\n{object}")
 }
 
 /// Waits until the condition has this reason; gives its message.
-async fn reason(cluster: &Cluster, name: &str, expected: &str) -> String {
+pub async fn reason(cluster: &Cluster, name: &str, expected: &str) -> String {
     let target = format!(
         "GET {SERVICES}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&fieldSelector=metadata.name={name}"
     );

@@ -122,6 +122,17 @@ async fn a_flood_waits_in_its_queues_and_others_go_on() {
         "apiserver_flowcontrol_current_inqueue_requests{flow_schema=\"flood\",priority_level=\"tiny\"} 0",
         "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"tiny\"} 3",
         "apiserver_flowcontrol_upper_limit_seats{priority_level=\"tiny\"} 3",
+        "apiserver_flowcontrol_current_inqueue_seats{flow_schema=\"flood\",priority_level=\"tiny\"} 0",
+        "apiserver_flowcontrol_request_queue_length_after_enqueue_count{flow_schema=\"flood\",priority_level=\"tiny\"} 2",
+        "apiserver_flowcontrol_request_queue_length_after_enqueue_sum{flow_schema=\"flood\",priority_level=\"tiny\"} 3",
+        "apiserver_flowcontrol_request_dispatch_no_accommodation_total{flow_schema=\"flood\",priority_level=\"tiny\"} 3",
+        "apiserver_flowcontrol_request_execution_seconds_count{type=\"regular\",flow_schema=\"flood\",priority_level=\"tiny\"} 5",
+        // The test's clock stands still: there is nothing yet to be told of how long.
+        "apiserver_flowcontrol_priority_level_seat_utilization_count{phase=\"executing\",priority_level=\"tiny\"} 0",
+        "apiserver_flowcontrol_priority_level_request_utilization_count{phase=\"waiting\",priority_level=\"tiny\"} 0",
+        "apiserver_flowcontrol_demand_seats_count{priority_level=\"tiny\"} 0",
+        "apiserver_flowcontrol_read_vs_write_current_requests_count{phase=\"executing\",request_kind=\"mutating\"} 0",
+        "apiserver_flowcontrol_next_s_bounds{bound=\"min\",priority_level=\"tiny\"} 0",
     ] {
         assert!(metrics.contains(line), "{line}");
     }

@@ -13,6 +13,7 @@ mod entries;
 #[allow(dead_code, clippy::unwrap_used, reason = "a fixture, of which these tests need a part")]
 mod etcd;
 mod every_kind;
+mod exchanged;
 mod fair;
 mod forms;
 mod guarded;
@@ -26,6 +27,8 @@ mod plugin;
 mod pods;
 mod policies;
 mod served;
+mod slow;
+mod smuggling;
 mod strangers;
 mod support;
 mod threats;

@@ -14,8 +14,9 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use skiff_apiserver::authn::proxy;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// A certificate authority with what it has issued.
@@ -55,7 +56,7 @@ pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// A certificate and its key.
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Serves the cluster on loopback and connects to it as `identity`.
 pub async fn connect(cluster: &Cluster, identity: Option<(&str, &str)>) -> SendRequest<Empty<Bytes>> {
@@ -69,7 +70,7 @@ async fn speak(stream: TlsStream<TcpStream>) -> SendRequest<Empty<Bytes>> {
     sender
 }
 
-async fn connected(cluster: &Cluster, identity: Option<(&str, &str)>) -> TlsStream<TcpStream> {
+pub async fn connected(cluster: &Cluster, identity: Option<(&str, &str)>) -> TlsStream<TcpStream> {
     let authority = Authority::new();
     let identity = identity.map(|(name, group)| authority.issue(name, group));
     connect_with(cluster, &authority, authority.roots(), identity).await
@@ -82,32 +83,80 @@ async fn connect_with(
     clients: Arc<RootCertStore>,
     identity: Option<Identity>,
 ) -> TlsStream<TcpStream> {
+    let (server, client) = ends(authority, clients, identity, None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(cluster.server.clone().serve(listener, server, std::future::pending()));
+    let stream = TcpStream::connect(address).await.expect("the server listens");
+    client.connect(localhost(), stream).await.expect("TLS")
+}
+
+pub fn localhost() -> ServerName<'static> {
+    ServerName::try_from("localhost").expect("a name")
+}
+
+/// What both ends of a connection go by.
+fn ends(
+    authority: &Authority,
+    clients: Arc<RootCertStore>,
+    identity: Option<Identity>,
+    protocol: Option<&str>,
+) -> (Arc<rustls::ServerConfig>, TlsConnector) {
     let (chain, key) = authority.issue("kube-apiserver", "x");
     let verifier = WebPkiClientVerifier::builder_with_provider(clients, provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+    let mut server = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_client_cert_verifier(verifier.allow_unauthenticated().build().expect("a verifier"))
         .with_single_cert(chain, key)
         .expect("a certificate");
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(cluster.server.clone().serve(listener, Arc::new(tls), std::future::pending()));
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let client = rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(authority.roots());
-    let client = match identity {
+    let mut client = match identity {
         Some((chain, key)) => client.with_client_auth_cert(chain, key).expect("a certificate"),
         None => client.with_no_client_auth(),
     };
-    let stream = TcpStream::connect(address).await.expect("the server listens");
-    let name = ServerName::try_from("localhost").expect("a name");
-    tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream).await.expect("TLS")
+    client.alpn_protocols = protocol.map(|protocol| protocol.as_bytes().to_vec()).into_iter().collect();
+    (Arc::new(server), TlsConnector::from(Arc::new(client)))
 }
 
-async fn text(sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> (StatusCode, String) {
+/// How much a connection in memory holds that nobody has read.
+const LINE_BYTES: usize = 64 * 1024;
+
+/// A connection in memory, as an administrator, in a protocol: where time stands still, all of it takes none.
+pub async fn line(cluster: &Cluster, protocol: &str) -> TlsStream<DuplexStream> {
+    let authority = Authority::new();
+    let identity = authority.issue("admin", "system:masters");
+    let (server, client) = ends(&authority, authority.roots(), Some(identity), Some(protocol));
+    let (near, far) = tokio::io::duplex(LINE_BYTES);
+    tokio::spawn(cluster.server.clone().serve_stream(far, server));
+    client.connect(localhost(), near).await.expect("TLS")
+}
+
+/// A connection in memory on which nothing was said yet.
+pub fn silent_line(cluster: &Cluster) -> DuplexStream {
+    let authority = Authority::new();
+    let (server, _) = ends(&authority, authority.roots(), None, None);
+    let (near, far) = tokio::io::duplex(LINE_BYTES);
+    tokio::spawn(cluster.server.clone().serve_stream(far, server));
+    near
+}
+
+/// Everything that is said until the other side ends the connection.
+pub async fn until_end(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut all).await {
+        // Whoever is cut off is not told that nothing more comes.
+        let kinds = [std::io::ErrorKind::UnexpectedEof, std::io::ErrorKind::ConnectionReset];
+        assert!(kinds.contains(&error.kind()), "{error}");
+    }
+    all
+}
+
+pub async fn text(sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> (StatusCode, String) {
     let request = Request::get(path).header("host", "localhost").body(Empty::new()).expect("a request");
     let answer = sender.send_request(request).await.expect("an answer");
     let status = answer.status();
@@ -127,7 +176,7 @@ async fn a_certificate_tells_who_asks() {
     assert_eq!(text(&mut nobody, "/readyz").await, (StatusCode::OK, "ok".to_owned()));
 }
 
-fn pem(authority: &Authority) -> String {
+pub fn pem(authority: &Authority) -> String {
     let body = base64::engine::general_purpose::STANDARD.encode(&authority.certificate);
     format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
 }

@@ -78,7 +78,7 @@ impl Cluster {
         // An autoscaler that is asked often, so that its test is quick.
         let autoscaler = AutoscalerTiming { period: Duration::from_millis(200), ..AutoscalerTiming::default() };
         let manager = Config {
-            root_ca: "PEM".into(),
+            root_ca: Arc::new(skiff_controllers::RootBundle::new("PEM")),
             cluster_cidr: "10.244.0.0/16".into(),
             node_cidr_mask_size: 24,
             signer: None,

@@ -1,7 +1,6 @@
 //! An agent: a node of a cluster whose servers are other machines.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
-use rustls_pki_types::CertificateDer;
+use skiff_apiserver::authorities::{ClientAuthorities, ServerAuthorities};
 use skiff_client::{Client, HttpsTransport, Informers, Servers};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -18,11 +17,11 @@ use super::certificates::{Kept, Wanted};
 use super::token::Token;
 use super::trust::Pinned;
 use crate::answers::{NodeControl, wait_for_end};
-use crate::certificates::{CHECK, Certificates, Current};
+use crate::certificates::{CHECK, Certificates};
 use crate::commands::CommandError;
 use crate::control;
 use crate::images::NodeImages;
-use crate::machine::Machine;
+use crate::machine::{Ending, Machine};
 use crate::paths::{Join, named, write_atomically};
 use crate::pki;
 use crate::worker::{Ways, Worker, ensure_pod_range};
@@ -39,23 +38,25 @@ const TELL_EACH: u32 = 40;
 ///
 /// # Errors
 /// The cluster does not take the node, or a part does not start; the error says which and why.
-pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
+pub async fn run(mut machine: Machine) -> Result<Ending, CommandError> {
     let join = machine.facts.join.clone().ok_or("this node belongs to no cluster; start it with skiff agent")?;
     let servers = Servers::new(join.servers.clone());
     let certificate = kept(&machine, "kubelet-client.pem", Wanted::Client);
     admit(&machine, &join, &servers, &certificate).await?;
-    let connect = |authorities: &[CertificateDer<'static>], agent: &str| -> Result<Client, CommandError> {
-        let tls = client_tls(authorities, certificate.current.clone())?;
+    let connect = |authorities: &Arc<ServerAuthorities>, agent: &str| -> Result<Client, CommandError> {
+        let tls = authorities.client_tls(certificate.current.clone())?;
         let transport = HttpsTransport::balanced(servers.clone(), SERVER_NAME, tls, None)?;
         Ok(Client::new(Arc::new(transport), agent))
     };
     let file = authorities_file(&machine);
     // The cluster may have got another authority while this node was away.
-    if let Err(error) = learn_authorities(&file, &connect(&read_authorities(&file)?, "kubelet")?).await {
+    let known = ServerAuthorities::new(&read_authorities(&file)?)?;
+    if let Err(error) = learn_authorities(&file, &connect(&known, "kubelet")?).await {
         tracing::info!(%error, "the cluster does not tell its authorities yet");
     }
     let authorities = read_authorities(&file)?;
-    let client = |agent: &str| connect(&authorities, agent);
+    known.replace(&authorities)?;
+    let client = |agent: &str| connect(&known, agent);
     let node = client("kubelet")?;
     let mut patience = Patience::default();
     while let Err(error) = ensure_pod_range(&mut machine, &node, None).await {
@@ -69,14 +70,16 @@ pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
     tasks.spawn(certificate.clone().keep(node.clone()));
     let ways =
         Ways { node: node.clone(), provisioner: client("local-path-provisioner")?, informers: informers.clone() };
-    let worker = Worker::start(&machine, ways, Arc::new(serving_tls(&authorities, serving.current.clone())?)).await?;
+    let clients = ClientAuthorities::new(&authorities, "")?;
+    let worker = Worker::start(&machine, ways, Arc::new(clients.server_tls(serving.current.clone())?)).await?;
     // The node has told its addresses by now, which the certificate is approved by.
     tasks.spawn(serving.keep(node.clone()));
-    tasks.spawn(follow_authorities(authorities_file(&machine), node));
     let certificates = Certificates::new(machine.clock.clone());
+    let trust = Trust { servers: known.clone(), clients, told: certificates.clone() };
+    tasks.spawn(follow_authorities(authorities_file(&machine), node, trust));
     certificates.tell_of("kubelet-client", own);
     certificates.tell_of("kubelet-serving", served);
-    certificates.tell_of_authority("ca", &authorities);
+    certificates.tell_of_authority("ca", &pki::all(&authorities)?);
     let stop = watch::Sender::new(false);
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
@@ -87,14 +90,15 @@ pub async fn run(mut machine: Machine) -> Result<(), CommandError> {
         containers_too: Mutex::new(false),
         savable: None,
         certificates,
+        foundations: None,
     });
     tracing::info!(node = %machine.facts.node_name, address = %machine.address, "the agent is up");
     control::serve(&machine.paths.control_socket(), command.clone())?;
-    tasks.spawn(follow_servers(machine, informers, servers));
-    wait_for_end(&stop).await?;
-    tracing::info!("ending");
+    tasks.spawn(follow_servers(machine.clone(), informers, servers));
+    let ending = wait_for_end(&stop, &machine).await?;
     let containers_too = *command.containers_too.lock();
-    worker.end(containers_too).await
+    worker.end(containers_too).await?;
+    Ok(ending)
 }
 
 fn kept(machine: &Machine, file: &str, wanted: Wanted) -> Kept {
@@ -131,30 +135,57 @@ fn authorities_file(machine: &Machine) -> PathBuf {
     machine.paths.pki().join("ca.crt")
 }
 
-/// Learns whom the cluster believes, for the node's next start, for as long as it is polled.
-async fn follow_authorities(file: PathBuf, client: Client) {
+/// Those who go by the cluster's authority.
+struct Trust {
+    servers: Arc<ServerAuthorities>,
+    clients: Arc<ClientAuthorities>,
+    told: Arc<Certificates>,
+}
+
+impl Trust {
+    fn replace(&self, pem: &str) -> Result<(), CommandError> {
+        self.servers.replace(pem)?;
+        self.clients.replace(pem)?;
+        self.told.tell_of_authority("ca", &pki::all(pem)?);
+        Ok(())
+    }
+}
+
+/// Learns whom the cluster believes, and does so too, for as long as it is polled.
+async fn follow_authorities(file: PathBuf, client: Client, trust: Trust) {
     loop {
         tokio::time::sleep(CHECK).await;
-        if let Err(error) = learn_authorities(&file, &client).await {
+        let learnt = async {
+            if learn_authorities(&file, &client).await? {
+                trust.replace(&read_authorities(&file)?)?;
+                tracing::info!("the cluster has told of other authorities");
+            }
+            Ok::<_, CommandError>(())
+        };
+        if let Err(error) = learnt.await {
             tracing::debug!(%error, "the cluster does not tell its authorities");
         }
     }
 }
 
-async fn learn_authorities(file: &Path, client: &Client) -> Result<(), CommandError> {
+/// Keeps what the cluster tells; says whether it was something new.
+async fn learn_authorities(file: &Path, client: &Client) -> Result<bool, CommandError> {
     let told: ConfigMap = client.get_path(AUTHORITIES).await?;
     let data = told.data.unwrap_or_default();
     let pem = data.get("ca.crt").ok_or("kube-root-ca.crt is empty")?;
     pki::all(pem)?;
     if std::fs::read_to_string(file).is_ok_and(|known| known == *pem) {
-        return Ok(());
+        return Ok(false);
     }
-    Ok(write_atomically(file, pem.as_bytes(), 0o644)?)
+    write_atomically(file, pem.as_bytes(), 0o644)?;
+    Ok(true)
 }
 
-fn read_authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, CommandError> {
+/// The cluster's authorities in PEM.
+fn read_authorities(file: &Path) -> Result<String, CommandError> {
     let pem = std::fs::read_to_string(file).map_err(|error| named(file, "read", error))?;
-    Ok(pki::all(&pem).map_err(|error| format!("{}: {error}", file.display()))?)
+    pki::all(&pem).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(pem)
 }
 
 /// Gets the node a certificate of the cluster and the cluster's authorities, unless it has them.
@@ -188,20 +219,6 @@ async fn admit(machine: &Machine, join: &Join, servers: &Arc<Servers>, certifica
     write_atomically(&file, pki::to_pem(&authority).as_bytes(), 0o644)?;
     tracing::info!(node = %machine.facts.node_name, "the cluster has given the node a certificate");
     Ok(())
-}
-
-fn client_tls(authorities: &[CertificateDer<'static>], current: Arc<Current>) -> io::Result<rustls::ClientConfig> {
-    Ok(rustls::ClientConfig::builder()
-        .with_root_certificates(pki::roots(authorities)?)
-        .with_client_cert_resolver(current))
-}
-
-/// How the node serves its API: client certificates are welcome but not required.
-fn serving_tls(authorities: &[CertificateDer<'static>], current: Arc<Current>) -> io::Result<rustls::ServerConfig> {
-    let verifier =
-        rustls::server::WebPkiClientVerifier::builder(pki::roots(authorities)?).allow_unauthenticated().build();
-    let verifier = verifier.map_err(io::Error::other)?;
-    Ok(rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(current))
 }
 
 /// Learns from the `kubernetes` Service where servers are, and keeps that for the next start.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use skiff_base::SystemClock;
 use skiff_base::clock::SharedClock;
 
-use crate::paths::{Paths, named, write_atomically};
+use crate::paths::{Paths, named, remove_file, write_atomically};
 use crate::process::Process;
 use choice::Choice;
 
@@ -99,11 +99,7 @@ pub fn tell(paths: &Paths, ways: &[Way]) -> io::Result<()> {
 /// # Errors
 /// The file cannot be removed.
 pub fn forget(paths: &Paths) -> io::Result<()> {
-    let file = beginning_file(&paths.root);
-    match fs::remove_file(&file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(&file, "remove", error)),
-        _ => Ok(()),
-    }
+    remove_file(&beginning_file(&paths.root))
 }
 
 /// Waits until the keeper's relay listens on all its ports.

@@ -1,0 +1,71 @@
+//! What everything else of a cluster's security stands on, exchanged while a server runs: its authority, and the key of
+//! service accounts' tokens. The commands change files; the server is told to read them again.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use skiff_apiserver::ApiServer;
+use skiff_apiserver::authorities::{ClientAuthorities, ServerAuthorities};
+use skiff_controllers::RootBundle;
+
+use crate::node::{Setting, token_keys};
+
+/// Those who go by the cluster's authority.
+pub struct Trust {
+    /// The API server towards its clients.
+    pub clients: Arc<ClientAuthorities>,
+    /// The node's agent towards its clients.
+    pub of_agents: Arc<ClientAuthorities>,
+    /// The API server towards agents.
+    pub servers: Arc<ServerAuthorities>,
+    /// Pods towards the API server.
+    pub bundle: Arc<RootBundle>,
+}
+
+impl Trust {
+    /// By the authorities in these texts in PEM: the cluster's, and those of trusted proxies.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn new(pem: &str, proxies: &str) -> Result<Self, String> {
+        Ok(Self {
+            clients: ClientAuthorities::new(pem, proxies)?,
+            of_agents: ClientAuthorities::new(pem, "")?,
+            servers: ServerAuthorities::new(pem)?,
+            bundle: Arc::new(RootBundle::new(pem)),
+        })
+    }
+}
+
+/// A running server's foundations.
+pub struct Foundations {
+    /// Which files they are in, and who goes by them.
+    pub setting: Arc<Setting>,
+    /// The API server.
+    pub server: Arc<ApiServer>,
+}
+
+impl Foundations {
+    /// Goes by what the files say now; tells what has changed.
+    ///
+    /// # Errors
+    /// A file cannot be read or used; what was before it holds by then.
+    pub async fn reload(&self) -> Result<Value, String> {
+        let keys = token_keys(&self.setting).map_err(|error| error.to_string())?;
+        self.server.hold_service_account_keys(&keys).map_err(|failure| failure.0.message)?;
+        let Setting { authority, trust, certificates, .. } = &*self.setting;
+        let is_new = authority.reload().map_err(|error| error.to_string())?;
+        if is_new {
+            let pem = authority.certificate_pem();
+            // Who is asked is believed by the new authority before anybody has a certificate of it.
+            trust.servers.replace(&pem)?;
+            trust.of_agents.replace(&pem)?;
+            self.server.hold_client_authorities(&pem).await.map_err(|failure| failure.0.message)?;
+            certificates.renew_all().map_err(|error| error.to_string())?;
+            certificates.tell_of_authority("ca", &authority.certificates());
+            trust.bundle.set(&pem);
+        }
+        tracing::info!(authority = is_new, "the authority and the keys of tokens were read again");
+        Ok(json!({ "authority": is_new }))
+    }
+}
