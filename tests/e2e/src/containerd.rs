@@ -70,17 +70,19 @@ impl Containerd {
         Answer::of(command.stdin(Stdio::null()).output().expect("containerd is installed"))
     }
 
-    /// Ends what it had created and not started yet when it was killed: nobody can start it any more, and containerd removes
-    /// neither it nor its sandbox, because it takes it for running. What was there at the last look is `known`; returned
-    /// is what is there now.
-    pub fn end_unstarted(&self, known: &BTreeSet<String>) -> BTreeSet<String> {
+    /// Ends what containerd lost sight of when it was killed, and mends only when it is told: what it had created and not
+    /// started, which nobody can start any more; and what ended meanwhile, which it holds for stopped and its CRI for
+    /// running, so that neither it nor its sandbox can be removed. What was there at the last look is `known`; returned is
+    /// what is there now.
+    pub fn end_lost(&self, known: &BTreeSet<String>) -> BTreeSet<String> {
         let listed = self.ctr(&["tasks", "list"]).stdout;
-        let created = listed.lines().filter(|line| line.ends_with("CREATED"));
-        let created: BTreeSet<String> = created.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect();
-        for id in created.intersection(known) {
-            println!("ending {id}, which was never started: {:?}", self.ctr(&["tasks", "delete", "--force", id]));
+        let is_lost = |line: &&str| ["CREATED", "STOPPED"].into_iter().any(|state| line.trim_end().ends_with(state));
+        let lost: BTreeSet<String> =
+            listed.lines().filter(is_lost).filter_map(|line| line.split(' ').next().map(str::to_owned)).collect();
+        for id in lost.intersection(known) {
+            println!("ending {id}, which containerd lost: {:?}", self.ctr(&["tasks", "delete", "--force", id]));
         }
-        created
+        lost
     }
 
     /// Where it is spoken to.

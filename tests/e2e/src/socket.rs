@@ -2,9 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 /// The longest message whose length is in its second byte.
 const SHORT: u8 = 125;
+
+/// The longest that a message may be waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An open WebSocket.
 pub struct Socket {
@@ -21,6 +25,7 @@ impl Socket {
     pub fn open(address: &str, path: &str, protocols: &str) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let protocols = match protocols {
             "" => String::new(),
             some => format!("Sec-WebSocket-Protocol: {some}\r\n"),

@@ -24,8 +24,8 @@ const LOOK_EVERY: u64 = 12;
 /// A container that was killed several times is started again only after a back-off of up to five minutes.
 const PATIENCE: Duration = Duration::from_secs(400);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// What containerd has created and not started for so long, it never will.
-const TIME_TO_START: Duration = Duration::from_secs(20);
+/// What containerd has neither started nor cleared away for so long, it never will.
+const TIME_TO_SETTLE: Duration = Duration::from_secs(20);
 const STEADY: usize = 3;
 const MOST_PODS: usize = 6;
 
@@ -214,11 +214,11 @@ impl Chaos<'_> {
     /// Looks until all is as it should be; what is not is told in the end.
     fn until(&self, mut look: impl FnMut() -> Result<(), String>) {
         let start = Instant::now();
-        let (mut unstarted, mut looked) = (BTreeSet::new(), start);
+        let (mut lost, mut looked) = (BTreeSet::new(), start);
         while let Err(wrong) = look() {
             assert!(start.elapsed() < PATIENCE, "{wrong}");
-            if let Some(containerd) = self.containerd.as_ref().filter(|_| looked.elapsed() > TIME_TO_START) {
-                (unstarted, looked) = (containerd.end_unstarted(&unstarted), Instant::now());
+            if let Some(containerd) = self.containerd.as_ref().filter(|_| looked.elapsed() > TIME_TO_SETTLE) {
+                (lost, looked) = (containerd.end_lost(&lost), Instant::now());
             }
             std::thread::sleep(LOOK_AGAIN);
         }

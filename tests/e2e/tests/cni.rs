@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{eventually, hello_image, http_get};
+use skiff_e2e::cluster::{eventually, hello_image, http_get, kill};
 
 const PLUGINS: &str = "/usr/lib/cni";
 
@@ -108,9 +107,7 @@ fn pods_are_on_a_network_that_plugins_make() {
     cluster.kubectl("delete pod slow --grace-period=0 --force").ok();
 
     // Another run of the server finds what plugins did for an earlier one.
-    let server = cluster.server_pid().to_string();
-    assert!(Command::new("kill").args(["-9", &server]).status().expect("there is a kill").success());
-    eventually("the server is gone", || !Path::new("/proc").join(&server).join("exe").exists());
+    kill(cluster.server_pid());
     cluster.skiff(&up).ok();
     assert_eq!(address(&cluster, "web"), web);
     works();

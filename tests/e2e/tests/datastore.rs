@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{Answer, eventually, skiff_binary};
+use skiff_e2e::cluster::{Answer, eventually, kill, skiff_binary};
 
 /// Where the etcd listens, in the node's own network.
 const ENDPOINT: &str = "http://127.0.0.1:2379";
@@ -47,13 +47,6 @@ impl Drop for Etcd {
     }
 }
 
-/// Ends the server as a power cut would; the node's network stays, because its first process does.
-fn kill_server(cluster: &Cluster) {
-    let pid = cluster.server_pid().to_string();
-    assert!(Command::new("kill").args(["-9", &pid]).status().expect("there is a kill").success());
-    eventually("the server is gone", || !Path::new("/proc").join(&pid).join("exe").exists());
-}
-
 #[test]
 fn a_cluster_moves_into_an_etcd_and_back() {
     if Command::new("etcd").arg("--version").output().is_err() {
@@ -66,7 +59,7 @@ fn a_cluster_moves_into_an_etcd_and_back() {
     cluster.rollout("shop");
     let uid = cluster.kubectl("get deployment shop -o jsonpath={.metadata.uid}").ok();
     cluster.skiff(&["snapshot", "save", &file("embedded")]).ok();
-    kill_server(&cluster);
+    kill(cluster.server_pid());
 
     // The etcd is in the node's network, where whoever restores has to be as well.
     let etcd = Etcd::start(&cluster, &folder);
@@ -91,7 +84,7 @@ fn a_cluster_moves_into_an_etcd_and_back() {
     assert_eq!(cluster.kubectl(replicas).ok(), "3");
 
     cluster.skiff(&["snapshot", "save", &file("etcd.snapshot")]).ok();
-    kill_server(&cluster);
+    kill(cluster.server_pid());
     drop(etcd);
     cluster.skiff(&["snapshot", "restore", &file("etcd.snapshot")]).ok();
     cluster.skiff(&["up"]).ok();

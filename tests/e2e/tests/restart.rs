@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{eventually, skiff_binary};
+use skiff_e2e::cluster::{eventually, kill, skiff_binary};
 
 #[test]
 fn nothing_is_lost_and_nothing_stays() {
@@ -41,14 +41,6 @@ fn containers(cluster: &Cluster) -> Vec<(String, u64)> {
     }
     found.sort();
     found
-}
-
-fn kill(pid: u32) {
-    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
-    eventually("the killed process is gone", || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z ")
-    });
 }
 
 fn a_killed_server(cluster: &Cluster) {

@@ -1,10 +1,9 @@
 //! Three servers on an etcd of their own: any of them may die, and the cluster goes on.
 
-use std::path::Path;
 use std::process::Command;
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::eventually;
+use skiff_e2e::cluster::{eventually, kill};
 
 const SHOP: &str = r#"
 apiVersion: apps/v1
@@ -32,13 +31,6 @@ const OFFICES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 fn holder(cluster: &Cluster, office: &str) -> String {
     let holder = format!("get lease -n kube-system {office} -o jsonpath={{.spec.holderIdentity}}");
     cluster.kubectl(&holder).ok()
-}
-
-/// Ends a process as a power cut would.
-fn kill(pid: u32) {
-    let pid = pid.to_string();
-    assert!(Command::new("kill").args(["-9", &pid]).status().expect("there is a kill").success());
-    eventually("the process is gone", || !Path::new("/proc").join(&pid).join("exe").exists());
 }
 
 /// What a person asks is done without a second try, and what follows from it is done too.

@@ -1,5 +1,5 @@
 //! How containers live: hooks, ends and what is told of them, probes of every kind, init containers, debug containers,
-//! sizes that change.
+//! changes of what is wanted.
 
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::eventually;
@@ -59,17 +59,10 @@ spec:
     command: [sh, -c, "[ -e /scratch/seen ] && exit 0; touch /scratch/seen; exit 1"]
     volumeMounts: [{name: scratch, mountPath: /scratch}]
   volumes: [{name: scratch, emptyDir: {}}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: three}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-  - {name: a, image: "localhost:5000/hello:v1", command: [sleep, "1000"], resources: {limits: {cpu: 100m, memory: 64Mi}}}
-  - {name: b, image: "localhost:5000/hello:v1", command: [sleep, "1000"], resources: {limits: {cpu: 200m, memory: 96Mi}}}
-  - {name: c, image: "localhost:5000/hello:v1", command: [sleep, "1000"], resources: {limits: {cpu: 300m, memory: 96Mi}}}
 "#;
+
+/// So often one Pod is changed.
+const CHANGES: i64 = 120;
 
 pub fn begin(cluster: &Cluster) {
     cluster.create(LIVING);
@@ -85,10 +78,10 @@ pub fn begin(cluster: &Cluster) {
 pub fn look(cluster: &Cluster) {
     hooks(cluster);
     messages(cluster);
-    sizes(cluster);
     debugging(cluster);
     starts(cluster);
     together(cluster);
+    generations(cluster);
 }
 
 /// What hooks do is seen at a server: it is told to be ill or well.
@@ -142,53 +135,16 @@ fn messages(cluster: &Cluster) {
     cluster.kubectl("delete pod message-log").ok();
 }
 
-/// One container grows while the others shrink, through the door for sizes, without a restart.
-fn sizes(cluster: &Cluster) {
-    cluster.ready("three");
-    assert_eq!(cluster.get("pod three")["status"]["qosClass"], "Guaranteed");
-    let sizes = [("a", "250m", "96Mi"), ("b", "100m", "64Mi"), ("c", "150m", "64Mi")];
-    let containers: Vec<_> = sizes
-        .iter()
-        .map(|(name, cpu, memory)| {
-            let all = serde_json::json!({"cpu": cpu, "memory": memory});
-            serde_json::json!({"name": name, "resources": {"requests": all, "limits": all}})
-        })
-        .collect();
-    let patch = serde_json::json!({"spec": {"containers": containers}}).to_string();
-    cluster.kubectl_args(&["patch", "pod", "three", "--subresource", "resize", "--patch", &patch]).ok();
-    for (name, cpu, memory) in sizes {
-        eventually(&format!("{name} has its new size"), || {
-            let statuses = cluster.get("pod three")["status"]["containerStatuses"].clone();
-            let one = statuses.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
-            assert_eq!(one["restartCount"], 0, "{one}");
-            let limits = &one["resources"]["limits"];
-            limits["cpu"] == cpu && limits["memory"] == memory && one["resources"]["requests"] == *limits
-        });
-        let quota = cluster.kubectl_args(&[
-            "exec",
-            "three",
-            "-c",
-            name,
-            "--",
-            "sh",
-            "-c",
-            "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null",
-        ]);
-        let expected = format!("{}00", cpu.trim_end_matches('m'));
-        assert!(quota.stdout.starts_with(&expected), "{name}: {quota:?}");
-    }
-}
-
 /// Debug containers come one after the other; the Pod knows all of them.
 fn debugging(cluster: &Cluster) {
     for name in ["first", "second"] {
-        let line = format!("debug three --image=localhost:5000/hello:v1 -c {name} --profile=general -- echo here");
+        let line = format!("debug server --image=localhost:5000/hello:v1 -c {name} --profile=general -- echo here");
         cluster.kubectl(&line).ok();
         eventually("the debug container has ended", || {
-            cluster.kubectl(&format!("logs three -c {name}")).stdout == "here\n"
+            cluster.kubectl(&format!("logs server -c {name}")).stdout == "here\n"
         });
     }
-    assert_eq!(cluster.get("pod three")["spec"]["ephemeralContainers"].as_array().unwrap().len(), 2);
+    assert_eq!(cluster.get("pod server")["spec"]["ephemeralContainers"].as_array().unwrap().len(), 2);
 }
 
 fn starts(cluster: &Cluster) {
@@ -226,4 +182,27 @@ fn together(cluster: &Cluster) {
     said(cluster, "one");
     cluster.kubectl("delete pods -l set=both --now").ok();
     assert_eq!(cluster.kubectl("get pods -l set=both -o name").ok(), "");
+}
+
+/// Every change of a Pod is counted, and its node says in the end that it knows of all.
+fn generations(cluster: &Cluster) {
+    let one_of = |change: i64| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: counted}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+             activeDeadlineSeconds: {}\n  containers: [{{name: main, image: \"localhost:5000/hello:v1\"}}]\n",
+            10_000 - change
+        )
+    };
+    cluster.kubectl_with("apply -f -", &one_of(0)).ok();
+    assert_eq!(cluster.get("pod counted")["metadata"]["generation"], 1);
+    let all: String = (1..CHANGES).map(one_of).collect();
+    cluster.kubectl_with("apply -f -", &all).ok();
+    assert_eq!(cluster.get("pod counted")["metadata"]["generation"], CHANGES);
+    eventually("the node has seen the last change", || {
+        cluster.get("pod counted")["status"]["observedGeneration"] == CHANGES
+    });
+    cluster.kubectl_args(&["patch", "pod", "counted", "-p", r#"{"spec":{"activeDeadlineSeconds":1}}"#]).ok();
+    eventually("the Pod ends when its time is over", || {
+        cluster.get("pod counted")["status"]["reason"] == "DeadlineExceeded"
+    });
 }

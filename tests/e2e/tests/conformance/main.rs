@@ -2,7 +2,9 @@
 //! begun at once; then each is looked at.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod classes;
 mod lives;
+mod sizes;
 mod surroundings;
 mod volumes;
 
@@ -15,9 +17,13 @@ fn a_node_does_what_conformance_asks() {
     surroundings::begin(&cluster);
     volumes::begin(&cluster);
     lives::begin(&cluster);
+    sizes::begin(&cluster);
+    classes::begin(&cluster);
     surroundings::look(&cluster);
     volumes::look(&cluster);
     lives::look(&cluster);
+    sizes::look(&cluster);
+    classes::look(&cluster);
 }
 
 /// Creates a Pod that runs once.

@@ -56,8 +56,9 @@ const SIZES: &str = "downwardAPI: {items: [
       {path: memory-limit, resourceFieldRef: {containerName: main, resource: limits.memory}},
       {path: memory-request, resourceFieldRef: {containerName: main, resource: requests.memory}}]}";
 
-/// So many volumes of one Pod are filled at once.
+/// So many volumes of each of so many Pods are filled at once.
 const MANY: usize = 50;
+const PODS_WITH_MANY: usize = 5;
 
 pub fn begin(cluster: &Cluster) {
     cluster.create(OBJECTS);
@@ -74,6 +75,7 @@ pub fn begin(cluster: &Cluster) {
         run_once(cluster, name, &format!("  securityContext: {context}\n{}", shell(&line, &more)));
     }
     scratch(cluster);
+    shared(cluster);
     sizes(cluster);
     parts(cluster);
     many(cluster);
@@ -87,6 +89,19 @@ fn scratch(cluster: &Cluster) {
         [{name: disk, emptyDir: {}}, {name: memory, emptyDir: {medium: Memory}}]\n";
     for (name, user) in [("scratch-root", 0), ("scratch-user", 1001)] {
         run_once(cluster, name, &format!("  securityContext: {{runAsUser: {user}}}\n{}", shell(line, more)));
+    }
+}
+
+/// Whose group has the volumes: what anybody makes in them belongs to that group, in parts of them too.
+fn shared(cluster: &Cluster) {
+    let line = "for d in disk memory part; do stat -c '%a %u:%g' /$d; echo x > /$d/file; mkdir /$d/folder; \
+        stat -c '%a %u:%g' /$d/file /$d/folder; done";
+    let more = "    volumeMounts: [{name: disk, mountPath: /disk}, {name: memory, mountPath: /memory}, \
+        {name: whole, mountPath: /part, subPath: new/part}]\n  volumes: [{name: disk, emptyDir: {}}, \
+        {name: memory, emptyDir: {medium: Memory}}, {name: whole, emptyDir: {}}]\n";
+    for (name, user) in [("shared-root", 0), ("shared-user", 1001)] {
+        let context = format!("  securityContext: {{runAsUser: {user}, fsGroup: 123}}\n");
+        run_once(cluster, name, &format!("{context}{}", shell(line, more)));
     }
 }
 
@@ -157,7 +172,10 @@ fn many(cluster: &Cluster) {
     }
     cluster.create(&objects);
     let line = "cat /many/*/number | tr ' ' '\\n' | sort -n | tr -d '\\n'";
-    run_once(cluster, "many", &shell(line, &format!("    volumeMounts:\n{mounts}  volumes:\n{volumes}")));
+    for index in 0..PODS_WITH_MANY {
+        let more = format!("    volumeMounts:\n{mounts}  volumes:\n{volumes}");
+        run_once(cluster, &format!("many-{index}"), &shell(line, &more));
+    }
 }
 
 /// A Pod that sees what comes, changes and goes.
@@ -279,6 +297,34 @@ pub fn look(cluster: &Cluster) {
     "#]],
     );
     check(
+        "shared-root",
+        expect![[r#"
+        2777 0:123
+        644 0:123
+        2755 0:123
+        2777 0:123
+        644 0:123
+        2755 0:123
+        2777 0:123
+        644 0:123
+        2755 0:123
+    "#]],
+    );
+    check(
+        "shared-user",
+        expect![[r#"
+        2777 0:123
+        644 1001:123
+        2755 1001:123
+        2777 0:123
+        644 1001:123
+        2755 1001:123
+        2777 0:123
+        644 1001:123
+        2755 1001:123
+    "#]],
+    );
+    check(
         "sizes",
         expect![[r#"
         cpu-limit 1250
@@ -302,7 +348,12 @@ pub fn look(cluster: &Cluster) {
         value-1"#]],
     );
     let numbers: String = (0..MANY).map(|index| index.to_string()).collect();
-    assert_eq!(said(cluster, "many"), numbers);
+    for index in 0..PODS_WITH_MANY {
+        let name = format!("many-{index}");
+        assert_eq!(said(cluster, &name), numbers);
+        let failed = cluster.kubectl(&format!("get events --field-selector involvedObject.name={name},type=Warning"));
+        assert_eq!(failed.ok(), "", "every volume is filled at the first try");
+    }
     refused_parts(cluster);
     changes(cluster);
 }
