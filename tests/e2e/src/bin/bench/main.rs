@@ -28,7 +28,9 @@ const SETTLE: Duration = Duration::from_secs(10);
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    println!("| figure | target | median | min | max |\n|---|---|---|---|---|");
+    if ["up", "idle", "pods", "probes"].into_iter().any(wants) {
+        println!("| figure | target | median | min | max |\n|---|---|---|---|---|");
+    }
     if wants("up") {
         up();
     }
@@ -41,8 +43,7 @@ fn main() {
     if wants("probes") {
         probes::probes();
     }
-    let parts: Vec<_> =
-        node::PARTS.iter().filter(|(name, _)| wants("node") || wants(name)).map(|part| part.1).collect();
+    let parts: Vec<_> = node::PARTS.into_iter().filter(|part| wants("node") || wants(part.name)).collect();
     if !parts.is_empty() {
         node::node(&parts);
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use skiff_e2e::Cluster;
 
 /// Nothing that is measured takes longer.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(150);
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// A running `kubectl proxy`; ends with the value.
@@ -70,22 +70,21 @@ impl Proxy {
         }
         let start = Instant::now();
         std::thread::scope(|scope| {
+            let make = |part: &[Value]| part.iter().for_each(|pod| drop(self.request("POST", PODS, &pod.to_string())));
             for part in pods.chunks(pods.len().div_ceil(8)) {
-                scope.spawn(move || {
-                    for pod in part {
-                        self.request("POST", PODS, &pod.to_string());
-                    }
-                });
+                scope.spawn(move || make(part));
+            }
+            // Read while they are made: a watch that is not read is ended.
+            while !waiting.is_empty() {
+                line.clear();
+                assert!(start.elapsed() < PATIENCE, "{} of {} pods do not run", waiting.len(), pods.len());
+                assert!(watch.read_line(&mut line).expect("the watch goes on") > 0, "the watch ended");
+                let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
+                if event["object"]["status"]["phase"] == "Running" {
+                    waiting.remove(event["object"]["metadata"]["name"].as_str().unwrap_or_default());
+                }
             }
         });
-        while !waiting.is_empty() {
-            line.clear();
-            assert!(watch.read_line(&mut line).expect("the watch goes on") > 0, "the watch ended");
-            let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
-            if event["object"]["status"]["phase"] == "Running" {
-                waiting.remove(event["object"]["metadata"]["name"].as_str().unwrap_or_default());
-            }
-        }
         start.elapsed()
     }
 

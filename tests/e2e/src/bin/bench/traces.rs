@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use skiff_e2e::Cluster;
 
 /// Nothing takes longer to clear away.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A node as it was before some pods came.
@@ -24,12 +24,18 @@ impl<'a> Traces<'a> {
     }
 
     /// Waits until the node is again as it was.
-    pub fn wait_until_gone(&self) {
+    ///
+    /// # Errors
+    /// Something does not go: what it is.
+    pub fn wait_until_gone(&self) -> Result<(), String> {
         let start = Instant::now();
         while let Some(left) = self.left() {
-            assert!(start.elapsed() < PATIENCE, "still there: {left}");
+            if start.elapsed() > PATIENCE {
+                return Err(format!("still there after {} s: {left}", PATIENCE.as_secs()));
+            }
             std::thread::sleep(LOOK_AGAIN);
         }
+        Ok(())
     }
 
     fn left(&self) -> Option<String> {

@@ -7,50 +7,62 @@ use std::time::Instant;
 
 use super::Node;
 
-const LAYER_BYTES: u64 = 700_000_000;
 /// Where files for the layer are taken from, until there are enough.
 const SOURCES: [&str; 4] = ["usr/lib", "usr/bin", "usr/share", "usr"];
-const RUNS: usize = 3;
+/// No single command takes longer.
+const COMMAND_SECONDS: &str = "240";
 
-/// Imports of the layer by either runtime.
-pub fn measure(node: &Node<'_>) {
-    let folder = node.cluster.folder().join("unpack");
-    std::fs::create_dir_all(&folder).expect("a writable folder");
-    let layer = make_layer(&folder);
-    if node.is_embedded() {
-        let seconds = timed(&folder, &format!("cat {} > copy && sync -f copy && rm copy", layer.display()));
-        println!("| writing the bytes of the layer to this disk | - | {seconds:.1} s |");
+/// What the disk allows: the layer's bytes, written.
+pub fn disk(node: &Node<'_>) {
+    if !node.is_embedded() {
+        return;
     }
-    for (name, pack) in [("gzip", "gzip --fast"), ("zstd", "zstd --quiet -3 --stdout")] {
-        import(node, &folder, &layer, name, pack);
+    let layer = layer(node);
+    let script = format!("cat {} > copy && sync -f copy && rm copy", layer.display());
+    let megabytes = megabytes(&layer);
+    println!("| writing {megabytes} MB to this disk | - | {:.1} s |", timed(node.folder, &script));
+}
+
+/// The large layer, which is made when it is first asked for.
+fn layer(node: &Node<'_>) -> PathBuf {
+    let layer = node.folder.join("layer.tar");
+    if !layer.exists() {
+        make_layer(node.folder, node.size.layer_bytes);
     }
-    std::fs::remove_dir_all(&folder).expect("it goes");
+    layer
+}
+
+fn megabytes(layer: &Path) -> u64 {
+    std::fs::metadata(layer).expect("the layer").len() / 1_000_000
 }
 
 /// A tar of about the wanted size of whatever this machine has installed.
-fn make_layer(folder: &Path) -> PathBuf {
+fn make_layer(folder: &Path, bytes: u64) {
     let (mut files, mut size) = (Vec::new(), 0);
     for source in SOURCES {
-        collect(Path::new("/").join(source), &mut files, &mut size);
+        collect(&Path::new("/").join(source), bytes, &mut files, &mut size);
     }
     let list: Vec<String> = files.iter().map(|file| format!("{}\n", &file.display().to_string()[1..])).collect();
     std::fs::write(folder.join("files"), list.concat()).expect("a writable folder");
-    shell(folder, "tar --create --file layer.tar --directory / --no-recursion --files-from files");
-    folder.join("layer.tar")
+    // Made under another name, so that one that was cut short is not taken for whole.
+    shell(
+        folder,
+        "tar --create --file made.tar --directory / --no-recursion --files-from files; mv made.tar layer.tar",
+    );
 }
 
-fn collect(folder: PathBuf, files: &mut Vec<PathBuf>, size: &mut u64) {
-    let mut entries: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().flatten().collect();
+fn collect(folder: &Path, bytes: u64, files: &mut Vec<PathBuf>, size: &mut u64) {
+    let mut entries: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().collect();
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
-        if *size >= LAYER_BYTES {
+        if *size >= bytes {
             return;
         }
         let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
         // A name per line, as tar wants it.
         let plain = path.to_str().is_some_and(|path| !path.contains(['\n', '\\']));
         if meta.is_dir() {
-            collect(path, files, size);
+            collect(&path, bytes, files, size);
         } else if meta.is_file() && plain && !files.contains(&path) {
             *size += meta.len();
             files.push(path);
@@ -59,8 +71,9 @@ fn collect(folder: PathBuf, files: &mut Vec<PathBuf>, size: &mut u64) {
 }
 
 fn shell(folder: &Path, script: &str) {
-    let status = Command::new("sh").args(["-ec", script]).current_dir(folder).stdin(Stdio::null()).status();
-    assert!(status.expect("a shell").success(), "{script}");
+    let mut command = Command::new("timeout");
+    command.args([COMMAND_SECONDS, "sh", "-ec", script]).current_dir(folder).stdin(Stdio::null());
+    assert!(command.status().expect("timeout is installed").success(), "{script}");
 }
 
 fn timed(folder: &Path, script: &str) -> f64 {
@@ -70,18 +83,22 @@ fn timed(folder: &Path, script: &str) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn import(node: &Node<'_>, folder: &Path, layer: &Path, name: &str, pack: &str) {
-    if Command::new(name).arg("--version").stdout(Stdio::null()).status().is_err() {
-        node.line(&format!("unpacking a layer packed by {name}"), &format!("{name} is not installed"));
-        return;
+/// Imports of the layer in one packing, beside GNU tar where that has not been measured already.
+pub fn import(node: &Node<'_>, packing: &str) {
+    if Command::new(packing).arg("--version").stdout(Stdio::null()).status().is_err() {
+        return node.line(&format!("importing a layer packed by {packing}"), &format!("{packing} is not installed"));
     }
+    let (folder, layer) = (node.folder, layer(node));
+    let pack = if packing == "gzip" { "gzip --fast" } else { "zstd --quiet -3 --stdout" };
     shell(folder, &format!("{pack} < layer.tar > packed"));
     let (packed, image, reference) =
-        (folder.join("packed"), folder.join("image.tar"), format!("localhost:5000/large:{name}"));
-    skiff_e2e::image::of_layer(layer, &packed, name).and_then(|made| made.save(&reference, &image)).expect("written");
+        (folder.join("packed"), folder.join("image.tar"), format!("localhost:5000/large:{packing}"));
+    skiff_e2e::image::of_layer(&layer, &packed, packing)
+        .and_then(|made| made.save(&reference, &image))
+        .expect("written");
     let image = image.display().to_string();
     let (mut ours, mut tars) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
+    for _ in 0..node.size.import_runs {
         shell(folder, "sync -f .");
         let start = Instant::now();
         match node.containerd {
@@ -93,15 +110,21 @@ fn import(node: &Node<'_>, folder: &Path, layer: &Path, name: &str, pack: &str) 
             None => node.cluster.skiff(&["image", "rm", &reference]).ok(),
             Some(containerd) => containerd.ctr(&["images", "rm", "--sync", &reference]).ok(),
         };
-        shell(folder, "mkdir out");
-        tars.push(timed(
-            folder,
-            &format!("{name} -dc < packed | tar --extract --file - --directory out && sync -f out"),
-        ));
-        shell(folder, "rm -r out");
+        if node.is_embedded() {
+            shell(folder, "mkdir out");
+            let unpack = format!("{packing} -dc < packed | tar --extract --file - --directory out && sync -f out");
+            tars.push(timed(folder, &unpack));
+            shell(folder, "rm -r out");
+        }
     }
-    let (ours, tars) = (crate::percentile(&ours, 0.5), crate::percentile(&tars, 0.5));
-    let megabytes = std::fs::metadata(layer).expect("the layer").len() / 1_000_000;
-    let text = format!("{ours:.1} s; GNU tar with sync {tars:.1} s; ratio {:.2}", ours / tars);
-    node.line(&format!("importing a layer of {megabytes} MB packed by {name}"), &text);
+    let ours = crate::percentile(&ours, 0.5);
+    let beside = match tars[..] {
+        [] => String::new(),
+        _ => {
+            let tars = crate::percentile(&tars, 0.5);
+            format!("; GNU tar with sync {tars:.1} s; ratio {:.2}", ours / tars)
+        }
+    };
+    let figure = format!("importing a layer of {} MB packed by {packing}", megabytes(&layer));
+    node.line(&figure, &format!("{ours:.1} s{beside}"));
 }

@@ -9,35 +9,48 @@ use serde_json::json;
 use super::Node;
 use crate::pod;
 
-const LOG_BYTES: u64 = 1 << 30;
 const LOG_LINE: &str = "a line of a log that is as long as such lines are, with a word or two at its end to tell it by";
 /// The writer is done when the log has not grown for so long.
 const SILENCE: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The first line is there after this time.
+const FIRST_LINE: Duration = Duration::from_secs(30);
+/// A writer that is not done by then is slower than any target.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// One container writes as fast as it can; counted is what lies in its log in the end.
 pub fn measure(node: &Node<'_>) {
-    let lines = LOG_BYTES / (LOG_LINE.len() as u64 + 1);
+    let log_bytes = node.size.log_bytes;
+    let lines = log_bytes / (LOG_LINE.len() as u64 + 1);
     let mut talker = pod("talker");
     let script = format!("yes '{LOG_LINE}' | head -n {lines}; sleep 100000");
     talker["spec"]["containers"][0]["command"] = json!(["sh", "-c", script]);
     let root = node.cluster.folder().join("isolated").join(&node.cluster.name).join("log/pods");
     node.proxy.run_pods(&[talker]);
-    // Counted from the first byte that is seen.
-    let (mut start, mut last, mut written) = (Instant::now(), Instant::now(), 0);
-    while last.elapsed() < SILENCE {
-        let now = bytes_below(&root);
-        if written == 0 {
-            start = Instant::now();
-        }
-        if now != written {
-            (written, last) = (now, Instant::now());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let rate = LOG_BYTES as f64 / 1e6 / (last - start).as_secs_f64();
+    let seconds = written_within(&root).as_secs_f64();
+    let rate = log_bytes as f64 / 1e6 / seconds;
     let text = format!("{rate:.0} MB/s of output, {} of {lines} lines", lines_below(&root));
     node.line("log throughput of one container", &text);
     node.proxy.delete_pods();
+}
+
+/// How long a log grows, from the first byte that is seen.
+fn written_within(root: &Path) -> Duration {
+    let began = Instant::now();
+    while bytes_below(root) == 0 {
+        assert!(began.elapsed() < FIRST_LINE, "the container says nothing");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    let (start, mut last, mut written) = (Instant::now(), Instant::now(), 0);
+    while last.elapsed() < SILENCE {
+        let now = bytes_below(root);
+        if now != written {
+            (written, last) = (now, Instant::now());
+        }
+        assert!(start.elapsed() < PATIENCE, "the log still grows after {PATIENCE:?}");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    last - start
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {

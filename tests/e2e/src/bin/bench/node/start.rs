@@ -9,28 +9,18 @@ use crate::proxy::Proxy;
 use crate::traces::Traces;
 use crate::{milliseconds, percentile, pod};
 
-const ONE_POD_RUNS: usize = 100;
 const WARM_UP: usize = 3;
-const BURSTS: [usize; 2] = [50, 200];
-const BURST_RUNS: usize = 3;
-const EXEC_RUNS: usize = 100;
 /// What is left to do after a burst is done after this time.
-const SETTLE: Duration = Duration::from_secs(5);
-
-/// One pod, many pods, and exec.
-pub fn measure(node: &Node<'_>) {
-    one_pod(node);
-    BURSTS.into_iter().for_each(|count| burst(node, count));
-    exec(node);
-}
+const SETTLE: Duration = Duration::from_secs(3);
 
 fn middle_and_worst(times: &[f64]) -> String {
     format!("{:.1} / {:.1} ms", percentile(times, 0.5), percentile(times, 0.99))
 }
 
-fn one_pod(node: &Node<'_>) {
+/// Pods that come one after the other.
+pub fn one_pod(node: &Node<'_>) {
     let mut times = Vec::new();
-    for round in 0..ONE_POD_RUNS + WARM_UP {
+    for round in 0..node.size.one_pods + WARM_UP {
         let took = node.proxy.run_pods(&[pod(&format!("one-{round}"))]);
         if round >= WARM_UP {
             times.push(milliseconds(took));
@@ -40,28 +30,38 @@ fn one_pod(node: &Node<'_>) {
     node.line("one pod, create to Running, p50 / p99", &middle_and_worst(&times));
 }
 
-fn burst(node: &Node<'_>, count: usize) {
+/// Pods that come and go together.
+pub fn burst(node: &Node<'_>, which: usize) {
+    let count = node.size.bursts[which];
     let (mut up, mut names, mut all) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..BURST_RUNS {
+    let mut failure = None;
+    for round in 0..node.size.burst_runs[which] {
         let traces = Traces::before(node.cluster);
         up.push(milliseconds(node.proxy.run_pods(&pods(&format!("burst-{count}-{round}"), count))));
         std::thread::sleep(SETTLE);
         let start = Instant::now();
         node.proxy.delete_pods();
         names.push(milliseconds(start.elapsed()));
-        traces.wait_until_gone();
-        all.push(milliseconds(start.elapsed()));
+        match traces.wait_until_gone() {
+            Ok(()) => all.push(milliseconds(start.elapsed())),
+            Err(left) => failure = Some(left),
+        }
+        if failure.is_some() {
+            break;
+        }
         std::thread::sleep(SETTLE);
     }
     let middle = |figures: &[f64]| format!("{:.0} ms", percentile(figures, 0.5));
     node.line(&format!("{count} pods at once, the last one Running"), &middle(&up));
     node.line(&format!("deleting {count} pods (grace 0) until their names are free"), &middle(&names));
-    node.line(&format!("deleting {count} pods (grace 0) until nothing of them is left on the node"), &middle(&all));
+    let gone = failure.map_or_else(|| middle(&all), |left| format!("failed: {left}"));
+    node.line(&format!("deleting {count} pods (grace 0) until nothing of them is left on the node"), &gone);
 }
 
-fn exec(node: &Node<'_>) {
+/// Commands in a pod.
+pub fn exec(node: &Node<'_>) {
     node.proxy.run_pods(&[pod("exec")]);
-    let times: Vec<f64> = (0..EXEC_RUNS).map(|_| milliseconds(round_trip(&node.proxy, "exec", "true"))).collect();
+    let times: Vec<f64> = (0..node.size.execs).map(|_| milliseconds(round_trip(&node.proxy, "exec", "true"))).collect();
     node.line("exec round trip through the API, p50 / p99", &middle_and_worst(&times));
     node.proxy.delete_pods();
 }
