@@ -418,7 +418,7 @@ async fn interface_index(handle: &rtnetlink::Handle, name: &str) -> Option<u32> 
 }
 
 /// Starts the rest of the node inside the keeper's namespaces. A server's listener was bound on the host and stays there;
-/// the new process finds it as its standard input. Must be called while this process has one thread only.
+/// the new process finds it as its standard input. The calling thread stays in the namespaces, so nothing else is to be done with it.
 ///
 /// # Errors
 /// The namespaces cannot be entered, or the process cannot be started.
@@ -437,9 +437,12 @@ pub fn spawn_inside(
     // All are opened before the first is entered: afterwards /proc is another.
     let spaces = [open("net")?, open("uts")?, open("ipc")?, open("pid")?, open("mnt")?];
     let hosts_proc = File::open("/proc")?;
+    let entering = |error| io::Error::other(format!("enter the node's namespaces: {error}"));
+    // Nobody enters a mount namespace who shares root and working directory with another thread, and one that was waited for
+    // lets go of them a moment after that.
+    unshare(CloneFlags::CLONE_FS).map_err(entering)?;
     for space in &spaces {
-        setns(space.as_fd(), CloneFlags::empty())
-            .map_err(|error| io::Error::other(format!("enter the node's namespaces: {error}")))?;
+        setns(space.as_fd(), CloneFlags::empty()).map_err(entering)?;
     }
     let child = Command::new(exe)
         .args(arguments)
