@@ -112,11 +112,6 @@ impl Family {
         }
     }
 
-    /// What it is called.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// Writes what comes before its values.
     pub fn write_head(&self, text: &mut String) {
         let kind = match self.kind {
@@ -130,6 +125,26 @@ impl Family {
     /// Writes one of its values; not of a histogram.
     pub fn write_value(&self, text: &mut String, labels: &str, value: f64) {
         line(text, self.name, labels, value);
+    }
+
+    /// Writes how values spread: so many in each range between `bounds`, which are the family's, and beyond the last.
+    pub fn write_spread(
+        &self,
+        text: &mut String,
+        labels: &str,
+        bounds: &[f64],
+        counts: impl IntoIterator<Item = u64>,
+        sum: f64,
+    ) {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut below = 0;
+        for (index, count) in counts.into_iter().enumerate() {
+            below += count;
+            let bound = bounds.get(index).map_or_else(|| "+Inf".to_owned(), |bound| number(*bound));
+            add(text, format_args!("{}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}\n", self.name));
+        }
+        line(text, &format!("{}_sum", self.name), labels, sum);
+        line(text, &format!("{}_count", self.name), labels, below as f64);
     }
 }
 
@@ -234,15 +249,8 @@ impl State {
         if self.counts.is_empty() {
             return line(text, family.name, labels, value);
         }
-        let comma = if labels.is_empty() { "" } else { "," };
-        let mut below = 0;
-        for (index, count) in self.counts.iter().enumerate() {
-            below += count.load(Ordering::Relaxed);
-            let bound = self.bounds.get(index).map_or_else(|| "+Inf".to_owned(), |bound| number(*bound));
-            add(text, format_args!("{}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}\n", family.name));
-        }
-        line(text, &format!("{}_sum", family.name), labels, value);
-        line(text, &format!("{}_count", family.name), labels, below as f64);
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        family.write_spread(text, labels, &self.bounds, counts, value);
     }
 }
 

@@ -1,7 +1,6 @@
 //! How much of a level is used, told by how long it was used that much: histograms of time. Pure: time is passed in.
 //! See <https://kubernetes.io/docs/concepts/cluster-administration/flow-control/#observability>.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,25 +10,25 @@ static SEATS: Family = Family::buckets(
     "apiserver_flowcontrol_priority_level_seat_utilization",
     "Observations, at the end of every nanosecond, of utilization of seats for any stage of execution (but only initial \
      stage for WATCHes)",
-    &[],
+    OF_SEATS,
 );
 static REQUESTS: Family = Family::buckets(
     "apiserver_flowcontrol_priority_level_request_utilization",
     "Observations, at the end of every nanosecond, of number of requests (as a fraction of the relevant limit) waiting \
      or in any stage of execution (but only initial stage for WATCHes)",
-    &[],
+    OF_REQUESTS,
 );
 static DEMAND: Family = Family::buckets(
     "apiserver_flowcontrol_demand_seats",
     "Observations, at the end of every nanosecond, of (the number of seats each priority level could use) / (nominal \
      number of seats for that level)",
-    &[],
+    OF_DEMAND,
 );
 static KINDS: Family = Family::buckets(
     "apiserver_flowcontrol_read_vs_write_current_requests",
     "Observations, at the end of every nanosecond, of the number of requests (as a fraction of the relevant limit) \
      waiting or in regular stage of execution",
-    &[],
+    OF_KINDS,
 );
 
 /// Upper bounds, as upstream's.
@@ -72,17 +71,8 @@ impl Timed {
         }
     }
 
-    fn write(&self, text: &mut String, name: &str, labels: &str) {
-        let mut count = 0;
-        let mut line = |what: std::fmt::Arguments<'_>| text.write_fmt(what).expect("writing to memory cannot fail");
-        for (index, spent) in self.spent.iter().enumerate() {
-            count += spent;
-            match self.bounds.get(index) {
-                Some(bound) => line(format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {count}\n")),
-                None => line(format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n")),
-            }
-        }
-        line(format_args!("{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {count}\n", self.sum));
+    fn write(&self, text: &mut String, family: &Family, labels: &str) {
+        family.write_spread(text, labels, self.bounds, self.spent.iter().copied(), self.sum);
     }
 }
 
@@ -140,20 +130,19 @@ impl Utilization {
 
 /// Writes the figures of levels, by name.
 pub fn write(text: &mut String, levels: &[(String, Utilization)]) {
-    let name = |family: &Family, text: &mut String| family.write_head(text);
-    name(&SEATS, text);
+    SEATS.write_head(text);
     for (level, own) in levels {
-        own.seats.write(text, SEATS.name(), &format!("phase=\"executing\",priority_level={level:?}"));
+        own.seats.write(text, &SEATS, &format!("phase=\"executing\",priority_level={level:?}"));
     }
-    name(&REQUESTS, text);
+    REQUESTS.write_head(text);
     for (level, own) in levels {
         for (phase, timed) in [("executing", &own.executing), ("waiting", &own.waiting)] {
-            timed.write(text, REQUESTS.name(), &format!("phase={phase:?},priority_level={level:?}"));
+            timed.write(text, &REQUESTS, &format!("phase={phase:?},priority_level={level:?}"));
         }
     }
-    name(&DEMAND, text);
+    DEMAND.write_head(text);
     for (level, own) in levels {
-        own.demand.write(text, DEMAND.name(), &format!("priority_level={level:?}"));
+        own.demand.write(text, &DEMAND, &format!("priority_level={level:?}"));
     }
 }
 
@@ -209,7 +198,7 @@ impl Kinds {
         for (phase, kinds) in ["waiting", "executing"].into_iter().zip(&mut own.spent) {
             for (kind, timed) in ["readOnly", "mutating"].into_iter().zip(kinds) {
                 timed.advance(now);
-                timed.write(text, KINDS.name(), &format!("phase={phase:?},request_kind={kind:?}"));
+                timed.write(text, &KINDS, &format!("phase={phase:?},request_kind={kind:?}"));
             }
         }
     }

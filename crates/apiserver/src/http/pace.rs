@@ -89,7 +89,7 @@ impl Turn {
             state.bodies.push((id, taken));
             id
         };
-        answer.map(|body| Followed { body, pace, id }.boxed_unsync())
+        answer.map(|body| Followed { body, pace, id, is_long }.boxed_unsync())
     }
 }
 
@@ -101,11 +101,12 @@ impl Drop for Turn {
     }
 }
 
-/// A body that tells when its pieces are taken.
+/// A body that tells when its pieces are taken, and, also where it is long-running, that it is over.
 struct Followed {
     body: Body,
     pace: Arc<Pace>,
     id: u64,
+    is_long: bool,
 }
 
 impl hyper::body::Body for Followed {
@@ -114,11 +115,11 @@ impl hyper::body::Body for Followed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let mut state = self.pace.0.lock();
-        if let Some((_, Some(taken))) = state.bodies.iter_mut().find(|(id, _)| *id == self.id) {
-            *taken = Instant::now();
+        if !self.is_long
+            && let Some((_, taken)) = self.pace.0.lock().bodies.iter_mut().find(|(id, _)| *id == self.id)
+        {
+            *taken = Some(Instant::now());
         }
-        drop(state);
         polled
     }
 
