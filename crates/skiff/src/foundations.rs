@@ -55,16 +55,15 @@ impl Foundations {
         self.server.hold_service_account_keys(&keys).map_err(|failure| failure.0.message)?;
         let Setting { authority, trust, certificates, .. } = &*self.setting;
         let is_new = authority.reload().map_err(|error| error.to_string())?;
-        if is_new {
-            let pem = authority.certificate_pem();
-            // Who is asked is believed by the new authority before anybody has a certificate of it.
-            trust.servers.replace(&pem)?;
-            trust.of_agents.replace(&pem)?;
-            self.server.hold_client_authorities(&pem).await.map_err(|failure| failure.0.message)?;
-            certificates.renew_all().map_err(|error| error.to_string())?;
-            certificates.tell_of_authority("ca", &authority.certificates());
-            trust.bundle.set(&pem);
-        }
+        // All of it also where the authority is known: an earlier reload may have failed on the way.
+        let pem = authority.certificate_pem();
+        // Who is asked is believed by the new authority before anybody has a certificate of it.
+        trust.servers.replace(&pem)?;
+        trust.of_agents.replace(&pem)?;
+        self.server.hold_client_authorities(&pem).await.map_err(|failure| failure.0.message)?;
+        certificates.renew_all().map_err(|error| error.to_string())?;
+        certificates.tell_of_authority("ca", &authority.certificates());
+        trust.bundle.set(&pem);
         tracing::info!(authority = is_new, "the authority and the keys of tokens were read again");
         Ok(json!({ "authority": is_new }))
     }
