@@ -62,7 +62,7 @@ impl Machine {
         loop {
             tokio::time::sleep(ADDRESS_LOOKS).await;
             let now = if is_here(self.address) { self.address } else { outgoing_address() };
-            if now != self.address && now == last && !now.is_loopback() {
+            if has_moved(self.address, last, now) {
                 return now;
             }
             last = now;
@@ -141,7 +141,27 @@ fn outgoing_address() -> IpAddr {
     chosen.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip())
 }
 
+/// Whether a node of address `own` is at another one, by what two looks saw. A machine without any address waits for one.
+fn has_moved(own: IpAddr, last: IpAddr, now: IpAddr) -> bool {
+    now != own && now == last && !now.is_loopback()
+}
+
 /// Whether a node may go on with an address: the machine has it, and others may reach it by it.
 fn is_here(address: IpAddr) -> bool {
     !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_looks_tell_that_a_machine_has_moved() {
+        let [own, other, third] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse().expect("an address"));
+        let nowhere = Ipv4Addr::LOCALHOST.into();
+        assert!(has_moved(own, other, other));
+        for (last, now) in [(own, own), (own, other), (other, own), (other, third), (nowhere, nowhere)] {
+            assert!(!has_moved(own, last, now), "{last} {now}");
+        }
+    }
 }

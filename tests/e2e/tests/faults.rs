@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{eventually, hello_image};
+use skiff_e2e::cluster::{eventually, hello_image, kill};
 
 /// Few processes for each Pod, so that a fork bomb is soon at its end.
 const SETTINGS: &str = "
@@ -312,7 +312,7 @@ fn a_disk_that_turns_read_only_is_told_and_survived() {
     assert!(cluster.kubectl("exec talker -c app -- wget -q -O - http://127.0.0.1:8080/").ok().contains("v1"));
     assert_eq!((containers(), cluster.server_pid()), (before, server));
     // The machine is started again, and its disk mended: everything that was kept is there.
-    crash(cluster.keeper_pid());
+    kill(cluster.keeper_pid());
     disk.mend();
     cluster.skiff(&["up"]).ok();
     cluster.kubectl("get configmap kept").ok();
@@ -358,7 +358,7 @@ fn an_agents_disk_that_turns_read_only_is_told_by_its_node() {
     let status = talker();
     let restarts = status["containerStatuses"].as_array().expect("containers").iter().map(|one| &one["restartCount"]);
     assert_eq!((&status["phase"], restarts.collect::<Vec<_>>()), (&"Running".into(), vec![&Value::from(0); 2]));
-    crash(cluster.keeper_pid_of(&agent));
+    kill(cluster.keeper_pid_of(&agent));
     disk.mend();
     cluster.skiff_of(&agent, &["up"]).ok();
     eventually("there is room again", || condition("DiskPressure") == "False" && condition("Ready") == "True");
@@ -368,13 +368,6 @@ fn an_agents_disk_that_turns_read_only_is_told_by_its_node() {
         all.all(|one| one["ready"] == true && one["restartCount"].as_u64() >= Some(1))
     });
     drop(cluster);
-}
-
-/// Ends all of a node without warning, as a machine's end does.
-fn crash(keeper: u32) {
-    run("kill", &["-9", &keeper.to_string()]);
-    let namespace = format!("/proc/{keeper}/ns/mnt");
-    eventually("its first process is gone", || std::fs::read_link(&namespace).is_err());
 }
 
 /// Takes all room that is left.

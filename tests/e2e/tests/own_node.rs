@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::{hello_image, skiff_binary};
 
-/// Plays one life of a node and prints what is there while it runs and after it was deleted.
-const LIFE: &str = r#"
+/// Makes namespaces a machine; no node is left on it when a script ends.
+const MACHINE: &str = r#"
 set -e
 mount --make-rprivate /
 mkdir -p /run/skiff
@@ -15,6 +15,10 @@ mount -t tmpfs tmpfs /run/skiff
 mount -t tmpfs tmpfs /var/log
 ip link set lo up
 trap '"$SKIFF_BIN" delete --data-dir "$DATA"' EXIT
+"#;
+
+/// Plays one life of a node and prints what is there while it runs and after it was deleted.
+const LIFE: &str = r#"
 traces() {
   ip -br link | grep -v '^lo ' | sed 's/^\([a-z]*\).*/\1/; s/^/link /' | sort -u
   nft list tables
@@ -46,12 +50,6 @@ cat "$HOME/.kube/config"
 
 /// Plays a machine that gets another address while a Pod runs on it, and prints what the cluster knows before and after.
 const MOVE: &str = r#"
-set -e
-mount --make-rprivate /
-mkdir -p /run/skiff
-mount -t tmpfs tmpfs /run/skiff
-mount -t tmpfs tmpfs /var/log
-ip link set lo up
 ip link add uplink type veth peer name outside
 ip link set outside up
 ip link set uplink up
@@ -65,7 +63,6 @@ known() {
   kubectl get endpointslice kubernetes -o jsonpath='{.endpoints[*].addresses[*]}{"\n"}'
   kubectl get pods -o jsonpath='{.items[*].status.hostIP} {.items[*].status.containerStatuses[*].containerID}{"\n"}'
 }
-trap '"$SKIFF_BIN" delete --data-dir "$DATA"' EXIT
 live_at 10.9.0.1
 "$SKIFF_BIN" up --data-dir "$DATA" >/dev/null
 "$SKIFF_BIN" image import --data-dir "$DATA" "$IMAGE" >/dev/null
@@ -81,13 +78,14 @@ cat "$HOME/known"
 kubectl logs deployment/hello | grep -q listening
 "#;
 
-/// Runs a script in namespaces of its own; gives what it prints.
+/// Runs a script on a machine of its own; gives what it prints.
 fn played(name: &str, script: &str) -> String {
     let cluster = Cluster::empty(name);
     let image = cluster.folder().join("hello.tar");
     hello_image("v1").save("localhost:5000/hello:v1", &image).expect("the image is written");
     let output = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script])
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"])
+        .arg([MACHINE, script].concat())
         .env("SKIFF_BIN", skiff_binary())
         .env("DATA", cluster.folder().join("data"))
         .env("IMAGE", &image)

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{Answer, eventually, http_get, skiff_binary};
+use skiff_e2e::cluster::{Answer, eventually, http_get, kill, skiff_binary};
 
 /// A pod on each node, and ports of nodes that lead to their own pod alone, so that it is seen which node was reached.
 const MANIFEST: &str = r#"
@@ -141,9 +141,7 @@ fn everybody_is_reached(address: &str, nodes: usize) {
 }
 
 fn a_node_that_is_gone_is_passed_over(cluster: &Cluster, agent: &str, all: &str, datagrams: &str) {
-    let keeper = cluster.keeper_pid_of(agent).to_string();
-    assert!(Command::new("kill").args(["-9", &keeper]).status().expect("there is a kill").success());
-    eventually("the node is gone", || !std::path::Path::new("/proc").join(&keeper).join("ns/net").exists());
+    kill(cluster.keeper_pid_of(agent));
     for _ in 0..6 {
         http_get(all, "/").expect("the other nodes answer");
         ask_by_datagram(datagrams).expect("the other nodes answer");

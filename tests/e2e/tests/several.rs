@@ -2,11 +2,10 @@
 //! names are known on each, and one that vanishes is replaced and comes back.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use serde_json::Value;
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{eventually, http_get};
+use skiff_e2e::cluster::{eventually, http_get, kill};
 
 /// One pod on each node, and one that leaves soon when its node does.
 const MANIFEST: &str = r#"
@@ -189,8 +188,7 @@ fn a_policy_holds_on_every_node(cluster: &Cluster, each: &Pods, agent: &str) {
 fn a_node_vanishes_and_comes_back(cluster: &Cluster, agent: &str) {
     let mover = pods(cluster, "mover");
     assert!(mover.contains_key(agent), "it prefers the node: {mover:?}");
-    let keeper = cluster.keeper_pid_of(agent).to_string();
-    assert!(Command::new("kill").args(["-9", &keeper]).status().expect("there is a kill").success());
+    kill(cluster.keeper_pid_of(agent));
     eventually("the node is taken for lost", || !is_ready(cluster, agent));
     eventually("the node is tainted", || {
         let taints = cluster.kubectl_args(&["get", "node", agent, "-o", "jsonpath={.spec.taints[*].key}"]).stdout;
