@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use skiff_apiserver::authorities::ClientAuthorities;
 use skiff_apiserver::config::ServiceAccountKeys;
-use skiff_apiserver::{ApiServer, Config, VersionInfo};
+use skiff_apiserver::{ApiServer, Config, VersionInfo, trust};
 use skiff_base::clock::SystemClock;
 use skiff_base::ids::Ids;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
@@ -69,7 +69,7 @@ async fn main() -> Fallible<()> {
     }
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("serving after {:?}", clock.monotonic() - began);
-    let tls = tls(&authority, serving)?;
+    let tls = tls(&authority.pem(), serving)?;
     let interrupted = async { drop(tokio::signal::ctrl_c().await) };
     server.clone().serve(listener, tls, interrupted).await?;
     server.stop();
@@ -88,15 +88,10 @@ async fn open_store(folder: &str, etcd: Option<String>) -> Fallible<Arc<dyn Stor
     Ok(EtcdStore::open(options).await?)
 }
 
-fn tls(authority: &rcgen::Certificate, serving: Identity) -> Fallible<Arc<rustls::ServerConfig>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.der().clone())?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
-        .with_single_cert(vec![serving.certificate.der().clone()], serving.key.serialize_der().try_into()?)?;
+fn tls(authority: &str, serving: Identity) -> Fallible<Arc<rustls::ServerConfig>> {
+    let key = trust::provider().key_provider.load_private_key(serving.key.serialize_der().try_into()?)?;
+    let shown = SingleCertAndKey::from(CertifiedKey::new(vec![serving.certificate.der().clone()], key));
+    let mut tls = ClientAuthorities::new(authority, "")?.server_tls(Arc::new(shown))?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(tls))
 }

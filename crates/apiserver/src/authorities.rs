@@ -5,15 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DistinguishedName, Error, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
-use crate::trust;
+use crate::trust::{self, signatures_by_provider};
 
 /// How many sessions a server remembers, as the TLS stack's own memory does.
 const SESSIONS: usize = 256;
@@ -92,11 +92,12 @@ impl ClientAuthorities {
 
     /// TLS of a server to which certificates of clients are welcome, but not required.
     pub fn server_tls(self: &Arc<Self>, shown: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = ServerConfig::builder_with_provider(trust::provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| error.to_string())?;
         let mut tls = builder.with_client_cert_verifier(self.clone()).with_cert_resolver(shown);
         tls.session_storage = self.sessions.clone();
+        // What the client prefers counts for little, as upstream: it has one order, made for whoever it may talk to.
+        tls.ignore_client_order = true;
         Ok(tls)
     }
 
@@ -129,27 +130,7 @@ impl ClientCertVerifier for ClientAuthorities {
         self.all().verify_client_cert(first, rest, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.all().verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.all().verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.all().supported_verify_schemes()
-    }
+    signatures_by_provider!();
 }
 
 /// What a server remembers of clients that may come back.
@@ -219,8 +200,7 @@ impl ServerAuthorities {
         self: &Arc<Self>,
         shown: Arc<dyn rustls::client::ResolvesClientCert>,
     ) -> Result<ClientConfig, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = ClientConfig::builder_with_provider(trust::provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| error.to_string())?;
         let builder = builder.dangerous().with_custom_certificate_verifier(self.clone());
         let mut tls = builder.with_client_cert_resolver(shown);
@@ -230,9 +210,8 @@ impl ServerAuthorities {
     }
 
     fn verifier(pem: &str) -> Result<Arc<WebPkiServerVerifier>, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = Arc::new(trust::roots_of(pem.as_bytes())?);
-        WebPkiServerVerifier::builder_with_provider(roots, provider).build().map_err(|error| error.to_string())
+        WebPkiServerVerifier::builder_with_provider(roots, trust::provider()).build().map_err(|error| error.to_string())
     }
 
     fn now(&self) -> Arc<WebPkiServerVerifier> {
@@ -252,25 +231,5 @@ impl ServerCertVerifier for ServerAuthorities {
         self.now().verify_server_cert(first, rest, name, ocsp, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.now().verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.now().verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.now().supported_verify_schemes()
-    }
+    signatures_by_provider!();
 }

@@ -163,14 +163,8 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.timer(Patience::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
-    let mut serving = Prompt::new(builder.serve_connection(stream, service).with_upgrades());
-    Box::pin(async move {
-        tokio::select! {
-            outcome = &mut serving => return outcome,
-            () = ending => serving.as_mut().graceful_shutdown(),
-        }
-        timeout(DRAIN_TIMEOUT, serving).await.unwrap_or(Ok(()))
-    })
+    let serving = Prompt::new(builder.serve_connection(stream, service).with_upgrades());
+    Box::pin(until(serving, ending, |serving| serving.as_mut().graceful_shutdown()))
 }
 
 fn serve_http2<S, H>(stream: Stream<S>, service: H, ending: impl Future<Output = ()> + Send + 'static) -> Serving
@@ -180,14 +174,21 @@ where
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADER_BYTES as u32);
-    let mut serving = Box::pin(builder.serve_connection(stream, service));
-    Box::pin(async move {
-        tokio::select! {
-            outcome = serving.as_mut() => return outcome,
-            () = ending => serving.as_mut().graceful_shutdown(),
-        }
-        timeout(DRAIN_TIMEOUT, serving).await.unwrap_or(Ok(()))
-    })
+    let serving = Box::pin(builder.serve_connection(stream, service));
+    Box::pin(until(serving, ending, |serving| serving.as_mut().graceful_shutdown()))
+}
+
+/// Serves until it is over; from `ending` on requests that are under way have a moment left.
+async fn until<F: Future<Output = hyper::Result<()>> + Unpin>(
+    mut serving: F,
+    ending: impl Future<Output = ()>,
+    shut: impl FnOnce(&mut F),
+) -> hyper::Result<()> {
+    tokio::select! {
+        outcome = &mut serving => return outcome,
+        () = ending => shut(&mut serving),
+    }
+    timeout(DRAIN_TIMEOUT, serving).await.unwrap_or(Ok(()))
 }
 
 /// The handshake, and who is at the other end; gives the stream, whether HTTP/2 was agreed on, and what answers requests.

@@ -1,14 +1,15 @@
 //! Whom the server believes where it is a client: an authority that came with a configuration, the system's own
 //! authorities where none did, or whoever answers.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CipherSuite, ClientConfig, ConfigBuilder, ProtocolVersion, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use skiff_base::clock::SharedClock;
@@ -24,6 +25,54 @@ const SYSTEM_BUNDLES: [&str; 6] = [
 ];
 /// Names another file with the system's authorities.
 const SYSTEM_BUNDLE_VARIABLE: &str = "SSL_CERT_FILE";
+
+/// The cryptography of all TLS here. Of AES it prefers keys of 128 bits, as upstream does: they cost less than longer ones.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = rustls::crypto::ring::default_provider();
+        provider.cipher_suites.sort_by_key(|suite| {
+            let is_preferred = matches!(
+                suite.suite(),
+                CipherSuite::TLS13_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+            );
+            (suite.version().version != ProtocolVersion::TLSv1_3, !is_preferred)
+        });
+        Arc::new(provider)
+    });
+    PROVIDER.clone()
+}
+
+/// What every verifier of certificates has to say of signatures too: they are checked by [`provider`]'s algorithms.
+macro_rules! signatures_by_provider {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls_pki_types::CertificateDer<'_>,
+            signature: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$crate::trust::provider().signature_verification_algorithms;
+            rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls_pki_types::CertificateDer<'_>,
+            signature: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$crate::trust::provider().signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            $crate::trust::provider().signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+pub(crate) use signatures_by_provider;
 
 /// A certificate that the server shows as a client.
 #[derive(Clone)]
@@ -55,8 +104,7 @@ pub fn verified(bundle: &[u8], own: Option<&Identity>) -> Result<ClientConfig, S
 
 /// Who believes clients whose certificates are of the authorities of a bundle in PEM.
 pub fn clients(bundle: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots_of(bundle)?), provider);
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots_of(bundle)?), provider());
     verifier.build().map_err(|error| error.to_string())
 }
 
@@ -68,15 +116,14 @@ pub(crate) fn time(clock: &SharedClock) -> UnixTime {
 
 /// TLS with whoever answers.
 pub fn unverified(own: Option<&Identity>) -> Result<ClientConfig, String> {
-    let verifier = Arc::new(AnyCertificate(Arc::new(rustls::crypto::ring::default_provider())));
+    let verifier = Arc::new(AnyCertificate);
     finish(builder()?.dangerous().with_custom_certificate_verifier(verifier), own)
 }
 
 type Stage<S> = ConfigBuilder<ClientConfig, S>;
 
 fn builder() -> Result<Stage<rustls::WantsVerifier>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())
+    ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|e| e.to_string())
 }
 
 fn finish(stage: Stage<rustls::client::WantsClientCert>, own: Option<&Identity>) -> Result<ClientConfig, String> {
@@ -120,7 +167,7 @@ fn system_roots() -> &'static Arc<RootCertStore> {
 
 /// Takes whatever certificate is shown.
 #[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+struct AnyCertificate;
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
@@ -134,29 +181,7 @@ impl ServerCertVerifier for AnyCertificate {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    signatures_by_provider!();
 }
 
 #[cfg(test)]
