@@ -40,12 +40,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 const SECONDS_OF_DAY: i64 = 24 * 3600;
 
-/// How the allocator is set up in the server: what is free for so many milliseconds goes back to the system. Describing
-/// the whole API takes tens of megabytes for a moment, which would else be kept; giving back at once would cost lists half
-/// of their speed.
-const MALLOC_SETTING: &str = "10";
-const MALLOC_VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
-
 /// Why a command failed, for people.
 pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T = ()> = Result<T, CommandError>;
@@ -298,7 +292,6 @@ fn start_server(paths: &Paths, target: &Target, options: &NodeOptions, facts: &N
     remove_file(&paths.control_socket())?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(server_arguments(target, options, facts))
-        .env(MALLOC_VARIABLE, std::env::var_os(MALLOC_VARIABLE).unwrap_or_else(|| MALLOC_SETTING.into()))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

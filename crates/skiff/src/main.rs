@@ -32,6 +32,7 @@ mod process;
 mod relay;
 mod runtime;
 mod server;
+mod settings;
 mod sim_nodes;
 mod snapshot;
 mod worker;
@@ -49,7 +50,13 @@ fn main() -> ExitCode {
     if skiff_runtime::shim::is_invoked() {
         skiff_runtime::shim::main();
     }
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if matches!(command, Command::Server { .. } | Command::Agent { .. } | Command::SimNodes(_))
+        && let Err(error) = settings::settle()
+    {
+        eprintln!("skiff: settings of libraries could not be made: {error}");
+    }
+    let outcome = match command {
         Command::Up { target, node } => commands::up(&target, &node),
         Command::Down(target) => commands::down(&target),
         Command::Delete(target) => commands::delete(&target),

@@ -51,6 +51,10 @@ fn a_killed_server(cluster: &Cluster) {
         assert!(status.contains(role), "{status}");
     }
     let pid = cluster.server_pid();
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("it runs");
+    for setting in ["MIMALLOC_PURGE_DELAY=", "GLIBC_TUNABLES="] {
+        assert!(environment.contains(setting), "libraries of the server have their settings: {environment}");
+    }
     cluster.kubectl("create configmap last-words --from-literal=said=yes").ok();
     kill(pid);
     assert_eq!(cluster.skiff(&["status"]).code, 1);

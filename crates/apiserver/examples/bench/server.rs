@@ -13,8 +13,9 @@ use super::Fallible;
 use super::load::{Client, Protocol};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// As `skiff up` sets it for its server.
-const MALLOC_SETTING: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10");
+/// As the binary sets them for itself (`settings.rs`).
+const SETTINGS: [(&str, &str); 2] =
+    [("MIMALLOC_PURGE_DELAY", "10"), ("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=0x4000000000000000")];
 
 pub struct Server {
     child: Child,
@@ -40,7 +41,7 @@ impl Server {
         let child = Command::new(program)
             .arg(folder)
             .arg(port.to_string())
-            .env(MALLOC_SETTING.0, MALLOC_SETTING.1)
+            .envs(SETTINGS)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
