@@ -180,7 +180,7 @@ fn objects(config: &Config) -> Vec<Object> {
     });
     let own = [service(config), service_cidr(config)];
     let usage = crate::usage::objects(config.clock.now());
-    let first = namespaces.chain(rbac_objects()).chain(priority_classes()).chain(own);
+    let first = namespaces.chain(rbac_objects(&config.gates)).chain(priority_classes()).chain(own);
     let flows = flow_control_objects().into_iter().map(|object| with_flow_status(object, config));
     let versions = local::of_builtin(config.kinds.iter().copied());
     let versions = versions.iter().map(|version| version.first_object(config.clock.now()));

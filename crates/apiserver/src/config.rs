@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use skiff_base::clock::SharedClock;
+use skiff_base::gates::Gates;
 use skiff_base::ids::Ids;
 use skiff_kinds::ResourceDef;
 use skiff_store::Store;
@@ -127,8 +128,10 @@ pub struct Config {
     pub ids: Arc<Ids>,
     /// What `/version` tells.
     pub version: VersionInfo,
-    /// The built-in kinds, `skiff_kinds::builtin()`.
+    /// The built-in kinds, `skiff_kinds::builtin()` and what else is asked for.
     pub kinds: Vec<&'static ResourceDef>,
+    /// Which features are on.
+    pub gates: Gates,
     /// Where cluster IPs come from.
     pub service_cidr: Cidr,
     /// Where node ports come from.
@@ -178,6 +181,7 @@ impl Config {
             ids,
             version: VersionInfo::skiff(env!("CARGO_PKG_VERSION")),
             kinds: skiff_kinds::builtin().to_vec(),
+            gates: Gates::default(),
             service_cidr: Cidr { base: Ipv4Addr::new(10, 96, 0, 0), bits: 12 },
             node_port_range: 30000..=32767,
             cluster_domain: "cluster.local".into(),

@@ -28,6 +28,7 @@ mod identity;
 mod metrics;
 mod openapi;
 mod read;
+pub mod runtime_config;
 mod serve;
 pub mod server;
 pub mod storage;

@@ -1,4 +1,4 @@
-//! The ground that every other crate stands on: time, schedules, ids, quantities, back-off, allowances, what is remembered for a while, and figures.
+//! The ground that every other crate stands on: time, schedules, ids, quantities, back-off, allowances, what is remembered for a while, feature gates, and figures.
 //! Nothing here does I/O, and nothing here knows Kubernetes' kinds.
 
 pub mod backoff;
@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cron;
 pub mod duration;
 pub mod figures;
+pub mod gates;
 pub mod ids;
 pub mod quantity;
 pub mod remembered;

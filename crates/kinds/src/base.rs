@@ -71,6 +71,7 @@ const STORED_VERBS: List<Text> =
 pub const BASE: ResourceDef = ResourceDef {
     group: Cow::Borrowed(""),
     version: Cow::Borrowed("v1"),
+    gate: Cow::Borrowed(""),
     plural: Cow::Borrowed(""),
     singular: Cow::Borrowed(""),
     kind: Cow::Borrowed(""),

@@ -1,12 +1,22 @@
 //! Looking kinds up. The list itself is in [`crate::kinds`].
 
+use std::sync::LazyLock;
+
 use skiff_object::{GroupVersionKind, GroupVersionResource};
 
 use crate::def::ResourceDef;
 use crate::kinds;
 
-/// Every built-in kind that has a resource of its own, in the order in which discovery tells of them.
+/// Every built-in kind that has a resource of its own and is served where nothing else is asked for, in the order in which
+/// discovery tells of them.
 pub fn builtin() -> &'static [&'static ResourceDef] {
+    static DEFAULT: LazyLock<Vec<&'static ResourceDef>> =
+        LazyLock::new(|| known().iter().copied().filter(|def| def.is_default()).collect());
+    &DEFAULT
+}
+
+/// Those and the ones that have to be asked for, because their versions are not stable.
+pub fn known() -> &'static [&'static ResourceDef] {
     kinds::ALL
 }
 
@@ -15,9 +25,9 @@ pub fn subresource_kinds() -> &'static [&'static ResourceDef] {
     kinds::SUBRESOURCES
 }
 
-/// The kind served under a group, version and plural resource name.
+/// The kind of a group, version and plural resource name.
 pub fn by_resource(resource: &GroupVersionResource) -> Option<&'static ResourceDef> {
-    builtin()
+    known()
         .iter()
         .copied()
         .find(|def| def.plural == resource.resource && def.version == resource.version && def.group == resource.group)
@@ -25,6 +35,6 @@ pub fn by_resource(resource: &GroupVersionResource) -> Option<&'static ResourceD
 
 /// The kind of that group, version and name, also one without a resource of its own.
 pub fn by_kind(kind: &GroupVersionKind) -> Option<&'static ResourceDef> {
-    let all = builtin().iter().chain(subresource_kinds()).copied();
+    let all = known().iter().chain(subresource_kinds()).copied();
     all.into_iter().find(|def| def.kind == kind.kind && def.version == kind.version && def.group == kind.group)
 }

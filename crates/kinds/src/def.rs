@@ -125,6 +125,8 @@ pub struct ResourceDef {
     pub group: Text,
     /// The version served, `v1`.
     pub version: Text,
+    /// The feature gate without which it is not served; empty for most.
+    pub gate: Text,
     /// The plural resource name, `deployments`.
     pub plural: Text,
     /// The singular resource name, `deployment`.
@@ -203,6 +205,11 @@ impl ResourceDef {
     /// `Deployment.apps`.
     pub fn group_kind(&self) -> GroupKind {
         GroupKind::new(self.group.as_ref(), self.kind.as_ref())
+    }
+
+    /// Whether it is served where nobody asks for it: versions that are stable are, others are not.
+    pub fn is_default(&self) -> bool {
+        self.version.strip_prefix('v').is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
     }
 
     /// Group, version and kind.

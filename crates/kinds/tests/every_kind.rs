@@ -189,7 +189,7 @@ fn a_write_of_the_object_keeps_the_status_and_the_other_way_round() {
 
 #[test]
 fn what_a_cluster_starts_with_is_valid() {
-    let objects = bootstrap::rbac_objects().into_iter();
+    let objects = bootstrap::rbac_objects(&skiff_base::gates::Gates::default()).into_iter();
     for tree in objects.chain(bootstrap::priority_classes()).chain(bootstrap::flow_control_objects()) {
         let kind = GroupVersionKind::of(&tree).expect("apiVersion and kind");
         let def = by_kind(&kind).expect("a known kind");

@@ -9,6 +9,7 @@ pub mod meta;
 pub mod names;
 pub mod node;
 pub mod patch;
+pub mod pem;
 pub mod selector;
 pub mod status;
 pub mod validate;

@@ -86,6 +86,9 @@ pub struct MachineOptions {
     /// or VXLAN always, for networks that carry no packets of addresses that they do not know
     #[arg(long, value_name = "WAY", value_enum, default_value_t = WayBetweenNodes::Auto)]
     pub overlay: WayBetweenNodes,
+    /// Features to switch on or off, such as ClusterTrustBundle=true
+    #[arg(long, value_name = "NAME=BOOL", value_delimiter = ',', value_parser = skiff_base::gates::parse)]
+    pub feature_gates: Vec<(String, bool)>,
 }
 
 /// How Pods of other nodes are reached.
@@ -120,6 +123,10 @@ pub struct NodeOptions {
     /// A KubeSchedulerConfiguration: profiles with their plugins, weights and settings
     #[arg(long, value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
+    /// Versions of the API to serve beside the stable ones, such as certificates.k8s.io/v1beta1=true or
+    /// certificates.k8s.io/v1beta1/clustertrustbundles=true
+    #[arg(long, value_name = "VERSION=BOOL", value_delimiter = ',')]
+    pub runtime_config: Vec<String>,
     /// What the API server lets pass.
     #[command(flatten)]
     pub admission: AdmissionOptions,
@@ -150,6 +157,7 @@ impl NodeOptions {
             tls_san: Vec::new(),
             datastore: DatastoreOptions::default(),
             scheduler_config: None,
+            runtime_config: Vec::new(),
             admission: AdmissionOptions::default(),
             audit: AuditOptions::default(),
             access: access::AccessOptions::default(),

@@ -20,6 +20,7 @@ use crate::cli::{
 use crate::cluster;
 use crate::control::{self, ControlError};
 use crate::datastore;
+use crate::features;
 use crate::isolation;
 use crate::join::token::Token;
 use crate::kubeconfig;
@@ -167,6 +168,7 @@ fn prepare(target: &Target, options: &NodeOptions, join: &JoinOptions) -> Outcom
     if let Some(obstacle) = check::obstacle(&findings).filter(|_| !options.disable_agent) {
         return Err(format!("this machine cannot run a node:\n{obstacle}").into());
     }
+    features::kinds(options)?;
     let paths = paths(target);
     paths.create()?;
     // A token is checked before anything is kept.
@@ -214,6 +216,7 @@ pub fn server_arguments(target: &Target, options: &NodeOptions, facts: &NodeFact
     on.iter().for_each(|name| flag("--enable-admission-plugins", name.clone()));
     off.iter().for_each(|name| flag("--disable-admission-plugins", name.clone()));
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
+    options.runtime_config.iter().for_each(|version| flag("--runtime-config", version.clone()));
     arguments.extend(options.access.arguments());
     if options.disable_agent {
         arguments.push("--disable-agent".to_owned());
@@ -252,6 +255,7 @@ fn machine_arguments(options: &MachineOptions) -> Vec<String> {
     }
     options.cni_bin_dir.iter().for_each(|folder| flag("--cni-bin-dir", whole(folder)));
     options.insecure_registry.iter().for_each(|host| flag("--insecure-registry", host.clone()));
+    options.feature_gates.iter().for_each(|(name, value)| flag("--feature-gates", format!("{name}={value}")));
     if options.overlay == WayBetweenNodes::Vxlan {
         flag("--overlay", "vxlan".to_owned());
     }

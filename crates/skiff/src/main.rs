@@ -13,6 +13,7 @@ mod control;
 mod datastore;
 mod etcd;
 mod extenders;
+mod features;
 mod foundations;
 mod images;
 mod ingress;

@@ -26,6 +26,7 @@ use crate::control;
 use crate::datastore;
 use crate::etcd;
 use crate::extenders;
+use crate::features;
 use crate::foundations::{Foundations, Trust};
 use crate::images::NodeImages;
 use crate::ingress;
@@ -208,6 +209,8 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
         tokens: access::tokens(&setting.options.access)?,
         encryption: access::encryption(&setting.options.access),
         flow: access::flow(&setting.options.access),
+        kinds: features::kinds(&setting.options)?,
+        gates: features::gates(&setting.options.machine)?,
         gateway_api: !setting.options.disable_gateway_api,
         access: access::settings(&setting.options.access, &setting.authority.certificate_pem())?,
         ..ApiConfig::new(store, setting.machine.clock.clone(), setting.machine.ids.clone())

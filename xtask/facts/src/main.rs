@@ -79,6 +79,8 @@ fn add_all(generator: &mut SchemaGenerator) {
         api::batch::v1::CronJob,
         api::batch::v1::Job,
         api::certificates::v1::CertificateSigningRequest,
+        api::certificates::v1alpha1::ClusterTrustBundle,
+        api::certificates::v1beta1::ClusterTrustBundle,
         api::coordination::v1::Lease,
         api::core::v1::Binding,
         api::core::v1::ComponentStatus,

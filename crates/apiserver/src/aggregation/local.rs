@@ -62,6 +62,7 @@ pub fn priorities(group: &str, version: &str, custom: bool) -> (i64, i64) {
         ("autoscaling", "v2") => 30,
         ("flowcontrol.apiserver.k8s.io", "v1") => 21,
         (_, "v1") => 15,
+        (_, version) if version.contains("alpha") => 1,
         _ => UNNAMED.1,
     };
     (place, version)

@@ -92,7 +92,8 @@ pub fn no_page() -> Answer {
 
 fn metrics(server: &ApiServer, snapshot: &Snapshot) -> Answer {
     let (remotes, version) = (server.aggregator.remotes(), &server.config.version);
-    let mut text = server.metrics.text(snapshot, &remotes, server.store(), version, server.started);
+    let mut text =
+        server.metrics.text(snapshot, &remotes, server.store(), version, server.started, &server.config.gates);
     server.flows.write(&mut text);
     exposition(text)
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use skiff_base::Timestamp;
 use skiff_base::figures::{Family, Registry, Series};
+use skiff_base::gates::Gates;
 use skiff_store::Store;
 
 pub use admission::{Admission, Step, WHOLE};
@@ -369,12 +370,13 @@ impl Metrics {
         store: &dyn Store,
         version: &VersionInfo,
         started: Timestamp,
+        switched: &Gates,
     ) -> String {
         let mut text = self.registry.text();
         told::storage(&mut text, snapshot, store);
         told::build(&mut text, version);
         told::process(&mut text, started);
-        gates::write(&mut text);
+        gates::write(&mut text, switched);
         UNAVAILABLE.write_head(&mut text);
         for remote in remotes {
             let is_lost = f64::from(u8::from(!remote.is_available()));

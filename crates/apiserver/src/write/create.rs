@@ -1,5 +1,6 @@
 //! Creating an object.
 
+use skiff_kinds::gated;
 use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
 
@@ -40,6 +41,7 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     target.mutate(Operation::Create, &mut object, None).await?;
     metadata::prepare_create(&def, &mut object, target.call.now, ids);
     (def.prepare_create)(&target.context(), &mut object);
+    gated::drop_fields(&def, &mut object, None, &target.server.config.gates);
     let unclaimed = alloc::concerns(&target).then(|| object.clone());
     let mut claims = target.server.allocators.begin(&target, &mut object, None).await?;
     let mut errors = metadata::validate(&def, &object);

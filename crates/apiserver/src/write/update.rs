@@ -1,5 +1,6 @@
 //! Changing an object that is there: the loop that updates, patches and subresources share.
 
+use skiff_kinds::gated;
 use skiff_object::apply;
 use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, Object, Status};
@@ -154,6 +155,7 @@ async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Res
     apply::keep_times(old, new);
     metadata::prepare_update(new, old);
     (def.prepare_update)(&target.context(), new, old);
+    gated::drop_fields(def, new, Some(old), &target.server.config.gates);
     new.set_at(&["metadata", "resourceVersion"], old.resource_version());
     let mut errors = metadata::validate(def, new);
     errors.extend(skiff_object::validate::metadata_update(new, old));

@@ -3,6 +3,7 @@
 mod access;
 mod aggregated;
 mod audited;
+mod bundles;
 mod conformance;
 mod custom;
 mod deciders;

@@ -1,6 +1,8 @@
 //! The ClusterRoles that every cluster has: for people, and for the parts of the cluster.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#default-roles-and-role-bindings>.
 
+use skiff_base::gates::CLUSTER_TRUST_BUNDLE;
+
 use super::{NO_ROLE, Role, on, urls};
 
 /// ClusterRoles for people and parts, in the order of their names.
@@ -145,6 +147,12 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         ..NO_ROLE
     },
     Role {
+        name: "system:cluster-trust-bundle-discovery",
+        rules: &[on("certificates.k8s.io", "clustertrustbundles", "get list watch")],
+        gate: CLUSTER_TRUST_BUNDLE,
+        ..NO_ROLE
+    },
+    Role {
         name: "system:discovery",
         rules: &[urls(
             "/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/",
@@ -269,6 +277,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             on("resource.k8s.io", "resourceclaims", "get"),
             on("resource.k8s.io", "resourceslices", "deletecollection"),
             on("core", "serviceaccounts", "get"),
+            on("certificates.k8s.io", "clustertrustbundles", "get list watch").gated(CLUSTER_TRUST_BUNDLE),
         ],
         ..NO_ROLE
     },

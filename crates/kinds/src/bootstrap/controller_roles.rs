@@ -1,6 +1,8 @@
 //! The ClusterRoles of the controllers, each bound to the service account of its own name in `kube-system`.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#controller-roles>.
 
+use skiff_base::gates::CLUSTER_TRUST_BUNDLE;
+
 use super::{NO_ROLE, Role, on};
 
 /// One ClusterRole per controller.
@@ -188,6 +190,16 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
         on("core", "pods", "create delete list patch watch"),
         on("core events.k8s.io", "events", "create patch update"),
         ],
+        ..NO_ROLE
+    },
+    Role {
+        name: "system:controller:kube-apiserver-serving-clustertrustbundle-publisher",
+        rules: &[
+        on("certificates.k8s.io", "signers", "attest").named("kubernetes.io/kube-apiserver-serving"),
+        on("certificates.k8s.io", "clustertrustbundles", "create delete list update watch"),
+        on("core events.k8s.io", "events", "create patch update"),
+        ],
+        gate: CLUSTER_TRUST_BUNDLE,
         ..NO_ROLE
     },
     Role {

@@ -12,6 +12,7 @@ pub use gateway::{
     BUNDLE_VERSION, GATEWAY_CONTROLLER, GATEWAY_GROUP, gateway_class, gateway_definitions, is_untouched,
 };
 use serde_json::{Value, json};
+use skiff_base::gates::Gates;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
 
@@ -31,9 +32,11 @@ struct Role {
     /// The aggregation that makes up this role's rules.
     collects: &'static str,
     rules: &'static [Rule],
+    /// The feature gate without which there is no such role.
+    gate: &'static str,
 }
 
-const NO_ROLE: Role = Role { name: "", namespace: "", feeds: "", collects: "", rules: &[] };
+const NO_ROLE: Role = Role { name: "", namespace: "", feeds: "", collects: "", rules: &[], gate: "" };
 
 /// What may be done; each field is a list of words with spaces between, `core` being the core group.
 struct Rule {
@@ -42,19 +45,26 @@ struct Rule {
     verbs: &'static str,
     names: &'static str,
     urls: &'static str,
+    /// The feature gate without which the rule is not there.
+    gate: &'static str,
 }
 
 const fn on(groups: &'static str, resources: &'static str, verbs: &'static str) -> Rule {
-    Rule { groups, resources, verbs, names: "", urls: "" }
+    Rule { groups, resources, verbs, names: "", urls: "", gate: "" }
 }
 
 const fn urls(urls: &'static str, verbs: &'static str) -> Rule {
-    Rule { groups: "", resources: "", verbs, names: "", urls }
+    Rule { groups: "", resources: "", verbs, names: "", urls, gate: "" }
 }
 
 impl Rule {
     const fn named(mut self, names: &'static str) -> Self {
         self.names = names;
+        self
+    }
+
+    const fn gated(mut self, gate: &'static str) -> Self {
+        self.gate = gate;
         self
     }
 
@@ -115,18 +125,25 @@ impl Subject {
 
 /// The default ClusterRoles, Roles and their bindings. The rules of the aggregated roles (`admin`, `edit`, `view`)
 /// are filled in as the aggregating controller would do it, so that they hold from the first request on.
-pub fn rbac_objects() -> Vec<Object> {
+pub fn rbac_objects(gates: &Gates) -> Vec<Object> {
     use cluster_roles::CLUSTER_ROLES;
     use controller_roles::CONTROLLER_ROLES;
 
+    let is_there = |role: &&Role| is_on(role.gate, gates);
     let roles = CLUSTER_ROLES.iter().chain(CONTROLLER_ROLES).chain(namespaced::ROLES);
-    let mut objects: Vec<_> = roles.map(|role| role_object(role, CLUSTER_ROLES)).collect();
-    objects.extend(namespaced::BINDINGS.iter().map(binding_object));
-    objects.extend(CONTROLLER_ROLES.iter().map(|role| {
+    let absent: Vec<_> = roles.clone().filter(|role| !is_there(role)).map(|role| role.name).collect();
+    let mut objects: Vec<_> = roles.filter(is_there).map(|role| role_object(role, CLUSTER_ROLES, gates)).collect();
+    let bindings = namespaced::BINDINGS.iter().filter(|binding| !absent.contains(&binding.role));
+    objects.extend(bindings.map(binding_object));
+    objects.extend(CONTROLLER_ROLES.iter().filter(is_there).map(|role| {
         let controller = role.name.strip_prefix("system:controller:").unwrap_or(role.name);
         binding_object_of(role.name, "", role.name, &[account("kube-system", controller)])
     }));
     objects
+}
+
+fn is_on(gate: &str, gates: &Gates) -> bool {
+    gate.is_empty() || gates.enabled(gate)
 }
 
 fn metadata(name: &str, namespace: &str) -> Value {
@@ -141,13 +158,13 @@ fn metadata(name: &str, namespace: &str) -> Value {
     metadata
 }
 
-fn role_object(role: &Role, all: &[Role]) -> Object {
+fn role_object(role: &Role, all: &[Role], gates: &Gates) -> Object {
     let kind = if role.namespace.is_empty() { "ClusterRole" } else { "Role" };
     let mut object = json!({
         "apiVersion": format!("{RBAC}/v1"),
         "kind": kind,
         "metadata": metadata(role.name, role.namespace),
-        "rules": collected_rules(role, all),
+        "rules": collected_rules(role, all, gates),
     });
     let label = |target: &str| format!("{RBAC}/aggregate-to-{target}");
     if !role.feeds.is_empty() {
@@ -160,13 +177,13 @@ fn role_object(role: &Role, all: &[Role]) -> Object {
 }
 
 /// The role's own rules, or for an aggregated role those of all that feed it, each once.
-fn collected_rules(role: &Role, all: &[Role]) -> Vec<Value> {
+fn collected_rules(role: &Role, all: &[Role], gates: &Gates) -> Vec<Value> {
     if role.collects.is_empty() {
-        return role.rules.iter().map(Rule::object).collect();
+        return role.rules.iter().filter(|rule| is_on(rule.gate, gates)).map(Rule::object).collect();
     }
     let mut rules = Vec::new();
     for feeder in all.iter().filter(|feeder| feeder.feeds == role.collects) {
-        for rule in collected_rules(feeder, all) {
+        for rule in collected_rules(feeder, all, gates) {
             if !rules.contains(&rule) {
                 rules.push(rule);
             }
@@ -247,11 +264,12 @@ pub fn ingress_classes() -> Vec<Object> {
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
+    use skiff_base::gates;
 
     use super::*;
 
     fn check(kind: &str, namespace: &str, name: &str, expected: Expect) {
-        let objects = rbac_objects();
+        let objects = rbac_objects(&Gates::default());
         let found: Vec<_> = objects
             .iter()
             .filter(|o| o.str_at(&["kind"]) == kind && o.namespace() == namespace && o.name() == name)
@@ -306,7 +324,7 @@ mod tests {
 
     #[test]
     fn aggregated_roles_hold_the_rules_of_their_feeders() {
-        let objects = rbac_objects();
+        let objects = rbac_objects(&Gates::default());
         let rules = |name: &str| {
             let role = objects.iter().find(|o| o.str_at(&["kind"]) == "ClusterRole" && o.name() == name);
             role.expect(name).list_at(&["rules"]).to_vec()
@@ -318,8 +336,21 @@ mod tests {
     }
 
     #[test]
+    fn what_has_a_gate_is_there_where_it_is_on() {
+        let on = Gates::of([(gates::CLUSTER_TRUST_BUNDLE, true)]).expect("it can be so");
+        let (without, with) = (rbac_objects(&Gates::default()), rbac_objects(&on));
+        let said = |objects: &[Object]| objects.iter().filter(|o| o.to_string().contains("clustertrustbundle")).count();
+        assert_eq!((said(&without), said(&with)), (0, 4));
+        let added: Vec<_> = with.iter().filter(|o| !without.contains(o)).map(Meta::name).collect();
+        let publisher = "system:controller:kube-apiserver-serving-clustertrustbundle-publisher";
+        let discovery = "system:cluster-trust-bundle-discovery";
+        assert_eq!(added, [discovery, "system:node", publisher, discovery, publisher]);
+    }
+
+    #[test]
     fn names_are_unique_and_bindings_find_their_roles() {
-        let objects = rbac_objects();
+        let on = Gates::of([(gates::CLUSTER_TRUST_BUNDLE, true)]).expect("it can be so");
+        let objects = rbac_objects(&on);
         let key = |o: &Object| format!("{} {}/{}", o.str_at(&["kind"]), o.namespace(), o.name());
         let keys: std::collections::BTreeSet<_> = objects.iter().map(key).collect();
         assert_eq!(keys.len(), objects.len());

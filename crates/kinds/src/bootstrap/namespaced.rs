@@ -109,6 +109,12 @@ pub(super) const BINDINGS: &[Binding] = &[
         subjects: &[group("system:authenticated")],
     },
     Binding {
+        name: "system:cluster-trust-bundle-discovery",
+        namespace: "",
+        role: "system:cluster-trust-bundle-discovery",
+        subjects: &[group("system:serviceaccounts")],
+    },
+    Binding {
         name: "system:discovery",
         namespace: "",
         role: "system:discovery",

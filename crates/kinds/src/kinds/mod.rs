@@ -25,7 +25,7 @@ pub mod subresources;
 
 use crate::def::ResourceDef;
 
-/// Every kind with a resource of its own, in the order in which discovery tells of them.
+/// Every kind with a resource of its own, in the order in which discovery tells of them; also those that have to be asked for.
 pub(crate) static ALL: &[&ResourceDef] = &[
     &core::binding::DEF,
     &core::component_status::DEF,
@@ -62,6 +62,8 @@ pub(crate) static ALL: &[&ResourceDef] = &[
     &batch::cron_job::DEF,
     &batch::job::DEF,
     &certificates::certificate_signing_request::DEF,
+    &certificates::cluster_trust_bundle::DEF,
+    &certificates::cluster_trust_bundle::ALPHA,
     &networking::ingress_class::DEF,
     &networking::ingress::DEF,
     &networking::ip_address::DEF,

@@ -145,7 +145,7 @@ pub fn definition_of(kind: &GroupVersionKind) -> Option<&'static Definition> {
     if let Some(def) = crate::by_kind(kind) {
         return definition(&def.schema);
     }
-    if let Some(item) = crate::builtin().iter().find(|def| is_list_of(kind, def)) {
+    if let Some(item) = crate::known().iter().find(|def| is_list_of(kind, def)) {
         let (package, _) = item.schema.rsplit_once('.')?;
         return definition(&format!("{package}.{}", kind.kind));
     }

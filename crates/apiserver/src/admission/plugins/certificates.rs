@@ -1,5 +1,5 @@
-//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who may have which certificates made, and
-//! who asks for one.
+//! CertificateApproval, CertificateSigning, ClusterTrustBundleAttest and CertificateSubjectRestriction: who may have which
+//! certificates made or believed, and who asks for one.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/>.
 
 use serde_json::{Value, json};
@@ -89,6 +89,29 @@ pub fn signing(attributes: &Attributes<'_>, new: Option<&Object>, old: Option<&O
         return Ok(());
     }
     Err(attributes.forbidden(format!("user not permitted to sign requests with signerName {signer:?}")))
+}
+
+/// Only who may attest for a signer says which certificates are that signer's. Collecting garbage and writing an object as it
+/// was are left to everybody.
+pub fn attest(attributes: &Attributes<'_>, new: Option<&Object>, old: Option<&Object>) -> Result<()> {
+    let is_written = matches!(attributes.operation, Operation::Create | Operation::Update);
+    let Some(new) = new.filter(|_| is_written && attributes.is(GROUP, "clustertrustbundles")) else { return Ok(()) };
+    let signer = new.str_at(&["spec", "signerName"]);
+    let is_told =
+        signer.is_empty() || old.is_some_and(|old| bare(old) == bare(new)) || may(attributes, "attest", signer);
+    if is_told {
+        return Ok(());
+    }
+    Err(attributes.forbidden(format!("user not permitted to attest for signerName {signer:?}")))
+}
+
+/// An object without what garbage collection writes.
+fn bare(object: &Object) -> Object {
+    let mut bare = object.clone();
+    for field in ["ownerReferences", "finalizers", "managedFields"] {
+        bare.remove_at(&["metadata", field]);
+    }
+    bare
 }
 
 /// What only a signer writes.

@@ -107,8 +107,7 @@ pub static ALL: [Plugin; 34] = [
     ),
     on("CertificateApproval", Mutate::No, Validate::Plain(certificates::approval)),
     on("CertificateSigning", Mutate::No, Validate::Plain(certificates::signing)),
-    // The kind that it guards is not served unless it is asked for, which it cannot be here.
-    on("ClusterTrustBundleAttest", Mutate::No, Validate::No),
+    on("ClusterTrustBundleAttest", Mutate::No, Validate::Plain(certificates::attest)),
     on("CertificateSubjectRestriction", Mutate::No, Validate::Plain(certificates::subject)),
     on("DefaultIngressClass", Mutate::Plain(services::default_ingress_class), Validate::No),
     optional("DenyServiceExternalIPs", Mutate::No, Validate::Plain(services::deny_external_ips)),
