@@ -436,6 +436,11 @@ impl Informers {
         Self { client, started: Arc::default(), partial: Arc::default(), of_whole: Arc::default() }
     }
 
+    /// What they read with.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The informer of a kind, started at the first call.
     pub fn of<K: Kind>(&self) -> Informer<K> {
         let mut started = self.started.lock();

@@ -2,6 +2,7 @@
 //! work queues and events. What a kind means is not known here; kinds come as `k8s-openapi` types or as
 //! a [`Resource`] chosen at run time.
 
+pub mod bundles;
 mod cache;
 mod client;
 mod definition;

@@ -36,6 +36,7 @@ mod service_cidr;
 mod stateful;
 #[cfg(test)]
 mod testing;
+mod trust_bundles;
 mod volumes;
 
 pub use approval::{Subject, SubjectReader};

@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use k8s_openapi::api::certificates::{v1alpha1, v1beta1};
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Client, Informers};
+use skiff_kinds::ResourceDef;
 use tokio::task::JoinSet;
 
 use crate::approval::{Approver, SubjectReader};
@@ -33,6 +35,7 @@ use crate::secrets::TokenSecrets;
 use crate::service_cidr::ServiceCidrs;
 use crate::stateful::StatefulSets;
 use crate::volumes::{Attacher, Binder, ClaimProtection, EphemeralVolumes, VolumeProtection};
+use crate::{resources, trust_bundles};
 
 /// The name under which what no service account may do is done: that of the user `system:kube-controller-manager`.
 pub const MANAGER: &str = "kube-controller-manager";
@@ -52,6 +55,8 @@ pub struct Config {
     pub subjects: Option<SubjectReader>,
     /// How the autoscaler keeps time.
     pub autoscaler: Timing,
+    /// The kinds that are served because they were asked for, beside the ones that always are.
+    pub asked_for: Vec<&'static ResourceDef>,
 }
 
 /// The controllers.
@@ -101,6 +106,7 @@ impl<F: Fn(&str) -> Client> Starter<'_, F> {
             "token-cleaner" => "token_cleaner",
             "service-account-controller" => "serviceaccount",
             "root-ca-cert-publisher" => "root_ca_cert_publisher",
+            "kube-apiserver-serving-clustertrustbundle-publisher" => "ca_cert_publisher_cluster_trust_bundles",
             "node-controller" => "node_lifecycle_controller",
             "pod-garbage-collector" => "orphaned_pods_nodes",
             "clusterrole-aggregation-controller" => "ClusterRoleAggregator",
@@ -180,8 +186,17 @@ impl ControllerManager {
         starter.plan("service-account-controller", accounts);
         let root_ca = config.root_ca.clone();
         starter.own(MANAGER, |setup, client, clock| TokenSecrets::run(setup, client, clock, root_ca));
-        let root_ca = config.root_ca;
+        let root_ca = config.root_ca.clone();
         starter.plan("root-ca-cert-publisher", |setup| root_certificates(setup, root_ca));
+        let versions = config.asked_for.iter().filter(|def| def.kind == "ClusterTrustBundle");
+        let versions: Vec<&str> = versions.map(|def| def.version.as_ref()).collect();
+        let root_ca = config.root_ca;
+        let publisher = "kube-apiserver-serving-clustertrustbundle-publisher";
+        if versions.contains(&"v1beta1") {
+            starter.plan(publisher, |setup| trust_bundles::publisher::<v1beta1::ClusterTrustBundle>(setup, root_ca));
+        } else if versions.contains(&"v1alpha1") {
+            starter.plan(publisher, |setup| trust_bundles::publisher::<v1alpha1::ClusterTrustBundle>(setup, root_ca));
+        }
         let (ranges, clock) = (Ranges::parse(&config.cluster_cidr, config.node_cidr_mask_size), starter.clock.clone());
         starter.plan("node-controller", |setup| Nodes::controller(setup, clock, ranges));
         starter.plan("pod-garbage-collector", PodCollector::controller);
@@ -194,7 +209,10 @@ impl ControllerManager {
         starter.plan("attachdetach-controller", Attacher::controller);
         starter.plan("ephemeral-volume-controller", EphemeralVolumes::controller);
         starter.own("namespace-controller", Namespaces::run);
-        starter.own("generic-garbage-collector", GarbageCollector::run);
+        let deletable = resources::served(&config.asked_for);
+        starter.own("generic-garbage-collector", |setup, client, clock| {
+            GarbageCollector::run(setup, client, clock, deletable)
+        });
         Handle { tasks: starter.tasks }
     }
 }

@@ -17,15 +17,22 @@ pub struct Deletable {
     pub by_collection: bool,
 }
 
-/// The built-in ones, each stored kind once.
+/// The built-in ones that are always served, each stored kind once.
 pub fn builtin() -> Vec<Deletable> {
-    let all = skiff_kinds::builtin().iter().copied();
-    all.filter(|def| is_own_storage(def)).filter_map(of_def).collect()
+    served(&[])
 }
 
-/// False for a second version of what is listed already.
-fn is_own_storage(def: &ResourceDef) -> bool {
-    def.stored && def.storage.as_ref().is_none_or(|(group, version)| *group == def.group && *version == def.version)
+/// Those and the ones that were asked for.
+pub fn served(asked_for: &[&'static ResourceDef]) -> Vec<Deletable> {
+    let all: Vec<&ResourceDef> = skiff_kinds::builtin().iter().chain(asked_for).copied().collect();
+    all.iter().filter(|def| def.stored && !is_listed_otherwise(def, &all)).filter_map(|def| of_def(def)).collect()
+}
+
+/// Whether a kind is a second version or group of what is listed too.
+fn is_listed_otherwise(def: &ResourceDef, all: &[&ResourceDef]) -> bool {
+    let Some((group, version)) = &def.storage else { return false };
+    let is_itself = *group == def.group && *version == def.version;
+    !is_itself && all.iter().any(|other| other.group == *group && other.version == *version && other.kind == def.kind)
 }
 
 fn of_def(def: &ResourceDef) -> Option<Deletable> {
@@ -99,6 +106,18 @@ mod tests {
         assert_eq!(count("subjectaccessreviews"), 0);
         assert!(all.iter().any(|d| d.resource.plural == "deployments" && d.namespaced && d.by_collection));
         assert!(all.iter().any(|d| d.resource.plural == "services" && d.namespaced));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_there_once_too() {
+        let bundle = |version: &str| {
+            let all = skiff_kinds::known().iter().copied();
+            all.filter(|def| def.kind == "ClusterTrustBundle" && def.version.contains(version)).collect::<Vec<_>>()
+        };
+        let count = |asked: &[&'static ResourceDef]| {
+            served(asked).iter().filter(|d| d.resource.plural == "clustertrustbundles").count()
+        };
+        assert_eq!((count(&[]), count(&bundle("alpha")), count(&bundle("beta")), count(&bundle(""))), (0, 1, 1, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Taint};
 use parking_lot::{Mutex, RwLock};
 use skiff_base::Quantity;
 use skiff_base::clock::SharedClock;
+use skiff_base::gates;
 use skiff_base::ids::Ids;
 use skiff_base::quantity::Format;
 use skiff_client::{Client, Informers, Recorder};
@@ -294,7 +295,7 @@ async fn node_facts(config: &Config, machine: &Machine) -> NodeFacts {
         recursive_read_only: recursive_read_only(config).await,
         apparmor: machine.apparmor,
         cpu_quota: config.options.cpu_cfs_quota,
-        memory_qos: config.options.gate("MemoryQoS"),
+        memory_qos: config.options.gate(gates::MEMORY_QOS),
         memory_throttling: config.options.memory_throttling_factor,
         pod_pids: config.options.pod_pids_limit,
         seccomp_default: config.options.seccomp_default,
@@ -336,7 +337,12 @@ async fn workers(
         volume_figures: Default::default(),
         options: options.clone(),
         recorder: Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name),
-        sources: Sources::new(config.informers.of(), own, on_change),
+        sources: Sources::new(
+            config.informers.of(),
+            own,
+            options.gate(gates::CLUSTER_TRUST_BUNDLE_PROJECTION),
+            on_change,
+        ),
         facts: RwLock::new(Arc::new(facts)),
         runtime: config.runtime.clone(),
         images: Images::new(config.images.clone(), config.credentials.clone(), config.root_dir.join("config.json")),

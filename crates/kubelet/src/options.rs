@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use skiff_base::Quantity;
+use skiff_base::gates::Gates;
 
 /// Resources by name, each as its text.
 pub type Amounts = BTreeMap<String, String>;
@@ -101,7 +102,7 @@ pub struct Options {
     /// Whether CPU limits are kept by a quota.
     #[serde(rename = "cpuCFSQuota")]
     pub cpu_cfs_quota: bool,
-    /// Whether memory limits also slow down before they kill (`MemoryQoS`).
+    /// Features that are on or off: `MemoryQoS`, `ClusterTrustBundleProjection`.
     pub feature_gates: BTreeMap<String, bool>,
     /// Where between request and limit that begins.
     pub memory_throttling_factor: f64,
@@ -229,8 +230,6 @@ impl Default for Options {
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
-/// The feature gates that switch something here.
-const GATES: [&str; 1] = ["MemoryQoS"];
 
 impl Options {
     /// Reads a KubeletConfiguration.
@@ -272,9 +271,7 @@ impl Options {
         let policies = ["none", "best-effort", "restricted", "single-numa-node"];
         known("topologyManagerPolicy", &self.topology_manager_policy, &policies)?;
         known("topologyManagerScope", &self.topology_manager_scope, &["container", "pod"])?;
-        if let Some(gate) = self.feature_gates.keys().find(|gate| !GATES.contains(&gate.as_str())) {
-            return Err(format!("feature gate {gate} switches nothing on this node"));
-        }
+        self.gates()?;
         if self.container_log_max_files < 2 {
             return Err("containerLogMaxFiles must be greater than 1".to_owned());
         }
@@ -287,9 +284,23 @@ impl Options {
         serde_json::to_value(self).expect("options have only string keys and finite numbers")
     }
 
+    fn gates(&self) -> Result<Gates, String> {
+        Gates::of(self.feature_gates.iter().map(|(name, value)| (name.as_str(), *value)))
+    }
+
+    /// The same with gates that are told otherwise, which go before.
+    ///
+    /// # Errors
+    /// They cannot be so, together.
+    pub fn with_gates(mut self, told: impl IntoIterator<Item = (String, bool)>) -> Result<Self, String> {
+        self.feature_gates.extend(told);
+        self.gates()?;
+        Ok(self)
+    }
+
     /// Whether a feature is switched on.
     pub fn gate(&self, name: &str) -> bool {
-        self.feature_gates.get(name) == Some(&true)
+        self.gates().is_ok_and(|gates| gates.enabled(name))
     }
 
     /// What is kept from Pods of a resource, but for eviction.
@@ -329,5 +340,16 @@ mod tests {
         assert!(first("evictionSoft: {memory.available: 1Gi}").contains("grace period must be specified"));
         assert!(first("featureGates: {Magic: true}").contains("Magic"));
         assert!(first("cpuManagerPolicy: best").contains("none, static"));
+        let bundles = "featureGates: {ClusterTrustBundleProjection: true}";
+        assert!(first(bundles).contains("depends on features that are disabled: [ClusterTrustBundle]"));
+    }
+
+    #[test]
+    fn command_lines_go_before_the_configuration() {
+        let options = Options::parse(b"featureGates: {MemoryQoS: true}").expect("it makes sense");
+        assert!(options.gate("MemoryQoS") && !options.gate("ClusterTrustBundle"));
+        let told = [("MemoryQoS".to_owned(), false), ("ClusterTrustBundle".to_owned(), true)];
+        let options = options.with_gates(told).expect("it makes sense");
+        assert!(!options.gate("MemoryQoS") && options.gate("ClusterTrustBundle"));
     }
 }

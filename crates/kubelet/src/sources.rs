@@ -1,5 +1,7 @@
-//! The ConfigMaps, Secrets and Services that the node's Pods refer to. Each ConfigMap and Secret is watched by itself, for as
-//! long as a Pod refers to it: that is all that a node has the right to read.
+//! The ConfigMaps, Secrets, Services and ClusterTrustBundles that the node's Pods refer to. Each ConfigMap and Secret is
+//! watched by itself, for as long as a Pod refers to it: that is all that a node has the right to read.
+
+mod bundles;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use parking_lot::Mutex;
 use skiff_client::{Informer, Informers, Kind, ObjectKey};
 
 use crate::config::{Objects, References, namespace, uid};
+use crate::sources::bundles::Bundles;
 
 /// How long a Pod waits for an object to be read before it tells that it cannot be.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +29,7 @@ pub struct Sources {
     secrets: Arc<Watched<Secret>>,
     claims: Arc<Watched<PersistentVolumeClaim>>,
     volumes: Arc<Watched<PersistentVolume>>,
+    bundles: Bundles,
 }
 
 /// The objects of one kind that are watched one by one.
@@ -41,9 +45,11 @@ struct Entry<K> {
 }
 
 impl Sources {
-    /// Reads ConfigMaps and Secrets with `informers`; tells `on_change` whose objects have changed.
-    pub fn new(services: Informer<Service>, informers: Informers, on_change: OnChange) -> Self {
+    /// Reads ConfigMaps and Secrets with `informers`, and ClusterTrustBundles where the node projects these; tells
+    /// `on_change` whose objects have changed.
+    pub fn new(services: Informer<Service>, informers: Informers, projects_bundles: bool, on_change: OnChange) -> Self {
         Self {
+            bundles: Bundles::new(informers.client().clone(), projects_bundles, &on_change),
             informers,
             services,
             config_maps: Watched::new(&on_change),
@@ -82,6 +88,7 @@ impl Sources {
         });
         let volumes = self.volumes.get(&self.informers, "", &bound.collect(), uid(pod)).await;
         objects.volumes = volumes.ok_or_else(|| failed("persistentvolume"))?.into_iter().collect();
+        objects.bundles = self.bundles.of(&self.informers, &references.bundles, uid(pod)).await?;
         Ok(objects)
     }
 
@@ -91,6 +98,7 @@ impl Sources {
         self.secrets.forget(uid);
         self.claims.forget(uid);
         self.volumes.forget(uid);
+        self.bundles.forget(uid);
     }
 }
 
@@ -109,7 +117,8 @@ impl<K: Kind> Watched<K> {
     ) -> Option<Vec<(String, Arc<K>)>> {
         let mut found = Vec::new();
         for name in names {
-            let informer = self.watch(informers, ObjectKey::new(namespace, name), uid);
+            let selector = format!("metadata.name={name}");
+            let informer = self.watch(informers, ObjectKey::new(namespace, name), &selector, uid);
             tokio::time::timeout(SYNC_TIMEOUT, informer.synced()).await.ok()?;
             self.tell_changes(&informer, ObjectKey::new(namespace, name));
             found.extend(informer.get(namespace, name).map(|object| (name.clone(), object)));
@@ -117,11 +126,10 @@ impl<K: Kind> Watched<K> {
         Some(found)
     }
 
-    fn watch(&self, informers: &Informers, key: ObjectKey, uid: &str) -> Informer<K> {
+    fn watch(&self, informers: &Informers, key: ObjectKey, selector: &str, uid: &str) -> Informer<K> {
         let mut entries = self.entries.lock();
         let entry = entries.entry(key.clone()).or_insert_with(|| {
-            let selector = format!("metadata.name={}", key.name);
-            let informer = informers.selected::<K>(&key.namespace, "", &selector);
+            let informer = informers.selected::<K>(&key.namespace, "", selector);
             Entry { informer, users: HashSet::new(), tells: false }
         });
         entry.users.insert(uid.to_owned());

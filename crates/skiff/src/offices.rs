@@ -125,6 +125,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
         subjects: Some(Arc::new(pki::subject_of)),
         root_ca: setting.trust.bundle.clone(),
         node_cidr_mask_size: setting.machine.facts.node_mask,
+        asked_for: server.asked_for(),
         cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
         ..Default::default()
     };

@@ -107,7 +107,7 @@ async fn start_kubelet(
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         resolv_conf: PathBuf::from(RESOLV_CONF),
         version: KUBERNETES_VERSION.to_owned(),
-        options: machine.kubelet_options()?,
+        options: machine.kubelet_options()?.with_gates(machine.options.feature_gates.iter().cloned())?,
         credentials: Arc::new(machine.credential_providers()?),
         manifests: machine.paths.manifests(),
         cgroups: true,

@@ -19,7 +19,7 @@ use skiff_client::{
 };
 
 use self::graph::{Graph, Item, OwnerState, Verdict};
-use crate::resources::{Deletable, builtin, custom};
+use crate::resources::{Deletable, custom};
 use crate::runner::Setup;
 
 /// Who events come from.
@@ -36,6 +36,8 @@ pub struct GarbageCollector {
     queue: Arc<WorkQueue<String>>,
     /// What is watched, by group and kind as owner references name them.
     watched: Mutex<HashMap<(String, String), Watched>>,
+    /// The built-in kinds.
+    builtin: Vec<Deletable>,
 }
 
 struct Watched {
@@ -45,8 +47,8 @@ struct Watched {
 }
 
 impl GarbageCollector {
-    /// Runs until dropped.
-    pub async fn run(mut setup: Setup, client: Client, clock: SharedClock) {
+    /// Runs until dropped, over these kinds and custom ones.
+    pub async fn run(mut setup: Setup, client: Client, clock: SharedClock, builtin: Vec<Deletable>) {
         let collector = Arc::new(Self {
             recorder: Recorder::start(client.clone(), clock, NAME, ""),
             client,
@@ -54,10 +56,11 @@ impl GarbageCollector {
             graph: Mutex::default(),
             queue: WorkQueue::named("garbage_collector_attempt_to_delete"),
             watched: Mutex::default(),
+            builtin,
         });
         let definitions = setup.informer::<Definition>();
-        for deletable in builtin() {
-            collector.watch(deletable);
+        for deletable in &collector.builtin {
+            collector.watch(deletable.clone());
         }
         let (weak, known) = (Arc::downgrade(&collector), definitions.clone());
         definitions.on_change(move |_| {
@@ -91,9 +94,8 @@ impl GarbageCollector {
 
     /// Watches the custom resources that came, and lets go of those that went.
     fn follow(self: &Arc<Self>, custom: Vec<Deletable>) {
-        let builtin = builtin();
         self.watched.lock().retain(|_, watched| {
-            let stays = builtin.contains(&watched.deletable) || custom.contains(&watched.deletable);
+            let stays = self.builtin.contains(&watched.deletable) || custom.contains(&watched.deletable);
             if !stays {
                 self.informers.forget_metadata(&watched.deletable.resource);
             }

@@ -76,9 +76,24 @@ pub struct Objects {
     pub files: BTreeMap<(String, String), String>,
     /// The volumes that they are bound to, by name.
     pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
+    /// ClusterTrustBundles in the order of their names; `None` where the node or its API server has none at all.
+    pub bundles: Option<Vec<Bundle>>,
 }
 
-/// The names of the ConfigMaps and Secrets that a Pod refers to, anywhere but in pull secrets.
+/// A ClusterTrustBundle, of whichever version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// Its name.
+    pub name: String,
+    /// Whose certificates they are; empty for nobody's.
+    pub signer: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The certificates in PEM.
+    pub certificates: String,
+}
+
+/// The names of the ConfigMaps, Secrets and the like that a Pod refers to, anywhere but in pull secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
     /// ConfigMaps.
@@ -87,6 +102,8 @@ pub struct References {
     pub secrets: std::collections::BTreeSet<String>,
     /// Claims.
     pub claims: std::collections::BTreeSet<String>,
+    /// ClusterTrustBundles, as field selectors.
+    pub bundles: std::collections::BTreeSet<String>,
 }
 
 impl References {
@@ -111,6 +128,10 @@ impl References {
             for source in projections {
                 found.config_maps.extend(source.config_map.as_ref().map(|source| source.name.clone()));
                 found.secrets.extend(source.secret.as_ref().map(|source| source.name.clone()));
+                found.bundles.extend(source.cluster_trust_bundle.as_ref().and_then(|source| {
+                    let by_name = source.name.as_ref().map(|name| format!("metadata.name={name}"));
+                    by_name.or_else(|| source.signer_name.as_ref().map(|signer| format!("spec.signerName={signer}")))
+                }));
             }
         }
         found

@@ -2,6 +2,7 @@
 //! What needs more than plain files (mounting) goes through [`Mounter`], which the program's main part hands in.
 
 mod atomic;
+pub mod bundles;
 pub mod claims;
 mod empty;
 pub mod figures;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
-pub use payload::{TokenSource, Tokens, token_sources};
+pub use payload::{DEFAULT_EXPIRATION_SECONDS, TokenSource, Tokens, token_sources};
 pub use setup::{prepare_sub_paths, set_up, tear_down};
 
 use crate::config::{Objects, paths::Paths, uid};

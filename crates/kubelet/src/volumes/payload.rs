@@ -9,13 +9,14 @@ use k8s_openapi::api::core::v1::{
 
 use crate::config::{NodeFacts, Objects, env};
 use crate::pod::spec;
+use crate::volumes::bundles;
 
 /// The mode of files whose volume says nothing.
 const DEFAULT_MODE: u32 = 0o644;
-/// The mode of a token in a Pod that names its users or groups.
-const TOKEN_MODE: u32 = 0o600;
+/// The mode of tokens and trusted certificates in a Pod that names its users or groups.
+const PRIVATE_MODE: u32 = 0o600;
 /// Requested for a token that does not say how long it lives.
-const DEFAULT_EXPIRATION_SECONDS: i64 = 3600;
+pub const DEFAULT_EXPIRATION_SECONDS: i64 = 3600;
 
 /// One file of a generated volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +121,11 @@ impl Makings<'_> {
         if let Some(projection) = &source.service_account_token {
             return self.token(projection, mode).map(|file| vec![file]);
         }
-        Err("this node cannot project cluster trust bundles or pod certificates".to_owned())
+        if let Some(projection) = &source.cluster_trust_bundle {
+            let data = bundles::certificates(projection, self.objects.bundles.as_deref())?;
+            return Ok(vec![self.private(&projection.path, mode, data)]);
+        }
+        Err("this node cannot project pod certificates".to_owned())
     }
 
     fn config_map(
@@ -169,10 +174,15 @@ impl Makings<'_> {
         let Some(token) = self.tokens.get(&source) else {
             return Err("failed to fetch token: the API server has given none".to_owned());
         };
+        Ok(self.private(&projection.path, mode, token.clone().into_bytes()))
+    }
+
+    /// A file that is the user's own, where the Pod names its users or groups.
+    fn private(&self, path: &str, mode: u32, data: Vec<u8>) -> File {
         let owner = common_user(self.pod);
         let grouped = spec::spec(self.pod).security_context.as_ref().is_some_and(|context| context.fs_group.is_some());
-        let mode = if owner.is_some() || grouped { TOKEN_MODE } else { mode };
-        Ok(File { path: projection.path.clone(), mode, data: token.clone().into_bytes(), owner })
+        let mode = if owner.is_some() || grouped { PRIVATE_MODE } else { mode };
+        File { path: path.to_owned(), mode, data, owner }
     }
 }
 
