@@ -2,6 +2,7 @@
 
 pub mod binding;
 pub mod eviction;
+mod node_token;
 pub mod scale;
 pub mod token;
 

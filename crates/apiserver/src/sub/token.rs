@@ -13,6 +13,7 @@ use crate::failure::Result;
 use crate::http::answer::{self, Answer};
 use crate::server::ApiServer;
 use crate::sub;
+use crate::sub::node_token;
 use crate::write::{Target, decode};
 
 const DEFAULT_SECONDS: i64 = 3600;
@@ -30,6 +31,9 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     server.hub.fresh().await?;
     let account = call.served.cache.object(&target.namespace, &target.name)?.ok_or_else(|| target.not_found())?;
     must_be_same(&request, &account)?;
+    if let Some(node) = node::node_of(&call.user) {
+        node_token::check(server, call, node, &request, &account).await?;
+    }
     let signer = server.authenticator.signer().ok_or_else(|| Status::internal("no signing key is configured"))?;
     let audiences = match request.list_at(&["spec", "audiences"]) {
         [] => vec![signer.issuer.clone()],
@@ -37,7 +41,7 @@ pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answ
     };
     let seconds = request.int_at(&["spec", "expirationSeconds"]).unwrap_or(DEFAULT_SECONDS);
     check_seconds(seconds)?;
-    let bound = bound_claims(server, call, &request, &account)?;
+    let bound = bound_claims(server, &request, &account)?;
     let now = call.now.as_second();
     let mut own = json!({"namespace": account.namespace(),
         "serviceaccount": {"name": account.name(), "uid": account.uid()}});
@@ -100,12 +104,8 @@ fn check_seconds(seconds: i64) -> Result<()> {
 }
 
 /// The claims that tie a token to a Pod, a Secret or a Node, as the request asks.
-fn bound_claims(server: &ApiServer, call: &Call, request: &Object, account: &Object) -> Result<Object> {
+fn bound_claims(server: &ApiServer, request: &Object, account: &Object) -> Result<Object> {
     let Some(reference) = request.at(&["spec", "boundObjectRef"]).filter(|reference| reference.is_object()) else {
-        if node::node_of(&call.user).is_some() {
-            let text = "node requested token not bound to a pod";
-            return Err(Status::forbidden(&call.served.def.group_resource(), account.name(), text).into());
-        }
         return Ok(json!({}));
     };
     let (kind, name) = (reference.str_at(&["kind"]), reference.str_at(&["name"]));

@@ -4,6 +4,7 @@ use crate::support::Cluster;
 use expect_test::{Expect, expect};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use skiff_apiserver::UserInfo;
 use skiff_apiserver::config::ServiceAccountKeys;
 
 async fn outcome(cluster: &Cluster, request: &str, expected: &str) {
@@ -172,7 +173,7 @@ async fn a_node_sees_what_its_pods_need_and_changes_only_its_own() {
             .tree(&format!("POST /api/v1/namespaces/default/secrets\n\n{{\"metadata\":{{\"name\":\"{secret}\"}}}}"))
             .await;
     }
-    cluster.user = skiff_apiserver::UserInfo::new("system:node:n1", &["system:nodes"]);
+    cluster.user = UserInfo::new("system:node:n1", &["system:nodes"]);
     outcome(&cluster, "GET /api/v1/namespaces/default/secrets/sa", "200").await;
     outcome(
         &cluster,
@@ -190,4 +191,66 @@ async fn a_node_sees_what_its_pods_need_and_changes_only_its_own() {
     )
     .await;
     outcome(&cluster, "DELETE /api/v1/namespaces/default/pods/a?gracePeriodSeconds=0", "200").await;
+}
+
+#[tokio::test]
+async fn a_node_asks_for_tokens_that_its_pods_want() {
+    let mut cluster = with_tokens().await;
+    let (admin, node) = (cluster.user.clone(), UserInfo::new("system:node:n1", &["system:nodes"]));
+    cluster.tree("POST /api/v1/namespaces/default/serviceaccounts\n\n{\"metadata\":{\"name\":\"default\"}}").await;
+    let driver = r#"{"metadata":{"name":"d.io"},"spec":{"tokenRequests":[{"audience":"vault"}]}}"#;
+    cluster.tree(&format!("POST /apis/storage.k8s.io/v1/csidrivers\n\n{driver}")).await;
+    let volumes = r#"[{"name":"t","projected":{"sources":[{"serviceAccountToken":{"audience":"mail","path":"p"}}]}},{"name":"d","csi":{"driver":"d.io"}}]"#;
+    let mut uids = Vec::new();
+    for (pod, node) in [("a", "n1"), ("b", "n2"), ("c", "n1")] {
+        let volumes = if pod == "c" { "[]" } else { volumes };
+        let spec = format!(r#"{{"nodeName":"{node}","containers":[{{"name":"c","image":"i"}}],"volumes":{volumes}}}"#);
+        let pod = format!(r#"{{"metadata":{{"name":"{pod}"}},"spec":{spec}}}"#);
+        let made = cluster.tree(&format!("POST /api/v1/namespaces/default/pods\n\n{pod}")).await;
+        uids.push(made["metadata"]["uid"].as_str().expect("a UID").to_owned());
+    }
+    cluster.user = node.clone();
+    let ask = |audiences: &str, bound: &str| {
+        let bound = if bound.is_empty() { String::new() } else { format!(r#","boundObjectRef":{bound}"#) };
+        let request = format!(r#"{{"spec":{{"audiences":{audiences}{bound}}}}}"#);
+        format!("POST /api/v1/namespaces/default/serviceaccounts/default/token\n\n{request}")
+    };
+    let pod = |name: &str, uid: &str| format!(r#"{{"apiVersion":"v1","kind":"Pod","name":"{name}","uid":"{uid}"}}"#);
+    let mut told = String::new();
+    for (audiences, bound) in [
+        (r#"["mail"]"#, pod("a", &uids[0])),
+        (r#"["vault"]"#, pod("a", &uids[0])),
+        ("[]", pod("a", &uids[0])),
+        (r#"["bank"]"#, pod("a", &uids[0])),
+        (r#"["mail"]"#, pod("c", &uids[2])),
+        (r#"["mail","vault"]"#, pod("a", &uids[0])),
+        (r#"["mail"]"#, pod("b", &uids[1])),
+        (r#"["mail"]"#, r#"{"apiVersion":"v1","kind":"Pod","name":"a"}"#.to_owned()),
+        (r#"["mail"]"#, r#"{"apiVersion":"v1","kind":"Secret","name":"a","uid":"u"}"#.to_owned()),
+        (r#"["mail"]"#, String::new()),
+    ] {
+        told.push_str(&format!("{}\n", cluster.outcome(&ask(audiences, &bound)).await));
+    }
+    expect![[r#"
+        201
+        201
+        201
+        403 serviceaccounts "default" is forbidden: audience "bank" not found in pod spec volume
+        403 serviceaccounts "default" is forbidden: audience "mail" not found in pod spec volume
+        403 serviceaccounts "default" is forbidden: node may only request 0 or 1 audiences
+        403 serviceaccounts "default" is forbidden: node requested token bound to a pod scheduled on a different node
+        403 serviceaccounts "default" is forbidden: node requested token with a pod binding without a uid
+        403 serviceaccounts "default" is forbidden: node requested token not bound to a pod
+        403 serviceaccounts "default" is forbidden: node requested token not bound to a pod
+    "#]]
+    .assert_eq(&told);
+    cluster.user = admin;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = r#"{"metadata":{"name":"r"},"rules":[{"apiGroups":[""],"resources":["bank"],"verbs":["request-serviceaccounts-token-audience"]}]}"#;
+    cluster.tree(&format!("POST {rbac}/clusterroles\n\n{role}")).await;
+    let binding = r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"r"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"Group","name":"system:nodes"}]}"#;
+    cluster.tree(&format!("POST {rbac}/clusterrolebindings\n\n{binding}")).await;
+    cluster.tree(&format!("GET {rbac}/clusterrolebindings")).await;
+    cluster.user = node;
+    assert_eq!(cluster.outcome(&ask(r#"["bank"]"#, &pod("a", &uids[0]))).await, "201");
 }
