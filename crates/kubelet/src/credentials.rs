@@ -1,6 +1,8 @@
 //! Credentials of registries that programs of others give: which program is asked for which image, what it answers and how
 //! long that holds. See <https://kubernetes.io/docs/tasks/administer-cluster/kubelet-credential-provider/>.
 
+mod accounts;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -14,8 +16,12 @@ use serde::{Deserialize, Serialize};
 use skiff_base::clock::SharedClock;
 use skiff_base::duration;
 use skiff_cri::AuthConfig;
+use skiff_object::FieldPath;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
+
+pub use accounts::Account;
+use accounts::{TokenAttributes, Told};
 
 use crate::options::GoDuration;
 
@@ -53,6 +59,8 @@ struct Provider {
     args: Vec<String>,
     #[serde(default)]
     env: Vec<Variable>,
+    /// What it is told of the service account of the Pod that the image is for.
+    token_attributes: Option<TokenAttributes>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -68,6 +76,10 @@ struct Request<'a> {
     kind: &'static str,
     api_version: &'static str,
     image: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    service_account_token: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    service_account_annotations: &'a BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -100,8 +112,14 @@ pub struct Providers {
     providers: Vec<Provider>,
     folder: PathBuf,
     clock: SharedClock,
-    /// By program and by what the answer is for; until when it holds.
-    cache: Mutex<BTreeMap<(String, String), (Duration, Logins)>>,
+    /// By program, by account where it was told of one, and by what the answer is for; until when it holds.
+    cache: Mutex<BTreeMap<(String, String, String), (Duration, Logins)>>,
+}
+
+/// A program that is to be asked, and what it is told.
+pub struct Asked {
+    provider: Provider,
+    told: Told,
 }
 
 impl Providers {
@@ -127,11 +145,27 @@ impl Providers {
         Ok(Self { providers, folder: folder.to_owned(), clock, cache: Mutex::default() })
     }
 
-    /// The credentials for an image, the most particular ones first. Blocks as long as programs run.
-    pub fn credentials(&self, image: &str) -> Vec<AuthConfig> {
-        let mut found = Vec::new();
+    /// The programs that are asked for an image of a Pod with that account.
+    pub async fn asked(&self, image: &str, account: &dyn Account) -> Vec<Asked> {
+        let mut asked = Vec::new();
         for provider in self.providers.iter().filter(|provider| provider.is_for(image)) {
-            match self.logins(provider, image) {
+            let told = match &provider.token_attributes {
+                None => Ok(Some(Told::default())),
+                Some(attributes) => attributes.told(account).await,
+            };
+            match told {
+                Ok(told) => asked.extend(told.map(|told| Asked { provider: provider.clone(), told })),
+                Err(error) => tracing::warn!(provider = provider.name, image, error, "no account is told"),
+            }
+        }
+        asked
+    }
+
+    /// The credentials for an image, the most particular ones first. Blocks as long as programs run.
+    pub fn credentials(&self, image: &str, asked: &[Asked]) -> Vec<AuthConfig> {
+        let mut found = Vec::new();
+        for Asked { provider, told } in asked {
+            match self.logins(provider, image, told) {
                 Ok(logins) => found.extend(logins),
                 Err(error) => tracing::warn!(provider = provider.name, image, error, "no credentials are provided"),
             }
@@ -147,26 +181,34 @@ impl Providers {
         found.into_iter().map(auth).collect()
     }
 
-    fn logins(&self, provider: &Provider, image: &str) -> Result<Logins, String> {
+    fn logins(&self, provider: &Provider, image: &str, told: &Told) -> Result<Logins, String> {
         let now = self.clock.monotonic();
         let registry = image.split('/').next().unwrap_or(image);
         {
             let mut cache = self.cache.lock();
             cache.retain(|_, (until, _)| *until > now);
             for key in [image, registry, GLOBAL] {
-                if let Some((_, logins)) = cache.get(&(provider.name.clone(), key.to_owned())) {
+                let place = (provider.name.clone(), told.key.clone(), key.to_owned());
+                if let Some((_, logins)) = cache.get(&place) {
                     return Ok(logins.clone());
                 }
             }
         }
-        let request = Request { kind: "CredentialProviderRequest", api_version: API, image };
+        let request = Request {
+            kind: "CredentialProviderRequest",
+            api_version: API,
+            image,
+            service_account_token: &told.token,
+            service_account_annotations: &told.annotations,
+        };
         let request = serde_json::to_vec(&request).expect("plain data");
         let answer = run(provider, &self.folder, &request)?;
         let answer: Response = serde_json::from_slice(&answer).map_err(|error| format!("its answer: {error}"))?;
         let (key, holds) = answer.kept(provider, image, registry)?;
         let logins = answer.auth.unwrap_or_default();
         if !holds.is_zero() {
-            self.cache.lock().insert((provider.name.clone(), key), (self.clock.monotonic() + holds, logins.clone()));
+            let place = (provider.name.clone(), told.key.clone(), key);
+            self.cache.lock().insert(place, (self.clock.monotonic() + holds, logins.clone()));
         }
         Ok(logins)
     }
@@ -191,6 +233,12 @@ fn parse(text: &[u8]) -> Result<Vec<Provider>, String> {
         }
         if provider.match_images.is_empty() {
             return Err(format!("provider {name}: at least one entry of matchImages is required"));
+        }
+        let attributes = provider.token_attributes.iter();
+        let wrong = attributes.flat_map(|attributes| attributes.check(&FieldPath::new("providers.tokenAttributes")));
+        let wrong: Vec<String> = wrong.map(|error| error.to_string()).collect();
+        if !wrong.is_empty() {
+            return Err(format!("provider {name}: {}", wrong.join(", ")));
         }
     }
     Ok(config.providers)
@@ -333,9 +381,24 @@ fn glob(pattern: &str, text: &str) -> bool {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use futures_util::FutureExt;
     use skiff_base::SystemClock;
 
     use super::*;
+
+    /// A Pod without an account.
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl Account for Nobody {
+        async fn facts(&self) -> Result<Option<(String, BTreeMap<String, String>)>, String> {
+            Ok(None)
+        }
+
+        async fn token(&self, _: &str) -> Result<String, String> {
+            Err("it has none".to_owned())
+        }
+    }
 
     #[test]
     fn patterns_speak_of_hosts_ports_and_paths() {
@@ -372,7 +435,10 @@ mod tests {
             first(&format!("{{{}}}", good.replace("name: p", "name: ../p"))).contains("must be the name of a file")
         );
         assert!(first(&format!("{{{}}}", good.replace("io/v1", "io/v9"))).contains("is not credentialprovider"));
-        assert!(first(&format!("{{{good}, tokenAttributes: {{}}}}")).contains("unknown field `tokenAttributes`"));
+        let attributes = "{serviceAccountTokenAudience: r, cacheType: Token, requireServiceAccount: true}";
+        assert_eq!(config(&format!("{{{good}, tokenAttributes: {attributes}}}")), Ok(1));
+        let wrong = first(&format!("{{{good}, tokenAttributes: {{}}}}"));
+        assert!(wrong.contains("providers.tokenAttributes.requireServiceAccount: Required value"), "{wrong}");
         assert!(parse(b"kind: Pod\napiVersion: v1\nproviders: []").is_err());
     }
 
@@ -422,7 +488,8 @@ mod tests {
         std::fs::write(&config, text).expect("a configuration");
         let providers = Providers::read(&config, &folder, SystemClock::shared()).expect("it makes sense");
         let names = |image: &str| -> Vec<String> {
-            providers.credentials(image).into_iter().map(|auth| auth.username).collect()
+            let asked = providers.asked(image, &Nobody).now_or_never().expect("nothing is waited for");
+            providers.credentials(image, &asked).into_iter().map(|auth| auth.username).collect()
         };
         let told = [names("r.example/team/app"), names("r.example/else"), names("elsewhere.example/app")];
         let times = std::fs::read_to_string(&asked).expect("it was asked");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::{Mutex, RwLock};
 use skiff_base::Timestamp;
@@ -27,6 +27,7 @@ use crate::config::container::Ingredients;
 use crate::config::resources::CPU_PERIOD;
 use crate::config::security::ImageUser;
 use crate::config::{self, NodeFacts, hosts, name, namespace, sandbox, uid};
+use crate::credentials::Account;
 use crate::csi::{self, Drivers, Trouble, Wanted};
 use crate::devices::keeper::Devices;
 use crate::images::Images;
@@ -34,7 +35,7 @@ use crate::options::Options;
 use crate::pod::spec;
 use crate::pod::types::{Action, Ended, NOT_ATTACHED, ProbeKind, ProbeResult, RuntimeView};
 use crate::sources::Sources;
-use crate::volumes::{self, Mounter, TokenSource, Tokens};
+use crate::volumes::{self, DEFAULT_EXPIRATION_SECONDS, Mounter, TokenSource, Tokens};
 use crate::{hooks, probe, userns};
 
 /// The least time that a container gets to end after its preStop hook has used up the grace period; upstream's number.
@@ -246,8 +247,33 @@ async fn pull(node: &Node, subject: &Subject, image: &str) -> Ended {
     let secrets = spec::spec(&subject.pod).image_pull_secrets.clone().unwrap_or_default();
     let names: Vec<_> = secrets.into_iter().map(|secret| secret.name).collect();
     let mut credentials = crate::images::credentials(&node.client, namespace(&subject.pod), &names, image).await;
-    credentials.extend(node.images.own_credentials(image).await);
+    credentials.extend(node.images.own_credentials(image, &PodAccount { node, subject }).await);
     node.images.pull(image, credentials, config, &node.clock).await
+}
+
+/// The service account of a Pod, for programs that give credentials.
+struct PodAccount<'a> {
+    node: &'a Node,
+    subject: &'a Subject,
+}
+
+#[async_trait::async_trait]
+impl Account for PodAccount<'_> {
+    async fn facts(&self) -> Result<Option<(String, BTreeMap<String, String>)>, String> {
+        let pod = &self.subject.pod;
+        let Some(name) = spec::spec(pod).service_account_name.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let found = self.node.client.get::<ServiceAccount>(namespace(pod), name).await;
+        let metadata = found.map_err(|error| error.to_string())?.metadata;
+        let who = format!("{}/{name}/{}", namespace(pod), metadata.uid.unwrap_or_default());
+        Ok(Some((who, metadata.annotations.unwrap_or_default())))
+    }
+
+    async fn token(&self, audience: &str) -> Result<String, String> {
+        let source = TokenSource { audience: audience.to_owned(), expiration_seconds: DEFAULT_EXPIRATION_SECONDS };
+        held_token(self.node, self.subject, &source).await.map(|held| held.token)
+    }
 }
 
 async fn set_up_volumes(node: &Node, subject: &Subject) -> Ended {

@@ -13,7 +13,7 @@ use skiff_client::Client;
 use skiff_cri::{AuthConfig, ImageService, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest};
 
 use crate::config::security::ImageUser;
-use crate::credentials::{self, Providers};
+use crate::credentials::{self, Account, Providers};
 use crate::pod::types::Ended;
 
 /// The registry of image names that have none.
@@ -36,14 +36,16 @@ impl Images {
         Self { service, providers, config, pulls: Mutex::default() }
     }
 
-    /// The credentials that the node itself has for an image: those of its own file, then those of providers.
-    pub async fn own_credentials(&self, image: &str) -> Vec<AuthConfig> {
+    /// The credentials that the node itself has for an image: those of its own file, then those of providers, who may be told
+    /// of the account of the Pod that it is for.
+    pub async fn own_credentials(&self, image: &str, account: &dyn Account) -> Vec<AuthConfig> {
         let (registry, path) = split_registry(image);
         // Without tag and digest, and with the names that programs know it by.
         let path = path.split('@').next().unwrap_or(path);
         let path = path.rsplit_once(':').map_or(path, |(path, _)| path);
         let path = if registry.is_none() && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
         let full = format!("{}/{path}", registry.unwrap_or(DEFAULT_REGISTRY));
+        let asked = self.providers.asked(&full, account).await;
         let (providers, file, wanted) = (self.providers.clone(), self.config.clone(), image.to_owned());
         let ask = move || {
             let mut found = match std::fs::read(&file) {
@@ -56,7 +58,7 @@ impl Images {
                 },
                 Err(_) => vec![],
             };
-            found.extend(providers.credentials(&full));
+            found.extend(providers.credentials(&full, &asked));
             found
         };
         tokio::task::spawn_blocking(ask).await.unwrap_or_default()
