@@ -84,6 +84,7 @@ impl Cluster {
             signer: None,
             subjects: None,
             autoscaler,
+            asked_for: Vec::new(),
         };
         let controllers = ControllerManager::start(accounts, &informers, clock.clone(), ids, manager);
         let scheduler = client("system:kube-scheduler", &[], "kube-scheduler");
