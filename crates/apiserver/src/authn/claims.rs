@@ -6,11 +6,17 @@ use skiff_base::Timestamp;
 use skiff_cel::{Program, Value};
 
 use crate::admission::conditions::CALL_LIMIT;
+use crate::authn::distributed;
 use crate::authn::structured::{Issuer, Rule, Source};
 use crate::call::UserInfo;
 
 /// How much later than the server's a clock of an issuer may be.
 const LEEWAY_SECONDS: i64 = 60;
+/// Which claims are elsewhere, by the names of their sources; and what the sources are.
+const NAMES: &str = "_claim_names";
+const SOURCES: &str = "_claim_sources";
+const ENDPOINT: &str = "endpoint";
+const ACCESS_TOKEN: &str = "access_token";
 
 impl Issuer {
     /// Whether claims whose signature was checked are meant for this server, and now.
@@ -18,6 +24,7 @@ impl Issuer {
     /// # Errors
     /// They are not, in upstream's words.
     pub fn check(&self, claims: &Json, now: Timestamp) -> Result<(), String> {
+        sources_exist(claims)?;
         let meant: Vec<&str> = match &claims["aud"] {
             Json::String(one) => vec![one],
             Json::Array(many) => many.iter().filter_map(Json::as_str).collect(),
@@ -49,6 +56,23 @@ impl Issuer {
             return Err(format!("oidc: current time {now} before the nbf (not before) time: {shown}"));
         }
         Ok(())
+    }
+
+    /// Where the groups are, if the claims, which were checked, do not have them but name the place.
+    ///
+    /// # Errors
+    /// Claims are elsewhere, but it is not said where.
+    pub fn elsewhere<'a>(&'a self, claims: &'a Json) -> Result<Option<distributed::Source<'a>>, String> {
+        let Source::Claim(claim, _) = &self.groups else { return Ok(None) };
+        let Some(names) = claims.get(NAMES).filter(|_| claims.get(claim).is_none()) else { return Ok(None) };
+        let sources = claims.get(SOURCES).ok_or("oidc: no claim sources")?;
+        let Some(source) = names.get(claim).and_then(Json::as_str).and_then(|name| sources.get(name)) else {
+            return Ok(None);
+        };
+        let text = |field: &str| source.get(field).and_then(Json::as_str).unwrap_or("");
+        let (endpoint, access_token) = (text(ENDPOINT), text(ACCESS_TOKEN));
+        // What has no endpoint has a token within itself, which upstream does not look at either.
+        Ok((!endpoint.is_empty()).then_some(distributed::Source { claim, endpoint, access_token }))
     }
 
     /// Whom the claims stand for.
@@ -125,7 +149,7 @@ impl Issuer {
                 let fault = |other: &Json| format!("oidc: parse groups claim {claim:?}: {}", mismatch(other, "string"));
                 let put = |group: &str| format!("{prefix}{group}");
                 match claims.get(claim) {
-                    None | Some(Json::Null) => distributed(claims, claim).map(|()| Vec::new()),
+                    None | Some(Json::Null) => Ok(Vec::new()),
                     Some(Json::String(one)) => Ok(vec![put(one)]),
                     Some(Json::Array(many)) => {
                         many.iter().map(|group| group.as_str().map(put).ok_or_else(|| fault(group))).collect()
@@ -151,14 +175,46 @@ impl Issuer {
     }
 }
 
-/// Who has groups elsewhere must not come without them: what forbids by groups would not see them.
-fn distributed(claims: &Json, claim: &str) -> Result<(), String> {
-    if claims.pointer("/_claim_names").and_then(|names| names.get(claim)).is_none() {
-        return Ok(());
+/// Whether each claim that is elsewhere has a source, as every token is looked at.
+fn sources_exist(claims: &Json) -> Result<(), String> {
+    let object = |field: &str, of: &str| match claims.get(field) {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Object(map)) => Ok(Some(map)),
+        Some(other) => Err(unmarshalled(other, field, &format!("map[string]{of}"))),
+    };
+    let (names, sources) = (object(NAMES, "string")?, object(SOURCES, "oidc.claimSource")?);
+    for source in sources.into_iter().flatten().map(|(_, source)| source) {
+        match source {
+            Json::Null => {}
+            Json::Object(fields) => {
+                for field in [ENDPOINT, ACCESS_TOKEN] {
+                    if let Some(other) = fields.get(field).filter(|value| !value.is_string() && !value.is_null()) {
+                        return Err(unmarshalled(other, &format!("{SOURCES}.{field}"), "string"));
+                    }
+                }
+            }
+            other => return Err(unmarshalled(other, SOURCES, "oidc.claimSource")),
+        }
     }
-    Err(format!(
-        "oidc: could not expand distributed claims: {claim:?} is kept elsewhere, and is not fetched from there"
-    ))
+    for source in names.into_iter().flatten().map(|(_, source)| source) {
+        match source {
+            Json::String(name) if !name.is_empty() => {
+                if sources.is_none_or(|sources| !sources.contains_key(name)) {
+                    return Err("oidc: source does not exist".to_owned());
+                }
+            }
+            Json::String(_) | Json::Null => return Err("oidc: failed to obtain source from claim name".to_owned()),
+            other => return Err(unmarshalled(other, NAMES, "string")),
+        }
+    }
+    Ok(())
+}
+
+fn unmarshalled(value: &Json, field: &str, wanted: &str) -> String {
+    let kind = kind(value);
+    format!(
+        "oidc: failed to unmarshal claims: json: cannot unmarshal {kind} into Go struct field idToken.{field} of type {wanted}"
+    )
 }
 
 /// The value of a claim that is text.
@@ -172,15 +228,18 @@ fn text(claims: &Json, claim: &str) -> Result<String, String> {
 }
 
 fn mismatch(value: &Json, wanted: &str) -> String {
-    let kind = match value {
+    format!("json: cannot unmarshal {} into Go value of type {wanted}", kind(value))
+}
+
+fn kind(value: &Json) -> &'static str {
+    match value {
         Json::Null => "null",
         Json::Bool(_) => "bool",
         Json::Number(_) => "number",
         Json::String(_) => "string",
         Json::Array(_) => "array",
         Json::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {kind} into Go value of type {wanted}")
+    }
 }
 
 fn evaluated<T>(program: &Program, claims: &Json, read: impl Fn(&Value<'_>) -> Result<T, String>) -> Result<T, String> {
@@ -228,4 +287,66 @@ fn hold(rules: &[Rule], variable: &'static str, subject: &Json) -> Result<(), St
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::structured::Configuration;
+
+    fn issuer(groups: Json) -> Issuer {
+        let username = json!({"claim": "sub", "prefix": ""});
+        let jwt = json!({"issuer": {"url": "https://x", "audiences": ["a"]},
+            "claimMappings": {"username": username, "groups": groups}});
+        let read = Configuration::of(&json!({"jwt": [jwt]}), None, &Configuration::every_algorithm());
+        read.expect("a configuration").issuers.remove(0)
+    }
+
+    fn check(more: Json, expected: Result<Option<(&str, &str)>, &str>) {
+        let issuer = issuer(json!({"claim": "groups", "prefix": ""}));
+        let mut claims = json!({"aud": "a", "exp": 100});
+        for (claim, value) in more.as_object().expect("claims") {
+            claims[claim] = value.clone();
+        }
+        let now = Timestamp::from_second(50).expect("a time");
+        let found = issuer.check(&claims, now).and_then(|()| issuer.elsewhere(&claims));
+        let found = found.map(|found| found.map(|source| (source.endpoint, source.access_token)));
+        assert_eq!(found, expected.map_err(str::to_owned), "{claims}");
+    }
+
+    #[test]
+    fn a_claim_is_elsewhere_where_its_source_is_told() {
+        let source = |source: Json| json!({"_claim_names": {"groups": "s"}, "_claim_sources": {"s": source}});
+        check(json!({}), Ok(None));
+        check(source(json!({"endpoint": "https://e"})), Ok(Some(("https://e", ""))));
+        check(source(json!({"endpoint": "https://e", "access_token": "t"})), Ok(Some(("https://e", "t"))));
+        check(source(json!({"JWT": "e30.e30.AA"})), Ok(None));
+        let mut both = source(json!({"endpoint": "https://e"}));
+        both["groups"] = Json::Null;
+        check(both, Ok(None));
+        let other = json!({"_claim_names": {"roles": "s"}, "_claim_sources": {"s": {"endpoint": "https://e"}}});
+        check(other, Ok(None));
+        check(json!({"_claim_names": {}}), Err("oidc: no claim sources"));
+        check(json!({"_claim_names": {"groups": "s"}}), Err("oidc: source does not exist"));
+        check(json!({"_claim_names": {"roles": "s"}, "_claim_sources": {}}), Err("oidc: source does not exist"));
+        check(json!({"_claim_names": {"groups": ""}}), Err("oidc: failed to obtain source from claim name"));
+        let fault = "oidc: failed to unmarshal claims: json: cannot unmarshal ";
+        for (claims, why) in [
+            (
+                json!({"_claim_names": "s"}),
+                "string into Go struct field idToken._claim_names of type map[string]string",
+            ),
+            (json!({"_claim_names": {"groups": 7}}), "number into Go struct field idToken._claim_names of type string"),
+            (source(json!([])), "array into Go struct field idToken._claim_sources of type oidc.claimSource"),
+            (
+                source(json!({"endpoint": {}})),
+                "object into Go struct field idToken._claim_sources.endpoint of type string",
+            ),
+        ] {
+            check(claims, Err(&format!("{fault}{why}")));
+        }
+        // An expression sees the claims as they came.
+        let issuer = issuer(json!({"expression": "claims.?groups.orValue([])"}));
+        assert_eq!(issuer.elsewhere(&source(json!({"endpoint": "https://e"}))), Ok(None));
+    }
 }

@@ -3,10 +3,12 @@
 
 pub mod bootstrap;
 mod claims;
+mod distributed;
 pub mod impersonate;
 mod issuer;
 pub mod jose;
 pub mod jwt;
+mod keys;
 pub mod proxy;
 pub mod structured;
 pub mod token_file;

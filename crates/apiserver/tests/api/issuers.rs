@@ -20,17 +20,17 @@ use crate::peer::Peer;
 use crate::support::{Cluster, Folder};
 
 /// 2026-01-02T03:04:05Z, when the clusters of these tests begin.
-const NOW: i64 = 1_767_323_045;
+pub const NOW: i64 = 1_767_323_045;
 
 /// A key of an issuer, of one sort or the other.
-struct Key {
+pub struct Key {
     id: String,
     algorithm: &'static str,
     pair: EcdsaKeyPair,
 }
 
 impl Key {
-    fn new(id: &str, algorithm: &'static str) -> Self {
+    pub fn new(id: &str, algorithm: &'static str) -> Self {
         let parameters = parameters(algorithm);
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(parameters, &random).expect("a key");
@@ -38,7 +38,7 @@ impl Key {
         Self { id: id.to_owned(), algorithm, pair }
     }
 
-    fn public(&self) -> Value {
+    pub fn public(&self) -> Value {
         let (x, y) = {
             let point = &self.pair.public_key().as_ref()[1..];
             point.split_at(point.len() / 2)
@@ -48,7 +48,7 @@ impl Key {
             "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)})
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub fn sign(&self, claims: &Value) -> String {
         let header = json!({"alg": self.algorithm, "kid": self.id});
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(&header), part(claims));
@@ -62,14 +62,14 @@ fn parameters(algorithm: &str) -> &'static EcdsaSigningAlgorithm {
 }
 
 /// An issuer: its discovery document and its keys, over TLS.
-struct Issuer {
-    peer: Peer,
+pub struct Issuer {
+    pub peer: Peer,
     keys: Arc<Mutex<Vec<Key>>>,
-    fetched: Arc<Mutex<usize>>,
+    pub fetched: Arc<Mutex<usize>>,
 }
 
 impl Issuer {
-    async fn start(keys: Vec<Key>) -> Self {
+    pub async fn start(keys: Vec<Key>) -> Self {
         let keys = Arc::new(Mutex::new(keys));
         let (own, fetched) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(0)));
         let (served, counted, url) = (keys.clone(), fetched.clone(), own.clone());
@@ -90,7 +90,7 @@ impl Issuer {
     }
 
     /// A token with these claims beside the usual ones.
-    fn token(&self, claims: Value) -> String {
+    pub fn token(&self, claims: Value) -> String {
         let mut whole = json!({"iss": self.peer.url, "aud": "api", "sub": "7", "exp": NOW + 600});
         for (claim, value) in claims.as_object().expect("claims") {
             whole[claim] = value.clone();
@@ -98,7 +98,7 @@ impl Issuer {
         self.keys.lock().last().expect("a key").sign(&whole)
     }
 
-    fn config(&self, more: Value) -> Value {
+    pub fn config(&self, more: Value) -> Value {
         let mut jwt = json!({
             "issuer": {"url": self.peer.url, "certificateAuthority": self.peer.authority, "audiences": ["api"]},
             "claimMappings": {"username": {"claim": "sub", "prefix": "oidc:"}}});
@@ -127,14 +127,14 @@ async fn cluster(settings: authn::Settings) -> Cluster {
 }
 
 /// A cluster with a configuration in a file of its own.
-async fn configured(folder: &Folder, config: &Value) -> (Cluster, PathBuf) {
+pub async fn configured(folder: &Folder, config: &Value) -> (Cluster, PathBuf) {
     let file = folder.path().join("authentication.yaml");
     std::fs::write(&file, config.to_string()).expect("written");
     (cluster(authn::Settings { file: Some(file.clone()), ..Default::default() }).await, file)
 }
 
 /// Who a bearer token is, or why it is nobody.
-async fn whoever(cluster: &Cluster, token: &str) -> String {
+pub async fn whoever(cluster: &Cluster, token: &str) -> String {
     let review =
         cluster.outcome(&format!("GET /api/v1/namespaces/default\nUser: -\nAuthorization: Bearer {token}")).await;
     let spec = json!({"spec": {"token": token}});
@@ -154,7 +154,7 @@ async fn whoever(cluster: &Cluster, token: &str) -> String {
     }
 }
 
-async fn check(cluster: &Cluster, token: &str, expected: Expect) {
+pub async fn check(cluster: &Cluster, token: &str, expected: Expect) {
     expected.assert_eq(&whoever(cluster, token).await);
 }
 

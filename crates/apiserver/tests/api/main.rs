@@ -7,6 +7,7 @@ mod bundles;
 mod conformance;
 mod custom;
 mod deciders;
+mod distributed;
 mod documents;
 mod encrypted;
 mod entries;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -11,9 +12,9 @@ use rustls_pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// For a path and a body (null where it is empty) it gives the answer: 404 where that is null, and none at all where
-/// there is `None`.
-type Answer = Arc<dyn Fn(&str, Value) -> Option<Value> + Send + Sync>;
+/// For a request and its body (null where it is empty) it gives the answer: 404 where that is null, a text as it is,
+/// and none at all where there is `None`.
+type Answer = Arc<dyn Fn(&Parts, Value) -> Option<Value> + Send + Sync>;
 
 /// A TLS server.
 pub struct Peer {
@@ -24,7 +25,13 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// One that answers by the path and the body.
     pub async fn start(answer: impl Fn(&str, Value) -> Option<Value> + Send + Sync + 'static) -> Self {
+        Self::seeing(move |head, body| answer(head.uri.path(), body)).await
+    }
+
+    /// One that sees the whole head of a request.
+    pub async fn seeing(answer: impl Fn(&Parts, Value) -> Option<Value> + Send + Sync + 'static) -> Self {
         let key = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
         let certificate = params.self_signed(&key).expect("a certificate");
@@ -70,16 +77,17 @@ impl Peer {
 }
 
 async fn serve(request: Request<Incoming>, answer: Answer) -> Result<Response<Full<bytes::Bytes>>, std::io::Error> {
-    let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
-    match answer(&path, body) {
+    match answer(&head, body) {
         None => std::future::pending().await,
         Some(Value::Null) => {
             let mut missing = Response::new(Full::new("404 page not found".into()));
             *missing.status_mut() = http::StatusCode::NOT_FOUND;
             Ok(missing)
         }
+        Some(Value::String(text)) => Ok(Response::new(Full::new(text.into()))),
         Some(whole) => Ok(Response::new(Full::new(whole.to_string().into()))),
     }
 }
