@@ -12,12 +12,14 @@ use skiff_base::clock::SharedClock;
 use skiff_base::figures::{Family, Series};
 use skiff_object::Object;
 use skiff_object::meta::Meta;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::Flow;
 use super::queues::{Arrival, QueueSet, Queuing, Refusal, Ticket, Virtual};
 use super::shares::{self, Bounds, Share, Wanted};
 use super::utilization::{self, Kinds, Phase};
-use super::{Flow, width};
+use super::width::{self, Width};
 use crate::http::request::RequestInfo;
 use crate::metrics::Metrics;
 
@@ -61,6 +63,15 @@ static WORK: Family = Family::buckets(
     "Number of estimated seats (maximum of initial and final seats) associated with requests in API Priority and \
      Fairness",
     &[1.0, 2.0, 4.0, 10.0],
+);
+static WATCHED: Family = Family::buckets(
+    "apiserver_flowcontrol_watch_count_samples",
+    "count of watchers for mutating requests in API Priority and Fairness",
+    &[0.0, 1.0, 10.0, 100.0, 1000.0, 10000.0],
+);
+static SET_BACK: Family = Family::counter(
+    "apiserver_flowcontrol_epoch_advance_total",
+    "Number of times the queueset's progress meter jumped backward",
 );
 static NOMINAL: Family = Family::gauge(
     "apiserver_flowcontrol_nominal_limit_seats",
@@ -154,6 +165,7 @@ pub struct Figures {
     executed: Series,
     executed_watch: Series,
     work: Series,
+    watched: Series,
     waiting_seats: Series,
     queue_length: Series,
     no_room: Series,
@@ -161,6 +173,11 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Notes of how many watches a write is told.
+    pub fn watched(&self, count: usize) {
+        self.watched.observe(count as f64);
+    }
+
     /// Those of a schema that leads to a level.
     pub fn of(metrics: &Metrics, schema: &str, level: &str) -> Self {
         let labels = format!("flow_schema={schema:?},priority_level={level:?}");
@@ -180,6 +197,7 @@ impl Figures {
             queue_length: series(&QUEUE_LENGTH),
             no_room: series(&NO_ROOM),
             work: series(&WORK),
+            watched: series(&WATCHED),
             rejected: [Refusal::QueueFull, Refusal::ConcurrencyLimit, Refusal::TimeOut].map(refused),
         }
     }
@@ -225,11 +243,39 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let (facts, now) = (&self.flow.0, self.flow.0.level.clock.monotonic());
         facts.figures.executing.dec();
-        facts.figures.seats.add(-f64::from(self.seats));
         let executed = if self.sort.is_watch { &facts.figures.executed_watch } else { &facts.figures.executed };
         executed.took(self.ticket.held(now));
         facts.level.kinds.count(now, Phase::Executing, self.sort.is_write, false);
-        facts.level.give_back(now, self.ticket);
+        self.flow.give_back(now, self.ticket, self.seats);
+    }
+}
+
+impl Flow {
+    /// Gives seats back: at once, or when what the request set off is over.
+    fn give_back(&self, now: Duration, ticket: Ticket, seats: u32) {
+        match Handle::try_current() {
+            Ok(runtime) if !ticket.after().is_zero() => {
+                self.change(now, |set| set.end(now, ticket));
+                let flow = self.clone();
+                runtime.spawn(async move {
+                    tokio::time::sleep(ticket.after()).await;
+                    let now = flow.0.level.clock.monotonic();
+                    flow.0.figures.seats.add(-f64::from(seats));
+                    flow.change(now, |set| set.free(now, ticket));
+                });
+            }
+            _ => {
+                self.0.figures.seats.add(-f64::from(seats));
+                self.change(now, |set| set.leave(now, ticket));
+            }
+        }
+    }
+
+    /// Changes who has seats, and serves all for whom there are some then.
+    fn change(&self, now: Duration, change: impl FnOnce(&mut QueueSet<Waiter>)) {
+        let mut set = self.0.level.set.lock();
+        change(&mut set);
+        serve(&mut set, now);
     }
 }
 
@@ -280,15 +326,15 @@ impl Level {
     pub async fn enter(
         flow: &Flow,
         hash: u64,
-        (seats, sort): (u32, Sort),
+        (width, sort): (Width, Sort),
         patience: Duration,
         asker: impl FnOnce() -> Asker,
     ) -> Result<Seat, Refusal> {
         let (level, figures) = (&flow.0.level, &flow.0.figures);
-        let (now, mut turn) = (level.clock.monotonic(), None);
+        let (now, mut turn, seats) = (level.clock.monotonic(), None, width.seats());
         let arrival = {
             let mut set = level.set.lock();
-            let arrival = set.arrive(now, hash, seats, || {
+            let arrival = set.arrive(now, hash, width, || {
                 let (sender, receiver) = oneshot::channel();
                 turn = Some(receiver);
                 Waiter { asker: asker(), turn: sender }
@@ -337,12 +383,6 @@ impl Level {
             }
             _ => Err(Refusal::TimeOut),
         }
-    }
-
-    fn give_back(&self, now: Duration, ticket: Ticket) {
-        let mut set = self.set.lock();
-        set.leave(now, ticket);
-        serve(&mut set, now);
     }
 
     /// Looks at the queues.
@@ -449,6 +489,16 @@ pub fn write(text: &mut String, levels: &[Arc<Level>]) {
         for (level, own) in &times {
             family.write_value(text, &format!("priority_level={level:?}"), of(own));
         }
+    }
+    let jumps = levels.iter().flat_map(|level| {
+        let [whole, behind] = level.set.lock().times_set_back();
+        let label = |is_whole: bool| format!("priority_level={:?},success=\"{is_whole}\"", level.name);
+        [(label(true), whole), (label(false), behind)]
+    });
+    let mut jumps = jumps.filter(|(_, count)| *count > 0).peekable();
+    if jumps.peek().is_some() {
+        SET_BACK.write_head(text);
+        jumps.for_each(|(labels, count)| SET_BACK.write_value(text, &labels, count as f64));
     }
     let bounds: [(&Family, fn(&Virtual) -> (f64, f64)); 2] =
         [(&NEXT_S, |own| own.next), (&NEXT_DISCOUNTED_S, |own| own.discounted)];

@@ -10,6 +10,7 @@ mod queues;
 mod shares;
 mod told;
 mod utilization;
+mod watches;
 mod width;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ use level::{Asker, Figures, Level, Seat, Sort};
 use matching::Rule;
 use queues::Refusal;
 use utilization::Kinds;
+use watches::{Watches, Watching};
+use width::Width;
 
 pub use told::dump;
 
@@ -132,6 +135,7 @@ pub struct Flows {
     caches: OnceLock<Option<[Arc<ResourceCache>; 2]>>,
     known: Mutex<Known>,
     kinds: Arc<Kinds>,
+    watches: Arc<Watches>,
     /// Reads and writes, where nobody is told apart.
     in_flight: [Semaphore; 2],
 }
@@ -141,12 +145,13 @@ pub struct Flows {
 pub struct Entered {
     flow: Flow,
     seat: Option<Arc<Seat>>,
+    watching: Option<Arc<Watching>>,
 }
 
 impl Entered {
     /// Notes the flow of a request that has no seats yet.
     pub fn new(flow: Flow) -> Self {
-        Self { flow, seat: None }
+        Self { flow, seat: None, watching: None }
     }
 
     /// Adds the flow to an answer's headers, and gives the seats back: a watch's once it has begun, others' when all of the
@@ -155,6 +160,9 @@ impl Entered {
         let facts = &self.flow.0;
         answer.headers_mut().insert(SCHEMA_HEADER, facts.schema_uid.clone());
         answer.headers_mut().insert(LEVEL_HEADER, facts.level_uid.clone());
+        if let Some(watching) = self.watching {
+            answer = answer.map(|body| body::holding(body, watching));
+        }
         let is_whole = answer.body().size_hint().exact().is_some();
         let Some(seat) = self.seat.filter(|_| !goes_on && !is_whole) else { return answer };
         let (held, is_over) = oneshot::channel::<()>();
@@ -184,7 +192,8 @@ impl Flows {
         let places = |count: u32| Semaphore::new(count as usize);
         let in_flight = [places(settings.reads), places(settings.writes)];
         let kinds = Arc::new(Kinds::new(clock.monotonic()));
-        Self { settings, clock, seed, kinds, caches: OnceLock::new(), known: Mutex::default(), in_flight }
+        let (caches, known, watches) = (OnceLock::new(), Mutex::default(), Arc::default());
+        Self { settings, clock, seed, kinds, caches, known, watches, in_flight }
     }
 
     /// Whether requests are told apart.
@@ -217,9 +226,9 @@ impl Flows {
         if info.is_long_running() && info.verb != "watch" {
             return Ok(Held::Free);
         }
-        let Some(Entered { flow, seat: own }) = entered else { return self.place(user, info) };
+        let Some(Entered { flow, seat: own, watching }) = entered else { return self.place(user, info) };
         let level = &flow.0.level;
-        let seats = seats(level.most_seats());
+        let width = self.width(flow, info, seats);
         let distinguisher = flow.distinguisher(user, info);
         let hash = if level.is_exempt { 0 } else { self.hash(&flow.0.schema, distinguisher) };
         let asker = || Asker {
@@ -230,9 +239,24 @@ impl Flows {
             arrived: self.clock.now(),
         };
         let sort = Sort { is_write: !is_read(info), is_watch: info.verb == "watch" };
-        let seat = Level::enter(flow, hash, (seats, sort), limit / PATIENCE_PART, asker).await;
+        let seat = Level::enter(flow, hash, (width, sort), limit / PATIENCE_PART, asker).await;
         *own = Some(Arc::new(seat.map_err(|_: Refusal| too_many())?));
+        *watching = (info.verb == "watch").then(|| Arc::new(self.watches.begin(info)));
         Ok(Held::Seats)
+    }
+
+    /// What a request takes of its level: writes by those who are told of them, others what `seats` says.
+    fn width(&self, flow: &Flow, info: &RequestInfo, seats: impl FnOnce(u32) -> u32) -> Width {
+        let most = flow.0.level.most_seats();
+        let tells = matches!(info.verb.as_str(), "create" | "update" | "patch" | "delete");
+        // Making a token changes nothing that is watched.
+        let makes_token = info.resource == "serviceaccounts" && info.subresource == "token";
+        if !tells || makes_token {
+            return Width::of(seats(most));
+        }
+        let watches = self.watches.told_of(info);
+        flow.0.figures.watched(watches);
+        width::write(watches, most)
     }
 
     /// A place for a request where nobody is told apart; those who may do everything always have one.

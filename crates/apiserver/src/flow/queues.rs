@@ -10,9 +10,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::utilization::{Use, Utilization};
+use super::width::{ESTIMATED_SECONDS, Width};
 
-/// How long a request is taken to last until it has ended, as upstream's.
-const ESTIMATED_SECONDS: f64 = 0.003;
+/// Where virtual time is set back, and by how much, so that its parts stay exact: where upstream's would overflow.
+const FAR_SECONDS: f64 = BACK_SECONDS * 1.5;
+const BACK_SECONDS: f64 = 92_233_720_368.547_76;
 /// The most queues of a hand: the kind's rules allow no more than 60 bits of choice.
 const MAX_HAND: usize = 60;
 
@@ -53,7 +55,7 @@ impl Refusal {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ticket {
     queue: Option<usize>,
-    seats: u32,
+    width: Width,
     began: Duration,
 }
 
@@ -61,6 +63,11 @@ impl Ticket {
     /// How long the request has had them.
     pub fn held(&self, now: Duration) -> Duration {
         now.saturating_sub(self.began)
+    }
+
+    /// How long the request keeps them when it has ended.
+    pub fn after(&self) -> Duration {
+        self.width.after
     }
 }
 
@@ -79,8 +86,8 @@ pub enum Arrival {
 #[derive(Debug)]
 pub struct Waiting<W> {
     id: u64,
-    /// How many seats it needs.
-    pub seats: u32,
+    /// What it takes.
+    pub width: Width,
     /// What its owner keeps of it.
     pub payload: W,
 }
@@ -109,9 +116,19 @@ impl<W> Queue<W> {
         self.executing > 0 || !self.waiting.is_empty()
     }
 
+    /// Whether nobody will give seats of it back.
+    fn is_free(&self) -> bool {
+        !self.is_active() && self.seats == 0
+    }
+
     /// The seats of those who wait.
     pub fn waiting_seats(&self) -> u32 {
-        self.waiting.iter().map(|waiting| waiting.seats).sum()
+        self.waiting.iter().map(|waiting| waiting.width.seats()).sum()
+    }
+
+    /// What those who wait are taken to need.
+    pub fn waiting_seconds(&self) -> f64 {
+        self.waiting.iter().map(|waiting| waiting.width.work_seconds()).sum()
     }
 }
 
@@ -196,6 +213,8 @@ pub struct QueueSet<W> {
     utilization: Utilization,
     /// Where it was in virtual time when somebody was last served from a queue, and where that queue was.
     served: (f64, f64),
+    /// How often virtual time was set back: as it should be, and where a queue was behind.
+    set_back: [u64; 2],
     /// The queue whose first would be next, and does not fit.
     blocked: Option<usize>,
     next_id: u64,
@@ -221,6 +240,7 @@ impl<W> QueueSet<W> {
             nominal: limit.unwrap_or_default(),
             utilization: Utilization::new(now),
             served: (0.0, 0.0),
+            set_back: [0; 2],
             blocked: None,
             next_id: 0,
             last: 0,
@@ -230,15 +250,16 @@ impl<W> QueueSet<W> {
     }
 
     /// A request of the flow with this hash comes. `payload` is asked for where it has to wait.
-    pub fn arrive(&mut self, now: Duration, hash: u64, seats: u32, payload: impl FnOnce() -> W) -> Arrival {
+    pub fn arrive(&mut self, now: Duration, hash: u64, width: Width, payload: impl FnOnce() -> W) -> Arrival {
         self.advance(now);
+        let seats = width.seats();
         if self.limit.is_none() {
-            return Arrival::Run(self.run(now, None, seats));
+            return Arrival::Run(self.run(now, None, width));
         }
         if self.queues.is_empty() {
             let fits = self.fits(seats);
             return if fits {
-                Arrival::Run(self.run(now, None, seats))
+                Arrival::Run(self.run(now, None, width))
             } else {
                 Arrival::Refused(Refusal::ConcurrencyLimit)
             };
@@ -246,7 +267,7 @@ impl<W> QueueSet<W> {
         let index = self.dealt(hash);
         if self.waiting == 0 && self.fits(seats) {
             self.wake(index);
-            return Arrival::Run(self.run(now, Some(index), seats));
+            return Arrival::Run(self.run(now, Some(index), width));
         }
         if self.queues[index].waiting.len() >= self.queuing.length {
             return Arrival::Refused(Refusal::QueueFull);
@@ -254,25 +275,39 @@ impl<W> QueueSet<W> {
         self.wake(index);
         let id = self.next_id;
         self.next_id += 1;
-        self.queues[index].waiting.push_back(Waiting { id, seats, payload: payload() });
+        self.queues[index].waiting.push_back(Waiting { id, width, payload: payload() });
         self.waiting += 1;
         self.waiting_seats += seats;
         self.note();
         Arrival::Wait(id)
     }
 
-    /// A request has ended. Then some who wait may be served: [`QueueSet::dispatch`] tells who.
+    /// A request has ended and gives its seats back. Then some who wait may be served: [`QueueSet::dispatch`] tells who.
     pub fn leave(&mut self, now: Duration, ticket: Ticket) {
+        self.end(now, ticket);
+        self.free(now, ticket);
+    }
+
+    /// A request has ended; it has its seats until [`QueueSet::free`].
+    pub fn end(&mut self, now: Duration, ticket: Ticket) {
         self.advance(now);
-        self.seats -= ticket.seats;
         self.executing -= 1;
         if let Some(index) = ticket.queue {
             let queue = &mut self.queues[index];
             queue.executing -= 1;
-            queue.seats -= ticket.seats;
             // It was charged what such a request is taken to last.
-            queue.next += (ticket.held(now).as_secs_f64() - ESTIMATED_SECONDS) * f64::from(ticket.seats);
+            queue.next += (ticket.held(now).as_secs_f64() - ESTIMATED_SECONDS) * f64::from(ticket.width.first);
             self.rest(index);
+        }
+        self.note();
+    }
+
+    /// The seats of a request that has ended are free.
+    pub fn free(&mut self, now: Duration, ticket: Ticket) {
+        self.advance(now);
+        self.seats -= ticket.width.seats();
+        if let Some(index) = ticket.queue {
+            self.queues[index].seats -= ticket.width.seats();
         }
         self.note();
     }
@@ -285,7 +320,7 @@ impl<W> QueueSet<W> {
             let Some(place) = waiting.iter().position(|waiting| waiting.id == id) else { continue };
             let gone = waiting.remove(place)?;
             self.waiting -= 1;
-            self.waiting_seats -= gone.seats;
+            self.waiting_seats -= gone.width.seats();
             self.rest(index);
             self.note();
             return Some(gone.payload);
@@ -305,21 +340,21 @@ impl<W> QueueSet<W> {
         for index in (1..=count).map(|step| (self.last + step) % count) {
             let queue = &self.queues[index];
             let Some(first) = queue.waiting.front() else { continue };
-            let finish = queue.next + f64::from(first.seats) * ESTIMATED_SECONDS;
+            let finish = queue.next + first.width.work_seconds();
             if best.is_none_or(|(least, _)| finish < least) {
                 best = Some((finish, index));
             }
         }
         let (_, index) = best?;
-        if !self.fits(self.queues[index].waiting.front()?.seats) {
+        if !self.fits(self.queues[index].waiting.front()?.width.seats()) {
             self.blocked = Some(index);
             return None;
         }
         let waiting = self.queues[index].waiting.pop_front()?;
         self.waiting -= 1;
-        self.waiting_seats -= waiting.seats;
+        self.waiting_seats -= waiting.width.seats();
         self.last = index;
-        let ticket = self.run(now, Some(index), waiting.seats);
+        let ticket = self.run(now, Some(index), waiting.width);
         Some((waiting.payload, ticket))
     }
 
@@ -374,7 +409,7 @@ impl<W> QueueSet<W> {
         if self.queues.len() < queuing.queues {
             self.queues.resize_with(queuing.queues, Queue::default);
         }
-        while self.queues.len() > queuing.queues && self.queues.last().is_some_and(|queue| !queue.is_active()) {
+        while self.queues.len() > queuing.queues && self.queues.last().is_some_and(Queue::is_free) {
             self.queues.pop();
         }
     }
@@ -411,7 +446,8 @@ impl<W> QueueSet<W> {
             .is_none_or(|limit| self.seats + seats <= limit || (self.executing == 0 && seats > limit && limit > 0))
     }
 
-    fn run(&mut self, now: Duration, queue: Option<usize>, seats: u32) -> Ticket {
+    fn run(&mut self, now: Duration, queue: Option<usize>, width: Width) -> Ticket {
+        let seats = width.seats();
         self.seats += seats;
         self.executing += 1;
         if let Some(index) = queue {
@@ -419,10 +455,10 @@ impl<W> QueueSet<W> {
             self.served = (self.virtual_now, queue.next);
             queue.executing += 1;
             queue.seats += seats;
-            queue.next += f64::from(seats) * ESTIMATED_SECONDS;
+            queue.next += width.work_seconds();
         }
         self.note();
-        Ticket { queue, seats, began: now }
+        Ticket { queue, width, began: now }
     }
 
     /// A queue that had nothing to do begins where the others are: time in which nobody asked is not saved up.
@@ -460,6 +496,26 @@ impl<W> QueueSet<W> {
             let asked = (self.seats + self.waiting_seats).min(self.limit.unwrap_or(u32::MAX));
             self.virtual_now += seconds * f64::from(asked) / self.active as f64;
         }
+        if self.virtual_now >= FAR_SECONDS {
+            self.set_back();
+        }
+    }
+
+    /// Sets virtual time back everywhere. A queue where nobody is begins anew when somebody comes.
+    fn set_back(&mut self) {
+        self.virtual_now -= BACK_SECONDS;
+        let mut is_whole = true;
+        for queue in &mut self.queues {
+            queue.next = if queue.is_active() { queue.next - BACK_SECONDS } else { 0.0 };
+            is_whole &= queue.next >= 0.0;
+        }
+        self.set_back[usize::from(!is_whole)] += 1;
+    }
+
+    /// How often virtual time was set back: as it should be, and where a queue was so far behind that it is before all
+    /// time now.
+    pub fn times_set_back(&self) -> [u64; 2] {
+        self.set_back
     }
 
     /// The queue of the flow's hand with the least work.
@@ -530,19 +586,19 @@ mod tests {
     #[test]
     fn a_level_without_queues_refuses_what_does_not_fit() {
         let mut set = QueueSet::new(Some(2), Queuing { queues: 0, hand: 0, length: 0 }, at(0));
-        let Arrival::Run(first) = set.arrive(at(0), 1, 2, || 0) else { panic!("there is room") };
-        assert_eq!(set.arrive(at(1), 1, 1, || 0), Arrival::Refused(Refusal::ConcurrencyLimit));
+        let Arrival::Run(first) = set.arrive(at(0), 1, Width::of(2), || 0) else { panic!("there is room") };
+        assert_eq!(set.arrive(at(1), 1, Width::of(1), || 0), Arrival::Refused(Refusal::ConcurrencyLimit));
         set.leave(at(2), first);
-        assert!(matches!(set.arrive(at(2), 1, 1, || 0), Arrival::Run(_)));
+        assert!(matches!(set.arrive(at(2), 1, Width::of(1), || 0), Arrival::Run(_)));
         let mut exempt = QueueSet::new(None, QUEUING, at(0));
-        assert!((0..10_000).all(|hash| matches!(exempt.arrive(at(0), hash, 10, || 0), Arrival::Run(_))));
+        assert!((0..10_000).all(|hash| matches!(exempt.arrive(at(0), hash, Width::of(10), || 0), Arrival::Run(_))));
     }
 
     #[test]
     fn who_does_not_fit_waits_and_a_full_queue_refuses() {
         let mut set = QueueSet::new(Some(1), QUEUING, at(0));
-        let Arrival::Run(first) = set.arrive(at(0), 5, 1, || 0) else { panic!("there is room") };
-        let more: Vec<_> = (1..=7).map(|number| set.arrive(at(number), 5, 1, || number)).collect();
+        let Arrival::Run(first) = set.arrive(at(0), 5, Width::of(1), || 0) else { panic!("there is room") };
+        let more: Vec<_> = (1..=7).map(|number| set.arrive(at(number), 5, Width::of(1), || number)).collect();
         assert_eq!(more[0], Arrival::Wait(0));
         assert_eq!(more[6], Arrival::Refused(Refusal::QueueFull), "a hand of two queues holds three each");
         assert_eq!(set.counts(), (1, 6));
@@ -553,17 +609,52 @@ mod tests {
         assert_eq!(all(&mut set, at(10)).len(), 1);
         // More than all seats is served alone.
         let mut wide = QueueSet::new(Some(2), QUEUING, at(0));
-        let Arrival::Run(alone) = wide.arrive(at(0), 1, 5, || 0) else { panic!("nobody else is there") };
-        assert!(matches!(wide.arrive(at(0), 1, 1, || 1), Arrival::Wait(_)));
+        let Arrival::Run(alone) = wide.arrive(at(0), 1, Width::of(5), || 0) else { panic!("nobody else is there") };
+        assert!(matches!(wide.arrive(at(0), 1, Width::of(1), || 1), Arrival::Wait(_)));
         wide.leave(at(1), alone);
         assert_eq!(all(&mut wide, at(1)).len(), 1);
     }
 
     #[test]
+    fn a_write_keeps_its_seats_for_what_it_sets_off() {
+        let mut set = QueueSet::new(Some(3), QUEUING, at(0));
+        let wide = Width { first: 1, last: 3, after: at(5) };
+        let Arrival::Run(first) = set.arrive(at(0), 5, wide, || 0) else { panic!("there is room") };
+        assert_eq!((set.seats(), first.after()), (3, at(5)));
+        assert!(matches!(set.arrive(at(1), 5, Width::of(1), || 1), Arrival::Wait(_)));
+        set.end(at(2), first);
+        assert!(all(&mut set, at(2)).is_empty());
+        assert_eq!(set.counts(), (0, 1));
+        // Its queue may go meanwhile, but not before its seats are given back.
+        set.set_queuing(Queuing { queues: 1, hand: 1, length: 3 });
+        set.free(at(7), first);
+        assert_eq!(all(&mut set, at(7)).len(), 1);
+        assert_eq!(set.seats(), 1);
+    }
+
+    #[test]
+    fn virtual_time_is_set_back_before_it_is_inexact() {
+        let mut set = QueueSet::new(Some(1), QUEUING, at(0));
+        let Arrival::Run(first) = set.arrive(at(0), 5, Width::of(1), || 0) else { panic!("there is room") };
+        set.arrive(at(0), 5, Width::of(1), || 1);
+        set.virtual_now = FAR_SECONDS;
+        set.queues.iter_mut().for_each(|queue| queue.next += FAR_SECONDS);
+        set.leave(at(3), first);
+        assert_eq!(set.times_set_back(), [1, 0]);
+        assert!((set.virtual_now - (FAR_SECONDS - BACK_SECONDS)).abs() < 1.0);
+        assert_eq!(all(&mut set, at(4)).len(), 1);
+        let behind = set.queues.iter().filter(|queue| queue.next == 0.0).count();
+        assert_eq!(behind, 6, "queues where nobody is begin anew");
+        set.virtual_now = FAR_SECONDS;
+        set.take_demand(at(5));
+        assert_eq!(set.times_set_back(), [1, 1], "a queue was left behind");
+    }
+
+    #[test]
     fn demand_is_what_was_asked_for_over_time() {
         let mut set = QueueSet::new(Some(1), QUEUING, at(0));
-        let Arrival::Run(first) = set.arrive(at(0), 1, 1, || 0) else { panic!("there is room") };
-        set.arrive(at(1000), 1, 1, || 1);
+        let Arrival::Run(first) = set.arrive(at(0), 1, Width::of(1), || 0) else { panic!("there is room") };
+        set.arrive(at(1000), 1, Width::of(1), || 1);
         set.leave(at(3000), first);
         let Some((_, second)) = set.dispatch(at(3000)) else { panic!("it waited") };
         set.leave(at(4000), second);
@@ -586,12 +677,12 @@ mod tests {
                 set.leave(at(now), held.swap_remove(place));
             }
             for _ in 0..5 {
-                if let Arrival::Run(ticket) = set.arrive(at(now), 11, 1, || u64::MAX) {
+                if let Arrival::Run(ticket) = set.arrive(at(now), 11, Width::of(1), || u64::MAX) {
                     held.push(ticket);
                 }
             }
             if now % 40 == 0 {
-                match set.arrive(at(now), 0x1234_5678_9abc_def0, 1, || now) {
+                match set.arrive(at(now), 0x1234_5678_9abc_def0, Width::of(1), || now) {
                     Arrival::Run(ticket) => held.push(ticket),
                     Arrival::Wait(_) => {}
                     Arrival::Refused(why) => panic!("{why:?}"),
@@ -620,7 +711,12 @@ mod tests {
             for step in 0..500 {
                 now += ids.next_u64() % 5;
                 match ids.next_u64() % 4 {
-                    0 | 1 => match set.arrive(at(now), ids.next_u64() % 8, 1 + (ids.next_u64() % 3) as u32, || step) {
+                    0 | 1 => match set.arrive(
+                        at(now),
+                        ids.next_u64() % 8,
+                        Width::of(1 + (ids.next_u64() % 3) as u32),
+                        || step,
+                    ) {
                         Arrival::Run(ticket) => held.push(ticket),
                         Arrival::Wait(_) => drop(waiting.insert(step)),
                         Arrival::Refused(why) => assert_eq!(why, Refusal::QueueFull),
@@ -635,7 +731,7 @@ mod tests {
                     assert!(waiting.remove(&who), "seed {seed}");
                     held.push(ticket);
                 }
-                let seats: u32 = held.iter().map(|ticket| ticket.seats).sum();
+                let seats: u32 = held.iter().map(|ticket| ticket.width.seats()).sum();
                 assert_eq!(seats, set.seats(), "seed {seed}");
                 assert!(seats <= limit || held.len() == 1, "seed {seed}: {seats} of {limit}");
                 assert_eq!(set.counts(), (held.len(), waiting.len()), "seed {seed}");
@@ -666,7 +762,7 @@ mod tests {
                 set.leave(at(now), ticket);
             }
             for flow in 0..2 {
-                if let Arrival::Run(ticket) = set.arrive(at(now), flow, 1, || flow) {
+                if let Arrival::Run(ticket) = set.arrive(at(now), flow, Width::of(1), || flow) {
                     held.push((flow, ticket));
                 }
             }

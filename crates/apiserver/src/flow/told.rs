@@ -54,7 +54,7 @@ fn queues(flows: &Flows) -> String {
     for level in flows.levels() {
         level.look(|set| {
             rows.extend(set.queues().iter().enumerate().map(|(index, queue)| {
-                let seats = queue.waiting_seats();
+                let first: u32 = queue.waiting.iter().map(|waiting| waiting.width.first).sum();
                 vec![
                     level.name.clone(),
                     index.to_string(),
@@ -62,9 +62,9 @@ fn queues(flows: &Flows) -> String {
                     queue.executing.to_string(),
                     queue.seats.to_string(),
                     format!("{:.8}ss", queue.next),
-                    seats.to_string(),
-                    seats.to_string(),
-                    format!("{:.8}ss", f64::from(seats) * 0.003),
+                    first.to_string(),
+                    queue.waiting_seats().to_string(),
+                    format!("{:.8}ss", queue.waiting_seconds()),
                 ]
             }));
         });
@@ -100,9 +100,9 @@ fn requests(flows: &Flows, with_details: bool) -> String {
                         place.to_string(),
                         asker.distinguisher.clone(),
                         rfc3339_micro(asker.arrived),
-                        waiting.seats.to_string(),
-                        "0".to_owned(),
-                        "0s".to_owned(),
+                        waiting.width.first.to_string(),
+                        waiting.width.last.to_string(),
+                        format!("{:?}", waiting.width.after).replace("0ns", "0s"),
                     ];
                     if with_details {
                         let info = &asker.info;

@@ -1,12 +1,60 @@
 //! How many seats a request takes. Pure.
 //! See <https://kubernetes.io/docs/concepts/cluster-administration/flow-control/#seats-occupied-by-a-request>.
 
+use std::time::Duration;
+
+/// How long a request is taken to last until it has ended, as upstream's.
+pub const ESTIMATED_SECONDS: f64 = 0.003;
 /// So much of what is read stands for one seat.
 const BYTES_PER_SEAT: u64 = 100_000;
 /// What a list from the cache has in memory of its own at most: it is sent as it is made.
 const STREAMED_BYTES: u64 = 1_000_000;
 /// The most seats of any list.
 const MAX_SEATS: u32 = 100;
+/// The most seats of any write.
+const MAX_WRITE_SEATS: u32 = 10;
+/// So many watches, told of a write, take a seat for so long.
+const WATCHES_PER_SEAT: u32 = 10;
+const EVENT_SECONDS: f64 = 0.005;
+
+/// What a request takes of its level.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Width {
+    /// The seats while it is worked on.
+    pub first: u32,
+    /// The seats after that, for what it sets off; and for how long.
+    pub last: u32,
+    /// How long that is.
+    pub after: Duration,
+}
+
+impl Width {
+    /// What sets nothing off.
+    pub fn of(seats: u32) -> Self {
+        Self { first: seats, last: 0, after: Duration::ZERO }
+    }
+
+    /// What it has all the time.
+    pub fn seats(self) -> u32 {
+        self.first.max(self.last)
+    }
+
+    /// The seats' time that it is taken to need.
+    pub fn work_seconds(self) -> f64 {
+        f64::from(self.first) * ESTIMATED_SECONDS + f64::from(self.last) * self.after.as_secs_f64()
+    }
+}
+
+/// A write, of which so many watches are told: what is too wide for the level takes longer instead.
+pub fn write(watches: usize, most: u32) -> Width {
+    let watches = u32::try_from(watches).unwrap_or(u32::MAX);
+    if watches < WATCHES_PER_SEAT {
+        return Width::of(1);
+    }
+    let wanted = watches.div_ceil(WATCHES_PER_SEAT);
+    let last = wanted.min(most.clamp(1, MAX_WRITE_SEATS));
+    Width { first: 1, last, after: Duration::from_secs_f64(f64::from(wanted) * EVENT_SECONDS / f64::from(last)) }
+}
 
 /// What a list reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +120,16 @@ mod tests {
             (all, 0, 1),
         ] {
             assert_eq!(list(&listed, most), expected, "{listed:?}");
+        }
+        for (watches, most, expected) in [
+            (9, 37, (1, 0, 0)),
+            (10, 37, (1, 1, 5)),
+            (95, 37, (1, 10, 5)),
+            (1000, 37, (1, 10, 50)),
+            (60, 3, (1, 3, 10)),
+        ] {
+            let Width { first, last, after } = write(watches, most);
+            assert_eq!((first, last, after.as_millis()), expected, "{watches}");
         }
         assert_eq!((most(245, 6), most(49, 6), most(13, 0), most(0, 6)), (37, 8, 2, 1));
     }

@@ -127,6 +127,9 @@ async fn a_flood_waits_in_its_queues_and_others_go_on() {
         "apiserver_flowcontrol_request_queue_length_after_enqueue_sum{flow_schema=\"flood\",priority_level=\"tiny\"} 3",
         "apiserver_flowcontrol_request_dispatch_no_accommodation_total{flow_schema=\"flood\",priority_level=\"tiny\"} 3",
         "apiserver_flowcontrol_request_execution_seconds_count{type=\"regular\",flow_schema=\"flood\",priority_level=\"tiny\"} 5",
+        // Nobody watched what was written.
+        "apiserver_flowcontrol_watch_count_samples_bucket{flow_schema=\"flood\",priority_level=\"tiny\",le=\"0\"} 5",
+        "apiserver_flowcontrol_watch_count_samples_count{flow_schema=\"flood\",priority_level=\"tiny\"} 5",
         // The test's clock stands still: there is nothing yet to be told of how long.
         "apiserver_flowcontrol_priority_level_seat_utilization_count{phase=\"executing\",priority_level=\"tiny\"} 0",
         "apiserver_flowcontrol_priority_level_request_utilization_count{phase=\"waiting\",priority_level=\"tiny\"} 0",
@@ -257,4 +260,41 @@ async fn who_does_not_read_loses_the_seats_after_a_minute() {
     tokio::time::sleep(Duration::from_secs(61)).await;
     until(&cluster, 0, 0).await;
     drop(answer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_keeps_seats_for_those_who_are_told_of_it() {
+    let cluster = cluster().await;
+    let mut watches = Vec::new();
+    for path in ["configmaps", "namespaces/default/configmaps", "namespaces/kube-system/configmaps", "secrets"] {
+        for _ in 0..15 {
+            watches.push(cluster.send(&format!("GET /api/v1/{path}?watch=1")).await);
+        }
+    }
+    let write = |number: usize| {
+        let content = json!({"metadata": {"name": format!("c{number}")}});
+        format!("POST /api/v1/namespaces/default/configmaps\nUser: flood\n\n{content}")
+    };
+    let labels = "flow_schema=\"flood\",priority_level=\"tiny\"";
+    let figure = async |name: &str| {
+        let metrics = cluster.answer("GET /metrics").await;
+        let start = format!("apiserver_flowcontrol_{name}{{{labels}}} ");
+        let found = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        found.unwrap_or_else(|| panic!("no {name}")).to_owned()
+    };
+    assert_eq!(cluster.outcome(&write(1)).await, "201");
+    // Thirty were told: three seats for five milliseconds each, or the one that the level has for a request for fifteen.
+    assert_eq!(figure("watch_count_samples_sum").await, "30");
+    assert_eq!(figure("current_executing_requests").await, "0");
+    assert_eq!(figure("current_executing_seats").await, "1");
+    tokio::time::sleep(Duration::from_millis(14)).await;
+    assert_eq!(figure("current_executing_seats").await, "1");
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert_eq!(figure("current_executing_seats").await, "0");
+    // Watches that have ended are not told of anything.
+    drop(watches);
+    assert_eq!(cluster.outcome(&write(2)).await, "201");
+    assert_eq!(figure("watch_count_samples_sum").await, "30");
+    assert_eq!(figure("watch_count_samples_count").await, "2");
+    assert_eq!(figure("current_executing_seats").await, "0");
 }
