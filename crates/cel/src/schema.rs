@@ -73,8 +73,6 @@ pub struct Schema {
     pub item: Option<Arc<Schema>>,
     /// How a list's items are told apart.
     pub list: ListKind,
-    /// `x-kubernetes-map-type: atomic`
-    pub atomic_map: bool,
     /// The type in expressions; `None` where it is not seen in them.
     pub decl: Option<Arc<Decl>>,
 }
@@ -99,14 +97,8 @@ fn count(json: &Json, key: &str) -> Option<u64> {
 }
 
 fn read(json: &Json, root: bool, name: &str, depth: usize) -> Schema {
-    let mut schema = Schema {
-        kind: kind(json),
-        fields: BTreeMap::new(),
-        item: None,
-        list: list_kind(json),
-        atomic_map: text(json, "x-kubernetes-map-type") == "atomic",
-        decl: None,
-    };
+    let mut schema =
+        Schema { kind: kind(json), fields: BTreeMap::new(), item: None, list: list_kind(json), decl: None };
     if depth > DEPTH_LIMIT {
         schema.kind = Kind::Hidden;
         return schema;

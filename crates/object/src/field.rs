@@ -125,6 +125,11 @@ impl FieldError {
         Self::new(ErrorKind::Invalid, path, Some(value.into()), detail)
     }
 
+    /// `path: Invalid value: value: detail`, where the value has the wrong type.
+    pub fn type_invalid(path: &FieldPath, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::TypeInvalid, path, Some(value.into()), detail)
+    }
+
     /// `path: Unsupported value: "x": supported values: "a", "b"`.
     pub fn not_supported(path: &FieldPath, value: impl Into<Value>, supported: &[&str]) -> Self {
         let quoted: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use skiff_cel::schema::{Kind, ListKind, Schema};
 use skiff_cel::value::Text;
 use skiff_cel::{Activation, Decl, Env, EvalError, Program, Value, compile};
+use skiff_object::field::ErrorKind;
 use skiff_object::meta::Meta;
 use skiff_object::{ErrorList, FieldError, FieldPath, Object};
 
@@ -40,7 +41,8 @@ struct Node {
 
 struct Rule {
     program: Result<Program, String>,
-    message_program: Option<Program>,
+    /// What makes the message, and its text.
+    message_program: Option<(Program, String)>,
     /// The message, or the rule itself, as errors of evaluation name it.
     shown: String,
     message: String,
@@ -63,8 +65,16 @@ impl Rules {
             return None;
         }
         let typed = Schema::read(schema, true, SELF_TYPE);
-        let root = expressions::compiling(|| node(schema, &typed))?;
-        Some(Self { root, schema: typed })
+        Self::below(schema, &typed)
+    }
+
+    /// The rules of a part of a schema that was read; `None` where it has none.
+    pub fn below(schema: &Json, typed: &Arc<Schema>) -> Option<Self> {
+        if !mentions_rules(schema) {
+            return None;
+        }
+        let root = expressions::compiling(|| node(schema, typed))?;
+        Some(Self { root, schema: typed.clone() })
     }
 
     /// What the rules find wrong with an object; what was wrong before and did not change becomes a warning.
@@ -74,6 +84,35 @@ impl Rules {
         expressions::evaluating(|| check.node(&self.root, &self.schema, &FieldPath::default(), place));
         check.errors
     }
+
+    /// What the rules find wrong with a default: where it stays as it was, and where it comes anew. What they cost at most is
+    /// taken from the budget, of which nothing is left where it was exceeded.
+    pub fn check_default(&self, default: &Json, path: &FieldPath, budget: &mut Option<u64>) -> ErrorList {
+        let mut left = *budget;
+        for old in [Some(default), None] {
+            let Some(budget_now) = *budget else { break };
+            let (mut warnings, errors) = (Vec::new(), ErrorList::new());
+            let mut check = Check { budget: budget_now, errors, warnings: &mut warnings, over: false };
+            let place = Place { new: default, old, matched: None, parent: None };
+            expressions::evaluating(|| check.node(&self.root, &self.schema, path, place));
+            left = left.min((!check.over).then_some(check.budget));
+            if !check.errors.is_empty() {
+                *budget = left;
+                return check.errors;
+            }
+        }
+        *budget = left;
+        ErrorList::new()
+    }
+}
+
+/// What stands for the rules of an object of another shape than they were written for, if it is: they are not evaluated.
+pub fn unchecked(found: &[FieldError]) -> Option<FieldError> {
+    let shapes =
+        [ErrorKind::NotSupported, ErrorKind::Required, ErrorKind::TooLong, ErrorKind::TooMany, ErrorKind::TypeInvalid];
+    let words = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+    let is_other = found.iter().any(|error| shapes.contains(&error.kind));
+    is_other.then(|| FieldError::invalid(&shown_path(&FieldPath::default()), Json::Null, words))
 }
 
 /// Whether rules stand anywhere in a schema; most have none, and cost nothing.
@@ -122,7 +161,10 @@ fn rule(json: &Json, decl: &Arc<Decl>) -> Option<Rule> {
     Some(Rule {
         uses_old: program.as_ref().is_ok_and(|program| program.uses("oldSelf")),
         program,
-        message_program: if expression.trim().is_empty() { None } else { compile(&env, expression).ok() },
+        message_program: match expression.trim() {
+            "" => None,
+            _ => compile(&env, expression).ok().map(|program| (program, expression.to_owned())),
+        },
         shown: if message.is_empty() { text.to_owned() } else { message.to_owned() },
         message: if message.is_empty() { format!("failed rule: {text}") } else { message.to_owned() },
         reason: json.str_at(&["reason"]).to_owned(),
@@ -196,6 +238,9 @@ impl Check<'_> {
         if place.new.is_null() || self.over {
             return;
         }
+        if self.budget == 0 && !node.rules.is_empty() {
+            return self.exhausted(path, node);
+        }
         for rule in &node.rules {
             self.rule(rule, node, schema, path, place);
             if self.over {
@@ -209,15 +254,14 @@ impl Check<'_> {
         match place.new {
             Json::Array(items) => self.items(node, schema, path, place, items),
             Json::Object(map) => {
-                let comparable = !schema.atomic_map;
                 for (name, value) in map {
                     let child = match (&node.item, schema.kind) {
                         (Some(item), Kind::Map) => schema.item.as_ref().map(|schema| (&**item, schema)),
                         _ => node.fields.get(name).zip(schema.fields.get(name)),
                     };
                     let Some((child, schema)) = child else { continue };
-                    let old = place.old.and_then(|old| old.get(name)).filter(|_| comparable);
-                    let matched = place.matched.and_then(|old| old.get(name)).filter(|_| comparable);
+                    let old = place.old.and_then(|old| old.get(name));
+                    let matched = place.matched.and_then(|old| old.get(name));
                     let is_entry = node.item.is_some();
                     let path = if is_entry { path.key(name) } else { path.child(name) };
                     self.node(child, schema, &path, place.below(value, old, matched));
@@ -237,7 +281,8 @@ impl Check<'_> {
                 }
                 ListKind::Atomic | ListKind::Set => None,
             };
-            self.node(item, item_schema, &path.index(index), place.below(value, twin, twin));
+            let matched = twin.filter(|_| place.matched.is_some());
+            self.node(item, item_schema, &path.index(index), place.below(value, twin, matched));
         }
     }
 
@@ -282,8 +327,13 @@ impl Check<'_> {
             }
             Err(EvalError::Message(why)) => return self.refuse(path, node, format!("{why} evaluating rule: {shown}")),
         }
-        let detail = self.message(rule, &variables).unwrap_or_else(|| rule.message.clone());
-        let error = error_of(rule, node, path, detail);
+        let error = match self.message(rule, &variables) {
+            Ok(detail) => error_of(rule, node, path, detail.unwrap_or_else(|| rule.message.clone())),
+            Err(why) => {
+                self.over = true;
+                FieldError::invalid(&path_of(rule, path), node.type_name.as_str(), why)
+            }
+        };
         if !rule.uses_old && place.is_unchanged() {
             self.warnings.push(error.to_string());
         } else {
@@ -292,12 +342,25 @@ impl Check<'_> {
     }
 
     /// What the rule's own expression says, where it says something fit to be shown.
-    fn message<'a>(&mut self, rule: &'a Rule, variables: &dyn Activation<'a>) -> Option<String> {
-        let program = rule.message_program.as_ref()?;
-        let outcome = program.run(variables, None, CALL_LIMIT.min(self.budget));
-        self.budget = self.budget.saturating_sub(outcome.cost);
-        let Ok(Value::String(text)) = outcome.value else { return None };
-        fit_message(&text)
+    ///
+    /// # Errors
+    /// It costs too much: nothing more is evaluated.
+    fn message<'a>(&mut self, rule: &'a Rule, variables: &dyn Activation<'a>) -> Result<Option<String>, String> {
+        let Some((program, text)) = &rule.message_program else { return Ok(None) };
+        let outcome = program.run(variables, None, CALL_LIMIT);
+        let Some(left) = self.budget.checked_sub(outcome.cost) else {
+            let words = "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run";
+            return Err(words.to_owned());
+        };
+        match outcome.value {
+            Err(EvalError::Cost) => Err(format!(
+                "no further validation rules will be run due to call cost exceeds limit for messageExpression: {text:?}"
+            )),
+            value => {
+                self.budget = left;
+                Ok(value.ok().and_then(|value| if let Value::String(text) = value { fit_message(&text) } else { None }))
+            }
+        }
     }
 
     fn refuse(&mut self, path: &FieldPath, node: &Node, detail: String) {
@@ -322,12 +385,17 @@ fn shown_path(path: &FieldPath) -> FieldPath {
     if *path == FieldPath::default() { FieldPath::new("<nil>") } else { path.clone() }
 }
 
-fn error_of(rule: &Rule, node: &Node, path: &FieldPath, detail: String) -> FieldError {
-    let path = match rule.path.as_str() {
+/// Where an error of a rule is told.
+fn path_of(rule: &Rule, path: &FieldPath) -> FieldPath {
+    match rule.path.as_str() {
         "" => shown_path(path),
         below if below.starts_with('[') => FieldPath::new(format!("{path}{below}")),
         below => path.child(below),
-    };
+    }
+}
+
+fn error_of(rule: &Rule, node: &Node, path: &FieldPath, detail: String) -> FieldError {
+    let path = path_of(rule, path);
     match rule.reason.as_str() {
         "FieldValueForbidden" => FieldError::forbidden(&path, detail),
         "FieldValueRequired" => FieldError::required(&path, detail),
@@ -419,6 +487,59 @@ mod tests {
                 r#"spec.free[y]: Invalid value: "string": too short"#,
                 r#"warning: spec.free[x]: Invalid value: "string": too short"#,
             ],
+        );
+    }
+
+    /// What remains to be said once nothing more is evaluated, and what rules of that cost find in so many items.
+    fn costly(rule: Json, items: usize, letters: usize) -> Vec<String> {
+        let list = json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": [rule]}});
+        let rules = Rules::of(&json!({"type": "object", "properties": {"list": list}})).expect("there are rules");
+        let mut warnings = Vec::new();
+        let object = json!({"list": vec!["x".repeat(letters); items]});
+        rules.check(&object, None, &mut warnings).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_one_rule_leaves_is_for_the_next() {
+        // Each costs a tenth of a call's limit: a tenth of a letter, a hundred times.
+        let rule = json!({"rule": "[1,2,3,4,5,6,7,8,9,10].all(x, self.contains('y') || true)"});
+        assert_eq!(costly(rule.clone(), 90, 100_000), [""; 0]);
+        let over = "Invalid value: \"string\": validation failed due to running out of cost budget, no further validation rules will be run";
+        let told = costly(rule, 110, 100_000);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("list[") && told[0].ends_with(over), "{told:?}");
+        // One that costs more than a call may.
+        let rule = json!({"rule": "[1,2,3,4,5,6,7,8,9,10].all(x, self.contains('y') || true)", "message": "m"});
+        assert_eq!(
+            costly(rule, 3, 2_000_000),
+            [
+                "list[0]: Invalid value: \"string\": 'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: m"
+            ]
+        );
+    }
+
+    #[test]
+    fn messages_cost_as_well() {
+        let rule = |message: &str| json!({"rule": "false", "messageExpression": message});
+        let dear = "[1,2,3,4,5,6,7,8,9,10].all(x, self.contains('y') || true) ? 'dear' : ''";
+        let told = costly(rule(dear), 2, 2_000_000);
+        let limit = "no further validation rules will be run due to call cost exceeds limit for messageExpression";
+        assert_eq!(told, [format!("list[0]: Invalid value: \"string\": {limit}: {dear:?}")]);
+        let told = costly(rule(dear), 110, 100_000);
+        assert!(told[..told.len() - 1].iter().all(|error| error.ends_with(": dear")), "{told:?}");
+        assert!((90..110).contains(&told.len()));
+        let over = "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run";
+        assert!(told[told.len() - 1].ends_with(over), "{told:?}");
+    }
+
+    #[test]
+    fn an_object_of_another_shape_is_not_looked_at() {
+        let path = FieldPath::new("spec.a");
+        assert_eq!(unchecked(&[FieldError::invalid(&path, 7, "should be less")]), None);
+        let told = unchecked(&[FieldError::required(&path, "")]).expect("it is told");
+        assert_eq!(
+            told.to_string(),
+            "<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"
         );
     }
 }

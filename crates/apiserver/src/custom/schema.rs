@@ -191,7 +191,7 @@ fn check(schema: &Value, value: &Value, path: &FieldPath, depth: usize, errors: 
     if !has_type(schema, value) {
         let (wanted, actual) = (schema.str_at(&["type"]), type_of(value));
         let text = format!("{path} in body must be of type {wanted}: {actual:?}");
-        errors.push(FieldError::invalid(path, actual, text));
+        errors.push(FieldError::type_invalid(path, actual, text));
         return;
     }
     let allowed = schema.list_at(&["enum"]);
@@ -283,7 +283,7 @@ fn string(schema: &Value, text: &str, path: &FieldPath, errors: &mut ErrorList) 
     let format = schema.str_at(&["format"]);
     if !format.is_empty() && !formats::is_of(format, text) {
         let words = format!("{path} in body must be of type {format}: {text:?}");
-        errors.push(FieldError::invalid(path, text, words));
+        errors.push(FieldError::type_invalid(path, text, words));
     }
     let pattern = schema.str_at(&["pattern"]);
     // A pattern that cannot be read here lets everything pass rather than nothing.

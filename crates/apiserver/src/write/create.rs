@@ -46,7 +46,8 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     let mut claims = target.server.allocators.begin(&target, &mut object, None).await?;
     let mut errors = metadata::validate(&def, &object);
     errors.extend((def.validate)(&target.context(), &object));
-    errors.extend(target.expressions(&object, None, errors.is_empty()));
+    let of_rules = target.expressions(&object, None, &errors);
+    errors.extend(of_rules);
     target.refuse(&object, errors)?;
     target.admit(Operation::Create, Some(&object), None).await?;
     target.warn(&object, None);

@@ -295,9 +295,9 @@ impl<'a> Target<'a> {
         warnings.into_iter().for_each(|warning| self.call.warn(warning));
     }
 
-    /// Step 8, the part of expressions: what the rules of a custom kind find wrong, once its schema finds nothing, and
-    /// what is wrong with the expressions that an object itself carries.
-    fn expressions(&self, new: &Object, old: Option<&Object>, is_well_formed: bool) -> Vec<FieldError> {
+    /// Step 8, the part of expressions: what the rules of a custom kind find wrong, where its schema found nothing that
+    /// makes it another shape, and what is wrong with the expressions that an object itself carries.
+    fn expressions(&self, new: &Object, old: Option<&Object>, found: &[FieldError]) -> Vec<FieldError> {
         let def = &self.served.def;
         if (def.group.as_ref(), def.kind.as_ref()) == ("apiextensions.k8s.io", "CustomResourceDefinition") {
             return if self.subresource.is_empty() { custom::definition::check(new, old) } else { Vec::new() };
@@ -305,9 +305,10 @@ impl<'a> Target<'a> {
         if def.group == "admissionregistration.k8s.io" && self.subresource.is_empty() {
             return admission::definition::check(&def.kind, new, old);
         }
-        let Some(rules) = self.served.rules().filter(|_| is_well_formed && self.subresource != "scale") else {
-            return Vec::new();
-        };
+        let Some(rules) = self.served.rules().filter(|_| self.subresource != "scale") else { return Vec::new() };
+        if let Some(unchecked) = custom::rules::unchecked(found) {
+            return vec![unchecked];
+        }
         let mut warnings = Vec::new();
         let errors = rules.check(new, old, &mut warnings);
         warnings.into_iter().for_each(|warning| self.call.warn(warning));

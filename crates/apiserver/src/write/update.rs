@@ -160,7 +160,8 @@ async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Res
     let mut errors = metadata::validate(def, new);
     errors.extend(skiff_object::validate::metadata_update(new, old));
     errors.extend(def.check_update(&target.context(), new, old));
-    errors.extend(target.expressions(new, Some(old), errors.is_empty()));
+    let of_rules = target.expressions(new, Some(old), &errors);
+    errors.extend(of_rules);
     target.refuse(new, errors)
 }
 
