@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use crate::aggregated::{pem, reason, registration, service};
 use crate::served::{Authority, connected, line, provider, until_end};
 use crate::support::Cluster;
+use skiff_store::{Change, Compare, Durability, KeyRange, Transaction};
 
 /// What is meant to come through as a request of its own; nothing is there.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -404,9 +405,30 @@ async fn unchunked(stream: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Resu
     }
 }
 
-/// A cluster with a Pod, a node and an API server of others, all of which are the strict reader. A Service cannot lead to
-/// loopback; its proxy goes the same way once an endpoint is chosen.
-async fn behind() -> (Cluster, Seen, [(&'static str, String); 3]) {
+/// Writes past the API server what it would not take: an endpoint on loopback, where the strict reader is.
+async fn misled(cluster: &Cluster, port: u16) {
+    const HARMLESS: &str = "10.0.0.1";
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = json!({"metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "endpoints": [{"addresses": [HARMLESS]}], "ports": [{"name": "p", "port": port}]});
+    cluster.tree(&format!("POST {slices}\n\n{slice}")).await;
+    let all = cluster.store.range(&KeyRange::prefix("/registry/"), None, 0).await.expect("a store that answers").items;
+    let stored = all.into_iter().find(|pair| pair.key.ends_with(b"endpointslices/default/s-1")).expect("the slice");
+    let text = String::from_utf8(stored.value.to_vec()).expect("JSON").replace(HARMLESS, "127.0.0.1");
+    let transaction = Transaction {
+        compares: vec![Compare { key: stored.key.clone(), mod_revision: stored.mod_revision }],
+        changes: vec![Change::Put { key: stored.key, value: text.into() }],
+        durability: Durability::Durable,
+    };
+    cluster.store.commit(transaction).await.expect("a store that answers");
+    while cluster.tree(&format!("GET {slices}/s-1?resourceVersion=0")).await["endpoints"][0]["addresses"][0] == HARMLESS
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A cluster with a Pod, a node, a Service and an API server of others, all of which are the strict reader.
+async fn behind() -> (Cluster, Seen, [(&'static str, String); 4]) {
     let cluster = Cluster::with(|config| config.loopback_proxies = true).await;
     let seen = Seen::default();
     let authority = Authority::new();
@@ -446,6 +468,10 @@ async fn behind() -> (Cluster, Seen, [(&'static str, String); 3]) {
     cluster.tree(&format!("POST /api/v1/nodes\n\n{}", json!({"metadata": {"name": "n"}}))).await;
     let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
     cluster.tree(&format!("PATCH /api/v1/nodes/n/status\n{merge}\n\n{status}")).await;
+    let ports = json!([{"name": "p", "port": 80}]);
+    let spec = json!({"metadata": {"name": "s"}, "spec": {"ports": ports}});
+    cluster.tree(&format!("POST {namespace}/services\n\n{spec}")).await;
+    misled(&cluster, port).await;
     cluster.tree(&service()).await;
     let bundle = base64::engine::general_purpose::STANDARD.encode(pem("CERTIFICATE", &authority.certificate));
     cluster.tree(&registration(secure_port, json!({"caBundle": bundle}))).await;
@@ -453,6 +479,7 @@ async fn behind() -> (Cluster, Seen, [(&'static str, String); 3]) {
     let ways = [
         ("pod", format!("{namespace}/pods/a/proxy")),
         ("node", format!("/api/v1/nodes/n:{port}/proxy")),
+        ("service", format!("{namespace}/services/s:p/proxy")),
         ("aggregated", "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders".to_owned()),
     ];
     (cluster, seen, ways)
@@ -509,33 +536,43 @@ async fn nothing_is_smuggled_to_what_stands_behind_a_proxy() {
     expect![[r#"
         a body: 200 POST /pod as 5 bytes: hello
         a body: 200 POST /node as 5 bytes: hello
+        a body: 200 POST /service as 5 bytes: hello
         a body: 200 POST /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated as 5 bytes: hello x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         no body: 200 DELETE /pod without a body
         no body: 200 DELETE /node without a body
+        no body: 200 DELETE /service without a body
         no body: 200 DELETE /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated without a body x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         a request as a body: 200 GET /pod as 35 bytes: GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n
         a request as a body: 200 GET /node as 35 bytes: GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n
+        a request as a body: 200 GET /service as 35 bytes: GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n
         a request as a body: 200 GET /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated as 35 bytes: GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         chunks with extensions and trailers: 200 POST /pod in chunks: hello
         chunks with extensions and trailers: 200 POST /node in chunks: hello
+        chunks with extensions and trailers: 200 POST /service in chunks: hello
         chunks with extensions and trailers: 200 POST /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated in chunks: hello x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         a length and chunks: 200 POST /pod in chunks:
         a length and chunks: 200 POST /node in chunks:
+        a length and chunks: 200 POST /service in chunks:
         a length and chunks: 200 POST /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated in chunks:  x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         chunks and a length: 200 POST /pod in chunks:
         chunks and a length: 200 POST /node in chunks:
+        chunks and a length: 200 POST /service in chunks:
         chunks and a length: 200 POST /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated in chunks:  x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         chunks where none are expected: 200 GET /pod without a body
         chunks where none are expected: 200 GET /node without a body
+        chunks where none are expected: 200 GET /service without a body
         chunks where none are expected: 200 GET /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated without a body x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         a length that is the connection's: 200 POST /pod as 5 bytes: hello
         a length that is the connection's: 200 POST /node as 5 bytes: hello
+        a length that is the connection's: 200 POST /service as 5 bytes: hello
         a length that is the connection's: 200 POST /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated as 5 bytes: hello x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         what is the connection's: 200 POST /pod as 5 bytes: hello
         what is the connection's: 200 POST /node as 5 bytes: hello
+        what is the connection's: 200 POST /service as 5 bytes: hello
         what is the connection's: 200 POST /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated as 5 bytes: hello x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
         another protocol: 200 GET /pod without a body
         another protocol: 200 GET /node without a body
+        another protocol: 200 GET /service without a body
         another protocol: 200 GET /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/aggregated without a body x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated
     "#]].assert_eq(&shown);
     let seen = seen.lock();
@@ -557,6 +594,7 @@ async fn who_asks_is_told_by_nobody_but_the_server() {
     }
     let told: Vec<String> = seen.lock().iter().filter(|told| told.contains("/x ")).cloned().collect();
     let expected = [
+        "GET /x without a body",
         "GET /x without a body",
         "GET /x without a body",
         "GET /apis/wardle.example.com/v1alpha1/namespaces/default/flunders/x without a body x-remote-user=admin x-remote-group=system:masters x-remote-group=system:authenticated",
