@@ -18,6 +18,7 @@ use crate::commands::CommandError;
 use crate::control::Control;
 use crate::foundations::Foundations;
 use crate::images::{self, NodeImages};
+use crate::join::member::Follower;
 use crate::machine::{Ending, Machine};
 use crate::snapshot;
 use crate::worker::KUBERNETES_VERSION;
@@ -50,6 +51,8 @@ pub struct NodeControl {
     pub certificates: Arc<Certificates>,
     /// None where this machine is no server.
     pub foundations: Option<Foundations>,
+    /// None where this machine is no agent.
+    pub follower: Option<Arc<Follower>>,
 }
 
 #[async_trait::async_trait]
@@ -72,10 +75,14 @@ impl Control for NodeControl {
                 let saved = snapshot::save(&**store, pki, &file).await;
                 saved.map(|revision| json!({ "revision": revision })).map_err(|error| error.to_string())
             }
-            (&Method::POST, "/foundations") => {
-                let foundations = self.foundations.as_ref();
-                foundations.ok_or("this machine is no server of its cluster")?.reload().await
-            }
+            (&Method::POST, "/foundations") => match (&self.foundations, &self.follower) {
+                (Some(foundations), _) => foundations.reload().await,
+                (None, Some(follower)) => {
+                    let learnt = follower.look().await;
+                    learnt.map(|is_new| json!({ "new": is_new })).map_err(|error| error.to_string())
+                }
+                (None, None) => Err("this machine is no server of its cluster".to_owned()),
+            },
             (method, path) if path.starts_with("/images") => {
                 let images =
                     self.images.as_ref().ok_or("this machine is no node (--disable-agent): it has no images")?;

@@ -538,7 +538,7 @@ pub enum CertificateCommand {
         /// Of what
         of: Foundation,
     },
-    /// Have the running server go by what was put into its pki folder
+    /// Have the running server go by what was put into its pki folder, or an agent by what its cluster says
     Reload(Target),
 }
 

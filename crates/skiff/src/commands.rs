@@ -552,11 +552,11 @@ pub fn certificate(command: &CertificateCommand) -> Outcome {
     | CertificateCommand::Reload(target)) = command;
     let paths = paths(target);
     let facts = NodeFacts::load(&paths)?.ok_or("this node was never set up")?;
-    if facts.join.is_some() {
-        return Err("this node is an agent: do that on a server of its cluster".into());
-    }
-    let folder = paths.pki();
+    let (is_agent, folder) = (facts.join.is_some(), paths.pki());
     match command {
+        CertificateCommand::Rotate { .. } | CertificateCommand::Forget { .. } if is_agent => {
+            return Err("this node is an agent: do that on a server of its cluster".into());
+        }
         CertificateCommand::Rotate { of: Foundation::Ca, .. } => Authority::rotate(&folder, SystemClock::shared())?,
         CertificateCommand::Rotate { of: Foundation::ServiceAccountKey, .. } => {
             pki::rotate_service_account_key(&folder)?;
@@ -570,6 +570,8 @@ pub fn certificate(command: &CertificateCommand) -> Outcome {
     let reloaded =
         small_runtime()?.block_on(control::call(&paths.control_socket(), Method::POST, "/foundations", &Value::Null));
     match reloaded {
+        Ok(_) if is_agent => println!("The agent has asked its cluster, and goes by what it said."),
+        Err(ControlError::NotRunning(_)) if is_agent => println!("The agent asks its cluster when it is started."),
         Ok(_) => println!("The server goes by it from now on.{}", what_to_do(command)),
         Err(ControlError::NotRunning(_)) => {
             println!("The server goes by it when it is started.{}", what_to_do(command));
@@ -590,8 +592,8 @@ fn what_to_do(command: &CertificateCommand) -> &'static str {
         CertificateCommand::Rotate { of: Foundation::Ca, .. } => {
             " The former authority is believed until\n\
              skiff certificate forget ca. Before that, give people new kubeconfigs (skiff kubeconfig), and wait until skiff\n\
-             status names the new authority on every agent: agents learn of it within 10 minutes. What checks servers\n\
-             itself, such as programs in Pods, must have read the new bundle."
+             status names the new authority on every agent: agents learn of it within 10 minutes, or by skiff certificate\n\
+             reload there. What checks servers itself, such as programs in Pods, must have read the new bundle."
         }
         CertificateCommand::Rotate { of: Foundation::ServiceAccountKey, .. } => {
             " Tokens of the former key are believed until\n\

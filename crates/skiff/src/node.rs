@@ -137,6 +137,7 @@ async fn serve_cluster(
         savable: Some(Savable { store, pki: setting.machine.paths.pki() }),
         certificates: setting.certificates.clone(),
         foundations: Some(Foundations { setting: setting.clone(), server: server.clone() }),
+        follower: None,
     });
     control::serve(&setting.machine.paths.control_socket(), command.clone())?;
     setting.certificates.tell_of_authority("ca", &setting.authority.certificates());

@@ -67,6 +67,55 @@ fn a_client_goes_on_while_the_cluster_gets_another_authority() {
     assert_eq!(cluster.server_pid(), server, "nothing was started again");
 }
 
+/// How many of a node's own certificates are of an authority that was replaced, as it tells.
+fn certificates_of_former(cluster: &Cluster, node: &str) -> usize {
+    let status = cluster.skiff_of(node, &["status"]).ok();
+    let own: Vec<&str> = status.lines().filter(|line| line.starts_with("kubelet-")).collect();
+    assert_eq!(own.len(), 2, "{status}");
+    own.iter().filter(|line| line.ends_with("(former)")).count()
+}
+
+#[test]
+fn an_agent_learns_of_another_authority_and_goes_on() {
+    let cluster = Cluster::several("exchanged-agent", 1);
+    let agent = cluster.agent(0);
+    let process = cluster.server_pid_of(&agent);
+    let pod = |name: &str| {
+        let container = "{name: hello, image: 'localhost:5000/hello:v1', command: [/hello, --port=8080]}";
+        let spec = format!("{{nodeName: {agent}, containers: [{container}]}}");
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    };
+    cluster.create(&pod("before"));
+    cluster.ready("before");
+    let folder = cluster.folder_of(&agent).join("pki");
+    let files = ["kubelet-client.pem", "kubelet-serving.pem"].map(|name| folder.join(name));
+    let read = || files.each_ref().map(|file| std::fs::read_to_string(file).expect("a certificate"));
+    let former = read();
+
+    cluster.skiff(&["certificate", "rotate", "ca"]).ok();
+    let refused = cluster.skiff_of(&agent, &["certificate", "rotate", "ca"]);
+    assert!(refused.stderr.contains("do that on a server of its cluster"), "{refused:?}");
+    // A connection that is ended meanwhile, because it rests on the former one, is no answer.
+    let reload = || cluster.skiff_of(&agent, &["certificate", "reload"]).code == 0;
+    eventually("the agent believes both", || {
+        reload() && cluster.skiff_of(&agent, &["status"]).ok().contains("ca (former)")
+    });
+    eventually("the agent has certificates of the new one", || certificates_of_former(&cluster, &agent) == 0);
+    let renewed = read();
+    assert!(renewed.iter().zip(&former).all(|(renewed, former)| renewed != former), "both are other ones");
+    assert_eq!(cluster.sh("before", "echo goes on").stdout.trim(), "goes on");
+
+    cluster.skiff(&["certificate", "forget", "ca"]).ok();
+    eventually("the agent believes the new one alone", || {
+        reload() && !cluster.skiff_of(&agent, &["status"]).ok().contains("ca (former)")
+    });
+    assert_eq!(cluster.sh("before", "echo goes on").stdout.trim(), "goes on");
+    cluster.create(&pod("after"));
+    cluster.ready("after");
+    assert_eq!(cluster.sh("after", "echo goes on").stdout.trim(), "goes on");
+    assert_eq!(cluster.server_pid_of(&agent), process, "nothing was started again");
+}
+
 fn node(cluster: &Cluster) -> String {
     cluster.get("nodes")["items"][0]["metadata"]["name"].as_str().expect("a name").to_owned()
 }

@@ -342,15 +342,13 @@ mod tests {
                 "x-kubernetes-validations": [{"rule": "self.all(x, x.contains('gpu'))"}]}}})
             };
             check_spec(spec(items), &[]);
-            let told = format!(
-                "~.properties[spec].properties[tags].x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of 1.0000"
-            );
+            let told = "~.properties[spec].properties[tags].x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of 1.00";
             let definition = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema":
                 {"type": "object", "properties": {"spec": spec(items + items / 1000)}}}}]}});
             let errors = check(&definition, None);
             assert_eq!(errors.len(), 1, "{errors:?}");
             let shown = errors[0].to_string().replace("spec.validation.openAPIV3Schema", "~");
-            assert!(shown.starts_with(&told[..told.len() - 4]), "{shown}");
+            assert!(shown.starts_with(told), "{shown}");
         }
     }
 

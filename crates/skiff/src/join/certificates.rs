@@ -15,6 +15,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_client::Client;
+use tokio::sync::Notify;
 
 use crate::certificates::{CHECK, Current, Facts};
 use crate::commands::CommandError;
@@ -77,6 +78,8 @@ pub struct Kept {
     pub current: Arc<Current>,
     /// The time.
     pub clock: SharedClock,
+    /// Told when the cluster has other authorities: it is looked at then.
+    pub looks: Arc<Notify>,
 }
 
 impl Kept {
@@ -127,7 +130,10 @@ impl Kept {
                     CHECK
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.looks.notified() => {}
+            }
         }
     }
 
@@ -227,6 +233,7 @@ mod tests {
             authorities: folder.join("ca.crt"),
             current: Arc::default(),
             clock: clock.clone(),
+            looks: Arc::default(),
         };
         let serving = kept(Wanted::Serving(vec![address]));
         assert!(!serving.load().expect("readable") && serving.is_due().expect("readable"));

@@ -66,6 +66,7 @@ pub async fn run(mut machine: Machine) -> Result<Ending, CommandError> {
     let serving = kept(&machine, "kubelet-serving.pem", Wanted::Serving(vec![machine.address]));
     serving.load()?;
     let (own, served) = (certificate.current.clone(), serving.current.clone());
+    let looks = [certificate.looks.clone(), serving.looks.clone()];
     let mut tasks = JoinSet::new();
     tasks.spawn(certificate.clone().keep(node.clone()));
     let ways =
@@ -76,7 +77,8 @@ pub async fn run(mut machine: Machine) -> Result<Ending, CommandError> {
     tasks.spawn(serving.keep(node.clone()));
     let certificates = Certificates::new(machine.clock.clone());
     let trust = Trust { servers: known.clone(), clients, told: certificates.clone() };
-    tasks.spawn(follow_authorities(authorities_file(&machine), node, trust));
+    let follower = Arc::new(Follower { file: authorities_file(&machine), client: node, trust, looks });
+    tasks.spawn(follower.clone().follow());
     certificates.tell_of("kubelet-client", own);
     certificates.tell_of("kubelet-serving", served);
     certificates.tell_of_authority("ca", &pki::all(&authorities)?);
@@ -91,6 +93,7 @@ pub async fn run(mut machine: Machine) -> Result<Ending, CommandError> {
         savable: None,
         certificates,
         foundations: None,
+        follower: Some(follower),
     });
     tracing::info!(node = %machine.facts.node_name, address = %machine.address, "the agent is up");
     control::serve(&machine.paths.control_socket(), command.clone())?;
@@ -109,6 +112,7 @@ fn kept(machine: &Machine, file: &str, wanted: Wanted) -> Kept {
         authorities: authorities_file(machine),
         current: Arc::default(),
         clock: machine.clock.clone(),
+        looks: Arc::default(),
     }
 }
 
@@ -151,19 +155,37 @@ impl Trust {
     }
 }
 
-/// Learns whom the cluster believes, and does so too, for as long as it is polled.
-async fn follow_authorities(file: PathBuf, client: Client, trust: Trust) {
-    loop {
-        tokio::time::sleep(CHECK).await;
-        let learnt = async {
-            if learn_authorities(&file, &client).await? {
-                trust.replace(&read_authorities(&file)?)?;
-                tracing::info!("the cluster has told of other authorities");
+/// Learns whom the cluster believes, and does so too.
+pub struct Follower {
+    file: PathBuf,
+    client: Client,
+    trust: Trust,
+    /// The node's certificates, which are to be of the authority that signs now.
+    looks: [Arc<Notify>; 2],
+}
+
+impl Follower {
+    /// Asks the cluster; says whether it told something new.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or what it tells cannot be kept.
+    pub async fn look(&self) -> Result<bool, CommandError> {
+        let is_new = learn_authorities(&self.file, &self.client).await?;
+        if is_new {
+            self.trust.replace(&read_authorities(&self.file)?)?;
+            tracing::info!("the cluster has told of other authorities");
+            self.looks.iter().for_each(|looks| looks.notify_one());
+        }
+        Ok(is_new)
+    }
+
+    /// Asks again and again, for as long as it is polled.
+    async fn follow(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(CHECK).await;
+            if let Err(error) = self.look().await {
+                tracing::debug!(%error, "the cluster does not tell its authorities");
             }
-            Ok::<_, CommandError>(())
-        };
-        if let Err(error) = learnt.await {
-            tracing::debug!(%error, "the cluster does not tell its authorities");
         }
     }
 }
