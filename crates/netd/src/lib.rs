@@ -3,6 +3,7 @@
 
 mod abilities;
 mod balancer;
+mod figures;
 mod flows;
 mod health;
 mod model;

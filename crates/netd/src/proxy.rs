@@ -14,6 +14,7 @@ use skiff_client::{Informer, Informers, ObjectKey, Recorder};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::figures::SYNC;
 use crate::flows::{Answerers, Conntrack, FlowKeeper};
 use crate::health::{HealthChecks, NodeHealth, serve_node_health};
 use crate::netlink::NetlinkError;
@@ -287,6 +288,7 @@ impl Worker {
     /// Brings rules and kernel up to date; false if the kernel refused.
     fn step(&mut self) -> bool {
         let began = self.config.clock.now();
+        let start = self.config.clock.monotonic();
         self.find_zone();
         let mut fragments: Vec<(String, Fragment)> = Vec::new();
         for key in self.pending.take() {
@@ -298,6 +300,7 @@ impl Worker {
         if !self.is_complete || !transaction.is_empty() {
             self.is_complete = self.is_complete && self.update(&transaction) || self.recreate();
             if self.is_complete {
+                SYNC.took(self.config.clock.monotonic().saturating_sub(start));
                 self.applied.send_modify(|count| *count += 1);
             }
         }
