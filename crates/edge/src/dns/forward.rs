@@ -72,7 +72,9 @@ impl Forwarder {
 
     /// Whether there is anybody to ask.
     pub(super) fn is_possible(&self) -> bool {
-        !self.servers().is_empty()
+        let mut resolvers = self.resolvers.lock();
+        resolvers.refresh(self.clock.monotonic());
+        !resolvers.servers.is_empty()
     }
 
     /// The answer to a request that is not ours; a failure is an answer too.

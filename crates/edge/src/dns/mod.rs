@@ -3,6 +3,7 @@
 mod answer;
 mod forward;
 mod names;
+mod quick;
 mod server;
 #[cfg(test)]
 mod testing;

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::forward::Forwarder;
 use super::names::{Names, Zone};
+use super::quick;
 use super::wire::{Outcome, encode, respond, udp_limit};
 
 /// The largest request by UDP that is taken.
@@ -157,6 +158,11 @@ impl Shared {
         respond(request, &self.names.read(), self.forwarder.is_possible(), rotation)
     }
 
+    /// Writes the answer to a question that needs nothing but a look at the names.
+    fn answer_quickly(&self, request: &[u8], reply: &mut Vec<u8>) -> bool {
+        quick::answer(request, &self.names.read(), self.forwarder.is_possible(), reply)
+    }
+
     async fn complete(&self, outcome: Outcome) -> Option<Message> {
         match outcome {
             Outcome::Silence => None,
@@ -178,6 +184,7 @@ impl Shared {
 
 async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
     let mut buffer = [0; MAX_UDP_REQUEST_BYTES];
+    let mut reply = Vec::new();
     loop {
         let (length, client) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
@@ -188,15 +195,19 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             }
         };
         let request = &buffer[..length];
+        if shared.answer_quickly(request, &mut reply) {
+            send_udp(&socket, client, &reply).await;
+            continue;
+        }
         let limit = udp_limit(request);
         match shared.begin(request) {
             Outcome::Silence => {}
-            Outcome::Reply(reply) => send_udp(&socket, client, reply, limit).await,
+            Outcome::Reply(reply) => encode_and_send(&socket, client, reply, limit).await,
             outcome => {
                 let (shared, socket) = (shared.clone(), socket.clone());
                 tokio::spawn(async move {
                     if let Some(reply) = shared.complete(outcome).await {
-                        send_udp(&socket, client, reply, limit).await;
+                        encode_and_send(&socket, client, reply, limit).await;
                     }
                 });
             }
@@ -204,9 +215,14 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
     }
 }
 
-async fn send_udp(socket: &UdpSocket, client: SocketAddr, reply: Message, limit: usize) {
-    let Some(bytes) = encode(reply, Some(limit)) else { return };
-    if let Err(error) = socket.send_to(&bytes, client).await {
+async fn encode_and_send(socket: &UdpSocket, client: SocketAddr, reply: Message, limit: usize) {
+    if let Some(bytes) = encode(reply, Some(limit)) {
+        send_udp(socket, client, &bytes).await;
+    }
+}
+
+async fn send_udp(socket: &UdpSocket, client: SocketAddr, bytes: &[u8]) {
+    if let Err(error) = socket.send_to(bytes, client).await {
         tracing::debug!(%client, %error, "sending a DNS response failed");
     }
 }

@@ -10,13 +10,13 @@ use super::answer::{Answer, Data, Kind, Record, answer};
 use super::names::Names;
 
 /// How long answers may be kept. Upstream's default for the cluster's names.
-const TTL_SECONDS: u32 = 30;
+pub(super) const TTL_SECONDS: u32 = 30;
 /// How long it may be believed that there is nothing; short, since what is asked for is often about to be made.
 const NEGATIVE_TTL_SECONDS: u32 = 5;
 /// What a client takes by UDP if it does not say.
 const PLAIN_UDP_BYTES: u16 = 512;
 /// What we say that we take and send by UDP at most: it fits into one packet everywhere.
-const EDNS_UDP_BYTES: u16 = 1232;
+pub(super) const EDNS_UDP_BYTES: u16 = 1232;
 /// What a TCP message can hold.
 const TCP_BYTES: usize = u16::MAX as usize;
 const SRV_WEIGHT: u16 = 100;
