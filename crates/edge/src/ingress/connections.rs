@@ -4,12 +4,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
@@ -17,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::annotations::Protocol;
 use super::bodies::Outgoing;
+use super::line::{Answer, Home, Line};
 
 /// How many connections to one endpoint wait for their next request at most.
 const MAX_IDLE: usize = 64;
@@ -32,14 +31,14 @@ pub struct Connections {
 #[derive(Default)]
 struct Place {
     /// The last one used is the last; each with when it was put there.
-    idle: Vec<(http1::SendRequest<Outgoing>, Duration)>,
+    idle: Vec<(Line, Duration)>,
     shared: Option<http2::SendRequest<Outgoing>>,
 }
 
 /// A connection that a request can be sent by.
 pub enum Connection {
-    /// HTTP/1.1, and whether it has served before.
-    One(http1::SendRequest<Outgoing>),
+    /// HTTP/1.1.
+    One(Line),
     /// HTTP/2.
     Shared(http2::SendRequest<Outgoing>),
 }
@@ -65,7 +64,7 @@ impl Connections {
             let stream = TcpStream::connect(endpoint).await?;
             stream.set_nodelay(true)?;
             match protocol {
-                Protocol::Http1 => connect_http1(stream).await.map(Connection::One),
+                Protocol::Http1 => Line::open(stream).await.map(Connection::One).map_err(io::Error::other),
                 Protocol::Http2 => connect_http2(stream).await.map(Connection::Shared),
             }
         };
@@ -83,28 +82,22 @@ impl Connections {
         match protocol {
             Protocol::Http2 => place.shared.clone().filter(|sender| !sender.is_closed()).map(Connection::Shared),
             Protocol::Http1 => loop {
-                let (sender, since) = place.idle.pop()?;
-                if sender.is_ready() && now.saturating_sub(since) < IDLE {
-                    return Some(Connection::One(sender));
+                let (mut line, since) = place.idle.pop()?;
+                if now.saturating_sub(since) < IDLE && line.is_good() {
+                    return Some(Connection::One(line));
                 }
             },
         }
     }
 
-    /// Keeps the connection for the next request, as soon as the answer to the last one has been read.
-    pub fn give_back(self: &Arc<Self>, endpoint: SocketAddr, mut sender: http1::SendRequest<Outgoing>) {
-        let all = self.clone();
-        tokio::spawn(async move {
-            // An error means that the connection ended with that answer.
-            if sender.ready().await.is_ok() {
-                let since = all.clock.monotonic();
-                let mut places = all.places.lock();
-                let idle = &mut places.entry(endpoint).or_default().idle;
-                if idle.len() < MAX_IDLE {
-                    idle.push((sender, since));
-                }
-            }
-        });
+    /// Keeps a connection that has served for the next request.
+    pub fn give_back(&self, endpoint: SocketAddr, line: Line) {
+        let since = self.clock.monotonic();
+        let mut places = self.places.lock();
+        let idle = &mut places.entry(endpoint).or_default().idle;
+        if idle.len() < MAX_IDLE {
+            idle.push((line, since));
+        }
     }
 
     /// Closes those that nobody will need: to endpoints that are not there any more, and those that waited too long.
@@ -112,7 +105,7 @@ impl Connections {
         let now = self.clock.monotonic();
         let mut places = self.places.lock();
         places.retain(|endpoint, place| {
-            place.idle.retain(|(sender, since)| !sender.is_closed() && now.saturating_sub(*since) < IDLE);
+            place.idle.retain_mut(|(line, since)| now.saturating_sub(*since) < IDLE && line.is_good());
             place.shared.take_if(|sender| sender.is_closed());
             known.contains(endpoint) && (!place.idle.is_empty() || place.shared.is_some())
         });
@@ -122,24 +115,15 @@ impl Connections {
 impl Connection {
     /// Sends the request; an error may bring it back, if nothing of it was sent.
     pub async fn send(
-        &mut self,
+        self,
         request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+        home: Home,
+    ) -> Result<Response<Answer>, TrySendError<Request<Outgoing>>> {
         match self {
-            Self::One(sender) => sender.try_send_request(request).await,
-            Self::Shared(sender) => sender.try_send_request(request).await,
+            Self::One(line) => line.send(request, home).await,
+            Self::Shared(mut sender) => Ok(sender.try_send_request(request).await?.map(Answer::alone)),
         }
     }
-}
-
-async fn connect_http1(stream: TcpStream) -> io::Result<http1::SendRequest<Outgoing>> {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a connection to an endpoint broke");
-        }
-    });
-    Ok(sender)
 }
 
 async fn connect_http2(stream: TcpStream) -> io::Result<http2::SendRequest<Outgoing>> {

@@ -12,6 +12,7 @@ mod filters;
 mod gateway;
 mod headers;
 mod hosts;
+mod line;
 mod ports;
 mod proxy;
 mod routes;

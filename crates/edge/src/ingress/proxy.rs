@@ -17,16 +17,17 @@ use tokio::sync::Semaphore;
 use super::annotations::{Options, Protocol};
 use super::bodies::Outgoing;
 use super::choice::Target;
-use super::connections::{Connection, Connections};
+use super::connections::Connections;
 use super::filters::{Filters, Mirror};
 use super::headers::{Caller, host_of, is_repeatable, prepare_request, prepare_response, wanted_upgrade};
 use super::hosts::bare_host;
+use super::line::{self, Home};
 use super::site::{Route, Routes};
 use super::table::Ask;
 use super::upstream::Upstream;
 
 /// What is sent to the client: what an endpoint sends, or words of our own.
-pub type Answer = Response<Either<Incoming, Full<Bytes>>>;
+pub type Answer = Response<Either<line::Answer, Full<Bytes>>>;
 
 /// How often one request is tried at most; each endpoint once, and one of them twice, if there are fewer.
 const ATTEMPTS: usize = 4;
@@ -191,28 +192,24 @@ impl Proxy {
         mut request: Request<Outgoing>,
         upstream: &Upstream,
         options: &Options,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<line::Answer>, Failure> {
         let spare = Spare::of(&request);
         let mut failure = Failure::Nobody;
         let mut may_be_old = true;
         for endpoint in upstream.turn().take(ATTEMPTS.min(upstream.endpoints.len() + 1)) {
             let found = self.connections.get(endpoint, upstream.protocol, may_be_old, options.connect_timeout).await;
-            let mut connection = match found {
+            let connection = match found {
                 Ok(connection) => connection,
                 Err(error) => {
                     failure = Failure::Unreachable(error);
                     continue;
                 }
             };
-            let sent = tokio::time::timeout(options.read_timeout, connection.send(request)).await;
+            let home = Home { all: self.connections.clone(), endpoint };
+            let sent = tokio::time::timeout(options.read_timeout, connection.send(request, home)).await;
             let mut error = match sent {
                 Err(_) => return Err(Failure::Late),
-                Ok(Ok(response)) => {
-                    if let (Connection::One(sender), true) = (connection, keeps(&response)) {
-                        self.connections.give_back(endpoint, sender);
-                    }
-                    return Ok(response);
-                }
+                Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => error,
             };
             // An old connection may have been closed by the other side in this very moment, and so may the next.
@@ -245,11 +242,6 @@ fn prepare(parts: &mut request::Parts, route: &Route, caller: Caller, protocol: 
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
-}
-
-/// Whether the connection can serve again after this answer.
-fn keeps(response: &Response<Incoming>) -> bool {
-    response.status() != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// A request that may be sent again, should it be lost: one that changes nothing more the second time, with no body,
