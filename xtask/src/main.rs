@@ -18,6 +18,8 @@ cargo xtask test chaos [ROUNDS [SEED]]
                                     kill skiff, shims, containers and containerd at random while pods come
                                     and go: 200 rounds on each runtime unless ROUNDS says otherwise (the node
                                     layer plays 12 and 6), that follow from SEED (1)
+cargo xtask test soak [MINUTES]     replace all pods again and again under load for ten minutes, or so many (the
+                                    node layer does it for 25 s): no request fails
 cargo xtask bench [NAME...]         measure; an unknown name is answered with those that there are
 cargo xtask facts                   make the descriptions of the API anew, from the k8s-openapi crate
 cargo xtask tidy                    format, lints, dependency edges, file sizes";

@@ -42,7 +42,10 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
 /// As many rounds of faults as issues ask for, on each runtime.
 const CHAOS_ROUNDS: &str = "200";
 
-/// `cargo xtask test [LAYER | FILTER]`, `cargo xtask test chaos [ROUNDS [SEED]]`.
+/// As long as issues ask for that no request fails.
+const SOAK_MINUTES: u64 = 10;
+
+/// `cargo xtask test [LAYER | FILTER]`, `cargo xtask test chaos [ROUNDS [SEED]]`, `cargo xtask test soak [MINUTES]`.
 ///
 /// # Errors
 /// As [`run_layers`].
@@ -50,6 +53,7 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
     match arguments {
         [] => run_layers(&["pure", "node", "clients"], None),
         ["chaos", numbers @ ..] => chaos(numbers),
+        ["soak", minutes @ ..] => soak(minutes.first().copied()),
         [layer @ ("pure" | "node" | "clients" | "machine"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
         [filter, ..] => run_layers(&["pure", "node"], Some(filter)),
     }
@@ -78,10 +82,22 @@ fn chaos(numbers: &[&str]) -> Result<(), String> {
     if let Some(wrong) = [rounds, seed].into_iter().find(|number| number.parse::<u64>().is_err()) {
         return Err(format!("{wrong:?} is no number: cargo xtask test chaos [ROUNDS [SEED]]"));
     }
+    play("chaos", &[("SKIFF_CHAOS_ROUNDS", rounds), ("SKIFF_CHAOS_SEED", seed)])
+}
+
+/// Restarts under load for some minutes. What failed is told in the end.
+fn soak(minutes: Option<&str>) -> Result<(), String> {
+    let minutes = minutes.map_or(Ok(SOAK_MINUTES), str::parse::<u64>);
+    let minutes = minutes.map_err(|_| "the minutes are no number: cargo xtask test soak [MINUTES]")?;
+    play("soak", &[("SKIFF_SOAK_SECONDS", &(minutes * 60).to_string())])
+}
+
+/// Runs one file of tests of whole nodes with settings of its own, and shows what it says.
+fn play(test: &str, settings: &[(&str, &str)]) -> Result<(), String> {
     needs::install()?;
     let binaries = build_binaries()?;
-    let mut tests = cargo(&["test", "--package", "skiff-e2e", "--no-fail-fast", "--test", "chaos", "--"]);
-    tests.args(["--test-threads=1", "--nocapture"]).env("SKIFF_CHAOS_ROUNDS", rounds).env("SKIFF_CHAOS_SEED", seed);
+    let mut tests = cargo(&["test", "--package", "skiff-e2e", "--no-fail-fast", "--test", test, "--"]);
+    tests.args(["--test-threads=1", "--nocapture"]).envs(settings.iter().copied());
     tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
     shell::run(&mut tests)
 }

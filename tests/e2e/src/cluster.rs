@@ -144,6 +144,25 @@ impl Cluster {
         Answer::of(skiff.stdin(Stdio::null()).output().expect("the program under test can be started"))
     }
 
+    /// What `skiff cluster list` says.
+    pub fn listed(&self) -> String {
+        let mut skiff = Command::new(skiff_binary());
+        skiff.args(["cluster", "list", "--data-dir"]).arg(&self.data);
+        Answer::of(skiff.output().expect("the program under test can be started")).ok()
+    }
+
+    /// The ports of the machine that lead into the cluster, `address:port` each, in the order in which they were asked for.
+    pub fn machine_ports(&self) -> Vec<String> {
+        let list = self.listed();
+        let row = list.lines().nth(1).expect("one cluster");
+        let written = row.split_whitespace().map(|word| word.trim_end_matches(',')).filter(|word| word.contains('@'));
+        let place = |port: &str| {
+            let (way, _) = port.split_once('@')?;
+            way.rsplit_once(':').map(|(place, _)| place.to_owned())
+        };
+        written.map(|port| place(port).expect("each has a place")).collect()
+    }
+
     /// The folder of one of the nodes.
     pub fn folder_of(&self, node: &str) -> PathBuf {
         self.data.join("isolated").join(node)

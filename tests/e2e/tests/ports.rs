@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{Answer, eventually, http_get, kill, skiff_binary};
+use skiff_e2e::cluster::{eventually, http_get, kill};
 
 /// A pod on each node, and ports of nodes that lead to their own pod alone, so that it is seen which node was reached.
 const MANIFEST: &str = r#"
@@ -42,24 +42,6 @@ spec:
 const ASKED: [&str; 3] =
     ["127.0.0.1::30080@loadbalancer", "127.0.0.1::30080@agent:1", "127.0.0.1::30080/udp@loadbalancer"];
 
-/// Where the ports are, `address:port` each, as the list of clusters tells.
-fn ports(cluster: &Cluster) -> Vec<String> {
-    let list = listed(cluster);
-    let row = list.lines().nth(1).expect("one cluster");
-    let written = row.split_whitespace().map(|word| word.trim_end_matches(',')).filter(|word| word.contains('@'));
-    let place = |port: &str| {
-        let (way, _) = port.split_once('@')?;
-        way.rsplit_once(':').map(|(place, _)| place.to_owned())
-    };
-    written.map(|port| place(port).expect("each has a place")).collect()
-}
-
-fn listed(cluster: &Cluster) -> String {
-    let mut skiff = Command::new(skiff_binary());
-    skiff.args(["cluster", "list", "--data-dir"]).arg(cluster.folder());
-    Answer::of(skiff.output().expect("the program under test can be started")).ok()
-}
-
 /// The pod of each node, by the node's name.
 fn pod_on(cluster: &Cluster, node: &str) -> String {
     let selector = format!("--field-selector=spec.nodeName={node}");
@@ -84,7 +66,7 @@ fn ports_of_the_machine_lead_into_a_cluster() {
     let cluster = Cluster::several_with("ports", 2, &options, a_taken_port_is_refused);
     cluster.create(MANIFEST);
     cluster.kubectl("rollout status daemonset/each --timeout=60s").ok();
-    let places = ports(&cluster);
+    let places = cluster.machine_ports();
     let [all, one, datagrams] = places.as_slice() else { panic!("three ports: {places:?}") };
     let status = cluster.skiff(&["status"]).ok();
     assert!(status.contains(all.as_str()) && !status.contains(one.as_str()), "{status}");
@@ -106,7 +88,7 @@ fn ports_of_the_machine_lead_into_a_cluster() {
     cluster.group(&["stop"], &[]).ok();
     assert!(TcpStream::connect(all.as_str()).is_err(), "nobody listens any more");
     cluster.group(&["start"], &[]).ok();
-    assert_eq!(ports(&cluster), places);
+    assert_eq!(cluster.machine_ports(), places);
     everybody_is_reached(all, 3);
 
     // A node that is removed is not asked any more.
@@ -128,7 +110,7 @@ fn a_taken_port_is_refused(cluster: &Cluster) {
     assert!(refused.code != 0 && refused.stderr.contains("another program uses it"), "{refused:?}");
     let refused = cluster.group(&["create"], &["--agents", "1", "--port", "127.0.0.1::80@agent:1"]);
     assert!(refused.code != 0 && refused.stderr.contains("agent:1, which the cluster has not"), "{refused:?}");
-    assert_eq!(listed(cluster).lines().count(), 1, "nothing was made");
+    assert_eq!(cluster.listed().lines().count(), 1, "nothing was made");
     assert!(!cluster.folder().join("isolated").exists(), "nothing was made");
 }
 
