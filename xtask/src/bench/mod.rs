@@ -3,6 +3,7 @@
 
 mod api;
 mod churn;
+mod net;
 mod node;
 mod sched;
 mod store;
@@ -18,7 +19,7 @@ struct Group {
 }
 
 /// Everything that can be measured, in the order in which it is.
-const GROUPS: &[Group] = &[store::GROUP, sched::GROUP, api::GROUP, churn::GROUP, node::GROUP];
+const GROUPS: &[Group] = &[store::GROUP, sched::GROUP, api::GROUP, churn::GROUP, node::GROUP, net::GROUP];
 
 /// Measures what is named, or all.
 ///

@@ -10,7 +10,8 @@ pub const GROUP: Group = Group {
     run: measure,
 };
 
-fn measure(names: &[&str]) -> Result<(), String> {
+/// Runs the driver of whole nodes for some of its names.
+pub fn measure(names: &[&str]) -> Result<(), String> {
     let binaries = build_binaries()?;
     let mut bench = cargo(&["run", "--release", "--quiet", "--package", "skiff-e2e", "--bin", "bench", "--"]);
     bench.args(names);

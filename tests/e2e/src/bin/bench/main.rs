@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
+mod attempt;
+mod net;
 mod node;
 mod probes;
 mod proxy;
@@ -27,6 +29,9 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((net::INSIDE, arguments)) = wanted.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return net::inside(arguments);
+    }
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     if ["up", "idle", "pods", "probes"].into_iter().any(wants) {
         println!("| figure | target | median | min | max |\n|---|---|---|---|---|");
@@ -46,6 +51,10 @@ fn main() {
     let parts: Vec<_> = node::PARTS.into_iter().filter(|part| wants("node") || wants(part.name)).collect();
     if !parts.is_empty() {
         node::node(&parts);
+    }
+    let parts: Vec<_> = net::PARTS.into_iter().filter(|part| wants("net") || wants(part.name)).collect();
+    if !parts.is_empty() {
+        net::net(&parts);
     }
 }
 

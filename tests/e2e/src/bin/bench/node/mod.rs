@@ -11,10 +11,8 @@ mod many;
 mod size;
 mod start;
 
-use std::any::Any;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -24,6 +22,7 @@ use skiff_e2e::Cluster;
 use skiff_e2e::cluster::hello_image;
 use skiff_e2e::containerd::Containerd;
 
+use crate::attempt::{Scratch, attempt, line};
 use crate::proxy::Proxy;
 use size::Size;
 
@@ -111,51 +110,31 @@ impl Node<'_> {
                     cluster.skiff(&["delete"]);
                 }
             });
-            let outcome = catch_unwind(AssertUnwindSafe(|| (part.measure)(self)));
+            let outcome = attempt(|| (part.measure)(self));
             drop(ended);
             outcome
         });
         self.lost.set(given_up.into_inner());
-        let Err(panic) = outcome else { return };
+        let Err(said) = outcome else { return };
         if self.lost.get() {
             return self.line(part.title, &format!("given up after {} s", PART_LIMIT.as_secs()));
         }
-        self.line(part.title, &format!("failed: {}", said(&*panic)));
+        self.line(part.title, &format!("failed: {said}"));
         // The next part begins with an empty node.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.proxy.delete_pods())) {
-            self.line("what a failed part left", &format!("stays: {}", said(&*panic)));
+        if let Err(said) = attempt(|| self.proxy.delete_pods()) {
+            self.line("what a failed part left", &format!("stays: {said}"));
         }
-    }
-}
-
-fn line(figure: &str, runtime: &str, text: &str) {
-    println!("| {figure} | {runtime} | {text} |");
-}
-
-/// What a panic said, on one line.
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("without a word").replace('\n', " ")
-}
-
-/// A folder that is gone when the value is.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap_or_else(|error| eprintln!("{}: {error}", self.0.display()));
     }
 }
 
 /// Measures the parts that are wanted.
 pub fn node(parts: &[Part]) {
     println!("\n| figure | runtime | measured |\n|---|---|---|");
-    let scratch = Scratch(std::env::temp_dir().join(format!("skiff-bench-{}", std::process::id())));
-    std::fs::create_dir_all(&scratch.0).expect("a writable temporary folder");
+    let scratch = Scratch::new();
     let begun = Instant::now();
     let on = |runtime: &'static str, measure: &dyn Fn()| {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(measure)) {
-            line("a node", runtime, &format!("failed: {}", said(&*panic)));
+        if let Err(said) = attempt(measure) {
+            line("a node", runtime, &format!("failed: {said}"));
         }
         line("all of this", runtime, &format!("over {:.0} s after the beginning", begun.elapsed().as_secs_f64()));
     };
@@ -168,7 +147,7 @@ pub fn node(parts: &[Part]) {
             proxy,
             containerd: None,
             size,
-            folder: &scratch.0,
+            folder: scratch.path(),
             begun,
             lost: Cell::new(false),
         };
@@ -186,7 +165,7 @@ pub fn node(parts: &[Part]) {
             proxy,
             containerd: Some(&containerd),
             size,
-            folder: &scratch.0,
+            folder: scratch.path(),
             begun,
             lost: Cell::new(false),
         };

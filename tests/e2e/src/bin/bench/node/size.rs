@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// Divides all counts, sizes and times, for a trial of the benchmark itself.
-const SHARE: &str = "SKIFF_BENCH_SHARE";
+use crate::attempt::share;
 
 /// How much of everything.
 #[derive(Clone, Copy)]
@@ -61,7 +60,7 @@ impl Size {
     }
 
     fn divided(self) -> Self {
-        let share = std::env::var(SHARE).map_or(1, |text| text.parse::<u32>().expect("SKIFF_BENCH_SHARE is a number"));
+        let share = share();
         let part = |count: usize| count.div_ceil(share as usize);
         Self {
             one_pods: part(self.one_pods),
