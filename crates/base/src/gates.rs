@@ -176,7 +176,7 @@ mod tests {
     fn each_gate_is_there_once_in_order() {
         assert!(ALL.is_sorted_by(|left, right| left.name < right.name));
         let known = |name: &&str| ALL.iter().any(|gate| gate.name == *name);
-        assert!(ALL.iter().all(|gate| gate.needs.iter().all(|name| known(&name))));
+        assert!(ALL.iter().all(|gate| gate.needs.iter().all(&known)));
         Gates::of([]).expect("the defaults agree with each other");
     }
 
