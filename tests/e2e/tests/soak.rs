@@ -3,7 +3,6 @@
 //!
 //! `cargo xtask test soak` goes on for ten minutes instead of the usual seconds (`SKIFF_SOAK_SECONDS`).
 #![allow(clippy::disallowed_methods, reason = "a whole node lives in real time")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +57,8 @@ spec:
 
 #[test]
 fn no_request_fails_while_all_pods_are_replaced() {
-    let seconds = std::env::var("SKIFF_SOAK_SECONDS").map_or(USUAL_SECONDS, |text| text.parse().unwrap());
+    let seconds = std::env::var("SKIFF_SOAK_SECONDS")
+        .map_or(USUAL_SECONDS, |text| text.parse().expect("SKIFF_SOAK_SECONDS is a number"));
     let cluster = Cluster::several_with("soak", 1, &PORTS, |_| {});
     cluster.create(&(web(REPLICAS) + SERVED));
     cluster.rollout("web");
@@ -84,7 +84,7 @@ fn no_request_fails_while_all_pods_are_replaced() {
         faults.extend(failed.into_iter().map(|text| format!("{what}: {text}")));
     }
     let said = what_the_pod_says(&cluster);
-    println!("Service: {}", said.last().unwrap());
+    println!("Service: {}", said.last().expect("the pod told how often it asked"));
     faults.extend(said.iter().filter(|line| line.contains("failed")).map(|line| format!("Service: {line}")));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(restarts >= 2, "{restarts} restarts");
