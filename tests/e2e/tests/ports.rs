@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use skiff_e2e::Cluster;
