@@ -87,19 +87,19 @@ fn names_tell_the_signer() {
         text.push_str(&format!("# {name} of {signer:?}\n{found}"));
     }
     expect![[r##"
-        # a 
-        # x.io:s:a 
+        # a of ""
+        # x.io:s:a of ""
         metadata.name: Invalid value: "x.io:s:a": ClusterTrustBundle without signer name must not have ":" in its name
-        # A 
+        # A of ""
         metadata.name: Invalid value: "A": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
-        # x.io:s:a x.io/s
-        # a x.io/s
+        # x.io:s:a of "x.io/s"
+        # a of "x.io/s"
         metadata.name: Invalid value: "a": ClusterTrustBundle for signerName x.io/s must be named with prefix x.io:s:
-        # x.io:s: x.io/s
+        # x.io:s: of "x.io/s"
         metadata.name: Invalid value: "x.io:s:": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
-        # x.io:s:a:b x.io/s
+        # x.io:s:a:b of "x.io/s"
         metadata.name: Invalid value: "x.io:s:a:b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
-        # s:a s
+        # s:a of "s"
         spec.signerName: Invalid value: "s": must be a fully qualified domain and path of the form 'example.com/signer-name'
     "##]].assert_eq(&text);
 }

@@ -36,7 +36,9 @@ impl Member {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            // Nothing of the tests' own environment is a setting of etcd's.
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .spawn()
             .unwrap();
         self.child = Some(child);
