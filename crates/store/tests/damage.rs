@@ -129,3 +129,34 @@ async fn damage_is_found_out_or_leaves_a_state_that_once_was() {
     println!("{rounds} damaged stores: {refused} refused, {older} shown as they were earlier");
     assert!(refused > 0, "damage is never found out");
 }
+
+#[tokio::test]
+async fn every_bit_of_the_lists_of_tables_counts() {
+    let root = Folder::new("lists");
+    let states = fill(root.path(), &Ids::seeded(1)).await;
+    let name = |file: &Path| file.file_name().unwrap().to_str().unwrap().to_owned();
+    let all = files(&root.path().join("keyspaces"));
+    let mut tried = 0;
+    for current in all.iter().filter(|file| name(file) == "current") {
+        let number = u64::from_le_bytes(std::fs::read(current).unwrap()[..8].try_into().unwrap());
+        let list = current.with_file_name(format!("v{number}"));
+        for file in [current, &list] {
+            let whole = std::fs::read(file).unwrap();
+            // The last byte says what the digest is made with, and there is but one way.
+            let counts = if file == current { whole.len() - 1 } else { whole.len() };
+            for at in 0..counts {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1 << (at % 8);
+                std::fs::write(file, &damaged).unwrap();
+                let refused = EmbeddedStore::open(root.path(), options()).err();
+                let refused = refused.unwrap_or_else(|| panic!("{} with byte {at} changed", file.display()));
+                assert!(refused.to_string().contains("the list of tables"), "{refused}");
+                tried += 1;
+            }
+            std::fs::write(file, &whole).unwrap();
+        }
+    }
+    assert!(tried > 100, "{tried}");
+    let store = EmbeddedStore::open(root.path(), options()).unwrap();
+    assert_eq!(Some(&shown(&store).await), states.values().next_back());
+}

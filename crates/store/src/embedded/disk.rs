@@ -21,6 +21,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::ahead::Ahead;
 use super::state::{Entry, State};
+use super::versions;
 use crate::{KeyValue, Revision, StoreError, WatchEvent};
 
 /// The version of the layout above.
@@ -432,6 +433,9 @@ impl Loader<'_> {
 /// Runs what opens the engine, which checks some of what it reads with assertions: a damaged file must be an error all the
 /// same.
 fn caught<T>(path: &Path, open: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    if let Some(what) = versions::damaged(path).map_err(|error| io_error("reading", path, &error))? {
+        return Err(corrupt(path, &what));
+    }
     let opened = catch_unwind(AssertUnwindSafe(open));
     opened.unwrap_or_else(|_| Err(corrupt(path, "the engine cannot make sense of its files")))
 }

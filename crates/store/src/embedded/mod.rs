@@ -7,6 +7,7 @@ mod queue;
 mod state;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod watch;
 mod writer;
 
