@@ -47,29 +47,22 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// What every verifier of certificates has to say of signatures too: they are checked by [`provider`]'s algorithms.
 macro_rules! signatures_by_provider {
     () => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &rustls_pki_types::CertificateDer<'_>,
-            signature: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-            let algorithms = &$crate::trust::provider().signature_verification_algorithms;
-            rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &rustls_pki_types::CertificateDer<'_>,
-            signature: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-            let algorithms = &$crate::trust::provider().signature_verification_algorithms;
-            rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-        }
+        signatures_by_provider!(verify_tls12_signature, verify_tls13_signature);
 
         fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
             $crate::trust::provider().signature_verification_algorithms.supported_schemes()
         }
+    };
+    ($($verify:ident),+) => {
+        $(fn $verify(
+            &self,
+            message: &[u8],
+            certificate: &rustls_pki_types::CertificateDer<'_>,
+            signature: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$crate::trust::provider().signature_verification_algorithms;
+            rustls::crypto::$verify(message, certificate, signature, algorithms)
+        })+
     };
 }
 pub(crate) use signatures_by_provider;

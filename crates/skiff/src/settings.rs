@@ -16,7 +16,11 @@ const MALLOC: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10");
 /// <https://sourceware.org/bugzilla/show_bug.cgi?id=30994>.
 const COPIES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=0x4000000000000000");
 
-/// Starts this process again in its place, unless it has all settings. To be called before anything else is done.
+/// Says that the process was started again. Where the system takes settings away from a program that it trusts less than the
+/// user (`AT_SECURE`), they would be missing for ever.
+const TRIED: &str = "SKIFF_SETTINGS_TRIED";
+
+/// Starts this process again in its place, once, unless it has all settings. To be called before anything else is done.
 ///
 /// # Errors
 /// The program cannot be started again; then it may go on, slower and larger.
@@ -32,6 +36,9 @@ pub fn settle() -> io::Result<()> {
 
 /// The variables that are to be set, and to what.
 fn missing(known: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, OsString)> {
+    if known(TRIED).is_some() {
+        return Vec::new();
+    }
     let malloc = known(MALLOC.0).is_none().then(|| (MALLOC.0, OsString::from(MALLOC.1)));
     let tunables = known(COPIES.0).unwrap_or_default();
     let tunable = COPIES.1.split('=').next().unwrap_or_default();
@@ -43,24 +50,35 @@ fn missing(known: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, OsStr
         all.push(COPIES.1);
         (COPIES.0, all)
     });
-    malloc.into_iter().chain(copies).collect()
+    let mut all: Vec<_> = malloc.into_iter().chain(copies).collect();
+    if !all.is_empty() {
+        all.push((TRIED, "1".into()));
+    }
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn told(known: &[(&str, &str)]) -> Vec<(&'static str, String)> {
+        let find = |name: &str| known.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into());
+        missing(find).into_iter().map(|(name, value)| (name, value.into_string().expect("text"))).collect()
+    }
+
     #[test]
     fn what_others_have_set_stays() {
-        let told = |malloc: &str, copies: &str| {
-            let known = [(MALLOC.0, malloc), (COPIES.0, copies)];
-            missing(|name| {
-                known.iter().find(|(own, value)| *own == name && !value.is_empty()).map(|(_, value)| value.into())
-            })
-        };
-        assert_eq!(told("", ""), [(MALLOC.0, MALLOC.1.into()), (COPIES.0, COPIES.1.into())]);
+        let of = |(name, value): (&'static str, &str)| (name, value.to_owned());
+        assert_eq!(told(&[]), [of(MALLOC), of(COPIES), of((TRIED, "1"))]);
         let other = "glibc.malloc.check=1";
-        assert_eq!(told("0", other), [(COPIES.0, format!("{other}:{}", COPIES.1).into())]);
-        assert_eq!(told("0", "glibc.cpu.x86_rep_movsb_threshold=4096"), [], "the user knows better");
+        let both = format!("{other}:{}", COPIES.1);
+        assert_eq!(told(&[(MALLOC.0, "0"), (COPIES.0, other)]), [(COPIES.0, both), of((TRIED, "1"))]);
+        let own = "glibc.cpu.x86_rep_movsb_threshold=4096";
+        assert_eq!(told(&[(MALLOC.0, "0"), (COPIES.0, own)]), [], "the user knows better");
+    }
+
+    #[test]
+    fn what_is_taken_away_is_not_set_again() {
+        assert_eq!(told(&[(MALLOC.0, "10"), (TRIED, "1")]), []);
     }
 }
