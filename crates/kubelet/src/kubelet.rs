@@ -30,6 +30,7 @@ use crate::images::Images;
 use crate::node::facts::{self, Machine};
 use crate::node::guard::{Guard, Pressures};
 use crate::node::keeper::Keeper;
+use crate::node::news::News;
 use crate::node::object::{self, Identity};
 use crate::node::shutdown;
 use crate::options::Options;
@@ -118,6 +119,9 @@ impl Kubelet {
         let drivers = csi::Drivers::new(facts.paths.clone(), look.clone());
         let devices: Arc<Mutex<BTreeMap<String, (i64, i64)>>> = Arc::default();
         let (pressures, shutting_down) = (Pressures::default(), Arc::new(AtomicBool::new(false)));
+        let recorder = Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name);
+        let news = News::of(recorder.clone(), &config.node_name);
+        news.starting();
         let keeper = Arc::new(Keeper {
             client: config.client.clone(),
             clock: config.clock.clone(),
@@ -130,16 +134,17 @@ impl Kubelet {
             devices: devices.clone(),
             drivers: drivers.clone(),
             shutting_down: shutting_down.clone(),
+            news: news.clone(),
             written: Mutex::new(None),
         });
         let own = Informers::new(config.client.clone());
         let selector = format!("metadata.name={}", config.node_name);
         let api_node = own.selected::<ApiNode>("", "", &selector);
         let pods = own.selected::<Pod>("", "", &format!("spec.nodeName={}", config.node_name));
-        let shared = (pressures.clone(), shutting_down, drivers.clone());
+        let shared = (pressures.clone(), shutting_down, drivers.clone(), recorder);
         let workers = workers(&config, own, facts, api_node.clone(), &options, shared).await;
         keeper.register().await;
-        limit_all_pods(workers.node(), &keeper.machine);
+        limit_all_pods(workers.node(), &keeper.machine, &news);
         let statics = statics::Keeper {
             workers: workers.clone(),
             options: options.clone(),
@@ -153,13 +158,14 @@ impl Kubelet {
             options: options.clone(),
             pressures,
             changed: look.clone(),
-            reference: keeper.reference(),
+            reference: news.reference().clone(),
             memories: Mutex::default(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(guard.keep());
         tasks.spawn(workers.node().devices.clone().keep());
         workers.wake_where_attached();
+        news.follow(&api_node);
         tasks.spawn(csi::keep(drivers, config.client.clone(), config.node_name.clone()));
         tasks.spawn(show_devices(workers.clone(), devices, look.clone()));
         tasks.spawn(shutdown::keep(workers.clone(), options, look.clone()));
@@ -231,15 +237,17 @@ async fn show_devices(workers: Arc<Workers>, shown: Arc<Mutex<BTreeMap<String, (
 }
 
 /// Keeps all Pods together within what is not reserved.
-fn limit_all_pods(node: &Node, machine: &Machine) {
+fn limit_all_pods(node: &Node, machine: &Machine, news: &News) {
     let Some(layout) = &node.cgroups else { return };
     let (facts, options) = (node.facts(), &node.options);
     let capacity = object::capacity(machine, options);
     let limits = cgroups::of_node(&capacity, |name| options.reserved(name), options.enforces("pods"));
     let path = cgroups::class(&facts.cgroup_root, "", facts.systemd_cgroups);
-    if let Err(error) = layout.apply(&path, &limits) {
+    let outcome = layout.apply(&path, &limits);
+    if let Err(error) = &outcome {
         tracing::warn!(%error, "the Pods' share of the machine is not bounded");
     }
+    news.enforced(outcome, &path);
 }
 
 /// The parts of the machine. Rules that the machine cannot keep are told when the options are read, see [`check_options`].
@@ -311,7 +319,7 @@ async fn workers(
     facts: NodeFacts,
     api_node: skiff_client::Informer<ApiNode>,
     options: &Arc<Options>,
-    (pressures, shutting_down, drivers): (Pressures, Arc<AtomicBool>, Arc<csi::Drivers>),
+    (pressures, shutting_down, drivers, recorder): (Pressures, Arc<AtomicBool>, Arc<csi::Drivers>, Recorder),
 ) -> Arc<Workers> {
     let version = config.runtime.version(VersionRequest::default()).await;
     let runtime_name = version.map(|version| version.runtime_name).unwrap_or_else(|error| {
@@ -336,7 +344,7 @@ async fn workers(
         probed: Mutex::default(),
         volume_figures: Default::default(),
         options: options.clone(),
-        recorder: Recorder::start(config.client.clone(), config.clock.clone(), "kubelet", &config.node_name),
+        recorder,
         sources: Sources::new(
             config.informers.of(),
             own,

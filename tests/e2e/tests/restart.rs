@@ -14,6 +14,7 @@ fn nothing_is_lost_and_nothing_stays() {
     let manifest = "create deployment hello --replicas=2 --image=localhost:5000/hello:v1 -- /hello --port=8080";
     cluster.kubectl(manifest).ok();
     cluster.rollout("hello");
+    the_node_in_events(&cluster);
     a_killed_server(&cluster);
     a_killed_keeper(&cluster);
     down_and_up(&cluster);
@@ -27,6 +28,20 @@ fn nothing_is_lost_and_nothing_stays() {
     cluster.skiff(&["delete"]).ok();
     assert_eq!(traces.left(), Vec::<String>::new(), "what a deleted node left on the machine");
     assert_eq!(cluster.skiff(&["status"]).stdout, "skiff is not running\n");
+}
+
+/// What is told of the node itself.
+fn the_node_in_events(cluster: &Cluster) {
+    let node = cluster.get("nodes")["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.kubectl(&format!("cordon {node}")).ok();
+    eventually("the node tells of itself", || {
+        let told = cluster.get("events --field-selector involvedObject.kind=Node,source=kubelet").to_string();
+        let status = ["HasSufficientMemory", "HasNoDiskPressure", "HasSufficientPID", "Ready", "NotSchedulable"];
+        status.iter().all(|what| told.contains(&format!("Node {node} status is now: Node{what}")))
+            && told.contains("Starting kubelet.")
+            && told.contains("Updated Node Allocatable limit across pods")
+    });
+    cluster.kubectl(&format!("uncordon {node}")).ok();
 }
 
 /// Container ids with their restart counts.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{ContainerImage, Node as ApiNode, NodeStatus, ObjectReference};
+use k8s_openapi::api::core::v1::{ContainerImage, Node as ApiNode, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::facts::Machine;
 use super::guard::Pressures;
+use super::news::News;
 use super::object::{self, Health, Identity};
 use crate::csi::Drivers;
 
@@ -57,22 +58,13 @@ pub struct Keeper {
     pub drivers: Arc<Drivers>,
     /// Whether the machine is being shut down.
     pub shutting_down: Arc<AtomicBool>,
+    /// Tells people of the node.
+    pub news: News,
     /// The last status that was written.
     pub written: Mutex<Option<NodeStatus>>,
 }
 
 impl Keeper {
-    /// By what events name the node.
-    pub fn reference(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Node".to_owned()),
-            name: Some(self.identity.name.clone()),
-            uid: Some(self.identity.name.clone()),
-            ..ObjectReference::default()
-        }
-    }
-
     /// Registers the node and writes its first status; tries until that is done.
     pub async fn register(&self) {
         loop {
@@ -101,6 +93,7 @@ impl Keeper {
         if existing.status.as_ref().is_none_or(|old| !object::same(old, &status)) {
             self.write(&status).await?;
         }
+        self.news.written(existing.status.as_ref(), &status);
         *self.written.lock() = Some(status);
         Ok(())
     }
@@ -152,6 +145,7 @@ impl Keeper {
             match self.write(&status).await {
                 Ok(()) => {
                     reported = self.clock.monotonic();
+                    self.news.written(old.as_ref(), &status);
                     *self.written.lock() = Some(status);
                 }
                 // Somebody deleted the Node object of a node that lives: it registers anew.

@@ -3,5 +3,6 @@
 pub mod facts;
 pub mod guard;
 pub mod keeper;
+pub mod news;
 pub mod object;
 pub mod shutdown;
