@@ -431,43 +431,54 @@ pub struct ClusterTarget {
     pub data_dir: PathBuf,
 }
 
+/// How a cluster is made.
+#[derive(Debug, Clone, Args)]
+pub struct ClusterOptions {
+    /// Its name, and where it is kept.
+    #[command(flatten)]
+    pub cluster: ClusterTarget,
+    /// How many servers: one, whose objects are in its own folder, or several that share an etcd
+    ///
+    /// Several (3, 5 or 7) run a member of an etcd each, of the program that this machine has (Debian: etcd-server),
+    /// unless --datastore-endpoint names another. Nodes reach one on this machine as host.skiff.internal (as in
+    /// http://host.skiff.internal:2379); it must listen on all of the machine's addresses.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub servers: u8,
+    /// An etcd that the user names.
+    #[command(flatten)]
+    pub datastore: DatastoreOptions,
+    /// How many nodes beside the servers
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub agents: u8,
+    /// A KubeletConfiguration for all nodes
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
+    /// How Pods of other nodes are reached
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = WayBetweenNodes::Auto)]
+    pub overlay: WayBetweenNodes,
+    /// Features of all nodes to switch on or off, such as ClusterTrustBundle=true
+    #[arg(long, value_name = "NAME=BOOL", value_delimiter = ',', value_parser = skiff_base::gates::parse)]
+    pub feature_gates: Vec<(String, bool)>,
+    /// Versions of the API to serve beside the stable ones, such as certificates.k8s.io/v1beta1=true
+    #[arg(long, value_name = "VERSION=BOOL", value_delimiter = ',')]
+    pub runtime_config: Vec<String>,
+    /// A port of this machine that leads to one of the nodes; can be repeated
+    ///
+    /// Such as 8080:80@loadbalancer (all nodes that serve the port, in turn), 127.0.0.1:5353:30053/udp@agent:0 or
+    /// 8443:443@server:0. Without an address it is on all of the machine's; without the machine's port a free one is
+    /// taken, which skiff cluster list shows.
+    #[arg(short, long, value_name = "[[ADDRESS:][HOST]:]NODE[/PROTOCOL][@NODES]")]
+    pub port: Vec<Port>,
+    /// Seconds to wait for the nodes to be Ready
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_WAIT_SECONDS)]
+    pub wait: u64,
+}
+
 /// What can be done with clusters.
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Make a cluster and wait until all its nodes are Ready
-    Create {
-        #[command(flatten)]
-        cluster: ClusterTarget,
-        /// How many servers: one, whose objects are in its own folder, or several that share an etcd
-        ///
-        /// Several (3, 5 or 7) run a member of an etcd each, of the program that this machine has (Debian: etcd-server),
-        /// unless --datastore-endpoint names another. Nodes reach one on this machine as host.skiff.internal (as in
-        /// http://host.skiff.internal:2379); it must listen on all of the machine's addresses.
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
-        servers: u8,
-        /// An etcd that the user names.
-        #[command(flatten)]
-        datastore: DatastoreOptions,
-        /// How many nodes beside the servers
-        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
-        agents: u8,
-        /// A KubeletConfiguration for all nodes
-        #[arg(long, value_name = "FILE")]
-        kubelet_config: Option<PathBuf>,
-        /// How Pods of other nodes are reached
-        #[arg(long, value_name = "WAY", value_enum, default_value_t = WayBetweenNodes::Auto)]
-        overlay: WayBetweenNodes,
-        /// A port of this machine that leads to one of the nodes; can be repeated
-        ///
-        /// Such as 8080:80@loadbalancer (all nodes that serve the port, in turn), 127.0.0.1:5353:30053/udp@agent:0 or
-        /// 8443:443@server:0. Without an address it is on all of the machine's; without the machine's port a free one is
-        /// taken, which skiff cluster list shows.
-        #[arg(short, long, value_name = "[[ADDRESS:][HOST]:]NODE[/PROTOCOL][@NODES]")]
-        port: Vec<Port>,
-        /// Seconds to wait for the nodes to be Ready
-        #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_WAIT_SECONDS)]
-        wait: u64,
-    },
+    Create(Box<ClusterOptions>),
     /// List the clusters
     #[command(visible_alias = "ls")]
     List {

@@ -14,10 +14,11 @@ use skiff_base::SystemClock;
 use skiff_client::DeleteOptions;
 
 use crate::check;
-use crate::cli::{ClusterCommand, ClusterNodeCommand, ClusterTarget, MachineOptions, NodeOptions, Target};
+use crate::cli::{ClusterCommand, ClusterNodeCommand, ClusterTarget, Target};
 use crate::commands::{self, CommandError, ask, end_server, ensure_ready, free_port, remove, small_runtime, stop};
 use crate::datastore;
 use crate::etcd;
+use crate::features;
 use crate::isolation;
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
@@ -49,16 +50,18 @@ struct Cluster {
 /// The machine lacks something, there is no such cluster, or a node does not start or end.
 pub fn run(command: &ClusterCommand) -> Outcome {
     match command {
-        ClusterCommand::Create { cluster, servers, datastore, agents, kubelet_config, overlay, port, wait } => {
+        ClusterCommand::Create(options) => {
             let spec = Spec {
-                kubelet_config: kubelet_config.as_ref().map(std::path::absolute).transpose()?,
-                overlay: *overlay,
-                ports: port.clone(),
-                datastore: datastore::chosen(datastore)?,
-                ..Spec::new(&cluster.name, *servers, *agents)
+                kubelet_config: options.kubelet_config.as_ref().map(std::path::absolute).transpose()?,
+                overlay: options.overlay,
+                feature_gates: options.feature_gates.clone(),
+                runtime_config: options.runtime_config.clone(),
+                ports: options.port.clone(),
+                datastore: datastore::chosen(&options.datastore)?,
+                ..Spec::new(&options.cluster.name, options.servers, options.agents)
             };
             check_etcd(&spec)?;
-            create(cluster, spec, Duration::from_secs(*wait))
+            create(&options.cluster, spec, Duration::from_secs(options.wait))
         }
         ClusterCommand::List { data_dir } => list(data_dir),
         ClusterCommand::Start(cluster) => {
@@ -105,6 +108,7 @@ fn create(target: &ClusterTarget, mut spec: Spec, wait: Duration) -> Outcome {
         return Err(format!("this machine cannot run a node:\n{obstacle}").into());
     }
     spec.check_ports()?;
+    features::kinds(&spec.options())?;
     ports::claim(spec.api.as_mut_slice().iter_mut().chain(&mut spec.ports))?;
     let cluster = Cluster { data_dir: target.data_dir.clone(), spec };
     cluster.save()?;
@@ -404,13 +408,7 @@ impl Cluster {
             };
         }
         facts.save(&paths)?;
-        let machine = MachineOptions {
-            kubelet_config: self.spec.kubelet_config.clone(),
-            overlay: self.spec.overlay,
-            ..MachineOptions::default()
-        };
-        let options = NodeOptions::of_machine(machine);
-        let ready = ensure_ready(&paths, &self.target(&member.name), &options, &facts, wait);
+        let ready = ensure_ready(&paths, &self.target(&member.name), &self.spec.options(), &facts, wait);
         ready.map(drop).map_err(|error| format!("{}: {error}", member.name).into())
     }
 

@@ -1,5 +1,5 @@
-//! Ports of this machine that lead into a cluster: to all nodes in turn, past those that are gone, or to one node; they come
-//! back with the cluster and go with it.
+//! What a cluster is made with. Ports of this machine lead into it: to all nodes in turn, past those that are gone, or to one
+//! node; they come back with the cluster and go with it. So do features that are switched on.
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -41,6 +41,10 @@ spec:
 const ASKED: [&str; 3] =
     ["127.0.0.1::30080@loadbalancer", "127.0.0.1::30080@agent:1", "127.0.0.1::30080/udp@loadbalancer"];
 
+/// Features that it is made with.
+const FEATURES: [&str; 4] =
+    ["--feature-gates", "ClusterTrustBundle=true", "--runtime-config", "certificates.k8s.io/v1beta1=true"];
+
 /// The pod of each node, by the node's name.
 fn pod_on(cluster: &Cluster, node: &str) -> String {
     let selector = format!("--field-selector=spec.nodeName={node}");
@@ -61,8 +65,9 @@ fn ask_by_datagram(address: &str) -> std::io::Result<String> {
 
 #[test]
 fn ports_of_the_machine_lead_into_a_cluster() {
-    let options: Vec<_> = ASKED.iter().flat_map(|port| ["--port", *port]).collect();
-    let cluster = Cluster::several_with("ports", 2, &options, a_taken_port_is_refused);
+    let options: Vec<_> = ASKED.iter().flat_map(|port| ["--port", *port]).chain(FEATURES).collect();
+    let cluster = Cluster::several_with("ports", 2, &options, what_cannot_be_is_refused);
+    cluster.kubectl("get clustertrustbundles").ok();
     cluster.create(MANIFEST);
     cluster.kubectl("rollout status daemonset/each --timeout=60s").ok();
     let places = cluster.machine_ports();
@@ -88,6 +93,7 @@ fn ports_of_the_machine_lead_into_a_cluster() {
     assert!(TcpStream::connect(all.as_str()).is_err(), "nobody listens any more");
     cluster.group(&["start"], &[]).ok();
     assert_eq!(cluster.machine_ports(), places);
+    cluster.kubectl("get clustertrustbundles").ok();
     everybody_is_reached(all, 3);
 
     // A node that is removed is not asked any more.
@@ -102,13 +108,17 @@ fn ports_of_the_machine_lead_into_a_cluster() {
     assert!(places[..2].iter().all(|place| TcpStream::connect(place.as_str()).is_err()), "the ports went with it");
 }
 
-fn a_taken_port_is_refused(cluster: &Cluster) {
+fn what_cannot_be_is_refused(cluster: &Cluster) {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = format!("127.0.0.1:{}:80@loadbalancer", taken.local_addr().expect("bound").port());
     let refused = cluster.group(&["create"], &["--port", &port]);
     assert!(refused.code != 0 && refused.stderr.contains("another program uses it"), "{refused:?}");
     let refused = cluster.group(&["create"], &["--agents", "1", "--port", "127.0.0.1::80@agent:1"]);
     assert!(refused.code != 0 && refused.stderr.contains("agent:1, which the cluster has not"), "{refused:?}");
+    let refused = cluster.group(&["create"], &["--feature-gates", "ClusterTrustBundleProjection=true"]);
+    assert!(refused.code != 0 && refused.stderr.contains("depends on features that are disabled"), "{refused:?}");
+    let refused = cluster.group(&["create"], &["--runtime-config", "certificates.k8s.io/v7=true"]);
+    assert!(refused.code != 0 && refused.stderr.contains("--runtime-config: "), "{refused:?}");
     assert_eq!(cluster.listed().lines().count(), 1, "nothing was made");
     assert!(!cluster.folder().join("isolated").exists(), "nothing was made");
 }

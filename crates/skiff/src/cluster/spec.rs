@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::WayBetweenNodes;
+use crate::cli::{MachineOptions, NodeOptions, WayBetweenNodes};
 use crate::isolation::{LAST_SEAT, Link};
 use crate::paths::{Datastore, EtcdPeer, FIRST_SEAT};
 use crate::ports::{Port, Role};
@@ -32,6 +32,12 @@ pub struct Spec {
     /// How Pods of other nodes are reached.
     #[serde(default)]
     pub overlay: WayBetweenNodes,
+    /// Features of all of them that are switched on or off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub feature_gates: Vec<(String, bool)>,
+    /// Versions of the API that are served beside the stable ones, or are not served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtime_config: Vec<String>,
     /// The ports of this machine that lead to its nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
@@ -60,6 +66,8 @@ impl Spec {
             nodes: Vec::new(),
             kubelet_config: None,
             overlay: WayBetweenNodes::Auto,
+            feature_gates: Vec::new(),
+            runtime_config: Vec::new(),
             ports: Vec::new(),
             api: (servers > 1).then(|| API_OF_ALL.parse().expect("it is written as ports are")),
             datastore: None,
@@ -101,6 +109,17 @@ impl Spec {
     fn all_of(&self, role: Role) -> Vec<Member> {
         let is_meant = |member: &&Member| self.place(member).is_some_and(|(own, _)| own == role);
         self.nodes.iter().filter(is_meant).cloned().collect()
+    }
+
+    /// How each of the nodes is set up.
+    pub fn options(&self) -> NodeOptions {
+        let machine = MachineOptions {
+            kubelet_config: self.kubelet_config.clone(),
+            overlay: self.overlay,
+            feature_gates: self.feature_gates.clone(),
+            ..MachineOptions::default()
+        };
+        NodeOptions { runtime_config: self.runtime_config.clone(), ..NodeOptions::of_machine(machine) }
     }
 
     /// Whether the servers run an etcd themselves.
