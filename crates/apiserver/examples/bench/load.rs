@@ -1,6 +1,9 @@
-//! The load generator: requests over kept connections, a fixed number in flight, each timed.
+//! The load generator: requests over kept connections, a fixed number in flight, each timed. It shares the cores with the
+//! server that it measures, so it does no more than it must.
 
+use std::future::Future;
 use std::io::Error as IoError;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,11 +71,15 @@ pub struct Client {
 }
 
 /// A connection that is open.
-#[derive(Debug)]
 pub struct Connection {
     sender: Sender,
+    /// What carries an HTTP/1.1 connection's bytes: it runs with the exchanges, for handing over to a task of its own
+    /// wakes another thread with each of them.
+    carrier: Option<Carrier>,
     user: Option<&'static str>,
 }
+
+type Carrier = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[derive(Debug)]
 enum Sender {
@@ -89,21 +96,21 @@ impl Client {
         tls.alpn_protocols = vec![if self.protocol == Protocol::Http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         let name = ServerName::try_from("localhost")?;
         let stream = TokioIo::new(TlsConnector::from(Arc::new(tls)).connect(name, stream).await?);
-        let sender = match self.protocol {
+        let (sender, carrier) = match self.protocol {
             Protocol::Http1 => {
                 let (sender, connection) = http1::handshake(stream).await?;
-                tokio::spawn(async move { drop(connection.await) });
-                Sender::Http1(sender)
+                let carrier: Carrier = Box::pin(async move { drop(connection.await) });
+                (Sender::Http1(sender), Some(carrier))
             }
             Protocol::Http2 => {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder.initial_stream_window_size(4 << 20).initial_connection_window_size(32 << 20);
                 let (sender, connection) = builder.handshake(stream).await?;
                 tokio::spawn(async move { drop(connection.await) });
-                Sender::Http2(sender)
+                (Sender::Http2(sender), None)
             }
         };
-        Ok(Connection { sender, user: self.user })
+        Ok(Connection { sender, carrier, user: self.user })
     }
 
     /// Connections for so many requests in flight.
@@ -115,7 +122,7 @@ impl Client {
                 _ => None,
             };
             connections.push(match shared {
-                Some(sender) => Connection { sender: Sender::Http2(sender), user: self.user },
+                Some(sender) => Connection { sender: Sender::Http2(sender), carrier: None, user: self.user },
                 None => self.connect().await?,
             });
         }
@@ -126,6 +133,13 @@ impl Client {
 impl Connection {
     /// Sends a request, and gives the answer while its body is still to come.
     pub async fn send(&mut self, request: Request, port: u16) -> Fallible<http::Response<Incoming>> {
+        if let Some(carrier) = self.carrier.take() {
+            tokio::spawn(carrier);
+        }
+        self.begin(request, port).await
+    }
+
+    async fn begin(&mut self, request: Request, port: u16) -> Fallible<http::Response<Incoming>> {
         let uri = match self.sender {
             Sender::Http1(_) => request.path,
             Sender::Http2(_) => format!("https://localhost:{port}{}", request.path),
@@ -156,8 +170,22 @@ impl Connection {
 
     /// Sends a request and reads the whole answer; gives its length.
     pub async fn exchange(&mut self, request: Request, port: u16) -> Fallible<u64> {
+        let Some(mut carrier) = self.carrier.take() else { return self.exchanged(request, port).await };
+        let (length, carrier) = {
+            let mut exchanged = std::pin::pin!(self.exchanged(request, port));
+            tokio::select! {
+                biased;
+                length = &mut exchanged => (length, Some(carrier)),
+                () = &mut carrier => (exchanged.await, None),
+            }
+        };
+        self.carrier = carrier;
+        length
+    }
+
+    async fn exchanged(&mut self, request: Request, port: u16) -> Fallible<u64> {
         let what = format!("{} {}", request.method, request.path);
-        let answer = self.send(request, port).await?;
+        let answer = self.begin(request, port).await?;
         let status = answer.status();
         let (mut body, mut length, mut words) = (answer.into_body(), 0, Vec::new());
         while let Some(frame) = body.frame().await {

@@ -12,13 +12,18 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use load::{Protocol, Rate, Request};
 use server::Server;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What may fail here.
 pub type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -76,6 +81,10 @@ impl Figures {
 }
 
 fn main() -> Fallible<()> {
+    if server::GENERATOR_SETTINGS.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
+        let mut again = Command::new(std::env::current_exe()?);
+        return Err(again.args(std::env::args_os().skip(1)).envs(server::GENERATOR_SETTINGS).exec().into());
+    }
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let rounds: usize = arguments.next().map_or(Ok(3), |text| text.parse())?;

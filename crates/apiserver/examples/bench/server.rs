@@ -13,9 +13,11 @@ use super::Fallible;
 use super::load::{Client, Protocol};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
+const COPIES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=0x4000000000000000");
 /// As the binary sets them for itself (`settings.rs`).
-const SETTINGS: [(&str, &str); 2] =
-    [("MIMALLOC_PURGE_DELAY", "10"), ("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=0x4000000000000000")];
+const SETTINGS: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "10"), COPIES];
+/// Those of the load generator, which keeps what memory it has: the time that it takes is missing for the server.
+pub const GENERATOR_SETTINGS: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "-1"), COPIES];
 
 pub struct Server {
     child: Child,

@@ -81,7 +81,7 @@ impl Watchers {
 async fn follow(mut body: Incoming, seen: Arc<Seen>) {
     while let Some(Ok(frame)) = body.frame().await {
         let Some(data) = frame.data_ref() else { continue };
-        let lines = data.iter().filter(|byte| **byte == b'\n').count();
+        let lines = memchr::memchr_iter(b'\n', data).count();
         seen.events.fetch_add(lines as u64, Ordering::AcqRel);
         seen.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
     }
