@@ -3,6 +3,7 @@
 mod golden;
 mod kernel;
 mod policies;
+mod sctp;
 mod traced;
 mod tracer;
 mod traffic;

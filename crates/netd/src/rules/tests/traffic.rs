@@ -15,22 +15,22 @@ use crate::testing::{OtherNamespace, TempFolder, in_own_namespace};
 use crate::{HostPort, HostPortMapping, PodNetwork, PodNetworkConfig};
 
 const PATIENCE: Duration = Duration::from_secs(3);
-const NODE_ADDRESS: &str = "198.51.100.1";
-const CLIENT_ADDRESS: &str = "198.51.100.2";
+pub(super) const NODE_ADDRESS: &str = "198.51.100.1";
+pub(super) const CLIENT_ADDRESS: &str = "198.51.100.2";
 
 /// A node with pods `10.244.0.2`, `10.244.0.3`, ... that each answer on TCP and UDP port 8080 with their own
 /// address and the client's, and a client in the outside world.
-struct World {
+pub(super) struct World {
     network: PodNetwork,
     kernel: KernelRules,
     ruleset: Ruleset,
-    pods: Vec<Pod>,
-    client: OtherNamespace,
+    pub(super) pods: Vec<Pod>,
+    pub(super) client: OtherNamespace,
     _folder: TempFolder,
 }
 
-struct Pod {
-    namespace: OtherNamespace,
+pub(super) struct Pod {
+    pub(super) namespace: OtherNamespace,
     ended: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
@@ -45,7 +45,7 @@ impl Drop for Pod {
 }
 
 impl World {
-    fn new(pods: usize) -> Self {
+    pub(super) fn new(pods: usize) -> Self {
         let folder = TempFolder::new();
         let config = PodNetworkConfig {
             state_folder: folder.path().join("pods"),
@@ -66,7 +66,7 @@ impl World {
         Self { network, kernel, ruleset, pods, client, _folder: folder }
     }
 
-    fn apply(&mut self, objects: &[String]) {
+    pub(super) fn apply(&mut self, objects: &[String]) {
         let transaction = apply(&mut self.ruleset, &super::objects(objects));
         self.kernel.update(&transaction).expect("the kernel takes it");
     }
