@@ -8,8 +8,12 @@ use parking_lot::Mutex;
 
 use crate::http::request::RequestInfo;
 
-/// Group, resource, namespace and name, as far as a watch is limited to them.
-type Place = [String; 4];
+/// Group and resource, then the namespace and the name as far as a watch is limited to them: who is less limited has the
+/// beginning of the place of who is more.
+type Place = String;
+
+/// Stands before the namespace and before the name, which cannot hold it.
+const BORDER: char = '/';
 
 /// The watches that are under way, by what they watch.
 #[derive(Debug, Default)]
@@ -22,31 +26,36 @@ pub struct Watching {
     place: Place,
 }
 
-fn place(info: &RequestInfo, namespace: &str, name: &str) -> Place {
-    [&info.group, &info.resource, namespace, name].map(|part: &str| part.to_owned())
+/// The places in which a watch may be that is told of what is there, the widest first: each call gives `visit` one.
+fn places(info: &RequestInfo, name: &str, mut visit: impl FnMut(&Place)) {
+    let parts = [&info.group, &info.resource, &info.namespace, name];
+    let mut place = Place::with_capacity(parts.iter().map(|part| part.len() + BORDER.len_utf8()).sum());
+    place.extend([&info.group, "/", &info.resource]);
+    visit(&place);
+    for (part, is_there) in [(info.namespace.as_str(), !info.namespace.is_empty()), (name, !name.is_empty())] {
+        place.push(BORDER);
+        place.push_str(part);
+        if is_there {
+            visit(&place);
+        }
+    }
 }
 
 impl Watches {
     /// Counts a watch.
     pub fn begin(self: &Arc<Self>, info: &RequestInfo) -> Watching {
         let name = if info.name.is_empty() { &info.selected_name } else { &info.name };
-        let place = place(info, &info.namespace, name);
+        let mut place = Place::new();
+        places(info, name, |narrower| place.clone_from(narrower));
         *self.0.lock().entry(place.clone()).or_default() += 1;
         Watching { watches: self.clone(), place }
     }
 
     /// How many are told of a write.
     pub fn told_of(&self, info: &RequestInfo) -> usize {
-        let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
-        let mut places = vec![place(info, "", "")];
-        if !namespace.is_empty() {
-            places.push(place(info, namespace, ""));
-        }
-        if !name.is_empty() {
-            places.push(place(info, namespace, name));
-        }
-        let known = self.0.lock();
-        places.iter().filter_map(|place| known.get(place)).sum()
+        let (known, mut count) = (self.0.lock(), 0);
+        places(info, &info.name, |place| count += known.get(place).unwrap_or(&0));
+        count
     }
 }
 
