@@ -4,20 +4,29 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// Where in an object something stands: `spec.containers[0].name`, `metadata.labels[app]`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FieldPath(String);
+/// Paths up to this length are kept without memory of their own; few are longer.
+const SHORT_BYTES: usize = 62;
+
+/// Where in an object something stands: `spec.containers[0].name`, `metadata.labels[app]`. Paths are made for every field
+/// that is looked at, and shown for few, so that making one has to be cheap.
+#[derive(Clone)]
+pub struct FieldPath(Text);
+
+#[derive(Clone)]
+enum Text {
+    Short(u8, [u8; SHORT_BYTES]),
+    Long(String),
+}
 
 impl FieldPath {
     /// A path of one or more field names, `spec` or `spec.template`.
-    pub fn new(path: impl Into<String>) -> Self {
-        Self(path.into())
+    pub fn new(path: impl AsRef<str>) -> Self {
+        Self::default().and(&[path.as_ref()])
     }
 
     /// The field `name` below this path.
     pub fn child(&self, name: &str) -> Self {
-        // Paths are made for every field that is looked at, and shown for few: formatting them would be half of validation.
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self([self.0.as_str(), ".", name].concat()) }
+        if self.bytes().is_empty() { Self::new(name) } else { self.and(&[".", name]) }
     }
 
     /// The list item at `index`.
@@ -27,13 +36,63 @@ impl FieldPath {
 
     /// The map entry under `key`.
     pub fn key(&self, key: &str) -> Self {
-        Self([self.0.as_str(), "[", key, "]"].concat())
+        self.and(&["[", key, "]"])
+    }
+
+    fn text(&self) -> &str {
+        match &self.0 {
+            Text::Short(length, bytes) => std::str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default(),
+            Text::Long(text) => text,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Text::Short(length, bytes) => &bytes[..usize::from(*length)],
+            Text::Long(text) => text.as_bytes(),
+        }
+    }
+
+    /// The path with more text behind it.
+    fn and(&self, parts: &[&str]) -> Self {
+        let added: usize = parts.iter().map(|part| part.len()).sum();
+        match self.0 {
+            Text::Short(length, mut bytes) if usize::from(length) + added <= SHORT_BYTES => {
+                let mut end = usize::from(length);
+                for part in parts {
+                    bytes[end..end + part.len()].copy_from_slice(part.as_bytes());
+                    end += part.len();
+                }
+                Self(Text::Short(end as u8, bytes))
+            }
+            _ => Self(Text::Long([&[self.text()], parts].concat().concat())),
+        }
     }
 }
 
+impl Default for FieldPath {
+    fn default() -> Self {
+        Self(Text::Short(0, [0; SHORT_BYTES]))
+    }
+}
+
+impl PartialEq for FieldPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for FieldPath {}
+
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.text())
+    }
+}
+
+impl fmt::Debug for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FieldPath").field(&self.text()).finish()
     }
 }
 
@@ -204,5 +263,18 @@ mod tests {
         let error = FieldError::invalid(&FieldPath::new("spec.replicas"), -1, "must be greater than or equal to 0");
         assert_eq!(error.to_string(), "spec.replicas: Invalid value: -1: must be greater than or equal to 0");
         assert_eq!(FieldError::required(&path, "").body(), "Required value");
+    }
+
+    #[test]
+    fn paths_may_be_long() {
+        let (mut path, mut text) = (FieldPath::new("spec"), "spec".to_owned());
+        for index in 0..20 {
+            path = path.child("größe").index(index).key("a.b/c");
+            text.push_str(&format!(".größe[{index}][a.b/c]"));
+            assert_eq!(path.to_string(), text);
+            assert_eq!(path, FieldPath::new(&text));
+            assert_ne!(path, FieldPath::new(&text[..text.len() - 1]));
+        }
+        assert_eq!(FieldPath::default().child("spec").child("x").to_string(), "spec.x");
     }
 }
