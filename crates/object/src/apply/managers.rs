@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::Write;
 use super::set::Set;
 use super::versions::Changes;
-use crate::Object;
 use crate::meta::Meta;
+use crate::{Map, Object};
 
 /// How many managers of updates are kept apart; the oldest of more share one entry.
 const UPDATERS_LIMIT: usize = 10;
@@ -141,6 +141,20 @@ impl Managers {
             managers.insert(manager, Owned { set: Set::default(), packed, api_version, time });
         }
         Some(Self(managers))
+    }
+
+    /// The one who made an object owns these fields; nobody where there are none.
+    pub(super) fn of_one(write: &Write<'_>, fields: Map) -> Self {
+        if fields.is_empty() {
+            return Self::default();
+        }
+        let owned = Owned {
+            set: Set::default(),
+            packed: Some(Value::Object(fields)),
+            api_version: write.api_version.to_owned(),
+            time: Some(write.now.to_owned()),
+        };
+        Self(BTreeMap::from([(Manager::updater(write), owned)]))
     }
 
     /// Writes the entries into an object.

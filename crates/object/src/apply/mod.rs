@@ -3,6 +3,7 @@
 //!
 //! What somebody wrote through another version of the API is compared in that version.
 
+mod fresh;
 mod managers;
 mod schema;
 mod set;
@@ -22,6 +23,7 @@ pub use versions::{InVersion, Versions};
 use crate::meta::Meta;
 use crate::status::{Cause, Details};
 use crate::{GroupVersionKind, Object, Reason, Status, validate};
+use fresh::Unowned;
 use managers::{Manager, Managers, Owned};
 use versions::{Changes, view};
 
@@ -121,6 +123,13 @@ pub fn track(live: Option<&Object>, new: &mut Object, write: &Write<'_>) {
     };
     let is_untracked = managers.is_empty() && live.is_some();
     if is_untracked {
+        return;
+    }
+    if live.is_none() && managers.is_empty() {
+        let unowned = Unowned { whole: Some(write.ignored), themselves: Some(unowned()) };
+        if let Ok(fields) = fresh::fields(write.schema, write.blank, new, unowned) {
+            Managers::of_one(write, fields).encode_into(new);
+        }
         return;
     }
     // What cannot be compared is left without managed fields rather than with wrong ones.

@@ -76,7 +76,7 @@ impl Element {
         Self::Field(name.to_owned())
     }
 
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         match self {
             Self::Field(name) => ["f:", name].concat(),
             Self::Key(keys) => {
