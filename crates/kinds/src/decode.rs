@@ -177,11 +177,38 @@ fn word(node: &Node) -> &'static str {
 /// Values of a wrong type are different: decoding goes on, and the first of them is told of at the end.
 struct Malformed(String);
 
+/// One step on the way to a value. Put into words only where something is wrong there, which is seldom.
+enum Place {
+    Field(&'static str),
+    Key(String),
+    Index(usize),
+}
+
+/// The way as strict faults show it: `spec.containers[0]`.
+fn way(places: &[Place]) -> String {
+    let mut text = String::new();
+    for place in places {
+        let name = match place {
+            Place::Field(name) => name,
+            Place::Key(name) => name.as_str(),
+            Place::Index(index) => {
+                text.push_str(&format!("[{index}]"));
+                continue;
+            }
+        };
+        if !text.is_empty() {
+            text.push('.');
+        }
+        text.push_str(name);
+    }
+    text
+}
+
 /// Where the decoder stands, and what it found on the way.
 #[derive(Default)]
 struct Decoder {
-    /// Fields and indexes as strict faults show them: `spec`, `.containers`, `[0]`.
-    strict_path: Vec<String>,
+    /// Where it is, as strict faults show it.
+    strict_path: Vec<Place>,
     /// Names of fields only, as type errors show them.
     field_path: Vec<&'static str>,
     /// The innermost struct.
@@ -215,7 +242,7 @@ impl Decoder {
             }
             let value = match definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
                 Some(metadata) if name == "metadata" => {
-                    self.strict_path.push("metadata".to_owned());
+                    self.strict_path.push(Place::Field("metadata"));
                     self.field_path.push("metadata");
                     let value = self.definition(metadata, value)?;
                     self.strict_path.pop();
@@ -224,7 +251,7 @@ impl Decoder {
                 }
                 _ => {
                     if value.has_duplicates() {
-                        self.strict_path.push(name.clone());
+                        self.strict_path.push(Place::Key(name.clone()));
                         self.repeated(&value);
                         self.strict_path.pop();
                     }
@@ -245,14 +272,14 @@ impl Decoder {
                     if !seen.insert(name) {
                         self.fault("duplicate field", name);
                     }
-                    self.strict_path.push(format!(".{name}"));
+                    self.strict_path.push(Place::Key(name.clone()));
                     self.repeated(value);
                     self.strict_path.pop();
                 }
             }
             Node::List(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.strict_path.push(format!("[{index}]"));
+                    self.strict_path.push(Place::Index(index));
                     self.repeated(item);
                     self.strict_path.pop();
                 }
@@ -263,7 +290,7 @@ impl Decoder {
 
     fn fault(&mut self, what: &str, name: &str) {
         let separator = if self.strict_path.is_empty() { "" } else { "." };
-        let text = format!("{what} \"{}{separator}{name}\"", self.strict_path.concat());
+        let text = format!("{what} \"{}{separator}{name}\"", way(&self.strict_path));
         if self.faults.len() < STRICT_FAULTS_LIMIT && !self.faults.contains(&text) {
             self.faults.push(text);
         }
@@ -353,8 +380,7 @@ impl Decoder {
     }
 
     fn enter(&mut self, field: &Field) {
-        let separator = if self.strict_path.is_empty() { "" } else { "." };
-        self.strict_path.push(format!("{separator}{}", field.name));
+        self.strict_path.push(Place::Field(field.name));
         self.field_path.extend(field.via);
         self.field_path.push(field.name);
     }
@@ -397,7 +423,7 @@ impl Decoder {
         let go = go.and_then(|go| go.strip_prefix("[]"));
         let mut out = Vec::with_capacity(items.len());
         for (index, node) in items.into_iter().enumerate() {
-            self.strict_path.push(format!("[{index}]"));
+            self.strict_path.push(Place::Index(index));
             out.push(self.value(item, go, node)?);
             self.strict_path.pop();
         }
@@ -416,8 +442,7 @@ impl Decoder {
             if map.contains_key(&key) {
                 self.fault("duplicate field", &key);
             }
-            let separator = if self.strict_path.is_empty() { "" } else { "." };
-            self.strict_path.push(format!("{separator}{key}"));
+            self.strict_path.push(Place::Key(key.clone()));
             let value = self.value(value, go, node)?;
             self.strict_path.pop();
             map.insert(key, value);
