@@ -80,8 +80,9 @@ impl Subresource {
 pub struct SelectableField {
     /// `status.phase`
     pub path: Text,
-    /// Reads its value as selectors compare it; `None` reads the string (or boolean, or number) at `path`.
-    pub read: Option<fn(&Object) -> String>,
+    /// Reads its value as selectors compare it, and the dotted paths of what it looks at; `None` reads the string (or
+    /// boolean, or number) at `path`.
+    pub read: Option<(&'static [&'static str], fn(&Object) -> String)>,
 }
 
 /// What the write pipeline knows when it asks a kind for its rules.

@@ -74,7 +74,7 @@ pub fn decode(served: &Served, stored: &[u8], revision: u64) -> Result<Object> {
 /// Decodes of stored bytes what `PartialObjectMetadata` shows.
 pub fn decode_metadata(stored: &[u8], revision: u64) -> Result<Object> {
     let foreign = || Status::internal("a stored object does not begin with its metadata");
-    let mut reader = codec::stored_metadata(stored).ok_or_else(foreign)?;
+    let mut reader = serde_json::Deserializer::from_slice(codec::stored_metadata(stored).ok_or_else(foreign)?);
     let undecodable = |error| Status::internal(format_args!("decoding a stored object's metadata: {error}"));
     let mut metadata = <Object as serde::Deserialize>::deserialize(&mut reader).map_err(undecodable)?;
     metadata["resourceVersion"] = revision.to_string().into();

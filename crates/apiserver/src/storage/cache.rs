@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::Deserialize;
-use serde_json::Value;
 use skiff_kinds::ResourceDef;
-use skiff_object::meta::Meta;
 use skiff_object::{Object, Status};
 use skiff_store::{KeyValue, Revision, WatchEvent};
 
@@ -18,6 +15,7 @@ use crate::encryption;
 use crate::failure::{Result, expired};
 use crate::metrics::StoreFigures;
 use crate::storage::events::{Batch, Change, Event, Message};
+use crate::storage::facts::{Facts, Labels};
 use crate::storage::filter::Filter;
 use crate::storage::keys;
 use crate::storage::line::{self, Refused};
@@ -48,15 +46,13 @@ pub struct Entry {
     fields: Box<[Box<str>]>,
 }
 
-type Labels = Box<[(Box<str>, Box<str>)]>;
-
 impl Entry {
     /// What the cache keeps of a stored object.
     pub fn new(def: &ResourceDef, prefix_length: usize, pair: KeyValue) -> Self {
         let path = &pair.key[prefix_length..];
         let slash = path.iter().rposition(|byte| *byte == b'/');
         let name_start = prefix_length + slash.map_or(0, |slash| slash + 1);
-        let Extract { labels, fields, is_deleting } = extract(def, &pair.value);
+        let Facts { labels, fields, is_deleting } = Facts::of(def, &pair.value);
         Self {
             key: pair.key,
             revision: pair.mod_revision,
@@ -109,52 +105,6 @@ impl Entry {
     /// The value of the kind's selectable field at `index`.
     pub fn field(&self, index: usize) -> &str {
         self.fields.get(index).map_or("", |value| value)
-    }
-}
-
-/// What is read of a stored object.
-#[derive(Default)]
-struct Extract {
-    labels: Labels,
-    fields: Box<[Box<str>]>,
-    is_deleting: bool,
-}
-
-/// What is read of an object whose kind has no selectable fields.
-#[derive(serde::Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct PeekMetadata {
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    deletion_timestamp: Option<serde::de::IgnoredAny>,
-}
-
-fn extract(def: &ResourceDef, value: &[u8]) -> Extract {
-    let boxed = |labels: BTreeMap<String, String>| labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-    if def.selectable.is_empty() {
-        // Only the metadata is read, which stands first; what follows may be large.
-        let metadata = codec::stored_metadata(value);
-        let peek: PeekMetadata =
-            metadata.and_then(|mut reader| Deserialize::deserialize(&mut reader).ok()).unwrap_or_default();
-        let is_deleting = peek.deletion_timestamp.is_some();
-        return Extract { labels: boxed(peek.labels), is_deleting, ..Extract::default() };
-    }
-    let object: Object = serde_json::from_slice(value).unwrap_or_default();
-    let fields = def.selectable.iter().map(|field| match field.read {
-        Some(read) => read(&object).into(),
-        None => text_at(&object, &field.path).into(),
-    });
-    Extract { labels: boxed(object.labels()), fields: fields.collect(), is_deleting: object.is_deleting() }
-}
-
-/// The scalar at a dotted path, as selectors compare it.
-pub fn text_at(object: &Object, path: &str) -> String {
-    let node = path.trim_start_matches('.').split('.').try_fold(object, |node, field| node.get(field));
-    match node {
-        Some(Value::String(text)) => text.clone(),
-        Some(node @ (Value::Bool(_) | Value::Number(_))) => node.to_string(),
-        _ => String::new(),
     }
 }
 

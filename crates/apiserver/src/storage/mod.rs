@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod catalogue;
 pub mod events;
+mod facts;
 pub mod filter;
 pub mod hub;
 pub mod keys;

@@ -23,7 +23,10 @@ pub static DEF: ResourceDef = ResourceDef {
     schema: text("io.k8s.api.batch.v1.Job"),
     subresources: list![Subresource::Status],
     has_generation: true,
-    selectable: list![SelectableField { path: text("status.successful"), read: Some(successful) }],
+    selectable: list![SelectableField {
+        path: text("status.successful"),
+        read: Some((&["status.succeeded"], successful))
+    }],
     columns: list![
         NAME,
         column("Status", "string", "Whether the job runs, is suspended or how it ended."),

@@ -28,7 +28,7 @@ pub static DEF: ResourceDef = ResourceDef {
         by_path("involvedObject.fieldPath"),
         by_path("reason"),
         by_path("reportingComponent"),
-        SelectableField { path: text("source"), read: Some(source) },
+        SelectableField { path: text("source"), read: Some((&["source", "reportingComponent"], source)) },
         by_path("type"),
     ],
     columns: event_rules::COLUMNS,

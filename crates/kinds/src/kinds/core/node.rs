@@ -26,7 +26,10 @@ pub static DEF: ResourceDef = ResourceDef {
         special("proxy", ("", "v1", "NodeProxyOptions"), texts!["create", "delete", "get", "patch", "update"]),
         Subresource::Status,
     ],
-    selectable: list![SelectableField { path: text("spec.unschedulable"), read: Some(unschedulable) }],
+    selectable: list![SelectableField {
+        path: text("spec.unschedulable"),
+        read: Some((&["spec.unschedulable"], unschedulable))
+    }],
     columns: list![
         NAME,
         column("Status", "string", "Whether the node is ready, and whether it takes new Pods."),

@@ -42,10 +42,10 @@ pub static DEF: ResourceDef = ResourceDef {
         by_path("spec.restartPolicy"),
         by_path("spec.schedulerName"),
         by_path("spec.serviceAccountName"),
-        SelectableField { path: text("spec.hostNetwork"), read: Some(host_network) },
+        SelectableField { path: text("spec.hostNetwork"), read: Some((&["spec.hostNetwork"], host_network)) },
         by_path("status.phase"),
         by_path("status.podIP"),
-        SelectableField { path: text("status.podIPs"), read: Some(pod_ips) },
+        SelectableField { path: text("status.podIPs"), read: Some((&["status.podIPs"], pod_ips)) },
         by_path("status.nominatedNodeName"),
     ],
     columns: list![
