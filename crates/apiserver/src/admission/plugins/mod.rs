@@ -24,6 +24,7 @@ use skiff_object::Object;
 pub use certificates::name_requester;
 pub use settings::Settings;
 
+use super::kept::Kept;
 use super::{Attributes, Operation, lifecycle, matching, policy, webhooks};
 use crate::codec;
 use crate::failure::Result;
@@ -268,6 +269,7 @@ pub struct Plugins {
     quotas: quota::Desks,
     events: events::Buckets,
     images: Option<images::Judge>,
+    classes: Kept<pods::Class>,
 }
 
 impl Plugins {

@@ -13,8 +13,6 @@ use skiff_object::selector::{LabelSelector, Requirement};
 use super::find;
 use crate::admission::{Attributes, Operation};
 use crate::failure::Result;
-use crate::storage::cache::ResourceCache;
-use crate::storage::filter::Filter;
 
 const DEFAULT_TOLERATION_SECONDS: i64 = 300;
 const NODE_SELECTOR: &str = "scheduler.alpha.kubernetes.io/node-selector";
@@ -25,27 +23,44 @@ fn is_new_pod(attributes: &Attributes<'_>) -> bool {
     attributes.operation == Operation::Create && attributes.is("", "pods")
 }
 
+/// What a PriorityClass says of Pods.
+#[derive(Debug, Clone)]
+pub struct Class {
+    name: String,
+    value: i64,
+    policy: String,
+    is_default: bool,
+}
+
+impl Class {
+    fn of(class: &Object) -> Self {
+        Self {
+            name: class.name().to_owned(),
+            value: class.int_at(&["value"]).unwrap_or(0),
+            policy: class.str_at(&["preemptionPolicy"]).to_owned(),
+            is_default: class.bool_at(&["globalDefault"]),
+        }
+    }
+}
+
+const CLASSES: (&str, &str) = ("scheduling.k8s.io", "priorityclasses");
+
 /// Priority: what the Pod's class is worth.
 pub async fn priority(attributes: &Attributes<'_>, pod: &mut Object) -> Result<()> {
-    if !is_new_pod(attributes) {
+    if !is_new_pod(attributes) || attributes.server.catalogue.cache(CLASSES.0, CLASSES.1).is_none() {
         return Ok(());
     }
-    let Some(classes) = attributes.server.catalogue.cache("scheduling.k8s.io", "priorityclasses") else {
-        return Ok(());
-    };
     let name = pod.str_at(&["spec", "priorityClassName"]).to_owned();
     let class = if name.is_empty() {
-        global_default(&classes)?
+        global_default(attributes)
     } else {
-        find(attributes, "scheduling.k8s.io", "priorityclasses", &name).await?
+        let class = find(attributes, CLASSES.0, CLASSES.1, &name).await?;
+        let missing = || attributes.forbidden(format!("no PriorityClass with name {name} was found"));
+        Some(Class::of(&class.ok_or_else(missing)?))
     };
-    let (value, policy) = match &class {
-        Some(class) => (class.int_at(&["value"]).unwrap_or(0), class.str_at(&["preemptionPolicy"]).to_owned()),
-        None if name.is_empty() => (0, String::new()),
-        None => return Err(attributes.forbidden(format!("no PriorityClass with name {name} was found"))),
-    };
+    let (value, policy) = class.as_ref().map_or((0, ""), |class| (class.value, class.policy.as_str()));
     if let (true, Some(class)) = (name.is_empty(), &class) {
-        pod.set_at(&["spec", "priorityClassName"], class.name());
+        pod.set_at(&["spec", "priorityClassName"], class.name.as_str());
     }
     if let Some(given) = pod.int_at(&["spec", "priority"]).filter(|given| *given != value) {
         let why = format!(
@@ -54,15 +69,17 @@ pub async fn priority(attributes: &Attributes<'_>, pod: &mut Object) -> Result<(
         return Err(attributes.forbidden(why));
     }
     pod.set_at(&["spec", "priority"], value);
-    let policy = if policy.is_empty() { "PreemptLowerPriority" } else { &policy };
+    let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy };
     pod.default_at(&["spec", "preemptionPolicy"], policy);
     Ok(())
 }
 
 /// The class for Pods that name none: of several the one with the lowest value.
-fn global_default(classes: &ResourceCache) -> Result<Option<Object>> {
-    let all = classes.objects(&Filter::default())?.into_iter();
-    Ok(all.filter(|class| class.bool_at(&["globalDefault"])).min_by_key(|class| class.int_at(&["value"])))
+fn global_default(attributes: &Attributes<'_>) -> Option<Class> {
+    let server = attributes.server;
+    let all = server.plugins.classes.all(server, CLASSES.0, CLASSES.1, Class::of);
+    let default = all.into_iter().filter(|class| class.is_default).min_by_key(|class| class.value);
+    default.map(|class| Class::clone(&class))
 }
 
 /// DefaultTolerationSeconds: a Pod stays for a while on a node that is not ready or cannot be reached, unless it says
