@@ -66,6 +66,13 @@ fn all() -> Vec<Repeated> {
         writing("put-map", Method::PUT, map_path, |number| config_map(number, 'b')),
         reading("get-map", JSON, map_path, 1),
         writing("create-pod", Method::POST, |_| PODS.into(), self::pod),
+        writing("create-plain-pod", Method::POST, |_| PODS.into(), plain_pod),
+        writing(
+            "bind-plain-pod",
+            Method::POST,
+            |number| format!("{PODS}/plain-{number}/binding"),
+            |_| r#"{"apiVersion":"v1","kind":"Binding","metadata":{},"target":{"kind":"Node","name":"node-1"}}"#.into(),
+        ),
         reading("get-pod", JSON, pod, 1),
         reading("get-pod-protobuf", PROTOBUF, pod, 1),
         patch(
@@ -104,6 +111,14 @@ fn map_path(number: usize) -> String {
 
 fn config_map(number: usize, letter: char) -> String {
     format!(r#"{{"metadata":{{"name":"map-{number}"}},"data":{{"value":"{}"}}}}"#, letter.to_string().repeat(1024))
+}
+
+/// The smallest Pod, which waits for a node.
+fn plain_pod(number: usize) -> String {
+    format!(
+        r#"{{"metadata":{{"name":"plain-{number}","annotations":{{"sim.skiff.io/start-delay":"300s"}}}},"spec":{{"containers":[
+        {{"name":"app","image":"app:v1","resources":{{"requests":{{"cpu":"10m","memory":"16Mi"}}}}}}]}}}}"#
+    )
 }
 
 fn pod(number: usize) -> String {
