@@ -25,7 +25,7 @@ use crate::plan::{Action, Guard, Note, Plan, Step, Target, Write};
 const WORKERS: usize = 5;
 /// A key rests for so many times as long as its last plan took to make. Who owns ten thousand Pods and is woken by each of
 /// them is planned for often enough, and leaves the processor to those who make the Pods.
-const REST_FACTOR: u32 = 4;
+const REST_FACTOR: u32 = 9;
 /// Shorter rests are not worth a timer.
 const SHORTEST_REST: Duration = Duration::from_millis(2);
 /// The longest rest.
