@@ -21,7 +21,45 @@ pub struct Cache<K> {
 struct Index<K> {
     name: &'static str,
     of: IndexOf<K>,
-    found: HashMap<String, Objects<K>>,
+    found: HashMap<Box<str>, Found<K>>,
+}
+
+/// The objects that say the same, of which there is at least one. Mostly there is no other, and a map for one object is
+/// larger than many an object.
+enum Found<K> {
+    One(Arc<ObjectKey>, Arc<K>),
+    Many(Objects<K>),
+}
+
+impl<K> Found<K> {
+    fn insert(&mut self, key: &Arc<ObjectKey>, object: &Arc<K>) {
+        match self {
+            Self::One(known, there) if known == key => *there = object.clone(),
+            Self::One(known, there) => {
+                let both = [(known.clone(), there.clone()), (key.clone(), object.clone())];
+                *self = Self::Many(BTreeMap::from(both));
+            }
+            Self::Many(objects) => drop(objects.insert(key.clone(), object.clone())),
+        }
+    }
+
+    /// Takes an object out; true where it was the last.
+    fn remove(&mut self, key: &Arc<ObjectKey>) -> bool {
+        match self {
+            Self::One(known, _) => known == key,
+            Self::Many(objects) => {
+                objects.remove(key);
+                objects.is_empty()
+            }
+        }
+    }
+
+    fn objects(&self) -> Vec<Arc<K>> {
+        match self {
+            Self::One(_, object) => vec![object.clone()],
+            Self::Many(objects) => objects.values().cloned().collect(),
+        }
+    }
 }
 
 impl<K> Default for Cache<K> {
@@ -56,6 +94,13 @@ impl<K> Cache<K> {
         let first = ObjectKey::new(namespace, "");
         let from = self.objects.range::<ObjectKey, _>((Bound::Included(&first), Bound::Unbounded));
         from.take_while(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// How many objects there are in a namespace.
+    pub fn count_of_namespace(&self, namespace: &str) -> usize {
+        let first = ObjectKey::new(namespace, "");
+        let from = self.objects.range::<ObjectKey, _>((Bound::Included(&first), Bound::Unbounded));
+        from.take_while(|(key, _)| key.namespace == namespace).count()
     }
 
     /// Puts an object in; gives the one that was there.
@@ -96,7 +141,7 @@ impl<K> Cache<K> {
     /// The objects that say this to the index at a position.
     pub fn found(&self, at: usize, value: &str) -> Vec<Arc<K>> {
         let found = self.indexes.get(at).and_then(|index| index.found.get(value));
-        found.into_iter().flat_map(BTreeMap::values).cloned().collect()
+        found.map(Found::objects).unwrap_or_default()
     }
 }
 
@@ -106,16 +151,14 @@ impl<K> Index<K> {
         let after = new.and_then(|new| (self.of)(new));
         if let Some(before) = before.filter(|before| Some(before) != after.as_ref())
             && let Some(found) = self.found.get_mut(&*before)
+            && found.remove(key)
         {
-            found.remove(key);
-            if found.is_empty() {
-                self.found.remove(&*before);
-            }
+            self.found.remove(&*before);
         }
         let (Some(after), Some(new)) = (after, new) else { return };
         match self.found.get_mut(&*after) {
-            Some(found) => drop(found.insert(key.clone(), new.clone())),
-            None => drop(self.found.insert(after.into_owned(), BTreeMap::from([(key.clone(), new.clone())]))),
+            Some(found) => found.insert(key, new),
+            None => drop(self.found.insert(after.into(), Found::One(key.clone(), new.clone()))),
         }
     }
 }
@@ -145,8 +188,16 @@ mod tests {
         cache.insert(key("a"), Arc::new("rot".to_owned()));
         cache.insert(key("b"), Arc::new("blue".to_owned()));
         assert_eq!((told(&cache, "r"), told(&cache, "b")), (vec!["rot".into()], vec!["blue".into()]));
+        cache.insert(key("c"), Arc::new("raw".to_owned()));
+        assert_eq!(told(&cache, "r"), ["rot", "raw"]);
+        cache.insert(key("c"), Arc::new("rare".to_owned()));
+        assert_eq!(told(&cache, "r"), ["rot", "rare"], "an object that says the same again takes its own place");
+        cache.remove(&key("c"));
+        assert_eq!(told(&cache, "r"), ["rot"]);
+        cache.insert(key("c"), Arc::new(String::new()));
         cache.remove(&key("a"));
         assert!(told(&cache, "r").is_empty() && cache.indexes[at].found.len() == 1);
         assert_eq!((cache.len(), cache.of_namespace("d").len(), cache.of_namespace("e").len()), (2, 2, 0));
+        assert_eq!((cache.count_of_namespace("d"), cache.count_of_namespace("e")), (2, 0));
     }
 }

@@ -15,6 +15,7 @@ mod login;
 mod queue;
 mod resource;
 pub mod selectors;
+pub mod slices;
 mod transport;
 pub mod volumes;
 mod wire;

@@ -1,7 +1,7 @@
 //! Keeps the kernel's rules in step with Services, EndpointSlices, host ports and NetworkPolicies. Events only say which
 //! Service to look at again; what its rules should be is read from the caches at that moment.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
+use skiff_client::slices::{SlicesOfServices, service_of};
 use skiff_client::{Informer, Informers, ObjectKey, Recorder};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -83,6 +84,7 @@ impl Netd {
         let worker = Worker {
             here: Here { node: config.node_name.clone(), zone: None },
             config,
+            of_service: SlicesOfServices::new(&slices),
             services,
             slices,
             nodes,
@@ -137,56 +139,31 @@ impl Netd {
     }
 }
 
-/// What is to be looked at again, and which slices a Service has.
+/// The Services that are to be looked at again.
 struct Pending {
-    state: Mutex<PendingState>,
+    services: Mutex<HashSet<ObjectKey>>,
     wake: Arc<Notify>,
     clock: SharedClock,
     health: Arc<NodeHealth>,
 }
 
-#[derive(Default)]
-struct PendingState {
-    services: HashSet<ObjectKey>,
-    slices: HashMap<ObjectKey, BTreeSet<String>>,
-}
-
 impl Pending {
     fn new(clock: SharedClock, health: Arc<NodeHealth>) -> Self {
-        Self { state: Mutex::default(), wake: Arc::default(), clock, health }
+        Self { services: Mutex::default(), wake: Arc::default(), clock, health }
     }
 
     fn touch(&self, service: ObjectKey) {
         self.health.queued(self.clock.now());
-        self.state.lock().services.insert(service);
+        self.services.lock().insert(service);
         self.wake.notify_one();
     }
 
     fn take(&self) -> HashSet<ObjectKey> {
-        std::mem::take(&mut self.state.lock().services)
+        std::mem::take(&mut *self.services.lock())
     }
 
-    fn slices_of(&self, service: &ObjectKey) -> Vec<String> {
-        self.state.lock().slices.get(service).into_iter().flatten().cloned().collect()
-    }
-
-    fn put_slice(&self, slice: &EndpointSlice, is_there: bool) {
-        let key = ObjectKey::of(&slice.metadata);
-        let Some(service) = api::service_of(slice) else { return };
-        let service = ObjectKey::new(key.namespace, service);
-        {
-            let mut state = self.state.lock();
-            let names = state.slices.entry(service.clone()).or_default();
-            if is_there {
-                names.insert(key.name);
-            } else {
-                names.remove(&key.name);
-            }
-            if names.is_empty() {
-                state.slices.remove(&service);
-            }
-        }
-        self.touch(service);
+    fn touch_service_of(&self, slice: &EndpointSlice) {
+        service_of(slice).into_iter().for_each(|service| self.touch(service));
     }
 }
 
@@ -195,16 +172,14 @@ fn observe(services: &Informer<Service>, slices: &Informer<EndpointSlice>, pendi
     let of_services = pending.clone();
     services.on_change(move |change| of_services.touch(ObjectKey::of(&change.object().metadata)));
     let of_slices = pending.clone();
-    slices.on_change(move |change| match change {
-        Change::Added(slice) => of_slices.put_slice(slice, true),
-        Change::Deleted(slice) => of_slices.put_slice(slice, false),
-        Change::Updated { old, new } => {
-            // Its label may have moved it to another Service.
-            if api::service_of(old) != api::service_of(new) {
-                of_slices.put_slice(old, false);
-            }
-            of_slices.put_slice(new, true);
+    slices.on_change(move |change| {
+        // Its label may have moved it to another Service.
+        if let Change::Updated { old, new } = change
+            && service_of(old) != service_of(new)
+        {
+            of_slices.touch_service_of(old);
         }
+        of_slices.touch_service_of(change.object());
     });
 }
 
@@ -231,6 +206,7 @@ struct Worker {
     here: Here,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    of_service: SlicesOfServices,
     nodes: Informer<Node>,
     policies: PolicyFollower,
     pending: Arc<Pending>,
@@ -358,8 +334,7 @@ impl Worker {
             self.checks.note(key, None, &[]);
             return (owner, Fragment::default());
         };
-        let names = self.pending.slices_of(key);
-        let slices: Vec<_> = names.iter().filter_map(|name| self.slices.get(&key.namespace, name)).collect();
+        let slices = self.of_service.of(key);
         let backends = api::backends(slices.iter().map(Arc::as_ref), &self.here);
         self.flows.note(&owner, Answerers::of_service(&wanted, &backends));
         self.checks.note(key, object.as_deref(), &backends);

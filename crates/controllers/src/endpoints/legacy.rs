@@ -163,8 +163,10 @@ impl LegacyEndpoints {
 
 impl Controller for LegacyEndpoints {
     fn plan(&self, key: &ObjectKey, _now: Timestamp, _failure: Option<&Failure>) -> Plan {
-        let pods = self.pods.list_namespace(&key.namespace);
-        reconcile(self.services.by_key(key).as_deref(), &pods, self.endpoints.by_key(key).as_deref())
+        let service = self.services.by_key(key);
+        let has_pods = service.as_deref().is_some_and(is_ours);
+        let pods = if has_pods { self.pods.list_namespace(&key.namespace) } else { Vec::new() };
+        reconcile(service.as_deref(), &pods, self.endpoints.by_key(key).as_deref())
     }
 }
 

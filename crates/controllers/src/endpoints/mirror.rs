@@ -1,6 +1,7 @@
 //! Endpoints that somebody keeps by hand, mirrored into EndpointSlices for those who read only these.
 //! See <https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors>.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
@@ -8,13 +9,13 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
-use skiff_client::{Change, Informer, ObjectKey};
+use skiff_client::slices::{SERVICE_NAME, service_of};
+use skiff_client::{Change, Index, Informer, ObjectKey};
 
 use crate::meta::{annotation, controller_reference, generated_name, is_controlled_by};
 use crate::plan::{Action, Note, Plan};
 use crate::runner::{Controller, Failure, Setup};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 /// The label by which an owner says that slices of its own are there.
@@ -146,7 +147,8 @@ fn slice(endpoints: &Endpoints, subset: &EndpointSubset, family: &str, all: Vec<
 pub struct Mirrors {
     endpoints: Informer<Endpoints>,
     services: Informer<Service>,
-    slices: Informer<EndpointSlice>,
+    /// Those that mirror something, by what.
+    slices: Index<EndpointSlice>,
     ids: Arc<Ids>,
 }
 
@@ -158,16 +160,16 @@ impl Mirrors {
         setup.on_change::<EndpointSlice>(|change: &Change<EndpointSlice>| {
             mirrored_by(change.object()).into_iter().collect()
         });
-        let (endpoints, services, slices) = (setup.informer(), setup.informer(), setup.informer());
-        Arc::new(Self { endpoints, services, slices, ids: setup.ids.clone() })
+        let slices = setup.informer::<EndpointSlice>();
+        let slices = slices.index("mirrored", |slice| mirrored_by(slice).map(|key| Cow::Owned(key.to_string())));
+        Arc::new(Self { endpoints: setup.informer(), services: setup.informer(), slices, ids: setup.ids.clone() })
     }
 }
 
 impl Controller for Mirrors {
     fn plan(&self, key: &ObjectKey, _now: Timestamp, _failure: Option<&Failure>) -> Plan {
         let endpoints = self.endpoints.by_key(key);
-        let mut slices = self.slices.list_namespace(&key.namespace);
-        slices.retain(|slice| mirrored_by(slice).as_ref() == Some(key));
+        let mut slices = self.slices.of(&key.to_string());
         let uid = endpoints.as_ref().and_then(|endpoints| endpoints.metadata.uid.clone());
         // Those of an object that is gone are the garbage collector's.
         slices.retain(|slice| uid.is_some() && is_controlled_by(&slice.metadata, uid.as_ref()));
@@ -179,8 +181,7 @@ impl Controller for Mirrors {
 fn mirrored_by(slice: &EndpointSlice) -> Option<ObjectKey> {
     let labels = slice.metadata.labels.as_ref()?;
     let ours = labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER);
-    let name = labels.get(SERVICE_NAME).filter(|_| ours)?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), name.clone()))
+    service_of(slice).filter(|_| ours)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! EndpointSlices: at most a hundred endpoints each, as few changed as possible.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -10,17 +11,17 @@ use k8s_openapi::api::discovery::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
-use skiff_client::{Change, Informer, ObjectKey};
+use skiff_client::slices::{SERVICE_NAME, SlicesOfServices, service_name, service_of};
+use skiff_client::{Change, Index, Informer, ObjectKey};
 
 use super::{
     HEADLESS, Port, addresses, hostname, is_headless, is_ours, members, ports, publishes_unready, services_of,
 };
-use crate::meta::{Labels, controller_reference, generated_name, is_controlled_by};
+use crate::meta::{Labels, controller_of, controller_reference, generated_name};
 use crate::plan::{Action, Note, Plan};
 use crate::pods::is_ready;
 use crate::runner::{Controller, Failure, Setup};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -327,7 +328,9 @@ pub struct EndpointSlices {
     services: Informer<Service>,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
-    slices: Informer<EndpointSlice>,
+    slices: SlicesOfServices,
+    /// Ours whose label names another Service than the one that controls them, by that one's UID.
+    strayed: Index<EndpointSlice>,
     ids: Arc<Ids>,
 }
 
@@ -341,22 +344,26 @@ impl EndpointSlices {
         setup.on_change::<EndpointSlice>(service_of_slice);
         let known = services.clone();
         setup.on_change::<Node>(move |change| all_if_zone_changed(change, &known));
+        let slices = setup.informer::<EndpointSlice>();
         Arc::new(Self {
             services,
             pods: setup.informer(),
             nodes: setup.informer(),
-            slices: setup.informer(),
+            slices: SlicesOfServices::new(&slices),
+            strayed: slices.index("strayed", strayed_from),
             ids: setup.ids.clone(),
         })
     }
 
     fn observe(&self, key: &ObjectKey) -> Option<Observed> {
         let service = self.services.by_key(key)?;
-        let mut slices = self.slices.list_namespace(&key.namespace);
-        let uid = service.metadata.uid.as_ref();
-        slices.retain(|slice| {
-            is_managed(slice) && (named_service(slice) == Some(&key.name) || is_controlled_by(&slice.metadata, uid))
-        });
+        let mut slices = self.slices.of(key);
+        slices.retain(|slice| is_managed(slice));
+        let strayed = self.strayed.of(service.metadata.uid.as_deref().unwrap_or_default());
+        slices.extend(strayed.into_iter().filter(|slice| service_of(slice).as_ref() != Some(key)));
+        if !is_ours(&service) {
+            return Some(Observed { service, pods: Vec::new(), zones: HashMap::new(), slices });
+        }
         let zones =
             self.nodes.list().iter().filter_map(|node| Some((node.metadata.name.clone()?, zone(node)?))).collect();
         Some(Observed { service, pods: self.pods.list_namespace(&key.namespace), zones, slices })
@@ -373,15 +380,15 @@ fn is_managed(slice: &EndpointSlice) -> bool {
     slice.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == MANAGER)
 }
 
-fn named_service(slice: &EndpointSlice) -> Option<&String> {
-    slice.metadata.labels.as_ref()?.get(SERVICE_NAME)
+/// The UID of the Service that controls a slice of ours, where its label names another one or none.
+fn strayed_from(slice: &EndpointSlice) -> Option<Cow<'_, str>> {
+    let owner = controller_of(&slice.metadata)?;
+    (is_managed(slice) && service_name(slice) != Some(&owner.name)).then_some(Cow::Borrowed(&owner.uid))
 }
 
 fn service_of_slice(change: &Change<EndpointSlice>) -> Vec<ObjectKey> {
     let slice = change.object();
-    let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-    let name = named_service(slice).filter(|_| is_managed(slice));
-    name.map(|name| ObjectKey::new(namespace, name.clone())).into_iter().collect()
+    service_of(slice).filter(|_| is_managed(slice)).into_iter().collect()
 }
 
 fn zone(node: &Node) -> Option<String> {

@@ -1,6 +1,5 @@
 //! The part as a whole: follows the API, keeps the proxy's routes and certificates, takes the ports, writes the statuses.
 
-use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +12,8 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use parking_lot::Mutex;
 use rustls::server::ResolvesServerCert;
 use skiff_base::clock::SharedClock;
-use skiff_client::{Change, Client, Index, Informer, Informers, Kind, ObjectKey, Recorder};
+use skiff_client::slices::{SlicesOfServices, service_of};
+use skiff_client::{Change, Client, Informer, Informers, Kind, ObjectKey, Recorder};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -70,10 +70,7 @@ impl Ingresses {
         // Whatever is needed for TLS later on is there, or it is told now.
         Tls::new(Arc::new(Certificates::new(config.certificate.clone())))?;
         let slices = config.informers.of::<EndpointSlice>();
-        let world = Cluster {
-            services: config.informers.of(),
-            of_service: slices.index("ingress-by-service", |slice| service_of(slice).map(Cow::Owned)),
-        };
+        let world = Cluster { services: config.informers.of(), of_service: SlicesOfServices::new(&slices) };
         let (sender, rounds) = watch::channel(0);
         let wake = Arc::<Notify>::default();
         let gateways = Follower::new(config.informers.clone(), config.client.clone(), wake.clone());
@@ -109,15 +106,9 @@ impl Drop for Ingresses {
     }
 }
 
-/// The Service of a slice, as `namespace/name`.
-fn service_of(slice: &EndpointSlice) -> Option<String> {
-    let name = slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?;
-    Some(ObjectKey::new(slice.metadata.namespace.as_deref()?, name.as_str()).to_string())
-}
-
 struct Cluster {
     services: Informer<Service>,
-    of_service: Index<EndpointSlice>,
+    of_service: SlicesOfServices,
 }
 
 impl World for Cluster {
@@ -126,7 +117,7 @@ impl World for Cluster {
     }
 
     fn slices(&self, key: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
-        self.of_service.of(&key.to_string())
+        self.of_service.of(key)
     }
 }
 
@@ -143,8 +134,8 @@ struct Keeper {
     /// The ports that are needed, each with its certificates.
     ports: BTreeMap<u16, (Port, Arc<Certificates>)>,
     wake: Arc<Notify>,
-    /// The Services that Ingresses and routes name, as `namespace/name`: changes of others are none of ours.
-    named: Arc<Mutex<BTreeSet<String>>>,
+    /// The Services that Ingresses and routes name: changes of others are none of ours.
+    named: Arc<Mutex<BTreeSet<ObjectKey>>>,
     /// What was told of each of our Ingresses, so that it is told once.
     told: BTreeMap<ObjectKey, BTreeSet<String>>,
     rounds: watch::Sender<u64>,
@@ -161,7 +152,7 @@ impl Keeper {
         self.wake_on(&self.world.services, move |service: &Service| {
             let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
             let has_ports = matches!(kind, Some("LoadBalancer" | "NodePort"));
-            has_ports || named.lock().contains(&ObjectKey::of(&service.metadata).to_string())
+            has_ports || named.lock().contains(&ObjectKey::of(&service.metadata))
         });
         // Which nodes are ready is told in the status alone, and looked at from time to time.
     }
@@ -202,10 +193,8 @@ impl Keeper {
             self.ingresses.list().into_iter().partition(|ingress| is_ours(ingress, &classes));
         let is_known = self.gateways.refresh(self.config.clock.now()).await;
         let (mut routes, mut plan) = self.plan(&ours);
-        let named = |key: &ObjectKey| key.to_string();
-        let services: BTreeSet<String> = routes.services.iter().map(named).collect();
-        if *self.named.lock() != services {
-            *self.named.lock() = services;
+        if *self.named.lock() != routes.services {
+            self.named.lock().clone_from(&routes.services);
             // What changed before its name was known to matter has woken nobody.
             (routes, plan) = self.plan(&ours);
         }

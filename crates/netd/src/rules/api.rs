@@ -58,11 +58,6 @@ pub fn backends<'a>(slices: impl IntoIterator<Item = &'a discovery::EndpointSlic
     found
 }
 
-/// The name of the Service that a slice belongs to.
-pub fn service_of(slice: &discovery::EndpointSlice) -> Option<&str> {
-    Some(slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?.as_str())
-}
-
 fn backends_of_slice(slice: &discovery::EndpointSlice, here: &Here) -> Vec<Backend> {
     let mut found = Vec::new();
     for port in slice.ports.iter().flatten() {

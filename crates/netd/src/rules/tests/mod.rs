@@ -53,7 +53,7 @@ pub(super) fn apply(ruleset: &mut Ruleset, objects: &str) -> Transaction {
     for object in &services {
         let Some(service) = api::service(object) else { continue };
         let name = object.metadata.name.as_deref();
-        let mine = slices.iter().filter(|slice| api::service_of(slice) == name);
+        let mine = slices.iter().filter(|slice| skiff_client::slices::service_name(slice) == name);
         let owner = service::owner("default", name.expect("it has a name"));
         let before = ruleset.fragment(&owner);
         let fragment = service::fragment(&service, &api::backends(mine, &here()), frame().pod_range, before);
