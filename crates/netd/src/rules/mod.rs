@@ -1,6 +1,7 @@
 //! The rules of this node: planned from Services, endpoints and host ports, changed element by element in the kernel.
 
 pub mod api;
+mod elements;
 mod encode;
 mod frame;
 pub mod kernel;
@@ -12,6 +13,7 @@ pub mod service;
 pub(crate) mod tests;
 pub mod topology;
 
+pub use elements::{Elements, Place};
 pub use encode::TABLE;
 pub use frame::{Frame, REJECT_CHAIN, Shared, Spread};
 pub use language::{

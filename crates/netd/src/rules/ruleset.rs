@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
+use super::elements::{Claimants, Elements, Place};
 use super::frame::{Frame, Shared, Spread};
 use super::language::{Base, Key, Rule, Set, SetKind, Value};
 
@@ -17,7 +19,7 @@ pub struct Fragment {
     /// The common chains that it needs.
     pub spreads: BTreeSet<Spread>,
     /// Elements of the maps that all owners share.
-    pub shared: BTreeMap<(Shared, Key), Value>,
+    pub shared: Elements,
 }
 
 impl Fragment {
@@ -115,9 +117,9 @@ impl Transaction {
 #[derive(Debug, Clone)]
 pub struct Ruleset {
     frame: Frame,
-    fragments: BTreeMap<String, Fragment>,
+    fragments: BTreeMap<Arc<str>, Fragment>,
     /// Who wants which element of a shared map. The first owner by name gets it, if several do.
-    claims: HashMap<(Shared, Key), BTreeMap<String, Value>>,
+    claims: HashMap<Place, Claimants>,
     /// The common chains. They are few, and stay once they are there.
     spreads: BTreeSet<Spread>,
 }
@@ -135,29 +137,42 @@ impl Ruleset {
 
     /// The names of all owners.
     pub fn owners(&self) -> impl Iterator<Item = &str> {
-        self.fragments.keys().map(String::as_str)
+        self.fragments.keys().map(|owner| &**owner)
     }
 
     /// The names of the owners that begin with this.
     pub fn owners_within<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         let from = self.fragments.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
-        from.map(|(owner, _)| owner.as_str()).take_while(move |owner| owner.starts_with(prefix))
+        from.map(|(owner, _)| &**owner).take_while(move |owner| owner.starts_with(prefix))
     }
 
     /// Puts fragments in place of the owners' old ones (an empty one removes the owner) and says what that changes.
     pub fn replace(&mut self, fragments: impl IntoIterator<Item = (String, Fragment)>) -> Transaction {
         let mut changes = Vec::new();
-        let mut touched: BTreeMap<(Shared, Key), Option<Value>> = BTreeMap::new();
+        let mut touched: BTreeMap<Place, Option<Value>> = BTreeMap::new();
         let spreads_before = self.spreads.clone();
+        let nothing = Fragment::default();
         for (owner, new) in fragments {
-            let old = self.fragments.remove(&owner).unwrap_or_default();
-            if old != new {
-                diff_chains(&old.chains, &new.chains, &mut changes);
-                diff_sets(&old.sets, &new.sets, &mut changes);
-                self.spreads.extend(&new.spreads);
-                self.claim(&owner, &old, &new, &mut touched);
+            let (owner, old) = match self.fragments.get_key_value(&*owner) {
+                Some((owner, old)) => (owner.clone(), old),
+                None => (owner.into(), &nothing),
+            };
+            if *old == new {
+                continue;
             }
-            if !new.is_empty() {
+            diff_chains(&old.chains, &new.chains, &mut changes);
+            diff_sets(&old.sets, &new.sets, &mut changes);
+            let places = old.shared.places().chain(new.shared.places());
+            let places: Vec<Place> =
+                places.filter(|place| old.shared.get(place) != new.shared.get(place)).copied().collect();
+            for place in &places {
+                touched.entry(*place).or_insert_with(|| self.effective(place).cloned());
+            }
+            self.spreads.extend(&new.spreads);
+            self.claim(&owner, &places, &new);
+            if new.is_empty() {
+                self.fragments.remove(&owner);
+            } else {
                 self.fragments.insert(owner, new);
             }
         }
@@ -201,48 +216,33 @@ impl Ruleset {
         self.fragments.values()
     }
 
-    fn effective(&self, place: &(Shared, Key)) -> Option<&Value> {
-        self.claims.get(place)?.values().next()
+    fn effective(&self, place: &Place) -> Option<&Value> {
+        self.fragments.get(self.claims.get(place)?.first()?)?.shared.get(place)
     }
 
     fn shared_elements(&self, shared: Shared) -> Vec<(Key, Value)> {
-        let places = self.claims.iter().filter(|((of, _), _)| *of == shared);
+        let places = self.claims.keys().filter(|(of, _)| *of == shared);
         let mut elements: Vec<(Key, Value)> =
-            places.filter_map(|((_, key), claims)| Some((*key, claims.values().next()?.clone()))).collect();
+            places.filter_map(|place| Some((place.1, self.effective(place)?.clone()))).collect();
         elements.sort_by_key(|(key, _)| *key);
         elements
     }
 
-    /// Records what the owner wants instead of what it wanted, and what was in effect before at each place that this touches.
-    fn claim(
-        &mut self,
-        owner: &str,
-        old: &Fragment,
-        new: &Fragment,
-        touched: &mut BTreeMap<(Shared, Key), Option<Value>>,
-    ) {
-        let places: BTreeSet<_> = old.shared.keys().chain(new.shared.keys()).copied().collect();
+    /// Records at which of these places the owner wants something from now on.
+    fn claim(&mut self, owner: &Arc<str>, places: &[Place], new: &Fragment) {
         for place in places {
-            if old.shared.get(&place) == new.shared.get(&place) {
-                continue;
-            }
-            touched.entry(place).or_insert_with(|| self.effective(&place).cloned());
-            let claims = self.claims.entry(place).or_default();
-            match new.shared.get(&place) {
-                Some(value) => {
-                    claims.insert(owner.to_owned(), value.clone());
+            if new.shared.get(place).is_some() {
+                self.claims.entry(*place).or_default().insert(owner);
+            } else if let Some(claimants) = self.claims.get_mut(place) {
+                claimants.remove(owner);
+                if claimants.first().is_none() {
+                    self.claims.remove(place);
                 }
-                None => {
-                    claims.remove(owner);
-                }
-            }
-            if claims.is_empty() {
-                self.claims.remove(&place);
             }
         }
     }
 
-    fn diff_shared(&self, touched: &BTreeMap<(Shared, Key), Option<Value>>, changes: &mut Vec<Change>) {
+    fn diff_shared(&self, touched: &BTreeMap<Place, Option<Value>>, changes: &mut Vec<Change>) {
         for shared in Shared::ALL {
             let mut gone = Vec::new();
             let mut come = Vec::new();

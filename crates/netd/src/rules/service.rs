@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::elements::Elements;
 use super::frame::{REJECT_CHAIN, Shared, Spread, spread};
 use super::language::{
     Draw, Endpoint, Is, Key, KeyType, Rule, ServiceId, Set, SetKind, Statement, Value, ValueType, Verdict, Whose,
@@ -105,7 +106,7 @@ pub fn host_port_fragment(mapping: &HostPortMapping) -> Fragment {
     };
     let target = Value::Endpoint(Endpoint { address: pod, port: pod_port });
     let hairpin = ((Shared::Hairpins, Key::Pair(pod, pod)), Value::Nothing);
-    Fragment { shared: BTreeMap::from([(place, target), hairpin]), ..Fragment::default() }
+    Fragment { shared: Elements::from_iter([(place, target), hairpin]), ..Fragment::default() }
 }
 
 struct PortPlanner<'a> {
@@ -311,7 +312,7 @@ impl PortPlanner<'_> {
         let old = self.before.map(|fragment| fragment.shared.range(place(numbers.start)..place(numbers.end)));
         let mut left = endpoints.clone();
         let mut kept: BTreeMap<Key, Endpoint> = BTreeMap::new();
-        for ((_, key), value) in old.into_iter().flatten() {
+        for ((_, key), value) in old.unwrap_or_default() {
             if let Value::Endpoint(endpoint) = value
                 && left.remove(endpoint)
             {

@@ -273,7 +273,7 @@ impl Planner {
             }
             for (number, members) in self.members.all() {
                 if members.pods.iter().any(|peer| self.is_meant(peer, &key.namespace, &pod)) {
-                    fragment.shared.extend(elements(number, members, &pod).map(|place| (place, Value::Nothing)));
+                    elements(number, members, &pod).for_each(|place| fragment.shared.insert(place, Value::Nothing));
                 }
             }
         }
