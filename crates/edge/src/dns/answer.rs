@@ -182,10 +182,10 @@ fn inside_zone(names: &Names, labels: &[&str], kind: Kind) -> Option<Vec<Data>> 
         ["ns", "dns"] => Some(vec![Data::Address(names.zone.server)]),
         [namespace, "svc" | "pod"] => names.has_namespace(namespace).then(Vec::new),
         [address, namespace, "pod"] => pod(names, address, namespace),
-        [name, namespace, "svc"] => service(names, namespace, name, kind),
-        [below, name, namespace, "svc"] => below_service(names, namespace, name, below),
+        [name, namespace, "svc"] => service(names, &key(name, namespace), kind),
+        [below, name, namespace, "svc"] => below_service(names, &key(name, namespace), below),
         [port, protocol, name, namespace, "svc"] => {
-            port_of_service(names, namespace, name, port.strip_prefix('_')?, protocol.strip_prefix('_')?)
+            port_of_service(names, &key(name, namespace), port.strip_prefix('_')?, protocol.strip_prefix('_')?)
         }
         _ => None,
     }
@@ -202,57 +202,56 @@ fn pod(names: &Names, dashed: &str, namespace: &str) -> Option<Vec<Data>> {
     Some(vec![Data::Address(address)])
 }
 
-fn service(names: &Names, namespace: &str, name: &str, kind: Kind) -> Option<Vec<Data>> {
-    let entry = names.service(namespace, name)?;
+/// What Services are found by.
+fn key(name: &str, namespace: &str) -> String {
+    format!("{name}.{namespace}")
+}
+
+fn service(names: &Names, key: &str, kind: Kind) -> Option<Vec<Data>> {
+    let entry = names.service(key)?;
     let mut found: Vec<Data> = match &entry.target {
-        Target::Alias(target) => return Some(vec![Data::Cname(target.clone())]),
+        Target::Alias(target) => return Some(vec![Data::Cname(target.to_string())]),
         Target::Cluster(own) => own.iter().copied().map(Data::Address).collect(),
         Target::Headless => {
             let mut seen = HashSet::new();
-            let all = names.endpoints(namespace, name).flat_map(|entry| entry.addresses.iter().copied());
+            let all = names.endpoints(key).flat_map(|entry| entry.addresses.iter().copied());
             all.filter(|address| seen.insert(*address)).map(Data::Address).collect()
         }
     };
     // A port without a name has no name to ask by, but the Service's own.
     if matches!(kind, Kind::Srv | Kind::Any) {
-        found.extend(ports(names, entry, namespace, name, |_| true));
+        found.extend(ports(names, entry, key, |_| true));
     }
     Some(found)
 }
 
 /// `_tcp.name.namespace.svc`, which has longer names only, or an endpoint's name.
-fn below_service(names: &Names, namespace: &str, name: &str, below: &str) -> Option<Vec<Data>> {
-    let entry = names.service(namespace, name)?;
+fn below_service(names: &Names, key: &str, below: &str) -> Option<Vec<Data>> {
+    let entry = names.service(key)?;
     if let Some(protocol) = below.strip_prefix('_') {
         return entry.ports.iter().any(|port| port.protocol == protocol).then(Vec::new);
     }
-    let here = |entry: &&EndpointEntry| entry.host == below;
-    let endpoints: Vec<&EndpointEntry> = names.endpoints(namespace, name).filter(here).collect();
+    let here = |entry: &&EndpointEntry| entry.host() == below;
+    let endpoints: Vec<&EndpointEntry> = names.endpoints(key).filter(here).collect();
     if endpoints.is_empty() {
         return None;
     }
-    let mut addresses: Vec<IpAddr> = endpoints.iter().flat_map(|entry| entry.addresses.clone()).collect();
+    let mut addresses: Vec<IpAddr> = endpoints.iter().flat_map(|entry| entry.addresses.iter().copied()).collect();
     addresses.sort();
     addresses.dedup();
     Some(addresses.into_iter().map(Data::Address).collect())
 }
 
-fn port_of_service(names: &Names, namespace: &str, name: &str, port_name: &str, protocol: &str) -> Option<Vec<Data>> {
-    let entry = names.service(namespace, name)?;
-    let wanted = |port: &Port| port.name == port_name && port.protocol == protocol;
-    let found = ports(names, entry, namespace, name, wanted);
+fn port_of_service(names: &Names, key: &str, port_name: &str, protocol: &str) -> Option<Vec<Data>> {
+    let entry = names.service(key)?;
+    let wanted = |port: &Port| *port.name == *port_name && port.protocol == protocol;
+    let found = ports(names, entry, key, wanted);
     let exists = !found.is_empty() || entry.ports.iter().any(wanted);
     exists.then_some(found)
 }
 
-fn ports(
-    names: &Names,
-    entry: &ServiceEntry,
-    namespace: &str,
-    name: &str,
-    wanted: impl Fn(&Port) -> bool,
-) -> Vec<Data> {
-    let own_name = format!("{name}.{namespace}.svc.{}", names.zone.domain);
+fn ports(names: &Names, entry: &ServiceEntry, key: &str, wanted: impl Fn(&Port) -> bool) -> Vec<Data> {
+    let own_name = format!("{key}.svc.{}", names.zone.domain);
     let mut found: Vec<Data> = Vec::new();
     match &entry.target {
         Target::Alias(_) => {}
@@ -261,8 +260,8 @@ fn ports(
             found.extend(wanted.map(|port| Data::Srv { port: port.number, target: own_name.clone() }));
         }
         Target::Headless => {
-            for endpoint in names.endpoints(namespace, name) {
-                let target = format!("{}.{own_name}", endpoint.host);
+            for endpoint in names.endpoints(key) {
+                let target = format!("{}.{own_name}", endpoint.host());
                 let wanted = endpoint.ports.iter().filter(|port| wanted(port));
                 let found_here = wanted.map(|port| Data::Srv { port: port.number, target: target.clone() });
                 for data in found_here {
@@ -280,13 +279,13 @@ fn ports(
 fn reverse(names: &Names, address: IpAddr) -> Found {
     let domain = &names.zone.domain;
     let mut found = Vec::new();
-    for (namespace, name) in names.owners(address) {
-        let own_name = format!("{name}.{namespace}.svc.{domain}");
-        match names.service(namespace, name).map(|entry| &entry.target) {
+    for key in names.owners(address) {
+        let own_name = format!("{key}.svc.{domain}");
+        match names.service(key).map(|entry| &entry.target) {
             Some(Target::Cluster(own)) if own.contains(&address) => found.push(Data::Ptr(own_name)),
             Some(Target::Headless) => {
-                let here = names.endpoints(namespace, name).filter(|entry| entry.addresses.contains(&address));
-                for data in here.map(|entry| Data::Ptr(format!("{}.{own_name}", entry.host))) {
+                let here = names.endpoints(key).filter(|entry| entry.addresses.contains(&address));
+                for data in here.map(|entry| Data::Ptr(format!("{}.{own_name}", entry.host()))) {
                     if !found.contains(&data) {
                         found.push(data);
                     }

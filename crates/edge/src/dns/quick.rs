@@ -47,8 +47,7 @@ fn read(request: &[u8], names: &Names) -> Option<Found> {
         return None;
     }
     let inside = name.strip_suffix(names.zone.domain.as_str())?.strip_suffix(".svc.")?;
-    let (service, namespace) = inside.split_once('.')?;
-    let Target::Cluster(addresses) = &names.service(namespace, service)?.target else { return None };
+    let Target::Cluster(addresses) = &names.service(inside)?.target else { return None };
     let mut matching = addresses.iter().filter(|address| match kind {
         TYPE_A => address.is_ipv4(),
         TYPE_AAAA => address.is_ipv6(),
