@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::cache::{Cache, IndexOf};
 use crate::client::decode;
+use crate::outline::{Outline, Outlines};
 use crate::wire::decode_unowned;
 use crate::{Client, Error, Kind, ListOptions, Resource, Revision, WatchOptions};
 
@@ -94,10 +95,32 @@ pub struct PartialObject {
     pub metadata: ObjectMeta,
 }
 
-impl PartialObject {
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
+/// What tells an object from others, and a state of it from earlier ones.
+struct Facts<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    version: &'a str,
+}
+
+impl Facts<'_> {
+    fn key(&self) -> ObjectKey {
+        ObjectKey::new(self.namespace, self.name)
     }
+}
+
+fn facts_of_kind<K: Kind>(object: &K) -> Facts<'_> {
+    let meta = object.metadata();
+    Facts {
+        namespace: meta.namespace.as_deref().unwrap_or_default(),
+        name: meta.name.as_deref().unwrap_or_default(),
+        uid: meta.uid.as_deref().unwrap_or_default(),
+        version: meta.resource_version.as_deref().unwrap_or_default(),
+    }
+}
+
+fn facts_of_outline(object: &Outline) -> Facts<'_> {
+    Facts { namespace: &object.namespace, name: &object.name, uid: &object.uid, version: &object.version }
 }
 
 type Handler<K> = Arc<dyn Fn(&Change<K>) + Send + Sync>;
@@ -136,7 +159,7 @@ struct Shared<K> {
     objects: RwLock<Cache<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
-    metadata: fn(&K) -> &ObjectMeta,
+    facts: fn(&K) -> Facts<'_>,
     task: Mutex<Option<tokio::task::AbortHandle>>,
 }
 
@@ -159,19 +182,19 @@ struct Scope {
 }
 
 impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
-    fn new(metadata: fn(&K) -> &ObjectMeta) -> Self {
+    fn new(facts: fn(&K) -> Facts<'_>) -> Self {
         let shared = Shared {
             objects: RwLock::default(),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
-            metadata,
+            facts,
             task: Mutex::new(None),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    fn start(client: Client, scope: Scope, metadata: fn(&K) -> &ObjectMeta) -> Self {
-        let informer = Self::new(metadata);
+    fn start(client: Client, scope: Scope, facts: fn(&K) -> Facts<'_>) -> Self {
+        let informer = Self::new(facts);
         // The task holds the cache weakly: when the last reader lets go, the watch ends.
         let sink: Arc<dyn Sink> = Arc::new(WeakSink(Arc::downgrade(&informer.shared)));
         let task = tokio::spawn(reflect(client, scope, sink));
@@ -197,6 +220,16 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
     /// All objects of a namespace, ordered by name.
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         self.shared.objects.read().of_namespace(namespace)
+    }
+
+    /// Namespaces and names of all objects, in their order.
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.shared.objects.read().keys().cloned().collect()
+    }
+
+    /// How many objects there are in a namespace.
+    pub fn count_namespace(&self, namespace: &str) -> usize {
+        self.shared.objects.read().count_of_namespace(namespace)
     }
 
     /// Finds objects by what they say, without looking at all of them. Whoever asks for an index of the same name shares
@@ -241,36 +274,6 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
     }
 }
 
-impl<K: Kind> Informer<K> {
-    /// The metadata of the same objects, which is told of them on this informer's task.
-    fn metadata_alone(&self) -> Informer<PartialObject> {
-        let partial = Informer::new(PartialObject::metadata);
-        let sink = Arc::downgrade(&partial.shared);
-        self.on_change(move |change| {
-            let Some(sink) = sink.upgrade() else { return };
-            let alone = |object: &K| PartialObject {
-                api_version: K::API_VERSION.to_owned(),
-                kind: <K as k8s_openapi::Resource>::KIND.to_owned(),
-                metadata: object.metadata().clone(),
-            };
-            match change {
-                Change::Added(object) | Change::Updated { new: object, .. } => sink.put(alone(object)),
-                Change::Deleted(object) => {
-                    sink.remove(&ObjectKey::of(object.metadata()), Some(Arc::new(alone(object))));
-                }
-            }
-        });
-        let (whole, told) = (self.clone(), Arc::downgrade(&partial.shared));
-        tokio::spawn(async move {
-            whole.synced().await;
-            if let Some(told) = told.upgrade() {
-                told.synced.send_replace(true);
-            }
-        });
-        partial
-    }
-}
-
 /// The reflector's view of a cache, without its type.
 trait Sink: Send + Sync {
     /// Puts a whole list in place of what was there; false when nobody reads any more.
@@ -295,7 +298,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
         let mut seen = HashSet::with_capacity(items.len());
         for item in items {
             if let Some(object) = shared.decode(item.get().as_bytes()) {
-                seen.insert(ObjectKey::of((shared.metadata)(&object)));
+                seen.insert((shared.facts)(&object).key());
                 shared.put(object);
             }
         }
@@ -310,11 +313,11 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
     fn apply(&self, kind: &str, object: &[u8]) -> Applied {
         let Some(shared) = self.0.upgrade() else { return Applied::Unread };
         let Some(object) = shared.decode(object) else { return Applied::Seen(Revision::of(object)) };
-        let version = (shared.metadata)(&object).resource_version.clone();
+        let version = Some((shared.facts)(&object).version.to_owned()).filter(|version| !version.is_empty());
         match kind {
             "ADDED" | "MODIFIED" => shared.put(object),
             "DELETED" => {
-                let key = ObjectKey::of((shared.metadata)(&object));
+                let key = (shared.facts)(&object).key();
                 shared.remove(&key, Some(Arc::new(object)));
             }
             other => tracing::warn!(kind = other, "watch event of unknown type"),
@@ -334,17 +337,17 @@ impl<K: DeserializeOwned> Shared<K> {
 
     fn put(&self, object: K) {
         let object = Arc::new(object);
-        let meta = (self.metadata)(&object);
-        let key = ObjectKey::of(meta);
+        let Facts { uid, version, .. } = (self.facts)(&object);
+        let key = (self.facts)(&object).key();
         let handlers = self.handlers.read();
         let old = self.objects.write().insert(key, object.clone());
         let change = match old {
-            Some(old) if (self.metadata)(&old).uid != meta.uid => {
+            Some(old) if (self.facts)(&old).uid != uid => {
                 // Deleted and made again while nobody looked: two objects, two changes.
                 handlers.iter().for_each(|handler| handler(&Change::Deleted(old.clone())));
                 Change::Added(object)
             }
-            Some(old) if (self.metadata)(&old).resource_version == meta.resource_version => return,
+            Some(old) if (self.facts)(&old).version == version => return,
             Some(old) => Change::Updated { old, new: object },
             None => Change::Added(object),
         };
@@ -425,15 +428,15 @@ async fn follow(client: &Client, scope: &Scope, sink: &dyn Sink, version: &mut S
 pub struct Informers {
     client: Client,
     started: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send>>>>,
-    partial: Arc<Mutex<HashMap<Resource, Informer<PartialObject>>>>,
-    /// How to have the metadata of those kinds of which whole objects are read.
-    of_whole: Arc<Mutex<HashMap<Resource, Box<dyn Fn() -> Informer<PartialObject> + Send>>>>,
+    outlines: Arc<Mutex<HashMap<Resource, Outlines>>>,
+    /// Of those kinds of which whole objects are read.
+    of_whole: Arc<Mutex<HashMap<Resource, Outlines>>>,
 }
 
 impl Informers {
     /// Informers that read with the rights of `client`.
     pub fn new(client: Client) -> Self {
-        Self { client, started: Arc::default(), partial: Arc::default(), of_whole: Arc::default() }
+        Self { client, started: Arc::default(), outlines: Arc::default(), of_whole: Arc::default() }
     }
 
     /// What they read with.
@@ -446,9 +449,8 @@ impl Informers {
         let mut started = self.started.lock();
         let entry = started.entry(TypeId::of::<K>()).or_insert_with(|| {
             let scope = Scope::of(K::resource(), JSON);
-            let informer = Informer::<K>::start(self.client.clone(), scope, K::metadata);
-            let whole = informer.clone();
-            self.of_whole.lock().insert(K::resource(), Box::new(move || whole.metadata_alone()));
+            let informer = Informer::<K>::start(self.client.clone(), scope, facts_of_kind);
+            self.of_whole.lock().insert(K::resource(), Outlines::of_whole(informer.clone()));
             Box::new(informer)
         });
         entry.downcast_ref::<Informer<K>>().expect("the entry was made for this type").clone()
@@ -462,26 +464,26 @@ impl Informers {
             field_selector: field_selector.to_owned(),
             ..Scope::of(K::resource(), JSON)
         };
-        Informer::start(self.client.clone(), scope, K::metadata)
+        Informer::start(self.client.clone(), scope, facts_of_kind)
     }
 
     /// The metadata of all objects of a resource that is known only at run time. Where whole objects of it are read
     /// already, it is taken from those.
-    pub fn metadata(&self, resource: &Resource) -> Informer<PartialObject> {
-        let mut partial = self.partial.lock();
-        let entry = partial.entry(resource.clone()).or_insert_with(|| {
+    pub fn metadata(&self, resource: &Resource) -> Outlines {
+        let mut outlines = self.outlines.lock();
+        let entry = outlines.entry(resource.clone()).or_insert_with(|| {
             if let Some(of_whole) = self.of_whole.lock().get(resource) {
-                return of_whole();
+                return of_whole.clone();
             }
             let scope = Scope::of(resource.clone(), METADATA);
-            Informer::start(self.client.clone(), scope, PartialObject::metadata)
+            Outlines::alone(Informer::start(self.client.clone(), scope, facts_of_outline))
         });
         entry.clone()
     }
 
     /// Stops sharing the metadata of a resource that is no longer served.
     pub fn forget_metadata(&self, resource: &Resource) {
-        self.partial.lock().remove(resource);
+        self.outlines.lock().remove(resource);
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use skiff_base::clock::SharedClock;
 use skiff_base::quantity::Format;
 use skiff_base::{Quantity, Timestamp};
-use skiff_client::{Change, Definition, Informer, Informers, Kind, ObjectKey, PartialObject, Resource};
+use skiff_client::{Change, Definition, Happened, Informer, Informers, Kind, ObjectKey, Resource};
 use skiff_kinds::quota::{Amounts, add, concerns, count_name, usage};
 
 use crate::plan::{Action, Plan};
@@ -126,9 +126,9 @@ impl Quotas {
         // The same caches that the garbage collector fills.
         for deletable in builtin.iter().filter(|deletable| deletable.resource.kind != "Event") {
             let (known, queue) = (quotas.clone(), setup.queue.clone());
-            setup.informers().metadata(&deletable.resource).on_change(move |change: &Change<PartialObject>| {
-                if !matches!(change, Change::Updated { .. }) {
-                    let keys = quotas_of(&known, change.object().metadata.namespace.as_deref());
+            setup.informers().metadata(&deletable.resource).on_change(move |happened, object| {
+                if happened != Happened::Updated {
+                    let keys = quotas_of(&known, Some(&*object.namespace));
                     keys.into_iter().for_each(|key| queue.add(key));
                 }
             });
@@ -162,7 +162,7 @@ impl Quotas {
             if asked.is_empty() || !concerns(&spec, &resource.group, &resource.plural, &Value::Null) {
                 continue;
             }
-            let count = self.informers.metadata(&resource).list_namespace(namespace).len();
+            let count = self.informers.metadata(&resource).count(namespace);
             for hard in asked.into_iter().filter(|hard| !used.contains_key(*hard)).cloned().collect::<Vec<_>>() {
                 add(&mut used, hard, Quantity::from_units(count as i64, Format::DecimalSi));
             }

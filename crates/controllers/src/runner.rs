@@ -14,8 +14,8 @@ use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{
-    Change, Client, DeleteOptions, Error, Informer, Informers, Kind, ObjectKey, PartialObject, Patch, Recorder,
-    Resource, Revision, WorkQueue,
+    Change, Client, DeleteOptions, Error, Informer, Informers, Kind, ObjectKey, Outline, Outlines, PartialObject,
+    Patch, Recorder, Resource, Revision, WorkQueue,
 };
 
 use crate::expectations::{Expectations, Seen, Want};
@@ -148,6 +148,16 @@ impl Setup {
     pub fn on_change<K: Kind>(&mut self, keys: impl Fn(&Change<K>) -> Vec<ObjectKey> + Send + Sync + 'static) {
         let queue = self.queue.clone();
         self.informer::<K>().on_change(move |change| keys(change).into_iter().for_each(|key| queue.add(key)));
+    }
+
+    /// The outlines of a kind's objects; the controller starts when they are synced, and their changes add keys.
+    pub fn outlines<K: Kind>(&mut self, keys: impl Fn(&Outline) -> Vec<ObjectKey> + Send + Sync + 'static) -> Outlines {
+        let outlines = self.informers.metadata(&K::resource());
+        let waiting = outlines.clone();
+        self.synced.push(Box::pin(async move { waiting.synced().await }));
+        let queue = self.queue.clone();
+        outlines.on_change(move |_, object| keys(object).into_iter().for_each(|key| queue.add(key)));
+        outlines
     }
 
     /// Adds to the queue the key of every object of the controller's own kind that changes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR, ServiceCIDRStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use skiff_base::Timestamp;
-use skiff_client::{Informer, ObjectKey};
+use skiff_client::{Informer, ObjectKey, Outlines};
 
 use crate::meta::time;
 use crate::plan::{Action, Note, Plan};
@@ -100,7 +100,7 @@ fn covers_any(range: &ServiceCIDR, address: IpAddr) -> bool {
 /// The controller.
 pub struct ServiceCidrs {
     ranges: Informer<ServiceCIDR>,
-    addresses: Informer<IPAddress>,
+    addresses: Outlines,
 }
 
 impl ServiceCidrs {
@@ -110,10 +110,11 @@ impl ServiceCidrs {
         setup.for_each::<ServiceCIDR>();
         let known = ranges.clone();
         // Only a range on its way out cares about addresses, and about other ranges.
-        setup.on_change::<IPAddress>(move |_| going(&known));
+        // There is an address for each Service, whose name says all that is to be known of it.
+        let addresses = setup.outlines::<IPAddress>(move |_| going(&known));
         let known = ranges.clone();
         setup.on_change::<ServiceCIDR>(move |_| going(&known));
-        Arc::new(Self { ranges, addresses: setup.informer() })
+        Arc::new(Self { ranges, addresses })
     }
 
     fn held(&self, range: &ServiceCIDR) -> usize {
@@ -123,8 +124,8 @@ impl ServiceCidrs {
             .into_iter()
             .filter(|other| other.metadata.uid != range.metadata.uid && other.metadata.deletion_timestamp.is_none())
             .collect();
-        let all = self.addresses.list();
-        let parsed = all.iter().filter_map(|address| address.metadata.name.as_deref()?.parse::<IpAddr>().ok());
+        let all = self.addresses.keys();
+        let parsed = all.iter().filter_map(|address| address.name.parse::<IpAddr>().ok());
         parsed.filter(|a| covers_any(range, *a) && !others.iter().any(|other| covers_any(other, *a))).count()
     }
 }

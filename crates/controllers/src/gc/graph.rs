@@ -1,10 +1,11 @@
 //! Who owns whom, as the caches show it, and what follows for one object. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use skiff_client::{ObjectKey, Resource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use skiff_client::{Outline, Resource};
 
 /// Holds an object until its blocking dependents are gone.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -13,50 +14,35 @@ pub const ORPHAN: &str = "orphan";
 /// Owners known to be gone that are remembered; a forgotten one is asked for again.
 const MAX_ABSENT: usize = 10_000;
 
-/// What is kept of an object.
+/// An object, of which the caches keep the same.
 #[derive(Debug, Clone)]
 pub struct Item {
     /// Its resource.
     pub resource: Arc<Resource>,
-    /// Its namespace and name.
-    pub key: ObjectKey,
-    /// Its UID.
-    pub uid: String,
-    /// Its revision.
-    pub version: String,
-    /// Its owners.
-    pub owners: Vec<OwnerReference>,
-    /// What holds it.
-    pub finalizers: Vec<String>,
-    /// Whether it is on its way out.
-    pub deleting: bool,
+    /// Its metadata.
+    pub object: Arc<Outline>,
+}
+
+impl Deref for Item {
+    type Target = Outline;
+
+    fn deref(&self) -> &Outline {
+        &self.object
+    }
 }
 
 impl Item {
-    /// Takes what is needed from metadata.
-    pub fn new(resource: &Arc<Resource>, meta: &ObjectMeta) -> Self {
-        Self {
-            resource: resource.clone(),
-            key: ObjectKey::of(meta),
-            uid: meta.uid.clone().unwrap_or_default(),
-            version: meta.resource_version.clone().unwrap_or_default(),
-            owners: meta.owner_references.clone().unwrap_or_default(),
-            finalizers: meta.finalizers.clone().unwrap_or_default(),
-            deleting: meta.deletion_timestamp.is_some(),
-        }
-    }
-
     /// Whether it is held by the finalizer.
     pub fn is_held_by(&self, finalizer: &str) -> bool {
         self.finalizers.iter().any(|name| name == finalizer)
     }
 
     fn waits_for_dependents(&self) -> bool {
-        self.deleting && self.is_held_by(FOREGROUND)
+        self.is_deleting && self.is_held_by(FOREGROUND)
     }
 
     fn waits_for_orphaning(&self) -> bool {
-        self.deleting && self.is_held_by(ORPHAN)
+        self.is_deleting && self.is_held_by(ORPHAN)
     }
 }
 
@@ -95,7 +81,7 @@ pub enum Verdict {
 /// All objects that have owners or may be owners.
 #[derive(Debug, Default)]
 pub struct Graph {
-    items: HashMap<String, Item>,
+    items: HashMap<Arc<str>, Item>,
     dependents: HashMap<String, BTreeSet<String>>,
     absent: HashSet<String>,
     /// Those of which the dependents were once sent to go; each that is left comes by itself.
@@ -108,18 +94,18 @@ impl Graph {
         let uid = item.uid.clone();
         self.unlink(&uid);
         for owner in &item.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.to_string());
         }
-        self.absent.remove(&uid);
+        self.absent.remove(&*uid);
         let mut concerned = Vec::new();
         if item.waits_for_dependents() || item.waits_for_orphaning() {
-            concerned.push(uid.clone());
+            concerned.push(uid.to_string());
         }
         let strange = |owner: &OwnerReference| {
-            self.items.get(&owner.uid).is_none_or(Item::waits_for_dependents) || self.is_misplaced(&item, owner)
+            self.items.get(&*owner.uid).is_none_or(Item::waits_for_dependents) || self.is_misplaced(&item, owner)
         };
         if !item.owners.is_empty() && item.owners.iter().any(strange) {
-            concerned.push(uid.clone());
+            concerned.push(uid.to_string());
         }
         // An owner that waits may have waited for this one, which now blocks it no longer.
         concerned.extend(self.waiting_owners(&item));
@@ -147,7 +133,7 @@ impl Graph {
     }
 
     fn waiting_owners(&self, item: &Item) -> Vec<String> {
-        let waits = |uid: &&String| self.items.get(*uid).is_some_and(Item::waits_for_dependents);
+        let waits = |uid: &&String| self.items.get(uid.as_str()).is_some_and(Item::waits_for_dependents);
         item.owners.iter().map(|owner| &owner.uid).filter(waits).cloned().collect()
     }
 
@@ -180,7 +166,7 @@ impl Graph {
     pub fn all_with_owners_or_finalizers(&self) -> Vec<String> {
         let concerns =
             |item: &&Item| !item.owners.is_empty() || item.waits_for_dependents() || item.waits_for_orphaning();
-        self.items.values().filter(concerns).map(|item| item.uid.clone()).collect()
+        self.items.values().filter(concerns).map(|item| item.uid.to_string()).collect()
     }
 
     fn state(&self, uid: &str, told: &BTreeMap<String, OwnerState>) -> OwnerState {
@@ -195,8 +181,8 @@ impl Graph {
     /// Whether the owner lives in another namespace than the object: owners may live in the same or in none.
     fn is_misplaced(&self, item: &Item, owner: &OwnerReference) -> bool {
         self.items
-            .get(&owner.uid)
-            .is_some_and(|found| !found.key.namespace.is_empty() && found.key.namespace != item.key.namespace)
+            .get(&*owner.uid)
+            .is_some_and(|found| !found.namespace.is_empty() && found.namespace != item.namespace)
     }
 
     /// The object's references to owners in other namespaces.
@@ -214,11 +200,11 @@ impl Graph {
         if item.waits_for_dependents() {
             return self.about_waiting(item);
         }
-        if item.deleting || item.owners.is_empty() {
+        if item.is_deleting || item.owners.is_empty() {
             return Verdict::Keep;
         }
         let state = |owner: &OwnerReference| match self.is_misplaced(item, owner) {
-            true if item.key.namespace.is_empty() => OwnerState::Solid,
+            true if item.namespace.is_empty() => OwnerState::Solid,
             true => OwnerState::Absent,
             false => self.state(&owner.uid, told),
         };
@@ -246,16 +232,16 @@ impl Graph {
     /// An object in foreground deletion goes when nothing that blocks it is left.
     fn about_waiting(&self, item: &Item) -> Verdict {
         let blocks = |uid: &&String| {
-            let owners = self.items.get(*uid).map(|dependent| dependent.owners.as_slice()).unwrap_or_default();
-            owners.iter().any(|owner| owner.uid == item.uid && owner.block_owner_deletion == Some(true))
+            let owners = self.items.get(uid.as_str()).map(|dependent| &*dependent.owners).unwrap_or_default();
+            owners.iter().any(|owner| *owner.uid == *item.uid && owner.block_owner_deletion == Some(true))
         };
         // In a circle of owners that all wait, nobody blocks the other.
         let above = self.waiting_above(item);
-        let mut dependents = self.dependents.get(&item.uid).into_iter().flatten();
+        let mut dependents = self.dependents.get(&*item.uid).into_iter().flatten();
         if !dependents.any(|uid| blocks(&uid) && !above.contains(uid)) {
             return Verdict::Release(FOREGROUND);
         }
-        if self.awaited.contains(&item.uid) {
+        if self.awaited.contains(&*item.uid) {
             return Verdict::Keep;
         }
         Verdict::Await(self.dependents_of(&item.uid))
@@ -265,7 +251,7 @@ impl Graph {
     fn waiting_above(&self, item: &Item) -> HashSet<String> {
         let (mut found, mut open) = (HashSet::new(), self.waiting_owners(item));
         while let Some(uid) = open.pop() {
-            if let Some(owner) = self.items.get(&uid) {
+            if let Some(owner) = self.items.get(&*uid) {
                 open.extend(self.waiting_owners(owner).into_iter().filter(|next| !found.contains(next)));
             }
             found.insert(uid);
@@ -298,22 +284,29 @@ mod tests {
     fn item(text: &str) -> Item {
         let mut words = text.split_whitespace();
         let name = words.next().expect("a name");
-        let mut item = Item::new(&Arc::new(PODS), &ObjectMeta::default());
-        item.key = ObjectKey::new("d", name);
-        item.uid = name.to_owned();
+        let (mut owners, mut finalizers, mut is_deleting) = (Vec::new(), Vec::new(), false);
         for word in words {
             match word {
-                "deleting" => item.deleting = true,
-                "foreground" => item.finalizers.push(FOREGROUND.into()),
-                "orphan" => item.finalizers.push(ORPHAN.into()),
-                owner => item.owners.push(OwnerReference {
+                "deleting" => is_deleting = true,
+                "foreground" => finalizers.push(FOREGROUND.to_owned()),
+                "orphan" => finalizers.push(ORPHAN.to_owned()),
+                owner => owners.push(OwnerReference {
                     uid: owner.trim_start_matches('!').to_owned(),
                     block_owner_deletion: owner.starts_with('!').then_some(true),
                     ..OwnerReference::default()
                 }),
             }
         }
-        item
+        let object = Outline {
+            namespace: "d".into(),
+            name: name.into(),
+            uid: name.into(),
+            owners: owners.into(),
+            finalizers: finalizers.into(),
+            is_deleting,
+            ..Outline::default()
+        };
+        Item { resource: Arc::new(PODS), object: Arc::new(object) }
     }
 
     fn check(texts: &[&str], gone: &[&str], expected: Expect) {

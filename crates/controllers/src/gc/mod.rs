@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use skiff_base::clock::SharedClock;
 use skiff_client::{
-    Change, Client, Definition, DeleteOptions, Error, Informer, Informers, PartialObject, Patch, Recorder, Resource,
-    WorkQueue,
+    Client, Definition, DeleteOptions, Error, Happened, Informers, Outline, Outlines, PartialObject, Patch, Recorder,
+    Resource, WorkQueue,
 };
 
 use self::graph::{Graph, Item, OwnerState, Verdict};
@@ -43,7 +43,7 @@ pub struct GarbageCollector {
 struct Watched {
     deletable: Deletable,
     /// Kept so that the watch goes on; custom resources' ends with their definition.
-    informer: Informer<PartialObject>,
+    outlines: Outlines,
 }
 
 impl GarbageCollector {
@@ -70,9 +70,9 @@ impl GarbageCollector {
         });
         definitions.synced().await;
         // Nothing is judged before everything is known, lest owners seem absent that are only not listed yet.
-        let informers: Vec<_> = collector.watched.lock().values().map(|watched| watched.informer.clone()).collect();
-        for informer in informers {
-            informer.synced().await;
+        let outlines: Vec<_> = collector.watched.lock().values().map(|watched| watched.outlines.clone()).collect();
+        for outlines in outlines {
+            outlines.synced().await;
         }
         let first = collector.graph.lock().all_with_owners_or_finalizers();
         first.into_iter().for_each(|uid| collector.queue.add(uid));
@@ -86,10 +86,10 @@ impl GarbageCollector {
         if resource.kind == "Event" || self.watched.lock().contains_key(&kind) {
             return;
         }
-        let informer = self.informers.metadata(&resource);
-        self.watched.lock().insert(kind, Watched { deletable, informer: informer.clone() });
+        let outlines = self.informers.metadata(&resource);
+        self.watched.lock().insert(kind, Watched { deletable, outlines: outlines.clone() });
         let weak = Arc::downgrade(self);
-        informer.on_change(move |change| note(&weak, &resource, change));
+        outlines.on_change(move |happened, object| note(&weak, &resource, happened, object));
     }
 
     /// Watches the custom resources that came, and lets go of those that went.
@@ -147,15 +147,15 @@ impl GarbageCollector {
             let about = ObjectReference {
                 api_version: Some(item.resource.api_version()),
                 kind: Some(item.resource.kind.to_string()),
-                namespace: Some(item.key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
-                name: Some(item.key.name.clone()),
-                uid: Some(item.uid.clone()),
+                namespace: Some(item.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
+                name: Some(item.name.to_string()),
+                uid: Some(item.uid.to_string()),
                 ..ObjectReference::default()
             };
             let (version, kind, name, uid) = (&owner.api_version, &owner.kind, &owner.name, &owner.uid);
             let text = format!(
                 "ownerRef [{version}/{kind}, namespace: {}, name: {name}, uid: {uid}] does not exist in namespace {:?}",
-                item.key.namespace, item.key.namespace
+                item.namespace, item.namespace
             );
             self.recorder.record(&about, true, "OwnerRefInvalidNamespace", text);
         }
@@ -185,7 +185,7 @@ impl GarbageCollector {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
         let watched = self.watched.lock();
         let deletable = &watched.get(&(group.to_owned(), owner.kind.clone()))?.deletable;
-        let namespace = if deletable.namespaced { item.key.namespace.as_str() } else { "" };
+        let namespace = if deletable.namespaced { &*item.namespace } else { "" };
         if deletable.namespaced && namespace.is_empty() {
             return None;
         }
@@ -198,7 +198,7 @@ impl GarbageCollector {
             Verdict::Disown(owners) => self.disown(item, &owners).await,
             Verdict::Delete(policy) => {
                 let options =
-                    DeleteOptions { propagation_policy: Some(policy), ..DeleteOptions::of_uid(item.uid.clone()) };
+                    DeleteOptions { propagation_policy: Some(policy), ..DeleteOptions::of_uid(item.uid.to_string()) };
                 self.client.delete_path(&path(item), &options).await
             }
             Verdict::Await(dependents) => {
@@ -211,7 +211,7 @@ impl GarbageCollector {
                 for uid in dependents {
                     let dependent = self.graph.lock().get(&uid).cloned();
                     if let Some(dependent) = dependent {
-                        self.disown(&dependent, std::slice::from_ref(&item.uid)).await.or_else(unless_gone)?;
+                        self.disown(&dependent, &[item.uid.to_string()]).await.or_else(unless_gone)?;
                     }
                 }
                 self.release(item, graph::ORPHAN).await
@@ -231,26 +231,25 @@ impl GarbageCollector {
 
     /// Changes metadata as it was seen: a conflict means that it is to be looked at anew.
     async fn patch(&self, item: &Item, mut metadata: serde_json::Value) -> Result<(), Error> {
-        metadata["uid"] = json!(item.uid);
+        metadata["uid"] = json!(&*item.uid);
         metadata["resourceVersion"] = json!(item.version);
         self.client.patch_raw(&path(item), &Patch::Merge(json!({"metadata": metadata}))).await.map(drop)
     }
 }
 
 fn path(item: &Item) -> String {
-    item.resource.object_path(&item.key.namespace, &item.key.name, "")
+    item.resource.object_path(&item.namespace, &item.name, "")
 }
 
 fn unless_gone(error: Error) -> Result<(), Error> {
     if error.is_not_found() { Ok(()) } else { Err(error) }
 }
 
-fn note(collector: &Weak<GarbageCollector>, resource: &Arc<Resource>, change: &Change<PartialObject>) {
+fn note(collector: &Weak<GarbageCollector>, resource: &Arc<Resource>, happened: Happened, object: &Arc<Outline>) {
     let Some(collector) = collector.upgrade() else { return };
-    let meta = &change.object().metadata;
-    let concerned = match change {
-        Change::Deleted(_) => collector.graph.lock().remove(meta.uid.as_deref().unwrap_or_default()),
-        _ => collector.graph.lock().set(Item::new(resource, meta)),
+    let concerned = match happened {
+        Happened::Deleted => collector.graph.lock().remove(&object.uid),
+        _ => collector.graph.lock().set(Item { resource: resource.clone(), object: object.clone() }),
     };
     concerned.into_iter().for_each(|uid| collector.queue.add(uid));
 }
