@@ -57,7 +57,8 @@ pub fn encode_marked(object: &Object, mark: &str) -> Bytes {
         }
     }
     encoded.push(b'}');
-    encoded.into()
+    // It is kept for long, and the room that it was written into is up to twice as large.
+    Bytes::copy_from_slice(&encoded)
 }
 
 fn write_field(encoded: &mut Vec<u8>, key: &str, value: &Value) {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::cache::{Cache, IndexOf};
 use crate::client::decode;
+use crate::compact;
 use crate::outline::{Outline, Outlines};
 use crate::wire::decode_unowned;
 use crate::{Client, Error, Kind, ListOptions, Resource, Revision, WatchOptions};
@@ -326,13 +327,15 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Sink for WeakSink<K> {
     }
 }
 
-impl<K: DeserializeOwned> Shared<K> {
+impl<K: DeserializeOwned + 'static> Shared<K> {
     /// An object that cannot be decoded is said loudly; the server should never have let it in.
     fn decode(&self, object: &[u8]) -> Option<K> {
         // No reader of a cache looks at the fields' owners; a write without them leaves them as they are.
-        decode_unowned(std::any::type_name::<K>(), object)
-            .map_err(|error| tracing::error!(%error, "object in the cluster cannot be read"))
-            .ok()
+        let decoded = decode_unowned(std::any::type_name::<K>(), object);
+        let mut decoded =
+            decoded.map_err(|error| tracing::error!(%error, "object in the cluster cannot be read")).ok()?;
+        compact::shrink(&mut decoded);
+        Some(decoded)
     }
 
     fn put(&self, object: K) {

@@ -5,6 +5,7 @@
 pub mod bundles;
 mod cache;
 mod client;
+mod compact;
 mod definition;
 mod election;
 mod error;
