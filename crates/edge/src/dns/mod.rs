@@ -1,6 +1,7 @@
 //! The cluster DNS: authoritative for the cluster's domain, and a small forwarder for the rest.
 
 mod answer;
+mod batch;
 mod forward;
 mod names;
 mod quick;

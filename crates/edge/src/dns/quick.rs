@@ -16,7 +16,7 @@ const CLASS_IN: u16 = 1;
 /// An answer's name is the question's.
 const SAME_NAME: [u8; 2] = [0xc0, HEAD_BYTES as u8];
 
-/// Writes the answer, if this is such a question.
+/// Appends the answer to `reply`, if this is such a question.
 pub(super) fn answer(request: &[u8], names: &Names, can_forward: bool, reply: &mut Vec<u8>) -> bool {
     read(request, names).map(|found| found.write(request, can_forward, reply)).is_some()
 }
@@ -62,7 +62,6 @@ impl Found {
         /// A response, by who decides.
         const FLAGS: u8 = 0x84;
         const RECURSION_AVAILABLE: u8 = 0x80;
-        reply.clear();
         reply.extend(&request[..2]);
         reply.extend([FLAGS | request[2] & 1, if can_forward { RECURSION_AVAILABLE } else { 0 }]);
         reply.extend([0, 1, 0, 1, 0, 0, 0, u8::from(self.has_edns)]);

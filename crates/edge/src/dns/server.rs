@@ -20,13 +20,12 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::batch::{Replies, Requests};
 use super::forward::Forwarder;
 use super::names::{Names, Zone};
 use super::quick;
 use super::wire::{Outcome, encode, respond, udp_limit};
 
-/// The largest request by UDP that is taken.
-const MAX_UDP_REQUEST_BYTES: usize = 4096;
 const MAX_TCP_CONNECTIONS: usize = 128;
 /// How long a TCP client may be silent.
 const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -183,46 +182,44 @@ impl Shared {
 }
 
 async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
-    let mut buffer = [0; MAX_UDP_REQUEST_BYTES];
-    let mut reply = Vec::new();
+    let (mut requests, mut replies) = (Requests::new(), Replies::default());
     loop {
-        let (length, client) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
+        if let Err(error) = requests.receive(&socket).await {
             // An ICMP error that an earlier response earned; it is not about this socket.
-            Err(error) => {
-                tracing::debug!(%error, "receiving a DNS request failed");
-                continue;
-            }
-        };
-        let request = &buffer[..length];
-        if shared.answer_quickly(request, &mut reply) {
-            send_udp(&socket, client, &reply).await;
+            tracing::debug!(%error, "receiving DNS requests failed");
             continue;
         }
-        let limit = udp_limit(request);
-        match shared.begin(request) {
-            Outcome::Silence => {}
-            Outcome::Reply(reply) => encode_and_send(&socket, client, reply, limit).await,
-            outcome => {
-                let (shared, socket) = (shared.clone(), socket.clone());
-                tokio::spawn(async move {
-                    if let Some(reply) = shared.complete(outcome).await {
-                        encode_and_send(&socket, client, reply, limit).await;
-                    }
-                });
+        for (request, client) in requests.all() {
+            if replies.add(client, |reply| shared.answer_quickly(request, reply)) {
+                continue;
             }
+            let limit = udp_limit(request);
+            match shared.begin(request) {
+                Outcome::Silence => {}
+                Outcome::Reply(reply) => {
+                    replies.add(client, |bytes| encode(reply, Some(limit)).map(|own| bytes.extend(own)).is_some());
+                }
+                outcome => {
+                    let (shared, socket) = (shared.clone(), socket.clone());
+                    tokio::spawn(async move {
+                        if let Some(reply) = shared.complete(outcome).await {
+                            encode_and_send(&socket, client, reply, limit).await;
+                        }
+                    });
+                }
+            }
+        }
+        replies.send(&socket).await;
+        if requests.is_full() {
+            // Whoever else is served by this thread has a turn.
+            tokio::task::yield_now().await;
         }
     }
 }
 
 async fn encode_and_send(socket: &UdpSocket, client: SocketAddr, reply: Message, limit: usize) {
-    if let Some(bytes) = encode(reply, Some(limit)) {
-        send_udp(socket, client, &bytes).await;
-    }
-}
-
-async fn send_udp(socket: &UdpSocket, client: SocketAddr, bytes: &[u8]) {
-    if let Err(error) = socket.send_to(bytes, client).await {
+    let Some(bytes) = encode(reply, Some(limit)) else { return };
+    if let Err(error) = socket.send_to(&bytes, client).await {
         tracing::debug!(%client, %error, "sending a DNS response failed");
     }
 }

@@ -134,3 +134,50 @@ fn other_names_are_asked_of_the_hosts_resolvers() {
     });
     std::fs::remove_dir_all(&folder).expect("the folder can be removed");
 }
+
+/// More questions than one batch takes, of several clients at once, also such that are answered at length, or not at all:
+/// each client gets the answers to its own questions, and no others.
+#[test]
+fn questions_that_come_together_are_answered_to_who_asked() {
+    const CLIENTS: usize = 7;
+    const EACH: usize = 15;
+    in_own_namespace(async || {
+        let (shared, server) = start(None).await;
+        for at in 0..CLIENTS * EACH {
+            let service = format!("metadata: {{name: s{at}, namespace: default}}\nspec: {{clusterIP: 10.96.3.{at}}}");
+            shared.names.write().put_service(&serde_saphyr::from_str(&service).expect("a Service"));
+        }
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+            client.set_nonblocking(true).expect("a socket can do that");
+            clients.push(client);
+        }
+        // The server has no turn before all of them are sent.
+        for at in 0..CLIENTS * EACH {
+            let client = &clients[at % CLIENTS];
+            // Names that are not there go the long way.
+            let name = if at % 5 == 4 { format!("s{at}.other") } else { format!("S{at}.default") };
+            let mut request = question(&format!("{name}.svc.cluster.local."));
+            request[..2].copy_from_slice(&(at as u16).to_be_bytes());
+            assert_eq!(client.send_to(&request, server).expect("sends"), request.len());
+            client.send_to(b"no question", server).expect("sends");
+        }
+        for (number, client) in clients.into_iter().enumerate() {
+            let client = UdpSocket::from_std(client).expect("it does not block");
+            let mut seen: Vec<usize> = Vec::new();
+            for _ in 0..EACH {
+                let mut buffer = [0; 4096];
+                let received = timeout(Duration::from_secs(5), client.recv(&mut buffer)).await.expect("in time");
+                let answer = Message::from_vec(&buffer[..received.expect("receives")]).expect("decodes");
+                let at = usize::from(answer.metadata.id);
+                let found = answer.answers.first().map(|record| record.data.to_string());
+                assert_eq!(found, (at % 5 != 4).then(|| format!("10.96.3.{at}")));
+                seen.push(at);
+            }
+            seen.sort_unstable();
+            assert!(seen.iter().copied().eq((0..EACH).map(|at| at * CLIENTS + number)), "{seen:?}");
+            assert!(client.try_recv(&mut [0; 16]).is_err(), "nothing else comes");
+        }
+    });
+}
