@@ -114,7 +114,7 @@ impl PathEdit {
 
 impl Redirection {
     /// The place where the client should ask. Ports that the scheme has anyway are not said.
-    pub fn location(&self, uri: &Uri, host: &str, caller: Caller, prefix: &str) -> String {
+    pub fn location(&self, uri: &Uri, host: &str, caller: &Caller, prefix: &str) -> String {
         let own = if caller.is_tls { "https" } else { "http" };
         let scheme = self.scheme.as_deref().unwrap_or(own);
         let usual = if scheme == "https" { 443 } else { 80 };
@@ -123,7 +123,7 @@ impl Redirection {
             port if port == usual => String::new(),
             port => format!(":{port}"),
         };
-        let host = self.hostname.clone().unwrap_or_else(|| bare_host(host));
+        let host = self.hostname.clone().unwrap_or_else(|| bare_host(host).into_owned());
         let path = self.path.as_ref().map_or_else(|| uri.path().to_owned(), |edit| edit.apply(uri.path(), prefix));
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         format!("{scheme}://{host}{port}{path}{query}")

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{
-    CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request, response};
@@ -14,8 +15,17 @@ use super::annotations::Protocol;
 pub const OF_CONNECTION: [HeaderName; 4] =
     [CONNECTION, TRANSFER_ENCODING, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
 
-/// Who asks, and how.
-#[derive(Debug, Clone, Copy)]
+/// How many headers are added to a request.
+const ADDED: usize = 7;
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Who asks, and how: the same for all requests of a connection.
+#[derive(Debug, Clone)]
 pub struct Caller {
     /// From where.
     pub address: IpAddr,
@@ -23,18 +33,30 @@ pub struct Caller {
     pub is_tls: bool,
     /// At which port of ours.
     pub port: u16,
+    address_text: HeaderValue,
+    port_text: HeaderValue,
+}
+
+impl Caller {
+    /// Somebody at an address who came to a port of ours.
+    pub fn new(address: IpAddr, is_tls: bool, port: u16) -> Self {
+        let text = Bytes::from(address.to_string());
+        let address_text =
+            HeaderValue::from_maybe_shared(text).expect("an address has no signs but letters and digits");
+        Self { address, is_tls, port, address_text, port_text: HeaderValue::from(port) }
+    }
 }
 
 /// The host that is asked for, with its port if it was said.
-pub fn host_of(parts: &request::Parts) -> String {
-    let by_header = || parts.headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
-    parts.uri.authority().map(|authority| authority.as_str().to_owned()).or_else(by_header).unwrap_or_default()
+pub fn host_of(parts: &request::Parts) -> &str {
+    let by_header = || parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    parts.uri.authority().map(Authority::as_str).or_else(by_header).unwrap_or_default()
 }
 
 /// What the connection is to become, if the client wants it to become something else.
 pub fn wanted_upgrade(parts: &request::Parts) -> Option<HeaderValue> {
-    let is_meant = parts.version == Version::HTTP_11 && tokens(&parts.headers, &CONNECTION).any(|it| it == "upgrade");
-    parts.headers.get(UPGRADE).filter(|_| is_meant).cloned()
+    let wanted = parts.headers.get(UPGRADE).filter(|_| parts.version == Version::HTTP_11)?;
+    tokens(&parts.headers, &CONNECTION).any(|it| it.eq_ignore_ascii_case("upgrade")).then(|| wanted.clone())
 }
 
 /// Whether the request may be sent a second time when it is not known what became of the first.
@@ -44,11 +66,18 @@ pub fn is_repeatable(method: &Method) -> bool {
 }
 
 /// Makes the client's request one of ours. What the client says about where it comes from is not believed.
-/// The backend is asked for the host `hostname`, if that is another.
-pub fn prepare_request(parts: &mut request::Parts, caller: Caller, protocol: Protocol, hostname: Option<&str>) {
-    let asked = host_of(parts);
+/// It asks for `asked`, as [`host_of`] has it; the backend is asked for the host `hostname`, if that is another.
+pub fn prepare_request(
+    parts: &mut request::Parts,
+    asked: &str,
+    caller: &Caller,
+    protocol: Protocol,
+    hostname: Option<&str>,
+) {
+    // What we add besides, so that it finds room at once.
+    parts.headers.reserve(ADDED);
     let upgrade = wanted_upgrade(parts).filter(|_| protocol == Protocol::Http1);
-    let takes_trailers = tokens(&parts.headers, &TE).any(|it| it == "trailers");
+    let takes_trailers = tokens(&parts.headers, &TE).any(|it| it.eq_ignore_ascii_case("trailers"));
     strip_connection(&mut parts.headers);
     for name in [UPGRADE, TE, EXPECT] {
         parts.headers.remove(name);
@@ -60,13 +89,13 @@ pub fn prepare_request(parts: &mut request::Parts, caller: Caller, protocol: Pro
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, upgrade);
     }
-    forward(&mut parts.headers, caller, &asked);
-    let host = hostname.unwrap_or(&asked);
+    forward(&mut parts.headers, caller, asked);
+    let host = hostname.unwrap_or(asked);
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     match protocol {
         Protocol::Http1 => {
             join_cookies(&mut parts.headers);
-            if let Ok(host) = HeaderValue::from_str(host) {
+            if let Some(host) = host_value(&parts.headers, host) {
                 parts.headers.insert(HOST, host);
             }
             parts.uri = Uri::from(path);
@@ -98,28 +127,29 @@ pub fn prepare_response(parts: &mut response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
-fn forward(headers: &mut HeaderMap, caller: Caller, host: &str) {
-    let scheme = if caller.is_tls { "https" } else { "http" };
-    let texts = [
-        ("x-forwarded-for", caller.address.to_string()),
-        ("x-real-ip", caller.address.to_string()),
-        ("x-forwarded-proto", scheme.to_owned()),
-        ("x-forwarded-scheme", scheme.to_owned()),
-        ("x-forwarded-host", host.to_owned()),
-        ("x-forwarded-port", caller.port.to_string()),
-    ];
-    headers.remove("forwarded");
-    for (name, text) in texts {
-        headers.remove(name);
-        if let Ok(value) = HeaderValue::from_str(&text) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
+fn forward(headers: &mut HeaderMap, caller: &Caller, host: &str) {
+    let scheme = HeaderValue::from_static(if caller.is_tls { "https" } else { "http" });
+    headers.remove(FORWARDED);
+    headers.insert(X_FORWARDED_FOR, caller.address_text.clone());
+    headers.insert(X_REAL_IP, caller.address_text.clone());
+    headers.insert(X_FORWARDED_PROTO, scheme.clone());
+    headers.insert(X_FORWARDED_SCHEME, scheme);
+    headers.insert(X_FORWARDED_PORT, caller.port_text.clone());
+    match host_value(headers, host) {
+        Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
+        None => drop(headers.remove(X_FORWARDED_HOST)),
     }
+}
+
+/// A host as a header has it. It is the one that the client has sent, mostly, and then there is no need for another text.
+fn host_value(headers: &HeaderMap, host: &str) -> Option<HeaderValue> {
+    let sent = headers.get(HOST).filter(|sent| sent.as_bytes() == host.as_bytes()).cloned();
+    sent.or_else(|| HeaderValue::from_str(host).ok())
 }
 
 /// Removes what is about the connection, and what the connection's own header names.
 fn strip_connection(headers: &mut HeaderMap) {
-    let named: Vec<String> = tokens(headers, &CONNECTION).collect();
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|word| word.parse().ok()).collect();
     for name in named {
         headers.remove(name);
     }
@@ -138,8 +168,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The words of a header that is a list, in small letters.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + 'a {
+/// The words of a header that is a list.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let texts = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| text.split(',')).map(|word| word.trim().to_ascii_lowercase()).filter(|word| !word.is_empty())
+    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }

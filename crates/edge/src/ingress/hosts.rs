@@ -1,6 +1,7 @@
 //! Things by host name: what is there for exactly this name goes before what is there for a wildcard above it, the
 //! longest first, and that before what is there for all names.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Longer names are none (RFC 1035); they have no wildcards above them either.
@@ -28,7 +29,7 @@ impl<T> Hosts<T> {
         match (host.is_empty(), host.strip_prefix("*.")) {
             (true, _) => self.anywhere.get_or_insert_with(make),
             (_, Some(parent)) => self.wildcards.entry(parent.to_owned()).or_insert_with(make),
-            _ => self.exact.entry(host).or_insert_with(make),
+            _ => self.exact.entry(host.into_owned()).or_insert_with(make),
         }
     }
 
@@ -54,14 +55,16 @@ pub fn parent(host: &str) -> Option<&str> {
 }
 
 /// In small letters, without the port and the dot at the end.
-pub fn bare_host(host: &str) -> String {
+pub fn bare_host(host: &str) -> Cow<'_, str> {
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let name = match host.rsplit_once(':') {
         // The last colon of an IPv6 address in brackets is inside of them.
         Some((name, port)) if is_port(port) && !port.contains(']') => name,
         _ => host,
     };
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_small = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    if is_small { Cow::Borrowed(name) } else { Cow::Owned(name.to_ascii_lowercase()) }
 }
 
 /// The more specific of two host names where they have names in common; no host means all of them. A wildcard stands

@@ -131,7 +131,7 @@ async fn serve_client(
     proxy: Arc<Proxy>,
 ) -> Result<(), Broken> {
     stream.set_nodelay(true)?;
-    let caller = Caller { address: client.ip(), is_tls: tls.is_some(), port: stream.local_addr()?.port() };
+    let caller = Caller::new(client.ip(), tls.is_some(), stream.local_addr()?.port());
     match tls {
         None => serve_http(stream, caller, proxy).await,
         Some(tls) => serve_secure(stream, caller, &tls, proxy).await,
@@ -168,9 +168,10 @@ async fn serve_http(
     caller: Caller,
     proxy: Arc<Proxy>,
 ) -> Result<(), Broken> {
+    let caller = Arc::new(caller);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let proxy = proxy.clone();
-        async move { Ok::<_, Infallible>(proxy.answer(request, caller).await) }
+        let (proxy, caller) = (proxy.clone(), caller.clone());
+        async move { Ok::<_, Infallible>(proxy.answer(request, &caller).await) }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE);

@@ -92,24 +92,25 @@ impl Proxy {
     }
 
     /// Answers one request.
-    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
+    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>, caller: &Caller) -> Answer {
         let (parts, body) = request.into_parts();
-        let host = host_of(&parts);
+        let host = host_of(&parts).to_owned();
         let is_grpc = is_grpc(&parts.headers);
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
         let ask = Ask { host: &host, path, query, method: &parts.method, headers: &parts.headers };
-        let Some(route) = self.routes().find(caller.port, &ask).cloned() else {
+        let routes = self.routes();
+        let Some(route) = routes.find(caller.port, &ask) else {
             return refusal(StatusCode::NOT_FOUND, "default backend - 404\n", is_grpc);
         };
-        if let Some(answer) = redirect(&route, &parts, &host, caller) {
+        if let Some(answer) = redirect(route, &parts, &host, caller) {
             return answer;
         }
         let line = route.options.logs_access.then(|| line_of(&parts, &host, caller));
         let began = self.clock.monotonic();
         let outcome = match route.options.request_timeout {
-            None => self.forward(parts, body, &route, caller).await,
+            None => self.forward(parts, body, route, &host, caller).await,
             Some(limit) => {
-                let forwarded = tokio::time::timeout(limit, self.forward(parts, body, &route, caller));
+                let forwarded = tokio::time::timeout(limit, self.forward(parts, body, route, &host, caller));
                 forwarded.await.unwrap_or(Err(Failure::Late))
             }
         };
@@ -131,7 +132,8 @@ impl Proxy {
         mut parts: request::Parts,
         body: Incoming,
         route: &Route,
-        caller: Caller,
+        host: &str,
+        caller: &Caller,
     ) -> Result<Answer, Failure> {
         let refused = || Failure::Refused(StatusCode::INTERNAL_SERVER_ERROR);
         let backend = route.choice.turn().and_then(|at| route.choice.backend(at)).ok_or_else(refused)?;
@@ -141,7 +143,7 @@ impl Proxy {
         };
         let asks_upgrade = wanted_upgrade(&parts).is_some();
         let client = asks_upgrade.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
-        prepare(&mut parts, route, caller, upstream.protocol);
+        prepare(&mut parts, route, host, caller, upstream.protocol);
         backend.filters.request.apply(&mut parts.headers);
         let body = if body.is_end_stream() { Outgoing::Nothing } else { Outgoing::Whole(body) };
         let body = self.copy(&parts, body, route);
@@ -226,10 +228,11 @@ impl Proxy {
 }
 
 /// Makes the client's request one of ours, with what the route does to it.
-fn prepare(parts: &mut request::Parts, route: &Route, caller: Caller, protocol: Protocol) {
+fn prepare(parts: &mut request::Parts, route: &Route, host: &str, caller: &Caller, protocol: Protocol) {
     let Filters { request, rewrite, .. } = route.filters.as_ref();
     let target = rewrite.as_ref().and_then(|rewrite| rewrite.target(&parts.uri, &route.prefix));
-    prepare_request(parts, caller, protocol, rewrite.as_ref().and_then(|rewrite| rewrite.hostname.as_deref()));
+    let hostname = rewrite.as_ref().and_then(|rewrite| rewrite.hostname.as_deref());
+    prepare_request(parts, host, caller, protocol, hostname);
     if let Some(target) = target {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.path_and_query = Some(target);
@@ -285,7 +288,7 @@ fn as_sent(
 }
 
 /// Elsewhere, if the route says so: to the same place by TLS, or to another one.
-fn redirect(route: &Route, parts: &request::Parts, host: &str, caller: Caller) -> Option<Answer> {
+fn redirect(route: &Route, parts: &request::Parts, host: &str, caller: &Caller) -> Option<Answer> {
     let (status, place) = if route.to_tls && !caller.is_tls {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         (StatusCode::PERMANENT_REDIRECT, format!("https://{}{path}", bare_host(host)))
@@ -323,7 +326,7 @@ fn refusal(status: StatusCode, text: &str, is_grpc: bool) -> Answer {
     answer
 }
 
-fn line_of(parts: &request::Parts, host: &str, caller: Caller) -> String {
+fn line_of(parts: &request::Parts, host: &str, caller: &Caller) -> String {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     format!("{} {host} \"{} {path} {:?}\"", caller.address, parts.method, parts.version)
 }

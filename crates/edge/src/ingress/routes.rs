@@ -1,5 +1,6 @@
 //! From Ingresses to routes, and to the certificates that are shown to whom.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass, IngressSpec};
@@ -94,9 +95,9 @@ impl Reader<'_> {
             let named: Vec<&String> = tls.hosts.iter().flatten().collect();
             let of_rules = self.spec.rules.iter().flatten().map(|rule| rule.host.as_deref().unwrap_or_default());
             let hosts: Vec<String> = if named.is_empty() {
-                of_rules.map(bare_host).collect()
+                of_rules.map(|host| bare_host(host).into_owned()).collect()
             } else {
-                named.into_iter().map(|host| bare_host(host)).collect()
+                named.into_iter().map(|host| bare_host(host).into_owned()).collect()
             };
             let hosts = if hosts.is_empty() { vec![String::new()] } else { hosts };
             let wanted = hosts.into_iter().map(|host| Wanted { host, secret: secret.clone(), one_label: true });
@@ -124,7 +125,7 @@ impl Reader<'_> {
         let host = bare_host(host);
         self.spec.tls.iter().flatten().any(|tls| {
             let mut hosts = tls.hosts.iter().flatten().map(|host| bare_host(host)).peekable();
-            let covers = |known: String| {
+            let covers = |known: Cow<'_, str>| {
                 known == host || known.strip_prefix("*.").is_some_and(|domain| parent(&host) == Some(domain))
             };
             hosts.peek().is_none() || hosts.any(covers)

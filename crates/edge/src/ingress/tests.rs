@@ -15,7 +15,7 @@ use skiff_client::ObjectKey;
 use super::annotations::{Options, Protocol};
 use super::certificates::{Certificates, Wanted};
 use super::choice::Target;
-use super::headers::{Caller, prepare_request, prepare_response};
+use super::headers::{Caller, host_of, prepare_request, prepare_response};
 use super::routes::is_ours;
 use super::site::{Route, Routes, World};
 use super::status;
@@ -390,9 +390,10 @@ fn annotations_are_read_and_faults_are_told() {
 }
 
 fn request_after(request: Request<()>, is_tls: bool, protocol: Protocol) -> String {
-    let caller = Caller { address: "192.0.2.9".parse().expect("an address"), is_tls, port: 443 };
+    let caller = Caller::new("192.0.2.9".parse().expect("an address"), is_tls, 443);
     let (mut parts, ()) = request.into_parts();
-    prepare_request(&mut parts, caller, protocol, None);
+    let host = host_of(&parts).to_owned();
+    prepare_request(&mut parts, &host, &caller, protocol, None);
     let mut lines: Vec<String> =
         parts.headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().expect("text"))).collect();
     lines.sort();

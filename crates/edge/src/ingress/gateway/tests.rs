@@ -560,7 +560,7 @@ fn prefixes_are_replaced_as_documented() {
 #[test]
 fn redirects_say_no_more_than_is_needed() {
     let uri: Uri = "/a/b?c=d".parse().expect("a path");
-    let caller = |port, is_tls| Caller { address: "192.0.2.9".parse().expect("an address"), is_tls, port };
+    let caller = |port, is_tls| Caller::new("192.0.2.9".parse().expect("an address"), is_tls, port);
     let to = |scheme: Option<&str>, hostname: Option<&str>, port, caller| {
         let redirection = Redirection {
             scheme: scheme.map(str::to_owned),
@@ -569,7 +569,7 @@ fn redirects_say_no_more_than_is_needed() {
             port,
             status: http::StatusCode::FOUND,
         };
-        redirection.location(&uri, "web.example:8080", caller, "")
+        redirection.location(&uri, "web.example:8080", &caller, "")
     };
     let found = [
         to(None, None, None, caller(80, false)),
