@@ -1,19 +1,36 @@
 //! Datagrams that came together, received by one call of the system and answered by another.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
+use hickory_proto::op::Message;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
+
+use super::wire::encode;
 
 /// How many are received at once: beyond these a call costs next to nothing compared with what the datagrams cost.
 const MOST: usize = 32;
 /// The largest request that is taken.
 const MAX_REQUEST_BYTES: usize = 4096;
+/// How long it is waited for room to send, and how often.
+const ROOM: (Duration, usize) = (Duration::from_millis(1), 100);
+
+/// A socket of which it is only told when there is something to receive. To be told of room to send as well would cost a
+/// turn of the runtime for each datagram that was sent.
+pub(super) type Socket = AsyncFd<UdpSocket>;
+
+/// Such a socket of one that is bound.
+#[expect(deprecated, reason = "a socket of std keeps its descriptor, which is what the newer, unsafe way asks for")]
+pub(super) fn socket(bound: UdpSocket) -> io::Result<Socket> {
+    bound.set_nonblocking(true)?;
+    AsyncFd::with_interest(bound, Interest::READABLE)
+}
 
 /// Requests as they came. One and the same room is used for all batches.
 pub(super) struct Requests {
@@ -28,12 +45,15 @@ impl Requests {
     }
 
     /// Waits for requests and takes those that are there, in place of the last ones.
-    pub(super) async fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
+    pub(super) async fn receive(&mut self, socket: &Socket) -> io::Result<()> {
         loop {
-            socket.readable().await?;
-            match socket.try_io(Interest::READABLE, || self.take(socket)) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                outcome => return outcome,
+            let mut readable = socket.readable().await?;
+            if let Ok(outcome) = readable.try_io(|socket| self.take(socket.get_ref())) {
+                if outcome.is_ok() && !self.is_full() {
+                    // What comes from now on is told anew.
+                    readable.clear_ready();
+                }
+                return outcome;
             }
         }
     }
@@ -63,8 +83,8 @@ impl Requests {
 }
 
 fn plain(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = || address.as_sockaddr_in().map(|own| SocketAddr::from((Ipv4Addr::from(own.ip()), own.port())));
-    v4().or_else(|| address.as_sockaddr_in6().map(|own| SocketAddr::from((Ipv6Addr::from(own.ip()), own.port()))))
+    let v4 = || address.as_sockaddr_in().map(|own| SocketAddr::from((own.ip(), own.port())));
+    v4().or_else(|| address.as_sockaddr_in6().map(|own| SocketAddr::from((own.ip(), own.port()))))
 }
 
 /// Answers that wait to be sent together.
@@ -88,17 +108,20 @@ impl Replies {
         is_one
     }
 
+    /// Adds an answer of which no more than so many bytes fit.
+    pub(super) fn add_encoded(&mut self, client: SocketAddr, reply: Message, limit: usize) {
+        self.add(client, |bytes| encode(reply, Some(limit)).map(|own| bytes.extend(own)).is_some());
+    }
+
     /// Sends all of them. One that cannot be sent is left out: its client asks again.
-    pub(super) async fn send(&mut self, socket: &UdpSocket) {
-        let mut sent = 0;
+    pub(super) async fn send(&mut self, socket: &Socket) {
+        let (mut sent, mut waits) = (0, 0);
         while sent < self.places.len() {
-            match socket.try_io(Interest::WRITABLE, || self.give(&self.places[sent..], socket)) {
+            match self.give(&self.places[sent..], socket.get_ref()) {
                 Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Err(error) = socket.writable().await {
-                        tracing::debug!(%error, "the DNS socket is gone");
-                        break;
-                    }
+                Err(error) if error.kind() == ErrorKind::WouldBlock && waits < ROOM.1 => {
+                    waits += 1;
+                    tokio::time::sleep(ROOM.0).await;
                 }
                 Err(error) => {
                     tracing::debug!(client = %self.places[sent].1, %error, "sending a DNS response failed");

@@ -15,12 +15,12 @@ use parking_lot::RwLock;
 use skiff_base::clock::SharedClock;
 use skiff_client::{Change, Informer, Informers};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::batch::{Replies, Requests};
+use super::batch::{self, Replies, Requests, Socket};
 use super::forward::Forwarder;
 use super::names::{Names, Zone};
 use super::quick;
@@ -98,9 +98,8 @@ impl Dns {
         let udp = std::net::UdpSocket::bind(address).map_err(failed("udp"))?;
         let address = udp.local_addr()?;
         let tcp = std::net::TcpListener::bind(address).map_err(failed("tcp"))?;
-        udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
-        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
+        let (udp, tcp) = (batch::socket(udp)?, TcpListener::from_std(tcp)?);
         self.listening.push(address);
         self.tasks.push(tokio::spawn(serve_udp(self.shared.clone(), Arc::new(udp))).abort_handle());
         self.tasks.push(tokio::spawn(serve_tcp(self.shared.clone(), tcp)).abort_handle());
@@ -181,7 +180,7 @@ impl Shared {
     }
 }
 
-async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
+async fn serve_udp(shared: Arc<Shared>, socket: Arc<Socket>) {
     let (mut requests, mut replies) = (Requests::new(), Replies::default());
     loop {
         if let Err(error) = requests.receive(&socket).await {
@@ -197,13 +196,15 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             match shared.begin(request) {
                 Outcome::Silence => {}
                 Outcome::Reply(reply) => {
-                    replies.add(client, |bytes| encode(reply, Some(limit)).map(|own| bytes.extend(own)).is_some());
+                    replies.add_encoded(client, reply, limit);
                 }
                 outcome => {
                     let (shared, socket) = (shared.clone(), socket.clone());
                     tokio::spawn(async move {
                         if let Some(reply) = shared.complete(outcome).await {
-                            encode_and_send(&socket, client, reply, limit).await;
+                            let mut replies = Replies::default();
+                            replies.add_encoded(client, reply, limit);
+                            replies.send(&socket).await;
                         }
                     });
                 }
@@ -214,13 +215,6 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             // Whoever else is served by this thread has a turn.
             tokio::task::yield_now().await;
         }
-    }
-}
-
-async fn encode_and_send(socket: &UdpSocket, client: SocketAddr, reply: Message, limit: usize) {
-    let Some(bytes) = encode(reply, Some(limit)) else { return };
-    if let Err(error) = socket.send_to(&bytes, client).await {
-        tracing::debug!(%client, %error, "sending a DNS response failed");
     }
 }
 

@@ -6,7 +6,9 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use nix::sched::{CloneFlags, unshare};
 use skiff_base::clock::SystemClock;
-use skiff_netd::netlink::{Batch, Protocol, Socket};
+use skiff_netd::netlink::{self, Batch, Protocol};
+
+use tokio::net::UdpSocket;
 
 use super::super::testing::cluster;
 use super::*;
@@ -21,7 +23,7 @@ fn in_own_namespace<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
             (up[4], up[8], up[12]) = (1, 1, 1);
             let mut batch = Batch::new();
             drop(batch.message("switch lo on", 16, 5, &up));
-            Socket::open(Protocol::Route).expect("opens").execute(&batch).expect("the kernel does it");
+            netlink::Socket::open(Protocol::Route).expect("opens").execute(&batch).expect("the kernel does it");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("starts");
             runtime.block_on(work())
         });
@@ -35,10 +37,10 @@ async fn start(resolv_conf: Option<PathBuf>) -> (Arc<Shared>, SocketAddr) {
         forwarder: Forwarder::new(resolv_conf, Vec::new(), SystemClock::shared()),
         rotation: AtomicUsize::new(0),
     });
-    let udp = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
     let address = udp.local_addr().expect("is bound");
     let tcp = TcpListener::bind(address).await.expect("binds");
-    tokio::spawn(serve_udp(shared.clone(), Arc::new(udp)));
+    tokio::spawn(serve_udp(shared.clone(), Arc::new(batch::socket(udp).expect("a runtime"))));
     tokio::spawn(serve_tcp(shared.clone(), tcp));
     (shared, address)
 }
@@ -108,7 +110,8 @@ fn other_names_are_asked_of_the_hosts_resolvers() {
             forwarder: Forwarder::new(None, Vec::new(), SystemClock::shared()),
             rotation: AtomicUsize::new(0),
         });
-        let socket = UdpSocket::bind("127.0.0.2:53").await.expect("binds");
+        let socket = std::net::UdpSocket::bind("127.0.0.2:53").expect("binds");
+        let socket = batch::socket(socket).expect("a runtime");
         let serving = tokio::spawn(serve_udp(resolver, Arc::new(socket)));
         let (shared, server) = start(Some(file.clone())).await;
         let answer = ask_udp(server, "ns.dns.example.com.").await;
