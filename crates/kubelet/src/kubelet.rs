@@ -166,6 +166,7 @@ impl Kubelet {
         tasks.spawn(workers.node().devices.clone().keep());
         workers.wake_where_attached();
         news.follow(&api_node);
+        keeper.answer_doubts(&api_node);
         tasks.spawn(csi::keep(drivers, config.client.clone(), config.node_name.clone()));
         tasks.spawn(show_devices(workers.clone(), devices, look.clone()));
         tasks.spawn(shutdown::keep(workers.clone(), options, look.clone()));

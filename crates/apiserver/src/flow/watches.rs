@@ -12,7 +12,7 @@ use crate::http::request::RequestInfo;
 /// beginning of the place of who is more.
 type Place = String;
 
-/// Stands before the namespace and before the name, which cannot hold it.
+/// Stands between the parts, which cannot hold it.
 const BORDER: char = '/';
 
 /// The watches that are under way, by what they watch.
@@ -30,12 +30,14 @@ pub struct Watching {
 fn places(info: &RequestInfo, name: &str, mut visit: impl FnMut(&Place)) {
     let parts = [&info.group, &info.resource, &info.namespace, name];
     let mut place = Place::with_capacity(parts.iter().map(|part| part.len() + BORDER.len_utf8()).sum());
-    place.extend([&info.group, "/", &info.resource]);
+    place.push_str(&info.group);
+    place.push(BORDER);
+    place.push_str(&info.resource);
     visit(&place);
-    for (part, is_there) in [(info.namespace.as_str(), !info.namespace.is_empty()), (name, !name.is_empty())] {
+    for part in [info.namespace.as_str(), name] {
         place.push(BORDER);
         place.push_str(part);
-        if is_there {
+        if !part.is_empty() {
             visit(&place);
         }
     }

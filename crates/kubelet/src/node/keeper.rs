@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use parking_lot::Mutex;
 use serde_json::json;
 use skiff_base::clock::{SharedClock, rfc3339_micro};
-use skiff_client::{Client, Error, Patch};
+use skiff_client::{Change, Client, Error, Informer, Patch};
 use skiff_cri::{ImageService, ListImagesRequest, RuntimeService, StatusRequest, VersionRequest};
 use tokio::sync::Notify;
 
@@ -60,7 +60,7 @@ pub struct Keeper {
     pub shutting_down: Arc<AtomicBool>,
     /// Tells people of the node.
     pub news: News,
-    /// The last status that was written.
+    /// The last status that was written, by the node or by whoever doubts that it lives.
     pub written: Mutex<Option<NodeStatus>>,
 }
 
@@ -153,6 +153,19 @@ impl Keeper {
                 Err(error) => tracing::warn!(%error, "cannot write the node's status"),
             }
         }
+    }
+
+    /// Follows what is said of the node: whoever has not heard of it for long writes that its conditions are not known. A
+    /// node that reads this is heard of again, and says at once how it is.
+    pub fn answer_doubts(self: &Arc<Self>, nodes: &Informer<ApiNode>) {
+        let keeper = Arc::downgrade(self);
+        nodes.on_change(move |change| {
+            let (Change::Added(node) | Change::Updated { new: node, .. }) = change else { return };
+            let doubted = node.status.as_ref().filter(|status| object::is_doubted(status));
+            let (Some(keeper), Some(status)) = (keeper.upgrade(), doubted) else { return };
+            *keeper.written.lock() = Some(status.clone());
+            keeper.look.notify_one();
+        });
     }
 
     fn is_ready(&self) -> bool {

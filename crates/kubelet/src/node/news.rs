@@ -96,10 +96,9 @@ fn changes(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
         of_kind.map(|condition| condition.status.clone())
     };
     let reason = |(kind, holds, holds_not): (&str, _, _)| {
-        let (before, now) = (old.and_then(|old| state(old, kind)), state(new, kind)?);
-        let is_news =
-            before.as_ref() != Some(&now) && (before.is_some() || holds_not != "NodeNotReady" || now == "True");
-        is_news.then_some(if now == "True" { holds } else { holds_not })
+        let at_first = || (kind == "Ready").then(|| "False".to_owned());
+        let (before, now) = (old.and_then(|old| state(old, kind)).or_else(at_first), state(new, kind)?);
+        (before.as_ref() != Some(&now)).then_some(if now == "True" { holds } else { holds_not })
     };
     TOLD.into_iter().filter_map(reason).collect()
 }

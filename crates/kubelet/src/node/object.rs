@@ -285,6 +285,11 @@ fn pressure(
     (kind, status, reason, message.to_owned())
 }
 
+/// Whether somebody has written that a condition of the node is not known. A node never says so of itself.
+pub fn is_doubted(status: &NodeStatus) -> bool {
+    status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
+}
+
 /// Whether two statuses say the same but for the time of the heartbeat.
 pub fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
     let still = |status: &NodeStatus| {

@@ -139,6 +139,23 @@ async fn a_node_registers_ready_and_holds_a_lease() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_given_up_says_at_once_how_it_is() {
+    let trial = Trial::new();
+    let kubelet = trial.kubelet().await;
+    let path = "/api/v1/nodes/n1";
+    for _ in 0..2 {
+        let mut node = trial.api.get(path).expect("the node is registered");
+        for condition in node["status"]["conditions"].as_array_mut().expect("there are some") {
+            condition["status"] = "Unknown".into();
+        }
+        trial.api.put(path, node);
+        let is_well = |node: &Value| condition(node, "Ready") == "True" && condition(node, "MemoryPressure") == "False";
+        trial.api.until("its own word", |api| api.get(path).is_some_and(|node| is_well(&node))).await;
+    }
+    kubelet.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
     let trial = Trial::new();
     let kubelet = trial.kubelet().await;
