@@ -14,6 +14,9 @@ pub const CLUSTER_TRUST_BUNDLE_PROJECTION: &str = "ClusterTrustBundleProjection"
 /// Limits of memory slow down before they kill.
 pub const MEMORY_QOS: &str = "MemoryQoS";
 
+/// Every gate of a stage that is not told of by itself, as far as it can be switched.
+const STAGES: [(&str, Stage); 2] = [("AllAlpha", Alpha), ("AllBeta", Beta)];
+
 /// How far a feature has come upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -67,6 +70,8 @@ pub static ALL: &[Gate] = &[
     fixed("APIResponseCompression", Beta, true),
     fixed("APIServerIdentity", Beta, true),
     fixed("APIServerTracing", Stable, false),
+    switch("AllAlpha", Alpha, &[]),
+    switch("AllBeta", Beta, &[]),
     fixed("AllowParsingUserUIDFromCertAuth", Beta, false),
     fixed("AllowUnsafeMalformedObjectDeletion", Alpha, false),
     fixed("AnonymousAuthConfigurableEndpoints", Stable, true),
@@ -116,6 +121,12 @@ impl Gates {
         let mut gates = Self::default();
         for (name, value) in told {
             gates.told.insert(switched(name, value)?.name, value);
+        }
+        for (name, stage) in STAGES {
+            let Some(value) = gates.told.get(name).copied() else { continue };
+            for gate in ALL.iter().filter(|gate| gate.stage == stage && gate.switches) {
+                gates.told.entry(gate.name).or_insert(value);
+            }
         }
         for gate in ALL.iter().filter(|gate| gates.enabled(gate.name)) {
             let off: Vec<&str> = gate.needs.iter().copied().filter(|name| !gates.enabled(name)).collect();
@@ -194,6 +205,22 @@ mod tests {
         let wanted =
             "ClusterTrustBundleProjection is enabled, but depends on features that are disabled: [ClusterTrustBundle]";
         assert_eq!(alone, wanted);
+    }
+
+    #[test]
+    fn a_stage_is_switched_but_for_what_is_told_apart() {
+        let on = |told: &[(&str, bool)], name: &str| Gates::of(told.iter().copied()).map(|gates| gates.enabled(name));
+        let beta = [("AllBeta", true)];
+        for name in ["AllBeta", CLUSTER_TRUST_BUNDLE, CLUSTER_TRUST_BUNDLE_PROJECTION] {
+            assert_eq!(on(&beta, name), Ok(true), "{name}");
+        }
+        assert_eq!((on(&beta, MEMORY_QOS), on(&[("AllAlpha", true)], MEMORY_QOS)), (Ok(false), Ok(true)));
+        assert_eq!(on(&beta, "CoordinatedLeaderElection"), Ok(false), "what is never there cannot be switched on");
+        let apart = [(CLUSTER_TRUST_BUNDLE_PROJECTION, false), ("AllBeta", true)];
+        assert_eq!(on(&apart, CLUSTER_TRUST_BUNDLE_PROJECTION), Ok(false));
+        assert_eq!(on(&[("AllBeta", false)], "WatchList"), Ok(true), "nor off what is always there");
+        let without = [("AllBeta", true), (CLUSTER_TRUST_BUNDLE, false)];
+        assert!(on(&without, CLUSTER_TRUST_BUNDLE).is_err_and(|why| why.contains("depends on features")));
     }
 
     #[test]

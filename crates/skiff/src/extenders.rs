@@ -78,8 +78,8 @@ async fn post(url: &str, body: Vec<u8>, tls: Option<Arc<ClientConfig>>, server_n
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| error.to_string())?;
-        let (code, answer, _) = client::exchange(sender, request, MAX_ANSWER_BYTES).await?;
-        Ok::<_, String>((code.as_u16(), answer.to_vec()))
+        let (answer, _) = client::exchange(sender, request, MAX_ANSWER_BYTES).await?;
+        Ok::<_, String>((answer.status().as_u16(), answer.into_body().to_vec()))
     };
     asked.await.map_err(|error| format!("Post {url:?}: {error}"))
 }

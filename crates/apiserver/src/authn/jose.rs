@@ -3,12 +3,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use p521::ecdsa::signature::Verifier as _;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::Value;
 use skiff_object::meta::Meta;
 
-/// What tokens may be signed with, as upstream has it. ES512 is among them, but its curve is not in the TLS stack's
-/// library: tokens that are signed with it are refused.
+/// What tokens may be signed with, as upstream has it.
 pub const ALGORITHMS: [&str; 9] = ["ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
 
 /// A token in its parts; nothing of it is to be believed before its signature was checked.
@@ -84,10 +84,11 @@ fn material(key: &Value) -> Option<Material> {
             let bits = match key.str_at(&["crv"]) {
                 "P-256" => 256,
                 "P-384" => 384,
+                "P-521" => 521,
                 _ => return None,
             };
             let (x, y) = (number("x")?, number("y")?);
-            let whole = x.len() == usize::from(bits / 8) && y.len() == x.len();
+            let whole = x.len() == usize::from(bits).div_ceil(8) && y.len() == x.len();
             // The byte before the coordinates says that both are there.
             whole.then(|| Material::Point(bits, [vec![4], x, y].concat()))
         }
@@ -114,11 +115,19 @@ fn verifies(key: &Material, token: &Token<'_>) -> bool {
             let algorithm = match (bits, token.algorithm.as_str()) {
                 (256, "ES256") => &signature::ECDSA_P256_SHA256_FIXED,
                 (384, "ES384") => &signature::ECDSA_P384_SHA384_FIXED,
+                (521, "ES512") => return verifies_p521(point, message, signed),
                 _ => return false,
             };
             UnparsedPublicKey::new(algorithm, point).verify(message, signed).is_ok()
         }
     }
+}
+
+/// The one curve of tokens that the TLS stack's library does not have.
+fn verifies_p521(point: &[u8], message: &[u8], signed: &[u8]) -> bool {
+    let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(point);
+    let signature = p521::ecdsa::Signature::from_slice(signed);
+    key.is_ok_and(|key| signature.is_ok_and(|signature| key.verify(message, &signature).is_ok()))
 }
 
 #[cfg(test)]
@@ -166,5 +175,24 @@ mod tests {
             assert!(Token::read(text).is_none(), "{text}");
         }
         expect![[r#"Object {}"#]].assert_eq(&format!("{:?}", Token::read("e30.e30.AA").expect("empty parts").claims));
+    }
+
+    /// The example of RFC 7515, appendix A.4, which says nothing that a token of ours would.
+    #[test]
+    fn the_largest_curve_of_the_standard_verifies() {
+        let keys = KeySet::read(&json!({"keys": [{"kty": "EC", "crv": "P-521",
+            "x": "AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk",
+            "y": "ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}]}));
+        let signed = "AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7XdtAG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn";
+        let token = |algorithm: &str, message| Token {
+            message,
+            signature: URL_SAFE_NO_PAD.decode(signed).expect("a signature"),
+            algorithm: algorithm.to_owned(),
+            key_id: String::new(),
+            claims: Value::Null,
+        };
+        assert!(keys.signed(&token("ES512", "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA")));
+        assert!(!keys.signed(&token("ES512", "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZB")));
+        assert!(!keys.signed(&token("ES384", "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA")));
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, LOCATION, USER_AGENT};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use serde_json::Value;
 use skiff_base::clock::SharedClock;
 use skiff_object::meta::Meta;
+use url::{Host, Position, Url};
 
 use crate::authn::jose::{KeySet, Token};
 use crate::authn::structured::Issuer;
@@ -22,6 +23,8 @@ const HTTPS_PORT: u16 = 443;
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 /// The most that a document of an issuer may have.
 const DOCUMENT_LIMIT_BYTES: usize = 1024 * 1024;
+/// How often a document may be said to be somewhere else.
+const MAX_REDIRECTS: usize = 10;
 /// How long fetching one document may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long keys are believed without looking for others; a key that was withdrawn is of no use after that.
@@ -154,28 +157,59 @@ async fn document(url: &str, issuer: &Issuer) -> Result<Value, String> {
 }
 
 /// Fetches what stands at a URL, over TLS alone, from whom the authorities of an issuer's configuration vouch for; with
-/// a bearer token where there is one.
+/// a bearer token where there is one. Where that is said to be somewhere else it is fetched from there, as Go does it.
 ///
 /// # Errors
 /// Nobody answers in time, or too much, or somebody who is not believed.
 pub async fn get(url: &str, issuer: &Issuer, bearer: &str) -> Result<(StatusCode, Bytes), String> {
-    let fault = |why: String| format!("Get {url:?}: {why}");
-    match tokio::time::timeout(FETCH_TIMEOUT, exchange(url, issuer, bearer)).await {
-        Ok(read) => read.map_err(fault),
-        Err(_) => Err(fault("context deadline exceeded".to_owned())),
+    let mut place = url.to_owned();
+    match tokio::time::timeout(FETCH_TIMEOUT, follow(&mut place, issuer, bearer)).await {
+        Ok(Ok(answer)) => Ok((answer.status(), answer.into_body())),
+        Ok(Err(why)) => Err(format!("Get {place:?}: {why}")),
+        Err(_) => Err(format!("Get {place:?}: context deadline exceeded")),
     }
 }
 
-async fn exchange(url: &str, issuer: &Issuer, bearer: &str) -> Result<(StatusCode, Bytes), String> {
-    let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-    let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or("it is no https URL")?;
-    let (name, port) = (host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(HTTPS_PORT));
+/// Fetches what is at a place, or wherever that leads to; `place` is where it came to.
+async fn follow(place: &mut String, issuer: &Issuer, bearer: &str) -> Result<Response<Bytes>, String> {
+    let first: Url = place.parse().map_err(|error| format!("{error}"))?;
+    let (mut at, mut shown) = (first.clone(), bearer);
+    for _ in 0..=MAX_REDIRECTS {
+        let answer = exchange(&at, issuer, shown).await?;
+        let Some(next) = elsewhere(&answer) else { return Ok(answer) };
+        let parsed = at.join(next).map_err(|error| format!("failed to parse Location header {next:?}: {error}"))?;
+        place.replace_range(.., parsed.as_str());
+        // What was meant for one host is shown to no other, not even after a way back.
+        shown = if is_within(&first, &parsed) { shown } else { "" };
+        at = parsed;
+    }
+    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+}
+
+/// Where an answer says that the document is.
+fn elsewhere(answer: &Response<Bytes>) -> Option<&str> {
+    let leads_on = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let place = answer.headers().get(LOCATION).filter(|_| leads_on)?;
+    place.to_str().ok().filter(|place| !place.is_empty())
+}
+
+/// Whether a URL is on the host of the other one, or on one below its name.
+fn is_within(first: &Url, other: &Url) -> bool {
+    match (first.host(), other.host()) {
+        (Some(Host::Domain(first)), Some(Host::Domain(other))) => {
+            other.strip_suffix(first).is_some_and(|above| above.is_empty() || above.ends_with('.'))
+        }
+        (first, other) => first == other,
+    }
+}
+
+async fn exchange(url: &Url, issuer: &Issuer, bearer: &str) -> Result<Response<Bytes>, String> {
+    let host = url.host_str().filter(|_| url.scheme() == "https").ok_or("it is no https URL")?;
+    let (name, port) = (host.trim_matches(['[', ']']), url.port().unwrap_or(HTTPS_PORT));
     let tls = Arc::new(trust::verified(issuer.authority.as_bytes(), None)?);
     let sender = client::connect(name, port, Some((name, tls))).await?;
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let authority = uri.authority().map_or(host, |authority| authority.as_str());
-    let mut request = Request::get(target)
-        .header(HOST, authority)
+    let mut request = Request::get(&url[Position::BeforePath..Position::AfterQuery])
+        .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
         .header(ACCEPT, "application/json")
         .header(USER_AGENT, "kube-apiserver")
         .body(Full::new(Bytes::new()))
@@ -185,6 +219,6 @@ async fn exchange(url: &str, issuer: &Issuer, bearer: &str) -> Result<(StatusCod
         shown.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, shown);
     }
-    let (status, bytes, _) = client::exchange(sender, request, DOCUMENT_LIMIT_BYTES).await?;
-    Ok((status, bytes))
+    let (answer, _) = client::exchange(sender, request, DOCUMENT_LIMIT_BYTES).await?;
+    Ok(answer)
 }

@@ -6,6 +6,8 @@ use aes::cipher::{
     KeyInit, KeyIvInit, StreamCipher, consts::U16,
 };
 use aes::{Aes128, Aes192, Aes256};
+use aes_gcm::aead::AeadInOut;
+use aes_gcm::aead::consts::U12;
 use poly1305::Poly1305;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk};
@@ -31,11 +33,15 @@ pub enum Cipher {
     Cbc(Box<AesKey>),
     /// AES in Galois counter mode, with the place of the value as associated data.
     Gcm(Box<LessSafeKey>),
+    /// The same with a key of 24 bytes, which the library of the others does not take.
+    Gcm192(Box<Gcm192>),
     /// XSalsa20 and Poly1305, as in NaCl's `secretbox`; the place of a value is not authenticated.
     Secretbox(Box<[u8; 32]>),
     /// A key for each value, derived from a seed, for AES-GCM.
     Seed(Box<Prk>),
 }
+
+type Gcm192 = aes_gcm::AesGcm<Aes192, U12>;
 
 /// An AES key of any size, expanded.
 pub enum AesKey {
@@ -62,16 +68,17 @@ impl Cipher {
         Ok(Self::Cbc(Box::new(key)))
     }
 
-    /// AES-GCM with a key of 16 or 32 bytes.
+    /// AES-GCM with a key of 16, 24 or 32 bytes.
     ///
     /// # Errors
-    /// The key has another size; 24 bytes, which upstream takes, no library here does.
+    /// The key has another size.
     pub fn gcm(key: &[u8]) -> Result<Self> {
+        let wrong = || format!("crypto/aes: invalid key size {}", key.len());
         let algorithm = match key.len() {
             16 => &AES_128_GCM,
             32 => &AES_256_GCM,
-            24 => return Err("keys of 24 bytes are not supported for AES-GCM, use one of 16 or 32".into()),
-            other => return Err(format!("crypto/aes: invalid key size {other}")),
+            24 => return Gcm192::new_from_slice(key).map(|key| Self::Gcm192(Box::new(key))).map_err(|_| wrong()),
+            _ => return Err(wrong()),
         };
         let key = UnboundKey::new(algorithm, key).map_err(|_| "the key cannot be used for AES-GCM")?;
         Ok(Self::Gcm(Box::new(LessSafeKey::new(key))))
@@ -105,7 +112,8 @@ impl Cipher {
     pub fn seal(&self, plain: &[u8], place: &[u8], out: &mut Vec<u8>) -> Result<()> {
         match self {
             Self::Cbc(key) => key.seal(plain, out),
-            Self::Gcm(key) => gcm_seal(key, plain, place, out),
+            Self::Gcm(key) => gcm_seal(&**key, plain, place, out),
+            Self::Gcm192(key) => gcm_seal(&**key, plain, place, out),
             Self::Secretbox(key) => secretbox_seal(key, plain, out),
             Self::Seed(seed) => {
                 let info: [u8; SEED_BYTES] = random()?;
@@ -122,7 +130,8 @@ impl Cipher {
     pub fn open(&self, sealed: &[u8], place: &[u8]) -> Result<Vec<u8>> {
         match self {
             Self::Cbc(key) => key.open(sealed),
-            Self::Gcm(key) => gcm_open(key, sealed, place),
+            Self::Gcm(key) => gcm_open(&**key, sealed, place),
+            Self::Gcm192(key) => gcm_open(&**key, sealed, place),
             Self::Secretbox(key) => secretbox_open(key, sealed),
             Self::Seed(seed) => {
                 let (info, sealed) = sealed.split_at_checked(SEED_BYTES).ok_or(TOO_SHORT)?;
@@ -158,24 +167,54 @@ fn derived(seed: &Prk, info: &[u8]) -> Result<LessSafeKey> {
     Ok(LessSafeKey::new(key))
 }
 
-fn gcm_seal(key: &LessSafeKey, plain: &[u8], place: &[u8], out: &mut Vec<u8>) -> Result<()> {
-    let nonce: [u8; NONCE_LEN] = random()?;
+/// AES-GCM by either library. The errors say nothing, on purpose.
+trait Gcm {
+    /// Encrypts in place, and gives the tag.
+    fn seal(&self, nonce: [u8; NONCE_LEN], place: &[u8], value: &mut [u8]) -> Result<[u8; TAG_BYTES], ()>;
+
+    /// Decrypts in place what is followed by its tag, and takes the tag off.
+    fn open(&self, nonce: [u8; NONCE_LEN], place: &[u8], value: &mut Vec<u8>) -> Result<(), ()>;
+}
+
+impl Gcm for LessSafeKey {
+    fn seal(&self, nonce: [u8; NONCE_LEN], place: &[u8], value: &mut [u8]) -> Result<[u8; TAG_BYTES], ()> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.seal_in_place_separate_tag(nonce, Aad::from(place), value).map_err(drop)?;
+        tag.as_ref().try_into().map_err(drop)
+    }
+
+    fn open(&self, nonce: [u8; NONCE_LEN], place: &[u8], value: &mut Vec<u8>) -> Result<(), ()> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let length = self.open_in_place(nonce, Aad::from(place), value).map_err(drop)?.len();
+        value.truncate(length);
+        Ok(())
+    }
+}
+
+impl Gcm for Gcm192 {
+    fn seal(&self, nonce: [u8; NONCE_LEN], place: &[u8], value: &mut [u8]) -> Result<[u8; TAG_BYTES], ()> {
+        self.encrypt_inout_detached(&nonce.into(), place, value.into()).map(Into::into).map_err(drop)
+    }
+
+    fn open(&self, nonce: [u8; NONCE_LEN], place: &[u8], value: &mut Vec<u8>) -> Result<(), ()> {
+        self.decrypt_in_place(&nonce.into(), place, value).map_err(drop)
+    }
+}
+
+fn gcm_seal(key: &impl Gcm, plain: &[u8], place: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    let nonce = random()?;
     out.extend_from_slice(&nonce);
     let start = out.len();
     out.extend_from_slice(plain);
-    let nonce = Nonce::assume_unique_for_key(nonce);
-    let sealed = key.seal_in_place_separate_tag(nonce, Aad::from(place), &mut out[start..]);
-    let tag = sealed.map_err(|_| "the value is too long for AES-GCM")?;
-    out.extend_from_slice(tag.as_ref());
+    let tag = key.seal(nonce, place, &mut out[start..]).map_err(|()| "the value is too long for AES-GCM")?;
+    out.extend_from_slice(&tag);
     Ok(())
 }
 
-fn gcm_open(key: &LessSafeKey, sealed: &[u8], place: &[u8]) -> Result<Vec<u8>> {
-    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(TOO_SHORT)?;
+fn gcm_open(key: &impl Gcm, sealed: &[u8], place: &[u8]) -> Result<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_first_chunk().ok_or(TOO_SHORT)?;
     let mut value = sealed.to_vec();
-    let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place), &mut value);
-    let length = opened.map_err(|_| "cipher: message authentication failed")?.len();
-    value.truncate(length);
+    key.open(*nonce, place, &mut value).map_err(|()| "cipher: message authentication failed")?;
     Ok(value)
 }
 
@@ -292,6 +331,7 @@ mod tests {
             Cipher::cbc(&key[..24]),
             Cipher::cbc(&key),
             Cipher::gcm(&key[..16]),
+            Cipher::gcm(&key[..24]),
             Cipher::gcm(&key),
             Cipher::secretbox(&key),
             Cipher::seed(&key),
@@ -326,7 +366,7 @@ mod tests {
             for length in [0, 10, 20, whole.len() - 1] {
                 assert!(cipher.open(&whole[..length], b"/a").is_err(), "{length} bytes");
             }
-            let authenticates_place = matches!(cipher, Cipher::Gcm(_) | Cipher::Seed(_));
+            let authenticates_place = matches!(cipher, Cipher::Gcm(_) | Cipher::Gcm192(_) | Cipher::Seed(_));
             assert_eq!(cipher.open(&whole, b"/b").is_err(), authenticates_place);
             if !matches!(cipher, Cipher::Cbc(_)) {
                 for at in 0..whole.len() {
@@ -342,7 +382,7 @@ mod tests {
     fn keys_have_their_sizes() {
         let fault = |made: Result<Cipher>| made.err().expect("refused");
         assert_eq!(fault(Cipher::cbc(&[0; 20])), "crypto/aes: invalid key size 20");
-        assert!(fault(Cipher::gcm(&[0; 24])).contains("24 bytes are not supported"));
+        assert_eq!(fault(Cipher::gcm(&[0; 20])), "crypto/aes: invalid key size 20");
         assert_eq!(fault(Cipher::secretbox(&[0; 16])), "expected key size 32 for secretbox provider, got 16");
         assert_eq!(fault(Cipher::seed(&[0; 31])), "invalid seed length 31 used for key generation");
     }
@@ -362,6 +402,18 @@ mod tests {
         let mut value = rest.to_vec();
         unchain(&key, iv, Array::slice_as_chunks_mut(&mut value).0);
         assert_eq!(value, hex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"));
+    }
+
+    /// NIST's test vectors for AES-GCM: a zero key of 24 bytes, a zero nonce, and a block of zeros.
+    #[test]
+    fn keys_of_24_bytes_are_nists() {
+        let stored = hex(concat!(
+            "000000000000000000000000",
+            "98e7247c07f0fe411c267e4384b0f600",
+            "2ff58d80033927ab8ef4d4587514f0fb",
+        ));
+        let cipher = Cipher::gcm(&[0; 24]).expect("a key");
+        assert_eq!(cipher.open(&stored, b"").expect("opened"), [0; 16]);
     }
 
     /// NaCl's box of 64 bytes of 3 with a key of 1 and a nonce of 2, as every implementation of it makes it.

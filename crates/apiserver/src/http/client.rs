@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
@@ -66,9 +66,9 @@ pub async fn exchange(
     mut sender: Sender,
     request: Request<Full<Bytes>>,
     limit_bytes: usize,
-) -> Result<(StatusCode, Bytes, Sender), String> {
+) -> Result<(Response<Bytes>, Sender), String> {
     let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    let status = answer.status();
-    let bytes = Limited::new(answer.into_body(), limit_bytes).collect().await;
-    Ok((status, bytes.map_err(|error| error.to_string())?.to_bytes(), sender))
+    let (head, body) = answer.into_parts();
+    let bytes = Limited::new(body, limit_bytes).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok((Response::from_parts(head, bytes), sender))
 }

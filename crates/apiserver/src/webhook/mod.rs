@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{Request, StatusCode};
+use http::{Request, Response};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -116,7 +116,7 @@ async fn call(server: &ApiServer, to: &Destination, review: &Value, timeout: Dur
         Some(sender) if !sender.is_closed() => exchange(sender, to, body.clone(), timeout).await.ok(),
         _ => None,
     };
-    let (status, bytes, sender) = match answered {
+    let (answer, sender) = match answered {
         Some(answered) => answered,
         None => exchange(connect(server, to).await?, to, body, timeout).await?,
     };
@@ -129,11 +129,11 @@ async fn call(server: &ApiServer, to: &Destination, review: &Value, timeout: Dur
             }
         }
     }
-    if !status.is_success() {
-        let text = String::from_utf8_lossy(&bytes);
+    if !answer.status().is_success() {
+        let text = String::from_utf8_lossy(answer.body());
         return Err(format!("an error on the server ({:?}) has prevented the request from succeeding", text.trim()));
     }
-    serde_json::from_slice(&bytes).map_err(|error| format!("couldn't decode the answer: {error}"))
+    serde_json::from_slice(answer.body()).map_err(|error| format!("couldn't decode the answer: {error}"))
 }
 
 async fn exchange(
@@ -141,7 +141,7 @@ async fn exchange(
     to: &Destination,
     body: Bytes,
     timeout: Duration,
-) -> Result<(StatusCode, Bytes, Sender), String> {
+) -> Result<(Response<Bytes>, Sender), String> {
     let separator = if to.path.contains('?') { '&' } else { '?' };
     let target = format!("{}{separator}timeout={}s", to.path, timeout.as_secs());
     let request = Request::post(target)

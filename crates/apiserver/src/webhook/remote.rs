@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::{Request, Response, Uri};
 use http_body_util::Full;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -150,18 +150,19 @@ impl Remote {
             Some(sender) => self.exchange(sender, body.clone()).await.ok(),
             None => None,
         };
-        let (status, bytes, sender) = match answered {
+        let (answer, sender) = match answered {
             Some(answered) => answered,
             None => self.exchange(self.connect().await?, body).await?,
         };
         *self.idle.lock().await = Some(sender);
+        let status = answer.status();
         if status.is_success() {
-            return Ok(bytes);
+            return Ok(answer.into_body());
         }
-        Err(format!("the server answered {status}: {}", String::from_utf8_lossy(&bytes).trim()))
+        Err(format!("the server answered {status}: {}", String::from_utf8_lossy(answer.body()).trim()))
     }
 
-    async fn exchange(&self, sender: Sender, body: Bytes) -> Result<(StatusCode, Bytes, Sender), String> {
+    async fn exchange(&self, sender: Sender, body: Bytes) -> Result<(Response<Bytes>, Sender), String> {
         let Settings { url, host, port, authorization, .. } = &self.settings;
         let target = url.path_and_query().map_or("/", |target| target.as_str());
         let mut request = Request::post(target)

@@ -17,7 +17,7 @@ use crate::support::{Cluster, Folder};
 struct Keeper {
     peer: Peer,
     key: Arc<Key>,
-    /// What stands at `/groups`; nothing is answered where there is `None`.
+    /// What stands at `/groups`; nothing is answered where there is `None`. `/moved/PLACE` leads to that place.
     groups: Arc<Mutex<Option<Value>>>,
     /// What was shown by those who asked for them.
     shown: Arc<Mutex<Vec<String>>>,
@@ -49,7 +49,7 @@ impl Keeper {
                     asked.notify_one();
                     groups.lock().clone()
                 }
-                _ => Some(Value::Null),
+                path => Some(path.strip_prefix("/moved/").map_or(Value::Null, |place| json!({"location": place}))),
             }
         })
         .await;
@@ -72,7 +72,11 @@ impl Keeper {
 
     /// The claims that lead here.
     fn claims(&self, access_token: &str) -> Value {
-        let mut source = json!({"endpoint": format!("{}/groups", self.peer.url)});
+        self.claims_at("/groups", access_token)
+    }
+
+    fn claims_at(&self, path: &str, access_token: &str) -> Value {
+        let mut source = json!({"endpoint": format!("{}{path}", self.peer.url)});
         if !access_token.is_empty() {
             source["access_token"] = access_token.into();
         }
@@ -234,4 +238,37 @@ async fn whoever_keeps_groups_and_does_not_answer_is_waited_for_so_long_only() {
     expect![[r#"[invalid bearer token, oidc: could not expand distributed claims: while getting distributed claim "groups": Get "KEEPER/groups": context deadline exceeded]"#]]
         .assert_eq(&why);
     assert_eq!(keeper.asked_times(), 1);
+}
+
+#[tokio::test]
+async fn groups_that_have_moved_are_fetched_from_there() {
+    let (issuer, keeper) = (Issuer::start(vec![Key::new("a", "ES256")]).await, Keeper::start().await);
+    let folder = Folder::new("distributed-moved");
+    let cluster = cluster(&issuer, &folder, &[&issuer.peer, &keeper.peer]).await;
+    keeper.holds(keeper.token(json!({"groups": ["dev"]})));
+    let other_host = keeper.peer.url.replace("localhost", "127.0.0.1");
+    let back = format!("{other_host}/moved/{}/groups", keeper.peer.url);
+    // The token for them is shown on the host that it is for alone, and not again after a way over another one.
+    for (place, shown) in [
+        ("/groups".to_owned(), "Bearer secret"),
+        (format!("{}/groups", keeper.peer.url), "Bearer secret"),
+        (format!("{other_host}/groups"), "-"),
+        (back, "-"),
+    ] {
+        let claims = keeper.claims_at(&format!("/moved/{place}"), "secret");
+        let told = whoever(&cluster, &issuer.token(claims)).await;
+        assert!(told.contains(r#""groups":["g:dev","system:authenticated"]"#), "{place}: {told}");
+        assert_eq!(keeper.shown.lock().pop().as_deref(), Some(shown), "{place}");
+    }
+    // Neither in circles, nor to where nobody proves who they are.
+    for (place, why) in [
+        ("/moved//moved/".repeat(12), "stopped after 10 redirects"),
+        (keeper.peer.url.replace("https", "http"), "it is no https URL"),
+        ("https://[".to_owned(), "failed to parse Location header"),
+    ] {
+        let claims = keeper.claims_at(&format!("/moved/{place}"), "secret");
+        let told = whoever(&cluster, &issuer.token(claims)).await;
+        assert!(told.contains(why), "{place}: {told}");
+    }
+    assert_eq!(keeper.asked_times(), 0);
 }

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 /// For a request and its body (null where it is empty) it gives the answer: 404 where that is null, a text as it is,
-/// and none at all where there is `None`.
+/// a redirect where it has nothing but a `location`, and none at all where there is `None`.
 type Answer = Arc<dyn Fn(&Parts, Value) -> Option<Value> + Send + Sync>;
 
 /// A TLS server.
 pub struct Peer {
-    /// `https://localhost:PORT`.
+    /// `https://localhost:PORT`; `127.0.0.1` is another name of the host.
     pub url: String,
     /// Who signed its certificate, in PEM.
     pub authority: String,
@@ -33,7 +33,8 @@ impl Peer {
     /// One that sees the whole head of a request.
     pub async fn seeing(answer: impl Fn(&Parts, Value) -> Option<Value> + Send + Sync + 'static) -> Self {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+        let params =
+            rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("parameters");
         let certificate = params.self_signed(&key).expect("a certificate");
         let authority = certificate.pem();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -88,6 +89,13 @@ async fn serve(request: Request<Incoming>, answer: Answer) -> Result<Response<Fu
             Ok(missing)
         }
         Some(Value::String(text)) => Ok(Response::new(Full::new(text.into()))),
+        Some(Value::Object(fields)) if fields.len() == 1 && fields.contains_key("location") => {
+            let mut redirect = Response::new(Full::new("Found".into()));
+            *redirect.status_mut() = http::StatusCode::FOUND;
+            let place = fields["location"].as_str().and_then(|place| place.parse().ok()).expect("a header's value");
+            redirect.headers_mut().insert(http::header::LOCATION, place);
+            Ok(redirect)
+        }
         Some(whole) => Ok(Response::new(Full::new(whole.to_string().into()))),
     }
 }
