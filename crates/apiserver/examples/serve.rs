@@ -37,8 +37,15 @@ fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: Option<&str>) -> Falli
     Ok(Identity { certificate: params.signed_by(&key, issuer)?, key })
 }
 
-#[tokio::main]
-async fn main() -> Fallible<()> {
+/// As the binary has it (`server.rs`).
+const TURNS_BETWEEN_NEWS: u32 = 13;
+
+fn main() -> Fallible<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.event_interval(TURNS_BETWEEN_NEWS).enable_all().build()?.block_on(serve())
+}
+
+async fn serve() -> Fallible<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().ok_or("FOLDER is missing")?;
     let port: u16 = arguments.next().ok_or("PORT is missing")?.parse()?;

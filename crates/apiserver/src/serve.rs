@@ -14,9 +14,10 @@ use http::Version;
 use http::header::{CONNECTION, HOST, HeaderValue};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use skiff_base::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +33,7 @@ use crate::http::body::Body;
 use crate::http::pace::Pace;
 use crate::http::patience::Patience;
 use crate::http::prompt::Prompt;
+use crate::http::turns::{Parties, Party};
 use crate::server::ApiServer;
 use crate::trust;
 
@@ -130,8 +132,9 @@ async fn connection<S: Bytewise>(
     mut stopping: watch::Receiver<()>,
     _place: impl Send,
 ) {
-    let pace = Arc::new(Pace::default());
-    let serving = match Box::pin(introduction(server, stream, origin, acceptor, pace.clone())).await {
+    let (pace, parties) = (Arc::new(Pace::default()), server.parties.clone());
+    let introduction = introduction(server, stream, origin, acceptor, pace.clone());
+    let serving = match Prompt::new(introduction, parties.strangers()).await {
         None => return,
         Some(((stream, is_http2), vouched, service)) => {
             let ending = async move {
@@ -141,7 +144,11 @@ async fn connection<S: Bytewise>(
                     () = vouched => {}
                 }
             };
-            if is_http2 { serve_http2(stream, service, ending) } else { serve_http1(stream, service, ending) }
+            if is_http2 {
+                serve_http2(stream, service, ending, &parties)
+            } else {
+                serve_http1(stream, service, ending, &parties)
+            }
         }
     };
     if let Err(error) = serving.await {
@@ -156,25 +163,48 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Bytewise for T {}
 type Stream<S> = TokioIo<TlsStream<S>>;
 type Serving = BoxFuture<'static, hyper::Result<()>>;
 
-fn serve_http1<S, H>(stream: Stream<S>, service: H, ending: impl Future<Output = ()> + Send + 'static) -> Serving
+fn serve_http1<S, H>(
+    stream: Stream<S>,
+    service: H,
+    ending: impl Future<Output = ()> + Send + 'static,
+    parties: &Parties,
+) -> Serving
 where
     S: Bytewise,
     H: HttpService<Incoming, ResBody = Body, Future: Send, Error = Infallible> + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.timer(Patience::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
-    let serving = Prompt::new(builder.serve_connection(stream, service).with_upgrades());
+    let serving = Prompt::new(builder.serve_connection(stream, service).with_upgrades(), parties.strangers());
     Box::pin(until(serving, ending, |serving| serving.as_mut().graceful_shutdown()))
 }
 
-fn serve_http2<S, H>(stream: Stream<S>, service: H, ending: impl Future<Output = ()> + Send + 'static) -> Serving
+/// What serves one stream of an HTTP/2 connection takes turns of its own.
+#[derive(Clone)]
+struct Streams(Arc<Party>);
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(Prompt::part(stream, self.0.clone()));
+    }
+}
+
+fn serve_http2<S, H>(
+    stream: Stream<S>,
+    service: H,
+    ending: impl Future<Output = ()> + Send + 'static,
+    parties: &Parties,
+) -> Serving
 where
     S: Bytewise,
     H: HttpService<Incoming, ResBody = Body, Future: Send + 'static, Error = Infallible> + Send + 'static,
 {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Streams(parties.strangers()));
     builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADER_BYTES as u32);
-    let serving = Box::pin(builder.serve_connection(stream, service));
+    let serving = Prompt::new(builder.serve_connection(stream, service), parties.strangers());
     Box::pin(until(serving, ending, |serving| serving.as_mut().graceful_shutdown()))
 }
 

@@ -38,6 +38,7 @@ use crate::http::negotiate::{self, Accepted, Offer};
 use crate::http::pace::LongRunning;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
+use crate::http::turns::Parties;
 use crate::identity;
 use crate::metrics::{Answered, Metrics};
 use crate::openapi::Documents;
@@ -80,6 +81,8 @@ pub struct ApiServer {
     /// What stands between the server and its store, where anything is encrypted.
     pub(crate) encryption: Option<Arc<Encryption>>,
     turns: Semaphore,
+    /// Whose connections take turns with whose.
+    pub(crate) parties: Arc<Parties>,
     stopping: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -134,6 +137,7 @@ impl ApiServer {
             gathered: usage::Gathered::default(),
             encryption,
             turns: Semaphore::new(MAX_REQUESTS),
+            parties: Arc::default(),
             stopping: AtomicBool::new(false),
             tasks: Mutex::default(),
         });
@@ -386,6 +390,7 @@ impl ApiServer {
         query: &Query,
         info: &RequestInfo,
     ) -> Result<Turn<'_>, Answer> {
+        self.parties.settle(&user.name, info.is_long_running());
         let flow = self.flows.of(&self.catalogue, &self.metrics, user, info);
         let never_waits = flow.as_ref().is_none_or(Flow::is_exempt);
         if let Some(flow) = flow {

@@ -19,6 +19,9 @@ use crate::process::Process;
 
 /// More threads would only cost memory: the work is short and waits mostly.
 const WORKER_THREADS: usize = 2;
+/// After so many turns a thread looks for news of connections, however much there is to do: whoever asks for little should
+/// not wait for all that was there before.
+const TURNS_BETWEEN_NEWS: u32 = 13;
 
 /// What to do when the API server's port is taken.
 pub const API_PORT_ADVICE: &str = "end that one, or choose another port with --api-port";
@@ -51,7 +54,8 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
         .log_internal_errors(false)
         .with_writer(io::stderr)
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(WORKER_THREADS).event_interval(TURNS_BETWEEN_NEWS).enable_all().build()?;
     let outcome = runtime.block_on(node::run(paths, facts, options.clone(), hosts_listener));
     // Blocking work that is still under way, such as a download, must not hold up the end.
     runtime.shutdown_background();

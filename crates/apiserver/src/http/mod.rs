@@ -11,3 +11,4 @@ pub mod patience;
 pub mod prompt;
 pub mod query;
 pub mod request;
+pub mod turns;
