@@ -94,20 +94,36 @@ fn write_value(encoded: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// Whether there is nothing to escape in a text, seen eight bytes at a time: most texts are short, and have nothing.
-fn is_plain(text: &[u8]) -> bool {
+/// Bits for those of eight bytes that do not stand for themselves in a text of JSON: the lowest one that is set is in the
+/// first of them.
+fn special(bytes: [u8; 8]) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x80 * ONES;
+    let word = u64::from_le_bytes(bytes);
     let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGHS;
-    let is_plain = |bytes: [u8; 8]| {
-        let word = u64::from_le_bytes(bytes);
-        let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-        below(word, 0x20) | is(b'"') | is(b'\\') == 0
-    };
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    below(word, 0x20) | is(b'"') | is(b'\\')
+}
+
+/// Whether there is nothing to escape in a text, seen eight bytes at a time: most texts are short, and have nothing.
+fn is_plain(text: &[u8]) -> bool {
     let (words, rest) = text.as_chunks();
     let mut last = [b' '; 8];
     last[..rest.len()].copy_from_slice(rest);
-    words.iter().all(|word| is_plain(*word)) && is_plain(last)
+    words.iter().all(|word| special(*word) == 0) && special(last) == 0
+}
+
+/// How many bytes come before the first one that does not stand for itself in a text of JSON, or before the end.
+pub fn plain_length(text: &[u8]) -> usize {
+    let (words, rest) = text.as_chunks();
+    for (index, word) in words.iter().enumerate() {
+        let found = special(*word);
+        if found != 0 {
+            return index * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let is_special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    text.len() - rest.len() + rest.iter().position(is_special).unwrap_or(rest.len())
 }
 
 /// Most texts have nothing to escape, which is seen faster than each byte is looked up.
@@ -213,6 +229,8 @@ mod tests {
                 assert_eq!(serde_json::from_slice::<String>(&encoded).expect("a text"), text);
                 let needs_escape = byte < 0x20 || matches!(byte, b'"' | b'\\');
                 assert_eq!(is_plain(text.as_bytes()), !needs_escape, "{text:?}");
+                let first = text.bytes().position(|other| other == byte).filter(|_| needs_escape);
+                assert_eq!(plain_length(text.as_bytes()), first.unwrap_or(text.len()), "{text:?}");
             }
         }
     }

@@ -153,11 +153,12 @@ impl<'t> Scanner<'t> {
     fn skip_text(&mut self) -> Option<()> {
         self.take(b'"')?;
         loop {
+            self.at += codec::plain_length(self.text.get(self.at..)?);
             match self.text.get(self.at)? {
                 b'"' => return self.take(b'"'),
                 // Whatever is escaped does not end the text.
                 b'\\' => self.at += 2,
-                _ => self.at += 1,
+                _ => return None,
             }
         }
     }

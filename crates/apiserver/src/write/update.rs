@@ -122,7 +122,10 @@ async fn attempt_change(
         apply_rules(target, &mut new, old).await?;
     }
     target.admit(Operation::Update, Some(&new), Some(old)).await?;
-    target.warn(&new, Some(old));
+    // Of what the server writes by itself nobody can do anything about a warning.
+    if !target.own {
+        target.warn(&new, Some(old));
+    }
     let revision = current.mod_revision;
     let unclaimed = alloc::concerns(target).then(|| new.clone());
     for _ in 0..CLAIM_TRIES {
