@@ -3,6 +3,7 @@
 
 use nix::sched::{CloneFlags, unshare};
 
+use crate::family::Family;
 use crate::netlink::{Batch, NetlinkError, Protocol, Socket};
 use crate::pods::link;
 use crate::rules::kernel::KernelRules;
@@ -30,7 +31,7 @@ impl Abilities {
             Ok(Self {
                 bridge: told(make_link("bridge")),
                 veth: told(make_link("veth")),
-                nftables: told(KernelRules::open().and_then(|rules| rules.exist().map(drop))),
+                nftables: told(KernelRules::open(Family::V4).and_then(|rules| rules.exist().map(drop))),
             })
         };
         std::thread::scope(|scope| {

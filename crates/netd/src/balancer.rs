@@ -1,9 +1,10 @@
 //! Gives every Service of type LoadBalancer an address that works at once on a bare machine: one of a pool that the
-//! node answers on, or the node's own addresses when the pool is empty. The service rules do the rest.
+//! node answers on, or the node's own addresses when the pool is empty. It gets one in each family that it has a cluster
+//! address of. The service rules do the rest.
 //! One of these runs in a cluster; which addresses are given is decided purely.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -11,6 +12,7 @@ use serde_json::json;
 use skiff_client::{Client, Informer, Informers, ObjectKey, Patch, Recorder, WorkQueue};
 use tokio::task::JoinHandle;
 
+use crate::family::Family;
 use crate::prefix::Prefix;
 
 /// What load balancer addresses are given from.
@@ -115,23 +117,32 @@ impl Worker {
         let taken: BTreeSet<IpAddr> = others.flat_map(|(_, addresses)| addresses).copied().collect();
         let wish = service.spec.as_ref().and_then(|spec| spec.load_balancer_ip.as_ref()?.parse().ok());
         let known = self.given.get(key).map_or(old, Vec::as_slice);
-        let chosen = choose(known, wish, &taken, &self.config.pool);
-        let addresses = match chosen {
-            Some(address) => vec![address],
-            None => match self.obstacle(key, service) {
-                None => self.config.node_addresses.clone(),
-                Some(obstacle) => {
-                    let message = format!("Error syncing load balancer: {obstacle}");
-                    self.config.recorder.warning(service, "SyncLoadBalancerFailed", message);
-                    Vec::new()
-                }
-            },
-        };
+        let mut addresses = Vec::new();
+        for family in families(service) {
+            match choose(known, wish, &taken, &self.config.pool, family) {
+                Some(address) => addresses.push(address),
+                None => addresses.extend(self.nodes_own(key, service, family)),
+            }
+        }
         if addresses != known {
             self.give_back(key);
         }
         self.given.insert(key.clone(), addresses.clone());
         addresses
+    }
+
+    /// The node's addresses of a family, if this Service can have them.
+    fn nodes_own(&self, key: &ObjectKey, service: &Service, family: Family) -> Vec<IpAddr> {
+        let own = self.config.node_addresses.iter().copied();
+        let own: Vec<IpAddr> = own.filter(|address| Family::of(*address) == family).collect();
+        match self.obstacle(key, service) {
+            None => own,
+            Some(obstacle) => {
+                let message = format!("Error syncing load balancer: {obstacle}");
+                self.config.recorder.warning(service, "SyncLoadBalancerFailed", message);
+                Vec::new()
+            }
+        }
     }
 
     /// Why this Service cannot have the node's addresses.
@@ -170,13 +181,37 @@ impl Worker {
     }
 }
 
-/// The address of a Service that wants one: the one it wishes for, if it is free; the one it has, if it is still good;
-/// the first free one of the pool. `None` if the pool has none left.
-fn choose(known: &[IpAddr], wish: Option<Ipv4Addr>, taken: &BTreeSet<IpAddr>, pool: &[Prefix]) -> Option<IpAddr> {
-    let is_free = |address: &IpAddr| in_pool(*address, pool) && !taken.contains(address);
-    let wish = wish.map(IpAddr::V4).filter(is_free);
-    let own = || if let [address] = known { Some(*address).filter(is_free) } else { None };
-    let first = || pool.iter().flat_map(|range| range.addresses()).map(IpAddr::V4).find(is_free);
+/// The families of the Service's cluster addresses, in their order.
+fn families(service: &Service) -> Vec<Family> {
+    let spec = service.spec.iter();
+    let texts = spec.flat_map(|spec| spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip));
+    let mut families = Vec::new();
+    for family in texts.filter_map(|text| text.parse().ok()).map(Family::of) {
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    families
+}
+
+/// The address of a Service that wants one of this family: the one it wishes for, if it is free; the one it has, if it
+/// is still good; the first free one of the pool. `None` if the pool has none left.
+fn choose(
+    known: &[IpAddr],
+    wish: Option<IpAddr>,
+    taken: &BTreeSet<IpAddr>,
+    pool: &[Prefix],
+    family: Family,
+) -> Option<IpAddr> {
+    let is_free =
+        |address: &IpAddr| Family::of(*address) == family && in_pool(*address, pool) && !taken.contains(address);
+    let wish = wish.filter(is_free);
+    let own = || {
+        let mut ours = known.iter().copied().filter(|address| Family::of(*address) == family);
+        ours.next().filter(|first| ours.next().is_none() && is_free(first))
+    };
+    let first =
+        || pool.iter().filter(|range| range.family() == family).flat_map(|range| range.addresses()).find(is_free);
     wish.or_else(own).or_else(first)
 }
 
@@ -223,7 +258,8 @@ mod tests {
         let pool: Vec<Prefix> = pool.split_whitespace().map(|word| word.parse().expect("a range")).collect();
         let taken = addresses(taken).into_iter().collect();
         let wish = wish.map(|wish| wish.parse().expect("an address"));
-        let chosen = choose(&addresses(known), wish, &taken, &pool);
+        let family = pool.first().map_or(Family::V4, |range| range.family());
+        let chosen = choose(&addresses(known), wish, &taken, &pool, family);
         assert_eq!(chosen, addresses(expected).first().copied(), "known {known}, wish {wish:?}, taken {taken:?}");
     }
 
@@ -245,6 +281,18 @@ mod tests {
         check("203.0.113.9", Some("203.0.113.7"), "", pool, "203.0.113.7");
         check("203.0.113.9", Some("203.0.113.7"), "203.0.113.7", pool, "203.0.113.9");
         check("203.0.113.9", Some("8.8.8.8"), "", pool, "203.0.113.9");
+    }
+
+    #[test]
+    fn each_family_has_its_own_addresses() {
+        let pool = "fd00:203::/64 203.0.113.0/24";
+        check("", None, "", pool, "fd00:203::");
+        check("203.0.113.9 fd00:203::9", None, "", pool, "fd00:203::9");
+        check("203.0.113.9", Some("203.0.113.7"), "fd00:203::", pool, "fd00:203::1");
+        let service = |spec| serde_json::from_value(json!({ "spec": spec })).expect("a Service");
+        let both = json!({ "clusterIP": "fd00:96::1", "clusterIPs": ["fd00:96::1", "10.96.0.1"] });
+        assert_eq!(families(&service(both)), [Family::V6, Family::V4]);
+        assert_eq!(families(&service(json!({ "clusterIP": "10.96.0.1" }))), [Family::V4]);
     }
 
     #[test]

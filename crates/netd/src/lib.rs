@@ -3,6 +3,7 @@
 
 mod abilities;
 mod balancer;
+mod family;
 mod figures;
 mod flows;
 mod health;
@@ -19,6 +20,7 @@ mod testing;
 
 pub use abilities::Abilities;
 pub use balancer::{Balancer, BalancerConfig};
+pub use family::Family;
 pub use model::{HostPort, HostPortError, Transport};
 pub use overlay::{Overlay, OverlayConfig};
 pub use pods::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};

@@ -1,7 +1,7 @@
 //! The words that the whole network speaks: transport protocols, endpoints, host ports.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// The transport protocols that a Service or a host port can have.
@@ -56,8 +56,8 @@ impl fmt::Display for Transport {
 pub struct HostPort {
     /// The protocol.
     pub transport: Transport,
-    /// The host's address, or `0.0.0.0` for all of them.
-    pub host_address: Ipv4Addr,
+    /// The host's address, or an unspecified one for all of them, of either family.
+    pub host_address: IpAddr,
     /// The host's port.
     pub host_port: u16,
     /// The pod's port.

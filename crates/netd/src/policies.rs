@@ -5,7 +5,7 @@
 //! the rules know of it, and does not wait for the API to tell of the address.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use skiff_client::{Change, Informer, Informers, ObjectKey};
 use tokio::sync::{Notify, watch};
 
+use crate::family::Family;
 use crate::rules::Fragment;
 use crate::rules::policy::{Planner, PodFacts, World, api};
 
@@ -33,8 +34,8 @@ pub struct NewPod {
     pub uid: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// The address.
-    pub address: Ipv4Addr,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Where pods wait until the rules know of them.
@@ -135,7 +136,8 @@ pub(crate) struct PolicyFollower {
     policies: Informer<NetworkPolicy>,
     inbox: Arc<Inbox>,
     cluster: Option<Cluster>,
-    planner: Planner,
+    /// One for each family.
+    planners: Vec<Planner>,
     /// How many arrivals the last plan knew of.
     planned: u64,
     handled: watch::Sender<u64>,
@@ -143,7 +145,7 @@ pub(crate) struct PolicyFollower {
 
 impl PolicyFollower {
     /// Begins to follow; `wake` is called when there is something to plan.
-    pub(crate) fn start(informers: &Informers, node_name: &str, wake: Arc<Notify>) -> Self {
+    pub(crate) fn start(informers: &Informers, node_name: &str, families: &[Family], wake: Arc<Notify>) -> Self {
         let inbox = Arc::new(Inbox { state: Mutex::default(), wake });
         let policies = informers.of::<NetworkPolicy>();
         let noted = inbox.clone();
@@ -157,7 +159,7 @@ impl PolicyFollower {
             policies,
             inbox,
             cluster: None,
-            planner: Planner::default(),
+            planners: families.iter().map(|family| Planner::new(*family)).collect(),
             planned: 0,
             handled: watch::Sender::new(0),
         }
@@ -178,8 +180,8 @@ impl PolicyFollower {
         }
     }
 
-    /// What has changed.
-    pub(crate) fn plan(&mut self) -> Vec<(String, Fragment)> {
+    /// What has changed, for each family.
+    pub(crate) fn plan(&mut self) -> Vec<(Family, Vec<(String, Fragment)>)> {
         if self.policies.is_empty() && self.cluster.is_none() {
             return Vec::new();
         }
@@ -191,16 +193,21 @@ impl PolicyFollower {
             let InboxState { policies, namespaces, pods, .. } = &mut *state;
             (std::mem::take(policies), std::mem::take(namespaces), std::mem::take(pods))
         };
-        for key in policies {
-            let policy = self.policies.by_key(&key).map(|object| api::policy(&object, &key.namespace));
-            self.planner.set_policy(key, policy);
+        let mut planned = Vec::new();
+        for planner in &mut self.planners {
+            let family = planner.family();
+            for key in &policies {
+                let policy = self.policies.by_key(key).map(|object| api::policy(&object, &key.namespace, family));
+                planner.set_policy(key.clone(), policy);
+            }
+            for name in &namespaces {
+                let labels = cluster.namespaces.get("", name);
+                let labels = labels.map(|object| object.metadata.labels.clone().unwrap_or_default());
+                planner.set_namespace(name, labels);
+            }
+            planned.push((family, planner.plan(pods.clone(), cluster)));
         }
-        for name in namespaces {
-            let labels = cluster.namespaces.get("", &name);
-            let labels = labels.map(|object| object.metadata.labels.clone().unwrap_or_default());
-            self.planner.set_namespace(&name, labels);
-        }
-        self.planner.plan(pods, cluster)
+        planned
     }
 
     /// Says that the kernel has what was planned.
@@ -248,7 +255,8 @@ fn observe(pods: &Informer<Pod>, namespaces: &Informer<Namespace>, inbox: &Arc<I
         let key = ObjectKey::of(&pod.metadata);
         of_pods.change(|state| {
             // What the API tells of need not be known from elsewhere. (A static pod has another UID there.)
-            if state.arrivals.get(&key).is_some_and(|new| Some(new.address) == api::address_of(pod)) {
+            let told: Vec<IpAddr> = api::addresses_of(pod).collect();
+            if state.arrivals.get(&key).is_some_and(|new| new.addresses.iter().all(|known| told.contains(known))) {
                 state.arrivals.remove(&key);
             }
             state.pods.insert(key);
@@ -271,15 +279,18 @@ impl Cluster {
 }
 
 impl World for Cluster {
-    fn pod(&self, key: &ObjectKey) -> Option<PodFacts> {
+    fn pod(&self, key: &ObjectKey, family: Family) -> Option<PodFacts> {
         let arrival = self.inbox.state.lock().arrivals.get(key).cloned();
         let object = self.pods.by_key(key);
         match (object, arrival) {
             (Some(pod), Some(new)) if pod.metadata.uid.as_ref() == Some(&new.uid) => {
-                PodFacts::of(&pod, &self.node_name, Some(new.address))
+                PodFacts::of(&pod, &self.node_name, family, &new.addresses)
             }
-            (_, Some(new)) => Some(PodFacts::newcomer(new.labels, new.address)),
-            (Some(pod), None) => PodFacts::of(&pod, &self.node_name, None),
+            (_, Some(new)) => {
+                let address = family.first(new.addresses.iter().copied())?;
+                Some(PodFacts::newcomer(new.labels, address))
+            }
+            (Some(pod), None) => PodFacts::of(&pod, &self.node_name, family, &[]),
             (None, None) => None,
         }
     }

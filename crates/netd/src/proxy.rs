@@ -2,7 +2,7 @@
 //! Service to look at again; what its rules should be is read from the caches at that moment.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use skiff_client::{Informer, Informers, ObjectKey, Recorder};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::family::Family;
 use crate::figures::SYNC;
 use crate::flows::{Answerers, Conntrack, FlowKeeper};
 use crate::health::{HealthChecks, NodeHealth, serve_node_health};
@@ -62,12 +63,9 @@ impl Netd {
     /// Starts to keep the rules of the calling thread's network namespace. Where there are none yet, the fixed part is
     /// there when this returns; rules of an earlier run go on until all Services are known.
     pub fn start(config: NetdConfig) -> Result<Self, NetlinkError> {
-        let kernel = KernelRules::open()?;
-        let conntrack = Conntrack::open()?;
-        let ruleset = Ruleset::new(config.frame.clone());
-        if !kernel.exist()? {
-            kernel.recreate(&ruleset)?;
-        }
+        let families = config.frame.families();
+        let tables = Table::open_all(&config.frame)?;
+        let conntrack = Conntrack::open(families.clone())?;
         let (stop, stopped) = watch::channel(false);
         let (applied_sender, applied) = watch::channel(0);
         let health = Arc::new(NodeHealth::new());
@@ -77,9 +75,10 @@ impl Netd {
         let nodes = config.informers.of::<Node>();
         observe(&services, &slices, &pending);
         observe_node(&nodes, &config.node_name, &pending);
-        let checks =
-            HealthChecks::new(config.node_name.clone(), config.recorder.clone(), health.clone(), config.clock.clone());
-        let policies = PolicyFollower::start(&config.informers, &config.node_name, pending.wake.clone());
+        let everywhere = everywhere(&families);
+        let (recorder, clock) = (config.recorder.clone(), config.clock.clone());
+        let checks = HealthChecks::new(config.node_name.clone(), everywhere, recorder, health.clone(), clock);
+        let policies = PolicyFollower::start(&config.informers, &config.node_name, &families, pending.wake.clone());
         let gate = policies.gate();
         let worker = Worker {
             here: Here { node: config.node_name.clone(), zone: None },
@@ -90,8 +89,7 @@ impl Netd {
             nodes,
             policies,
             pending,
-            kernel,
-            ruleset,
+            tables,
             is_complete: false,
             flows: FlowKeeper::default(),
             conntrack,
@@ -135,9 +133,59 @@ impl Netd {
 
     /// Removes all rules from the calling thread's network namespace.
     pub fn clean_up() -> Result<(), NetlinkError> {
-        KernelRules::open()?.remove()
+        Family::BOTH.into_iter().try_for_each(|family| KernelRules::open(family)?.remove())
     }
 }
+
+/// The address that stands for all of the node's, of these families.
+fn everywhere(families: &[Family]) -> IpAddr {
+    let six = families.iter().find(|family| **family == Family::V6);
+    six.map_or(Ipv4Addr::UNSPECIFIED.into(), |family| family.unspecified())
+}
+
+/// The rules of one family, as they are wanted and as the kernel has them.
+struct Table {
+    ruleset: Ruleset,
+    kernel: KernelRules,
+}
+
+impl Table {
+    /// One for each family of the frame, with at least the fixed part in the kernel. One of a family that is none of the
+    /// frame's any more goes.
+    fn open_all(frame: &Frame) -> Result<Vec<Self>, NetlinkError> {
+        let families = frame.families();
+        for family in Family::BOTH.into_iter().filter(|family| !families.contains(family)) {
+            KernelRules::open(family)?.remove()?;
+        }
+        let open = |family: Family| {
+            let table = Self { ruleset: Ruleset::new(frame.clone(), family), kernel: KernelRules::open(family)? };
+            if !table.kernel.exist()? {
+                table.kernel.recreate(&table.ruleset)?;
+            }
+            Ok(table)
+        };
+        families.into_iter().map(open).collect()
+    }
+
+    fn update(&self, transaction: &Transaction) -> bool {
+        let outcome = self.kernel.update(transaction);
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "the kernel refused a change of the service rules; making all of them anew");
+        }
+        outcome.is_ok()
+    }
+
+    fn recreate(&self) -> bool {
+        let outcome = self.kernel.recreate(&self.ruleset);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the service rules cannot be brought up to date");
+        }
+        outcome.is_ok()
+    }
+}
+
+/// What is planned, for each table.
+struct Plans(Vec<Vec<(String, Fragment)>>);
 
 /// The Services that are to be looked at again.
 struct Pending {
@@ -210,9 +258,8 @@ struct Worker {
     nodes: Informer<Node>,
     policies: PolicyFollower,
     pending: Arc<Pending>,
-    kernel: KernelRules,
-    ruleset: Ruleset,
-    /// The kernel has all that the ruleset says; otherwise the next step makes everything anew.
+    tables: Vec<Table>,
+    /// The kernel has all that the rulesets say; otherwise the next step makes everything anew.
     is_complete: bool,
     flows: FlowKeeper,
     conntrack: Conntrack,
@@ -266,15 +313,20 @@ impl Worker {
         let began = self.config.clock.now();
         let start = self.config.clock.monotonic();
         self.find_zone();
-        let mut fragments: Vec<(String, Fragment)> = Vec::new();
+        let mut plans = Plans(self.tables.iter().map(|_| Vec::new()).collect());
         for key in self.pending.take() {
-            fragments.push(self.plan(&key));
+            self.plan(&key, &mut plans);
         }
-        fragments.extend(self.plan_host_ports());
-        fragments.extend(self.policies.plan());
-        let transaction = self.ruleset.replace(fragments);
-        if !self.is_complete || !transaction.is_empty() {
-            self.is_complete = self.is_complete && self.update(&transaction) || self.recreate();
+        self.plan_host_ports(&mut plans);
+        for (family, fragments) in self.policies.plan() {
+            if let Some(at) = self.tables.iter().position(|table| table.ruleset.family() == family) {
+                plans.0[at].extend(fragments);
+            }
+        }
+        let replaced = self.tables.iter_mut().zip(plans.0).map(|(table, plan)| table.ruleset.replace(plan));
+        let transactions: Vec<Transaction> = replaced.collect();
+        if !self.is_complete || !transactions.iter().all(Transaction::is_empty) {
+            self.is_complete = self.apply(&transactions);
             if self.is_complete {
                 SYNC.took(self.config.clock.monotonic().saturating_sub(start));
                 self.applied.send_modify(|count| *count += 1);
@@ -310,63 +362,73 @@ impl Worker {
         }
     }
 
-    fn update(&self, transaction: &Transaction) -> bool {
-        let outcome = self.kernel.update(transaction);
-        if let Err(error) = &outcome {
-            tracing::warn!(%error, "the kernel refused a change of the service rules; making all of them anew");
+    /// Brings every table up to date that is not.
+    fn apply(&self, transactions: &[Transaction]) -> bool {
+        let mut is_complete = true;
+        for (table, transaction) in self.tables.iter().zip(transactions) {
+            let is_small = self.is_complete && (transaction.is_empty() || table.update(transaction));
+            is_complete &= is_small || table.recreate();
         }
-        outcome.is_ok()
+        is_complete
     }
 
-    fn recreate(&self) -> bool {
-        let outcome = self.kernel.recreate(&self.ruleset);
-        if let Err(error) = &outcome {
-            tracing::error!(%error, "the service rules cannot be brought up to date");
-        }
-        outcome.is_ok()
-    }
-
-    fn plan(&mut self, key: &ObjectKey) -> (String, Fragment) {
+    fn plan(&mut self, key: &ObjectKey, plans: &mut Plans) {
         let owner = service::owner(&key.namespace, &key.name);
         let object = self.services.by_key(key);
-        let Some(wanted) = object.as_deref().and_then(api::service) else {
-            self.flows.note(&owner, Answerers::default());
+        let mut answerers = Answerers::default();
+        let mut slices = None;
+        let mut is_checked = false;
+        for (table, plan) in self.tables.iter().zip(&mut plans.0) {
+            let family = table.ruleset.family();
+            let Some(wanted) = object.as_deref().and_then(|object| api::service(object, family)) else {
+                plan.push((owner.clone(), Fragment::default()));
+                continue;
+            };
+            let slices = slices.get_or_insert_with(|| self.of_service.of(key));
+            let backends = api::backends(slices.iter().map(Arc::as_ref), &self.here, family);
+            answerers.add(Answerers::of_service(&wanted, &backends));
+            // An endpoint has an address in each family, and is asked for once.
+            if !std::mem::replace(&mut is_checked, true) {
+                self.checks.note(key, object.as_deref(), &backends);
+            }
+            let before = table.ruleset.fragment(&owner);
+            plan.push((owner.clone(), service::fragment(&wanted, &backends, &self.config.frame, before)));
+        }
+        if !is_checked {
             self.checks.note(key, None, &[]);
-            return (owner, Fragment::default());
-        };
-        let slices = self.of_service.of(key);
-        let backends = api::backends(slices.iter().map(Arc::as_ref), &self.here);
-        self.flows.note(&owner, Answerers::of_service(&wanted, &backends));
-        self.checks.note(key, object.as_deref(), &backends);
-        let before = self.ruleset.fragment(&owner);
-        let fragment = service::fragment(&wanted, &backends, self.config.frame.pod_range, before);
-        (owner, fragment)
+        }
+        self.flows.note(&owner, answerers);
     }
 
     /// The fragments of all host ports, and empty ones for those that are gone.
-    fn plan_host_ports(&mut self) -> Vec<(String, Fragment)> {
+    fn plan_host_ports(&mut self, plans: &mut Plans) {
         let mappings = self.config.host_ports.borrow_and_update().clone();
-        let named =
-            |mapping: &HostPortMapping| (service::host_port_owner(mapping), service::host_port_fragment(mapping));
-        let mut fragments: HashMap<String, Fragment> = mappings.iter().map(named).collect();
         for mapping in &mappings {
             self.flows.note(&service::host_port_owner(mapping), Answerers::of_host_port(mapping));
         }
-        let known = self.ruleset.owners_within(service::HOST_PORT_OWNERS);
-        let gone: Vec<String> = known.filter(|owner| !fragments.contains_key(*owner)).map(str::to_owned).collect();
-        gone.iter().for_each(|owner| self.flows.note(owner, Answerers::default()));
-        fragments.extend(gone.into_iter().map(|owner| (owner, Fragment::default())));
-        fragments.into_iter().collect()
+        for (table, plan) in self.tables.iter().zip(&mut plans.0) {
+            let ours = mappings.iter().filter(|mapping| Family::of(mapping.pod) == table.ruleset.family());
+            let named =
+                |mapping: &HostPortMapping| (service::host_port_owner(mapping), service::host_port_fragment(mapping));
+            let mut fragments: HashMap<String, Fragment> = ours.map(named).collect();
+            let known = table.ruleset.owners_within(service::HOST_PORT_OWNERS);
+            let gone: Vec<String> = known.filter(|owner| !fragments.contains_key(*owner)).map(str::to_owned).collect();
+            gone.iter().for_each(|owner| self.flows.note(owner, Answerers::default()));
+            fragments.extend(gone.into_iter().map(|owner| (owner, Fragment::default())));
+            plan.extend(fragments);
+        }
     }
 
     fn check(&mut self) {
-        match self.kernel.exist() {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!("the service rules are gone from the kernel; making them anew");
-                self.is_complete = false;
+        for table in &self.tables {
+            match table.kernel.exist() {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!("the service rules are gone from the kernel; making them anew");
+                    self.is_complete = false;
+                }
+                Err(error) => tracing::warn!(%error, "cannot look for the service rules"),
             }
-            Err(error) => tracing::warn!(%error, "cannot look for the service rules"),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What tests need: a folder that goes away, a network namespace of their own.
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -37,6 +39,19 @@ pub(crate) fn in_own_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// The next client of a listener. One that nobody comes to fails the test, where waiting in the kernel would hang it.
+pub(crate) fn accept(listener: &TcpListener, patience: Duration) -> (TcpStream, SocketAddr) {
+    listener.set_nonblocking(true).expect("can be set");
+    for _ in 0..patience.as_millis() {
+        if let Ok((stream, peer)) = listener.accept() {
+            stream.set_nonblocking(false).expect("can be set");
+            return (stream, peer);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("nobody comes");
 }
 
 /// Another network namespace, kept by a thread that waits in it.

@@ -49,8 +49,8 @@ async fn start_server(folder: &std::path::Path) -> Arc<ApiServer> {
 fn start_rules(server: &Arc<ApiServer>) -> Netd {
     let frame = Frame {
         bridge: "skiff0".into(),
-        pod_range: "10.244.0.0/16".parse().expect("a range"),
-        service_range: "10.96.0.0/12".parse().expect("a range"),
+        pod_ranges: vec!["10.244.0.0/16".parse().expect("a range")],
+        service_ranges: vec!["10.96.0.0/12".parse().expect("a range")],
         balancer_ranges: vec!["203.0.113.0/24".parse().expect("a range")],
     };
     // As on a node that has no other part of the cluster: with the node's own rights.
@@ -214,7 +214,7 @@ fn rules_follow_policies_and_pods() {
             name: name.into(),
             uid: format!("uid-of-{name}"),
             labels: [("app".to_owned(), label.to_owned())].into(),
-            address: address.parse().expect("an address"),
+            addresses: vec![address.parse().expect("an address")],
         };
         // Before there is a policy, nobody waits, and nothing is known of pods.
         gate.admit(new("early", "web", "10.244.0.5")).await;

@@ -229,16 +229,12 @@ impl NetworkPlugin for PluggedNetwork {
 
 fn new_pod(config: &PodSandboxConfig, addresses: &[IpAddr]) -> Option<NewPod> {
     let pod = config.metadata.as_ref()?;
-    let address = addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })?;
     Some(NewPod {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         labels: config.labels.clone().into_iter().collect(),
-        address,
+        addresses: addresses.to_vec(),
     })
 }
 
@@ -257,7 +253,7 @@ fn host_ports(config: &PodSandboxConfig) -> CriResult<Vec<HostPort>> {
                 2 => Transport::Sctp,
                 _ => Transport::Tcp,
             },
-            host_address: mapping.host_ip.parse().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+            host_address: mapping.host_ip.parse().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()),
             host_port: port(mapping.host_port)?,
             pod_port: port(mapping.container_port)?,
         });

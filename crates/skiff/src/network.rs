@@ -57,10 +57,10 @@ pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetwork
     Ok(PodNetworkConfig {
         state_folder: paths.network(),
         bridge: BRIDGE.to_owned(),
-        node_range: node_range(facts).parse()?,
-        pod_range: prefix(POD_RANGE)?,
+        node_ranges: vec![node_range(facts).parse()?],
+        pod_ranges: vec![prefix(POD_RANGE)?],
         virtual_ranges,
-        local_addresses: vec![DNS_ADDRESS],
+        local_addresses: vec![DNS_ADDRESS.into()],
         mtu: None,
     })
 }
@@ -88,7 +88,7 @@ impl Network {
 pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<Network, CommandError> {
     let facts = &machine.facts;
     let config = pod_network_config(&machine.paths, facts)?;
-    let (node_range, gateway) = (config.node_range, config.gateway());
+    let (node_ranges, pod_ranges) = (config.node_ranges.clone(), config.pod_ranges.clone());
     let pods = Arc::new(PodNetwork::open(config)?);
     let rules = Netd::start(NetdConfig {
         informers: informers.clone(),
@@ -98,8 +98,8 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
         node_name: facts.node_name.clone(),
         frame: Frame {
             bridge: BRIDGE.to_owned(),
-            pod_range: prefix(POD_RANGE)?,
-            service_range: prefix(SERVICE_RANGE)?,
+            pod_ranges: pod_ranges.clone(),
+            service_ranges: vec![prefix(SERVICE_RANGE)?],
             balancer_ranges: balancer_ranges(facts),
         },
         host_ports: pods.host_ports(),
@@ -109,13 +109,12 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
     let overlay = OverlayConfig {
         informers: informers.clone(),
         node_name: facts.node_name.clone(),
-        address: machine.address,
-        node_range,
-        gateway,
-        pod_range: prefix(POD_RANGE)?,
+        addresses: vec![machine.address],
+        node_ranges,
+        pod_ranges,
         always_tunnel: machine.options.overlay == WayBetweenNodes::Vxlan,
     };
-    let overlay = if has_plugins { None } else { Overlay::start(overlay)? };
+    let overlay = if has_plugins { None } else { Some(Overlay::start(overlay)?) };
     let dns = Dns::start(dns_config(facts, informers))?;
     Ok(Network { pods, rules, _overlay: overlay, _dns: dns })
 }

@@ -1,5 +1,6 @@
 //! The node's container runtime: the embedded one, which is also served on a CRI socket, or another one behind a socket.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use skiff_cri::{
     CriClient, CriServer, ImageService, ListPodSandboxRequest, NetworkConfig, RuntimeService,
     UpdateRuntimeConfigRequest, VersionRequest,
 };
+use skiff_netd::PodNetworkConfig;
 use skiff_runtime::image::{ImageStore, ImageStoreOptions};
 use skiff_runtime::{CniConfig, CniNetwork, EmbeddedRuntime, RuntimeConfig};
 
@@ -111,8 +113,7 @@ fn cni_network(paths: &Paths, options: &MachineOptions) -> Result<Option<CniNetw
 async fn connect(paths: &Paths, network: &Network, endpoint: &str) -> Result<NodeRuntime, CommandError> {
     let client = Arc::new(CriClient::new(endpoint)?);
     let config = network.pods.config();
-    let (node_range, gateway) = (config.node_range.to_string(), config.gateway().to_string());
-    offer_network(paths, &node_range, &gateway)?;
+    offer_network(paths, config)?;
     let asked = async {
         loop {
             match client.version(VersionRequest::default()).await {
@@ -126,7 +127,8 @@ async fn connect(paths: &Paths, network: &Network, endpoint: &str) -> Result<Nod
         format!("the container runtime at {endpoint} did not answer for {} s; is it running?", PATIENCE.as_secs())
     })?;
     tracing::info!(endpoint, name = version.runtime_name, version = version.runtime_version, "container runtime");
-    let network_config = Some(NetworkConfig { pod_cidr: node_range });
+    let ranges: Vec<String> = config.node_ranges.iter().map(ToString::to_string).collect();
+    let network_config = Some(NetworkConfig { pod_cidr: ranges.join(",") });
     let runtime_config = Some(skiff_cri::RuntimeConfig { network_config });
     client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await?;
     Ok(NodeRuntime {
@@ -140,8 +142,8 @@ async fn connect(paths: &Paths, network: &Network, endpoint: &str) -> Result<Nod
 
 /// Writes the pod network as CNI plugins take it into the node's folder, and, on the machine's own node, where runtimes
 /// look, unless somebody has set up another network there.
-fn offer_network(paths: &Paths, node_range: &str, gateway: &str) -> Result<(), CommandError> {
-    let text = serde_json::to_vec_pretty(&own_network(node_range, gateway, &paths.join("cni-addresses")))?;
+fn offer_network(paths: &Paths, config: &PodNetworkConfig) -> Result<(), CommandError> {
+    let text = serde_json::to_vec_pretty(&own_network(config, &paths.join("cni-addresses")))?;
     let mut folders = vec![paths.join("cni")];
     let theirs = Path::new(CNI_FOLDER);
     if paths.isolated.is_none() && !has_other_network(theirs) {
@@ -168,7 +170,14 @@ fn has_other_network(folder: &Path) -> bool {
 }
 
 /// Pods on the node's own bridge, so that Services find them where the embedded runtime would have put them.
-fn own_network(node_range: &str, gateway: &str, addresses: &Path) -> serde_json::Value {
+fn own_network(config: &PodNetworkConfig, addresses: &Path) -> serde_json::Value {
+    let gateways = config.gateways();
+    let ranges = config.node_ranges.iter().zip(&gateways);
+    let ranges: Vec<_> = ranges
+        .map(|(range, gateway)| json!([{ "subnet": range.to_string(), "gateway": gateway.to_string() }]))
+        .collect();
+    let everywhere = |gateway: &IpAddr| if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let routes: Vec<_> = gateways.iter().map(|gateway| json!({ "dst": everywhere(gateway) })).collect();
     json!({
         "cniVersion": "0.4.0",
         "name": "skiff",
@@ -181,8 +190,8 @@ fn own_network(node_range: &str, gateway: &str, addresses: &Path) -> serde_json:
                 "ipam": {
                     "type": "host-local",
                     "dataDir": addresses,
-                    "ranges": [[{ "subnet": node_range, "gateway": gateway }]],
-                    "routes": [{ "dst": "0.0.0.0/0" }],
+                    "ranges": ranges,
+                    "routes": routes,
                 },
             },
             { "type": "portmap", "capabilities": { "portMappings": true } },

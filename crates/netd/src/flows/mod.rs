@@ -43,7 +43,7 @@ impl FlowKeeper {
     /// Drops them; the rules must have been changed before, so that no new one takes their place.
     pub fn clean(&mut self, kernel: &Conntrack) -> Result<usize, NetlinkError> {
         let mut all = Answerers::default();
-        self.owners.values().for_each(|answerers| all.add(answerers));
+        self.owners.values().for_each(|answerers| all.add(answerers.clone()));
         let stale = kernel.udp_flows(|flow| all.is_stale(flow))?;
         kernel.remove(&stale)?;
         self.is_due = false;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::family::Family;
 use crate::model::Transport;
 use crate::pods::HostPortMapping;
 use crate::rules::Endpoint;
@@ -25,8 +26,8 @@ pub struct Flow {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answerers {
     at: BTreeMap<Endpoint, BTreeSet<Endpoint>>,
-    /// At this port of every address that the node has.
-    at_port: BTreeMap<u16, BTreeSet<Endpoint>>,
+    /// At this port of every address of a family that the node has.
+    at_port: BTreeMap<(Family, u16), BTreeSet<Endpoint>>,
 }
 
 impl Answerers {
@@ -45,7 +46,8 @@ impl Answerers {
             for address in outer.chain([&service.cluster_address]) {
                 all.at.insert(Endpoint { address: *address, port: port.port }, endpoints.clone());
             }
-            all.at_port.extend(port.node_port.map(|node_port| (node_port, endpoints)));
+            let family = Family::of(service.cluster_address);
+            all.at_port.extend(port.node_port.map(|node_port| ((family, node_port), endpoints)));
         }
         all
     }
@@ -57,7 +59,7 @@ impl Answerers {
         if port.transport == Transport::Udp {
             let pod = BTreeSet::from([Endpoint { address: mapping.pod, port: port.pod_port }]);
             if port.host_address.is_unspecified() {
-                all.at_port.insert(port.host_port, pod);
+                all.at_port.insert((Family::of(mapping.pod), port.host_port), pod);
             } else {
                 all.at.insert(Endpoint { address: port.host_address, port: port.host_port }, pod);
             }
@@ -71,12 +73,12 @@ impl Answerers {
     }
 
     /// Adds others; where both answer, all of them do.
-    pub fn add(&mut self, others: &Self) {
-        for (at, endpoints) in &others.at {
-            self.at.entry(*at).or_default().extend(endpoints);
+    pub fn add(&mut self, others: Self) {
+        for (at, endpoints) in others.at {
+            self.at.entry(at).or_default().extend(endpoints);
         }
-        for (port, endpoints) in &others.at_port {
-            self.at_port.entry(*port).or_default().extend(endpoints);
+        for (port, endpoints) in others.at_port {
+            self.at_port.entry(port).or_default().extend(endpoints);
         }
     }
 
@@ -84,6 +86,7 @@ impl Answerers {
     pub fn is_stale(&self, flow: &Flow) -> bool {
         let somebody_else =
             |endpoints: Option<&BTreeSet<Endpoint>>| endpoints.is_some_and(|known| !known.contains(&flow.answering));
-        somebody_else(self.at.get(&flow.asked)) || somebody_else(self.at_port.get(&flow.asked.port))
+        somebody_else(self.at.get(&flow.asked))
+            || somebody_else(self.at_port.get(&(Family::of(flow.asked.address), flow.asked.port)))
     }
 }

@@ -84,7 +84,7 @@ fn where_nobody_answers_nothing_goes() {
 #[test]
 fn what_two_claim_both_answer_for() {
     let mut all = of_service(SPEC, &["10.244.0.5"]);
-    all.add(&of_service(SPEC, &["10.244.0.6"]));
+    all.add(of_service(SPEC, &["10.244.0.6"]));
     check(
         &all,
         &[
@@ -107,7 +107,7 @@ fn host_ports_lead_to_the_pod_that_has_them_now() {
         Answerers::of_host_port(&HostPortMapping { port, pod: "10.244.0.5".parse().expect("an address") })
     };
     let mut all = mapping("udp 0.0.0.0 9053 53");
-    all.add(&mapping("udp 192.0.2.2 9054 54"));
+    all.add(mapping("udp 192.0.2.2 9054 54"));
     check(
         &all,
         &[

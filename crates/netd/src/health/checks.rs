@@ -1,7 +1,7 @@
 //! The ports on which balancers ask for one Service each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,6 +18,8 @@ use crate::rules::service::Backend;
 /// Serves the ports of all Services that have one.
 pub struct HealthChecks {
     node_name: String,
+    /// Where the ports are: on every address of the node.
+    everywhere: IpAddr,
     recorder: Recorder,
     health: Arc<NodeHealth>,
     clock: SharedClock,
@@ -39,9 +41,15 @@ struct Served {
 }
 
 impl HealthChecks {
-    /// None yet.
-    pub fn new(node_name: String, recorder: Recorder, health: Arc<NodeHealth>, clock: SharedClock) -> Self {
-        Self { node_name, recorder, health, clock, wanted: BTreeMap::new(), served: BTreeMap::new() }
+    /// None yet. A listener on the unspecified address of IPv6 is asked over IPv4 as well.
+    pub fn new(
+        node_name: String,
+        everywhere: IpAddr,
+        recorder: Recorder,
+        health: Arc<NodeHealth>,
+        clock: SharedClock,
+    ) -> Self {
+        Self { node_name, everywhere, recorder, health, clock, wanted: BTreeMap::new(), served: BTreeMap::new() }
     }
 
     /// Takes note of what the Service wants now, if it is still there.
@@ -51,7 +59,7 @@ impl HealthChecks {
             return;
         };
         let ready = backends.iter().filter(|backend| backend.is_local && backend.is_ready);
-        let addresses: BTreeSet<Ipv4Addr> = ready.map(|backend| backend.endpoint.address).collect();
+        let addresses: BTreeSet<IpAddr> = ready.map(|backend| backend.endpoint.address).collect();
         if self.wanted.get(key).is_none_or(|wanted| wanted.port != port) {
             self.wanted.insert(key.clone(), Wanted { port, endpoints: Arc::default(), is_refused: false });
         }
@@ -76,7 +84,7 @@ impl HealthChecks {
             if self.served.contains_key(key) {
                 continue;
             }
-            match listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port))) {
+            match listen(SocketAddr::new(self.everywhere, wanted.port)) {
                 Ok(listener) => {
                     let (key, endpoints) = (key.clone(), wanted.endpoints.clone());
                     let (health, clock) = (self.health.clone(), self.clock.clone());

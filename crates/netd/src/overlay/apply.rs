@@ -1,14 +1,16 @@
 //! Brings the kernel's routes, neighbours and the VXLAN device in step with the ways that were decided.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use nix::errno::Errno;
 
 use super::messages;
-use super::plan::{Way, Ways};
+use super::plan::{Way, Ways, tunnel_mac};
+use crate::family::Family;
 use crate::netlink::{Batch, NetlinkError, Protocol, Socket};
 use crate::pods::link::{self, Mac};
-use crate::pods::sysctl;
+use crate::pods::{gateway, sysctl};
 use crate::prefix::Prefix;
 
 /// The tunnel's device.
@@ -18,17 +20,33 @@ pub(crate) const DEVICE: &str = "skiff-vxlan";
 const NETWORK_ID: u32 = 1;
 const PORT: u16 = 8472;
 /// What the outer headers take of a packet: Ethernet, IP, UDP, VXLAN.
-const HEADERS_BYTES: u32 = 50;
+fn headers_bytes(outer: Family) -> u32 {
+    let ip = match outer {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    14 + ip + 8 + 8
+}
 
 /// What the executor is told of the node.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
-    /// The node's own address.
-    pub(crate) address: Ipv4Addr,
-    /// Its pods' addresses; the first belongs to the tunnel's device in name only.
-    pub(crate) range: Prefix,
+    /// The node's own addresses. Packets that others travel in have the first one.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Its pods' addresses, one range of a family. The first address of each belongs to the tunnel's device in name only.
+    pub(crate) ranges: Vec<Prefix>,
+}
+
+impl Site {
+    /// The family of the packets that others travel in.
+    pub(crate) fn tunnel(&self) -> Option<Family> {
+        self.addresses.first().copied().map(Family::of)
+    }
+
     /// The source of the node's own packets to pods behind a tunnel.
-    pub(crate) gateway: Ipv4Addr,
+    fn source(&self, family: Family) -> Option<IpAddr> {
+        self.ranges.iter().copied().find(|range| range.family() == family).map(gateway)
+    }
 }
 
 /// The running state: a socket and what is in the kernel.
@@ -38,21 +56,21 @@ pub(crate) struct Applier {
     applied: Ways,
 }
 
-/// The hardware address of a node's tunnel: every node can tell every other's from its range.
-pub(crate) fn tunnel_mac(range: Prefix) -> Mac {
-    link::mac_of(range.network())
-}
-
 impl Applier {
     /// In the calling thread's network namespace.
     pub(crate) fn open(site: Site) -> Result<Self, NetlinkError> {
         Ok(Self { site, socket: Socket::open(Protocol::Route)?, applied: Ways::new() })
     }
 
-    /// The networks that the node is on with its own address.
+    /// What it was told of the node.
+    pub(crate) fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// The networks that the node is on with its own addresses.
     pub(crate) fn networks(&self) -> Result<Vec<Prefix>, NetlinkError> {
         let own = messages::addresses(&self.socket)?;
-        let own = own.into_iter().filter(|(_, address, _)| *address == self.site.address);
+        let own = own.into_iter().filter(|(_, address, _)| self.site.addresses.contains(address));
         Ok(own.filter_map(|(_, address, bits)| Prefix::new(address, bits)).collect())
     }
 
@@ -63,13 +81,17 @@ impl Applier {
             self.remove_strangers(ways)?;
         }
         let device = self.device(ways)?;
+        let (old_peers, peers) = (peers(&self.applied), peers(ways));
         let gone: Vec<_> = self.applied.iter().filter(|(range, way)| ways.get(range) != Some(way)).collect();
         let mut batch = Batch::new();
         for (range, way) in gone {
             messages::delete_route(&mut batch, *range);
-            if let (Way::Tunnel(address), Some(index)) = (way, device) {
-                messages::delete_peer(&mut batch, index, *range, tunnel_mac(*range), *address);
+            if let (Way::Tunnel(..), Some(index)) = (way, device) {
+                link::delete_neighbour(&mut batch, index, range.network());
             }
+        }
+        if let Some(index) = device {
+            old_peers.difference(&peers).for_each(|peer| messages::delete_peer(&mut batch, index, *peer));
         }
         // Some may be gone already.
         for error in self.socket.try_all(&batch)? {
@@ -78,14 +100,18 @@ impl Applier {
             }
         }
         let mut batch = Batch::new();
+        if let Some(index) = device {
+            peers.difference(&old_peers).for_each(|peer| messages::add_peer(&mut batch, index, *peer));
+        }
         for (range, way) in ways.iter().filter(|(range, way)| self.applied.get(range) != Some(way)) {
-            match (*way, device) {
-                (Way::Direct(address), _) => messages::add_next_hop(&mut batch, *range, address),
-                (Way::Tunnel(address), Some(index)) => {
-                    messages::add_peer(&mut batch, index, *range, tunnel_mac(*range), address);
-                    messages::add_through_tunnel(&mut batch, *range, index, self.site.gateway);
+            match (*way, device, self.site.source(range.family())) {
+                (Way::Direct(address), ..) => messages::add_next_hop(&mut batch, *range, address),
+                (Way::Tunnel(_, mac), Some(index), Some(source)) => {
+                    // The neighbour has a name alone, so that the route has a gateway.
+                    link::add_neighbour(&mut batch, index, range.network(), mac);
+                    messages::add_through_tunnel(&mut batch, *range, index, source);
                 }
-                (Way::Tunnel(_), None) => {}
+                (Way::Tunnel(..), ..) => {}
             }
         }
         self.socket.execute(&batch)?;
@@ -110,21 +136,22 @@ impl Applier {
         if let Some(found) = found {
             return Ok(Some(found.index));
         }
-        if !ways.values().any(|way| matches!(way, Way::Tunnel(_))) {
+        let Some(local) = self.site.addresses.first().copied() else { return Ok(None) };
+        if !ways.values().any(|way| matches!(way, Way::Tunnel(..))) {
             return Ok(None);
         }
         let own = messages::addresses(&self.socket)?;
-        let uplink = own.iter().find(|(_, address, _)| *address == self.site.address);
+        let uplink = own.iter().find(|(_, address, _)| *address == local);
         let mtu = uplink.map(|(index, _, _)| link::mtu(&self.socket, *index)).transpose()?.flatten();
-        let mtu = mtu.unwrap_or(link::DEFAULT_MTU).saturating_sub(HEADERS_BYTES);
+        let mtu = mtu.unwrap_or(link::DEFAULT_MTU).saturating_sub(headers_bytes(Family::of(local)));
         let mut batch = Batch::new();
         let tunnel = messages::Tunnel {
             name: DEVICE,
-            mac: tunnel_mac(self.site.range),
+            mac: tunnel_mac(&self.site.ranges),
             mtu,
             network_id: NETWORK_ID,
             port: PORT,
-            local: self.site.address,
+            local,
         };
         messages::add_tunnel(&mut batch, &tunnel);
         self.socket.execute(&batch)?;
@@ -153,10 +180,11 @@ pub(crate) fn clean_up() -> Result<(), NetlinkError> {
     }
 }
 
-/// The IPv4 address of a node, which is all that this version can tunnel over.
-pub(crate) fn v4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
+/// Which hardware addresses are behind which nodes. The ranges of one node share one.
+fn peers(ways: &Ways) -> BTreeSet<(Mac, IpAddr)> {
+    let peer = |way: &Way| match *way {
+        Way::Tunnel(address, mac) => Some((mac, address)),
+        Way::Direct(_) => None,
+    };
+    ways.values().filter_map(peer).collect()
 }

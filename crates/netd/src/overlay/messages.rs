@@ -1,10 +1,11 @@
 //! The route, neighbour and device messages of the overlay, each as one function that adds to a batch. Its routes bear a
 //! protocol number of their own, by which they are known again after a restart.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use crate::family::{Family, octets};
 use crate::netlink::{Attributes, Batch, NetlinkError, Socket, attribute};
-use crate::pods::link::{self, AF_INET, CREATE, DUMP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, Mac, REPLACE, REQUEST};
+use crate::pods::link::{self, CREATE, DUMP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, Mac, REPLACE, REQUEST};
 use crate::prefix::Prefix;
 
 const RTM_NEWLINK: u16 = 16;
@@ -30,11 +31,11 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
+const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const AF_BRIDGE: u8 = 7;
-const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 2;
 
 const IFLA_LINKINFO: u16 = 18;
@@ -44,6 +45,9 @@ const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+/// Those of all families.
+const AF_UNSPEC: u8 = 0;
 
 /// The device that packets go into to travel inside of others.
 pub(super) struct Tunnel<'a> {
@@ -52,47 +56,48 @@ pub(super) struct Tunnel<'a> {
     pub(super) mtu: u32,
     pub(super) network_id: u32,
     pub(super) port: u16,
-    pub(super) local: Ipv4Addr,
+    pub(super) local: IpAddr,
 }
 
 pub(super) fn add_tunnel(batch: &mut Batch, tunnel: &Tunnel<'_>) {
     let mut message = batch.message("make the tunnel to other nodes", RTM_NEWLINK, CREATE, &link::link_header(0, 0));
     message.put_text(IFLA_IFNAME, tunnel.name).put(IFLA_ADDRESS, &tunnel.mac).put_u32(IFLA_MTU, tunnel.mtu);
+    let local = if tunnel.local.is_ipv4() { IFLA_VXLAN_LOCAL } else { IFLA_VXLAN_LOCAL6 };
     message.nest(IFLA_LINKINFO, |info| {
         info.put(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |data| {
             // Who is behind which node is told, not learnt.
             data.put_u32(IFLA_VXLAN_ID, tunnel.network_id)
-                .put(IFLA_VXLAN_LOCAL, &tunnel.local.octets())
+                .put(local, &octets(tunnel.local))
                 .put(IFLA_VXLAN_LEARNING, &[0])
                 .put(IFLA_VXLAN_PORT, &tunnel.port.to_be_bytes());
         });
     });
     drop(message);
-    link::up_without_ipv6(batch, tunnel.name);
+    link::up_without_link_local(batch, tunnel.name);
 }
 
 fn route_header(to: Prefix, scope: u8, flags: u32) -> [u8; 12] {
-    let mut header = [AF_INET, to.bits(), 0, 0, TABLE_MAIN, PROTOCOL, scope, UNICAST, 0, 0, 0, 0];
+    let mut header = [to.family().number(), to.bits(), 0, 0, TABLE_MAIN, PROTOCOL, scope, UNICAST, 0, 0, 0, 0];
     header[8..].copy_from_slice(&flags.to_ne_bytes());
     header
 }
 
 /// The route to a node on the same network.
-pub(super) fn add_next_hop(batch: &mut Batch, to: Prefix, node: Ipv4Addr) {
+pub(super) fn add_next_hop(batch: &mut Batch, to: Prefix, node: IpAddr) {
     batch
         .message(format!("add the route to {to}"), RTM_NEWROUTE, REPLACE, &route_header(to, SCOPE_UNIVERSE, 0))
         .put(RTA_DST, &to.octets())
-        .put(RTA_GATEWAY, &node.octets());
+        .put(RTA_GATEWAY, &octets(node));
 }
 
 /// The route through the tunnel. The node's own packets have a source in the pod range, so that answers come back by it too.
-pub(super) fn add_through_tunnel(batch: &mut Batch, to: Prefix, tunnel: u32, source: Ipv4Addr) {
+pub(super) fn add_through_tunnel(batch: &mut Batch, to: Prefix, tunnel: u32, source: IpAddr) {
     batch
         .message(format!("add the route to {to}"), RTM_NEWROUTE, REPLACE, &route_header(to, SCOPE_UNIVERSE, ONLINK))
         .put(RTA_DST, &to.octets())
         .put_u32(RTA_OIF, tunnel)
         .put(RTA_GATEWAY, &to.octets())
-        .put(RTA_PREFSRC, &source.octets());
+        .put(RTA_PREFSRC, &octets(source));
 }
 
 pub(super) fn delete_route(batch: &mut Batch, to: Prefix) {
@@ -101,78 +106,61 @@ pub(super) fn delete_route(batch: &mut Batch, to: Prefix) {
         .put(RTA_DST, &to.octets());
 }
 
-/// `struct ndmsg`.
-fn neighbour_header(family: u8, link: u32, flags: u8) -> [u8; 12] {
-    let mut header = [0; 12];
-    header[0] = family;
-    header[4..8].copy_from_slice(&link.to_ne_bytes());
-    header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
-    header[10] = flags;
-    header
+/// Says to which node packets for a hardware address in the tunnel go.
+pub(super) fn add_peer(batch: &mut Batch, tunnel: u32, peer: (Mac, IpAddr)) {
+    let (mac, node) = peer;
+    let header = link::neighbour_header(AF_BRIDGE, tunnel, NTF_SELF);
+    batch
+        .message(format!("lead the tunnel to {node}"), RTM_NEWNEIGH, REPLACE, &header)
+        .put(NDA_LLADDR, &mac)
+        .put(NDA_DST, &octets(node));
 }
 
-/// Says which hardware address stands for a node's range in the tunnel, and to which node packets for that go.
-pub(super) fn add_peer(batch: &mut Batch, tunnel: u32, range: Prefix, mac: Mac, node: Ipv4Addr) {
+pub(super) fn delete_peer(batch: &mut Batch, tunnel: u32, peer: (Mac, IpAddr)) {
+    let (mac, node) = peer;
+    let header = link::neighbour_header(AF_BRIDGE, tunnel, NTF_SELF);
     batch
-        .message(
-            format!("lead the tunnel to {node}"),
-            RTM_NEWNEIGH,
-            REPLACE,
-            &neighbour_header(AF_BRIDGE, tunnel, NTF_SELF),
-        )
+        .message(format!("end the tunnel to {node}"), RTM_DELNEIGH, REQUEST, &header)
         .put(NDA_LLADDR, &mac)
-        .put(NDA_DST, &node.octets());
-    batch
-        .message(format!("name the way to {range}"), RTM_NEWNEIGH, REPLACE, &neighbour_header(AF_INET, tunnel, 0))
-        .put(NDA_DST, &range.octets())
-        .put(NDA_LLADDR, &mac);
+        .put(NDA_DST, &octets(node));
 }
 
-pub(super) fn delete_peer(batch: &mut Batch, tunnel: u32, range: Prefix, mac: Mac, node: Ipv4Addr) {
-    batch
-        .message(format!("forget the way to {range}"), RTM_DELNEIGH, REQUEST, &neighbour_header(AF_INET, tunnel, 0))
-        .put(NDA_DST, &range.octets());
-    batch
-        .message(
-            format!("end the tunnel to {node}"),
-            RTM_DELNEIGH,
-            REQUEST,
-            &neighbour_header(AF_BRIDGE, tunnel, NTF_SELF),
-        )
-        .put(NDA_LLADDR, &mac)
-        .put(NDA_DST, &node.octets());
+/// What a route or an address is about, if it is of a family that is known here.
+fn family_of(header: &[u8]) -> Option<Family> {
+    Family::BOTH.into_iter().find(|family| header.first() == Some(&family.number()))
 }
 
 /// The ranges that the overlay's routes lead to.
 pub(super) fn routes(socket: &Socket) -> Result<Vec<Prefix>, NetlinkError> {
     let mut batch = Batch::new();
-    drop(batch.message("list the routes", RTM_GETROUTE, DUMP, &route_header(Prefix::ALL, 0, 0)));
+    let mut header = route_header(Prefix::all(Family::V4), 0, 0);
+    header[0] = AF_UNSPEC;
+    drop(batch.message("list the routes", RTM_GETROUTE, DUMP, &header));
     let mut found = Vec::new();
     socket.query(&batch, |kind, payload| {
         let Some(header) = payload.get(..12).filter(|_| kind == RTM_NEWROUTE) else { return };
-        if header[0] != AF_INET || header[4] != TABLE_MAIN || header[5] != PROTOCOL {
+        let Some(family) = family_of(header) else { return };
+        if header[4] != TABLE_MAIN || header[5] != PROTOCOL {
             return;
         }
-        let to = attribute(&payload[12..], RTA_DST).and_then(read_address);
+        let to = attribute(&payload[12..], RTA_DST).and_then(|to| family.read(to));
         found.extend(to.and_then(|to| Prefix::new(to, header[1])));
     })?;
     Ok(found)
 }
 
-fn read_address(bytes: &[u8]) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from)
-}
-
 /// The addresses of all links: the link, the address, and how many bits its network's addresses share.
-pub(super) fn addresses(socket: &Socket) -> Result<Vec<(u32, Ipv4Addr, u8)>, NetlinkError> {
+pub(super) fn addresses(socket: &Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
     let mut batch = Batch::new();
-    drop(batch.message("list the addresses", RTM_GETADDR, DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]));
+    drop(batch.message("list the addresses", RTM_GETADDR, DUMP, &[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0]));
     let mut found = Vec::new();
     socket.query(&batch, |kind, payload| {
         let Some(header) = payload.get(..8).filter(|_| kind == RTM_NEWADDR) else { return };
+        let Some(family) = family_of(header) else { return };
         let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
-        let address = attribute(&payload[8..], IFA_LOCAL).and_then(read_address);
-        found.extend(address.filter(|_| header[0] == AF_INET).map(|address| (index, address, header[1])));
+        // IPv6 has it here unless there is another end.
+        let own = attribute(&payload[8..], IFA_LOCAL).or_else(|| attribute(&payload[8..], IFA_ADDRESS));
+        found.extend(own.and_then(|own| family.read(own)).map(|address| (index, address, header[1])));
     })?;
     Ok(found)
 }

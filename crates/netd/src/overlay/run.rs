@@ -1,6 +1,6 @@
 //! Follows the Nodes and keeps the ways to their pods.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,14 +27,13 @@ pub struct OverlayConfig {
     pub informers: Informers,
     /// This node's name.
     pub node_name: String,
-    /// Its address.
-    pub address: IpAddr,
-    /// Its pods' addresses.
-    pub node_range: Prefix,
-    /// Its own address among them.
-    pub gateway: Ipv4Addr,
-    /// The pod range of the whole cluster.
-    pub pod_range: Prefix,
+    /// Its addresses, one of a family at most. Where nodes are on different networks, packets for pods travel inside of
+    /// others with the first one.
+    pub addresses: Vec<IpAddr>,
+    /// Its pods' addresses, one range of a family.
+    pub node_ranges: Vec<Prefix>,
+    /// The pod ranges of the whole cluster.
+    pub pod_ranges: Vec<Prefix>,
     /// Whether also nodes on the same network are reached through the tunnel: some networks carry no packets of
     /// addresses that they do not know.
     pub always_tunnel: bool,
@@ -47,13 +46,12 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Starts to keep the ways in the calling thread's network namespace. A node with an IPv6 address alone has none.
+    /// Starts to keep the ways in the calling thread's network namespace.
     ///
     /// # Errors
     /// The kernel cannot be talked to.
-    pub fn start(config: OverlayConfig) -> Result<Option<Self>, NetlinkError> {
-        let Some(address) = apply::v4(config.address) else { return Ok(None) };
-        let site = Site { address, range: config.node_range, gateway: config.gateway };
+    pub fn start(config: OverlayConfig) -> Result<Self, NetlinkError> {
+        let site = Site { addresses: config.addresses.clone(), ranges: config.node_ranges.clone() };
         let applier = Applier::open(site)?;
         let nodes = config.informers.of::<Node>();
         let changed = Arc::new(Notify::new());
@@ -70,7 +68,7 @@ impl Overlay {
         });
         let (sender, applied) = watch::channel(0);
         let keeper = Keeper { config, applier, nodes, changed, applied: sender };
-        Ok(Some(Self { task: tokio::spawn(keeper.run()), applied }))
+        Ok(Self { task: tokio::spawn(keeper.run()), applied })
     }
 
     /// Waits until the ways to all Nodes known at the start are there.
@@ -130,10 +128,12 @@ impl Keeper {
 
     fn step(&mut self, anew: bool) -> Result<(), NetlinkError> {
         let networks = if self.config.always_tunnel { Vec::new() } else { self.applier.networks()? };
+        let site = self.applier.site();
         let place = Place {
             name: self.config.node_name.clone(),
-            range: self.config.node_range,
-            pod_range: self.config.pod_range,
+            ranges: site.ranges.clone(),
+            pod_ranges: self.config.pod_ranges.clone(),
+            tunnel: site.tunnel(),
             networks,
         };
         let nodes = self.nodes.list();

@@ -1,8 +1,9 @@
 //! The link, address and route messages that a pod network needs, each as one function that adds to a batch.
 //! What is made when, and why, is decided in [`super::network`].
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use crate::family::{Family, octets};
 use crate::netlink::{Attributes, Batch, Namespace, NetlinkError, Socket, attribute};
 use crate::prefix::Prefix;
 
@@ -14,6 +15,8 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 
 pub(crate) const REQUEST: u16 = 0x1 | 0x4; // with an answer, also when all went well
 pub(crate) const CREATE: u16 = REQUEST | 0x400 | 0x200; // fails where the thing exists
@@ -39,12 +42,16 @@ const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const VETH_INFO_PEER: u16 = 1;
-pub(crate) const AF_INET: u8 = 2;
 const AF_INET6: u16 = 10;
 const IFF_UP: u32 = 1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+/// Nobody is asked whether they have the address already: it is there at once. IPv4 knows no such question.
+const IFA_F_NODAD: u8 = 2;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 
@@ -67,9 +74,17 @@ pub(crate) type Mac = [u8; 6];
 
 /// A locally administered hardware address made from an IP address, so that an address that is used again by
 /// another pod never meets a stale neighbour entry.
-pub(crate) fn mac_of(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
-    [0x0a, 0x58, a, b, c, d]
+pub(crate) fn mac_of(address: IpAddr) -> Mac {
+    let [a, b, c, d] = short(address).to_be_bytes();
+    let family = if address.is_ipv4() { 0x58 } else { 0x59 };
+    [0x0a, family, a, b, c, d]
+}
+
+/// Four bytes that tell an address from the others of its range, as far as these differ in four bytes or fewer.
+pub(crate) fn short(address: IpAddr) -> u32 {
+    let words = octets(address);
+    let words = words.chunks_exact(4).filter_map(|word| word.try_into().ok());
+    words.fold(0, |sum, word| sum ^ u32::from_be_bytes(word))
 }
 
 /// A link as the kernel lists it.
@@ -78,6 +93,7 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) master: Option<u32>,
+    pub(crate) mac: Option<Mac>,
 }
 
 /// A new pair of virtual interfaces, one end here on the bridge, the other already inside the pod.
@@ -113,7 +129,7 @@ pub(crate) fn add_veth(batch: &mut Batch, pair: &VethPair<'_>) {
     if pair.master.is_some() {
         turn_back(batch, pair.host_name);
     }
-    up_without_ipv6(batch, pair.host_name);
+    up_without_link_local(batch, pair.host_name);
 }
 
 /// Lets the bridge send a packet out by the port that it came in by: with the bridge's netfilter on, a pod that
@@ -147,12 +163,12 @@ pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: Mac, mtu: u32) {
         });
     });
     drop(message);
-    up_without_ipv6(batch, name);
+    up_without_link_local(batch, name);
 }
 
 /// Link-local IPv6 addresses on ports would only make each pod's start wake all the others with multicast.
 /// The kernel takes the setting only for a link that exists, and it must be there before the link is up.
-pub(crate) fn up_without_ipv6(batch: &mut Batch, name: &str) {
+pub(crate) fn up_without_link_local(batch: &mut Batch, name: &str) {
     batch.message(format!("set up {name}"), RTM_NEWLINK, REQUEST, &link_header(0, 0)).put_text(IFLA_IFNAME, name).nest(
         IFLA_AF_SPEC,
         |families| {
@@ -189,22 +205,50 @@ pub(crate) fn link_up(batch: &mut Batch, index: u32, name: &str) {
     let _message = batch.message(format!("switch {name} on"), RTM_NEWLINK, REQUEST, &link_header(index, IFF_UP));
 }
 
-pub(crate) fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr, prefix_bits: u8) {
-    let mut header = vec![AF_INET, prefix_bits, 0, RT_SCOPE_UNIVERSE];
+pub(crate) fn add_address(batch: &mut Batch, index: u32, address: IpAddr, prefix_bits: u8) {
+    let family = Family::of(address);
+    let flags = if family == Family::V6 { IFA_F_NODAD } else { 0 };
+    let mut header = vec![family.number(), prefix_bits, flags, RT_SCOPE_UNIVERSE];
     header.extend_from_slice(&index.to_ne_bytes());
     batch
         .message(format!("add the address {address}/{prefix_bits}"), RTM_NEWADDR, REPLACE, &header)
-        .put(IFA_LOCAL, &address.octets())
-        .put(IFA_ADDRESS, &address.octets());
+        .put(IFA_LOCAL, &octets(address))
+        .put(IFA_ADDRESS, &octets(address));
+}
+
+/// `struct ndmsg`, of a neighbour that nobody needs to look for.
+pub(crate) fn neighbour_header(family: u8, link: u32, flags: u8) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = family;
+    header[4..8].copy_from_slice(&link.to_ne_bytes());
+    header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    header[10] = flags;
+    header
+}
+
+/// Says which hardware address a neighbour on a link has.
+pub(crate) fn add_neighbour(batch: &mut Batch, link: u32, address: IpAddr, mac: Mac) {
+    let header = neighbour_header(Family::of(address).number(), link, 0);
+    batch
+        .message(format!("name the way to {address}"), RTM_NEWNEIGH, REPLACE, &header)
+        .put(NDA_DST, &octets(address))
+        .put(NDA_LLADDR, &mac);
+}
+
+pub(crate) fn delete_neighbour(batch: &mut Batch, link: u32, address: IpAddr) {
+    let header = neighbour_header(Family::of(address).number(), link, 0);
+    batch
+        .message(format!("forget the way to {address}"), RTM_DELNEIGH, REQUEST, &header)
+        .put(NDA_DST, &octets(address));
 }
 
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Via {
     /// Straight onto a link; a source address may be preferred.
-    Link { index: u32, source: Option<Ipv4Addr> },
+    Link { index: u32, source: Option<IpAddr> },
     /// To a gateway.
-    Gateway { index: u32, gateway: Ipv4Addr },
+    Gateway { index: u32, gateway: IpAddr },
     /// Nowhere, without a word.
     Blackhole,
 }
@@ -227,11 +271,11 @@ pub(crate) fn add_route(batch: &mut Batch, to: Prefix, via: Via, metric: u32) {
         Via::Link { index, source } => {
             message.put_u32(RTA_OIF, index);
             if let Some(source) = source {
-                message.put(RTA_PREFSRC, &source.octets());
+                message.put(RTA_PREFSRC, &octets(source));
             }
         }
         Via::Gateway { index, gateway } => {
-            message.put_u32(RTA_OIF, index).put(RTA_GATEWAY, &gateway.octets());
+            message.put_u32(RTA_OIF, index).put(RTA_GATEWAY, &octets(gateway));
         }
         Via::Blackhole => {}
     }
@@ -278,7 +322,8 @@ fn read_link(payload: &[u8]) -> Option<Link> {
     let name = attribute(attributes, IFLA_IFNAME)?;
     let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
     let master = attribute(attributes, IFLA_MASTER).and_then(|value| Some(u32::from_ne_bytes(value.try_into().ok()?)));
-    Some(Link { index, name, master })
+    let mac = attribute(attributes, IFLA_ADDRESS).and_then(|value| value.try_into().ok());
+    Some(Link { index, name, master, mac })
 }
 
 /// `struct ifinfomsg` with these flags to be set.
@@ -292,18 +337,18 @@ pub(crate) fn link_header(index: u32, flags: u32) -> [u8; 16] {
 
 /// `struct rtmsg` for a route to `to`.
 fn route_header(to: Prefix, scope: u8, kind: u8) -> [u8; 12] {
-    [AF_INET, to.bits(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0]
+    [to.family().number(), to.bits(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0]
 }
 
-/// The largest packet of the link that the default route leads to; `None` without a default route.
-pub(crate) fn uplink_mtu(socket: &Socket) -> Result<Option<u32>, NetlinkError> {
+/// The largest packet of the link that a family's default route leads to; `None` without a default route.
+pub(crate) fn uplink_mtu(socket: &Socket, family: Family) -> Result<Option<u32>, NetlinkError> {
     let mut batch = Batch::new();
-    let header = route_header(Prefix::ALL, 0, 0);
+    let header = route_header(Prefix::all(family), 0, 0);
     drop(batch.message("list the routes", RTM_GETROUTE, DUMP, &header));
     let mut uplink = None;
     socket.query(&batch, |kind, payload| {
         if kind == RTM_NEWROUTE && uplink.is_none() {
-            uplink = read_default_route(payload);
+            uplink = read_default_route(payload, family);
         }
     })?;
     uplink.map_or(Ok(None), |index| mtu(socket, index))
@@ -321,10 +366,10 @@ pub(crate) fn mtu(socket: &Socket, index: u32) -> Result<Option<u32>, NetlinkErr
     Ok(mtu)
 }
 
-/// The link that this route leads to, if it is an IPv4 default route of the main table.
-fn read_default_route(payload: &[u8]) -> Option<u32> {
+/// The link that this route leads to, if it is a family's default route of the main table.
+fn read_default_route(payload: &[u8], family: Family) -> Option<u32> {
     let header = payload.get(..12)?;
-    if header[0] != AF_INET || header[1] != 0 || header[4] != RT_TABLE_MAIN || header[7] != RTN_UNICAST {
+    if header[0] != family.number() || header[1] != 0 || header[4] != RT_TABLE_MAIN || header[7] != RTN_UNICAST {
         return None;
     }
     let link = attribute(payload.get(12..)?, RTA_OIF)?;

@@ -3,7 +3,9 @@
 pub(crate) mod addresses;
 pub(crate) mod link;
 mod network;
+mod pool;
 pub(crate) mod sysctl;
 
 pub use addresses::{AddressError, Lease};
+pub(crate) use network::gateway;
 pub use network::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};

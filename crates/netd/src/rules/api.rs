@@ -1,6 +1,6 @@
 //! From the API's Services and EndpointSlices to what the rules need of them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
@@ -9,30 +9,33 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use super::language::Endpoint;
 use super::service::{Backend, Service, ServicePort};
 use super::topology::{Here, Hints};
+use crate::family::Family;
 use crate::model::Transport;
+use crate::prefix::Prefix;
 
 /// Services with this label are somebody else's to serve.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// How long a client stays with its endpoint if the Service does not say.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10800;
 
-/// The Service, if it has an IPv4 cluster address of its own that is ours to serve.
-pub fn service(object: &core::Service) -> Option<Service> {
+/// What the Service is in one family, if it has a cluster address there and is ours to serve. Its other addresses are
+/// taken as far as they are of that family, too.
+pub fn service(object: &core::Service, family: Family) -> Option<Service> {
     let spec = object.spec.as_ref()?;
     let is_foreign = object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL));
     if is_foreign || spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
     let addresses = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-    let cluster_address = addresses.filter_map(|address| address.parse().ok()).next()?;
+    let cluster_address = addresses_of(addresses, family).next()?;
     let name = format!("{}/{}", object.metadata.namespace.as_deref()?, object.metadata.name.as_deref()?);
     let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
     Some(Service {
         name,
         cluster_address,
-        external_addresses: addresses_of(spec.external_ips.iter().flatten()),
-        balancer_addresses: if is_balanced { balancer_addresses(object) } else { Vec::new() },
-        balancer_sources: ranges(spec.load_balancer_source_ranges.iter().flatten()),
+        external_addresses: addresses_of(spec.external_ips.iter().flatten(), family).collect(),
+        balancer_addresses: if is_balanced { balancer_addresses(object, family) } else { Vec::new() },
+        balancer_sources: sources(spec, family),
         ports: spec.ports.iter().flatten().filter_map(port).collect(),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
@@ -49,16 +52,20 @@ pub fn health_check_port(object: &core::Service) -> Option<u16> {
     port_number(spec.health_check_node_port).filter(|_| is_asked_for)
 }
 
-/// What is behind a Service, from all of its slices, as this node sees it.
-pub fn backends<'a>(slices: impl IntoIterator<Item = &'a discovery::EndpointSlice>, here: &Here) -> Vec<Backend> {
-    let ipv4 = slices.into_iter().filter(|slice| slice.address_type == "IPv4");
-    let mut found: Vec<Backend> = ipv4.flat_map(|slice| backends_of_slice(slice, here)).collect();
+/// What is behind a Service in one family, from all of its slices, as this node sees it.
+pub fn backends<'a>(
+    slices: impl IntoIterator<Item = &'a discovery::EndpointSlice>,
+    here: &Here,
+    family: Family,
+) -> Vec<Backend> {
+    let ours = slices.into_iter().filter(|slice| slice.address_type == family.name());
+    let mut found: Vec<Backend> = ours.flat_map(|slice| backends_of_slice(slice, here, family)).collect();
     found.sort();
     found.dedup();
     found
 }
 
-fn backends_of_slice(slice: &discovery::EndpointSlice, here: &Here) -> Vec<Backend> {
+fn backends_of_slice(slice: &discovery::EndpointSlice, here: &Here, family: Family) -> Vec<Backend> {
     let mut found = Vec::new();
     for port in slice.ports.iter().flatten() {
         let (Some(number), Some(transport)) = (port_number(port.port), Transport::from_api(port.protocol.as_deref()))
@@ -72,7 +79,7 @@ fn backends_of_slice(slice: &discovery::EndpointSlice, here: &Here) -> Vec<Backe
             let is_serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(is_ready);
             let is_terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
             // All addresses of an endpoint are the same endpoint; upstream uses the first, and so do we.
-            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) else { continue };
+            let Some(address) = addresses_of(endpoint.addresses.first(), family).next() else { continue };
             found.push(Backend {
                 port_name: port.name.clone().unwrap_or_default(),
                 transport,
@@ -101,20 +108,24 @@ fn port_number(number: Option<i32>) -> Option<u16> {
 }
 
 /// Addresses that are to be redirected on the node already; those with mode `Proxy` must pass the balancer itself.
-fn balancer_addresses(object: &core::Service) -> Vec<Ipv4Addr> {
+fn balancer_addresses(object: &core::Service, family: Family) -> Vec<IpAddr> {
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
     let direct = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
-    addresses_of(direct.filter_map(|ingress| ingress.ip.as_ref()))
+    addresses_of(direct.filter_map(|ingress| ingress.ip.as_ref()), family).collect()
 }
 
-/// The IPv4 ones; those of the other family are no business of these rules.
-fn addresses_of<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
-    texts.filter_map(|text| text.parse().ok()).collect()
+/// Those of one family; the others are no business of its rules.
+fn addresses_of<'a>(texts: impl IntoIterator<Item = &'a String>, family: Family) -> impl Iterator<Item = IpAddr> {
+    let all = texts.into_iter().filter_map(|text| text.parse().ok());
+    all.filter(move |address| Family::of(*address) == family)
 }
 
-fn ranges<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<crate::prefix::Prefix> {
-    texts.filter_map(|text| text.trim().parse().ok()).collect()
+/// Those of one family. As upstream has it, one of which none is named is open to all.
+fn sources(spec: &core::ServiceSpec, family: Family) -> Vec<Prefix> {
+    let named = spec.load_balancer_source_ranges.iter().flatten();
+    let all = named.filter_map(|text| text.trim().parse().ok());
+    all.filter(|range: &Prefix| range.family() == family).collect()
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Option<Duration> {

@@ -1,6 +1,9 @@
 //! The part of the rules that does not depend on any Service: where packets are caught, and the maps that all owners share.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use super::language::{Base, Draw, Hook, Is, KeyType, Refusal, Rule, SetKind, Statement, ValueType, Verdict, Whose};
+use crate::family::Family;
 use crate::model::Transport;
 use crate::prefix::Prefix;
 
@@ -97,70 +100,125 @@ impl Shared {
     }
 }
 
-/// What the rules must know of the node.
+/// What the rules must know of the node. The ranges may be of both families; those that come first are of the one that
+/// is meant where one will do.
 #[derive(Debug, Clone)]
 pub struct Frame {
     /// The bridge that the pods are on.
     pub bridge: String,
-    /// The pod range of the whole cluster.
-    pub pod_range: Prefix,
-    /// The Service range.
-    pub service_range: Prefix,
+    /// The pod ranges of the whole cluster.
+    pub pod_ranges: Vec<Prefix>,
+    /// The Service ranges.
+    pub service_ranges: Vec<Prefix>,
     /// The ranges that load balancer addresses are taken from.
     pub balancer_ranges: Vec<Prefix>,
 }
 
-const LOOPBACK: &str = "127.0.0.0/8";
-const MULTICAST: &str = "224.0.0.0/4";
-
 impl Frame {
-    /// The fixed chains with their rules.
-    pub fn chains(&self) -> Vec<(&'static str, Option<Base>, Vec<Rule>)> {
+    /// The families that there are rules for, the first one first.
+    pub fn families(&self) -> Vec<Family> {
+        let mut families: Vec<Family> = Vec::new();
+        for range in self.pod_ranges.iter().chain(&self.service_ranges) {
+            if !families.contains(&range.family()) {
+                families.push(range.family());
+            }
+        }
+        families
+    }
+
+    /// The fixed chains of a family with their rules.
+    pub fn chains(&self, family: Family) -> Vec<(&'static str, Option<Base>, Vec<Rule>)> {
         use Hook::{Forward, Input, Output, Postrouting, Prerouting};
         let filter = |hook, priority| Some(Base { hook, translates: false, priority });
         let translate = |hook, priority| Some(Base { hook, translates: true, priority });
         let refuse = || vec![vec![Statement::NewConnection, Statement::Do(Verdict::Jump(REFUSALS_CHAIN.into()))]];
         let redirect = || vec![vec![Statement::Do(Verdict::Jump(SERVICES_CHAIN.into()))]];
-        vec![
-            ("guard", filter(Prerouting, PRIORITY_RAW), self.guard()),
+        let of_family = FamilyFrame { frame: self, family };
+        let mut chains = vec![
+            ("guard", filter(Prerouting, PRIORITY_RAW), of_family.guard()),
             ("filter-input", filter(Input, PRIORITY_FILTER), refuse()),
-            ("filter-forward", filter(Forward, PRIORITY_FILTER), forwarded(refuse())),
+            ("filter-forward", filter(Forward, PRIORITY_FILTER), of_family.forwarded(refuse())),
             ("filter-output", filter(Output, PRIORITY_FILTER), refuse()),
             ("nat-prerouting", translate(Prerouting, PRIORITY_DESTINATION), redirect()),
             ("nat-output", translate(Output, PRIORITY_DESTINATION), redirect()),
-            ("nat-postrouting", translate(Postrouting, PRIORITY_SOURCE), self.departures()),
-            (SERVICES_CHAIN, None, self.services()),
-            (REFUSALS_CHAIN, None, self.refusals()),
+            ("nat-postrouting", translate(Postrouting, PRIORITY_SOURCE), of_family.departures()),
+            (SERVICES_CHAIN, None, of_family.services()),
+            (REFUSALS_CHAIN, None, of_family.refusals()),
             (REJECT_CHAIN, None, reject()),
-        ]
+        ];
+        // A hook without rules would only cost each packet the way to it.
+        chains.retain(|(_, base, rules)| base.is_none() || !rules.is_empty());
+        chains
+    }
+}
+
+/// The frame as one family sees it.
+struct FamilyFrame<'a> {
+    frame: &'a Frame,
+    family: Family,
+}
+
+const LOOPBACK: &str = "127.0.0.0/8";
+
+impl FamilyFrame<'_> {
+    fn only<'a>(&self, ranges: &'a [Prefix]) -> impl Iterator<Item = Prefix> + Clone + use<'a> {
+        let family = self.family;
+        ranges.iter().copied().filter(move |range| range.family() == family)
+    }
+
+    fn pods(&self) -> impl Iterator<Item = Prefix> + Clone {
+        self.only(&self.frame.pod_ranges)
+    }
+
+    fn service_ranges(&self) -> impl Iterator<Item = Prefix> + Clone {
+        self.only(&self.frame.service_ranges)
+    }
+
+    fn multicast(&self) -> Prefix {
+        range(match self.family {
+            Family::V4 => "224.0.0.0/4",
+            Family::V6 => "ff00::/8",
+        })
+    }
+
+    /// The loopback addresses on which node ports answer. A kernel routes no packet from `::1` to anywhere else.
+    fn open_loopback(&self) -> Option<Prefix> {
+        (self.family == Family::V4).then(|| range(LOOPBACK))
     }
 
     /// NodePorts answer on 127.0.0.1 because the bridge may route that address; pods themselves must not reach it.
     fn guard(&self) -> Vec<Rule> {
-        vec![vec![
-            Statement::From(self.bridge.clone()),
-            Statement::Destination(Is::In, range(LOOPBACK)),
-            Statement::Do(Verdict::Drop),
-        ]]
+        let keep_away = |loopback| {
+            vec![
+                Statement::From(self.frame.bridge.clone()),
+                Statement::Destination(Is::In, loopback),
+                Statement::Do(Verdict::Drop),
+            ]
+        };
+        self.open_loopback().map(keep_away).into_iter().collect()
+    }
+
+    /// With this statement last: for what is addressed to the node. An address of the Service range that it has itself,
+    /// the DNS's, has no node ports, and neither has the loopback address of IPv6.
+    fn to_node(&self, last: Statement) -> Rule {
+        let closed = (self.family == Family::V6).then(|| Prefix::host(IpAddr::from(Ipv6Addr::LOCALHOST)));
+        let other = self.service_ranges().chain(closed).map(|range| Statement::Destination(Is::NotIn, range));
+        other.chain([Statement::DestinationLocal(Is::In), last]).collect()
     }
 
     fn services(&self) -> Vec<Rule> {
-        let to_node = |last: Statement| {
-            // An address of the Service range that this node has itself, the DNS's, has no node ports.
-            vec![Statement::Destination(Is::NotIn, self.service_range), Statement::DestinationLocal(Is::In), last]
+        let from_outside = |service: Prefix| {
+            let pods = self.pods().map(|pods| Statement::Source(Is::NotIn, pods));
+            std::iter::once(Statement::Destination(Is::In, service)).chain(pods).chain([Statement::Mark]).collect()
         };
-        let from_outside = vec![
-            Statement::Destination(Is::In, self.service_range),
-            Statement::Source(Is::NotIn, self.pod_range),
-            Statement::Mark,
-        ];
-        vec![
-            from_outside,
+        let mut rules: Vec<Rule> = self.service_ranges().map(from_outside).collect();
+        rules.extend([
             vec![Statement::Dispatch(KeyType::AddressPort, Shared::ServiceAddresses.name().into())],
-            to_node(Statement::Dispatch(KeyType::Port, Shared::NodePorts.name().into())),
+            self.to_node(Statement::Dispatch(KeyType::Port, Shared::NodePorts.name().into())),
             vec![Statement::Translate(KeyType::AddressPort, Shared::HostPortsAt.name().into())],
-            to_node(Statement::Translate(KeyType::Port, Shared::HostPorts.name().into())),
-        ]
+            self.to_node(Statement::Translate(KeyType::Port, Shared::HostPorts.name().into())),
+        ]);
+        rules
     }
 
     fn refusals(&self) -> Vec<Rule> {
@@ -169,34 +227,59 @@ impl Frame {
             vec![Statement::Destination(Is::In, range), Statement::DestinationLocal(Is::NotIn), refuse]
         };
         let empty = || Statement::Dispatch(KeyType::AddressPort, Shared::EmptyAddresses.name().into());
-        let mut rules = vec![
-            vec![Statement::Destination(Is::NotIn, self.service_range), empty()],
-            // Who listens on an address of the Service range on this very node, as the DNS does, needs no endpoint.
-            vec![Statement::Destination(Is::In, self.service_range), Statement::DestinationLocal(Is::NotIn), empty()],
-            vec![
-                Statement::Destination(Is::NotIn, self.service_range),
-                Statement::DestinationLocal(Is::In),
-                Statement::Dispatch(KeyType::Port, Shared::EmptyNodePorts.name().into()),
-            ],
-            nobody_in(self.service_range),
-        ];
-        rules.extend(self.balancer_ranges.iter().copied().map(nobody_in));
+        let elsewhere = self.service_ranges().map(|range| Statement::Destination(Is::NotIn, range));
+        let mut rules: Vec<Rule> = vec![elsewhere.chain([empty()]).collect()];
+        // Who listens on an address of the Service range on this very node, as the DNS does, needs no endpoint.
+        rules.extend(
+            self.service_ranges().map(|range| {
+                vec![Statement::Destination(Is::In, range), Statement::DestinationLocal(Is::NotIn), empty()]
+            }),
+        );
+        rules.push(self.to_node(Statement::Dispatch(KeyType::Port, Shared::EmptyNodePorts.name().into())));
+        rules.extend(self.service_ranges().chain(self.only(&self.frame.balancer_ranges)).map(nobody_in));
+        rules
+    }
+
+    /// What passes through the node, by addresses as they are after translation: so policies see the pods behind a
+    /// Service. What the node itself says to its pods, and they to it, does not pass here and is free, as upstream
+    /// documents it.
+    fn forwarded(&self, refuse: Vec<Rule>) -> Vec<Rule> {
+        let dispatch = |key, map: Shared| vec![Statement::Dispatch(key, map.name().into())];
+        let accept = || Statement::Do(Verdict::Accept);
+        let mut rules = vec![vec![Statement::KnownConnection, accept()]];
+        rules.extend(refuse);
+        if self.family == Family::V6 {
+            // With the bridge's netfilter on, a question for a neighbour passes here on its way to the other pods.
+            rules.push(vec![Statement::NeighbourDiscovery, accept()]);
+        }
+        rules.extend([
+            // No policy keeps a pod from itself.
+            vec![Statement::In(KeyType::Pair, Shared::Hairpins.name().into()), accept()],
+            dispatch(KeyType::Source, Shared::EgressPods),
+            dispatch(KeyType::Destination, Shared::IngressPods),
+        ]);
         rules
     }
 
     fn departures(&self) -> Vec<Rule> {
-        vec![
+        let mut rules = vec![
             vec![Statement::In(KeyType::Pair, Shared::Hairpins.name().into()), Statement::Masquerade],
             vec![Statement::Marked, Statement::Unmark, Statement::Masquerade],
-            // From 127.0.0.1 through a node port or host port: no answer would find its way back to that address.
-            vec![Statement::To(self.bridge.clone()), Statement::Source(Is::In, range(LOOPBACK)), Statement::Masquerade],
+        ];
+        // From 127.0.0.1 through a node port or host port: no answer would find its way back to that address.
+        rules.extend(self.open_loopback().map(|loopback| {
+            let to_pods = Statement::To(self.frame.bridge.clone());
+            vec![to_pods, Statement::Source(Is::In, loopback), Statement::Masquerade]
+        }));
+        rules.extend(self.pods().map(|pods| {
             vec![
-                Statement::Source(Is::In, self.pod_range),
-                Statement::Destination(Is::NotIn, self.pod_range),
-                Statement::Destination(Is::NotIn, range(MULTICAST)),
+                Statement::Source(Is::In, pods),
+                Statement::Destination(Is::NotIn, pods),
+                Statement::Destination(Is::NotIn, self.multicast()),
                 Statement::Masquerade,
-            ],
-        ]
+            ]
+        }));
+        rules
     }
 }
 
@@ -244,21 +327,6 @@ pub fn spread(draw: Draw) -> Vec<Rule> {
         // The first place is always taken.
         rules.push(vec![Statement::TranslateRandom(Draw { count: 1, ..draw }, map())]);
     }
-    rules
-}
-
-/// What passes through the node, by addresses as they are after translation: so policies see the pods behind a Service.
-/// What the node itself says to its pods, and they to it, does not pass here and is free, as upstream documents it.
-fn forwarded(refuse: Vec<Rule>) -> Vec<Rule> {
-    let dispatch = |key, map: Shared| vec![Statement::Dispatch(key, map.name().into())];
-    let mut rules = vec![vec![Statement::KnownConnection, Statement::Do(Verdict::Accept)]];
-    rules.extend(refuse);
-    rules.extend([
-        // No policy keeps a pod from itself.
-        vec![Statement::In(KeyType::Pair, Shared::Hairpins.name().into()), Statement::Do(Verdict::Accept)],
-        dispatch(KeyType::Source, Shared::EgressPods),
-        dispatch(KeyType::Destination, Shared::IngressPods),
-    ]);
     rules
 }
 

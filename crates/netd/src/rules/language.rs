@@ -1,9 +1,10 @@
-//! The small part of nftables' language that our rules are written in, and its text form for people and golden tests.
-//! What the words mean to the kernel is in [`super::encode`].
+//! The small part of nftables' language that our rules are written in. It is the same for both families of addresses:
+//! of which one a table is, its rules do not say. Its text form is in [`super::text`], what the words mean to the kernel
+//! in [`super::encode`].
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::model::Transport;
@@ -16,7 +17,7 @@ pub const MASQUERADE_MARK: u32 = 0x4000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The port.
     pub port: u16,
 }
@@ -47,9 +48,9 @@ pub struct Base {
     pub priority: i32,
 }
 
-/// What endpoints are numbered under: an address that leads to them (`0.0.0.0` for a port of the node), protocol
-/// and port.
-pub type ServiceId = (Ipv4Addr, Transport, u16);
+/// What endpoints are numbered under: an address that leads to them (the unspecified one for a port of the node),
+/// protocol and port.
+pub type ServiceId = (IpAddr, Transport, u16);
 
 /// Under which [`ServiceId`] a rule finds its endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +108,7 @@ pub enum Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
     /// Of [`KeyType::AddressPort`].
-    AddressPort(Ipv4Addr, Transport, u16),
+    AddressPort(IpAddr, Transport, u16),
     /// Of [`KeyType::Port`].
     Port(Transport, u16),
     /// Of [`KeyType::Number`].
@@ -115,13 +116,13 @@ pub enum Key {
     /// Of [`KeyType::Numbered`].
     Numbered(ServiceId, u32),
     /// Of [`KeyType::Pair`].
-    Pair(Ipv4Addr, Ipv4Addr),
+    Pair(IpAddr, IpAddr),
     /// Of [`KeyType::Source`] and [`KeyType::Destination`].
-    Address(Ipv4Addr),
+    Address(IpAddr),
     /// Of [`KeyType::Source`], in a set of ranges: the first and the last address.
-    Range(Ipv4Addr, Ipv4Addr),
+    Range(IpAddr, IpAddr),
     /// Of [`KeyType::Member`].
-    Member(u32, Ipv4Addr),
+    Member(u32, IpAddr),
 }
 
 /// What a map gives for a key.
@@ -212,6 +213,8 @@ pub enum Statement {
     From(String),
     /// The packet leaves by this interface.
     To(String),
+    /// It is how neighbours on a link find each other, which is ICMP in IPv6.
+    NeighbourDiscovery,
     /// It is of this protocol (or is not).
     Protocol(Is, Transport),
     /// The mark for masquerading is set.
@@ -331,105 +334,6 @@ impl fmt::Display for Verdict {
             Self::Drop => f.write_str("drop"),
             Self::Accept => f.write_str("accept"),
             Self::Return => f.write_str("return"),
-        }
-    }
-}
-
-impl fmt::Display for SetKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = match self.key {
-            KeyType::AddressPort => "ipv4_addr . inet_proto . inet_service",
-            KeyType::Port => "inet_proto . inet_service",
-            KeyType::Number => "mark",
-            KeyType::Numbered => "ipv4_addr . inet_proto . inet_service . mark",
-            KeyType::Pair => "ipv4_addr . ipv4_addr",
-            KeyType::Source | KeyType::Destination => "ipv4_addr",
-            KeyType::Member => "mark . ipv4_addr",
-        };
-        let value = match self.value {
-            ValueType::Nothing => "",
-            ValueType::Verdict => " : verdict",
-            ValueType::Endpoint => " : ipv4_addr . inet_service",
-        };
-        write!(f, "type {key}{value}{}", if self.has_ranges { "; flags interval" } else { "" })?;
-        match self.timeout {
-            Some(timeout) => write!(f, "; flags dynamic,timeout; timeout {}s", timeout.as_secs()),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The expression that makes a key of this type out of a packet.
-fn expression(key: KeyType) -> &'static str {
-    match key {
-        KeyType::AddressPort => "ip daddr . meta l4proto . th dport",
-        KeyType::Port => "meta l4proto . th dport",
-        KeyType::Number => "numgen random",
-        KeyType::Numbered => "ip daddr . meta l4proto . th dport . numgen random",
-        KeyType::Pair => "ip saddr . ip daddr",
-        KeyType::Source => "ip saddr",
-        KeyType::Destination => "ip daddr",
-        KeyType::Member => "meta mark . ip saddr",
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Source { "ip saddr" } else { "ip daddr" })
-    }
-}
-
-impl fmt::Display for Draw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.whose {
-            Whose::Packet => f.write_str(expression(KeyType::AddressPort))?,
-            Whose::NodePort => write!(f, "{} . {}", Ipv4Addr::UNSPECIFIED, expression(KeyType::Port))?,
-            Whose::Service((address, transport, port)) => write!(f, "{address} . {transport} . {port}")?,
-        }
-        write!(f, " . numgen random mod {}", self.count)?;
-        if self.first > 0 { write!(f, " offset {:#x}", self.first) } else { Ok(()) }
-    }
-}
-
-impl fmt::Display for Is {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::In { "" } else { "!= " })
-    }
-}
-
-impl fmt::Display for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Source(is, range) => write!(f, "ip saddr {is}{range}"),
-            Self::Destination(is, range) => write!(f, "ip daddr {is}{range}"),
-            Self::SourceLocal(is) => write!(f, "fib saddr type {is}local"),
-            Self::DestinationLocal(is) => write!(f, "fib daddr type {is}local"),
-            Self::NewConnection => f.write_str("ct state new"),
-            Self::KnownConnection => f.write_str("ct state established,related"),
-            Self::From(interface) => write!(f, "iifname \"{interface}\""),
-            Self::To(interface) => write!(f, "oifname \"{interface}\""),
-            Self::Protocol(is, transport) => write!(f, "meta l4proto {is}{transport}"),
-            Self::Marked => write!(f, "meta mark & {MASQUERADE_MARK:#x} != 0"),
-            Self::In(key, set) => write!(f, "{} @{set}", expression(*key)),
-            Self::Within(side, set) => write!(f, "{side} @{set}"),
-            Self::Member(side, number, set) => write!(f, "{number:#x} . {side} @{set}"),
-            Self::NamedPort(number, set) => {
-                write!(f, "{} . {number:#x} @{set}", expression(KeyType::AddressPort))
-            }
-            Self::Port(first, last) if first == last => write!(f, "th dport {first}"),
-            Self::Port(first, last) => write!(f, "th dport {first}-{last}"),
-            Self::Dispatch(key, map) => write!(f, "{} vmap @{map}", expression(*key)),
-            Self::DispatchRandom(modulus, map) => write!(f, "numgen random mod {modulus} vmap @{map}"),
-            Self::Translate(key, map) => write!(f, "dnat to {} map @{map}", expression(*key)),
-            Self::TranslateRandom(draw, map) => write!(f, "dnat to {draw} map @{map}"),
-            Self::TranslateTo(Endpoint { address, port }) => write!(f, "dnat to {address}:{port}"),
-            Self::Remember(set, timeout) => write!(f, "update @{set} {{ ip saddr timeout {}s }}", timeout.as_secs()),
-            Self::Mark => write!(f, "meta mark set meta mark | {MASQUERADE_MARK:#x}"),
-            Self::Unmark => write!(f, "meta mark set meta mark & ~{MASQUERADE_MARK:#x}"),
-            Self::Masquerade => f.write_str("masquerade fully-random"),
-            Self::Reject(Refusal::Reset) => f.write_str("reject with tcp reset"),
-            Self::Reject(Refusal::PortUnreachable) => f.write_str("reject with icmp port-unreachable"),
-            Self::Do(verdict) => write!(f, "{verdict}"),
         }
     }
 }

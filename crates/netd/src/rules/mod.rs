@@ -1,8 +1,10 @@
 //! The rules of this node: planned from Services, endpoints and host ports, changed element by element in the kernel.
+//! All of it is written once for both families of addresses; each has a table of its own.
 
 pub mod api;
 mod elements;
 mod encode;
+mod expressions;
 mod frame;
 pub mod kernel;
 mod language;
@@ -11,6 +13,7 @@ mod ruleset;
 pub mod service;
 #[cfg(test)]
 pub(crate) mod tests;
+mod text;
 pub mod topology;
 
 pub use elements::{Elements, Place};

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use super::elements::{Claimants, Elements, Place};
 use super::frame::{Frame, Shared, Spread};
 use super::language::{Base, Key, Rule, Set, SetKind, Value};
+use super::text::Words;
+use crate::family::Family;
 
 /// What one owner adds to the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,12 +73,13 @@ impl Change {
 /// elements, and must not be led into a chain that is still empty in the old rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
+    family: Family,
     preparation: Vec<Change>,
     changes: Vec<Change>,
 }
 
 impl Transaction {
-    fn of(changes: Vec<Change>) -> Self {
+    fn of(family: Family, changes: Vec<Change>) -> Self {
         let is_new = |change: &Change| matches!(change, Change::AddSet(..) | Change::AddChain(..));
         let name = |change: &Change| match change {
             Change::AddSet(name, _) => (true, name.clone()),
@@ -89,7 +92,7 @@ impl Transaction {
             changes.into_iter().partition(|change| new.contains(&name(change)));
         preparation.sort_by_key(Change::rank);
         changes.sort_by_key(Change::rank);
-        Self { preparation, changes }
+        Self { family, preparation, changes }
     }
 
     /// What is made first.
@@ -113,9 +116,10 @@ impl Transaction {
     }
 }
 
-/// All rules of this node.
+/// All rules of this node for one family of addresses.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
+    family: Family,
     frame: Frame,
     fragments: BTreeMap<Arc<str>, Fragment>,
     /// Who wants which element of a shared map. The first owner by name gets it, if several do.
@@ -125,9 +129,9 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    /// The frame alone.
-    pub fn new(frame: Frame) -> Self {
-        Self { frame, fragments: BTreeMap::new(), claims: HashMap::new(), spreads: BTreeSet::new() }
+    /// The frame alone, as far as it is of this family.
+    pub fn new(frame: Frame, family: Family) -> Self {
+        Self { family, frame, fragments: BTreeMap::new(), claims: HashMap::new(), spreads: BTreeSet::new() }
     }
 
     /// What an owner adds at the moment.
@@ -178,13 +182,13 @@ impl Ruleset {
         }
         diff_chains(&spread_chains(&spreads_before), &spread_chains(&self.spreads), &mut changes);
         self.diff_shared(&touched, &mut changes);
-        Transaction::of(changes)
+        Transaction::of(self.family, changes)
     }
 
     /// What makes all of it out of nothing.
     pub fn creation(&self) -> Transaction {
         let mut changes = Vec::new();
-        for (name, base, rules) in self.frame.chains() {
+        for (name, base, rules) in self.frame.chains(self.family) {
             changes.push(Change::AddChain(name.to_owned(), base));
             changes.push(Change::AddRules(name.to_owned(), rules));
         }
@@ -198,7 +202,12 @@ impl Ruleset {
             diff_sets(&BTreeMap::new(), &fragment.sets, &mut changes);
         }
         changes.retain(|change| !matches!(change, Change::AddElements(_, elements) if elements.is_empty()));
-        Transaction::of(changes)
+        Transaction::of(self.family, changes)
+    }
+
+    /// The family of the addresses that it is about.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// The fixed frame.
@@ -306,22 +315,23 @@ fn push_elements(set: &str, gone: Vec<Key>, come: Vec<(Key, Value)>, changes: &m
 
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = Words(self.family);
         for shared in Shared::ALL {
             let elements = self.shared_elements(shared);
-            write_set(f, shared.name(), shared.kind(), elements.iter().map(|(key, value)| (key, value)))?;
+            write_set(f, words, shared.name(), shared.kind(), elements.iter().map(|(key, value)| (key, value)))?;
         }
-        for (name, base, rules) in self.frame.chains() {
-            write_chain(f, name, base, &rules)?;
+        for (name, base, rules) in self.frame.chains(self.family) {
+            write_chain(f, words, name, base, &rules)?;
         }
         for (name, rules) in spread_chains(&self.spreads) {
-            write_chain(f, &name, None, &rules)?;
+            write_chain(f, words, &name, None, &rules)?;
         }
         for fragment in self.fragments.values() {
             for (name, set) in &fragment.sets {
-                write_set(f, name, set.kind, set.elements.iter())?;
+                write_set(f, words, name, set.kind, set.elements.iter())?;
             }
             for (name, rules) in &fragment.chains {
-                write_chain(f, name, None, rules)?;
+                write_chain(f, words, name, None, rules)?;
             }
         }
         Ok(())
@@ -330,34 +340,41 @@ impl fmt::Display for Ruleset {
 
 fn write_set<'a>(
     f: &mut fmt::Formatter<'_>,
+    words: Words,
     name: &str,
     kind: SetKind,
     elements: impl Iterator<Item = (&'a Key, &'a Value)>,
 ) -> fmt::Result {
-    writeln!(f, "set {name} {{ {kind}")?;
+    writeln!(f, "set {name} {{ {}", words.kind(kind))?;
     for (key, value) in elements {
         writeln!(f, "  {key}{value}")?;
     }
     writeln!(f, "}}")
 }
 
-fn write_chain(f: &mut fmt::Formatter<'_>, name: &str, base: Option<Base>, rules: &[Rule]) -> fmt::Result {
+fn write_chain(
+    f: &mut fmt::Formatter<'_>,
+    words: Words,
+    name: &str,
+    base: Option<Base>,
+    rules: &[Rule],
+) -> fmt::Result {
     writeln!(f, "chain {name} {{")?;
     if let Some(base) = base {
         writeln!(f, "  {base}")?;
     }
     for rule in rules {
-        let steps: Vec<String> = rule.iter().map(ToString::to_string).collect();
-        writeln!(f, "  {}", steps.join(" "))?;
+        writeln!(f, "  {}", words.rule(rule))?;
     }
     writeln!(f, "}}")
 }
 
 impl fmt::Display for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = Words(self.family);
         for change in self.preparation.iter().chain(&self.changes) {
             match change {
-                Change::AddSet(name, kind) => writeln!(f, "add set {name} {{ {kind} }}")?,
+                Change::AddSet(name, kind) => writeln!(f, "add set {name} {{ {} }}", words.kind(*kind))?,
                 Change::AddChain(name, Some(base)) => writeln!(f, "add chain {name} {{ {base} }}")?,
                 Change::AddChain(name, None) => writeln!(f, "add chain {name}")?,
                 Change::Flush(name) => writeln!(f, "flush chain {name}")?,
@@ -370,10 +387,7 @@ impl fmt::Display for Transaction {
                     elements.iter().try_for_each(|(key, value)| writeln!(f, "add element {set} {{ {key}{value} }}"))?;
                 }
                 Change::AddRules(chain, rules) => {
-                    for rule in rules {
-                        let steps: Vec<String> = rule.iter().map(ToString::to_string).collect();
-                        writeln!(f, "add rule {chain} {}", steps.join(" "))?;
-                    }
+                    rules.iter().try_for_each(|rule| writeln!(f, "add rule {chain} {}", words.rule(rule)))?;
                 }
             }
         }

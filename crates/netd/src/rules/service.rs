@@ -2,31 +2,32 @@
 //! objects say about both. Follows upstream's documentation "Virtual IPs and Service Proxies".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::elements::Elements;
-use super::frame::{REJECT_CHAIN, Shared, Spread, spread};
+use super::frame::{Frame, REJECT_CHAIN, Shared, Spread, spread};
 use super::language::{
     Draw, Endpoint, Is, Key, KeyType, Rule, ServiceId, Set, SetKind, Statement, Value, ValueType, Verdict, Whose,
 };
 use super::ruleset::Fragment;
 use super::topology::{Hints, Preference};
+use crate::family::Family;
 use crate::model::{HostPort, Transport};
 use crate::pods::HostPortMapping;
 use crate::prefix::Prefix;
 
-/// A Service, as far as packets are concerned.
+/// A Service, as far as packets of one family are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name, as `namespace/name`.
     pub name: String,
     /// Its cluster address.
-    pub cluster_address: Ipv4Addr,
+    pub cluster_address: IpAddr,
     /// Addresses of its own that lead here from outside.
-    pub external_addresses: Vec<Ipv4Addr>,
+    pub external_addresses: Vec<IpAddr>,
     /// The load balancer's addresses.
-    pub balancer_addresses: Vec<Ipv4Addr>,
+    pub balancer_addresses: Vec<IpAddr>,
     /// Who may come by the load balancer's addresses; all, if empty.
     pub balancer_sources: Vec<Prefix>,
     /// Its ports.
@@ -78,10 +79,11 @@ pub fn owner(namespace: &str, name: &str) -> String {
 
 /// What the Service adds to the rules. `before` is what it added last time: endpoints keep their places in the maps,
 /// so that one endpoint's coming or going changes one or two elements.
-pub fn fragment(service: &Service, backends: &[Backend], pod_range: Prefix, before: Option<&Fragment>) -> Fragment {
+pub fn fragment(service: &Service, backends: &[Backend], frame: &Frame, before: Option<&Fragment>) -> Fragment {
     let mut fragment = Fragment::default();
+    let family = Family::of(service.cluster_address);
     for port in &service.ports {
-        let mut planner = PortPlanner { service, port, pod_range, before, fragment: &mut fragment };
+        let mut planner = PortPlanner { service, port, family, frame, before, fragment: &mut fragment };
         planner.plan(backends);
     }
     fragment
@@ -112,7 +114,8 @@ pub fn host_port_fragment(mapping: &HostPortMapping) -> Fragment {
 struct PortPlanner<'a> {
     service: &'a Service,
     port: &'a ServicePort,
-    pod_range: Prefix,
+    family: Family,
+    frame: &'a Frame,
     before: Option<&'a Fragment>,
     fragment: &'a mut Fragment,
 }
@@ -203,7 +206,8 @@ impl PortPlanner<'_> {
         }
         if let Some(port) = node_port {
             let spread = common(Spread::NodePort);
-            let chain = own.unwrap_or_else(|| self.common((Ipv4Addr::UNSPECIFIED, transport, port), spread, cluster));
+            let chain =
+                own.unwrap_or_else(|| self.common((self.family.unspecified(), transport, port), spread, cluster));
             self.lead(Shared::NodePorts, Key::Port(transport, port), chain);
         }
     }
@@ -220,7 +224,7 @@ impl PortPlanner<'_> {
     }
 
     /// The addresses that lead here from outside, and whether each is a load balancer's.
-    fn outer_addresses(&self) -> Vec<(Ipv4Addr, bool)> {
+    fn outer_addresses(&self) -> Vec<(IpAddr, bool)> {
         let Service { external_addresses, balancer_addresses, .. } = self.service;
         let external = external_addresses.iter().map(|address| (*address, false));
         external.chain(balancer_addresses.iter().map(|address| (*address, true))).collect()
@@ -234,7 +238,8 @@ impl PortPlanner<'_> {
             // From inside it is the same Service; only from outside does it matter that the client's address is kept.
             rules.push(vec![Statement::SourceLocal(Is::In), Statement::Mark]);
             rules.push(vec![Statement::SourceLocal(Is::In), goto(&everywhere)]);
-            rules.push(vec![Statement::Source(Is::In, self.pod_range), goto(&everywhere)]);
+            let pods = self.frame.pod_ranges.iter().filter(|range| range.family() == self.family);
+            rules.extend(pods.map(|range| vec![Statement::Source(Is::In, *range), goto(&everywhere)]));
             if !local.is_empty() {
                 rules.push(vec![goto(&self.own_chain(Reach::Local, local))]);
             }
@@ -295,7 +300,7 @@ impl PortPlanner<'_> {
         self.fragment.shared.insert((map, key), value);
     }
 
-    fn address_key(&self, address: Ipv4Addr) -> Key {
+    fn address_key(&self, address: IpAddr) -> Key {
         Key::AddressPort(address, self.port.transport, self.port.port)
     }
 

@@ -1,7 +1,7 @@
 //! From the API's NetworkPolicies and Pods to what the rules need of them.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
@@ -10,6 +10,7 @@ use skiff_client::selectors::{self, Labels};
 use skiff_object::LabelSelector;
 
 use super::ranges::{self, Range};
+use crate::family::Family;
 use crate::model::Transport;
 use crate::prefix::Prefix;
 
@@ -62,16 +63,16 @@ pub(super) enum Port {
     Named(Transport, String),
 }
 
-/// What a policy says; `namespace` is its own.
-pub fn policy(object: &networking::NetworkPolicy, namespace: &str) -> Policy {
+/// What a policy says to packets of one family; `namespace` is its own.
+pub fn policy(object: &networking::NetworkPolicy, namespace: &str, family: Family) -> Policy {
     let nothing = networking::NetworkPolicySpec::default();
     let spec = object.spec.as_ref().unwrap_or(&nothing);
     let has = |direction: &str| spec.policy_types.iter().flatten().any(|known| known == direction);
     // Without a word on it, every policy is one of ingress, and one of egress if it has such rules.
     let says_nothing = spec.policy_types.as_ref().is_none_or(Vec::is_empty);
     let has_egress_rules = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
-    let ingress = spec.ingress.iter().flatten().map(|rule| permission(&rule.from, &rule.ports, namespace));
-    let egress = spec.egress.iter().flatten().map(|rule| permission(&rule.to, &rule.ports, namespace));
+    let ingress = spec.ingress.iter().flatten().map(|rule| permission(&rule.from, &rule.ports, namespace, family));
+    let egress = spec.egress.iter().flatten().map(|rule| permission(&rule.to, &rule.ports, namespace, family));
     Policy {
         pods: spec.pod_selector.as_ref().map_or_else(LabelSelector::everything, |raw| selectors::selector(Some(raw))),
         ingress: (says_nothing || has("Ingress")).then(|| ingress.collect()),
@@ -83,11 +84,12 @@ fn permission(
     peers: &Option<Vec<networking::NetworkPolicyPeer>>,
     ports: &Option<Vec<networking::NetworkPolicyPort>>,
     namespace: &str,
+    family: Family,
 ) -> Permission {
     let some = |list: &Vec<networking::NetworkPolicyPeer>| !list.is_empty();
     let listed = peers.as_ref().filter(|list| some(list)).map(|list| {
         let mut found = Peers::default();
-        list.iter().for_each(|one| add_peer(&mut found, one, namespace));
+        list.iter().for_each(|one| add_peer(&mut found, one, namespace, family));
         found.blocks = ranges::merged(found.blocks);
         found
     });
@@ -95,11 +97,11 @@ fn permission(
     Permission { peers: listed, ports: ports.map(|list| list.iter().filter_map(port).collect()) }
 }
 
-fn add_peer(peers: &mut Peers, peer: &networking::NetworkPolicyPeer, namespace: &str) {
+fn add_peer(peers: &mut Peers, peer: &networking::NetworkPolicyPeer, namespace: &str, family: Family) {
     if let Some(block) = &peer.ip_block {
         // Those of the other family are no business of these rules.
         let except: Vec<Prefix> = block.except.iter().flatten().filter_map(|hole| hole.parse().ok()).collect();
-        if let Ok(range) = block.cidr.parse() {
+        if let Some(range) = block.cidr.parse().ok().filter(|range: &Prefix| range.family() == family) {
             peers.blocks.extend(ranges::without(range, &except));
         }
         return;
@@ -126,13 +128,13 @@ fn port(port: &networking::NetworkPolicyPort) -> Option<Port> {
     })
 }
 
-/// A pod that has an address of its own.
+/// A pod that has an address of its own in the family that is planned for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
     /// Its labels.
     pub(super) labels: Labels,
     /// Its address.
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     /// The ports that have names.
     pub(super) ports: Vec<(Transport, String, u16)>,
     /// It is on this node.
@@ -141,13 +143,13 @@ pub struct PodFacts {
 
 impl PodFacts {
     /// One of this node that has just been given its address.
-    pub fn newcomer(labels: Labels, address: Ipv4Addr) -> Self {
+    pub fn newcomer(labels: Labels, address: IpAddr) -> Self {
         Self { labels, address, ports: Vec::new(), is_local: true }
     }
 
-    /// The pod as seen from this node, if it has an address of its own. `address` is one that is known before the API
-    /// tells of it.
-    pub fn of(pod: &core::Pod, node: &str, address: Option<Ipv4Addr>) -> Option<Self> {
+    /// The pod as seen from this node, if it has an address of its own in the family. `new` are addresses that are known
+    /// before the API tells of them.
+    pub fn of(pod: &core::Pod, node: &str, family: Family, new: &[IpAddr]) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         if spec.host_network == Some(true) || has_ended(pod) {
             return None;
@@ -159,18 +161,21 @@ impl PodFacts {
         });
         Some(Self {
             labels: pod.metadata.labels.clone().unwrap_or_default(),
-            address: address.or_else(|| address_of(pod))?,
+            address: family.first(new.iter().copied()).or_else(|| family.first(addresses_of(pod)))?,
             ports: ports.collect(),
             is_local: spec.node_name.as_deref() == Some(node),
         })
     }
 }
 
-/// The address that the API tells of.
-pub fn address_of(pod: &core::Pod) -> Option<Ipv4Addr> {
-    let status = pod.status.as_ref()?;
-    let listed = status.pod_ips.iter().flatten().map(|known| known.ip.as_str());
-    listed.chain(status.pod_ip.as_deref()).find_map(|text| text.parse().ok())
+/// The addresses that the API tells of.
+pub fn addresses_of(pod: &core::Pod) -> impl Iterator<Item = IpAddr> {
+    let status = pod.status.iter();
+    let texts = status.flat_map(|status| {
+        let listed = status.pod_ips.iter().flatten().map(|known| known.ip.as_str());
+        listed.chain(status.pod_ip.as_deref())
+    });
+    texts.filter_map(|text| text.parse().ok())
 }
 
 /// Whether two states of a pod are the same to all policies.
@@ -178,7 +183,7 @@ pub fn is_same(old: &core::Pod, new: &core::Pod) -> bool {
     old.metadata.labels == new.metadata.labels
         && old.metadata.uid == new.metadata.uid
         && has_ended(old) == has_ended(new)
-        && address_of(old) == address_of(new)
+        && addresses_of(old).eq(addresses_of(new))
         && old.spec.as_ref().map(|spec| &spec.node_name) == new.spec.as_ref().map(|spec| &spec.node_name)
 }
 

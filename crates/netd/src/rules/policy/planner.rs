@@ -8,6 +8,7 @@ use skiff_client::selectors::{Labels, selects_labels};
 use super::api::{Peers, Permission, PodFacts, PodPeer, Policy, Port, Scope};
 use super::interner::Interner;
 use super::ranges::Range;
+use crate::family::Family;
 use crate::model::Transport;
 use crate::rules::frame::Shared;
 use crate::rules::language::{Is, Key, Rule, Set, SetKind, Side, Statement, Value, Verdict};
@@ -18,8 +19,8 @@ const POD_OWNERS: &str = "policy/pod/";
 
 /// Where pods are looked up.
 pub trait World {
-    /// One pod, if it has an address of its own.
-    fn pod(&self, key: &ObjectKey) -> Option<PodFacts>;
+    /// One pod, if it has an address of its own in this family.
+    fn pod(&self, key: &ObjectKey, family: Family) -> Option<PodFacts>;
     /// The names of all pods of a namespace.
     fn pods_of(&self, namespace: &str) -> Vec<ObjectKey>;
     /// The names of all pods.
@@ -92,9 +93,10 @@ struct References {
     blocks: Vec<Vec<Range>>,
 }
 
-/// The policies, and what is planned of them.
+/// The policies, and what is planned of them for one family of addresses.
 #[derive(Default)]
 pub struct Planner {
+    family: Family,
     policies: BTreeMap<ObjectKey, Policy>,
     namespaces: BTreeMap<String, Labels>,
     groups: Interner<Group>,
@@ -108,6 +110,16 @@ pub struct Planner {
 }
 
 impl Planner {
+    /// Without any policy yet.
+    pub fn new(family: Family) -> Self {
+        Self { family, ..Self::default() }
+    }
+
+    /// The family that is planned for.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
     /// Takes note of a policy as it is now.
     pub fn set_policy(&mut self, key: ObjectKey, policy: Option<Policy>) {
         if self.policies.get(&key) == policy.as_ref() {
@@ -142,7 +154,7 @@ impl Planner {
             pods.extend(self.grouped.keys().filter(|key| key.namespace == namespace).cloned());
         }
         for key in &pods {
-            self.regroup(key, world.pod(key).as_ref());
+            self.regroup(key, world.pod(key, self.family).as_ref());
         }
         let mut fragments = self.plan_groups(&policies);
         fragments.extend(self.plan_blocks());
@@ -265,7 +277,7 @@ impl Planner {
     /// The elements that are a pod's own.
     fn plan_pod(&self, key: &ObjectKey, world: &dyn World) -> (String, Fragment) {
         let mut fragment = Fragment::default();
-        if let Some(pod) = world.pod(key) {
+        if let Some(pod) = world.pod(key, self.family) {
             for group in self.grouped.get(key).into_iter().flatten() {
                 let number = self.groups.number(group).expect("a group that a pod is in is in use");
                 let chain = Value::Verdict(Verdict::Jump(group.chain(number)));

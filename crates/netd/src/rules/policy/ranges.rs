@@ -1,27 +1,31 @@
 //! Sets of addresses as ranges from a first to a last one.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use crate::family::{Family, number};
 use crate::prefix::Prefix;
 
-/// The addresses from the first to the last, both included.
-pub(super) type Range = (Ipv4Addr, Ipv4Addr);
+/// The addresses from the first to the last, both included and of one family.
+pub(super) type Range = (IpAddr, IpAddr);
 
 /// A block of addresses without some parts of it.
 pub(super) fn without(block: Prefix, except: &[Prefix]) -> Vec<Range> {
-    let mut holes: Vec<(u64, u64)> = except.iter().map(|hole| bounds(*hole)).collect();
+    let ours = except.iter().filter(|hole| hole.family() == block.family());
+    let mut holes: Vec<(u128, u128)> = ours.map(|hole| bounds(*hole)).collect();
     holes.sort_unstable();
-    let (mut next, last) = bounds(block);
+    let (first, last) = bounds(block);
+    // The first address that is not looked at yet; none behind the last one of all.
+    let mut next = Some(first);
     let mut left = Vec::new();
     for (from, to) in holes {
-        if next < from.min(last + 1) {
-            left.push((next, (from - 1).min(last)));
+        let Some(start) = next.filter(|start| *start <= last) else { break };
+        if start < from {
+            left.push((start, last.min(from - 1)));
         }
-        next = next.max(to + 1);
+        next = to.checked_add(1).map(|behind| behind.max(start));
     }
-    if next <= last {
-        left.push((next, last));
-    }
+    left.extend(next.filter(|start| *start <= last).map(|start| (start, last)));
+    let address = |number| block.family().address(number);
     left.into_iter().map(|(first, last)| (address(first), address(last))).collect()
 }
 
@@ -31,20 +35,20 @@ pub(super) fn merged(mut ranges: Vec<Range>) -> Vec<Range> {
     let mut result: Vec<Range> = Vec::new();
     for (first, last) in ranges {
         match result.last_mut() {
-            Some((_, end)) if u64::from(u32::from(first)) <= u64::from(u32::from(*end)) + 1 => *end = last.max(*end),
+            Some((_, end)) if touches(*end, first) => *end = last.max(*end),
             _ => result.push((first, last)),
         }
     }
     result
 }
 
-fn bounds(block: Prefix) -> (u64, u64) {
-    let first = u32::from(block.network());
-    (first.into(), (first | !u32::from(block.mask())).into())
+/// Whether a range that begins with `next` goes on where, or before, one ends that began no later.
+fn touches(end: IpAddr, next: IpAddr) -> bool {
+    Family::of(end) == Family::of(next) && number(next) <= number(end).saturating_add(1)
 }
 
-fn address(number: u64) -> Ipv4Addr {
-    u32::try_from(number).expect("it lies within a block of addresses").into()
+fn bounds(block: Prefix) -> (u128, u128) {
+    (number(block.network()), block.last_number())
 }
 
 #[cfg(test)]
@@ -60,10 +64,12 @@ mod tests {
         // One by one, at the places where something changes.
         let block = prefix(block);
         let edges = except.iter().chain([&block]).map(|range| bounds(*range));
-        for near in edges.flat_map(|(first, last)| [first.saturating_sub(1), first, last, (last + 1).min(0xffff_ffff)])
+        let greatest = block.family().last_number();
+        for near in
+            edges.flat_map(|(first, last)| [first.saturating_sub(1), first, last, last.saturating_add(1).min(greatest)])
         {
-            let at = address(near);
-            let wanted = block.contains(at.into()) && !except.iter().any(|hole| hole.contains(at.into()));
+            let at = block.family().address(near);
+            let wanted = block.contains(at) && !except.iter().any(|hole| hole.contains(at));
             assert_eq!(found.iter().any(|(first, last)| (*first..=*last).contains(&at)), wanted, "{at} in {block}");
         }
     }
@@ -77,6 +83,13 @@ mod tests {
         check("10.0.0.0/24", &["10.0.0.0/24"], "");
         check("0.0.0.0/0", &["0.0.0.0/8", "255.255.255.255/32"], "1.0.0.0-255.255.255.254");
         check("10.0.1.0/24", &["10.0.0.0/24", "10.0.2.0/24"], "10.0.1.0-10.0.1.255");
+        check(
+            "fd00::/8",
+            &["fd00:1::/32"],
+            "fd00::-fd00:0:ffff:ffff:ffff:ffff:ffff:ffff fd00:2::-fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        );
+        check("::/0", &["8000::/1", "::/2"], "4000::-7fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+        check("::/0", &["::/0"], "");
     }
 
     #[test]
@@ -90,5 +103,7 @@ mod tests {
             range("255.255.255.255", "255.255.255.255"),
         ];
         assert_eq!(merged(all), [range("10.0.0.0", "10.0.1.255"), range("10.9.0.0", "255.255.255.255")]);
+        let all = vec![range("fd00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), range("fd00::1", "fd00::2")];
+        assert_eq!(merged(all), [range("fd00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")]);
     }
 }

@@ -120,6 +120,153 @@ fn the_whole_of_a_small_cluster() {
     .assert_eq(&ruleset(&objects(&web(&["10.244.0.5", "10.244.1.6 node-2"]))).to_string());
 }
 
+/// The same cluster in the other family: in another table, with other offsets, and without what IPv4's loopback needs.
+#[test]
+fn the_whole_of_a_small_cluster_in_the_other_family() {
+    let objects = said(Family::V6, &objects(&web(&["10.244.0.5", "10.244.1.6 node-2"])));
+    expect![[r#"
+        set service-addresses { type ipv6_addr . inet_proto . inet_service : verdict
+          fd00::a60:101 . tcp . 80 : goto spread-2
+        }
+        set node-ports { type inet_proto . inet_service : verdict
+          tcp . 30080 : goto spread-node-port-2
+        }
+        set empty-addresses { type ipv6_addr . inet_proto . inet_service : verdict
+        }
+        set empty-node-ports { type inet_proto . inet_service : verdict
+        }
+        set endpoints { type ipv6_addr . inet_proto . inet_service . mark : ipv6_addr . inet_service
+          :: . tcp . 30080 . 0x0 : fd00::af4:5 . 8080
+          :: . tcp . 30080 . 0x1 : fd00::af4:106 . 8080
+          fd00::a60:101 . tcp . 80 . 0x0 : fd00::af4:5 . 8080
+          fd00::a60:101 . tcp . 80 . 0x1 : fd00::af4:106 . 8080
+        }
+        set hairpins { type ipv6_addr . ipv6_addr
+          fd00::af4:5 . fd00::af4:5
+        }
+        set host-ports-at { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service
+        }
+        set host-ports { type inet_proto . inet_service : ipv6_addr . inet_service
+        }
+        set egress-pods { type ipv6_addr : verdict
+        }
+        set ingress-pods { type ipv6_addr : verdict
+        }
+        set peers { type mark . ipv6_addr
+        }
+        set named-ports { type ipv6_addr . inet_proto . inet_service . mark
+        }
+        chain filter-input {
+          type filter hook input priority 0;
+          ct state new jump refusals
+        }
+        chain filter-forward {
+          type filter hook forward priority 0;
+          ct state established,related accept
+          ct state new jump refusals
+          meta l4proto ipv6-icmp icmpv6 type 135-136 accept
+          ip6 saddr . ip6 daddr @hairpins accept
+          ip6 saddr vmap @egress-pods
+          ip6 daddr vmap @ingress-pods
+        }
+        chain filter-output {
+          type filter hook output priority 0;
+          ct state new jump refusals
+        }
+        chain nat-prerouting {
+          type nat hook prerouting priority -100;
+          jump services
+        }
+        chain nat-output {
+          type nat hook output priority -100;
+          jump services
+        }
+        chain nat-postrouting {
+          type nat hook postrouting priority 100;
+          ip6 saddr . ip6 daddr @hairpins masquerade fully-random
+          meta mark & 0x4000 != 0 meta mark set meta mark & ~0x4000 masquerade fully-random
+          ip6 saddr fd00::af4:0/112 ip6 daddr != fd00::af4:0/112 ip6 daddr != ff00::/8 masquerade fully-random
+        }
+        chain services {
+          ip6 daddr fd00::a60:0/108 ip6 saddr != fd00::af4:0/112 meta mark set meta mark | 0x4000
+          ip6 daddr . meta l4proto . th dport vmap @service-addresses
+          ip6 daddr != fd00::a60:0/108 ip6 daddr != ::1/128 fib daddr type local meta l4proto . th dport vmap @node-ports
+          dnat to ip6 daddr . meta l4proto . th dport map @host-ports-at
+          ip6 daddr != fd00::a60:0/108 ip6 daddr != ::1/128 fib daddr type local dnat to meta l4proto . th dport map @host-ports
+        }
+        chain refusals {
+          ip6 daddr != fd00::a60:0/108 ip6 daddr . meta l4proto . th dport vmap @empty-addresses
+          ip6 daddr fd00::a60:0/108 fib daddr type != local ip6 daddr . meta l4proto . th dport vmap @empty-addresses
+          ip6 daddr != fd00::a60:0/108 ip6 daddr != ::1/128 fib daddr type local meta l4proto . th dport vmap @empty-node-ports
+          ip6 daddr fd00::a60:0/108 fib daddr type != local goto reject
+          ip6 daddr fd00::cb00:7100/120 fib daddr type != local goto reject
+        }
+        chain reject {
+          meta l4proto tcp reject with tcp reset
+          reject with icmpv6 port-unreachable
+        }
+        chain spread-2 {
+          dnat to ip6 daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints
+          dnat to ip6 daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        }
+        chain spread-node-port-2 {
+          meta mark set meta mark | 0x4000
+          dnat to :: . meta l4proto . th dport . numgen random mod 2 map @endpoints
+          dnat to :: . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        }
+    "#]]
+    .assert_eq(&ruleset_of(&Family::BOTH, Family::V6, &objects).to_string());
+}
+
+/// What is not of a family leaves no trace in its rules.
+#[test]
+fn families_do_not_meet() {
+    let spec = "type: LoadBalancer\nclusterIP: fd00::a60:101\nclusterIPs: ['fd00::a60:101', 10.96.1.1]\nexternalIPs: ['fd00::7', 192.0.2.7]\nloadBalancerSourceRanges: [198.51.100.0/24]\nports: [{port: 80}]";
+    let status = "status:\n  loadBalancer:\n    ingress: [{ip: 203.0.113.5}, {ip: 'fd00::cb00:7105'}]\n";
+    let parts = [
+        service_yaml("web", spec) + status,
+        slice_yaml("web", "{port: 8080}", &["10.244.0.5"]),
+        slice_yaml("web", "{port: 8080}", &["fd00::af4:5"]).replace("web-1", "web-2"),
+    ];
+    let transaction = |family: Family| {
+        let mut ruleset = Ruleset::new(frame_of(&Family::BOTH), family);
+        apply(&mut ruleset, &super::objects(&parts)).to_string()
+    };
+    expect![[r#"
+        add chain allowed/default/web/tcp
+        add chain spread-1
+        add chain spread-outside-1
+        add rule allowed/default/web/tcp ip saddr 198.51.100.0/24 goto spread-outside-1
+        add rule allowed/default/web/tcp drop
+        add rule spread-1 dnat to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        add rule spread-outside-1 meta mark set meta mark | 0x4000
+        add rule spread-outside-1 dnat to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        add element service-addresses { 10.96.1.1 . tcp . 80 : goto spread-1 }
+        add element service-addresses { 192.0.2.7 . tcp . 80 : goto spread-outside-1 }
+        add element service-addresses { 203.0.113.5 . tcp . 80 : goto allowed/default/web/tcp }
+        add element endpoints { 10.96.1.1 . tcp . 80 . 0x0 : 10.244.0.5 . 8080 }
+        add element endpoints { 192.0.2.7 . tcp . 80 . 0x0 : 10.244.0.5 . 8080 }
+        add element endpoints { 203.0.113.5 . tcp . 80 . 0x0 : 10.244.0.5 . 8080 }
+        add element hairpins { 10.244.0.5 . 10.244.0.5 }
+    "#]]
+    .assert_eq(&transaction(Family::V4));
+    expect![[r#"
+        add chain spread-1
+        add chain spread-outside-1
+        add rule spread-1 dnat to ip6 daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        add rule spread-outside-1 meta mark set meta mark | 0x4000
+        add rule spread-outside-1 dnat to ip6 daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        add element service-addresses { fd00::7 . tcp . 80 : goto spread-outside-1 }
+        add element service-addresses { fd00::a60:101 . tcp . 80 : goto spread-1 }
+        add element service-addresses { fd00::cb00:7105 . tcp . 80 : goto spread-outside-1 }
+        add element endpoints { fd00::7 . tcp . 80 . 0x0 : fd00::af4:5 . 8080 }
+        add element endpoints { fd00::a60:101 . tcp . 80 . 0x0 : fd00::af4:5 . 8080 }
+        add element endpoints { fd00::cb00:7105 . tcp . 80 . 0x0 : fd00::af4:5 . 8080 }
+        add element hairpins { fd00::af4:5 . fd00::af4:5 }
+    "#]]
+    .assert_eq(&transaction(Family::V6));
+}
+
 #[test]
 fn a_new_service() {
     check_change(

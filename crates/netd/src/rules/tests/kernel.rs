@@ -1,5 +1,6 @@
 //! The kernel as a judge: it takes our transactions, and `nft` reads back what they made.
 
+use std::net::IpAddr;
 use std::process::Command;
 
 use super::*;
@@ -8,8 +9,9 @@ use crate::testing::in_own_namespace;
 
 /// What `nft` sees in the current namespace; the elements of sets are on one line each, without their dynamic state.
 #[allow(clippy::disallowed_methods, reason = "nft is the tests' oracle only")]
-pub(super) fn listing() -> String {
-    let output = Command::new("nft").args(["-nn", "list", "table", "ip", "skiff"]).output();
+pub(super) fn listing(family: Family) -> String {
+    let family = if family == Family::V4 { "ip" } else { "ip6" };
+    let output = Command::new("nft").args(["-nn", "list", "table", family, "skiff"]).output();
     let output = output.expect("nft is installed where tests run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
@@ -36,11 +38,11 @@ fn example() -> String {
 #[test]
 fn nft_reads_what_was_made() {
     in_own_namespace(|| {
-        let rules = KernelRules::open().expect("opens");
+        let rules = KernelRules::open(Family::V4).expect("opens");
         assert!(!rules.exist().expect("answers"));
         rules.recreate(&ruleset(&example())).expect("the kernel takes all of it");
         assert!(rules.exist().expect("answers"));
-        let listing = listing();
+        let listing = listing(Family::V4);
         for line in [
             "10.96.1.1 . 6 . 80 : goto spread-3",
             "10.96.1.1 . 6 . 80 . 0x00000001 : 10.244.0.6 . 8080",
@@ -61,12 +63,40 @@ fn nft_reads_what_was_made() {
     });
 }
 
+#[test]
+fn nft_reads_the_other_family() {
+    in_own_namespace(|| {
+        let [four, six] = Family::BOTH.map(|family| KernelRules::open(family).expect("opens"));
+        let ruleset = ruleset_of(&[Family::V6], Family::V6, &said(Family::V6, &example()));
+        six.recreate(&ruleset).expect("the kernel takes all of it");
+        assert!(six.exist().expect("answers") && !four.exist().expect("answers"));
+        let listing = listing(Family::V6);
+        for line in [
+            "fd00::a60:101 . 6 . 80 : goto spread-3",
+            "fd00::a60:101 . 6 . 80 . 0x00000001 : fd00::af4:6 . 8080",
+            "ip6 daddr != fd00::a60:0/108 ip6 daddr != ::1 fib daddr type 2 meta l4proto . th dport vmap @node-ports",
+            "ip6 daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints",
+            "ip6 saddr fd00::c633:6400/120 goto spread-outside-3",
+            "update @clients/default/sticky/udp/fd00::af4:7-5353/10800s { ip6 saddr timeout 10800s }",
+            "dnat to [fd00::af4:7]:5353",
+            "ip6 saddr . ip6 daddr @hairpins masquerade fully-random",
+            "ip6 saddr fd00::af4:0/112 ip6 daddr != fd00::af4:0/112 ip6 daddr != ff00::/8 masquerade fully-random",
+            "icmpv6 type 135-136 accept",
+        ] {
+            assert!(listing.contains(line), "{line} is not in {listing}");
+        }
+        assert!(!listing.contains("127.0.0.0"));
+        six.remove().expect("goes");
+        assert!(!six.exist().expect("answers"));
+    });
+}
+
 /// A listing whose order says nothing: sets give their elements in the order of their hashes, and chains stand in the
 /// order in which they were made.
-fn sorted_listing() -> Vec<String> {
+fn sorted_listing(family: Family) -> Vec<String> {
     let mut lines = Vec::new();
     let mut block = String::new();
-    for line in listing().lines().map(str::trim) {
+    for line in listing(family).lines().map(str::trim) {
         if let Some(name) = line.strip_suffix(" {") {
             name.clone_into(&mut block);
         } else {
@@ -126,21 +156,23 @@ fn changes_lead_where_a_fresh_start_leads() {
         lines.sort();
         lines
     };
-    in_own_namespace(|| {
-        let rules = KernelRules::open().expect("opens");
-        let mut ruleset = Ruleset::new(frame());
+    let lead = |family: Family| {
+        let rules = KernelRules::open(family).expect("opens");
+        let mut ruleset = Ruleset::new(frame_of(&[family]), family);
         rules.recreate(&ruleset).expect("the kernel takes the frame");
         for number in 0..60 {
-            let transaction = apply(&mut ruleset, &cluster(number));
+            let transaction = apply(&mut ruleset, &said(family, &cluster(number)));
             rules.update(&transaction).unwrap_or_else(|error| panic!("cluster {number}: {error}\n{transaction}"));
             if number % 10 == 9 {
-                let changed = without_numbers(sorted_listing());
-                rules.recreate(&super::ruleset(&cluster(number))).expect("the kernel takes all of it");
-                assert_eq!(changed, without_numbers(sorted_listing()), "cluster {number}");
+                let changed = without_numbers(sorted_listing(family));
+                let fresh = ruleset_of(&[family], family, &said(family, &cluster(number)));
+                rules.recreate(&fresh).expect("the kernel takes all of it");
+                assert_eq!(changed, without_numbers(sorted_listing(family)), "cluster {number}");
                 rules.recreate(&ruleset).expect("the kernel takes all of it");
             }
         }
-    });
+    };
+    in_own_namespace(|| Family::BOTH.into_iter().for_each(lead));
 }
 
 #[test]
@@ -151,7 +183,7 @@ fn one_service_more_among_a_thousand_is_a_small_transaction() {
     let backend = |number: u16, last| service::Backend {
         port_name: String::new(),
         transport: crate::Transport::Tcp,
-        endpoint: Endpoint { address: [10, 244, (number >> 8) as u8 + 1, last].into(), port: 8080 },
+        endpoint: Endpoint { address: IpAddr::from([10, 244, (number >> 8) as u8 + 1, last]), port: 8080 },
         is_ready: true,
         is_serving_to_the_end: false,
         is_local: false,
@@ -167,7 +199,7 @@ fn one_service_more_among_a_thousand_is_a_small_transaction() {
         };
         let service = service::Service {
             name: format!("default/s{number}"),
-            cluster_address: [10, 97, high, low].into(),
+            cluster_address: IpAddr::from([10, 97, high, low]),
             external_addresses: Vec::new(),
             balancer_addresses: Vec::new(),
             balancer_sources: Vec::new(),
@@ -177,14 +209,11 @@ fn one_service_more_among_a_thousand_is_a_small_transaction() {
             affinity: None,
         };
         let backends = [backend(number, 1), backend(number, 2), backend(number, 3)];
-        (
-            service::owner("default", &format!("s{number}")),
-            service::fragment(&service, &backends, frame().pod_range, None),
-        )
+        (service::owner("default", &format!("s{number}")), service::fragment(&service, &backends, &frame(), None))
     };
     in_own_namespace(|| {
-        let rules = KernelRules::open().expect("opens");
-        let mut ruleset = Ruleset::new(frame());
+        let rules = KernelRules::open(Family::V4).expect("opens");
+        let mut ruleset = Ruleset::new(frame(), Family::V4);
         ruleset.replace((0..SERVICES).map(planned));
         rules.recreate(&ruleset).expect("the kernel takes all of it");
         let transaction = ruleset.replace([planned(SERVICES)]);

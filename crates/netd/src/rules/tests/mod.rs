@@ -4,14 +4,19 @@ mod golden;
 mod kernel;
 mod policies;
 mod sctp;
+mod six;
 mod traced;
 mod tracer;
 mod traffic;
+mod trial;
+mod world;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::*;
+use crate::Family;
+pub(crate) use six::said;
 
 pub(super) const NODE: &str = "node-1";
 const ZONE: &str = "zone-a";
@@ -21,11 +26,17 @@ pub(super) fn here() -> topology::Here {
 }
 
 pub(super) fn frame() -> Frame {
+    frame_of(&[Family::V4])
+}
+
+/// A node of a cluster with these families. What is said of IPv4 is said of IPv6 in the same words.
+pub(super) fn frame_of(families: &[Family]) -> Frame {
+    let each = |range: &str| families.iter().map(|family| said(*family, range).parse().expect("a range")).collect();
     Frame {
         bridge: "skiff0".into(),
-        pod_range: "10.244.0.0/16".parse().expect("a range"),
-        service_range: "10.96.0.0/12".parse().expect("a range"),
-        balancer_ranges: vec!["203.0.113.0/24".parse().expect("a range")],
+        pod_ranges: each("10.244.0.0/16"),
+        service_ranges: each("10.96.0.0/12"),
+        balancer_ranges: each("203.0.113.0/24"),
     }
 }
 
@@ -41,22 +52,29 @@ fn parse(objects: &str) -> (Vec<core::Service>, Vec<discovery::EndpointSlice>) {
 
 /// The one Service of these objects, and what is behind it.
 pub(crate) fn service_and_backends(objects: &str) -> (service::Service, Vec<service::Backend>) {
+    service_and_backends_of(objects, Family::V4)
+}
+
+/// The same in either family.
+pub(crate) fn service_and_backends_of(objects: &str, family: Family) -> (service::Service, Vec<service::Backend>) {
     let (services, slices) = parse(objects);
-    (api::service(&services[0]).expect("it is ours to serve"), api::backends(&slices, &here()))
+    (api::service(&services[0], family).expect("it is ours to serve"), api::backends(&slices, &here(), family))
 }
 
 /// Brings the rules to what these objects say.
 pub(super) fn apply(ruleset: &mut Ruleset, objects: &str) -> Transaction {
     let (services, slices) = parse(objects);
+    let family = ruleset.family();
     let mut fragments: Vec<(String, Fragment)> =
         ruleset.owners().map(|owner| (owner.to_owned(), Fragment::default())).collect();
     for object in &services {
-        let Some(service) = api::service(object) else { continue };
+        let Some(service) = api::service(object, family) else { continue };
         let name = object.metadata.name.as_deref();
         let mine = slices.iter().filter(|slice| skiff_client::slices::service_name(slice) == name);
         let owner = service::owner("default", name.expect("it has a name"));
         let before = ruleset.fragment(&owner);
-        let fragment = service::fragment(&service, &api::backends(mine, &here()), frame().pod_range, before);
+        let backends = api::backends(mine, &here(), family);
+        let fragment = service::fragment(&service, &backends, ruleset.frame(), before);
         fragments.retain(|(known, _)| *known != owner);
         fragments.push((owner, fragment));
     }
@@ -64,7 +82,12 @@ pub(super) fn apply(ruleset: &mut Ruleset, objects: &str) -> Transaction {
 }
 
 pub(super) fn ruleset(objects: &str) -> Ruleset {
-    let mut ruleset = Ruleset::new(frame());
+    ruleset_of(&[Family::V4], Family::V4, objects)
+}
+
+/// The rules of one of these families.
+pub(super) fn ruleset_of(families: &[Family], family: Family, objects: &str) -> Ruleset {
+    let mut ruleset = Ruleset::new(frame_of(families), family);
     apply(&mut ruleset, objects);
     ruleset
 }
@@ -75,18 +98,19 @@ pub(crate) fn service_yaml(name: &str, spec: &str) -> String {
     format!("kind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n{spec}")
 }
 
-/// A slice of that Service with one port; endpoints as `address node conditions`, where conditions are letters:
+/// A slice of that Service with one port, of the family of its first endpoint; endpoints as `address node conditions`, where conditions are letters:
 /// `r` ready, `s` serving, `t` terminating; then hints such as `zone=zone-a,zone-b` and `node=node-1`.
 pub(crate) fn slice_yaml(service: &str, port: &str, endpoints: &[&str]) -> String {
+    let family = if endpoints.first().is_some_and(|first| first.contains(':')) { Family::V6 } else { Family::V4 };
     let mut text = format!(
-        "kind: EndpointSlice\nmetadata:\n  name: {service}-1\n  labels: {{kubernetes.io/service-name: {service}}}\naddressType: IPv4\nports:\n- {port}\nendpoints:\n"
+        "kind: EndpointSlice\nmetadata:\n  name: {service}-1\n  labels: {{kubernetes.io/service-name: {service}}}\naddressType: {family}\nports:\n- {port}\nendpoints:\n"
     );
     for endpoint in endpoints {
         let mut words = endpoint.split(' ');
         let (address, node, flags) = (words.next(), words.next(), words.next().unwrap_or("rs"));
         let has = |flag| flags.contains(flag);
         text += &format!(
-            "- addresses: [{}]\n  nodeName: {}\n  conditions: {{ready: {}, serving: {}, terminating: {}}}\n",
+            "- addresses: ['{}']\n  nodeName: {}\n  conditions: {{ready: {}, serving: {}, terminating: {}}}\n",
             address.expect("an address"),
             node.unwrap_or(NODE),
             has('r'),

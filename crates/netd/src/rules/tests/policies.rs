@@ -1,144 +1,14 @@
 //! What NetworkPolicies make of the rules: as text, as traced packets, and as the kernel takes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use expect_test::{Expect, expect};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use serde_json::json;
-use skiff_client::ObjectKey;
+use expect_test::expect;
 
 use super::tracer::{Packet, trace};
+use super::trial::{PODS, Trial, key, trial};
 use super::*;
 use crate::rules::kernel::KernelRules;
-use crate::rules::policy::{Planner, PodFacts, World, api};
 use crate::testing::in_own_namespace;
-
-/// A small cluster; this node has the addresses `10.244.0.x`.
-const PODS: &[&str] = &[
-    "default/web 10.244.0.5 app=web http:8080 dns:53/UDP",
-    "default/web-2 10.244.1.5 app=web http:9090",
-    "default/client 10.244.0.6 app=client",
-    "default/far 10.244.1.6 app=client",
-    "other/client 10.244.0.7 app=client",
-    "other/db 10.244.1.7 app=db sql:5432",
-    "default/on-host host app=client",
-];
-const NAMESPACES: &[&str] = &["default", "other team=b"];
-
-/// A cluster as it is told of, and what is planned for it.
-pub(super) struct Trial {
-    pods: BTreeMap<ObjectKey, PodFacts>,
-    policies: BTreeSet<ObjectKey>,
-    planner: Planner,
-    pub(super) ruleset: Ruleset,
-}
-
-impl World for BTreeMap<ObjectKey, PodFacts> {
-    fn pod(&self, key: &ObjectKey) -> Option<PodFacts> {
-        self.get(key).cloned()
-    }
-
-    fn pods_of(&self, namespace: &str) -> Vec<ObjectKey> {
-        self.keys().filter(|key| key.namespace == namespace).cloned().collect()
-    }
-
-    fn pods(&self) -> Vec<ObjectKey> {
-        self.keys().cloned().collect()
-    }
-}
-
-fn key(name: &str) -> ObjectKey {
-    let (namespace, name) = name.split_once('/').expect("namespace/name");
-    ObjectKey::new(namespace, name)
-}
-
-/// Labels as `a=b` and named ports as `name:number/PROTOCOL`.
-fn pod(words: &[&str]) -> Option<PodFacts> {
-    let labels: BTreeMap<_, _> = words.iter().filter_map(|word| word.split_once('=')).collect();
-    let ports = words.iter().filter_map(|word| word.split_once(':')).map(|(name, port)| {
-        let (number, protocol) = port.split_once('/').unwrap_or((port, "TCP"));
-        json!({ "name": name, "containerPort": number.parse::<u16>().expect("a port"), "protocol": protocol })
-    });
-    let node = if words[1].starts_with("10.244.0.") { NODE } else { "node-2" };
-    let spec = json!({
-        "nodeName": node,
-        "hostNetwork": words[1] == "host",
-        "containers": [{ "name": "c", "ports": ports.collect::<Vec<_>>() }],
-    });
-    let object = json!({ "metadata": { "labels": labels }, "spec": spec, "status": { "podIP": words[1] } });
-    PodFacts::of(&serde_json::from_value(object).expect("a pod"), NODE, None)
-}
-
-impl Trial {
-    pub(super) fn new() -> Self {
-        let mut trial = Self {
-            pods: BTreeMap::new(),
-            policies: BTreeSet::new(),
-            planner: Planner::default(),
-            ruleset: Ruleset::new(frame()),
-        };
-        NAMESPACES.iter().for_each(|namespace| trial.set_namespace(namespace));
-        trial.set_pods(PODS);
-        trial
-    }
-
-    fn set_namespace(&mut self, text: &str) {
-        let mut words = text.split(' ');
-        let name = words.next().expect("a name");
-        let labels = words.filter_map(|word| word.split_once('=')).map(|(key, value)| (key.into(), value.into()));
-        self.planner.set_namespace(name, Some(labels.collect()));
-    }
-
-    /// Brings these pods to this state, and says what changes.
-    pub(super) fn set_pods(&mut self, pods: &[&str]) -> Transaction {
-        let mut changed = BTreeSet::new();
-        for text in pods {
-            let words: Vec<&str> = text.split(' ').collect();
-            let key = key(words[0]);
-            match if words.len() > 1 { pod(&words) } else { None } {
-                Some(pod) => drop(self.pods.insert(key.clone(), pod)),
-                None => drop(self.pods.remove(&key)),
-            }
-            changed.insert(key);
-        }
-        self.plan(changed)
-    }
-
-    /// Brings the policies to these, documents with a name `namespace/name` on the first line.
-    pub(super) fn set_policies(&mut self, policies: &[&str]) -> Transaction {
-        let mut gone = std::mem::take(&mut self.policies);
-        for text in policies {
-            let (name, spec) = text.trim().split_once('\n').expect("a name and a specification");
-            let key = key(name.trim());
-            let spec: serde_json::Value = serde_saphyr::from_str(spec).expect("a specification");
-            let object: NetworkPolicy = serde_json::from_value(json!({ "spec": spec })).expect("a policy");
-            self.planner.set_policy(key.clone(), Some(api::policy(&object, &key.namespace)));
-            gone.remove(&key);
-            self.policies.insert(key);
-        }
-        gone.into_iter().for_each(|key| self.planner.set_policy(key, None));
-        self.plan(BTreeSet::new())
-    }
-
-    fn plan(&mut self, changed: BTreeSet<ObjectKey>) -> Transaction {
-        let fragments = self.planner.plan(changed, &self.pods);
-        self.ruleset.replace(fragments)
-    }
-
-    fn check(&self, packets: &[&str], expected: Expect) {
-        let mut text = String::new();
-        for packet in packets {
-            text += &format!("{packet}: {}\n", trace(&self.ruleset, Packet::parse(packet)));
-        }
-        expected.assert_eq(&text);
-    }
-}
-
-pub(super) fn trial(policies: &[&str]) -> Trial {
-    let mut trial = Trial::new();
-    trial.set_policies(policies);
-    trial
-}
 
 const WEB: &str = "default/web
 podSelector: {matchLabels: {app: web}}
@@ -431,9 +301,7 @@ egress:
         service_yaml("self", "clusterIP: 10.96.1.2\nports: [{port: 80}]"),
         slice_yaml("self", "{port: 8080}", &["10.244.0.6"]),
     ];
-    let services = ruleset(&objects(&service));
-    let of = |owner: &str| (owner.to_owned(), services.fragment(owner).cloned().expect("it is an owner"));
-    trial.ruleset.replace(services.owners().map(of));
+    trial.serve(&objects(&service));
     trial.check(
         &[
             "10.244.0.6 > 10.96.1.1:80/tcp",
@@ -471,7 +339,7 @@ fn what_a_policy_is_not_about() {
     assert!(!trial.ruleset.to_string().contains("host "), "a pod on the host's network is no peer");
     // A rule whose ports cannot be read allows nothing, rather than everything.
     let strange = "default/web\npodSelector: {}\ningress: [{ports: [{protocol: XTP}]}]";
-    super::policies::trial(&[strange]).check(
+    super::trial::trial(&[strange]).check(
         &["10.244.0.6 > 10.244.0.5:80/tcp"],
         expect![[r#"
         10.244.0.6 > 10.244.0.5:80/tcp: dropped
@@ -535,9 +403,9 @@ fn changes_of_policies_lead_where_a_fresh_start_leads() {
         })
         .flatten()
         .collect();
-    in_own_namespace(|| {
-        let kernel = KernelRules::open().expect("opens");
-        let mut trial = Trial::new();
+    let mut lead = |family: Family| {
+        let kernel = KernelRules::open(family).expect("opens");
+        let mut trial = Trial::of(family);
         kernel.recreate(&trial.ruleset).expect("the kernel takes the frame");
         for step in 0..60 {
             let chosen: Vec<&str> = policies.into_iter().filter(|_| choose(2) == 0).collect();
@@ -545,27 +413,30 @@ fn changes_of_policies_lead_where_a_fresh_start_leads() {
             kernel.update(&transaction).unwrap_or_else(|error| panic!("step {step}: {error}\n{transaction}"));
             let transaction = trial.set_pods(&[pods[choose(pods.len())]]);
             kernel.update(&transaction).unwrap_or_else(|error| panic!("step {step}: {error}\n{transaction}"));
-            let mut fresh = Trial::new();
+            let mut fresh = Trial::of(family);
             fresh.pods.clone_from(&trial.pods);
             let all =
                 fresh.pods.keys().cloned().chain(PODS.iter().map(|pod| key(pod.split_once(' ').expect("a name").0)));
             fresh.plan(all.collect());
             fresh.set_policies(&chosen);
             for packet in &packets {
-                let fate = |ruleset| trace(ruleset, Packet::parse(packet));
+                let fate = |ruleset| trace(ruleset, Packet::parse(&said(family, packet)));
                 assert_eq!(fate(&trial.ruleset), fate(&fresh.ruleset), "step {step}: {packet}");
             }
         }
         kernel.recreate(&trial.ruleset).expect("the kernel takes all of it");
-    });
+    };
+    in_own_namespace(|| Family::BOTH.into_iter().for_each(&mut lead));
 }
 
 #[test]
 fn nft_reads_the_policies_that_were_made() {
     in_own_namespace(|| {
         let all = "default/most\npodSelector: {}\negress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]}]";
-        KernelRules::open().and_then(|rules| rules.recreate(&trial(&[WEB, all]).ruleset)).expect("the kernel takes it");
-        let listing = super::kernel::listing();
+        KernelRules::open(Family::V4)
+            .and_then(|rules| rules.recreate(&trial(&[WEB, all]).ruleset))
+            .expect("the kernel takes it");
+        let listing = super::kernel::listing(Family::V4);
         for line in [
             "ct state 0x2,0x4 accept",
             "ip saddr vmap @egress-pods",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use super::traffic::{CLIENT_ADDRESS, NODE_ADDRESS, World};
+use super::world::{CLIENT_ADDRESS, NODE_ADDRESS, World};
 use super::*;
 use crate::testing::in_own_namespace;
 
@@ -147,7 +147,7 @@ fn ask(server: &str, from: u16) -> String {
 fn associations_are_led_to_endpoints() {
     assert_eq!(crc32c(b"123456789"), 0xe306_9283, "the check value of the checksum");
     in_own_namespace(|| {
-        let mut world = World::new(2);
+        let mut world = World::new(2, &[Family::V4]);
         let spec = "type: LoadBalancer\nclusterIP: 10.96.1.1\nports:\n- {name: calls, port: 38412, protocol: SCTP, nodePort: 30412}";
         let service = |more: &str| {
             service_yaml("calls", &format!("{spec}\n{more}"))

@@ -1,15 +1,18 @@
 //! A packet's way through the rules, walked by hand: what the kernel would do with it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::super::*;
+use super::said;
+use super::six::four;
+use crate::family::Family;
 use crate::model::Transport;
 
 /// The first packet of a connection, and where it is seen.
 #[derive(Debug, Clone)]
 pub(super) struct Packet {
-    pub(super) source: Ipv4Addr,
-    pub(super) destination: Ipv4Addr,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
     pub(super) transport: Transport,
     pub(super) port: u16,
     /// It was made on this machine.
@@ -24,23 +27,37 @@ impl Packet {
     pub(super) fn parse(text: &str) -> Self {
         let (source, rest) = text.split_once(" > ").expect("source > destination");
         let (destination, transport) = rest.split_once('/').expect("a protocol");
-        let (destination, port) = destination.split_once(':').expect("a port");
-        let is_own = source == "host" || source.starts_with("127.");
+        let (destination, port) = destination.rsplit_once(':').expect("a port");
+        let destination: IpAddr = destination.trim_matches(['[', ']']).parse().expect("an address");
+        let host = node_address(Family::of(destination));
+        let source = if source == "host" { host } else { source.parse().expect("an address") };
         Self {
-            source: if source == "host" { NODE_ADDRESS } else { source.parse().expect("an address") },
-            destination: destination.parse().expect("an address"),
+            source,
+            destination,
             transport: Transport::from_api(Some(&transport.to_uppercase())).expect("a protocol"),
             port: port.parse().expect("a port"),
-            is_own,
+            is_own: source == host || source.is_loopback(),
             chance: 0,
             marked: false,
         }
     }
 }
 
-const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const LOCAL_ADDRESSES: [Ipv4Addr; 4] =
-    [NODE_ADDRESS, Ipv4Addr::new(10, 244, 0, 1), Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::LOCALHOST];
+/// The node's address in its network.
+fn node_address(family: Family) -> IpAddr {
+    said(family, "192.0.2.2").parse().expect("an address")
+}
+
+/// Whether the node has the address: its own, the gateway's, the DNS's, the loopback address.
+fn is_local(address: IpAddr) -> bool {
+    let own = ["192.0.2.2", "10.244.0.1", "10.96.0.10", "127.0.0.1"];
+    four(address).is_some_and(|address| own.contains(&address.to_string().as_str()))
+}
+
+/// Whether it is one of this node's pods.
+pub(super) fn is_pod(address: IpAddr) -> bool {
+    four(address).is_some_and(|address| address.octets()[..3] == [10, 244, 0])
+}
 
 /// How a rule, a chain or a walk ends.
 enum End {
@@ -64,14 +81,16 @@ pub(super) fn trace(ruleset: &Ruleset, packet: Packet) -> String {
     let mut walk = Walk { ruleset, packet, leaves_by: "", masqueraded: false };
     // The kernel translates before it filters; the priorities of the chains see to it.
     let first = if walk.packet.is_own { ["nat-output", "filter-output"] } else { ["guard", "nat-prerouting"] };
-    for chain in first {
+    // A family may have nothing to do at some hook.
+    let known: Vec<&str> = ruleset.frame().chains(ruleset.family()).into_iter().map(|(name, ..)| name).collect();
+    for chain in first.into_iter().filter(|chain| known.contains(chain)) {
         match walk.chain(chain) {
             End::Dropped => return "dropped".into(),
             End::Refused => return "refused".into(),
             _ => {}
         }
     }
-    let is_local = LOCAL_ADDRESSES.contains(&walk.packet.destination);
+    let is_local = is_local(walk.packet.destination);
     if !walk.packet.is_own {
         match walk.chain(if is_local { "filter-input" } else { "filter-forward" }) {
             End::Dropped => return "dropped".into(),
@@ -79,18 +98,18 @@ pub(super) fn trace(ruleset: &Ruleset, packet: Packet) -> String {
             _ => {}
         }
     }
-    let to_pod = walk.packet.destination.octets()[..3] == [10, 244, 0];
-    walk.leaves_by = if to_pod { "skiff0" } else { "eth0" };
+    walk.leaves_by = if is_pod(walk.packet.destination) { "skiff0" } else { "eth0" };
     if !is_local || walk.packet.is_own {
         walk.chain("nat-postrouting");
     }
     let masqueraded = if walk.masqueraded { " masqueraded" } else { "" };
-    format!("to {}:{}{masqueraded}", walk.packet.destination, walk.packet.port)
+    format!("to {}{masqueraded}", std::net::SocketAddr::new(walk.packet.destination, walk.packet.port))
 }
 
 impl Walk<'_> {
     fn rules(&self, name: &str) -> Vec<Rule> {
-        let of_frame = self.ruleset.frame().chains().into_iter().find(|(known, ..)| *known == name);
+        let of_frame =
+            self.ruleset.frame().chains(self.ruleset.family()).into_iter().find(|(known, ..)| *known == name);
         let own = || self.ruleset.fragments().find_map(|fragment| fragment.chains.get(name).cloned());
         let mut spreads = self.ruleset.fragments().flat_map(|fragment| &fragment.spreads);
         let common = || spreads.find(|spread| spread.chain() == name).map(|spread| spread.rules());
@@ -175,7 +194,7 @@ impl Walk<'_> {
         }
     }
 
-    fn at(&self, side: Side) -> Ipv4Addr {
+    fn at(&self, side: Side) -> IpAddr {
         match side {
             Side::Source => self.packet.source,
             Side::Destination => self.packet.destination,
@@ -190,7 +209,7 @@ impl Walk<'_> {
                 let Packet { destination, transport, port, chance, .. } = self.packet;
                 let service = match draw.whose {
                     Whose::Packet => (destination, transport, port),
-                    Whose::NodePort => (Ipv4Addr::UNSPECIFIED, transport, port),
+                    Whose::NodePort => (Family::of(destination).unspecified(), transport, port),
                     Whose::Service(service) => service,
                 };
                 self.element(map, &Key::Numbered(service, draw.first + chance % draw.count))
@@ -200,16 +219,15 @@ impl Walk<'_> {
     }
 
     fn holds(&self, condition: &Statement) -> bool {
-        let is_local = |address: Ipv4Addr| LOCAL_ADDRESSES.contains(&address);
         let as_said = |is: &Is, holds: bool| holds == (*is == Is::In);
         match condition {
-            Statement::Source(is, range) => as_said(is, range.contains(self.packet.source.into())),
-            Statement::Destination(is, range) => as_said(is, range.contains(self.packet.destination.into())),
+            Statement::Source(is, range) => as_said(is, range.contains(self.packet.source)),
+            Statement::Destination(is, range) => as_said(is, range.contains(self.packet.destination)),
             Statement::SourceLocal(is) => as_said(is, is_local(self.packet.source)),
             Statement::DestinationLocal(is) => as_said(is, is_local(self.packet.destination)),
             Statement::Protocol(is, transport) => as_said(is, *transport == self.packet.transport),
             Statement::NewConnection => true,
-            Statement::KnownConnection => false,
+            Statement::KnownConnection | Statement::NeighbourDiscovery => false,
             Statement::Port(first, last) => (*first..=*last).contains(&self.packet.port),
             Statement::Member(side, number, set) => self.element(set, &Key::Member(*number, self.at(*side))).is_some(),
             Statement::Within(side, set) => {
@@ -223,7 +241,7 @@ impl Walk<'_> {
                 self.element(set, &Key::Numbered((destination, transport, port), *number)).is_some()
             }
             Statement::From(interface) => {
-                let from_pod = self.packet.source.octets()[..3] == [10, 244, 0] && !self.packet.is_own;
+                let from_pod = is_pod(self.packet.source) && !self.packet.is_own;
                 interface == if from_pod { "skiff0" } else { "eth0" }
             }
             Statement::To(interface) => interface == self.leaves_by,
@@ -231,7 +249,7 @@ impl Walk<'_> {
             // No client has been here before.
             Statement::In(KeyType::Source, _) => false,
             Statement::In(key, set) => self.element(set, &self.key(*key)).is_some(),
-            other => panic!("not a condition: {other}"),
+            other => panic!("not a condition: {other:?}"),
         }
     }
 }
