@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::*;
-use crate::testing::{OtherNamespace, TempFolder, in_own_namespace};
+use crate::testing::{OtherNamespace, TempFolder, accept, in_own_namespace};
 
 fn config(folder: &TempFolder) -> PodNetworkConfig {
     PodNetworkConfig {
@@ -19,6 +19,37 @@ fn config(folder: &TempFolder) -> PodNetworkConfig {
     }
 }
 
+/// The same network with both families, of which IPv6 is the first.
+fn dual(folder: &TempFolder) -> PodNetworkConfig {
+    let both = |six: &str, four: Vec<Prefix>| [vec![six.parse().expect("a range")], four].concat();
+    let four = config(folder);
+    PodNetworkConfig {
+        node_ranges: both("fd00:10:244::/64", four.node_ranges),
+        pod_ranges: both("fd00:10:244::/48", four.pod_ranges),
+        virtual_ranges: both("fd00:10:96::/112", four.virtual_ranges),
+        local_addresses: [vec!["fd00:10:96::a".parse().expect("an address")], four.local_addresses].concat(),
+        ..four
+    }
+}
+
+/// With addresses of IPv6 alone.
+fn six(folder: &TempFolder) -> PodNetworkConfig {
+    let first = |ranges: Vec<Prefix>| vec![ranges[0]];
+    let dual = dual(folder);
+    PodNetworkConfig {
+        node_ranges: first(dual.node_ranges),
+        pod_ranges: first(dual.pod_ranges),
+        virtual_ranges: first(dual.virtual_ranges),
+        local_addresses: vec![dual.local_addresses[0]],
+        ..config(folder)
+    }
+}
+
+/// A file of `/proc` as the current thread sees it.
+fn proc(path: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{path}")).expect("reads")
+}
+
 /// What a client that connects from the current namespace is told: the address that it is seen with.
 fn ask(server: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
@@ -30,7 +61,7 @@ fn ask(server: SocketAddr) -> std::io::Result<String> {
 
 /// Answers one client in the current namespace with the client's own address.
 fn answer_one(listener: TcpListener) {
-    let (mut stream, peer) = listener.accept().expect("a client comes");
+    let (mut stream, peer) = accept(&listener, Duration::from_secs(5));
     stream.write_all(peer.ip().to_string().as_bytes()).expect("it listens");
 }
 
@@ -66,6 +97,125 @@ fn pods_reach_each_other_the_host_and_themselves() {
             let answer = a.run(|| ask("10.96.0.10:53".parse().expect("an address")));
             assert_eq!(answer.expect("a pod reaches the host"), "10.244.0.2");
         });
+    });
+}
+
+#[test]
+fn pods_of_both_families_reach_each_other_the_host_and_themselves() {
+    for (make, count) in [(dual as fn(&TempFolder) -> PodNetworkConfig, 2), (six, 1)] {
+        let folder = TempFolder::new();
+        in_own_namespace(|| {
+            let network = PodNetwork::open(make(&folder)).expect("opens");
+            let (a, b) = (OtherNamespace::new(), OtherNamespace::new());
+            let ours = network.setup("a", a.path(), &[]).expect("is set up");
+            let theirs = network.setup("b", b.path(), &[]).expect("is set up");
+            let text = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+            assert_eq!(text(&ours), ["fd00:10:244::2", "10.244.0.2"][..count]);
+            assert_eq!(text(&theirs), ["fd00:10:244::3", "10.244.0.3"][..count]);
+            let hosts = [("fd00:10:244::1", "[fd00:10:96::a]:53"), ("10.244.0.1", "10.96.0.10:53")];
+            for ((here, there), (gateway, dns)) in ours.iter().zip(&theirs).zip(hosts) {
+                assert_eq!(talk(&a, &b, *there), here.to_string());
+                assert_eq!(talk(&b, &b, *there), there.to_string());
+                let listener = b.run(|| TcpListener::bind((*there, 9090)).expect("the pod has its address"));
+                std::thread::scope(|scope| {
+                    scope.spawn(|| answer_one(listener));
+                    assert_eq!(ask((*there, 9090).into()).expect("the host reaches a pod"), gateway);
+                });
+                let listener = TcpListener::bind(dns).expect("the host has the local address");
+                std::thread::scope(|scope| {
+                    scope.spawn(|| answer_one(listener));
+                    let answer = a.run(|| ask(dns.parse().expect("an address")));
+                    assert_eq!(answer.expect("a pod reaches the host"), here.to_string());
+                });
+            }
+            // Nobody was asked for a hardware address, or for whether an address is free; and routers are not listened to.
+            a.run(|| {
+                let addresses = proc("thread-self/net/if_inet6");
+                let own: Vec<&str> = addresses.lines().filter(|line| line.ends_with(" eth0")).collect();
+                assert_eq!(own.len(), 1, "{addresses}");
+                assert!(own[0].contains(" 80 00 82 "), "permanent, and not asked for: {}", own[0]);
+                assert_eq!(proc("sys/net/ipv6/conf/eth0/accept_ra").trim(), "0");
+            });
+            assert_eq!(proc("sys/net/ipv6/conf/skiff0/accept_ra").trim(), "0");
+            assert_eq!(proc("sys/net/ipv6/conf/all/forwarding").trim(), "1");
+            assert_eq!(proc("sys/net/ipv6/conf/lo/accept_ra").trim(), "2", "what listened before goes on");
+        });
+    }
+}
+
+#[test]
+fn an_address_of_ipv6_can_be_used_at_once() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let network = PodNetwork::open(six(&folder)).expect("opens");
+        let server = OtherNamespace::new();
+        let at = network.setup("server", server.path(), &[]).expect("is set up")[0];
+        for number in 0..5 {
+            let client = OtherNamespace::new();
+            let own = network.setup(&number.to_string(), client.path(), &[]).expect("is set up")[0];
+            assert_eq!(talk(&client, &server, at), own.to_string());
+            network.teardown(&number.to_string()).expect("tears down");
+        }
+    });
+}
+
+#[test]
+fn one_family_more_is_given_to_the_pods_that_come_after() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let (a, b) = (OtherNamespace::new(), OtherNamespace::new());
+        let network = PodNetwork::open(config(&folder)).expect("opens");
+        network.setup("a", a.path(), &[]).expect("is set up");
+        drop(network);
+        let network = PodNetwork::open(dual(&folder)).expect("takes over");
+        let both = network.setup("b", b.path(), &[]).expect("is set up");
+        assert_eq!(network.addresses("a").len(), 1);
+        assert_eq!(talk(&a, &b, both[1]), "10.244.0.2");
+        assert_eq!(talk(&b, &b, both[0]), both[0].to_string());
+        // And one family less: the pods keep the other.
+        drop(network);
+        let network = PodNetwork::open(config(&folder)).expect("takes over");
+        assert_eq!(network.addresses("b"), [both[1]]);
+        assert_eq!(network.setup("b", b.path(), &[]).expect("is set up again"), [both[1]]);
+        assert_eq!(talk(&a, &b, both[1]), "10.244.0.2");
+    });
+}
+
+#[test]
+fn both_families_are_taken_down_without_a_trace() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let (addresses, routes) = (proc("thread-self/net/if_inet6"), proc("thread-self/net/ipv6_route"));
+        let network = PodNetwork::open(dual(&folder)).expect("opens");
+        let a = OtherNamespace::new();
+        network.setup("a", a.path(), &[]).expect("is set up");
+        network.teardown("a").expect("tears down");
+        network.setup("a", a.path(), &[]).expect("is set up again");
+        assert_ne!(proc("thread-self/net/ipv6_route"), routes);
+        PodNetwork::clean_up_everything(network.config()).expect("cleans up");
+        assert_eq!((proc("thread-self/net/if_inet6"), proc("thread-self/net/ipv6_route")), (addresses, routes));
+        PodNetwork::clean_up_everything(network.config()).expect("twice is no error");
+    });
+}
+
+#[test]
+fn host_ports_lead_to_the_addresses_of_their_family() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let network = PodNetwork::open(dual(&folder)).expect("opens");
+        let a = OtherNamespace::new();
+        let ports = ["tcp 0.0.0.0 8080 80", "udp 192.0.2.1 53 53", "udp 2001:db8::1 54 54"];
+        let ports = ports.map(|port| port.parse().expect("a host port"));
+        network.setup("a", a.path(), &ports).expect("is set up");
+        let told: Vec<String> =
+            network.host_ports().borrow().iter().map(|it| format!("{} > {}", it.port, it.pod)).collect();
+        let expected = [
+            "tcp 0.0.0.0 8080 80 > fd00:10:244::2",
+            "tcp 0.0.0.0 8080 80 > 10.244.0.2",
+            "udp 192.0.2.1 53 53 > 10.244.0.2",
+            "udp 2001:db8::1 54 54 > fd00:10:244::2",
+        ];
+        assert_eq!(told, expected);
     });
 }
 

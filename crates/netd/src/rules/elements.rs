@@ -62,18 +62,18 @@ impl FromIterator<(Place, Value)> for Elements {
     }
 }
 
-/// Who wants something at a place: hardly ever more than one.
+/// Who wants something at a place: hardly ever more than one, and there is one of these for every element.
 #[derive(Debug, Clone)]
 pub enum Claimants {
     /// This one.
     One(Arc<str>),
     /// None, or several, in the order of their names.
-    Several(BTreeSet<Arc<str>>),
+    Several(Option<Box<BTreeSet<Arc<str>>>>),
 }
 
 impl Default for Claimants {
     fn default() -> Self {
-        Self::Several(BTreeSet::new())
+        Self::Several(None)
     }
 }
 
@@ -82,7 +82,7 @@ impl Claimants {
     pub fn first(&self) -> Option<&str> {
         match self {
             Self::One(owner) => Some(owner),
-            Self::Several(owners) => owners.first().map(|owner| &**owner),
+            Self::Several(owners) => owners.as_ref()?.first().map(|owner| &**owner),
         }
     }
 
@@ -90,9 +90,9 @@ impl Claimants {
     pub fn insert(&mut self, owner: &Arc<str>) {
         match self {
             Self::One(known) if known == owner => {}
-            Self::One(known) => *self = Self::Several(BTreeSet::from([known.clone(), owner.clone()])),
-            Self::Several(owners) if owners.is_empty() => *self = Self::One(owner.clone()),
-            Self::Several(owners) => drop(owners.insert(owner.clone())),
+            Self::One(known) => *self = Self::Several(Some(Box::new([known.clone(), owner.clone()].into()))),
+            Self::Several(Some(owners)) => drop(owners.insert(owner.clone())),
+            Self::Several(None) => *self = Self::One(owner.clone()),
         }
     }
 
@@ -100,8 +100,13 @@ impl Claimants {
     pub fn remove(&mut self, owner: &str) {
         match self {
             Self::One(known) if **known == *owner => *self = Self::default(),
-            Self::One(_) => {}
-            Self::Several(owners) => drop(owners.remove(owner)),
+            Self::Several(Some(owners)) => {
+                owners.remove(owner);
+                if owners.is_empty() {
+                    *self = Self::default();
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -122,6 +127,13 @@ mod tests {
         assert_eq!(numbers(elements.range(place(1)..place(5))), [place(1), place(3)]);
         assert_eq!((elements.get(&place(3)), elements.get(&place(4))), (Some(&Value::Nothing), None));
         assert!(elements.get(&(Shared::Peers, Key::Number(3))).is_none());
+    }
+
+    /// Ten thousand Services are tens of thousands of them.
+    #[test]
+    fn elements_are_small() {
+        assert_eq!(std::mem::size_of::<(Place, Value)>(), 72);
+        assert_eq!(std::mem::size_of::<(Place, Claimants)>(), 56);
     }
 
     #[test]
