@@ -47,11 +47,17 @@ async fn start_server(folder: &std::path::Path) -> Arc<ApiServer> {
 }
 
 fn start_rules(server: &Arc<ApiServer>) -> Netd {
+    start_rules_for(server, &["10.244.0.0/16"], &["10.96.0.0/12"])
+}
+
+/// With these ranges of pods and of Services.
+fn start_rules_for(server: &Arc<ApiServer>, pods: &[&str], services: &[&str]) -> Netd {
+    let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a range")).collect();
     let frame = Frame {
         bridge: "skiff0".into(),
-        pod_ranges: vec!["10.244.0.0/16".parse().expect("a range")],
-        service_ranges: vec!["10.96.0.0/12".parse().expect("a range")],
-        balancer_ranges: vec!["203.0.113.0/24".parse().expect("a range")],
+        pod_ranges: ranges(pods),
+        service_ranges: ranges(services),
+        balancer_ranges: ranges(&["203.0.113.0/24"]),
     };
     // As on a node that has no other part of the cluster: with the node's own rights.
     let own = client(server, "system:node:node-1", &["system:nodes"]);
@@ -159,6 +165,7 @@ fn rules_follow_services_and_endpoints() {
             rules.contains("10.96.0.1 . 6 . 443 . 0x00000000 : 192.0.2.1 . 6443")
         })
         .await;
+        assert_eq!(nft(&["list", "tables"]).trim(), "table ip skiff", "none of a family that the cluster has not");
 
         let _balancer = start_balancer(&server);
         admin.create(&service("web")).await.expect("is created");
@@ -244,6 +251,70 @@ fn rules_follow_policies_and_pods() {
         admin.delete::<NetworkPolicy>("default", "web", &DeleteOptions::default()).await.expect("is deleted");
         until(&netd, "no trace", |rules| !rules.contains("10.244.0.5") && !rules.contains("10.244.1.7")).await;
         netd.shutdown().await;
+    });
+}
+
+#[test]
+fn rules_of_both_families_follow_the_same_pods() {
+    with_server("families", async |server| {
+        let admin = client(&server, "admin", &["system:masters"]);
+        let both =
+            || start_rules_for(&server, &["fd00:10:244::/48", "10.244.0.0/16"], &["fd00:10:96::/112", "10.96.0.0/12"]);
+        let netd = both();
+        timeout(PATIENCE, netd.ready()).await.expect("the rules are made");
+        let spec = json!({ "podSelector": {}, "ingress": [{ "from": [{ "ipBlock": { "cidr": "2001:db8::/32" } }] }] });
+        let metadata = json!({ "name": "web", "namespace": "default" });
+        let policy: NetworkPolicy = serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).expect("one");
+        admin.create(&policy).await.expect("is created");
+        let gate = netd.gate();
+        let addresses = ["fd00:10:244::5", "10.244.0.5"];
+        gate.admit(NewPod {
+            namespace: "default".into(),
+            name: "web".into(),
+            uid: "uid-of-web".into(),
+            labels: [].into(),
+            addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
+        })
+        .await;
+        // Those of the first family are there before those of the other.
+        until(&netd, "an isolated pod", |rules| rules.contains("10.244.0.5 : jump ingress/default/")).await;
+        let [six, four] = ["ip6", "ip"].map(|family| nft(&["-nn", "list", "table", family, "skiff"]));
+        for (rules, address) in [&six, &four].into_iter().zip(addresses) {
+            assert!(rules.contains(&format!("{address} : jump ingress/default/")), "{address} in {rules}");
+        }
+        assert!(six.contains("2001:db8::/32") && !four.contains("2001:db8"), "{six}{four}");
+        assert!(
+            four.contains("10.96.0.1 . 6 . 443") && !six.contains(" . 6 . 443"),
+            "the API's Service is one of IPv4"
+        );
+
+        // Somebody takes the rules of one family away: the next change finds out.
+        nft(&["delete", "table", "ip6", "skiff"]);
+        gate.leave("default", "web", "uid-of-web");
+        let is_back = async {
+            loop {
+                let applied = netd.applied();
+                let tables = nft(&["list", "tables"]);
+                let is_gone = || !nft(&["-nn", "list", "table", "ip6", "skiff"]).contains("fd00:10:244::5");
+                if tables.contains("table ip6 skiff") && is_gone() {
+                    return;
+                }
+                netd.applied_after(applied).await;
+            }
+        };
+        timeout(PATIENCE, is_back).await.expect("all rules are back");
+        netd.shutdown().await;
+
+        // A cluster that has a family no more keeps no rules of it.
+        let netd = start_rules(&server);
+        timeout(PATIENCE, netd.ready()).await.expect("the rules are made");
+        assert_eq!(nft(&["list", "tables"]).trim(), "table ip skiff");
+        netd.shutdown().await;
+        let netd = both();
+        timeout(PATIENCE, netd.ready()).await.expect("the rules are made");
+        netd.shutdown().await;
+        Netd::clean_up().expect("cleans up");
+        assert_eq!(nft(&["list", "tables"]), "");
     });
 }
 
