@@ -193,9 +193,11 @@ impl PolicyFollower {
             let InboxState { policies, namespaces, pods, .. } = &mut *state;
             (std::mem::take(policies), std::mem::take(namespaces), std::mem::take(pods))
         };
-        let mut planned = Vec::new();
-        for planner in &mut self.planners {
+        let (mut planned, mut pods) = (Vec::new(), pods);
+        let last = self.planners.len().saturating_sub(1);
+        for (at, planner) in self.planners.iter_mut().enumerate() {
             let family = planner.family();
+            let ours = if at == last { std::mem::take(&mut pods) } else { pods.clone() };
             for key in &policies {
                 let policy = self.policies.by_key(key).map(|object| api::policy(&object, &key.namespace, family));
                 planner.set_policy(key.clone(), policy);
@@ -205,7 +207,7 @@ impl PolicyFollower {
                 let labels = labels.map(|object| object.metadata.labels.clone().unwrap_or_default());
                 planner.set_namespace(name, labels);
             }
-            planned.push((family, planner.plan(pods.clone(), cluster)));
+            planned.push((family, planner.plan(ours, cluster)));
         }
         planned
     }

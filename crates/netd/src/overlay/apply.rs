@@ -156,10 +156,19 @@ impl Applier {
         messages::add_tunnel(&mut batch, &tunnel);
         self.socket.execute(&batch)?;
         // Loose: an answer may come back by a tunnel from a node that is reached directly meanwhile.
-        if let Err(error) = sysctl::set(&format!("ipv4/conf/{DEVICE}/rp_filter"), "2") {
-            tracing::warn!(%error, "the tunnel keeps its check of sources");
+        set_parameter("ipv4", "rp_filter", "2");
+        if self.site.source(Family::V6).is_some() {
+            set_parameter("ipv6", "disable_ipv6", "0");
+            set_parameter("ipv6", "accept_ra", "0");
         }
         Ok(link::find_link(&self.socket, DEVICE)?.map(|link| link.index))
+    }
+}
+
+/// Sets a parameter of the tunnel's device. It mostly works without.
+fn set_parameter(family: &str, name: &str, value: &str) {
+    if let Err(error) = sysctl::set(&format!("{family}/conf/{DEVICE}/{name}"), value) {
+        tracing::warn!(%error, name, "the tunnel keeps a parameter as it is");
     }
 }
 

@@ -159,6 +159,56 @@ fn an_address_of_ipv6_can_be_used_at_once() {
     });
 }
 
+/// Says from the current namespace, as a router would, that this is the way to everywhere. RFC 4861, section 4.2.
+fn pose_as_router() {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).expect("the tests run as root");
+    socket.set_multicast_hops_v6(255).expect("can be set");
+    let index = link::find_link(&crate::netlink::Socket::open(crate::netlink::Protocol::Route).expect("opens"), "eth0");
+    let index = index.expect("answers").expect("it is there").index;
+    let source: SocketAddr = "[fe80::bad]:0".parse().expect("an address");
+    let SocketAddr::V6(mut source) = source else { panic!("it is of IPv6") };
+    source.set_scope_id(index);
+    socket.bind(&SocketAddr::V6(source).into()).expect("it has the address");
+    socket.set_multicast_if_v6(index).expect("can be set");
+    let mut advertisement = [0; 16];
+    // Of half an hour; the kernel fills in the sum.
+    (advertisement[0], advertisement[4], advertisement[6]) = (134, 64, 7);
+    let everybody: SocketAddr = "[ff02::1]:0".parse().expect("an address");
+    socket.send_to(&advertisement, &everybody.into()).expect("sent");
+}
+
+#[test]
+fn no_pod_is_a_router_to_others() {
+    let folder = TempFolder::new();
+    in_own_namespace(|| {
+        let network = PodNetwork::open(six(&folder)).expect("opens");
+        let (a, b) = (OtherNamespace::new(), OtherNamespace::new());
+        network.setup("a", a.path(), &[]).expect("is set up");
+        let theirs = network.setup("b", b.path(), &[]).expect("is set up")[0];
+        a.run(|| {
+            let socket = Socket::open(Protocol::Route).expect("opens");
+            let index = link::find_link(&socket, "eth0").expect("answers").expect("it is there").index;
+            let mut batch = Batch::new();
+            link::add_address(&mut batch, index, "fe80::bad".parse().expect("an address"), 64);
+            socket.execute(&batch).expect("a pod's root may do that");
+        });
+        let is_believed = || proc("thread-self/net/ipv6_route").contains("fe800000000000000000000000000bad");
+        a.run(pose_as_router);
+        // What comes behind it is answered: so it has been looked at.
+        talk(&a, &b, theirs);
+        assert!(!b.run(is_believed) && !is_believed());
+        // One that listens would have believed it.
+        b.run(|| sysctl::set("ipv6/conf/eth0/accept_ra", "1").expect("can be set"));
+        a.run(pose_as_router);
+        let comes = (0..2000).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            b.run(is_believed)
+        });
+        assert!(comes, "the advertisement is one");
+    });
+}
+
 #[test]
 fn one_family_more_is_given_to_the_pods_that_come_after() {
     let folder = TempFolder::new();

@@ -64,6 +64,7 @@ impl FromIterator<(Place, Value)> for Elements {
 
 /// Who wants something at a place: hardly ever more than one, and there is one of these for every element.
 #[derive(Debug, Clone)]
+#[allow(clippy::box_collection, reason = "a set takes three words, and nearly every claim would have them empty")]
 pub enum Claimants {
     /// This one.
     One(Arc<str>),
