@@ -1,7 +1,5 @@
 //! What every cluster begins with.
 
-use std::net::Ipv4Addr;
-
 use bytes::Bytes;
 use serde_json::json;
 use skiff_base::clock;
@@ -184,7 +182,9 @@ fn objects(config: &Config) -> Vec<Object> {
     let flows = flow_control_objects().into_iter().map(|object| with_flow_status(object, config));
     let versions = local::of_builtin(config.kinds.iter().copied());
     let versions = versions.iter().map(|version| version.first_object(config.clock.now()));
-    first.chain(flows).chain(storage_classes()).chain(ingress_classes()).chain(usage).chain(versions).collect()
+    let others = config.first_objects.iter().cloned();
+    let first = first.chain(flows).chain(storage_classes()).chain(ingress_classes());
+    first.chain(usage).chain(versions).chain(others).collect()
 }
 
 /// The first flow schemas lead to levels that are there, and say so.
@@ -199,20 +199,24 @@ fn with_flow_status(mut object: Object, config: &Config) -> Object {
     object
 }
 
-/// The `kubernetes` Service has the first address of the range.
+/// The `kubernetes` Service has the first address of the primary range, and no other.
 fn service(config: &Config) -> Object {
-    let address = Ipv4Addr::from(u32::from(config.service_cidr.base) + 1).to_string();
+    let range = config.service_cidrs.first();
+    let address = range.and_then(|range| range.nth(1)).map(|address| address.to_string());
+    let family = range.map(|range| range.family().name());
     json!({"kind": "Service", "apiVersion": "v1",
         "metadata": {"name": "kubernetes", "namespace": "default",
             "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "sessionAffinity": "None",
+            "ipFamilies": [family], "ipFamilyPolicy": "SingleStack",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise.port()}]},
         "status": {"loadBalancer": {}}})
 }
 
 fn service_cidr(config: &Config) -> Object {
+    let ranges: Vec<String> = config.service_cidrs.iter().map(ToString::to_string).collect();
     json!({"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [config.service_cidr.to_string()]},
+        "spec": {"cidrs": ranges},
         "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "",
             "message": "Kubernetes Service CIDR is ready", "lastTransitionTime": clock::rfc3339(config.clock.now())}]}})
 }

@@ -5,10 +5,12 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::Serialize;
+use skiff_base::Cidr;
 use skiff_base::clock::SharedClock;
 use skiff_base::gates::Gates;
 use skiff_base::ids::Ids;
 use skiff_kinds::ResourceDef;
+use skiff_object::Object;
 use skiff_store::Store;
 
 use crate::admission::plugins::Settings;
@@ -80,21 +82,6 @@ impl ServiceAccountKeys {
     }
 }
 
-/// A range of IPv4 addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
-    /// The first address.
-    pub base: Ipv4Addr,
-    /// How many bits are fixed.
-    pub bits: u8,
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.bits)
-    }
-}
-
 /// How the server makes other API servers believe in whose name it asks them.
 #[derive(Clone)]
 pub struct FrontProxy {
@@ -132,8 +119,8 @@ pub struct Config {
     pub kinds: Vec<&'static ResourceDef>,
     /// Which features are on.
     pub gates: Gates,
-    /// Where cluster IPs come from.
-    pub service_cidr: Cidr,
+    /// Where cluster IPs come from: a range of each family that Services may have, that of the primary one first.
+    pub service_cidrs: Vec<Cidr>,
     /// Where node ports come from.
     pub node_port_range: RangeInclusive<u16>,
     /// `cluster.local`.
@@ -164,6 +151,8 @@ pub struct Config {
     pub client_authorities: Option<Arc<ClientAuthorities>>,
     /// What is encrypted where it is stored.
     pub encryption: Option<crate::encryption::Settings>,
+    /// What else the cluster begins with; objects that are there stay as they are.
+    pub first_objects: Vec<Object>,
     /// Whether the cluster begins with the definitions of the Gateway API.
     pub gateway_api: bool,
     /// How many requests are worked on at a time, and whose.
@@ -182,7 +171,7 @@ impl Config {
             version: VersionInfo::skiff(env!("CARGO_PKG_VERSION")),
             kinds: skiff_kinds::builtin().to_vec(),
             gates: Gates::default(),
-            service_cidr: Cidr { base: Ipv4Addr::new(10, 96, 0, 0), bits: 12 },
+            service_cidrs: Cidr::new([10, 96, 0, 0], 12).into_iter().collect(),
             node_port_range: 30000..=32767,
             cluster_domain: "cluster.local".into(),
             advertise: (Ipv4Addr::new(192, 0, 2, 1), 6443).into(),
@@ -198,6 +187,7 @@ impl Config {
             access: Access::default(),
             client_authorities: None,
             encryption: None,
+            first_objects: Vec::new(),
             gateway_api: false,
             flow: crate::flow::Settings::default(),
         }

@@ -118,7 +118,9 @@ fn origin(stream: &TcpStream) -> Option<PeerAddress> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "setting TCP_NODELAY");
     }
-    stream.peer_addr().ok().map(PeerAddress)
+    // To a socket of both families, those of IPv4 come as IPv6 has them.
+    let address = stream.peer_addr().ok()?;
+    Some(PeerAddress(SocketAddr::new(address.ip().to_canonical(), address.port())))
 }
 
 /// One connection. It may last for days with one watch on it, so its future has room for nothing that is over by then:

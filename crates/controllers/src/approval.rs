@@ -5,6 +5,7 @@
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/kubelet-tls-bootstrapping/#approval>.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -122,19 +123,22 @@ pub fn serving(
         return Serving::Leave;
     }
     let (own, others): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.metadata.name.as_deref() == Some(name));
-    let addresses_of = |nodes: &[&Arc<Node>]| -> BTreeSet<String> {
+    let read = |text: &String| text.parse::<IpAddr>().ok();
+    let addresses_of = |nodes: &[&Arc<Node>]| -> BTreeSet<IpAddr> {
         let statuses = nodes.iter().filter_map(|node| node.status.as_ref());
         let addresses = statuses.flat_map(|status| status.addresses.iter().flatten());
-        addresses.filter(|address| address.type_.ends_with("IP")).map(|address| address.address.clone()).collect()
+        addresses.filter(|address| address.type_.ends_with("IP")).filter_map(|address| read(&address.address)).collect()
     };
     let (own, mut others) = (addresses_of(&own), addresses_of(&others));
     let specs = services.iter().filter_map(|service| service.spec.as_ref());
-    others.extend(specs.flat_map(|spec| spec.cluster_ips.iter().flatten().cloned()));
-    let is_loopback = |address: &String| address.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if subject.addresses.iter().any(|address| others.contains(address) || is_loopback(address)) {
+    others.extend(specs.flat_map(|spec| spec.cluster_ips.iter().flatten().filter_map(read)));
+    let Some(asked) = subject.addresses.iter().map(read).collect::<Option<Vec<IpAddr>>>() else {
+        return Serving::Leave;
+    };
+    if asked.iter().any(|address| others.contains(address) || address.is_loopback()) {
         return Serving::Leave;
     }
-    if subject.addresses.iter().all(|address| own.contains(address)) { Serving::Approve } else { Serving::Later }
+    if asked.iter().all(|address| own.contains(address)) { Serving::Approve } else { Serving::Later }
 }
 
 /// Whether nobody has said anything to a request yet.
@@ -270,9 +274,15 @@ mod tests {
                 "{{metadata: {{name: {name}}}, status: {{addresses: [{{type: InternalIP, address: {address}}}]}}}}"
             )))
         };
-        let nodes = [node("a", "10.0.0.1"), node("a", "10.96.0.1"), node("b", "10.0.0.2")];
+        let nodes = [
+            node("a", "10.0.0.1"),
+            node("a", "10.96.0.1"),
+            node("a", "'2001:db8::a'"),
+            node("a", "'fd00:10:96::1'"),
+            node("b", "10.0.0.2"),
+        ];
         let services: [Arc<Service>; 1] =
-            [Arc::new(object("{metadata: {name: kubernetes}, spec: {clusterIPs: ['10.96.0.1']}}"))];
+            [Arc::new(object("{metadata: {name: kubernetes}, spec: {clusterIPs: ['10.96.0.1', 'FD00:10:96:0::1']}}"))];
         let request = |user: &str| -> CertificateSigningRequest {
             object(&format!(
                 "{{metadata: {{name: c}}, spec: {{request: UEVN, signerName: {SERVING}, username: '{user}', \
@@ -302,6 +312,8 @@ mod tests {
         check("system:node:a", &["a"], &["10.0.0.1", "10.0.0.2"], Serving::Leave);
         check("system:node:a", &["a"], &["10.0.0.1", "127.0.0.1"], Serving::Leave);
         check("system:node:a", &["a"], &["10.96.0.1"], Serving::Leave);
+        check("system:node:a", &["a"], &["10.0.0.1", "2001:db8::a"], Serving::Approve);
+        check("system:node:a", &["a"], &["fd00:10:96::1"], Serving::Leave);
         check("system:node:a", &["a", "kubernetes"], &["10.0.0.1"], Serving::Leave);
         check("system:node:b", &["a"], &["10.0.0.1"], Serving::Leave);
     }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use k8s_openapi::api::certificates::{v1alpha1, v1beta1};
+use skiff_base::Cidr;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
 use skiff_client::{Client, Informers};
@@ -45,10 +46,9 @@ pub const MANAGER: &str = "kube-controller-manager";
 pub struct Config {
     /// The certificates (PEM) that pods verify the API server with.
     pub root_ca: Arc<RootBundle>,
-    /// The range that nodes get their pod ranges from, `10.244.0.0/16`; empty leaves nodes without.
-    pub cluster_cidr: String,
-    /// How many leading bits the addresses of one node share.
-    pub node_cidr_mask_size: u8,
+    /// The ranges that nodes get their pod ranges from, one of each family and that of the primary one first, each with how
+    /// many leading bits the addresses of one node share; none leaves nodes without.
+    pub node_ranges: Vec<(Cidr, u8)>,
     /// Signs certificates that were approved; without it nobody does.
     pub signer: Option<Signer>,
     /// Reads what certificate requests ask for; without it none is approved by itself.
@@ -197,7 +197,7 @@ impl ControllerManager {
         } else if versions.contains(&"v1alpha1") {
             starter.plan(publisher, |setup| trust_bundles::publisher::<v1alpha1::ClusterTrustBundle>(setup, root_ca));
         }
-        let (ranges, clock) = (Ranges::parse(&config.cluster_cidr, config.node_cidr_mask_size), starter.clock.clone());
+        let (ranges, clock) = (Ranges::new(&config.node_ranges), starter.clock.clone());
         starter.plan("node-controller", |setup| Nodes::controller(setup, clock, ranges));
         starter.plan("pod-garbage-collector", PodCollector::controller);
         starter.plan("clusterrole-aggregation-controller", Roles::controller);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR, ServiceCIDRStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use skiff_base::Timestamp;
+use skiff_base::{Cidr, Timestamp};
 use skiff_client::{Informer, ObjectKey, Outlines};
 
 use crate::meta::time;
@@ -76,25 +76,13 @@ fn tell(range: &ServiceCIDR, ready: bool, reason: &str, message: &str, now: Time
     plan.then(action);
 }
 
-/// Whether an address is in a range such as `10.96.0.0/12`.
-fn covers(range: &str, address: IpAddr) -> bool {
-    let Some((base, bits)) = range.split_once('/') else { return false };
-    let (Ok(base), Ok(bits)) = (base.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
-    match (base, address) {
-        (IpAddr::V4(base), IpAddr::V4(address)) => {
-            let shift = 32u32.saturating_sub(bits);
-            shift == 32 || base.to_bits() >> shift == address.to_bits() >> shift
-        }
-        (IpAddr::V6(base), IpAddr::V6(address)) => {
-            let shift = 128u32.saturating_sub(bits);
-            shift == 128 || base.to_bits() >> shift == address.to_bits() >> shift
-        }
-        _ => false,
-    }
-}
-
 fn covers_any(range: &ServiceCIDR, address: IpAddr) -> bool {
-    range.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()).any(|cidr| covers(cidr, address))
+    range
+        .spec
+        .iter()
+        .flat_map(|spec| spec.cidrs.iter().flatten())
+        .filter_map(|text| text.parse::<Cidr>().ok())
+        .any(|cidr| cidr.contains(address))
 }
 
 /// The controller.
@@ -184,8 +172,8 @@ mod tests {
 
     #[test]
     fn addresses_are_told_by_range() {
-        let is = |range: &str, address: &str| covers(range, address.parse().expect("an address"));
-        assert!(is("10.0.0.0/24", "10.0.0.255") && !is("10.0.0.0/24", "10.0.1.0"));
-        assert!(is("fd00::/112", "fd00::ffff") && !is("fd00::/112", "10.0.0.1") && is("0.0.0.0/0", "1.2.3.4"));
+        let range: ServiceCIDR = object("{metadata: {name: c}, spec: {cidrs: [10.0.0.0/24, 'fd00::/112']}}");
+        let is = |address: &str| covers_any(&range, address.parse().expect("an address"));
+        assert!(is("10.0.0.255") && is("fd00::ffff") && !is("10.0.1.0") && !is("fd00::1:0"));
     }
 }

@@ -59,7 +59,7 @@ async fn a_new_service_has_its_name_at_once(server: Arc<ApiServer>, clock: Share
     let admin = client(&server, "admin", &["system:masters"]);
     let zone = Zone {
         domain: "cluster.local".into(),
-        server: "10.96.0.10".parse().expect("an address"),
+        servers: vec!["10.96.0.10".parse().expect("an address")],
         own_ranges: Vec::new(),
     };
     let dns = Dns::start(DnsConfig {

@@ -155,8 +155,6 @@ spec: {type: LoadBalancer, ports: [{port: 80}], sessionAffinity: ClientIP}
             spec.allocateLoadBalancerNodePorts: true
             spec.externalTrafficPolicy: "Cluster"
             spec.internalTrafficPolicy: "Cluster"
-            spec.ipFamilies[0]: "IPv4"
-            spec.ipFamilyPolicy: "SingleStack"
             spec.ports[0].port: 80
             spec.ports[0].protocol: "TCP"
             spec.ports[0].targetPort: 80
@@ -169,19 +167,16 @@ spec: {type: LoadBalancer, ports: [{port: 80}], sessionAffinity: ClientIP}
     check(
         "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: None}}",
         expect![[r#"
-        apiVersion: "v1"
-        kind: "Service"
-        metadata.name: "a"
-        spec.clusterIP: "None"
-        spec.clusterIPs[0]: "None"
-        spec.internalTrafficPolicy: "Cluster"
-        spec.ipFamilies[0]: "IPv4"
-        spec.ipFamilies[1]: "IPv6"
-        spec.ipFamilyPolicy: "RequireDualStack"
-        spec.sessionAffinity: "None"
-        spec.type: "ClusterIP"
-        status.loadBalancer: {}
-    "#]],
+            apiVersion: "v1"
+            kind: "Service"
+            metadata.name: "a"
+            spec.clusterIP: "None"
+            spec.clusterIPs[0]: "None"
+            spec.internalTrafficPolicy: "Cluster"
+            spec.sessionAffinity: "None"
+            spec.type: "ClusterIP"
+            status.loadBalancer: {}
+        "#]],
     );
 }
 

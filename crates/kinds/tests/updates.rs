@@ -35,8 +35,6 @@ fn a_service_keeps_what_was_allocated() {
             spec.clusterIPs[0]: "10.96.0.7"
             spec.externalTrafficPolicy: "Cluster"
             spec.internalTrafficPolicy: "Cluster"
-            spec.ipFamilies[0]: "IPv4"
-            spec.ipFamilyPolicy: "SingleStack"
             spec.ports[0].nodePort: 30080
             spec.ports[0].protocol: "TCP"
             spec.ports[0].targetPort: 80
@@ -53,8 +51,6 @@ fn a_service_keeps_what_was_allocated() {
             spec.clusterIP: "10.96.0.7"
             spec.clusterIPs[0]: "10.96.0.7"
             spec.internalTrafficPolicy: "Cluster"
-            spec.ipFamilies[0]: "IPv4"
-            spec.ipFamilyPolicy: "SingleStack"
             spec.ports[0].protocol: "TCP"
             spec.ports[0].targetPort: 80
             spec.ports[1].protocol: "TCP"
@@ -80,8 +76,6 @@ fn a_service_keeps_what_was_allocated() {
             spec.clusterIPs[0]: "10.96.0.8"
             spec.externalTrafficPolicy: "Cluster"
             spec.internalTrafficPolicy: "Cluster"
-            spec.ipFamilies[0]: "IPv4"
-            spec.ipFamilyPolicy: "SingleStack"
             spec.ports[0].nodePort: 30080
             spec.ports[0].protocol: "TCP"
             spec.ports[0].targetPort: 80

@@ -63,14 +63,14 @@ pub struct Config {
     pub ids: Arc<Ids>,
     /// The node's name.
     pub node_name: String,
-    /// Its addresses, the primary one first.
+    /// Its addresses, one of each family, the primary one first.
     pub node_ips: Vec<String>,
     /// `/var/lib/kubelet`.
     pub root_dir: PathBuf,
     /// `/var/log`, above `pods` and `containers`.
     pub log_dir: PathBuf,
-    /// The range of the node's Pods; empty where a controller gives it.
-    pub pod_cidr: String,
+    /// The ranges of the node's Pods, one of each family; none where a controller gives them.
+    pub pod_cidrs: Vec<String>,
     /// The cluster's DNS servers.
     pub cluster_dns: Vec<String>,
     /// `cluster.local`.
@@ -273,7 +273,7 @@ fn identity(config: &Config, port: u16) -> Identity {
     Identity {
         name: config.node_name.clone(),
         ips: config.node_ips.clone(),
-        pod_cidr: config.pod_cidr.clone(),
+        pod_cidrs: config.pod_cidrs.clone(),
         version: config.version.clone(),
         port: i32::from(port),
         options: Arc::new(config.options.clone()),

@@ -356,6 +356,7 @@ impl Worker {
         view.restart_cap = self.node.options.crash_loop_back_off.max_container_restart_period.map(|cap| cap.0);
         view.resize_pending = self.mailbox.resize_pending.lock().clone();
         view.host_ips = self.node.facts().ips.clone();
+        view.order_addresses();
         view.runtime_name = self.node.runtime_name.read().clone();
         self.view = Arc::new(view);
     }

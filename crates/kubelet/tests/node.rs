@@ -147,7 +147,7 @@ impl Cluster {
             node_ips: vec!["127.0.0.1".into()],
             root_dir: folder.join("kubelet"),
             log_dir: folder.join("log"),
-            pod_cidr: "10.244.0.0/24".into(),
+            pod_cidrs: vec!["10.244.0.0/24".into()],
             cluster_dns: vec!["10.96.0.10".into()],
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/dev/null".into(),

@@ -20,6 +20,7 @@ use crate::foundations::Foundations;
 use crate::images::{self, NodeImages};
 use crate::join::member::Follower;
 use crate::machine::{Ending, Machine};
+use crate::ranges::{self, Ranges};
 use crate::snapshot;
 use crate::worker::KUBERNETES_VERSION;
 
@@ -39,6 +40,8 @@ pub struct NodeControl {
     pub node_name: String,
     /// Where the API server is.
     pub api: String,
+    /// The cluster's ranges of addresses.
+    pub ranges: Ranges,
     /// Tells everything to end.
     pub end: watch::Sender<bool>,
     /// Whether containers end too.
@@ -107,7 +110,8 @@ impl NodeControl {
         let (ready, agent) = (self.is_ready(), self.images.is_some());
         let role = if self.savable.is_some() { "server" } else { "agent" };
         json!({"node": self.node_name, "ready": ready, "agent": agent, "role": role,
-            "version": KUBERNETES_VERSION, "api": self.api, "certificates": self.certificates.told()})
+            "version": KUBERNETES_VERSION, "api": self.api, "certificates": self.certificates.told(),
+            "cluster_cidr": ranges::text(&self.ranges.pods), "service_cidr": ranges::text(&self.ranges.services)})
     }
 
     async fn wait_ready(&self, limit: Duration) -> Result<Value, String> {

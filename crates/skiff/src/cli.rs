@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and nothing of what it does.
 
 pub mod access;
+mod ranges;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::paths::DEFAULT_DATA_DIR;
 use crate::ports::Port;
+
+pub use ranges::RangeOptions;
 
 /// How long a node may take to be Ready.
 pub const DEFAULT_WAIT_SECONDS: u64 = 60;
@@ -49,9 +52,9 @@ pub struct MachineOptions {
     /// The name of the Node object [default: the host name, or the isolated node's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// The address of the node [default: the one that outgoing connections have]
-    #[arg(long, value_name = "IP")]
-    pub node_ip: Option<std::net::IpAddr>,
+    /// The address of the node, or one of each family [default: those that outgoing connections have]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<std::net::IpAddr>,
     /// A registry that is reached without TLS, beside those on this machine; can be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub insecure_registry: Vec<String>,
@@ -107,10 +110,16 @@ pub struct NodeOptions {
     /// What the machine is as a node.
     #[command(flatten)]
     pub machine: MachineOptions,
-    /// The size of a node's part of the pod range 10.244.0.0/16, in bits that its addresses share; kept from the first
-    /// start [default: 24]
+    /// The cluster's ranges of addresses.
+    #[command(flatten)]
+    pub ranges: RangeOptions,
+    /// The size of a node's part of the IPv4 pod range, in bits that its addresses share; kept from the first start
+    /// [default: 24]
     #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(17..=28))]
     pub node_cidr_mask_size: Option<u8>,
+    /// The size of a node's part of the IPv6 pod range; kept from the first start [default: 64]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(40..=124))]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
     /// The port of the API server [default: 6443, or a free one for an isolated node]
     #[arg(long, value_name = "PORT")]
     pub api_port: Option<u16>,
@@ -152,7 +161,9 @@ impl NodeOptions {
     pub fn of_machine(machine: MachineOptions) -> Self {
         Self {
             machine,
+            ranges: RangeOptions::default(),
             node_cidr_mask_size: None,
+            node_cidr_mask_size_ipv6: None,
             api_port: None,
             tls_san: Vec::new(),
             datastore: DatastoreOptions::default(),
@@ -450,6 +461,9 @@ pub struct ClusterOptions {
     /// How many nodes beside the servers
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
     pub agents: u8,
+    /// The cluster's ranges of addresses.
+    #[command(flatten)]
+    pub ranges: RangeOptions,
     /// A KubeletConfiguration for all nodes
     #[arg(long, value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,

@@ -22,10 +22,12 @@ use crate::features;
 use crate::isolation;
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
+use crate::network;
 use crate::paths::{Join, NodeFacts, Paths, named, remove_file, write_atomically};
 use crate::pki::{self, Authority};
 use crate::ports::{self, Role};
 use crate::process::Process;
+use crate::ranges::Ranges;
 use crate::relay;
 use spec::{Member, Spec};
 
@@ -51,7 +53,11 @@ struct Cluster {
 pub fn run(command: &ClusterCommand) -> Outcome {
     match command {
         ClusterCommand::Create(options) => {
+            let ranges = Ranges::chosen(&options.ranges.cluster_cidr, &options.ranges.service_cidr)?;
+            NodeFacts::new("").node_masks().check(&ranges)?;
+            network::prefixes(&ranges.pods)?;
             let spec = Spec {
+                ranges: (ranges != Ranges::default()).then_some(ranges),
                 kubelet_config: options.kubelet_config.as_ref().map(std::path::absolute).transpose()?,
                 overlay: options.overlay,
                 feature_gates: options.feature_gates.clone(),
@@ -395,7 +401,12 @@ impl Cluster {
         let network = NodeFacts::load(&self.paths(&self.spec.switch()))?.ok_or("the cluster's network does not run")?;
         let mut facts = match NodeFacts::load(&paths)? {
             Some(facts) => facts,
-            None => NodeFacts { api_port: free_port()?, seat: member.seat, ..NodeFacts::new(&member.name) },
+            None => NodeFacts {
+                api_port: free_port()?,
+                seat: member.seat,
+                ranges: Some(self.spec.ranges.clone().unwrap_or_default()),
+                ..NodeFacts::new(&member.name)
+            },
         };
         (facts.link, facts.switch) = (network.link, network.switch);
         facts.join = join.cloned();

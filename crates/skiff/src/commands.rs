@@ -25,9 +25,11 @@ use crate::isolation;
 use crate::join::token::Token;
 use crate::kubeconfig;
 use crate::leftovers;
-use crate::paths::{DEFAULT_NODE_MASK, Join, NodeFacts, Paths, named, remove_file};
+use crate::network;
+use crate::paths::{DEFAULT_NODE_MASK, DEFAULT_NODE_MASK_IPV6, Join, NodeFacts, Paths, named, remove_file};
 use crate::pki::{self, Authority};
 use crate::process::{Process, descendants};
+use crate::ranges::{self, NodeMasks, Ranges};
 use crate::server;
 
 /// The port of the API server unless another is asked for.
@@ -87,11 +89,7 @@ pub fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions, join:
     let servers = join.server.iter().map(|url| server_address(url)).collect::<Result<Vec<_>, _>>()?;
     if let Some(mut facts) = NodeFacts::load(paths)? {
         facts.api_port = options.api_port.unwrap_or(facts.api_port);
-        if let Some(other) = options.node_cidr_mask_size.filter(|bits| *bits != facts.node_mask) {
-            let text =
-                format!("the node was set up with a pod range of /{}; it cannot be /{other} now", facts.node_mask);
-            return Err(text.into());
-        }
+        ranges::check_kept(&facts.ranges(), facts.node_masks(), options)?;
         facts.datastore = datastore::settle(facts.datastore.take(), datastore, paths)?;
         facts.join = rejoin(facts.join.take(), servers, join)?;
         facts.save(paths)?;
@@ -105,9 +103,21 @@ pub fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions, join:
         Some(_) => (options.api_port.map_or_else(free_port, Ok)?, isolation::free_link(&target.data_dir)?),
         None => (options.api_port.unwrap_or(API_PORT), 0),
     };
-    let node_mask = options.node_cidr_mask_size.unwrap_or(DEFAULT_NODE_MASK);
+    let masks = NodeMasks {
+        v4: options.node_cidr_mask_size.unwrap_or(DEFAULT_NODE_MASK),
+        v6: options.node_cidr_mask_size_ipv6.unwrap_or(DEFAULT_NODE_MASK_IPV6),
+    };
+    let chosen = Ranges::chosen(&options.ranges.cluster_cidr, &options.ranges.service_cidr)?;
+    masks.check(&chosen)?;
+    if !options.disable_agent {
+        network::prefixes(&chosen.pods)?;
+    }
+    // An agent learns them from its cluster.
+    let ranges = servers.is_empty().then_some(chosen);
     let join = (!servers.is_empty()).then(|| Join { servers, token: join.token.clone() });
-    let facts = NodeFacts { api_port, link, node_mask, datastore, join, ..NodeFacts::new(node_name) };
+    let (node_mask, node_mask_ipv6) = (masks.v4, masks.v6);
+    let facts =
+        NodeFacts { api_port, link, node_mask, node_mask_ipv6, ranges, datastore, join, ..NodeFacts::new(node_name) };
     facts.save(paths)?;
     Ok(facts)
 }
@@ -156,8 +166,11 @@ pub fn agent(target: &Target, join: &JoinOptions, machine: &MachineOptions, insi
 /// # Errors
 /// The machine lacks something, or a part does not start.
 pub fn serve(target: &Target, options: &NodeOptions, inside: bool) -> Outcome {
-    if !inside && NodeFacts::load(&paths(target))?.is_none() {
-        prepare(target, options, &JoinOptions::default())?;
+    if !inside {
+        match NodeFacts::load(&paths(target))? {
+            Some(facts) => ranges::check_kept(&facts.ranges(), facts.node_masks(), options)?,
+            None => prepare(target, options, &JoinOptions::default())?,
+        }
     }
     server::run(target, options, inside)
 }
@@ -238,9 +251,7 @@ fn machine_arguments(options: &MachineOptions) -> Vec<String> {
     if let Some(name) = &options.node_name {
         flag("--node-name", name.clone());
     }
-    if let Some(ip) = options.node_ip {
-        flag("--node-ip", ip.to_string());
-    }
+    options.node_ip.iter().for_each(|ip| flag("--node-ip", ip.to_string()));
     for (name, path) in [
         ("--kubelet-config", &options.kubelet_config),
         ("--cni-conf-dir", &options.cni_conf_dir),
@@ -526,6 +537,14 @@ fn render_status(status: &Value) -> String {
         format!("API:      {}", text("api")),
         format!("Memory:   {:.1} MiB", status["memory_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 20)),
     ];
+    // The usual ranges are no news.
+    let usual = Ranges::default();
+    for (name, field, usual) in [
+        ("Pods:", "cluster_cidr", ranges::text(&usual.pods)),
+        ("Services:", "service_cidr", ranges::text(&usual.services)),
+    ] {
+        lines.extend(status[field].as_str().filter(|told| *told != usual).map(|told| format!("{name:<9} {told}")));
+    }
     let ports = status["ports"].as_array().into_iter().flatten().filter_map(Value::as_str);
     lines.extend(ports.map(|port| format!("Port:     {port}")));
     lines.extend([String::new(), format!("{:>8}  {:<8} {:>10}", "PID", "ROLE", "MEMORY")]);
@@ -716,6 +735,12 @@ mod tests {
         let text = render_status(&status);
         assert!(text.contains("n1 (Ready)") && text.contains("3.0 MiB") && text.contains("3072 KiB"), "{text}");
         assert!(text.contains("Port:     127.0.0.1:8080:80/tcp@all\n\n"), "{text}");
+        assert!(!text.contains("Pods:"), "{text}");
+        let mut both = status.clone();
+        both["cluster_cidr"] = "10.244.0.0/16".into();
+        both["service_cidr"] = "10.43.0.0/16".into();
+        let told = render_status(&both);
+        assert!(told.contains("\nServices: 10.43.0.0/16\n") && !told.contains("Pods:"), "{told}");
         assert!(text.contains("apiserver                  2027-05-06T00:00:00Z        1 d  kubernetes"), "{text}");
         assert_eq!(render_status(&json!({"running": false})), "skiff is not running\n");
     }

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -20,6 +20,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::paths::{FIRST_SEAT, NodeFacts, Paths, named};
@@ -29,6 +30,8 @@ use crate::relay;
 /// Link networks are 198.18.N.0/24: a range that is set aside for tests between devices (RFC 2544), so that it
 /// clashes with nothing real.
 const LINK_PREFIX: [u8; 2] = [198, 18];
+/// How many bits the IPv6 addresses of one link network share.
+const LINK_BITS_V6: u8 = 64;
 /// The most isolated nodes at a time.
 pub const MAX_LINKS: u8 = 250;
 /// The last address of a link network that a node can have.
@@ -76,6 +79,13 @@ impl Link {
     /// The node's end: its InternalIP.
     pub fn node(self) -> Ipv4Addr {
         self.address(self.seat)
+    }
+
+    /// The node's end in clusters that have IPv6: a local address of the same number and place.
+    pub fn node_v6(self) -> Ipv6Addr {
+        let [first, second] = LINK_PREFIX;
+        let prefix = u16::from_be_bytes([first, second]);
+        Ipv6Addr::new(0xfd00, prefix, self.number.into(), 0, 0, 0, 0, self.seat.into())
     }
 
     /// The end that the host sends everything of this network to: the only node's, or that of a cluster's server.
@@ -379,6 +389,23 @@ pub async fn configure_inner_link(link: Link) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the node's end of the link its address in IPv6. Runs inside the node.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn add_inner_v6(link: Link) -> io::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
+    let index = interface_index(&handle, INNER_LINK).await;
+    let index = index.ok_or_else(|| io::Error::other(format!("the node has no interface {INNER_LINK}")))?;
+    let mut address = handle.address().add(index, link.node_v6().into(), LINK_BITS_V6).replace();
+    // Nobody else has it: it is not to be waited for.
+    address.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    address.execute().await.map_err(failed("give the node its IPv6 address"))?;
+    driver.abort();
+    Ok(())
+}
+
 /// Takes the node's link away; its routes go with it. A link of this number that another node made stays.
 ///
 /// # Errors
@@ -506,6 +533,7 @@ mod tests {
     #[test]
     fn links_do_not_overlap() {
         assert_eq!(Link::new(3).node().to_string(), "198.18.3.2");
+        assert_eq!(Link::new(3).node_v6().to_string(), "fd00:c612:3::2");
         assert_eq!(Link::new(3).load_balancers().0.to_string(), "198.18.3.128");
         assert_ne!(Link::new(3).host_interface(), Link::new(4).host_interface());
         let seat = |seat| NodeFacts { link: 3, seat, switch: Some("a".into()), ..NodeFacts::new("n") };

@@ -1,10 +1,10 @@
 //! The node's network: pod network, service rules and DNS, set up from the node's facts.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use skiff_base::SystemClock;
+use skiff_base::{Cidr, SystemClock};
 use skiff_client::{Client, Informers, Recorder};
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
@@ -15,29 +15,39 @@ use crate::commands::CommandError;
 use crate::isolation::Link;
 use crate::machine::Machine;
 use crate::paths::{NodeFacts, Paths};
+use crate::ranges;
 use crate::worker::CLUSTER_DOMAIN;
 
-/// The pods' addresses, of all nodes.
-pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
-/// The addresses of Services.
-pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
-/// The cluster DNS.
-pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const DNS_PORT: u16 = 53;
 /// Where it is told whether the service rules are up to date: kube-proxy's own port.
-const HEALTH_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
+const HEALTH_PORT: u16 = 10256;
 /// Whom the machine itself asks for names.
 const RESOLVERS: &str = "/etc/resolv.conf";
 /// The bridge that pods are on.
 pub const BRIDGE: &str = "skiff0";
 
-fn prefix(range: (Ipv4Addr, u8)) -> Result<Prefix, CommandError> {
-    Prefix::new(range.0, range.1).ok_or_else(|| format!("{}/{} is no address range", range.0, range.1).into())
+/// Ranges as the pod network and the service rules take them.
+///
+/// # Errors
+/// One has more bits than an address.
+pub fn prefixes(ranges: &[Cidr]) -> Result<Vec<Prefix>, CommandError> {
+    let prefix =
+        |range: &Cidr| Prefix::new(range.base(), range.bits()).ok_or_else(|| format!("{range} is no range").into());
+    ranges.iter().map(prefix).collect()
 }
 
-/// The pod addresses of this node: what it was given, or the first part of the pod range of the size that was chosen.
-pub fn node_range(facts: &NodeFacts) -> String {
-    facts.pod_range.clone().unwrap_or_else(|| format!("{}/{}", POD_RANGE.0, facts.node_mask))
+/// The pod addresses of this node, one range of each family: what it was given, or the first parts of the cluster's.
+///
+/// # Errors
+/// What it was given cannot be read.
+pub fn node_ranges(facts: &NodeFacts) -> Result<Vec<Cidr>, CommandError> {
+    match &facts.pod_range {
+        Some(given) => Ok(ranges::parse(given)?),
+        None => {
+            let parts = facts.node_masks().parts(&facts.ranges());
+            Ok(parts.iter().filter_map(|(range, bits)| range.part(*bits, 0)).collect())
+        }
+    }
 }
 
 /// The ranges that load balancers' addresses come from.
@@ -52,15 +62,16 @@ pub fn balancer_ranges(facts: &NodeFacts) -> Vec<Prefix> {
 /// # Errors
 /// A range is none.
 pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetworkConfig, CommandError> {
-    let mut virtual_ranges = vec![prefix(SERVICE_RANGE)?];
+    let cluster = facts.ranges();
+    let mut virtual_ranges = prefixes(&cluster.services)?;
     virtual_ranges.extend(balancer_ranges(facts));
     Ok(PodNetworkConfig {
         state_folder: paths.network(),
         bridge: BRIDGE.to_owned(),
-        node_ranges: vec![node_range(facts).parse()?],
-        pod_ranges: vec![prefix(POD_RANGE)?],
+        node_ranges: prefixes(&node_ranges(facts)?)?,
+        pod_ranges: prefixes(&cluster.pods)?,
         virtual_ranges,
-        local_addresses: vec![DNS_ADDRESS.into()],
+        local_addresses: cluster.dns(),
         mtu: None,
     })
 }
@@ -86,7 +97,7 @@ impl Network {
 /// # Errors
 /// The kernel refuses; the error says what.
 pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<Network, CommandError> {
-    let facts = &machine.facts;
+    let (facts, cluster) = (&machine.facts, machine.facts.ranges());
     let config = pod_network_config(&machine.paths, facts)?;
     let (node_ranges, pod_ranges) = (config.node_ranges.clone(), config.pod_ranges.clone());
     let pods = Arc::new(PodNetwork::open(config)?);
@@ -94,12 +105,12 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
         informers: informers.clone(),
         recorder: Recorder::start(node.clone(), machine.clock.clone(), "kube-proxy", &facts.node_name),
         clock: machine.clock.clone(),
-        health_address: HEALTH_ADDRESS,
+        health_address: SocketAddr::new(cluster.any_address(), HEALTH_PORT),
         node_name: facts.node_name.clone(),
         frame: Frame {
             bridge: BRIDGE.to_owned(),
             pod_ranges: pod_ranges.clone(),
-            service_ranges: vec![prefix(SERVICE_RANGE)?],
+            service_ranges: prefixes(&cluster.services)?,
             balancer_ranges: balancer_ranges(facts),
         },
         host_ports: pods.host_ports(),
@@ -109,7 +120,7 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
     let overlay = OverlayConfig {
         informers: informers.clone(),
         node_name: facts.node_name.clone(),
-        addresses: vec![machine.address],
+        addresses: machine.addresses(),
         node_ranges,
         pod_ranges,
         always_tunnel: machine.options.overlay == WayBetweenNodes::Vxlan,
@@ -121,15 +132,16 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
 
 /// The cluster DNS. In isolation there is nobody to ask for the world's names.
 fn dns_config(facts: &NodeFacts, informers: &Informers) -> DnsConfig {
+    let cluster = facts.ranges();
     let zone = Zone {
         domain: CLUSTER_DOMAIN.to_owned(),
-        server: DNS_ADDRESS.into(),
-        own_ranges: vec![POD_RANGE, SERVICE_RANGE],
+        servers: cluster.dns(),
+        own_ranges: cluster.pods.iter().chain(&cluster.services).copied().collect(),
     };
     DnsConfig {
         informers: informers.clone(),
         zone,
-        listen: vec![SocketAddr::new(DNS_ADDRESS.into(), DNS_PORT)],
+        listen: cluster.dns().into_iter().map(|address| SocketAddr::new(address, DNS_PORT)).collect(),
         resolv_conf: (facts.link == 0).then(|| PathBuf::from(RESOLVERS)),
         clock: SystemClock::shared(),
     }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::Value;
 use skiff_apiserver::admission::plugins::Settings;
-use skiff_apiserver::config::{Cidr, FrontProxy, ServiceAccountKeys};
+use skiff_apiserver::config::{FrontProxy, ServiceAccountKeys};
 use skiff_apiserver::trust::Identity;
 use skiff_apiserver::{ApiServer, Config as ApiConfig, VersionInfo};
 use skiff_client::{Client, Informers};
@@ -35,15 +35,14 @@ use crate::isolation::{self, Link};
 use crate::join::member;
 use crate::kubeconfig;
 use crate::machine::{Ending, Machine};
-use crate::network::{self, SERVICE_RANGE};
+use crate::network;
 use crate::offices;
 use crate::paths::{NodeFacts, Paths, named, write_atomically};
 use crate::pki::{Authority, Purpose, service_account_keys};
+use crate::ranges::{self, Ranges};
 use crate::server::{API_PORT_ADVICE, bind};
 use crate::worker::{CLUSTER_DOMAIN, KUBELET_CLIENT, KUBERNETES_VERSION, Ways, Worker, ensure_pod_range};
 
-/// The first address of the service range: the API server's.
-const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// The API server's name towards aggregated API servers.
 const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
@@ -81,6 +80,9 @@ pub async fn run(
     rustls::crypto::ring::default_provider().install_default().map_err(|_| "the TLS stack was set up twice")?;
     if facts.link > 0 {
         isolation::configure_inner_link(Link::of(&facts)).await?;
+        if facts.ranges().has_v6() {
+            isolation::add_inner_v6(Link::of(&facts)).await?;
+        }
     }
     let machine = Machine::new(paths, facts, options.machine.clone())?;
     if machine.facts.join.is_some() {
@@ -105,10 +107,12 @@ async fn serve_cluster(
         machine,
         options,
     });
-    let mut listeners = vec![bind(("0.0.0.0", setting.api_port), API_PORT_ADVICE)?];
+    let ranges = setting.machine.facts.ranges();
+    let mut listeners = vec![bind((&ranges.any_address().to_string(), setting.api_port), API_PORT_ADVICE)?];
     listeners.extend(hosts_listener);
     let store = open_store(&setting).await?;
     let server = start_api_server(&setting, store.clone()).await?;
+    agree(&server, &ranges).await?;
     let stop = watch::Sender::new(false);
     serve_api(&setting, &server, listeners, &stop)?;
     issue_kubeconfig(&setting)?;
@@ -119,7 +123,8 @@ async fn serve_cluster(
         (None, None)
     } else {
         // The first node takes the first part of the range; where there may be other servers, the controllers decide.
-        let first = setting.machine.facts.datastore.is_none().then(|| network::node_range(&setting.machine.facts));
+        let first = network::node_ranges(&setting.machine.facts)?;
+        let first = setting.machine.facts.datastore.is_none().then_some(first);
         let client = node_client(&server, &setting.machine.facts.node_name);
         let mut machine = setting.machine.clone();
         ensure_pod_range(&mut machine, &client, first).await?;
@@ -131,6 +136,7 @@ async fn serve_cluster(
         node: informers.of::<Node>(),
         node_name: facts.node_name.clone(),
         api: format!("https://127.0.0.1:{}", facts.api_port),
+        ranges,
         end: stop.clone(),
         images: worker.as_ref().map(|worker| NodeImages::of(&worker.runtime)),
         containers_too: Mutex::new(false),
@@ -162,8 +168,8 @@ async fn start_worker(
     informers: &Informers,
 ) -> Result<Worker, CommandError> {
     let node_name = &machine.facts.node_name;
-    let (authority, name, addresses) =
-        (setting.authority.clone(), node_name.clone(), [machine.address, Ipv4Addr::LOCALHOST.into()]);
+    let (authority, name, mut addresses) = (setting.authority.clone(), node_name.clone(), machine.addresses.clone());
+    addresses.push(Ipv4Addr::LOCALHOST.into());
     let serving = setting.certificates.issue("kubelet-serving", move || {
         let purpose = Purpose::Server { names: std::slice::from_ref(&name), addresses: &addresses };
         authority.issue(&format!("system:node:{name}"), &purpose)
@@ -196,7 +202,8 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
             git_version: KUBERNETES_VERSION.to_owned(),
             ..VersionInfo::skiff(env!("CARGO_PKG_VERSION"))
         },
-        service_cidr: Cidr { base: SERVICE_RANGE.0, bits: SERVICE_RANGE.1 },
+        service_cidrs: setting.machine.facts.ranges().services,
+        first_objects: vec![setting.machine.facts.ranges().object()],
         node_port_range: NODE_PORTS,
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         advertise: SocketAddr::new(setting.machine.address, setting.api_port),
@@ -222,6 +229,20 @@ async fn start_api_server(setting: &Setting, store: Arc<dyn Store>) -> Result<Ar
     server.keep_flows();
     server.keep_identity(setting.machine.facts.node_name.clone());
     Ok(server)
+}
+
+/// All servers of a cluster have the same ranges: those that the first one of them wrote down.
+async fn agree(server: &Arc<ApiServer>, own: &Ranges) -> Result<(), CommandError> {
+    let client = inprocess::client(server, "system:apiserver", &["system:masters"], "skiff-ranges");
+    let told = Ranges::learn(&client).await?;
+    if told == *own {
+        return Ok(());
+    }
+    let text = |ranges: &Ranges| {
+        let (pods, services) = (ranges::text(&ranges.pods), ranges::text(&ranges.services));
+        format!("--cluster-cidr {pods} --service-cidr {services}")
+    };
+    Err(format!("the cluster was set up with {}; this server was with {}", text(&told), text(own)).into())
 }
 
 /// Which plugins of admission are on, and what they are told.
@@ -304,12 +325,9 @@ fn api_names(setting: &Setting) -> (Vec<String>, Vec<IpAddr>) {
             .map(str::to_owned)
             .collect();
     names.push(format!("kubernetes.default.svc.{CLUSTER_DOMAIN}"));
-    let mut addresses = vec![
-        Ipv4Addr::LOCALHOST.into(),
-        std::net::Ipv6Addr::LOCALHOST.into(),
-        KUBERNETES_SERVICE.into(),
-        setting.machine.address,
-    ];
+    let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+    addresses.extend(setting.machine.facts.ranges().kubernetes_service());
+    addresses.extend(&setting.machine.addresses);
     if setting.machine.facts.link > 0 {
         addresses.push(Link::of(&setting.machine.facts).host().into());
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::inprocess;
-use crate::network::{self, POD_RANGE};
+use crate::network;
 use crate::node::Setting;
 use crate::pki;
 
@@ -124,9 +124,8 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
         signer: Some(Arc::new(move |request| authority.sign(request))),
         subjects: Some(Arc::new(pki::subject_of)),
         root_ca: setting.trust.bundle.clone(),
-        node_cidr_mask_size: setting.machine.facts.node_mask,
         asked_for: server.asked_for(),
-        cluster_cidr: format!("{}/{}", POD_RANGE.0, POD_RANGE.1),
+        node_ranges: setting.machine.facts.node_masks().parts(&setting.machine.facts.ranges()),
         ..Default::default()
     };
     let client = |name: &str| inprocess::controller_client(server, name);
@@ -146,7 +145,7 @@ fn start_balancer(setting: &Setting, server: &Arc<ApiServer>, informers: &Inform
         client,
         recorder,
         pool: network::balancer_ranges(&setting.machine.facts),
-        node_addresses: vec![setting.machine.address],
+        node_addresses: setting.machine.addresses.clone(),
         reserved_ports: vec![SSH_PORT, setting.api_port, skiff_kubelet::DEFAULT_PORT],
     })
 }

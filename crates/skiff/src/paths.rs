@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ranges::{NodeMasks, Ranges};
+
 /// The state of the machine's own node.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/skiff";
 
@@ -168,13 +170,19 @@ pub struct NodeFacts {
     /// How many leading bits the addresses of the node's pods share.
     #[serde(default = "default_node_mask")]
     pub node_mask: u8,
+    /// The same of those in IPv6.
+    #[serde(default = "default_node_mask_ipv6", skip_serializing_if = "is_default_node_mask_ipv6")]
+    pub node_mask_ipv6: u8,
+    /// The cluster's ranges of addresses; the usual ones where there was no choice yet, and what an agent has to learn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Ranges>,
     /// The etcd that keeps the cluster's objects; without it they are in the node's own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
     /// The members of the etcd that the cluster's servers run themselves, this one among them; none where it has no such.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub etcd: Vec<EtcdPeer>,
-    /// The addresses of the node's pods, once it has been given them.
+    /// The ranges of the node's pods, once it has been given them: one, or one of each family with a comma between.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_range: Option<String>,
     /// The cluster that an agent belongs to; a server has its own.
@@ -195,6 +203,9 @@ pub struct Join {
 /// Upstream's size of a node's part of the pod range: 254 addresses.
 pub const DEFAULT_NODE_MASK: u8 = 24;
 
+/// Upstream's size of a node's part of an IPv6 pod range.
+pub const DEFAULT_NODE_MASK_IPV6: u8 = 64;
+
 /// The first address of a link network is the host's.
 pub const FIRST_SEAT: u8 = 2;
 
@@ -204,6 +215,14 @@ fn default_seat() -> u8 {
 
 fn default_node_mask() -> u8 {
     DEFAULT_NODE_MASK
+}
+
+fn default_node_mask_ipv6() -> u8 {
+    DEFAULT_NODE_MASK_IPV6
+}
+
+fn is_default_node_mask_ipv6(bits: &u8) -> bool {
+    *bits == DEFAULT_NODE_MASK_IPV6
 }
 
 /// A member of an etcd that a cluster's servers run themselves.
@@ -240,11 +259,23 @@ impl NodeFacts {
             seat: FIRST_SEAT,
             switch: None,
             node_mask: DEFAULT_NODE_MASK,
+            node_mask_ipv6: DEFAULT_NODE_MASK_IPV6,
+            ranges: None,
             datastore: None,
             etcd: Vec::new(),
             pod_range: None,
             join: None,
         }
+    }
+
+    /// The cluster's ranges of addresses, as far as they are known.
+    pub fn ranges(&self) -> Ranges {
+        self.ranges.clone().unwrap_or_default()
+    }
+
+    /// How the cluster's ranges are cut for nodes.
+    pub fn node_masks(&self) -> NodeMasks {
+        NodeMasks { v4: self.node_mask, v6: self.node_mask_ipv6 }
     }
 
     /// Reads the facts of a node that was started before.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Method;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
+use skiff_base::Cidr;
 use skiff_client::{Client, Informers, ListOptions};
 use skiff_kubelet::{Kubelet, LocalPaths};
 use tokio::task::JoinHandle;
@@ -88,7 +89,9 @@ async fn start_kubelet(
     runtime: &NodeRuntime,
     tls: Arc<rustls::ServerConfig>,
 ) -> Result<Kubelet, CommandError> {
-    let listener = bind(("0.0.0.0", skiff_kubelet::DEFAULT_PORT), "perhaps another kubelet; end that one")?;
+    let cluster = machine.facts.ranges();
+    let any = cluster.any_address().to_string();
+    let listener = bind((&any, skiff_kubelet::DEFAULT_PORT), "perhaps another kubelet; end that one")?;
     listener.set_nonblocking(true)?;
     let config = skiff_kubelet::Config {
         informers: Informers::new(client.clone()),
@@ -99,11 +102,11 @@ async fn start_kubelet(
         clock: machine.clock.clone(),
         ids: machine.ids.clone(),
         node_name: machine.facts.node_name.clone(),
-        node_ips: vec![machine.address.to_string()],
+        node_ips: machine.addresses.iter().map(ToString::to_string).collect(),
         root_dir: machine.paths.kubelet(),
         log_dir: machine.paths.container_logs(),
-        pod_cidr: network::node_range(&machine.facts),
-        cluster_dns: vec![network::DNS_ADDRESS.to_string()],
+        pod_cidrs: network::node_ranges(&machine.facts)?.iter().map(ToString::to_string).collect(),
+        cluster_dns: cluster.dns().iter().map(ToString::to_string).collect(),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         resolv_conf: PathBuf::from(RESOLV_CONF),
         version: KUBERNETES_VERSION.to_owned(),
@@ -124,7 +127,7 @@ async fn start_kubelet(
     Ok(Kubelet::start(config).await)
 }
 
-/// Registers the node with this range of pod addresses, if it is free, or waits until it is given one. What is kept of
+/// Registers the node with these ranges of pod addresses, if they are free, or waits until it is given some. What is kept of
 /// an earlier run stays, so that a node starts without its API server.
 ///
 /// # Errors
@@ -132,20 +135,21 @@ async fn start_kubelet(
 pub async fn ensure_pod_range(
     machine: &mut Machine,
     client: &Client,
-    preferred: Option<String>,
+    preferred: Option<Vec<Cidr>>,
 ) -> Result<(), CommandError> {
     if machine.facts.pod_range.is_some() {
         return Ok(());
     }
     let name = machine.facts.node_name.clone();
     let preferred = match preferred {
-        Some(range) if is_free(client, &name, &range).await? => Some(range),
+        Some(ranges) if are_free(client, &name, &ranges).await? => Some(ranges),
         _ => None,
     };
     let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name,
         "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}});
-    if let Some(range) = preferred {
-        node["spec"] = json!({"podCIDR": range, "podCIDRs": [range]});
+    if let Some(ranges) = preferred {
+        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        node["spec"] = json!({"podCIDR": ranges.first(), "podCIDRs": ranges});
     }
     match client.send_json::<Value>(Method::POST, "/api/v1/nodes", &node).await {
         Err(error) if !error.is_already_exists() => return Err(error.into()),
@@ -153,8 +157,9 @@ pub async fn ensure_pod_range(
     }
     loop {
         let node: Node = client.get("", &name).await?;
-        if let Some(range) = node.spec.and_then(|spec| spec.pod_cidr).filter(|range| !range.is_empty()) {
-            machine.facts.pod_range = Some(range);
+        let ranges = ranges_of(&node);
+        if !ranges.is_empty() {
+            machine.facts.pod_range = Some(ranges.join(","));
             machine.facts.save(&machine.paths)?;
             return Ok(());
         }
@@ -162,9 +167,15 @@ pub async fn ensure_pod_range(
     }
 }
 
-async fn is_free(client: &Client, own_name: &str, range: &str) -> Result<bool, CommandError> {
+fn ranges_of(node: &Node) -> Vec<String> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.clone().unwrap_or_default();
+    let all = if all.is_empty() { spec.pod_cidr.clone().into_iter().collect() } else { all };
+    all.into_iter().filter(|range| !range.is_empty()).collect()
+}
+
+async fn are_free(client: &Client, own_name: &str, ranges: &[Cidr]) -> Result<bool, CommandError> {
     let nodes = client.list::<Node>("", &ListOptions::default()).await?.items;
-    let range_of = |node: &Node| node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
-    let has = |node: &Node| range_of(node).as_deref() == Some(range);
-    Ok(!nodes.iter().any(|node| node.metadata.name.as_deref() != Some(own_name) && has(node)))
+    let mut others = nodes.iter().filter(|node| node.metadata.name.as_deref() != Some(own_name)).flat_map(ranges_of);
+    Ok(!others.any(|taken| taken.parse().is_ok_and(|taken: Cidr| ranges.contains(&taken))))
 }

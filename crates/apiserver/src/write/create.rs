@@ -42,6 +42,7 @@ pub async fn object_of(mut target: Target<'_>, mut object: Object) -> Result<Wri
     metadata::prepare_create(&def, &mut object, target.call.now, ids);
     (def.prepare_create)(&target.context(), &mut object);
     gated::drop_fields(&def, &mut object, None, &target.server.config.gates);
+    target.server.allocators.settle(&target, &mut object, None)?;
     let unclaimed = alloc::concerns(&target).then(|| object.clone());
     let mut claims = target.server.allocators.begin(&target, &mut object, None).await?;
     let mut errors = metadata::validate(&def, &object);

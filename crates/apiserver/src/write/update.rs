@@ -160,6 +160,7 @@ async fn apply_rules(target: &Target<'_>, new: &mut Object, old: &Object) -> Res
     (def.prepare_update)(&target.context(), new, old);
     gated::drop_fields(def, new, Some(old), &target.server.config.gates);
     new.set_at(&["metadata", "resourceVersion"], old.resource_version());
+    target.server.allocators.settle(target, new, Some(old))?;
     let mut errors = metadata::validate(def, new);
     errors.extend(skiff_object::validate::metadata_update(new, old));
     errors.extend(def.check_update(&target.context(), new, old));

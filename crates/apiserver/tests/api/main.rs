@@ -17,6 +17,7 @@ mod etcd;
 mod every_kind;
 mod exchanged;
 mod fair;
+mod families;
 mod forms;
 mod guarded;
 mod issuers;

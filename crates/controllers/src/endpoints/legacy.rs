@@ -11,7 +11,8 @@ use skiff_base::Timestamp;
 use skiff_client::{Informer, ObjectKey};
 
 use super::{
-    HEADLESS, Port, addresses, hostname, is_headless, is_ours, members, ports, publishes_unready, services_of,
+    HEADLESS, Port, address_of, families, hostname, is_headless, is_ours, members, ports, publishes_unready,
+    services_of,
 };
 use crate::meta::Labels;
 use crate::plan::{Action, Note, Plan};
@@ -98,6 +99,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         if ports.is_empty() && !is_headless(service) {
             continue;
         }
+        let Some(ip) = address_in(service, &pod) else { continue };
         count += 1;
         if count > MAX_ADDRESSES {
             cut = true;
@@ -105,7 +107,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         }
         let (ready, unready) = groups.entry(ports).or_default();
         let list = if unready_too || is_ready(&pod) { ready } else { unready };
-        list.push(address(service, &pod));
+        list.push(address(service, &pod, ip));
     }
     let subsets = groups.into_iter().map(|(ports, (mut ready, mut unready))| {
         ready.sort_by(|a, b| a.ip.cmp(&b.ip));
@@ -127,9 +129,14 @@ fn endpoint_port(port: &Port) -> EndpointPort {
     }
 }
 
-fn address(service: &Service, pod: &Pod) -> EndpointAddress {
+/// The pod's address of the Service's first family: these objects have no place for others.
+fn address_in<'a>(service: &Service, pod: &'a Pod) -> Option<&'a str> {
+    address_of(pod, families(service).first()?)
+}
+
+fn address(service: &Service, pod: &Pod, ip: &str) -> EndpointAddress {
     EndpointAddress {
-        ip: addresses(pod).first().copied().unwrap_or_default().to_owned(),
+        ip: ip.to_owned(),
         hostname: hostname(service, pod),
         node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         target_ref: Some(ObjectReference {
@@ -201,6 +208,19 @@ mod tests {
             expect![[r#"
                 create endpoints d/web {"metadata":{"labels":{"endpoints.kubernetes.io/managed-by":"endpoint-controller"}},"subsets":[{"addresses":[{"ip":"10.0.0.1","nodeName":"n1","targetRef":{"kind":"Pod","name":"a","namespace":"d","uid":"a"}},{"ip":"10.0.0.2","nodeName":"n1","targetRef":{"kind":"Pod","name":"b","namespace":"d","uid":"b"}}],"notReadyAddresses":[{"ip":"10.0.0.3","nodeName":"n1","targetRef":{"kind":"Pod","name":"c","namespace":"d","uid":"c"}}],"ports":[{"port":8080,"protocol":"TCP"}]}]}
             "#]],
+        );
+    }
+
+    #[test]
+    fn addresses_are_of_the_services_first_family() {
+        let service = "{metadata: {name: web, namespace: d}, spec: {selector: {app: web}, ipFamilies: [IPv6, IPv4], ports: [{port: 80}]}}";
+        let both = "{metadata: {name: a, namespace: d, uid: a, labels: {app: web}}, spec: {containers: []}, status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], conditions: [{type: Ready, status: 'True'}]}}";
+        check(
+            service,
+            &[both, &pod("b", "10.0.0.2", true)],
+            expect![[r#"
+            create endpoints d/web {"metadata":{"labels":{"endpoints.kubernetes.io/managed-by":"endpoint-controller"}},"subsets":[{"addresses":[{"ip":"fd00::1","targetRef":{"kind":"Pod","name":"a","namespace":"d","uid":"a"}}],"ports":[{"port":80,"protocol":"TCP"}]}]}
+        "#]],
         );
     }
 

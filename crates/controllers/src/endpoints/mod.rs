@@ -69,6 +69,21 @@ fn addresses(pod: &Pod) -> Vec<&str> {
     if all.is_empty() { status.pod_ip.as_deref().into_iter().filter(|ip| !ip.is_empty()).collect() } else { all }
 }
 
+/// The families of a Service's addresses, by their names in the API.
+fn families(service: &Service) -> Vec<String> {
+    let spec = spec(service);
+    let told = spec.and_then(|spec| spec.ip_families.clone()).filter(|families| !families.is_empty());
+    told.unwrap_or_else(|| {
+        let v6 = spec.and_then(|spec| spec.cluster_ip.as_deref()).is_some_and(|ip| ip.contains(':'));
+        vec![if v6 { "IPv6" } else { "IPv4" }.to_owned()]
+    })
+}
+
+/// The pod's address of this family.
+fn address_of<'a>(pod: &'a Pod, family: &str) -> Option<&'a str> {
+    addresses(pod).into_iter().find(|address| address.contains(':') == (family == "IPv6"))
+}
+
 /// The hostname by which the pod can be asked for below the Service's name.
 fn hostname(service: &Service, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;

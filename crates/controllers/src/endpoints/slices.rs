@@ -15,7 +15,8 @@ use skiff_client::slices::{SERVICE_NAME, SlicesOfServices, service_name, service
 use skiff_client::{Change, Index, Informer, ObjectKey};
 
 use super::{
-    HEADLESS, Port, addresses, hostname, is_headless, is_ours, members, ports, publishes_unready, services_of,
+    HEADLESS, Port, address_of, families, hostname, is_headless, is_ours, members, ports, publishes_unready,
+    services_of,
 };
 use crate::meta::{Labels, controller_of, controller_reference, generated_name};
 use crate::plan::{Action, Note, Plan};
@@ -145,15 +146,6 @@ fn plain(slice: &EndpointSlice) -> EndpointSlice {
     slice
 }
 
-fn families(service: &Service) -> Vec<String> {
-    let spec = service.spec.as_ref();
-    let told = spec.and_then(|spec| spec.ip_families.clone()).filter(|families| !families.is_empty());
-    told.unwrap_or_else(|| {
-        let v6 = spec.and_then(|spec| spec.cluster_ip.as_deref()).is_some_and(|ip| ip.contains(':'));
-        vec![if v6 { "IPv6" } else { "IPv4" }.to_owned()]
-    })
-}
-
 fn wanted(observed: &Observed) -> BTreeMap<Shelf, Vec<Endpoint>> {
     let service = &*observed.service;
     let mut shelves: BTreeMap<Shelf, Vec<Endpoint>> = BTreeMap::new();
@@ -161,8 +153,7 @@ fn wanted(observed: &Observed) -> BTreeMap<Shelf, Vec<Endpoint>> {
     for pod in members(service, &observed.pods) {
         let ports = ports(service, &pod);
         for family in &families {
-            let fits = |address: &&str| address.contains(':') == (family == "IPv6");
-            let Some(address) = addresses(&pod).into_iter().find(fits) else { continue };
+            let Some(address) = address_of(&pod, family) else { continue };
             let endpoint = endpoint(observed, &pod, address);
             shelves.entry((family.clone(), ports.clone())).or_default().push(endpoint);
         }
@@ -420,7 +411,7 @@ mod tests {
         let mut pod = json!({
             "metadata": {"name": name, "namespace": "d", "uid": name, "labels": {"app": "web"}},
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
-            "status": {"phase": "Running", "podIPs": [{"ip": ip}]},
+            "status": {"phase": "Running", "podIPs": ip.split(',').map(|ip| json!({"ip": ip})).collect::<Vec<_>>()},
         });
         for word in words {
             match word {
@@ -513,6 +504,33 @@ mod tests {
             --
         "#]],
         );
+    }
+
+    #[test]
+    fn a_service_of_both_families_has_slices_of_both() {
+        let single = ", ipFamilies: [IPv4]";
+        let both = ", ipFamilies: [IPv6, IPv4]";
+        let pods = ["a 10.0.0.1,fd00::1 ready", "b 10.0.0.2 ready"].map(pod).to_vec();
+        let (mut world, ids, mut text) = (World::default(), Ids::seeded(1), String::new());
+        for families in [single, both, ", ipFamilies: [IPv6]"] {
+            let seen = Observed { pods: pods.clone(), ..observed(&world, service(families), &[]) };
+            let plan = reconcile(&seen, &ids);
+            plan.actions().for_each(|action| apply(&mut world, &action.write));
+            let mut lines: Vec<_> = world.list::<EndpointSlice>().iter().map(|slice| shown(slice)).collect();
+            lines.sort();
+            text.push_str(&format!("{families}: {}\n", lines.join(" ")));
+        }
+        expect![[r#"
+            , ipFamilies: [IPv4]: IPv4=["10.0.0.1", "10.0.0.2"]
+            , ipFamilies: [IPv6, IPv4]: IPv4=["10.0.0.1", "10.0.0.2"] IPv6=["fd00::1"]
+            , ipFamilies: [IPv6]: IPv6=["fd00::1"]
+        "#]]
+        .assert_eq(&text);
+    }
+
+    fn shown(slice: &EndpointSlice) -> String {
+        let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| endpoint.addresses.clone());
+        format!("{}={:?}", slice.address_type, addresses.collect::<Vec<_>>())
     }
 
     #[test]

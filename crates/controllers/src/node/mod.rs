@@ -65,7 +65,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Sets up queue and caches; `cluster_cidr` may be empty.
+    /// Sets up queue and caches.
     pub fn controller(setup: &mut Setup, clock: SharedClock, ranges: Option<Ranges>) -> Arc<dyn Controller> {
         let heard = Arc::new(Mutex::new(Heard::default()));
         let nodes = setup.informer::<Node>();

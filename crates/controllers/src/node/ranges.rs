@@ -1,80 +1,99 @@
-//! Every node's own range of pod addresses, cut from the cluster's. Pure but for the memory of what was given out.
+//! Every node's own ranges of pod addresses, one of each family, cut from the cluster's. Pure but for the memory of what was
+//! given out.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::json;
+use skiff_base::Cidr;
 use skiff_client::Patch;
 
 use crate::plan::{Action, Note, Plan};
 
 /// The ranges given out, also those of which the nodes have not been seen yet.
 pub struct Ranges {
-    base: u32,
+    sets: Vec<Set>,
+    /// What was given of each.
+    given: Mutex<Vec<Given>>,
+}
+
+/// One range of the cluster, and how it is cut.
+struct Set {
+    cluster: Cidr,
     /// The bits that the addresses of one node share.
-    node_prefix: u32,
+    node_bits: u8,
     count: u32,
-    given: Mutex<Given>,
+}
+
+impl Set {
+    fn index_of(&self, range: &str) -> Option<u32> {
+        self.cluster.part_of(self.node_bits, range.parse::<Cidr>().ok()?.base())
+    }
 }
 
 impl Ranges {
-    /// Ranges of `node_prefix` bits of a cluster range such as `10.244.0.0/16`.
-    pub fn parse(cluster: &str, node_prefix: u8) -> Option<Self> {
-        let node_prefix = u32::from(node_prefix);
-        let (address, prefix) = cluster.split_once('/')?;
-        let (address, prefix): (Ipv4Addr, u32) = (address.parse().ok()?, prefix.parse().ok()?);
-        if prefix > node_prefix || node_prefix > 32 {
-            return None;
-        }
-        let count = 1u32.checked_shl(node_prefix - prefix)?;
-        Some(Self { base: address.to_bits(), node_prefix, count, given: Mutex::default() })
+    /// Parts of the cluster's ranges, each with the bits that the addresses of one node share; that of the primary family
+    /// comes first. `None` where there is no range, or one is smaller than its parts.
+    pub fn new(cluster: &[(Cidr, u8)]) -> Option<Self> {
+        let set = |(cluster, node_bits): &(Cidr, u8)| {
+            Some(Set { cluster: *cluster, node_bits: *node_bits, count: cluster.parts(*node_bits)? })
+        };
+        let sets: Vec<Set> = cluster.iter().map(set).collect::<Option<_>>()?;
+        let given = Mutex::new(sets.iter().map(|_| Given::default()).collect());
+        (!sets.is_empty()).then_some(Self { sets, given })
     }
 
-    fn text(&self, index: u32) -> String {
-        let first = Ipv4Addr::from_bits(self.base + (index << (32 - self.node_prefix)));
-        format!("{first}/{}", self.node_prefix)
-    }
-
-    fn index_of(&self, node: &Node) -> Option<u32> {
-        let range = node.spec.as_ref()?.pod_cidr.as_deref()?;
-        let address: Ipv4Addr = range.split_once('/')?.0.parse().ok()?;
-        let index = address.to_bits().checked_sub(self.base)? >> (32 - self.node_prefix);
-        (index < self.count).then_some(index)
-    }
-
-    /// A node is gone: its range is free again.
+    /// A node is gone: its ranges are free again.
     pub fn release(&self, node: &str) {
-        self.given.lock().release(node);
+        self.given.lock().iter_mut().for_each(|given| given.release(node));
     }
 
-    /// The range that a node has is not given to another.
+    /// The ranges that a node has are not given to another.
     pub fn note(&self, node: &Node) {
-        if let Some(index) = self.index_of(node) {
-            self.given.lock().give(node.metadata.name.as_deref().unwrap_or_default(), index);
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let mut all = self.given.lock();
+        for range in ranges_of(node) {
+            for (set, given) in self.sets.iter().zip(all.iter_mut()) {
+                if let Some(index) = set.index_of(range) {
+                    given.give(name, index);
+                }
+            }
         }
     }
 
-    /// Plans to give a node without a range the lowest that no other has.
+    /// Plans to give a node without ranges the lowest of each family that no other has.
     pub fn assign(&self, node: &Node, plan: &mut Plan) {
         let name = node.metadata.name.clone().unwrap_or_default();
-        let has = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref()).is_some_and(|range| !range.is_empty());
-        if has || node.metadata.deletion_timestamp.is_some() {
+        if !ranges_of(node).is_empty() || node.metadata.deletion_timestamp.is_some() {
             return;
         }
-        let mut given = self.given.lock();
-        let own = given.by_node.get(&name).copied();
-        let Some(index) = own.or_else(|| given.lowest_free(self.count)) else {
+        let mut all = self.given.lock();
+        let free = |(set, given): (&Set, &mut Given)| {
+            given.by_node.get(&name).copied().or_else(|| given.lowest_free(set.count))
+        };
+        let Some(indexes) = self.sets.iter().zip(all.iter_mut()).map(free).collect::<Option<Vec<u32>>>() else {
             let text = format!("Node {name} status is now: CIDRNotAvailable");
             plan.then(Action::tell(Note::normal(node, "CIDRNotAvailable", text)));
             return;
         };
-        given.give(&name, index);
-        let range = self.text(index);
-        let patch = json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": range, "podCIDRs": [range]}});
+        let mut ranges = Vec::new();
+        for ((set, given), index) in self.sets.iter().zip(all.iter_mut()).zip(indexes) {
+            given.give(&name, index);
+            ranges.extend(set.cluster.part(set.node_bits, index).map(|range| range.to_string()));
+        }
+        let patch =
+            json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
         plan.then(Action::patch::<Node>(&node.metadata, Patch::Strategic(patch)));
     }
+}
+
+/// What a node has.
+fn ranges_of(node: &Node) -> Vec<&str> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all: Vec<&str> = spec.pod_cidrs.iter().flatten().map(String::as_str).collect();
+    let all = if all.is_empty() { spec.pod_cidr.as_deref().into_iter().collect() } else { all };
+    all.into_iter().filter(|range| !range.is_empty()).collect()
 }
 
 /// What was given to whom.
@@ -117,6 +136,8 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
     use crate::testing::object;
 
@@ -124,16 +145,23 @@ mod tests {
         object(&format!("{{metadata: {{name: {name}}}, spec: {{podCIDR: '{range}'}}}}"))
     }
 
+    fn ranges(cluster: &[(&str, u8)]) -> Option<Ranges> {
+        let cluster: Vec<_> = cluster.iter().map(|(range, bits)| (range.parse().expect("a range"), *bits)).collect();
+        Ranges::new(&cluster)
+    }
+
+    fn given(ranges: &Ranges, node: &Node) -> String {
+        let mut plan = Plan::nothing();
+        ranges.assign(node, &mut plan);
+        plan.to_string()
+    }
+
     #[test]
     fn each_node_gets_the_lowest_free_range() {
-        let ranges = Ranges::parse("10.244.0.0/16", 24).expect("a range");
+        let ranges = ranges(&[("10.244.0.0/16", 24)]).expect("a range");
         let nodes = [node("a", "10.244.0.0/24"), node("b", ""), node("c", "10.244.2.0/24"), node("d", "")];
         nodes.iter().for_each(|node| ranges.note(node));
-        let given = |at: usize| {
-            let mut plan = Plan::nothing();
-            ranges.assign(&nodes[at], &mut plan);
-            plan.to_string()
-        };
+        let given = |at: usize| given(&ranges, &nodes[at]);
         assert!(given(0).is_empty());
         assert!(given(1).contains("10.244.1.0/24"));
         assert!(given(3).contains("10.244.3.0/24"), "what was just given is not given again");
@@ -144,8 +172,26 @@ mod tests {
     }
 
     #[test]
+    fn each_node_gets_a_range_of_each_family() {
+        let ranges = ranges(&[("2001:db8:42::/62", 64), ("10.244.0.0/16", 24)]).expect("ranges");
+        let both: Node = object(
+            "{metadata: {name: a}, spec: {podCIDR: '2001:db8:42::/64', podCIDRs: ['2001:db8:42::/64', 10.244.9.0/24]}}",
+        );
+        ranges.note(&both);
+        let given = |name: &str| given(&ranges, &node(name, ""));
+        expect![[r#"
+            patch nodes b {"metadata":{"uid":null},"spec":{"podCIDR":"2001:db8:42:1::/64","podCIDRs":["2001:db8:42:1::/64","10.244.0.0/24"]}}
+        "#]].assert_eq(&given("b"));
+        assert!(given("c").contains("2001:db8:42:2::/64") && given("d").contains("2001:db8:42:3::/64"));
+        assert!(given("e").contains("CIDRNotAvailable"), "one family is not enough");
+        ranges.release("a");
+        assert!(given("e").contains(r#"["2001:db8:42::/64","10.244.3.0/24"]"#));
+    }
+
+    #[test]
     fn a_range_too_small_is_none() {
-        assert!(Ranges::parse("10.0.0.0/25", 24).is_none());
-        assert!(Ranges::parse("nonsense", 24).is_none());
+        assert!(ranges(&[("10.0.0.0/25", 24)]).is_none());
+        assert!(ranges(&[("10.244.0.0/16", 24), ("2001:db8::/65", 64)]).is_none());
+        assert!(ranges(&[]).is_none());
     }
 }

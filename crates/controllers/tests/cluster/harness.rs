@@ -79,8 +79,7 @@ impl Cluster {
         let autoscaler = AutoscalerTiming { period: Duration::from_millis(200), ..AutoscalerTiming::default() };
         let manager = Config {
             root_ca: Arc::new(skiff_controllers::RootBundle::new("PEM")),
-            cluster_cidr: "10.244.0.0/16".into(),
-            node_cidr_mask_size: 24,
+            node_ranges: vec![("10.244.0.0/16".parse().expect("a range"), 24)],
             signer: None,
             subjects: None,
             autoscaler,

@@ -179,7 +179,7 @@ fn inside_zone(names: &Names, labels: &[&str], kind: Kind) -> Option<Vec<Data>> 
     match labels {
         ["svc" | "pod" | "dns"] => Some(Vec::new()),
         ["dns-version"] => Some(vec![Data::Txt(SPECIFICATION_VERSION.into())]),
-        ["ns", "dns"] => Some(vec![Data::Address(names.zone.server)]),
+        ["ns", "dns"] => Some(names.zone.servers.iter().copied().map(Data::Address).collect()),
         [namespace, "svc" | "pod"] => names.has_namespace(namespace).then(Vec::new),
         [address, namespace, "pod"] => pod(names, address, namespace),
         [name, namespace, "svc"] => service(names, &key(name, namespace), kind),
@@ -297,12 +297,8 @@ fn reverse(names: &Names, address: IpAddr) -> Found {
     if !found.is_empty() {
         return Found::Records(found);
     }
-    let IpAddr::V4(address) = address else { return Found::NotOurs };
-    let is_within = |(first, bits): &(std::net::Ipv4Addr, u8)| {
-        let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);
-        u32::from(address) & mask == u32::from(*first) & mask
-    };
-    if names.zone.own_ranges.iter().any(is_within) { Found::Nothing } else { Found::NotOurs }
+    let is_ours = names.zone.own_ranges.iter().any(|range| range.contains(address));
+    if is_ours { Found::Nothing } else { Found::NotOurs }
 }
 
 /// The address whose reverse name this is.

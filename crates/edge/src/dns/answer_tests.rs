@@ -194,6 +194,7 @@ fn pods_and_the_zone_itself() {
               cluster.local Ns("ns.dns.cluster.local")
               and
               ns.dns.cluster.local Address(10.96.0.10)
+              ns.dns.cluster.local Address(fd00:10:96::a)
             cluster.local A: NoData
             ns.dns.cluster.local A:
               ns.dns.cluster.local Address(10.96.0.10)
@@ -222,4 +223,70 @@ fn what_is_gone_is_not_answered_any_more() {
     assert_eq!(answer(&names, "db.default.svc.cluster.local", Kind::A), Answer::NoSuchName);
     names.put_namespace("default", false);
     assert_eq!(answer(&names, "10-244-0-5.default.pod.cluster.local", Kind::A), Answer::NoSuchName);
+}
+
+#[test]
+fn names_of_ipv6_addresses() {
+    check(
+        "six.default.svc.cluster.local AAAA
+         six.default.svc.cluster.local A
+         six-0.six.default.svc.cluster.local AAAA
+         fd00-10-244-0-1--6.six.default.svc.cluster.local AAAA
+         _sql._tcp.six.default.svc.cluster.local SRV
+         dual.default.svc.cluster.local A
+         dual.default.svc.cluster.local ANY
+         fd00-10-244--7.default.pod.cluster.local AAAA
+         fd00-10-244--7.default.pod.cluster.local A
+         --1.default.pod.cluster.local AAAA
+         fd00-10-244--x.default.pod.cluster.local AAAA
+         ns.dns.cluster.local AAAA
+         1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa PTR
+         5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR
+         6.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR
+         7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR
+         7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa PTR
+         1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa PTR",
+        expect![[r#"
+            six.default.svc.cluster.local AAAA:
+              six.default.svc.cluster.local Address(fd00:10:244::5)
+              six.default.svc.cluster.local Address(fd00:10:244:0:1::6)
+            six.default.svc.cluster.local A: NoData
+            six-0.six.default.svc.cluster.local AAAA:
+              six-0.six.default.svc.cluster.local Address(fd00:10:244::5)
+            fd00-10-244-0-1--6.six.default.svc.cluster.local AAAA:
+              fd00-10-244-0-1--6.six.default.svc.cluster.local Address(fd00:10:244:0:1::6)
+            _sql._tcp.six.default.svc.cluster.local SRV:
+              _sql._tcp.six.default.svc.cluster.local Srv { port: 5432, target: "six-0.six.default.svc.cluster.local" }
+              _sql._tcp.six.default.svc.cluster.local Srv { port: 5432, target: "fd00-10-244-0-1--6.six.default.svc.cluster.local" }
+              and
+              six-0.six.default.svc.cluster.local Address(fd00:10:244::5)
+              fd00-10-244-0-1--6.six.default.svc.cluster.local Address(fd00:10:244:0:1::6)
+            dual.default.svc.cluster.local A:
+              dual.default.svc.cluster.local Address(10.96.1.2)
+            dual.default.svc.cluster.local ANY:
+              dual.default.svc.cluster.local Address(10.96.1.2)
+              dual.default.svc.cluster.local Address(fd00::1)
+              dual.default.svc.cluster.local Srv { port: 80, target: "dual.default.svc.cluster.local" }
+              and
+              dual.default.svc.cluster.local Address(10.96.1.2)
+              dual.default.svc.cluster.local Address(fd00::1)
+            fd00-10-244--7.default.pod.cluster.local AAAA:
+              fd00-10-244--7.default.pod.cluster.local Address(fd00:10:244::7)
+            fd00-10-244--7.default.pod.cluster.local A: NoData
+            --1.default.pod.cluster.local AAAA:
+              --1.default.pod.cluster.local Address(::1)
+            fd00-10-244--x.default.pod.cluster.local AAAA: NoSuchName
+            ns.dns.cluster.local AAAA:
+              ns.dns.cluster.local Address(fd00:10:96::a)
+            1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa PTR:
+              1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa Ptr("dual.default.svc.cluster.local")
+            5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR:
+              5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa Ptr("six-0.six.default.svc.cluster.local")
+            6.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR:
+              6.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa Ptr("fd00-10-244-0-1--6.six.default.svc.cluster.local")
+            7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR: NoSuchName
+            7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa PTR: NoSuchName
+            1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa PTR: NotOurs
+        "#]],
+    );
 }

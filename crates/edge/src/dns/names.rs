@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use skiff_base::Cidr;
 use skiff_client::slices::service_name;
 
 /// The zone that is answered for, and what does not depend on any object.
@@ -16,10 +17,10 @@ use skiff_client::slices::service_name;
 pub struct Zone {
     /// The cluster's domain, `cluster.local`.
     pub domain: String,
-    /// The address of this name server, which the zone's own name server record leads to.
-    pub server: IpAddr,
-    /// Ranges (first address and leading bits) whose reverse names are nobody else's business.
-    pub own_ranges: Vec<(Ipv4Addr, u8)>,
+    /// The addresses of this name server, which the zone's own name server record leads to.
+    pub servers: Vec<IpAddr>,
+    /// Ranges whose reverse names are nobody else's business.
+    pub own_ranges: Vec<Cidr>,
 }
 
 /// A Service's name and namespace as they stand in the names of the zone, `name.namespace`. Neither has a dot.

@@ -60,7 +60,8 @@ impl Dns {
     /// # Errors
     /// An address cannot be bound; the error names it.
     pub fn start(config: DnsConfig) -> io::Result<Self> {
-        let own: Vec<IpAddr> = config.listen.iter().map(SocketAddr::ip).chain([config.zone.server]).collect();
+        let own: Vec<IpAddr> =
+            config.listen.iter().map(SocketAddr::ip).chain(config.zone.servers.iter().copied()).collect();
         let shared = Arc::new(Shared {
             names: RwLock::new(Names::new(config.zone)),
             forwarder: Forwarder::new(config.resolv_conf, own, config.clock),

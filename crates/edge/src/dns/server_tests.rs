@@ -102,7 +102,7 @@ fn other_names_are_asked_of_the_hosts_resolvers() {
     in_own_namespace(async || {
         let upstream = Names::new(Zone {
             domain: "example.com".into(),
-            server: "192.0.2.53".parse().expect("an address"),
+            servers: vec!["192.0.2.53".parse().expect("an address")],
             own_ranges: Vec::new(),
         });
         let resolver = Arc::new(Shared {

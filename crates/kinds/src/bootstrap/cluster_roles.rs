@@ -236,8 +236,8 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         rules: &[
             on("core", "namespaces pods", "list watch"),
             on("networking.k8s.io", "networkpolicies", "list watch"),
-            // The cluster's authorities, of which a new one is learnt before it is the only one.
-            on("core", "configmaps", "get").named("kube-root-ca.crt"),
+            // The cluster's authorities, of which a new one is learnt before it is the only one, and its ranges of addresses.
+            on("core", "configmaps", "get").named("kube-root-ca.crt skiff-cluster"),
         ],
         ..NO_ROLE
     },

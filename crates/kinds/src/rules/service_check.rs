@@ -110,7 +110,8 @@ fn addresses(faults: &mut Faults, spec: &At) {
 /// The most addresses of a Service: one of each family.
 const ADDRESSES_LIMIT: usize = 2;
 
-fn cluster_addresses(faults: &mut Faults, spec: &At) {
+/// Checks what a Service says of its addresses and their families.
+pub fn cluster_addresses(faults: &mut Faults, spec: &At) {
     let (all, families) = (spec.get("clusterIPs"), spec.get("ipFamilies"));
     let one = spec.get("clusterIP").text();
     match (one.is_empty(), all.texts().first()) {

@@ -301,6 +301,40 @@ fn the_hosts_file_names_the_pod() {
 }
 
 #[test]
+fn addresses_of_both_families_are_told() {
+    let text = "{metadata: {name: web-0}, spec: {containers: []}}";
+    let file = hosts::file(&pod(text), &["fd00::9".to_owned(), "10.244.0.9".to_owned()], &node());
+    assert!(file.ends_with("\nfd00::9\tweb-0\n10.244.0.9\tweb-0\n"), "{file}");
+
+    let env = |name: &str| format!("{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: status.{name}}}}}}}");
+    let envs = ["podIP", "podIPs", "hostIP", "hostIPs"].map(env).join(", ");
+    let pod = pod(&format!("{{spec: {{containers: [{{name: web, env: [{envs}]}}]}}}}"));
+    let spec = spec::container(&pod, "web").expect("the Pod has this container");
+    let api =
+        "{metadata: {name: kubernetes, namespace: default}, spec: {clusterIP: 'fd00:10:96::1', ports: [{port: 443}]}}";
+    let objects = Objects { services: vec![Arc::new(yaml(api))], ..Objects::default() };
+    let node = NodeFacts { ips: vec!["2001:db8::1".into(), "192.0.2.1".into()], ..node() };
+    let ips = ["fd00::9".to_owned(), "10.244.0.9".to_owned()];
+    let volumes = BTreeMap::new();
+    let (attempt, image_ref, volume_images) = (0, "", &BTreeMap::new());
+    let from = Ingredients { attempt, image_ref, ips: &ips, objects: &objects, volumes: &volumes, volume_images };
+    expect![[r#"
+        KUBERNETES_SERVICE_HOST=fd00:10:96::1
+        KUBERNETES_SERVICE_PORT=443
+        KUBERNETES_PORT=tcp://[fd00:10:96::1]:443
+        KUBERNETES_PORT_443_TCP=tcp://[fd00:10:96::1]:443
+        KUBERNETES_PORT_443_TCP_PROTO=tcp
+        KUBERNETES_PORT_443_TCP_PORT=443
+        KUBERNETES_PORT_443_TCP_ADDR=fd00:10:96::1
+        podIP=fd00::9
+        podIPs=fd00::9,10.244.0.9
+        hostIP=2001:db8::1
+        hostIPs=2001:db8::1,192.0.2.1
+    "#]]
+    .assert_eq(&environment(&container::config(&pod, &spec, &from, &node).expect("a configuration")));
+}
+
+#[test]
 fn pods_have_their_place_among_cgroups() {
     let place = |resources: &str, systemd: bool| {
         let text = format!("{{spec: {{containers: [{{name: web, image: a, resources: {resources}}}]}}}}");

@@ -104,14 +104,14 @@ impl Keeper {
         let labels = node.metadata.labels.clone().unwrap_or_default();
         let has = existing.metadata.labels.clone().unwrap_or_default();
         let missing = labels.iter().any(|(key, value)| has.get(key) != Some(value));
-        let cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
+        let ranges = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone());
         let has_cidr = existing.spec.as_ref().is_some_and(|spec| spec.pod_cidr.is_some());
-        if !missing && (has_cidr || cidr.is_none()) {
+        if !missing && (has_cidr || ranges.is_none()) {
             return Ok(existing);
         }
         let mut patch = json!({"metadata": {"labels": labels}});
-        if let Some(cidr) = cidr.filter(|_| !has_cidr) {
-            patch["spec"] = json!({"podCIDR": cidr, "podCIDRs": [cidr]});
+        if let Some(ranges) = ranges.filter(|_| !has_cidr) {
+            patch["spec"] = json!({"podCIDR": ranges[0], "podCIDRs": ranges});
         }
         self.client.patch("", &self.identity.name, "", &Patch::Strategic(patch)).await
     }

@@ -28,8 +28,8 @@ pub struct Identity {
     pub name: String,
     /// Addresses.
     pub ips: Vec<String>,
-    /// The range of its Pods; empty where a controller gives it.
-    pub pod_cidr: String,
+    /// The ranges of its Pods, one of each family; none where a controller gives them.
+    pub pod_cidrs: Vec<String>,
     /// `v1.36.0+skiff...`.
     pub version: String,
     /// Where the kubelet API listens.
@@ -77,7 +77,6 @@ pub fn node(identity: &Identity, machine: &Machine) -> Node {
     let mut labels: BTreeMap<_, _> = standard.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     labels.extend(identity.labels.clone());
     let annotations = [("volumes.kubernetes.io/controller-managed-attach-detach", "true")];
-    let cidr = Some(identity.pod_cidr.clone()).filter(|cidr| !cidr.is_empty());
     Node {
         metadata: ObjectMeta {
             name: Some(identity.name.clone()),
@@ -86,8 +85,8 @@ pub fn node(identity: &Identity, machine: &Machine) -> Node {
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
-            pod_cidrs: cidr.clone().map(|cidr| vec![cidr]),
-            pod_cidr: cidr,
+            pod_cidr: identity.pod_cidrs.first().cloned(),
+            pod_cidrs: Some(identity.pod_cidrs.clone()).filter(|ranges| !ranges.is_empty()),
             taints: Some(identity.taints.clone()).filter(|taints| !taints.is_empty()),
             ..NodeSpec::default()
         }),

@@ -111,6 +111,23 @@ pub struct RuntimeView {
     pub runtime_name: String,
 }
 
+impl RuntimeView {
+    /// Puts the addresses of sandboxes into the order of the node's: one of each family, that of the node's primary one
+    /// first, however the runtime tells them.
+    pub fn order_addresses(&mut self) {
+        let Some(first_is_v6) = self.host_ips.first().map(|ip| is_v6(ip)) else { return };
+        for sandbox in &mut self.sandboxes {
+            let families = [first_is_v6, !first_is_v6];
+            let one_of = |v6: bool| sandbox.ips.iter().find(|ip| is_v6(ip) == v6);
+            sandbox.ips = families.into_iter().filter_map(one_of).cloned().collect();
+        }
+    }
+}
+
+fn is_v6(address: &str) -> bool {
+    address.contains(':')
+}
+
 /// A Pod's end by the node's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
@@ -494,4 +511,25 @@ pub struct Step {
 /// The statuses of a list, by container name.
 pub fn status_of<'a>(statuses: &'a Option<Vec<ContainerStatus>>, name: &str) -> Option<&'a ContainerStatus> {
     statuses.iter().flatten().find(|status| status.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_in_the_order_of_the_nodes() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        for (host, told, ordered) in [
+            (vec!["192.0.2.1"], vec!["10.0.0.1", "fd00::1"], vec!["10.0.0.1", "fd00::1"]),
+            (vec!["2001:db8::1", "192.0.2.1"], vec!["10.0.0.1", "10.0.0.2", "fd00::1"], vec!["fd00::1", "10.0.0.1"]),
+            (vec!["2001:db8::1"], vec!["10.0.0.1"], vec!["10.0.0.1"]),
+            (vec![], vec!["fd00::1", "10.0.0.1"], vec!["fd00::1", "10.0.0.1"]),
+        ] {
+            let sandboxes = vec![SandboxView { ips: texts(&told), ..SandboxView::default() }];
+            let mut view = RuntimeView { host_ips: texts(&host), sandboxes, ..RuntimeView::default() };
+            view.order_addresses();
+            assert_eq!(view.sandboxes[0].ips, ordered, "{host:?} {told:?}");
+        }
+    }
 }

@@ -58,7 +58,7 @@ impl Trial {
             node_ips: vec!["192.0.2.1".into()],
             root_dir: self.folder.join("kubelet"),
             log_dir: self.folder.join("log"),
-            pod_cidr: "10.244.0.0/24".into(),
+            pod_cidrs: vec!["10.244.0.0/24".into()],
             cluster_dns: vec!["10.96.0.10".into()],
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/dev/null".into(),

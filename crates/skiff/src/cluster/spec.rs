@@ -9,6 +9,7 @@ use crate::cli::{MachineOptions, NodeOptions, WayBetweenNodes};
 use crate::isolation::{LAST_SEAT, Link};
 use crate::paths::{Datastore, EtcdPeer, FIRST_SEAT};
 use crate::ports::{Port, Role};
+use crate::ranges::Ranges;
 use crate::relay::Way;
 
 /// What the name of a cluster's switch has after that of the cluster.
@@ -26,6 +27,9 @@ pub struct Spec {
     pub name: String,
     /// The nodes in the order of their making, the servers first.
     pub nodes: Vec<Member>,
+    /// Its ranges of addresses, where they are not the usual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Ranges>,
     /// A KubeletConfiguration for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet_config: Option<PathBuf>,
@@ -64,6 +68,7 @@ impl Spec {
         let mut spec = Self {
             name: name.to_owned(),
             nodes: Vec::new(),
+            ranges: None,
             kubelet_config: None,
             overlay: WayBetweenNodes::Auto,
             feature_gates: Vec::new(),

@@ -24,6 +24,7 @@ use crate::images::NodeImages;
 use crate::machine::{Ending, Machine};
 use crate::paths::{Join, named, write_atomically};
 use crate::pki;
+use crate::ranges::Ranges;
 use crate::worker::{Ways, Worker, ensure_pod_range};
 
 /// The name that every API server's certificate has, wherever it stands.
@@ -59,11 +60,21 @@ pub async fn run(mut machine: Machine) -> Result<Ending, CommandError> {
     let client = |agent: &str| connect(&known, agent);
     let node = client("kubelet")?;
     let mut patience = Patience::default();
+    if machine.facts.ranges.is_none() && machine.facts.pod_range.is_some() {
+        // It was set up before there was a choice.
+        machine.settle(Ranges::default()).await?;
+    }
+    while machine.facts.ranges.is_none() {
+        match Ranges::learn(&node).await {
+            Ok(ranges) => machine.settle(ranges).await?,
+            Err(error) => patience.with(error).await?,
+        }
+    }
     while let Err(error) = ensure_pod_range(&mut machine, &node, None).await {
         patience.with(error).await?;
     }
     let informers = Informers::new(client("skiff-agent")?);
-    let serving = kept(&machine, "kubelet-serving.pem", Wanted::Serving(vec![machine.address]));
+    let serving = kept(&machine, "kubelet-serving.pem", Wanted::Serving(machine.addresses.clone()));
     serving.load()?;
     let (own, served) = (certificate.current.clone(), serving.current.clone());
     let looks = [certificate.looks.clone(), serving.looks.clone()];
@@ -87,6 +98,7 @@ pub async fn run(mut machine: Machine) -> Result<Ending, CommandError> {
         node: informers.of::<Node>(),
         node_name: machine.facts.node_name.clone(),
         api: format!("https://{}", servers.list().first().cloned().unwrap_or_default()),
+        ranges: machine.facts.ranges(),
         end: stop.clone(),
         images: Some(NodeImages::of(&worker.runtime)),
         containers_too: Mutex::new(false),

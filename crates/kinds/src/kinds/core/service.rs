@@ -64,7 +64,7 @@ fn defaults(object: &mut Object) {
         }
     }
     traffic_defaults(spec);
-    family_defaults(spec);
+    address_list(spec);
 }
 
 fn is_unset(port: Option<&Value>) -> bool {
@@ -90,22 +90,11 @@ fn traffic_defaults(spec: &mut Value) {
     }
 }
 
-/// A cluster of one family gives every Service that family; one without address and selector may have both.
-fn family_defaults(spec: &mut Value) {
-    if kind_of(spec) == "ExternalName" {
-        return;
-    }
+/// Who writes the one address alone means a list of it. Families are decided where it is known which the cluster has.
+fn address_list(spec: &mut Value) {
     let address = spec.str_at(&["clusterIP"]).to_owned();
-    if !address.is_empty() && tree::is_blank(spec.at(&["clusterIPs"])) {
+    if kind_of(spec) != "ExternalName" && !address.is_empty() && tree::is_blank(spec.at(&["clusterIPs"])) {
         spec.set_at(&["clusterIPs"], json!([address]));
-    }
-    let is_free = address == "None" && tree::is_blank(spec.at(&["selector"]));
-    tree::default_text(spec, &["ipFamilyPolicy"], if is_free { "RequireDualStack" } else { "SingleStack" });
-    if tree::is_blank(spec.at(&["ipFamilies"])) {
-        let family = if address.contains(':') { "IPv6" } else { "IPv4" };
-        let other = if family == "IPv4" { "IPv6" } else { "IPv4" };
-        let both = is_free && spec.str_at(&["ipFamilyPolicy"]) != "SingleStack";
-        spec.set_at(&["ipFamilies"], if both { json!([family, other]) } else { json!([family]) });
     }
 }
 
@@ -116,7 +105,7 @@ fn prepare_update(context: &Context, new: &mut Object, old: &Object) {
         same_addresses(new, old);
         keep_allocations(new, old);
         drop_unused_fields(new, old);
-        family_defaults(tree::made_mut(new, &["spec"]));
+        address_list(tree::made_mut(new, &["spec"]));
     }
     if kind_of_object(new) != "LoadBalancer" {
         new.set_at(&["status", "loadBalancer"], tree::empty());
