@@ -404,7 +404,8 @@ impl Cluster {
             None => NodeFacts {
                 api_port: free_port()?,
                 seat: member.seat,
-                ranges: Some(self.spec.ranges.clone().unwrap_or_default()),
+                // An agent learns them.
+                ranges: join.is_none().then(|| self.spec.ranges.clone().unwrap_or_default()),
                 ..NodeFacts::new(&member.name)
             },
         };
