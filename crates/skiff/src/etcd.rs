@@ -101,7 +101,11 @@ fn issue_certificate(machine: &Machine, certificates: &Certificates) -> io::Resu
     let authority = Authority::load_or_create_etcd(&machine.paths.pki(), machine.clock.clone())?;
     certificates.tell_of_authority("etcd-ca", &authority.certificates());
     let (pki, name) = (machine.paths.pki(), machine.facts.node_name.clone());
-    let addresses = [machine.address, IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let mut addresses = machine.addresses.clone();
+    // Members know each other by addresses that they keep, whatever families the cluster has.
+    let own = machine.facts.etcd.iter().find(|peer| peer.name == name).map(|peer| IpAddr::V4(peer.address));
+    addresses.extend(own.filter(|own| !machine.addresses.contains(own)));
+    addresses.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let recipe = move || -> io::Result<Leaf> {
         let leaf =
             authority.issue(&name, &Purpose::Peer { names: std::slice::from_ref(&name), addresses: &addresses })?;

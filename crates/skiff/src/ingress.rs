@@ -1,6 +1,6 @@
 //! Ingress on a server's own node: with an identity of its own, and at the ports that people expect it at.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use skiff_apiserver::ApiServer;
@@ -13,19 +13,20 @@ use crate::node::Setting;
 use crate::pki::Purpose;
 
 const CONTROLLER: &str = "ingress-controller";
-const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
-const HTTPS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 443);
+const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
 
 /// Starts to serve Ingresses. Names that no Secret has a certificate for get one of the cluster's authority for the
-/// node's address, so that whoever trusts the cluster can at least see where he is.
+/// node's addresses, so that whoever trusts the cluster can at least see where he is.
 ///
 /// # Errors
 /// The certificate cannot be made.
 pub fn start(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Result<Ingresses, CommandError> {
     let machine = &setting.machine;
-    let (authority, address) = (setting.authority.clone(), machine.address);
+    let (authority, addresses) = (setting.authority.clone(), machine.addresses.clone());
+    let any = machine.facts.ranges().any_address();
     let certificate = setting.certificates.issue("ingress", move || {
-        authority.issue("skiff-ingress", &Purpose::Server { names: &[], addresses: &[address] })
+        authority.issue("skiff-ingress", &Purpose::Server { names: &[], addresses: &addresses })
     })?;
     let client = inprocess::controller_client(server, CONTROLLER);
     Ok(Ingresses::start(IngressesConfig {
@@ -34,8 +35,8 @@ pub fn start(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) 
         client,
         clock: machine.clock.clone(),
         address: machine.address,
-        http: HTTP,
-        https: HTTPS,
+        http: SocketAddr::new(any, HTTP),
+        https: SocketAddr::new(any, HTTPS),
         certificate,
     })?)
 }

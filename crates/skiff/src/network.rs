@@ -120,7 +120,7 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
     let overlay = OverlayConfig {
         informers: informers.clone(),
         node_name: facts.node_name.clone(),
-        addresses: machine.addresses(),
+        addresses: machine.addresses.clone(),
         node_ranges,
         pod_ranges,
         always_tunnel: machine.options.overlay == WayBetweenNodes::Vxlan,

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use rustls::ClientConfig;
+use skiff_base::cidr::bracketed;
 
 use super::remote::Remote;
 use crate::authn::proxy::{self, EXTRA, GROUP, UID, USER};
@@ -214,7 +215,7 @@ async fn connect(server: &ApiServer, remote: &Remote, tls: &Arc<ClientConfig>) -
     let name = remote.host();
     let connecting = client::connect(&host, port, Some((&name, tls.clone())));
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-    connected.map_err(|_| format!("dial tcp {host}:{port}: i/o timeout"))?
+    connected.map_err(|_| format!("dial tcp {}:{port}: i/o timeout", bracketed(&host)))?
 }
 
 #[cfg(test)]

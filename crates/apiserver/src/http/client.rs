@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use skiff_base::cidr::bracketed;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -27,7 +28,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let dialled = |error: std::io::Error| format!("dial tcp {host}:{port}: {error}");
+    let dialled = |error: std::io::Error| format!("dial tcp {}:{port}: {error}", bracketed(host));
     let stream = TcpStream::connect((host, port)).await.map_err(dialled)?;
     stream.set_nodelay(true).map_err(dialled)?;
     let Some((name, config)) = tls else {

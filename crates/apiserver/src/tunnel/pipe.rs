@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
+use skiff_base::cidr::bracketed;
 use skiff_object::{Reason, Status};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -94,11 +95,7 @@ impl Destination {
 
     /// `10.0.0.1:80`, as requests name it.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        format!("{}:{}", bracketed(&self.host), self.port)
     }
 }
 
@@ -179,7 +176,7 @@ pub async fn read(server: &ApiServer, from: &Destination, path: &str, call: &Cal
 
 async fn send(server: &ApiServer, to: &Destination, request: Request<Body>) -> Result<Response<Incoming>> {
     let unreachable = |why: &dyn std::fmt::Display| -> Failure {
-        let text = format!("error trying to reach service: dial tcp {}:{}: {why}", to.host, to.port);
+        let text = format!("error trying to reach service: dial tcp {}: {why}", to.authority());
         Status::failure(503, Reason::ServiceUnavailable, text).into()
     };
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(server, to)).await;
@@ -201,14 +198,14 @@ async fn send(server: &ApiServer, to: &Destination, request: Request<Body>) -> R
 /// Gets a text from a destination.
 pub async fn get(server: &ApiServer, from: &Destination, path: &str) -> Result<String> {
     let failed = |why: &dyn std::fmt::Display| -> Failure {
-        Status::unavailable(format!("asking {}:{} for {path}: {why}", from.host, from.port)).into()
+        Status::unavailable(format!("asking {} for {path}: {why}", from.authority())).into()
     };
     let asked = async {
         let stream = connect(server, from).await.map_err(|error| failed(&error))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| failed(&error))?;
         let driven = tokio::spawn(connection);
-        let request = Request::builder().uri(path).header(HOST, format!("{}:{}", from.host, from.port));
+        let request = Request::builder().uri(path).header(HOST, from.authority());
         let request = request.body(crate::http::body::empty()).map_err(|error| failed(&error))?;
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let code = response.status();

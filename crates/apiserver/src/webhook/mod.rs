@@ -16,6 +16,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use serde_json::Value;
+use skiff_base::cidr::bracketed;
 use skiff_object::meta::Meta;
 
 use crate::http::client::{self, Sender};
@@ -90,7 +91,7 @@ impl Destination {
 
     fn shown(&self, timeout: Duration) -> String {
         let separator = if self.path.contains('?') { '&' } else { '?' };
-        format!("https://{}:{}{}{separator}timeout={}s", self.name, self.port, self.path, timeout.as_secs())
+        format!("https://{}:{}{}{separator}timeout={}s", bracketed(&self.name), self.port, self.path, timeout.as_secs())
     }
 }
 
@@ -145,7 +146,7 @@ async fn exchange(
     let separator = if to.path.contains('?') { '&' } else { '?' };
     let target = format!("{}{separator}timeout={}s", to.path, timeout.as_secs());
     let request = Request::post(target)
-        .header(HOST, format!("{}:{}", to.name, to.port))
+        .header(HOST, format!("{}:{}", bracketed(&to.name), to.port))
         .header(CONTENT_TYPE, "application/json")
         .header(http::header::ACCEPT, "application/json, */*")
         .header(http::header::USER_AGENT, "kube-apiserver-admission")

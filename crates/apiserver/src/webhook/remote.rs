@@ -14,6 +14,7 @@ use http_body_util::Full;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
+use skiff_base::cidr::bracketed;
 use skiff_object::meta::Meta;
 use tokio::sync::Mutex;
 
@@ -166,7 +167,7 @@ impl Remote {
         let Settings { url, host, port, authorization, .. } = &self.settings;
         let target = url.path_and_query().map_or("/", |target| target.as_str());
         let mut request = Request::post(target)
-            .header(HOST, format!("{host}:{port}"))
+            .header(HOST, format!("{}:{port}", bracketed(host)))
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, "kube-apiserver");
         if let Some(authorization) = authorization {

@@ -106,6 +106,8 @@ async fn serve(listener: TcpListener, tls: Option<Tls>, proxy: Arc<Proxy>) {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, client)) => {
+                // To a socket of both families, those of IPv4 come as IPv6 has them.
+                let client = SocketAddr::new(client.ip().to_canonical(), client.port());
                 let (tls, proxy) = (tls.clone(), proxy.clone());
                 tokio::spawn(async move {
                     if let Err(error) = serve_client(stream, client, tls, proxy).await {
