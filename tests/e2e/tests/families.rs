@@ -1,4 +1,4 @@
-//! Clusters with ranges of their own choice: other ones of IPv4 on whole nodes, and both families in the control plane.
+//! Clusters with ranges of their own choice: of IPv4, of both families and of IPv6 alone.
 
 use serde_json::{Value, json};
 use skiff_e2e::Cluster;
@@ -142,26 +142,24 @@ fn a_control_plane_of_ipv6_alone() {
 }
 
 #[test]
-fn nodes_refuse_what_their_network_does_not_know_yet() {
+fn ranges_that_cannot_be_are_refused() {
     let cluster = Cluster::empty("refused");
     for (options, why) in [
-        (&BOTH[..], "the pod network of this version has IPv4 alone: fd00:42::/56"),
         (&["--cluster-cidr", "10.42.0.0/16,10.44.0.0/16"], "may have one range of each family"),
         (&["--cluster-cidr", "10.96.0.0/16"], "overlap"),
         (&["--cluster-cidr", "10.42.0.0/25"], "is smaller than the part of one node"),
         (&["--service-cidr", "10.43.0.0/30"], "is too small"),
     ] {
-        let refused = cluster.skiff(&[&["up"], options].concat());
+        let refused = cluster.skiff(&[&["up"], &options[..]].concat());
         assert!(refused.code != 0 && refused.stderr.contains(why), "{options:?}: {refused:?}");
     }
     assert!(!cluster.folder_of(&cluster.name).join("node.json").exists(), "nothing was kept of it");
 }
 
-#[test]
-fn nodes_have_the_ranges_that_were_chosen() {
-    let cluster = Cluster::several_with("ranges", 1, &V4, |_| {});
+/// Two nodes with a Pod each, and a Service of all families of the cluster for the one that is far from the other.
+fn two_nodes(purpose: &str, ranges: &[&str]) {
+    let cluster = Cluster::several_with(purpose, 1, ranges, |_| {});
     let agent = cluster.agent(0);
-    assert_eq!(addresses(&cluster, "kubernetes"), ["10.43.0.1"]);
     for (pod, node) in [("own", &cluster.name), ("far", &agent)] {
         create(
             &cluster,
@@ -172,22 +170,73 @@ fn nodes_have_the_ranges_that_were_chosen() {
     }
     create(
         &cluster,
-        "{apiVersion: v1, kind: Service, metadata: {name: far}, spec: {selector: {app: far}, ports: [{port: 80, targetPort: 8080}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: far}, spec: {type: NodePort, ipFamilyPolicy: PreferDualStack, selector: {app: far}, ports: [{port: 80, targetPort: 8080}]}}",
     );
+    // The ranges stand behind the flags, one of each family in the order of the cluster.
+    let begins: [Vec<&str>; 2] =
+        [1, 3].map(|at| ranges[at].split(',').map(|range| &range[..range.find("0.0/").unwrap_or(8)]).collect());
+    let all_begin = |addresses: &[String], begins: &[&str]| {
+        let fit = addresses.iter().zip(begins).all(|(address, begin)| address.starts_with(begin));
+        assert!(fit && addresses.len() == begins.len(), "{addresses:?} of {begins:?}");
+    };
+    let service = addresses(&cluster, "far");
+    all_begin(&service, &begins[1]);
+    let listed = |pod: &str, field: &str| -> Vec<String> {
+        let ips = cluster.get(&format!("pod {pod}"))["status"][field].as_array().cloned().unwrap_or_default();
+        ips.iter().map(|ip| ip["ip"].as_str().expect("an address").to_owned()).collect()
+    };
     for pod in ["own", "far"] {
         cluster.ready(pod);
-        let ip = cluster.get(&format!("pod {pod}"))["status"]["podIP"].as_str().expect("an address").to_owned();
-        assert!(ip.starts_with("10.42."), "{ip}");
-        let servers = cluster.sh(pod, "grep nameserver /etc/resolv.conf").ok();
-        assert_eq!(servers, "nameserver 10.43.0.10\n");
+        all_begin(&listed(pod, "podIPs"), &begins[0]);
         let found = cluster.sh(pod, "nslookup far.default.svc.cluster.local").ok();
-        assert!(found.contains(&addresses(&cluster, "far")[0]), "{found}");
+        assert!(service.iter().all(|address| found.contains(address)), "{found}");
     }
-    let answer = eventually("an answer by the Service", || {
-        let answer = cluster.sh("own", "wget -q -O - http://far.default.svc.cluster.local/");
-        (answer.code == 0).then_some(answer.stdout)
-    });
-    assert_eq!(answer, "hello v1 from far\n");
+    // By name, and by every address of the Service, of the Pod and of the nodes.
+    let port = cluster.get("service far")["spec"]["ports"][0]["nodePort"].to_string();
+    let at = |address: &str, port: &str| match address.contains(':') {
+        true => format!("http://[{address}]:{port}/"),
+        false => format!("http://{address}:{port}/"),
+    };
+    let own = || {
+        service
+            .iter()
+            .map(|address| at(address, "80"))
+            .chain(listed("far", "podIPs").iter().map(|ip| at(ip, "8080")))
+            .collect::<Vec<_>>()
+    };
+    let nodes = || {
+        [listed("own", "hostIPs"), listed("far", "hostIPs")].concat().iter().map(|ip| at(ip, &port)).collect::<Vec<_>>()
+    };
+    let urls = [vec!["http://far.default.svc.cluster.local/".to_owned()], own(), nodes()].concat();
+    assert_eq!(urls.len(), 1 + begins[0].len() * 4);
+    for url in urls {
+        let answer = eventually(&format!("an answer from {url}"), || {
+            let answer = cluster.sh("own", &format!("timeout 3 wget -q -O - {url}"));
+            (answer.code == 0).then_some(answer.stdout)
+        });
+        assert_eq!(answer, "hello v1 from far\n", "{url}");
+    }
+    // The same from the node itself.
+    for url in own() {
+        let answer =
+            cluster.inside(&["timeout", "3", "wget", "-q", "-O", "-", &url]).output().expect("it can be started");
+        assert_eq!(String::from_utf8_lossy(&answer.stdout), "hello v1 from far\n", "{url}: {answer:?}");
+    }
     let kept = std::fs::read_to_string(cluster.folder_of(&agent).join("node.json")).expect("it is there");
-    assert!(kept.contains("10.43.0.0/16"), "the agent keeps what it has learnt: {kept}");
+    assert!(kept.contains(ranges[3].split(',').next().expect("a range")), "the agent keeps what it has learnt: {kept}");
+}
+
+#[test]
+fn nodes_have_the_ranges_that_were_chosen() {
+    two_nodes("ranges", &V4);
+}
+
+#[test]
+fn nodes_of_both_families() {
+    two_nodes("both", &BOTH);
+}
+
+#[test]
+fn nodes_of_ipv6_alone() {
+    two_nodes("alone", &V6);
 }

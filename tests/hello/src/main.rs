@@ -7,7 +7,7 @@
 //! On SIGTERM it goes on answering until the connections it has are served, then ends with 0.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -45,9 +45,10 @@ fn main() -> io::Result<()> {
         version: std::fs::read_to_string("/version").unwrap_or_else(|_| "v0".into()).trim().to_owned(),
         host: std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned(),
     });
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    let everywhere = everywhere(port);
+    let listener = TcpListener::bind(&everywhere[..])?;
     if answers_datagrams {
-        let (socket, host) = (UdpSocket::bind(("0.0.0.0", port))?, state.host.clone());
+        let (socket, host) = (UdpSocket::bind(&everywhere[..])?, state.host.clone());
         std::thread::spawn(move || answer_datagrams(&socket, &host));
     }
     println!("hello {} listening on {port}", state.version);
@@ -69,7 +70,11 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for SIGTERM, then until the connections that are still coming in are served.
+/// All addresses of both families, or those of IPv4 where there are no others.
+fn everywhere(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+}
+
 /// Every datagram comes back with the host's name before it.
 fn answer_datagrams(socket: &UdpSocket, host: &str) {
     let mut buffer = [0; 1024];
@@ -84,6 +89,7 @@ fn answer_datagrams(socket: &UdpSocket, host: &str) {
     }
 }
 
+/// Waits for SIGTERM, then until the connections that are still coming in are served.
 fn wait_for_the_end(state: &State) {
     const POLL: Duration = Duration::from_millis(50);
     // Rules that still point here are changed within moments; until then new connections are served.
