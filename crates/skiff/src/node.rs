@@ -242,7 +242,12 @@ async fn agree(server: &Arc<ApiServer>, own: &Ranges) -> Result<(), CommandError
         let (pods, services) = (ranges::text(&ranges.pods), ranges::text(&ranges.services));
         format!("--cluster-cidr {pods} --service-cidr {services}")
     };
-    Err(format!("the cluster was set up with {}; this server was with {}", text(&told), text(own)).into())
+    Err(format!(
+        "the cluster was set up with {}, and this server with {}: start it anew with the former (skiff delete)",
+        text(&told),
+        text(own)
+    )
+    .into())
 }
 
 /// Which plugins of admission are on, and what they are told.

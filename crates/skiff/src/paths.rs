@@ -343,6 +343,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn facts_of_the_time_before_there_was_a_choice_of_ranges_are_read() {
+        let old = r#"{"node_name": "n", "api_port": 6443, "link": 0, "node_mask": 22, "pod_range": "10.244.0.0/22"}"#;
+        let facts: NodeFacts = serde_json::from_str(old).expect("facts");
+        assert_eq!((facts.ranges.clone(), facts.ranges()), (None, Ranges::default()));
+        assert_eq!(facts.node_masks(), NodeMasks { v4: 22, v6: 64 });
+        let written = serde_json::to_string(&facts).expect("JSON");
+        assert!(!written.contains("ranges") && !written.contains("ipv6"), "{written}");
+        let new = NodeFacts { ranges: Some(Ranges::default()), ..facts };
+        let again: NodeFacts = serde_json::from_str(&serde_json::to_string(&new).expect("JSON")).expect("facts");
+        assert_eq!(again.ranges, new.ranges);
+    }
+
+    #[test]
     fn isolated_nodes_have_folders_of_their_own() {
         let own = Paths::new(Path::new("/d"), None);
         let other = Paths::new(Path::new("/d"), Some("a"));

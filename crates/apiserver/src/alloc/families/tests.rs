@@ -1,3 +1,5 @@
+//! What becomes of Services in clusters of one family and of both, as tables.
+
 use expect_test::{Expect, expect};
 
 use super::*;
