@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A family of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
+    #[default]
     V4,
     /// IPv6.
     V6,
@@ -44,19 +45,34 @@ impl Family {
     }
 
     /// How many bits an address has.
-    pub fn width(self) -> u8 {
+    pub fn bits(self) -> u8 {
         match self {
             Self::V4 => 32,
             Self::V6 => 128,
         }
     }
 
-    /// The address of a number that [`number`] gave for one of this family.
+    /// The address of a number that [`number`] gave for one of this family; of another, the upper bits are cut off.
     pub fn address(self, number: u128) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4((number as u32).into()),
             Self::V6 => IpAddr::V6(number.into()),
         }
+    }
+
+    /// The greatest number of an address.
+    pub fn last_number(self) -> u128 {
+        u128::MAX >> (u128::BITS - u32::from(self.bits()))
+    }
+
+    /// The address that is none.
+    pub fn unspecified(self) -> IpAddr {
+        self.address(0)
+    }
+
+    /// The first of these addresses that is of the family.
+    pub fn first(self, addresses: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> {
+        addresses.into_iter().find(|address| Self::of(*address) == self)
     }
 }
 
@@ -103,7 +119,7 @@ impl Cidr {
     pub fn new(address: impl Into<IpAddr>, bits: u8) -> Option<Self> {
         let address = address.into();
         let family = Family::of(address);
-        (bits <= family.width()).then(|| Self { base: family.address(number(address) & !rest(family, bits)), bits })
+        (bits <= family.bits()).then(|| Self { base: family.address(number(address) & !rest(family, bits)), bits })
     }
 
     /// The family of its addresses.
@@ -144,20 +160,20 @@ impl Cidr {
 
     /// How many parts of so many leading bits it has; `None` where they would be larger than it, or too many to count.
     pub fn parts(self, bits: u8) -> Option<u32> {
-        let fits = (self.bits..=self.family().width()).contains(&bits);
+        let fits = (self.bits..=self.family().bits()).contains(&bits);
         fits.then(|| 1u32.checked_shl(u32::from(bits - self.bits)))?
     }
 
     /// One of its parts of so many leading bits.
     pub fn part(self, bits: u8, index: u32) -> Option<Self> {
-        let shift = u32::from(self.family().width() - bits);
+        let shift = u32::from(self.family().bits() - bits);
         let base = number(self.base) | u128::from(index).checked_shl(shift).unwrap_or(0);
         (index < self.parts(bits)?).then(|| Self { base: self.family().address(base), bits })
     }
 
     /// Which of its parts of so many leading bits an address is in.
     pub fn part_of(self, bits: u8, address: IpAddr) -> Option<u32> {
-        let shift = u32::from(self.family().width() - bits);
+        let shift = u32::from(self.family().bits() - bits);
         let distance = self.contains(address).then(|| number(address) - number(self.base))?;
         u32::try_from(distance.checked_shr(shift).unwrap_or(0)).ok().filter(|index| self.parts(bits) > Some(*index))
     }
@@ -165,7 +181,7 @@ impl Cidr {
 
 /// The bits after the leading ones.
 fn rest(family: Family, bits: u8) -> u128 {
-    1u128.checked_shl(u32::from(family.width() - bits)).map_or(u128::MAX, |bit| bit - 1)
+    1u128.checked_shl(u32::from(family.bits() - bits)).map_or(u128::MAX, |bit| bit - 1)
 }
 
 impl fmt::Display for Cidr {

@@ -1,99 +1,25 @@
-//! The two families of addresses, and what is different about them: sizes, and little else.
+//! What packets and the kernel's messages have of a family of addresses.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::Deref;
 
-/// A family of addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
-    #[default]
-    V4,
-    /// IPv6.
-    V6,
-}
+pub use skiff_base::Family;
+pub(crate) use skiff_base::cidr::number;
 
-impl Family {
-    /// Both of them.
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of this address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// How many bits an address has.
-    pub fn bits(self) -> u8 {
-        match self {
-            Self::V4 => 32,
-            Self::V6 => 128,
-        }
-    }
-
-    /// Its number among the system's families of sockets (`AF_INET`, `AF_INET6`), which netfilter has too.
-    pub fn number(self) -> u8 {
-        match self {
-            Self::V4 => 2,
-            Self::V6 => 10,
-        }
-    }
-
-    /// Its name, as EndpointSlices have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        }
-    }
-
-    /// The address that is none.
-    pub fn unspecified(self) -> IpAddr {
-        self.address(0)
-    }
-
-    /// The address that this number stands for; its upper bits are cut off where it has too many.
-    pub fn address(self, number: u128) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::from_bits((number & u128::from(u32::MAX)) as u32).into(),
-            Self::V6 => Ipv6Addr::from_bits(number).into(),
-        }
-    }
-
-    /// The first of these addresses that is of the family.
-    pub fn first(self, addresses: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> {
-        addresses.into_iter().find(|address| Self::of(*address) == self)
-    }
-
-    /// The address with these bytes, if they are as many as one has.
-    pub(crate) fn read(self, bytes: &[u8]) -> Option<IpAddr> {
-        Some(match self {
-            Self::V4 => <[u8; 4]>::try_from(bytes).ok()?.into(),
-            Self::V6 => <[u8; 16]>::try_from(bytes).ok()?.into(),
-        })
-    }
-
-    /// The greatest of its numbers.
-    pub(crate) fn last_number(self) -> u128 {
-        match self {
-            Self::V4 => u32::MAX.into(),
-            Self::V6 => u128::MAX,
-        }
+/// A family's number among the system's families of sockets (`AF_INET`, `AF_INET6`), which netfilter has too.
+pub(crate) fn socket_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
     }
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// The number that an address is.
-pub(crate) fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
+/// The address with these bytes, if they are as many as one of the family has.
+pub(crate) fn address_of(family: Family, bytes: &[u8]) -> Option<IpAddr> {
+    Some(match family {
+        Family::V4 => <[u8; 4]>::try_from(bytes).ok()?.into(),
+        Family::V6 => <[u8; 16]>::try_from(bytes).ok()?.into(),
+    })
 }
 
 /// The bytes of an address, as packets have them.

@@ -133,7 +133,7 @@ impl Netd {
 
     /// Removes all rules from the calling thread's network namespace.
     pub fn clean_up() -> Result<(), NetlinkError> {
-        Family::BOTH.into_iter().try_for_each(|family| KernelRules::open(family)?.remove())
+        Family::ALL.into_iter().try_for_each(|family| KernelRules::open(family)?.remove())
     }
 }
 
@@ -154,7 +154,7 @@ impl Table {
     /// frame's any more goes.
     fn open_all(frame: &Frame) -> Result<Vec<Self>, NetlinkError> {
         let families = frame.families();
-        for family in Family::BOTH.into_iter().filter(|family| !families.contains(family)) {
+        for family in Family::ALL.into_iter().filter(|family| !families.contains(family)) {
             KernelRules::open(family)?.remove()?;
         }
         let open = |family: Family| {

@@ -22,7 +22,6 @@ use crate::features;
 use crate::isolation;
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
-use crate::network;
 use crate::paths::{Join, NodeFacts, Paths, named, remove_file, write_atomically};
 use crate::pki::{self, Authority};
 use crate::ports::{self, Role};
@@ -55,7 +54,6 @@ pub fn run(command: &ClusterCommand) -> Outcome {
         ClusterCommand::Create(options) => {
             let ranges = Ranges::chosen(&options.ranges.cluster_cidr, &options.ranges.service_cidr)?;
             NodeFacts::new("").node_masks().check(&ranges)?;
-            network::prefixes(&ranges.pods)?;
             let spec = Spec {
                 ranges: (ranges != Ranges::default()).then_some(ranges),
                 kubelet_config: options.kubelet_config.as_ref().map(std::path::absolute).transpose()?,

@@ -25,7 +25,6 @@ use crate::isolation;
 use crate::join::token::Token;
 use crate::kubeconfig;
 use crate::leftovers;
-use crate::network;
 use crate::paths::{DEFAULT_NODE_MASK, DEFAULT_NODE_MASK_IPV6, Join, NodeFacts, Paths, named, remove_file};
 use crate::pki::{self, Authority};
 use crate::process::{Process, descendants};
@@ -109,9 +108,6 @@ pub fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions, join:
     };
     let chosen = Ranges::chosen(&options.ranges.cluster_cidr, &options.ranges.service_cidr)?;
     masks.check(&chosen)?;
-    if !options.disable_agent {
-        network::prefixes(&chosen.pods)?;
-    }
     // An agent learns them from its cluster.
     let ranges = servers.is_empty().then_some(chosen);
     let join = (!servers.is_empty()).then(|| Join { servers, token: join.token.clone() });

@@ -29,8 +29,8 @@ pub const BRIDGE: &str = "skiff0";
 /// Ranges as the pod network and the service rules take them.
 ///
 /// # Errors
-/// One has more bits than an address.
-pub fn prefixes(ranges: &[Cidr]) -> Result<Vec<Prefix>, CommandError> {
+/// One is none.
+fn prefixes(ranges: &[Cidr]) -> Result<Vec<Prefix>, CommandError> {
     let prefix =
         |range: &Cidr| Prefix::new(range.base(), range.bits()).ok_or_else(|| format!("{range} is no range").into());
     ranges.iter().map(prefix).collect()

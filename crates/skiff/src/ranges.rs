@@ -193,7 +193,7 @@ fn check_list(flag: &str, ranges: &[Cidr]) -> Result<(), CommandError> {
 }
 
 fn check_services(range: Cidr) -> Result<(), CommandError> {
-    let longest = range.family().width() - LEAST_SERVICE_BITS;
+    let longest = range.family().bits() - LEAST_SERVICE_BITS;
     if range.bits() > longest {
         return Err(format!("--service-cidr {range} is too small: its prefix may have {longest} bits at most").into());
     }

@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 
 use super::plan::Flow;
-use crate::family::Family;
+use crate::family::{Family, address_of, socket_number};
 use crate::model::Transport;
 use crate::netlink::{Attributes, Batch, NetlinkError, Protocol, Socket, attribute};
 use crate::rules::Endpoint;
@@ -103,7 +103,7 @@ fn kind(message: u16) -> u16 {
 
 /// `struct nfgenmsg`: the family, version 0, no resource.
 fn header(family: Family) -> [u8; HEADER_BYTES] {
-    [family.number(), 0, 0, 0]
+    [socket_number(family), 0, 0, 0]
 }
 
 /// The flow of one message, if it is one of UDP.
@@ -126,7 +126,7 @@ fn endpoint(tuple: &[u8], family: Family, end: End) -> Option<Endpoint> {
     if attribute(protocol, PROTOCOL_NUMBER)? != [Transport::Udp.number()] {
         return None;
     }
-    let address = family.read(attribute(attribute(tuple, TUPLE_IP)?, end.address(family))?)?;
+    let address = address_of(family, attribute(attribute(tuple, TUPLE_IP)?, end.address(family))?)?;
     let port: [u8; 2] = attribute(protocol, end.port())?.try_into().ok()?;
     Some(Endpoint { address, port: u16::from_be_bytes(port) })
 }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::family::{Family, octets};
+use crate::family::{Family, address_of, octets, socket_number};
 use crate::netlink::{Attributes, Batch, NetlinkError, Socket, attribute};
 use crate::pods::link::{self, CREATE, DUMP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, Mac, REPLACE, REQUEST};
 use crate::prefix::Prefix;
@@ -77,7 +77,7 @@ pub(super) fn add_tunnel(batch: &mut Batch, tunnel: &Tunnel<'_>) {
 }
 
 fn route_header(to: Prefix, scope: u8, flags: u32) -> [u8; 12] {
-    let mut header = [to.family().number(), to.bits(), 0, 0, TABLE_MAIN, PROTOCOL, scope, UNICAST, 0, 0, 0, 0];
+    let mut header = [socket_number(to.family()), to.bits(), 0, 0, TABLE_MAIN, PROTOCOL, scope, UNICAST, 0, 0, 0, 0];
     header[8..].copy_from_slice(&flags.to_ne_bytes());
     header
 }
@@ -127,7 +127,7 @@ pub(super) fn delete_peer(batch: &mut Batch, tunnel: u32, peer: (Mac, IpAddr)) {
 
 /// What a route or an address is about, if it is of a family that is known here.
 fn family_of(header: &[u8]) -> Option<Family> {
-    Family::BOTH.into_iter().find(|family| header.first() == Some(&family.number()))
+    Family::ALL.into_iter().find(|family| header.first() == Some(&socket_number(*family)))
 }
 
 /// The ranges that the overlay's routes lead to.
@@ -143,7 +143,7 @@ pub(super) fn routes(socket: &Socket) -> Result<Vec<Prefix>, NetlinkError> {
         if header[4] != TABLE_MAIN || header[5] != PROTOCOL {
             return;
         }
-        let to = attribute(&payload[12..], RTA_DST).and_then(|to| family.read(to));
+        let to = attribute(&payload[12..], RTA_DST).and_then(|to| address_of(family, to));
         found.extend(to.and_then(|to| Prefix::new(to, header[1])));
     })?;
     Ok(found)
@@ -160,7 +160,7 @@ pub(super) fn addresses(socket: &Socket) -> Result<Vec<(u32, IpAddr, u8)>, Netli
         let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
         // IPv6 has it here unless there is another end.
         let own = attribute(&payload[8..], IFA_LOCAL).or_else(|| attribute(&payload[8..], IFA_ADDRESS));
-        found.extend(own.and_then(|own| family.read(own)).map(|address| (index, address, header[1])));
+        found.extend(own.and_then(|own| address_of(family, own)).map(|address| (index, address, header[1])));
     })?;
     Ok(found)
 }

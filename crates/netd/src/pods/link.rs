@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::family::{Family, octets};
+use crate::family::{Family, octets, socket_number};
 use crate::netlink::{Attributes, Batch, Namespace, NetlinkError, Socket, attribute};
 use crate::prefix::Prefix;
 
@@ -208,7 +208,7 @@ pub(crate) fn link_up(batch: &mut Batch, index: u32, name: &str) {
 pub(crate) fn add_address(batch: &mut Batch, index: u32, address: IpAddr, prefix_bits: u8) {
     let family = Family::of(address);
     let flags = if family == Family::V6 { IFA_F_NODAD } else { 0 };
-    let mut header = vec![family.number(), prefix_bits, flags, RT_SCOPE_UNIVERSE];
+    let mut header = vec![socket_number(family), prefix_bits, flags, RT_SCOPE_UNIVERSE];
     header.extend_from_slice(&index.to_ne_bytes());
     batch
         .message(format!("add the address {address}/{prefix_bits}"), RTM_NEWADDR, REPLACE, &header)
@@ -228,7 +228,7 @@ pub(crate) fn neighbour_header(family: u8, link: u32, flags: u8) -> [u8; 12] {
 
 /// Says which hardware address a neighbour on a link has.
 pub(crate) fn add_neighbour(batch: &mut Batch, link: u32, address: IpAddr, mac: Mac) {
-    let header = neighbour_header(Family::of(address).number(), link, 0);
+    let header = neighbour_header(socket_number(Family::of(address)), link, 0);
     batch
         .message(format!("name the way to {address}"), RTM_NEWNEIGH, REPLACE, &header)
         .put(NDA_DST, &octets(address))
@@ -236,7 +236,7 @@ pub(crate) fn add_neighbour(batch: &mut Batch, link: u32, address: IpAddr, mac: 
 }
 
 pub(crate) fn delete_neighbour(batch: &mut Batch, link: u32, address: IpAddr) {
-    let header = neighbour_header(Family::of(address).number(), link, 0);
+    let header = neighbour_header(socket_number(Family::of(address)), link, 0);
     batch
         .message(format!("forget the way to {address}"), RTM_DELNEIGH, REQUEST, &header)
         .put(NDA_DST, &octets(address));
@@ -337,7 +337,7 @@ pub(crate) fn link_header(index: u32, flags: u32) -> [u8; 16] {
 
 /// `struct rtmsg` for a route to `to`.
 fn route_header(to: Prefix, scope: u8, kind: u8) -> [u8; 12] {
-    [to.family().number(), to.bits(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0]
+    [socket_number(to.family()), to.bits(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0]
 }
 
 /// The largest packet of the link that a family's default route leads to; `None` without a default route.
@@ -369,7 +369,7 @@ pub(crate) fn mtu(socket: &Socket, index: u32) -> Result<Option<u32>, NetlinkErr
 /// The link that this route leads to, if it is a family's default route of the main table.
 fn read_default_route(payload: &[u8], family: Family) -> Option<u32> {
     let header = payload.get(..12)?;
-    if header[0] != family.number() || header[1] != 0 || header[4] != RT_TABLE_MAIN || header[7] != RTN_UNICAST {
+    if header[0] != socket_number(family) || header[1] != 0 || header[4] != RT_TABLE_MAIN || header[7] != RTN_UNICAST {
         return None;
     }
     let link = attribute(payload.get(12..)?, RTA_OIF)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::expressions::Expressions;
 use super::language::{Base, Endpoint, Hook, Key, KeyType, Rule, SetKind, Value, ValueType, Verdict};
 use super::ruleset::{Change, Transaction};
-use crate::family::{Family, number, octets};
+use crate::family::{Family, number, octets, socket_number};
 use crate::model::Transport;
 use crate::netlink::{Attributes, Batch, Message, Nested};
 
@@ -84,7 +84,7 @@ pub(crate) fn presence(family: Family) -> Batch {
     let mut batch = Batch::new();
     let kind = NFNL_SUBSYS_NFTABLES << 8 | GET_TABLE;
     batch
-        .message("look up the table skiff", kind, NLM_F_REQUEST | NLM_F_ACK, &header(family.number(), 0))
+        .message("look up the table skiff", kind, NLM_F_REQUEST | NLM_F_ACK, &header(socket_number(family), 0))
         .put_text(1, TABLE);
     batch
 }
@@ -112,7 +112,7 @@ struct Encoder {
 
 impl Encoder {
     fn message(&mut self, label: String, kind: u16, flags: u16) -> Message<'_> {
-        let header = header(self.family.number(), 0);
+        let header = header(socket_number(self.family), 0);
         self.batch.message(label, NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_REQUEST | flags, &header)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::encode::{LIST_ELEMENT, milliseconds, put_verdict};
 use super::language::{Draw, Is, KeyType, MASQUERADE_MARK, Refusal, Side, Statement, Whose};
-use crate::family::{Family, octets};
+use crate::family::{Family, octets, socket_number};
 use crate::netlink::{Attributes, Nested};
 use crate::prefix::Prefix;
 
@@ -306,7 +306,7 @@ impl Expressions<'_, '_> {
     /// To the address in the first registers and the port behind it.
     fn translate(&mut self) {
         const DESTINATION: u32 = 1;
-        let (family, port) = (self.family.number(), self.behind_address());
+        let (family, port) = (socket_number(self.family), self.behind_address());
         self.put("nat", |data| {
             data.put_be32(1, DESTINATION).put_be32(2, u32::from(family));
             data.put_be32(3, REGISTER).put_be32(5, port);

@@ -215,7 +215,7 @@ fn the_whole_of_a_small_cluster_in_the_other_family() {
           dnat to :: . meta l4proto . th dport . numgen random mod 1 map @endpoints
         }
     "#]]
-    .assert_eq(&ruleset_of(&Family::BOTH, Family::V6, &objects).to_string());
+    .assert_eq(&ruleset_of(&Family::ALL, Family::V6, &objects).to_string());
 }
 
 /// What is not of a family leaves no trace in its rules.
@@ -229,7 +229,7 @@ fn families_do_not_meet() {
         slice_yaml("web", "{port: 8080}", &["fd00::af4:5"]).replace("web-1", "web-2"),
     ];
     let transaction = |family: Family| {
-        let mut ruleset = Ruleset::new(frame_of(&Family::BOTH), family);
+        let mut ruleset = Ruleset::new(frame_of(&Family::ALL), family);
         apply(&mut ruleset, &super::objects(&parts)).to_string()
     };
     expect![[r#"

@@ -66,7 +66,7 @@ fn nft_reads_what_was_made() {
 #[test]
 fn nft_reads_the_other_family() {
     in_own_namespace(|| {
-        let [four, six] = Family::BOTH.map(|family| KernelRules::open(family).expect("opens"));
+        let [four, six] = Family::ALL.map(|family| KernelRules::open(family).expect("opens"));
         let ruleset = ruleset_of(&[Family::V6], Family::V6, &said(Family::V6, &example()));
         six.recreate(&ruleset).expect("the kernel takes all of it");
         assert!(six.exist().expect("answers") && !four.exist().expect("answers"));
@@ -172,7 +172,7 @@ fn changes_lead_where_a_fresh_start_leads() {
             }
         }
     };
-    in_own_namespace(|| Family::BOTH.into_iter().for_each(lead));
+    in_own_namespace(|| Family::ALL.into_iter().for_each(lead));
 }
 
 #[test]

@@ -426,7 +426,7 @@ fn changes_of_policies_lead_where_a_fresh_start_leads() {
         }
         kernel.recreate(&trial.ruleset).expect("the kernel takes all of it");
     };
-    in_own_namespace(|| Family::BOTH.into_iter().for_each(&mut lead));
+    in_own_namespace(|| Family::ALL.into_iter().for_each(&mut lead));
 }
 
 #[test]

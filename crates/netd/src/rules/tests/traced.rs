@@ -203,7 +203,7 @@ fn a_client_with_affinity_is_sent_to_an_endpoint_by_chance_the_first_time() {
 
 #[test]
 fn host_ports_lead_to_their_pod() {
-    for family in Family::BOTH {
+    for family in Family::ALL {
         let mut ruleset = Ruleset::new(frame_of(&[family]), family);
         let said = |text: &str| said(family, text);
         let fragment = |port: &str| {
@@ -254,7 +254,7 @@ fn a_service_of_both_families_is_a_service_in_each() {
     let fate = |ruleset: &Ruleset, packet: &str| trace(ruleset, Packet::parse(&said(ruleset.family(), packet)));
     for (addresses, has_six) in [("10.96.1.1, 'fd00::a60:101'", true), ("10.96.1.1", false)] {
         let objects = objects(&[service_yaml("web", &spec(addresses)), four.clone(), six.clone()]);
-        let [in_four, in_six] = Family::BOTH.map(|family| ruleset_of(&Family::BOTH, family, &objects));
+        let [in_four, in_six] = Family::ALL.map(|family| ruleset_of(&Family::ALL, family, &objects));
         for to in ["10.96.1.1:80", "192.0.2.9:80", "192.0.2.2:30080"] {
             let packet = format!("198.51.100.1 > {to}/tcp");
             assert_eq!(fate(&in_four, &packet), "to 10.244.0.5:8080 masqueraded");

@@ -14,7 +14,7 @@ use crate::{HostPort, HostPortMapping};
 
 /// Runs this with a node that has one family and then with one that has the other.
 fn in_each_family(work: impl Fn(Family) + Sync) {
-    for family in Family::BOTH {
+    for family in Family::ALL {
         in_own_namespace(|| work(family));
     }
 }
@@ -97,7 +97,7 @@ fn check_addresses(world: &World, family: Family) {
 #[test]
 fn a_service_of_both_families_answers_in_both() {
     in_own_namespace(|| {
-        let mut world = World::new(2, &Family::BOTH);
+        let mut world = World::new(2, &Family::ALL);
         let mut both = web("type: LoadBalancer", &["10.244.0.2"]);
         let six: Vec<String> = both.iter().map(|text| said(Family::V6, text)).collect();
         both[0] = both[0]
@@ -105,7 +105,7 @@ fn a_service_of_both_families_answers_in_both() {
             .replace("ingress: [{ip: 203.0.113.5}]", "ingress: [{ip: 203.0.113.5}, {ip: 'fd00::cb00:7105'}]");
         both.extend(six.into_iter().skip(1).map(|slice| slice.replace("name: web-", "name: web-six-")));
         world.apply(&both);
-        for family in Family::BOTH {
+        for family in Family::ALL {
             check_addresses(&world, family);
         }
         let addresses = world.network.addresses("pod-0");
