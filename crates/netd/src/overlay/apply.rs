@@ -161,7 +161,15 @@ impl Applier {
             set_parameter("ipv6", "disable_ipv6", "0");
             set_parameter("ipv6", "accept_ra", "0");
         }
-        Ok(link::find_link(&self.socket, DEVICE)?.map(|link| link.index))
+        let Some(device) = link::find_link(&self.socket, DEVICE)? else { return Ok(None) };
+        // What is masqueraded on its way into the tunnel has to have a source that is answered by the tunnel: of a device
+        // without addresses the kernel would take another's, the uplink's.
+        let mut batch = Batch::new();
+        for range in &self.site.ranges {
+            link::add_address(&mut batch, device.index, gateway(*range), range.family().bits());
+        }
+        self.socket.execute(&batch)?;
+        Ok(Some(device.index))
     }
 }
 

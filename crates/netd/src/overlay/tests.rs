@@ -390,6 +390,35 @@ fn pods_of_nodes_behind_a_router_reach_each_other_through_the_tunnel() {
     });
 }
 
+/// A client of a node port is masqueraded on its way into the tunnel, or the answer would take another way back.
+#[test]
+fn who_is_masqueraded_into_the_tunnel_is_answered_by_it() {
+    let own = [("192.0.2.1", "192.0.2.254"), ("198.51.100.1", "198.51.100.254")];
+    let (a, b, _router) = behind_a_router(own, &[Family::V4, Family::V6]);
+    a.lead_to(&b);
+    b.lead_to(&a);
+    a.node.run(|| {
+        // Where the kernel looks first for an address to leave with.
+        let mut batch = Batch::new();
+        link::link_up(&mut batch, 1, "lo");
+        link::add_address(&mut batch, 1, address("203.0.113.9"), 32);
+        Socket::open(Protocol::Route).expect("a socket").execute(&batch).expect("an address");
+    });
+    for (family, at) in [("ip", b.addresses[0]), ("ip6", b.addresses[1])] {
+        a.node.run(|| masquerade(family));
+        assert_eq!(transfer(&a.pod, &b.pod, at), a.gateway(Family::of(at)));
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "nft is the tests' way to rules that the program does not make")]
+fn masquerade(family: &str) {
+    let rules = format!(
+        "add table {family} t; add chain {family} t c {{ type nat hook postrouting priority 100; }}; add rule {family} t c oifname {DEVICE} masquerade"
+    );
+    let output = std::process::Command::new("nft").arg(rules).output().expect("nft is installed where tests run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// The network between the nodes knows one family, their pods have both.
 fn check_both_through(own: [(&str, &str); 2], families: &[Family], mtu: u32) {
     let (a, b, _router) = behind_a_router(own, families);
