@@ -68,8 +68,6 @@ pub struct Client {
     pub protocol: Protocol,
     /// Whom the requests are made as, where it is not the administrator.
     pub user: Option<&'static str>,
-    /// The generator does not sleep while it waits for answers: what the system takes to wake it is not the server's.
-    pub is_awake: bool,
 }
 
 /// A connection that is open.
@@ -256,23 +254,13 @@ async fn drive(
             })
         })
         .collect();
-    let awake = client.is_awake.then(|| tokio::spawn(stay_awake()));
     let (mut times, mut bytes) = (Vec::new(), 0);
     for task in tasks {
         let (own, length) = task.await??;
         times.extend(own);
         bytes += length;
     }
-    if let Some(awake) = awake {
-        awake.abort();
-    }
     Ok(summed(times, bytes, start.elapsed()))
-}
-
-async fn stay_awake() {
-    loop {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// The figures of so many requests in so much time.

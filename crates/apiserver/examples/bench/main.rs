@@ -158,10 +158,7 @@ async fn requests(server: &Server, protocol: Protocol, figures: &mut Figures) ->
     };
     let title = format!("create 1 KiB ConfigMaps, 64 in flight, {tag}");
     measured(server, &client, 64, &title, create.clone(), figures).await?;
-    measured(server, &client, 1, &format!("create, one at a time, {tag}"), create.clone(), figures).await?;
-    let awake = Arc::new(load::Client { is_awake: true, ..server.client(protocol)? });
-    let title = format!("create, one at a time, the load generator awake, {tag}");
-    measured(server, &awake, 1, &title, create, figures).await?;
+    measured(server, &client, 1, &format!("create, one at a time, {tag}"), create, figures).await?;
     let made = next.load(Ordering::Relaxed);
     let turn = Arc::new(AtomicU64::new(0));
     let get = {

@@ -80,7 +80,7 @@ async fn constant(protocol: Protocol, figures: &mut Figures) -> Fallible<()> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let client = Arc::new(Client { port, tls: Arc::new(trusting), protocol, user: None, is_awake: false });
+    let client = Arc::new(Client { port, tls: Arc::new(trusting), protocol, user: None });
     let (next, tag) = (Arc::new(AtomicU64::new(0)), protocol.name());
     let post = move || Request::post(CONFIG_MAPS, config_map("constant", next.fetch_add(1, Ordering::Relaxed)));
     measured(&client, 64, &format!("a constant for POST, 64 in flight, {tag}"), post.clone(), figures).await?;

@@ -72,7 +72,7 @@ impl Server {
                 vec![CertificateDer::from_pem_slice(&read("admin.crt")?)?],
                 PrivateKeyDer::from_pem_slice(&read("admin.key")?)?,
             )?;
-        Ok(Client { port: self.port, tls: Arc::new(tls), protocol, user: None, is_awake: false })
+        Ok(Client { port: self.port, tls: Arc::new(tls), protocol, user: None })
     }
 
     /// The client of somebody whom the administrator stands for.
