@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::http::prompt::Bell;
 
@@ -29,9 +30,9 @@ pub struct Parties {
 }
 
 impl Default for Parties {
-    /// As many of each party as there are processors: one alone can use all of them.
+    /// As many of each party as the runtime has threads: one alone can use all of them.
     fn default() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(1, usize::from))
+        Self::new(Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers()))
     }
 }
 
