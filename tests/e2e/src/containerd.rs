@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::cluster::{Answer, Cluster, KUBELET_CONFIG, eventually, hello_image, pause_image, skiff_binary};
 
 /// Where the CNI plugins remember what they were told, whoever runs them.
 const CNI_CACHE: &str = "/var/lib/cni";
+/// How often, and how many times, it is looked whether the daemon is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOKS: usize = 100;
 const PAUSE: &str = "localhost:5000/pause:v1";
 
 /// A containerd that runs as long as the value lives.
@@ -90,22 +94,40 @@ impl Containerd {
         format!("unix://{}", self.folder.join("s").display())
     }
 
-    /// The daemon itself.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// The daemon itself, which is a child of the process that has entered the node's namespaces for it.
+    pub fn pid(&self) -> Option<u32> {
+        let entered = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{entered}/task/{entered}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
     }
 
     /// Ends the daemon without warning and starts it again; its containers run on.
     pub fn crash(&mut self) {
-        self.child.kill().and_then(|()| self.child.wait()).expect("it was a child of this process");
+        self.end().expect("it was a child of this process");
         self.child = start(&self.folder, self.keeper);
+    }
+
+    fn end(&mut self) -> std::io::Result<()> {
+        // One that was started a moment ago may not be there yet.
+        let daemon = (0..LOOKS).find_map(|_| {
+            self.pid().or_else(|| {
+                std::thread::sleep(LOOK_AGAIN);
+                None
+            })
+        });
+        match daemon {
+            // Who has entered the namespaces ends with it.
+            Some(daemon) => drop(Command::new("kill").args(["-9", &daemon.to_string()]).status()?),
+            None => self.child.kill()?,
+        }
+        self.child.wait().map(drop)
     }
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
         // Its shims end with the node's process namespace.
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+        if let Err(error) = self.end() {
             eprintln!("containerd: {error}");
         }
         if std::thread::panicking() {

@@ -2,7 +2,7 @@
 //! and go. In the end every pod has what it needs, once, and nothing else is left: no container, mount, cgroup, namespace,
 //! link, address or rule. Rounds follow from a seed, which is printed.
 //!
-//! `cargo xtask test chaos` plays 200 rounds instead of the usual few (`SKIFF_CHAOS_ROUNDS`), or those of another seed
+//! `cargo xtask test chaos` plays 200 rounds on each runtime instead of the usual few (`SKIFF_CHAOS_ROUNDS`), or those of another seed
 //! (`SKIFF_CHAOS_SEED`).
 #![allow(clippy::disallowed_methods, reason = "a whole node lives in real time")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
@@ -16,9 +16,8 @@ use serde_json::{Value, json};
 use skiff_e2e::Cluster;
 use skiff_e2e::containerd::Containerd;
 
+/// Half a minute for each runtime, mostly.
 const USUAL_ROUNDS: u64 = 12;
-/// Another runtime takes longer for everything.
-const USUAL_ROUNDS_OF_OTHERS: u64 = 6;
 /// After so many rounds everything is looked at, and not only in the end.
 const LOOK_EVERY: u64 = 12;
 /// A container that was killed several times is started again only after a back-off of up to five minutes.
@@ -31,20 +30,20 @@ const MOST_PODS: usize = 6;
 
 #[test]
 fn no_fault_loses_or_doubles_anything() {
-    play(&Cluster::up("chaos"), None, USUAL_ROUNDS);
+    play(&Cluster::up("chaos"), None);
 }
 
 #[test]
 fn no_fault_of_another_runtime_does_either() {
     let (cluster, containerd) = Containerd::cluster("chaosd");
-    play(&cluster, Some(containerd), USUAL_ROUNDS_OF_OTHERS);
+    play(&cluster, Some(containerd));
 }
 
 /// Plays all rounds and looks at everything, now and then and in the end.
-fn play(cluster: &Cluster, containerd: Option<Containerd>, usual_rounds: u64) {
+fn play(cluster: &Cluster, containerd: Option<Containerd>) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let (rounds, seed) =
-        (number("SKIFF_CHAOS_ROUNDS").unwrap_or(usual_rounds), number("SKIFF_CHAOS_SEED").unwrap_or(1));
+        (number("SKIFF_CHAOS_ROUNDS").unwrap_or(USUAL_ROUNDS), number("SKIFF_CHAOS_SEED").unwrap_or(1));
     println!("{rounds} rounds, seed {seed}");
     let empty = Left::of(cluster);
     let steady = format!("create deployment steady --replicas={STEADY} --image=localhost:5000/hello:v1");
@@ -146,7 +145,11 @@ impl Chaos<'_> {
     fn kill_server(&mut self) -> String {
         kill(self.cluster.server_pid());
         // Sometimes somebody dies while nobody watches.
-        let beside = if self.random.below(2) == 0 { self.kill_one("shim", shims(self.cluster)) } else { String::new() };
+        let beside = match self.random.below(4) {
+            0 | 1 => self.kill_one("shim", shims(self.cluster)),
+            2 if self.containerd.is_some() => self.kill_containerd(),
+            _ => String::new(),
+        };
         let endpoint = self.containerd.as_ref().map(Containerd::endpoint);
         let mut up = vec!["up"];
         up.extend(endpoint.iter().flat_map(|endpoint| ["--container-runtime-endpoint", endpoint]));
