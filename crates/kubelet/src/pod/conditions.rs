@@ -64,7 +64,8 @@ impl Stepping<'_> {
         }
         let all_well = count.stopped == count.succeeded;
         match all_well {
-            _ if ending.is_none() && self.view.known && !self.is_finished() => "Running",
+            // What the runtime does not tell right now may well run on.
+            _ if ending.is_none() && (!self.view.known || !self.is_finished()) => "Running",
             true => "Succeeded",
             false => "Failed",
         }

@@ -601,6 +601,42 @@ fn a_new_agent_takes_over_what_runs() {
 }
 
 #[test]
+fn a_container_that_ended_comes_back_after_a_runtime_that_was_away() {
+    check(
+        WEB,
+        |world| {
+            world.take_log();
+            world.exit("web", 1);
+            world.exit("web", 0);
+            world.reach_runtime(false);
+            world.pass(5);
+            world.reach_runtime(true);
+            world.pass(10);
+        },
+        expect![[r#"
+            0s    * web exits with 1
+            0s      status Running | web ended 1 Error | SI--
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s    start web #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, was ended 1 Error, restarts 1, started, ready | SIRC
+            0s    * web exits with 0
+            0s      event !BackOff: Back-off restarting failed container web in pod web_default(uid)
+            0s      status Running | web CrashLoopBackOff (back-off 10s restarting failed container=web pod=web_default(uid)), was ended 0 Completed, restarts 1 | SI--
+            0s    remove web #0
+            0s    * the runtime does not answer
+            5s    * the runtime answers
+            10s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            10s   start web #2
+            10s     event Created: Container created
+            10s     event Started: Container started
+            10s     status Running | web running, was ended 0 Completed, restarts 2, started, ready | SIRC
+        "#]],
+    );
+}
+
+#[test]
 fn a_deadline_ends_the_pod() {
     let yaml = WEB.replace("spec:", "spec:\n  activeDeadlineSeconds: 60");
     check(

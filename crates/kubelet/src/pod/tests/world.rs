@@ -182,6 +182,13 @@ impl World {
         self.run();
     }
 
+    /// The runtime cannot be asked any more, or can again.
+    pub(super) fn reach_runtime(&mut self, reached: bool) {
+        self.view.known = reached;
+        self.say(if reached { "* the runtime answers" } else { "* the runtime does not answer" });
+        self.run();
+    }
+
     /// The runtime forgets everything, as when its state was removed while the agent was down.
     pub(super) fn vanish(&mut self) {
         self.view.sandboxes.clear();
