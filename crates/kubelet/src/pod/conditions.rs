@@ -13,9 +13,10 @@ const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "Co
 /// Those that it writes only while they hold.
 pub const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 const DISRUPTION: &str = "DisruptionTarget";
+const RESTARTING_ALL: &str = "AllContainersRestarting";
 
 /// A condition's status, reason and message.
-type Verdict = (bool, Option<&'static str>, Option<String>);
+pub(super) type Verdict = (bool, Option<&'static str>, Option<String>);
 
 #[derive(Default)]
 struct Count {
@@ -120,6 +121,7 @@ impl Stepping<'_> {
             let reason = Some("TerminationByKubelet");
             all.push(self.condition(DISRUPTION, (true, reason, Some(message.clone())), &old));
         }
+        all.extend(self.restarting_all(phase).map(|verdict| self.condition(RESTARTING_ALL, verdict, &old)));
         let api = self.pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
         let known: Vec<_> = all.iter().map(|condition| condition.type_.clone()).collect();
         let others = api.into_iter().filter(|condition| !PASSING.contains(&condition.type_.as_str()));

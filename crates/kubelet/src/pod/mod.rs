@@ -7,6 +7,7 @@ mod conditions;
 mod learn;
 mod probes;
 mod resize;
+mod restart_all;
 pub mod spec;
 mod status;
 mod sync;
@@ -134,8 +135,9 @@ impl<'a> Stepping<'a> {
             }
             _ => false,
         };
-        let kill =
-            Action::KillContainer { name: name.to_owned(), id: id.to_owned(), grace_seconds, pre_stop: !told_before };
+        // Where all containers are restarted, upstream runs no hooks.
+        let pre_stop = !told_before && !self.state.restarting_all;
+        let kill = Action::KillContainer { name: name.to_owned(), id: id.to_owned(), grace_seconds, pre_stop };
         if self.act(kill) {
             self.state.container(name).killed = Some((id.to_owned(), budget));
             if !told_before {

@@ -69,7 +69,7 @@ impl Spec<'_> {
             && let Some(rule) =
                 self.container.restart_policy_rules.iter().flatten().find(|rule| speaks(rule, exit_code))
         {
-            return rule.action == "Restart";
+            return matches!(rule.action.as_str(), "Restart" | RESTART_ALL);
         }
         let policy = match self.kind {
             Kind::Ephemeral => "Never",
@@ -82,7 +82,21 @@ impl Spec<'_> {
             _ => true,
         }
     }
+
+    /// Whether all containers of the Pod are restarted after one has ended so.
+    pub fn restarts_all(&self, exit_code: i32) -> bool {
+        let rule = self.container.restart_policy_rules.iter().flatten().find(|rule| speaks(rule, exit_code));
+        self.kind != Kind::Ephemeral && rule.is_some_and(|rule| rule.action == RESTART_ALL)
+    }
+
+    /// Whether that may ever come.
+    pub fn may_restart_all(&self) -> bool {
+        self.container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL)
+    }
 }
+
+/// The action of a rule that has all containers restarted.
+const RESTART_ALL: &str = "RestartAllContainers";
 
 /// Whether a restart rule is about this exit code.
 fn speaks(rule: &ContainerRestartRule, exit_code: i32) -> bool {

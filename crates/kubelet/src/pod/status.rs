@@ -229,7 +229,8 @@ impl Stepping<'_> {
             }
             RunState::Exited => {
                 let ended = self.terminated(container);
-                let waits = self.state.containers.get(spec.name()).is_some_and(|memory| memory.waiting.is_some());
+                let waits = self.is_redone(container)
+                    || self.state.containers.get(spec.name()).is_some_and(|memory| memory.waiting.is_some());
                 let restarts = self.follows(spec, container);
                 if waits && restarts && self.state.terminating.is_none() {
                     status.last_state = Some(ended);

@@ -80,10 +80,14 @@ impl Stepping<'_> {
         if self.state.volumes != Volumes::Ready {
             return;
         }
+        if self.restart_all(sandbox_id) {
+            return;
+        }
         let specs = std::mem::take(&mut self.specs);
         let view = self.view;
         let in_sandbox = |spec: &Spec<'_>| view.latest(spec.name()).filter(|c| c.sandbox_id == sandbox_id);
-        let main_begun = specs.iter().any(|spec| spec.kind == Kind::Regular && in_sandbox(spec).is_some());
+        let begun = |spec: &Spec<'_>| in_sandbox(spec).is_some_and(|container| !self.is_redone(container));
+        let main_begun = specs.iter().any(|spec| spec.kind == Kind::Regular && begun(spec));
         for spec in &specs {
             let latest = in_sandbox(spec);
             let state = latest.map(|container| container.state);
@@ -91,7 +95,8 @@ impl Stepping<'_> {
             self.replace_resized(spec, latest);
             match (spec.kind, state) {
                 (Kind::Init, _) if main_begun => {}
-                (Kind::Init, Some(RunState::Exited)) if latest.is_some_and(|c| c.exit_code == 0) => {}
+                (Kind::Init, Some(RunState::Exited))
+                    if latest.is_some_and(|c| c.exit_code == 0 && !self.is_redone(c)) => {}
                 (Kind::Init, Some(RunState::Running | RunState::Unknown)) => break,
                 (Kind::Init, _) => {
                     self.start(spec, sandbox_id);
@@ -215,7 +220,7 @@ impl Stepping<'_> {
     pub(super) fn follows(&self, spec: &Spec<'_>, ended: &ContainerView) -> bool {
         let memory = self.state.containers.get(spec.name());
         let replaced = memory.is_some_and(|memory| memory.replaced.as_deref() == Some(ended.id.as_str()));
-        replaced || spec.restarts(spec::spec(self.pod), ended.exit_code)
+        replaced || self.is_redone(ended) || spec.restarts(spec::spec(self.pod), ended.exit_code)
     }
 
     /// The longest wait between restarts.

@@ -403,6 +403,8 @@ pub struct ContainerMemory {
     pub killed: Option<(String, i64)>,
     /// The container that another one shall follow whatever code it ends with.
     pub replaced: Option<String>,
+    /// The container that was ended together with all others of the Pod, to begin anew.
+    pub redone: Option<String>,
     /// The resources in force, and since which attempt.
     pub enacted: Option<(u32, ResourceRequirements)>,
 }
@@ -461,6 +463,8 @@ pub struct PodState {
     pub resize: Option<Option<String>>,
     /// The refusal of a resize that was told last.
     pub resize_told: Option<(String, String)>,
+    /// Whether all containers are being ended, to begin anew.
+    pub restarting_all: bool,
     /// Whether the Pod's object has been deleted.
     pub deleted: bool,
     /// Whether all is gone from the node.

@@ -3,4 +3,5 @@
 
 mod life;
 mod resize;
+mod restart_all;
 mod world;

@@ -14,6 +14,8 @@ use crate::pod::types::*;
 
 /// Steps after which a scenario that does not come to rest is given up.
 const MOST_STEPS: usize = 50;
+/// Conditions that are shown while they hold, beside the passing ones.
+const TOLD: [&str; 2] = ["DisruptionTarget", "AllContainersRestarting"];
 
 pub(super) struct World {
     pub(super) pod: Pod,
@@ -348,12 +350,10 @@ fn summary(status: &PodStatus) -> String {
     let holds = |kind: &str| status.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
     let letters: String = short.iter().map(|(kind, letter)| if holds(kind) { *letter } else { '-' }).collect();
     write!(text, " | {letters}").expect("writes to a string");
-    for condition in status
-        .conditions
-        .iter()
-        .flatten()
-        .filter(|c| crate::pod::PASSING_CONDITIONS.contains(&c.type_.as_str()) || c.type_ == "DisruptionTarget")
-    {
+    for condition in status.conditions.iter().flatten().filter(|c| {
+        crate::pod::PASSING_CONDITIONS.contains(&c.type_.as_str())
+            || (TOLD.contains(&c.type_.as_str()) && c.status == "True")
+    }) {
         write!(text, " | {}", condition.type_).expect("writes to a string");
         if let Some(reason) = &condition.reason {
             write!(text, " ({reason}: {})", condition.message.as_deref().unwrap_or("")).expect("writes to a string");
