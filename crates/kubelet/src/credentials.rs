@@ -23,6 +23,7 @@ use tokio::net::unix::pipe;
 pub use accounts::Account;
 use accounts::{TokenAttributes, Told};
 
+use crate::images::{AccountUsed, Login, Owner};
 use crate::options::GoDuration;
 
 const CONFIG_KIND: &str = "CredentialProviderConfig";
@@ -89,23 +90,23 @@ struct Response {
     api_version: String,
     cache_key_type: String,
     cache_duration: Option<String>,
-    auth: Option<BTreeMap<String, Login>>,
+    auth: Option<BTreeMap<String, Given>>,
 }
 
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
-struct Login {
+struct Given {
     username: String,
     password: String,
 }
 
-impl std::fmt::Debug for Login {
+impl std::fmt::Debug for Given {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Given").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
-type Logins = BTreeMap<String, Login>;
+type Logins = BTreeMap<String, Given>;
 
 /// The programs that are asked, and what they have answered.
 pub struct Providers {
@@ -162,23 +163,26 @@ impl Providers {
     }
 
     /// The credentials for an image, the most particular ones first. Blocks as long as programs run.
-    pub fn credentials(&self, image: &str, asked: &[Asked]) -> Vec<AuthConfig> {
+    pub fn credentials(&self, image: &str, asked: &[Asked]) -> Vec<Login> {
         let mut found = Vec::new();
         for Asked { provider, told } in asked {
             match self.logins(provider, image, told) {
-                Ok(logins) => found.extend(logins),
+                Ok(logins) => found.extend(logins.into_iter().map(|(key, given)| (key, given, &told.account))),
                 Err(error) => tracing::warn!(provider = provider.name, image, error, "no credentials are provided"),
             }
         }
-        found.retain(|(key, _)| matches(key, image));
-        found.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
-        let auth = |(key, login): (String, Login)| AuthConfig {
-            username: login.username,
-            password: login.password,
-            server_address: key,
-            ..AuthConfig::default()
+        found.retain(|(key, ..)| matches(key, image));
+        found.sort_by_key(|(key, ..)| std::cmp::Reverse(key.len()));
+        let login = |(key, given, account): (String, Given, &Option<AccountUsed>)| Login {
+            auth: AuthConfig {
+                username: given.username,
+                password: given.password,
+                server_address: key,
+                ..AuthConfig::default()
+            },
+            owner: account.clone().map_or(Owner::Node, Owner::Account),
         };
-        found.into_iter().map(auth).collect()
+        found.into_iter().map(login).collect()
     }
 
     fn logins(&self, provider: &Provider, image: &str, told: &Told) -> Result<Logins, String> {
@@ -391,7 +395,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Account for Nobody {
-        async fn facts(&self) -> Result<Option<(String, BTreeMap<String, String>)>, String> {
+        async fn facts(&self) -> Result<Option<(AccountUsed, BTreeMap<String, String>)>, String> {
             Ok(None)
         }
 
@@ -489,7 +493,7 @@ mod tests {
         let providers = Providers::read(&config, &folder, SystemClock::shared()).expect("it makes sense");
         let names = |image: &str| -> Vec<String> {
             let asked = providers.asked(image, &Nobody).now_or_never().expect("nothing is waited for");
-            providers.credentials(image, &asked).into_iter().map(|auth| auth.username).collect()
+            providers.credentials(image, &asked).into_iter().map(|login| login.auth.username).collect()
         };
         let told = [names("r.example/team/app"), names("r.example/else"), names("elsewhere.example/app")];
         let times = std::fs::read_to_string(&asked).expect("it was asked");

@@ -30,7 +30,7 @@ use crate::config::{self, NodeFacts, hosts, name, namespace, sandbox, uid};
 use crate::credentials::Account;
 use crate::csi::{self, Drivers, Trouble, Wanted};
 use crate::devices::keeper::Devices;
-use crate::images::Images;
+use crate::images::{AccountUsed, Images, Login, Owner};
 use crate::options::Options;
 use crate::pod::spec;
 use crate::pod::types::{Action, Ended, NOT_ATTACHED, ProbeKind, ProbeResult, RuntimeView};
@@ -143,8 +143,8 @@ pub async fn execute(node: &Node, subject: &Subject, action: &Action) -> Ended {
     match action {
         Action::SetUpVolumes => set_up_volumes(node, subject).await,
         Action::RunSandbox { attempt } => run_sandbox(node, subject, *attempt).await,
-        Action::InspectImage { image, .. } => node.images.inspect(image).await,
-        Action::PullImage { image, .. } => pull(node, subject, image).await,
+        Action::InspectImage { image, .. } => node.images.inspect(image, owners(node, subject, image)).await,
+        Action::PullImage { name, image } => pull(node, subject, name, image).await,
         Action::StartContainer { name, attempt, sandbox_id, image_ref, volume_images, .. } => {
             match start(node, subject, name, *attempt, sandbox_id, (image_ref, volume_images)).await {
                 Ok(id) => Ended::Started { id },
@@ -242,13 +242,36 @@ async fn handler(node: &Node, pod: &Pod) -> Result<String, String> {
     }
 }
 
-async fn pull(node: &Node, subject: &Subject, image: &str) -> Ended {
-    let config = sandbox::config(&subject.pod, 0, &node.facts());
+/// The credentials in the Pod's pull secrets.
+async fn secret_credentials(node: &Node, subject: &Subject, image: &str) -> Vec<Login> {
     let secrets = spec::spec(&subject.pod).image_pull_secrets.clone().unwrap_or_default();
     let names: Vec<_> = secrets.into_iter().map(|secret| secret.name).collect();
-    let mut credentials = crate::images::credentials(&node.client, namespace(&subject.pod), &names, image).await;
+    crate::images::credentials(&node.client, namespace(&subject.pod), &names, image).await
+}
+
+/// What the Pod has that an image may have been pulled with.
+async fn owners(node: &Node, subject: &Subject, image: &str) -> Vec<Owner> {
+    let secrets = secret_credentials(node, subject, image).await;
+    let mut owners: Vec<Owner> = secrets.into_iter().map(|login| login.owner).collect();
+    match (PodAccount { node, subject }).facts().await {
+        Ok(account) => owners.extend(account.map(|(account, _)| Owner::Account(account))),
+        Err(error) => tracing::warn!(image, error, "the account of a pod is not known"),
+    }
+    owners
+}
+
+async fn pull(node: &Node, subject: &Subject, name: &str, image: &str) -> Ended {
+    let config = sandbox::config(&subject.pod, 0, &node.facts());
+    let mut credentials = secret_credentials(node, subject, image).await;
     credentials.extend(node.images.own_credentials(image, &PodAccount { node, subject }).await);
-    node.images.pull(image, credentials, config, &node.clock).await
+    let tell = |words: String| {
+        let mut about = skiff_client::events::reference(&*subject.pod);
+        let containers = spec::containers(&subject.pod);
+        about.field_path =
+            containers.iter().find(|container| container.name() == name).map(|container| container.field_path());
+        node.recorder.record(&about, false, "Pulling", words);
+    };
+    node.images.pull(image, credentials, config, &node.clock, &tell).await
 }
 
 /// The service account of a Pod, for programs that give credentials.
@@ -259,14 +282,18 @@ struct PodAccount<'a> {
 
 #[async_trait::async_trait]
 impl Account for PodAccount<'_> {
-    async fn facts(&self) -> Result<Option<(String, BTreeMap<String, String>)>, String> {
+    async fn facts(&self) -> Result<Option<(AccountUsed, BTreeMap<String, String>)>, String> {
         let pod = &self.subject.pod;
         let Some(name) = spec::spec(pod).service_account_name.as_deref().filter(|name| !name.is_empty()) else {
             return Ok(None);
         };
         let found = self.node.client.get::<ServiceAccount>(namespace(pod), name).await;
         let metadata = found.map_err(|error| error.to_string())?.metadata;
-        let who = format!("{}/{name}/{}", namespace(pod), metadata.uid.unwrap_or_default());
+        let who = AccountUsed {
+            uid: metadata.uid.unwrap_or_default(),
+            namespace: namespace(pod).to_owned(),
+            name: name.to_owned(),
+        };
         Ok(Some((who, metadata.annotations.unwrap_or_default())))
     }
 

@@ -1,8 +1,13 @@
 //! Images on the node: looking for them, pulling each once however many Pods want it, and the credentials for that.
 
+mod pulled;
+
 use std::collections::HashMap;
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use k8s_openapi::api::core::v1::Secret;
@@ -10,45 +15,66 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use skiff_base::clock::SharedClock;
 use skiff_client::Client;
-use skiff_cri::{AuthConfig, ImageService, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest};
+use skiff_cri::{
+    AuthConfig, ImageService, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest, PullProgress,
+};
+use tokio::sync::Semaphore;
 
 use crate::config::security::ImageUser;
 use crate::credentials::{self, Account, Providers};
+use crate::options::Options;
 use crate::pod::types::Ended;
+
+use pulled::{Access, hash, repository};
+pub use pulled::{AccountUsed, Login, Owner, Policy, Pulled, SecretUsed};
 
 /// The registry of image names that have none.
 const DEFAULT_REGISTRY: &str = "docker.io";
 /// How credentials for it are filed in old Docker configurations.
 const DEFAULT_REGISTRY_KEY: &str = "https://index.docker.io/v1/";
+/// How often it is told how far a pull has come.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
-/// The image service with one pull at a time for each image.
+/// The image service with one pull at a time for each image, and as many at a time in all as the node is told.
 pub struct Images {
     service: Arc<dyn ImageService>,
     providers: Arc<Providers>,
     /// Credentials that the administrator of the node has given to all its Pods.
     config: PathBuf,
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    places: Semaphore,
+    pulled: Pulled,
 }
 
 impl Images {
     /// Over the runtime's image service. `config` is a Docker configuration with the node's own credentials, if it is there.
-    pub fn new(service: Arc<dyn ImageService>, providers: Arc<Providers>, config: PathBuf) -> Self {
-        Self { service, providers, config, pulls: Mutex::default() }
+    pub fn new(
+        service: Arc<dyn ImageService>,
+        providers: Arc<Providers>,
+        config: PathBuf,
+        pulled: Pulled,
+        options: &Options,
+    ) -> Self {
+        let places = Semaphore::new(options.parallel_image_pulls().min(Semaphore::MAX_PERMITS));
+        Self { service, providers, config, pulls: Mutex::default(), places, pulled }
+    }
+
+    /// What is known of the images that were pulled.
+    pub fn pulled(&self) -> &Pulled {
+        &self.pulled
     }
 
     /// The credentials that the node itself has for an image: those of its own file, then those of providers, who may be told
     /// of the account of the Pod that it is for.
-    pub async fn own_credentials(&self, image: &str, account: &dyn Account) -> Vec<AuthConfig> {
-        let (registry, path) = split_registry(image);
+    pub async fn own_credentials(&self, image: &str, account: &dyn Account) -> Vec<Login> {
         // Without tag and digest, and with the names that programs know it by.
-        let path = path.split('@').next().unwrap_or(path);
-        let path = path.rsplit_once(':').map_or(path, |(path, _)| path);
+        let (registry, path) = split_registry(repository(image));
         let path = if registry.is_none() && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
         let full = format!("{}/{path}", registry.unwrap_or(DEFAULT_REGISTRY));
         let asked = self.providers.asked(&full, account).await;
         let (providers, file, wanted) = (self.providers.clone(), self.config.clone(), image.to_owned());
         let ask = move || {
-            let mut found = match std::fs::read(&file) {
+            let of_file = match std::fs::read(&file) {
                 Ok(bytes) => match serde_json::from_slice::<DockerConfig>(&bytes) {
                     Ok(config) => of_config(config.auths, &wanted),
                     Err(error) => {
@@ -58,6 +84,7 @@ impl Images {
                 },
                 Err(_) => vec![],
             };
+            let mut found: Vec<Login> = of_file.into_iter().map(|auth| Login { auth, owner: Owner::Node }).collect();
             found.extend(providers.credentials(&full, &asked));
             found
         };
@@ -72,14 +99,35 @@ impl Images {
         path.is_absolute().then(|| (path, found.used_bytes.map_or(0, |bytes| bytes.value)))
     }
 
-    /// Whether the image is on the node.
-    pub async fn inspect(&self, image: &str) -> Ended {
+    /// Whether the image is on the node for a Pod with such credentials, which are only asked for where it matters. One that
+    /// the Pod could not have pulled is as good as absent.
+    pub async fn inspect(&self, image: &str, owners: impl Future<Output = Vec<Owner>>) -> Ended {
         let Some(full) = with_tag(image) else { return invalid(image) };
         match self.find(&full).await {
-            Ok(Some(found)) => Ended::ImagePresent { image_ref: found.id },
+            Ok(Some(found)) if self.may_use(&full, &found.id, owners).await => {
+                Ended::ImagePresent { image_ref: found.id }
+            }
+            Ok(Some(_)) => Ended::ImageAbsent,
             Ok(None) => Ended::ImageAbsent,
             Err(error) => Ended::Failed { reason: "ImageInspectError".to_owned(), message: error },
         }
+    }
+
+    async fn may_use(&self, image: &str, image_ref: &str, owners: impl Future<Output = Vec<Owner>>) -> bool {
+        let holders = match self.pulled.access(image, image_ref) {
+            Access::All => return true,
+            Access::Holders(holders) => holders,
+        };
+        if holders.is_empty() {
+            return false;
+        }
+        let owners = owners.await;
+        let admitted = owners.iter().find(|owner| holders.admit(owner));
+        if let Some(owner) = admitted {
+            // The same credentials may be in another secret by now, or others in the same.
+            self.pulled.admitted(image, image_ref, owner);
+        }
+        admitted.is_some()
     }
 
     async fn find(&self, image: &str) -> Result<Option<skiff_cri::Image>, String> {
@@ -99,25 +147,29 @@ impl Images {
         Ok(ImageUser { uid: found.uid.map(|uid| uid.value), name: found.username })
     }
 
-    /// Pulls an image with the first credentials that are accepted.
+    /// Pulls an image with the first credentials that are accepted. If it takes long, `tell` hears how far it has come.
     pub async fn pull(
         &self,
         image: &str,
-        credentials: Vec<AuthConfig>,
+        logins: Vec<Login>,
         sandbox: PodSandboxConfig,
         clock: &SharedClock,
+        tell: &(dyn Fn(String) + Send + Sync),
     ) -> Ended {
         let Some(full) = with_tag(image) else { return invalid(image) };
         let asked = clock.monotonic();
         let turn = self.pulls.lock().entry(full.clone()).or_default().clone();
         let held = turn.lock().await;
+        let place = self.places.acquire().await.expect("it is never closed");
         let began = clock.monotonic();
-        let pulled = self.pull_once(&full, credentials, sandbox).await;
-        drop(held);
+        self.pulled.begin(&full);
+        let pulled = self.pull_once(&full, logins, sandbox, tell).await;
+        self.pulled.end(&full, pulled.as_ref().ok().map(|(image_ref, owner)| (image_ref.as_str(), owner)));
+        drop((place, held));
         self.pulls.lock().retain(|name, turn| *name != full || Arc::strong_count(turn) > 2);
         let done = clock.monotonic();
         match pulled {
-            Ok(image_ref) => {
+            Ok((image_ref, _)) => {
                 let size_bytes = match self.find(&full).await {
                     Ok(found) => found.map_or(0, |found| found.size),
                     Err(_) => 0,
@@ -128,24 +180,51 @@ impl Images {
         }
     }
 
+    /// The runtime's id of the image, and whose credentials were accepted.
     async fn pull_once(
         &self,
         image: &str,
-        credentials: Vec<AuthConfig>,
+        logins: Vec<Login>,
         sandbox: PodSandboxConfig,
-    ) -> Result<String, String> {
-        let tries = if credentials.is_empty() { vec![None] } else { credentials.into_iter().map(Some).collect() };
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(String, Owner), String> {
+        let with = |login: Login| (Some(login.auth), login.owner);
+        let tries = if logins.is_empty() { vec![(None, Owner::Node)] } else { logins.into_iter().map(with).collect() };
         let mut errors = Vec::new();
-        for auth in tries {
+        for (auth, owner) in tries {
             let spec = ImageSpec { image: image.to_owned(), ..ImageSpec::default() };
             let request = PullImageRequest { image: Some(spec), auth, sandbox_config: Some(sandbox.clone()) };
-            match self.service.pull_image(request).await {
-                Ok(response) => return Ok(response.image_ref),
+            let latest = Mutex::new(None);
+            let progress = |now: PullProgress| *latest.lock() = Some(now);
+            let mut pull = pin!(self.service.pull_image_with_progress(request, &progress));
+            let pulled = loop {
+                match tokio::time::timeout(TELL_EVERY, &mut pull).await {
+                    Ok(pulled) => break pulled,
+                    Err(_) => latest.lock().take().iter().for_each(|now| tell(how_far(image, now))),
+                }
+            };
+            match pulled {
+                Ok(response) => return Ok((response.image_ref, owner)),
                 Err(error) => errors.push(error.to_string()),
             }
         }
         Err(if errors.len() == 1 { errors.remove(0) } else { format!("[{}]", errors.join(", ")) })
     }
+}
+
+/// How far a pull has come, for people.
+fn how_far(image: &str, progress: &PullProgress) -> String {
+    if progress.total_bytes == 0 {
+        return format!("Pulling image {image:?}: {}", progress.phase.to_lowercase());
+    }
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    format!(
+        "Pulling image {image:?}: {:.1} of {:.1} MB downloaded, {} of {} layers in place",
+        megabytes(progress.done_bytes),
+        megabytes(progress.total_bytes),
+        progress.done_layers,
+        progress.total_layers
+    )
 }
 
 fn invalid(image: &str) -> Ended {
@@ -220,11 +299,19 @@ struct DockerAuth {
 
 /// The credentials for an image in the named pull secrets; secrets that are missing or unreadable are passed over, as
 /// upstream does: the registry has the last word.
-pub async fn credentials(client: &Client, namespace: &str, names: &[String], image: &str) -> Vec<AuthConfig> {
+pub async fn credentials(client: &Client, namespace: &str, names: &[String], image: &str) -> Vec<Login> {
     let mut found = Vec::new();
     for name in names.iter().filter(|name| !name.is_empty()) {
         match client.get::<Secret>(namespace, name).await {
-            Ok(secret) => found.extend(of_secret(&secret, image)),
+            Ok(secret) => found.extend(of_secret(&secret, image).into_iter().map(|auth| Login {
+                owner: Owner::Secret(SecretUsed {
+                    uid: secret.metadata.uid.clone().unwrap_or_default(),
+                    namespace: namespace.to_owned(),
+                    name: name.clone(),
+                    credential_hash: hash(&auth),
+                }),
+                auth,
+            })),
             Err(error) => tracing::warn!(namespace, secret = %name, %error, "cannot read a pull secret"),
         }
     }
@@ -292,6 +379,16 @@ fn auth_config(server: &str, auth: DockerAuth) -> AuthConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pull_tells_how_far_it_has_come() {
+        let mut progress =
+            PullProgress { phase: "Resolving", done_bytes: 0, total_bytes: 0, done_layers: 0, total_layers: 0 };
+        assert_eq!(how_far("a:v1", &progress), r#"Pulling image "a:v1": resolving"#);
+        (progress.done_bytes, progress.total_bytes, progress.total_layers) = (12_340_000, 739_000_000, 3);
+        let words = r#"Pulling image "a:v1": 12.3 of 739.0 MB downloaded, 0 of 3 layers in place"#;
+        assert_eq!(how_far("a:v1", &progress), words);
+    }
 
     #[test]
     fn names_get_a_tag_or_are_refused() {

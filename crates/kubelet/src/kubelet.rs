@@ -26,7 +26,7 @@ use crate::credentials::Providers;
 use crate::csi;
 use crate::devices::keeper::Devices;
 use crate::executor::Node;
-use crate::images::Images;
+use crate::images::{Images, Policy, Pulled};
 use crate::node::facts::{self, Machine};
 use crate::node::guard::{Guard, Pressures};
 use crate::node::keeper::Keeper;
@@ -354,7 +354,13 @@ async fn workers(
         ),
         facts: RwLock::new(Arc::new(facts)),
         runtime: config.runtime.clone(),
-        images: Images::new(config.images.clone(), config.credentials.clone(), config.root_dir.join("config.json")),
+        images: Images::new(
+            config.images.clone(),
+            config.credentials.clone(),
+            config.root_dir.join("config.json"),
+            Pulled::load(config.root_dir.join("image_manager"), Policy::of(options), config.clock.clone()),
+            options,
+        ),
         client: config.client.clone(),
         mounter: config.mounter.clone(),
         clock: config.clock.clone(),

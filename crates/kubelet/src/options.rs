@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use skiff_base::Quantity;
 use skiff_base::gates::Gates;
 
+use crate::images::Policy;
+
 /// Resources by name, each as its text.
 pub type Amounts = BTreeMap<String, String>;
 
@@ -61,6 +63,14 @@ pub struct Options {
     /// How long an image that nothing uses stays at most; for ever where that is zero.
     #[serde(rename = "imageMaximumGCAge")]
     pub image_maximum_gc_age: GoDuration,
+    /// Whether one image is pulled after the other. Upstream's default is that they are.
+    pub serialize_image_pulls: bool,
+    /// How many are pulled at a time at most, where not one after the other.
+    pub max_parallel_image_pulls: Option<usize>,
+    /// Which Pods may use an image that is there without pulling it.
+    pub image_pull_credentials_verification_policy: String,
+    /// Names of images, and beginnings of names (`registry/team/*`), that every Pod may use where they were there before.
+    pub preloaded_images_verification_allowlist: Vec<String>,
     /// The size from which a container's log is put aside.
     pub container_log_max_size: String,
     /// The files that each container's log may have.
@@ -200,6 +210,10 @@ impl Default for Options {
             image_gc_low_threshold_percent: 80,
             image_minimum_gc_age: seconds(120),
             image_maximum_gc_age: seconds(0),
+            serialize_image_pulls: false,
+            max_parallel_image_pulls: None,
+            image_pull_credentials_verification_policy: "NeverVerifyPreloadedImages".to_owned(),
+            preloaded_images_verification_allowlist: Vec::new(),
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
             static_pod_path: None,
@@ -271,6 +285,20 @@ impl Options {
         let policies = ["none", "best-effort", "restricted", "single-numa-node"];
         known("topologyManagerPolicy", &self.topology_manager_policy, &policies)?;
         known("topologyManagerScope", &self.topology_manager_scope, &["container", "pod"])?;
+        let (policy, field) =
+            (&self.image_pull_credentials_verification_policy, "imagePullCredentialsVerificationPolicy");
+        known(field, policy, &Policy::NAMES)?;
+        if !self.preloaded_images_verification_allowlist.is_empty() && policy != "NeverVerifyAllowlistedImages" {
+            return Err(format!("preloadedImagesVerificationAllowlist needs {field} NeverVerifyAllowlistedImages"));
+        }
+        match (self.serialize_image_pulls, self.max_parallel_image_pulls) {
+            (_, Some(0)) => return Err("maxParallelImagePulls 0 must be a positive number".to_owned()),
+            (true, Some(2..)) => {
+                return Err("maxParallelImagePulls cannot be larger than 1 unless serializeImagePulls is set to false"
+                    .to_owned());
+            }
+            _ => {}
+        }
         self.gates()?;
         if self.container_log_max_files < 2 {
             return Err("containerLogMaxFiles must be greater than 1".to_owned());
@@ -314,6 +342,11 @@ impl Options {
         sum
     }
 
+    /// How many images may be pulled at a time.
+    pub fn parallel_image_pulls(&self) -> usize {
+        if self.serialize_image_pulls { 1 } else { self.max_parallel_image_pulls.unwrap_or(usize::MAX) }
+    }
+
     /// The size from which a log is put aside.
     ///
     /// # Errors
@@ -339,6 +372,9 @@ mod tests {
         assert!(first("evictionHard: {cpu.available: '1'}").contains("cpu.available"));
         assert!(first("evictionSoft: {memory.available: 1Gi}").contains("grace period must be specified"));
         assert!(first("featureGates: {Magic: true}").contains("Magic"));
+        assert!(first("imagePullCredentialsVerificationPolicy: Ask").contains("AlwaysVerify"));
+        assert!(first("preloadedImagesVerificationAllowlist: [a]").contains("NeverVerifyAllowlistedImages"));
+        assert!(first("{serializeImagePulls: true, maxParallelImagePulls: 2}").contains("serializeImagePulls"));
         assert!(first("cpuManagerPolicy: best").contains("none, static"));
         let bundles = "featureGates: {ClusterTrustBundleProjection: true}";
         assert!(first(bundles).contains("depends on features that are disabled: [ClusterTrustBundle]"));

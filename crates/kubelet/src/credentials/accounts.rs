@@ -8,11 +8,13 @@ use serde::Deserialize;
 use skiff_object::names::check_label_key;
 use skiff_object::{FieldError, FieldPath};
 
+use crate::images::AccountUsed;
+
 /// The service account of a Pod.
 #[async_trait::async_trait]
 pub trait Account: Send + Sync {
-    /// Namespace, name and UID as one text, and the annotations; `None` for a Pod without an account.
-    async fn facts(&self) -> Result<Option<(String, BTreeMap<String, String>)>, String>;
+    /// Which it is, and its annotations; `None` for a Pod without an account.
+    async fn facts(&self) -> Result<Option<(AccountUsed, BTreeMap<String, String>)>, String>;
     /// A token of the Pod's for an audience.
     async fn token(&self, audience: &str) -> Result<String, String>;
 }
@@ -35,6 +37,7 @@ pub(super) struct Told {
     pub(super) key: String,
     pub(super) token: String,
     pub(super) annotations: BTreeMap<String, String>,
+    pub(super) account: Option<AccountUsed>,
 }
 
 const BY_ACCOUNT: &str = "ServiceAccount";
@@ -104,8 +107,8 @@ impl TokenAttributes {
             BY_TOKEN => digest(&SHA256, token.as_bytes()).as_ref().to_vec(),
             _ => Vec::new(),
         };
-        let key = serde_json::to_string(&(who, &annotations, token_digest)).expect("plain data");
-        Ok(Some(Told { key, token, annotations }))
+        let key = serde_json::to_string(&(&who, &annotations, token_digest)).expect("plain data");
+        Ok(Some(Told { key, token, annotations, account: Some(who) }))
     }
 }
 
@@ -121,8 +124,9 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Account for Someone {
-        async fn facts(&self) -> Result<Option<(String, BTreeMap<String, String>)>, String> {
-            Ok(self.0.clone().map(|annotations| ("ns/a/u".to_owned(), annotations)))
+        async fn facts(&self) -> Result<Option<(AccountUsed, BTreeMap<String, String>)>, String> {
+            let account = AccountUsed { namespace: "ns".into(), name: "a".into(), uid: "u".into() };
+            Ok(self.0.clone().map(|annotations| (account, annotations)))
         }
 
         async fn token(&self, audience: &str) -> Result<String, String> {

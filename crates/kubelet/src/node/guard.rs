@@ -308,7 +308,9 @@ impl Guard {
                 return 0;
             }
         };
-        let now = self.workers.node().clock.now();
+        let node = self.workers.node();
+        node.images.pulled().keep_only(&images.iter().map(|image| image.id.as_str()).collect());
+        let now = node.clock.now();
         let rules = Rules { min_age, max_age: self.options.image_maximum_gc_age.0, wanted_bytes };
         let (chosen, _) = {
             let mut memories = self.memories.lock();
