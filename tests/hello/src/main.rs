@@ -3,7 +3,8 @@
 //! `hello --port=8080` answers every path with its version and host name. `/healthz` and `/readyz` answer 200 until
 //! `/healthz/fail` or `/readyz/fail` was asked for (`/readyz/mend` mends it); `/exit/N` ends the program with code N;
 //! `/env/NAME` and `/file/PATH` show what the container sees; `/slow/MS` answers after a while. `/echo` switches to a
-//! protocol of lines that come back. With `--udp` datagrams come back too, with the host name before them.
+//! protocol of lines that come back. With `--udp` datagrams come back too, with the host name before them. With `--say=TEXT`
+//! and `--times=N` it first says a line as often as that, as quickly as it is heard.
 //! On SIGTERM it goes on answering until the connections it has are served, then ends with 0.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,14 +31,18 @@ extern "C" fn on_sigterm(_: libc::c_int) {
 fn main() -> io::Result<()> {
     let mut port = 8080;
     let mut answers_datagrams = false;
+    let (mut line, mut times) = (String::new(), 1);
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
             Some(("--port", value)) => port = value.parse().map_err(io::Error::other)?,
+            Some(("--say", text)) => line = format!("{text}\n"),
+            Some(("--times", value)) => times = value.parse().map_err(io::Error::other)?,
             None if argument == "--udp" => answers_datagrams = true,
             _ => return Err(io::Error::other(format!("unknown argument {argument}"))),
         }
     }
     catch_sigterm();
+    say(&line, times)?;
     let state = Arc::new(State {
         healthy: AtomicBool::new(true),
         ready: AtomicBool::new(true),
@@ -68,6 +73,22 @@ fn main() -> io::Result<()> {
     wait_for_the_end(&state);
     println!("hello {} ends", state.version);
     Ok(())
+}
+
+/// Says a line many times. Many of them are written at once, so that whoever listens is what it takes time for.
+fn say(line: &str, times: usize) -> io::Result<()> {
+    const BLOCK_BYTES: usize = 64 * 1024;
+    if line.is_empty() {
+        return Ok(());
+    }
+    let at_once = (BLOCK_BYTES / line.len()).max(1);
+    let block = line.repeat(at_once.min(times));
+    let mut out = io::stdout().lock();
+    for _ in 0..times / at_once {
+        out.write_all(block.as_bytes())?;
+    }
+    out.write_all(line.repeat(times % at_once).as_bytes())?;
+    out.flush()
 }
 
 /// All addresses of both families, or those of IPv4 where there are no others.

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("a_containers_terminal_can_be_joined", || attach_terminal().boxed()),
     ("ports_of_a_sandbox_can_be_reached", || ports().boxed()),
     ("a_log_can_be_rotated", || rotate().boxed()),
+    ("no_line_of_a_flood_is_lost", || flood().boxed()),
 ];
 
 async fn exec() {
@@ -202,4 +203,23 @@ async fn rotate() {
     world.wait_exit(&id).await;
     assert_eq!(text_of_log(&format!("{log}.1")), "stdout F before\n");
     assert_eq!(text_of_log(&log), "stdout F after\n");
+}
+
+/// More at once than a pipe holds, on both streams, and once more after a pause.
+async fn flood() {
+    const LINES: usize = 100_000;
+    let world = World::new().await;
+    let sandbox = world.sandbox(&world.sandbox_config()).await;
+    let line = "x".repeat(99);
+    let text = format!(
+        "yes {line} | head -n {LINES} > /lines; cat /lines; cat /lines >&2; sleep 1.5; echo calm; cat /lines; echo over"
+    );
+    let id = world.run(&sandbox, script("app", &text)).await;
+    let log = text_of_log(&world.wait_exit(&id).await.log_path);
+    let count = |wanted: &str| log.lines().filter(|line| *line == wanted).count();
+    assert_eq!(count(&format!("stdout F {line}")), 2 * LINES);
+    assert_eq!(count(&format!("stderr F {line}")), LINES);
+    assert_eq!((count("stdout F calm"), count("stdout F over")), (1, 1));
+    assert_eq!(log.lines().count(), 3 * LINES + 2, "nothing else was said");
+    world.stop_and_remove(&sandbox).await;
 }
