@@ -122,10 +122,11 @@ impl Layout {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Removes a Pod's cgroup with what is left below it, as far as nothing runs there.
-    pub fn remove(&self, cgroup: &str) {
+    /// Removes the cgroup of a Pod of which the runtime has nothing any more, with what is left below it. A runtime that was
+    /// killed may have lost a process that it had begun: `end` is told to end those.
+    pub fn remove(&self, cgroup: &str, end: &dyn Fn(i32)) {
         for folder in self.folders(cgroup) {
-            remove_below(&folder);
+            remove_below(&folder, end);
         }
     }
 
@@ -142,6 +143,10 @@ impl Layout {
         Some((usage.trim().parse::<i64>().ok()? - idle).max(0))
     }
 }
+
+/// How often it is looked whether the processes of a cgroup have ended.
+const END_LOOKS: usize = 20;
+const END_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 fn named(error: io::Error, what: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
@@ -168,11 +173,21 @@ fn make_unified(root: &Path, cgroup: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_below(folder: &Path) {
+fn remove_below(folder: &Path, end: &dyn Fn(i32)) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_below(&entry.path());
+            remove_below(&entry.path(), end);
         }
+    }
+    for _ in 0..END_LOOKS {
+        let members = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        let pids: Vec<i32> = members.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect();
+        if pids.is_empty() {
+            break;
+        }
+        tracing::info!(folder = %folder.display(), ?pids, "ending what the runtime has lost");
+        pids.into_iter().for_each(end);
+        std::thread::sleep(END_PAUSE);
     }
     if let Err(error) = std::fs::remove_dir(folder) {
         tracing::trace!(folder = %folder.display(), %error, "a cgroup stays");
@@ -325,6 +340,23 @@ mod tests {
             "{spec: {containers: [{name: a, resources: {requests: {cpu: 500m, memory: 1Mi}, limits: {cpu: '1', memory: 2Mi}}}]}}",
         )
         .expect("a valid Pod")
+    }
+
+    #[test]
+    fn what_the_runtime_has_lost_is_ended_with_its_pod() {
+        let folder = std::env::temp_dir().join(format!("skiff-cgroups-{}", std::process::id()));
+        let lost = folder.join("container");
+        std::fs::create_dir_all(&lost).expect("a writable folder");
+        std::fs::write(lost.join("cgroup.procs"), "17\n18\n").expect("written");
+        let ended = std::cell::RefCell::new(Vec::new());
+        let end = |pid| {
+            ended.borrow_mut().push(pid);
+            if ended.borrow().len() == 2 {
+                std::fs::remove_file(lost.join("cgroup.procs")).expect("it goes");
+            }
+        };
+        remove_below(&folder, &end);
+        assert_eq!((ended.take(), folder.exists()), (vec![17, 18], false));
     }
 
     #[test]

@@ -762,12 +762,13 @@ async fn delete(node: &Node, pod: &Pod) -> Ended {
 
 async fn clean_up(node: &Node, subject: &Subject) -> Ended {
     let (facts, pod, cgroups) = (node.facts(), subject.pod.clone(), node.cgroups.clone());
+    let mounter = node.mounter.clone();
     node.sources.forget(uid(&pod));
     node.users.release(uid(&pod));
     node.probed.lock().retain(|key, _| key.uid != uid(&pod));
     let work = move || {
         if let Some(layout) = &cgroups {
-            layout.remove(&sandbox::cgroup(&pod, &facts));
+            layout.remove(&sandbox::cgroup(&pod, &facts), &|pid| mounter.end_process(pid));
         }
         let logs = facts.paths.pod_logs(namespace(&pod), name(&pod), uid(&pod));
         unlink_logs(&facts.paths.logs.join("containers"), name(&pod), &logs)?;

@@ -46,6 +46,13 @@ impl Mounter for KernelMounts {
         }
     }
 
+    fn end_process(&self, pid: i32) {
+        match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(error) => tracing::warn!(pid, %error, "a process cannot be ended"),
+        }
+    }
+
     fn mount_nfs(&self, source: &str, target: &Path, options: &[String]) -> io::Result<()> {
         let mut command = Command::new("mount");
         command.args(["-t", "nfs"]);

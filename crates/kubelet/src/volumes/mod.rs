@@ -46,6 +46,9 @@ pub trait Mounter: Send + Sync + 'static {
     /// The kernel refused.
     fn unmount(&self, target: &Path) -> std::io::Result<bool>;
 
+    /// Ends a process at once; one that is gone already is none to care for.
+    fn end_process(&self, _pid: i32) {}
+
     /// Mounts a folder of a file server with the system's own tool.
     ///
     /// # Errors
