@@ -316,11 +316,17 @@ fn named_cgroups(cluster: &Cluster, is_wanted: impl Fn(&str) -> bool) -> Vec<Pat
     found
 }
 
-/// The first processes of containers.
+/// The first processes of containers. What containerd had made and not started when it was killed is known to nobody, runs
+/// nothing and goes with its pod.
 fn containers(cluster: &Cluster) -> Vec<u32> {
-    let first =
-        |cgroup: PathBuf| std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?.lines().next()?.parse().ok();
-    cgroups(cluster).into_iter().filter_map(first).collect()
+    let first = |cgroup: PathBuf| -> Option<u32> {
+        std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?.lines().next()?.parse().ok()
+    };
+    let is_started = |pid: &u32| {
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        !command.starts_with("runc\0init\0")
+    };
+    cgroups(cluster).into_iter().filter_map(first).filter(is_started).collect()
 }
 
 /// The addresses that are given out: files named by them.
