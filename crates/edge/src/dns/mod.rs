@@ -3,6 +3,7 @@
 mod answer;
 mod batch;
 mod forward;
+mod listener;
 mod names;
 mod quick;
 mod server;

@@ -1,7 +1,7 @@
 //! The name server: sockets, and the informers that tell it what there is.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,20 +11,21 @@ use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::Name;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 use skiff_base::clock::SharedClock;
 use skiff_client::{Change, Informer, Informers};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::batch::{self, Replies, Requests, Socket};
 use super::forward::Forwarder;
+use super::listener::Listener;
 use super::names::{Names, Zone};
 use super::quick;
-use super::wire::{Outcome, encode, respond, udp_limit};
+use super::wire::{Outcome, encode, respond};
 
 const MAX_TCP_CONNECTIONS: usize = 128;
 /// How long a TCP client may be silent.
@@ -51,6 +52,7 @@ pub struct Dns {
     slices: Informer<EndpointSlice>,
     namespaces: Informer<Namespace>,
     listening: Vec<SocketAddr>,
+    listeners: Vec<Listener>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -71,7 +73,8 @@ impl Dns {
         let slices = config.informers.of::<EndpointSlice>();
         let namespaces = config.informers.of::<Namespace>();
         observe(&services, &slices, &namespaces, &shared);
-        let mut dns = Self { shared, services, slices, namespaces, listening: Vec::new(), tasks: Vec::new() };
+        let (listening, listeners, tasks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut dns = Self { shared, services, slices, namespaces, listening, listeners, tasks };
         for address in config.listen {
             dns.listen(address)?;
         }
@@ -96,13 +99,13 @@ impl Dns {
                 io::Error::new(error.kind(), format!("the DNS cannot listen on {address} ({protocol}): {error}"))
             }
         };
-        let udp = std::net::UdpSocket::bind(address).map_err(failed("udp"))?;
+        let udp = UdpSocket::bind(address).map_err(failed("udp"))?;
         let address = udp.local_addr()?;
         let tcp = std::net::TcpListener::bind(address).map_err(failed("tcp"))?;
         tcp.set_nonblocking(true)?;
-        let (udp, tcp) = (batch::socket(udp)?, TcpListener::from_std(tcp)?);
+        let tcp = TcpListener::from_std(tcp)?;
         self.listening.push(address);
-        self.tasks.push(tokio::spawn(serve_udp(self.shared.clone(), Arc::new(udp))).abort_handle());
+        self.listeners.push(Listener::start(udp, self.shared.clone(), Handle::current())?);
         self.tasks.push(tokio::spawn(serve_tcp(self.shared.clone(), tcp)).abort_handle());
         Ok(())
     }
@@ -114,7 +117,8 @@ impl Drop for Dns {
     }
 }
 
-struct Shared {
+/// What all who answer share.
+pub(super) struct Shared {
     names: RwLock<Names>,
     forwarder: Forwarder,
     rotation: AtomicUsize,
@@ -151,18 +155,13 @@ fn observe(
 }
 
 impl Shared {
-    /// What can be answered at once; the rest needs [`Shared::complete`].
-    fn begin(&self, request: &[u8]) -> Outcome {
-        let rotation = self.rotation.fetch_add(1, Ordering::Relaxed);
-        respond(request, &self.names.read(), self.forwarder.is_possible(), rotation)
+    /// A look at what there is, for as many requests as are there.
+    pub(super) fn look(&self) -> Look<'_> {
+        Look { shared: self, names: self.names.read(), can_forward: self.forwarder.is_possible() }
     }
 
-    /// Writes the answer to a question that needs nothing but a look at the names.
-    fn answer_quickly(&self, request: &[u8], reply: &mut Vec<u8>) -> bool {
-        quick::answer(request, &self.names.read(), self.forwarder.is_possible(), reply)
-    }
-
-    async fn complete(&self, outcome: Outcome) -> Option<Message> {
+    /// The answer, once it is to be had.
+    pub(super) async fn complete(&self, outcome: Outcome) -> Option<Message> {
         match outcome {
             Outcome::Silence => None,
             Outcome::Reply(reply) => Some(reply),
@@ -181,41 +180,23 @@ impl Shared {
     }
 }
 
-async fn serve_udp(shared: Arc<Shared>, socket: Arc<Socket>) {
-    let (mut requests, mut replies) = (Requests::new(), Replies::default());
-    loop {
-        if let Err(error) = requests.receive(&socket).await {
-            // An ICMP error that an earlier response earned; it is not about this socket.
-            tracing::debug!(%error, "receiving DNS requests failed");
-            continue;
-        }
-        for (request, client) in requests.all() {
-            if replies.add(client, |reply| shared.answer_quickly(request, reply)) {
-                continue;
-            }
-            let limit = udp_limit(request);
-            match shared.begin(request) {
-                Outcome::Silence => {}
-                Outcome::Reply(reply) => {
-                    replies.add_encoded(client, reply, limit);
-                }
-                outcome => {
-                    let (shared, socket) = (shared.clone(), socket.clone());
-                    tokio::spawn(async move {
-                        if let Some(reply) = shared.complete(outcome).await {
-                            let mut replies = Replies::default();
-                            replies.add_encoded(client, reply, limit);
-                            replies.send(&socket).await;
-                        }
-                    });
-                }
-            }
-        }
-        replies.send(&socket).await;
-        if requests.is_full() {
-            // Whoever else is served by this thread has a turn.
-            tokio::task::yield_now().await;
-        }
+/// What there is at a moment; nothing changes while it is held.
+pub(super) struct Look<'a> {
+    shared: &'a Shared,
+    names: RwLockReadGuard<'a, Names>,
+    can_forward: bool,
+}
+
+impl Look<'_> {
+    /// Writes the answer to a question that needs nothing but a look at the names.
+    pub(super) fn answer_quickly(&self, request: &[u8], reply: &mut Vec<u8>) -> bool {
+        quick::answer(request, &self.names, self.can_forward, reply)
+    }
+
+    /// What can be answered at once; the rest needs [`Shared::complete`].
+    pub(super) fn begin(&self, request: &[u8]) -> Outcome {
+        let rotation = self.shared.rotation.fetch_add(1, Ordering::Relaxed);
+        respond(request, &self.names, self.can_forward, rotation)
     }
 }
 
@@ -251,7 +232,7 @@ async fn serve_connection(shared: &Shared, mut stream: TcpStream) -> io::Result<
         };
         let mut request = vec![0; length.into()];
         timeout(TCP_IDLE, stream.read_exact(&mut request)).await??;
-        let outcome = shared.begin(&request);
+        let outcome = shared.look().begin(&request);
         let Some(reply) = shared.complete(outcome).await else { return Ok(()) };
         let Some(bytes) = encode(reply, None) else { return Ok(()) };
         let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
