@@ -12,6 +12,7 @@ mod filters;
 mod gateway;
 mod headers;
 mod hosts;
+mod lanes;
 mod line;
 mod ports;
 mod proxy;

@@ -19,6 +19,7 @@ use tokio_rustls::server::StartHandshake;
 
 use super::certificates::Certificates;
 use super::headers::Caller;
+use super::lanes::{Lane, Lanes, least_busy};
 use super::proxy::Proxy;
 use super::site::Secured;
 use super::streams::Recorded;
@@ -80,12 +81,11 @@ impl Port {
     ///
     /// # Errors
     /// Somebody else has it.
-    pub fn open(&mut self, proxy: &Arc<Proxy>) -> std::io::Result<()> {
+    pub fn open(&mut self, lanes: &mut Lanes) -> std::io::Result<()> {
         if self.serving.is_none() {
             let listener = std::net::TcpListener::bind(self.address)?;
             listener.set_nonblocking(true)?;
-            let listener = TcpListener::from_std(listener)?;
-            self.serving = Some(tokio::spawn(serve(listener, self.tls.clone(), proxy.clone())));
+            self.serving = serve(listener, self.tls.clone(), lanes.start()?);
         }
         Ok(())
     }
@@ -100,7 +100,21 @@ impl Drop for Port {
     }
 }
 
-async fn serve(listener: TcpListener, tls: Option<Tls>, proxy: Arc<Proxy>) {
+/// Accepts clients on the first thread, each for the one that has the fewest.
+fn serve(listener: std::net::TcpListener, tls: Option<Tls>, lanes: Arc<[Lane]>) -> Option<JoinHandle<()>> {
+    let accepting = {
+        let lanes = lanes.clone();
+        async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => accept(listener, tls, &lanes).await,
+                Err(error) => tracing::error!(%error, "a port cannot be served"),
+            }
+        }
+    };
+    Some(lanes.first()?.spawn(accepting))
+}
+
+async fn accept(listener: TcpListener, tls: Option<Tls>, lanes: &[Lane]) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -108,9 +122,10 @@ async fn serve(listener: TcpListener, tls: Option<Tls>, proxy: Arc<Proxy>) {
             Ok((stream, client)) => {
                 // To a socket of both families, those of IPv4 come as IPv6 has them.
                 let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-                let (tls, proxy) = (tls.clone(), proxy.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = serve_client(stream, client, tls, proxy).await {
+                let Some((at, lane)) = least_busy(lanes) else { return };
+                let (tls, proxy) = (tls.clone(), lane.proxy.clone());
+                lane.serve(async move {
+                    if let Err(error) = serve_client(stream, at > 0, client, tls, proxy).await {
                         tracing::debug!(%client, %error, "a client broke off");
                     }
                     drop(permit);
@@ -128,10 +143,13 @@ type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 async fn serve_client(
     stream: TcpStream,
+    is_from_elsewhere: bool,
     client: SocketAddr,
     tls: Option<Tls>,
     proxy: Arc<Proxy>,
 ) -> Result<(), Broken> {
+    // A connection is told of its news by the thread that accepted it, until another one takes it over.
+    let stream = if is_from_elsewhere { TcpStream::from_std(stream.into_std()?)? } else { stream };
     stream.set_nodelay(true)?;
     let caller = Caller::new(client.ip(), tls.is_some(), stream.local_addr()?.port());
     match tls {

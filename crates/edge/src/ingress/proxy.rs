@@ -34,9 +34,9 @@ const ATTEMPTS: usize = 4;
 /// How many copies of requests are under way at most; further ones are not made.
 const MAX_COPIES: usize = 256;
 
-/// The proxy, for all connections.
+/// The proxy, for all connections of a thread.
 pub struct Proxy {
-    routes: RwLock<Arc<Routes>>,
+    routes: Arc<RwLock<Arc<Routes>>>,
     connections: Arc<Connections>,
     copies: Arc<Semaphore>,
     clock: SharedClock,
@@ -72,7 +72,13 @@ impl Proxy {
     /// A proxy that knows no route yet.
     pub fn new(clock: SharedClock) -> Self {
         let connections = Arc::new(Connections::new(clock.clone()));
-        Self { routes: RwLock::default(), connections, copies: Arc::new(Semaphore::new(MAX_COPIES)), clock }
+        Self { routes: Arc::default(), connections, copies: Arc::new(Semaphore::new(MAX_COPIES)), clock }
+    }
+
+    /// One that goes by the same, with connections of its own.
+    pub fn beside(&self) -> Self {
+        let connections = Arc::new(Connections::new(self.clock.clone()));
+        Self { routes: self.routes.clone(), connections, copies: self.copies.clone(), clock: self.clock.clone() }
     }
 
     /// What it goes by.
@@ -80,10 +86,9 @@ impl Proxy {
         self.routes.read().clone()
     }
 
-    /// Goes by these from now on.
+    /// Goes by these from now on, and so do all [beside](Self::beside) it.
     pub fn replace(&self, routes: Routes) {
         *self.routes.write() = Arc::new(routes);
-        self.sweep();
     }
 
     /// Closes connections that nobody will need.

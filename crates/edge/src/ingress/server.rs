@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::annotations::Options;
 use super::certificates::{Certificates, parse_certificate};
 use super::gateway::{Follower, Plan};
+use super::lanes::Lanes;
 use super::ports::{Port, Tls};
 use super::proxy::Proxy;
 use super::routes::is_ours;
@@ -81,7 +82,7 @@ impl Ingresses {
             secrets: Informers::new(config.client.clone()).selected("", "", TLS_SECRETS),
             slices,
             world,
-            proxy: Arc::new(Proxy::new(config.clock.clone())),
+            lanes: Lanes::new(Proxy::new(config.clock.clone())),
             gateways,
             ports: BTreeMap::new(),
             wake,
@@ -129,7 +130,7 @@ struct Keeper {
     secrets: Informer<Secret>,
     slices: Informer<EndpointSlice>,
     world: Cluster,
-    proxy: Arc<Proxy>,
+    lanes: Lanes,
     gateways: Follower,
     /// The ports that are needed, each with its certificates.
     ports: BTreeMap<u16, (Port, Arc<Certificates>)>,
@@ -181,7 +182,7 @@ impl Keeper {
             let wake = self.wake.clone();
             let pause = if is_complete { CHECK } else { RETRY };
             if tokio::time::timeout(pause, wake.notified()).await.is_err() {
-                self.proxy.sweep();
+                self.lanes.sweep();
             }
         }
     }
@@ -199,7 +200,7 @@ impl Keeper {
             (routes, plan) = self.plan(&ours);
         }
         let (blocked, faults) = self.keep_ports(&routes);
-        self.proxy.replace(routes);
+        self.lanes.replace(routes);
         let lost = others.iter().filter(|ingress| self.told.contains_key(&ObjectKey::of(&ingress.metadata)));
         let lost: Vec<_> = lost.cloned().collect();
         let own_ports = [self.config.http.port(), self.config.https.port()];
@@ -224,7 +225,7 @@ impl Keeper {
 
     /// What is to be served, and what is told of Gateways and their routes, where there are any.
     fn plan(&self, ours: &[Arc<Ingress>]) -> (Routes, Option<Plan>) {
-        let before = self.proxy.routes();
+        let before = self.lanes.routes();
         let ports = (self.config.http.port(), self.config.https.port());
         let mut routes = Routes::of_ingresses(ours, ports, &self.world, &before);
         let certificate = |key: &ObjectKey| {
@@ -265,7 +266,7 @@ impl Keeper {
             };
             let found = certificates.replace(&site.certificates, site.has_ingresses, |key| self.secrets.by_key(key));
             faults.extend(found.into_iter().filter(|_| site.has_ingresses));
-            let reason = match (port.open(&self.proxy), status::port_owner(&services, &address, *number)) {
+            let reason = match (port.open(&mut self.lanes), status::port_owner(&services, &address, *number)) {
                 (Err(error), _) => error.to_string(),
                 (Ok(()), Some(service)) => format!("Service {service} has it"),
                 (Ok(()), None) => continue,
