@@ -1,7 +1,7 @@
 //! What an informer keeps: objects in the order of their keys, and indexes that find some of them by what they say.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -10,73 +10,97 @@ use crate::ObjectKey;
 /// What an object says to an index; `None` where it is not in it.
 pub type IndexOf<K> = for<'a> fn(&'a K) -> Option<Cow<'a, str>>;
 
-type Objects<K> = BTreeMap<Arc<ObjectKey>, Arc<K>>;
-
 /// Objects and indexes.
 pub struct Cache<K> {
-    objects: Objects<K>,
+    objects: BTreeMap<Arc<ObjectKey>, Kept<K>>,
+    packing: Option<Packing<K>>,
     indexes: Vec<Index<K>>,
+}
+
+/// How an object is made as small as it can be, and itself again.
+pub struct Packing<K> {
+    /// Makes it small; nothing where that cannot be done.
+    pub pack: fn(&K) -> Option<Box<[u8]>>,
+    /// Makes it itself again.
+    pub unpack: fn(&[u8]) -> Option<K>,
+}
+
+/// An object as it is kept.
+enum Kept<K> {
+    Whole(Arc<K>),
+    Packed(Box<[u8]>),
 }
 
 struct Index<K> {
     name: &'static str,
     of: IndexOf<K>,
-    found: HashMap<Box<str>, Found<K>>,
+    found: HashMap<Box<str>, Found>,
 }
 
-/// The objects that say the same, of which there is at least one. Mostly there is no other, and a map for one object is
+/// The objects that say the same, of which there is at least one. Mostly there is no other, and a set for one object is
 /// larger than many an object.
-enum Found<K> {
-    One(Arc<ObjectKey>, Arc<K>),
-    Many(Objects<K>),
+enum Found {
+    One(Arc<ObjectKey>),
+    Many(BTreeSet<Arc<ObjectKey>>),
 }
 
-impl<K> Found<K> {
-    fn insert(&mut self, key: &Arc<ObjectKey>, object: &Arc<K>) {
+impl Found {
+    fn insert(&mut self, key: &Arc<ObjectKey>) {
         match self {
-            Self::One(known, there) if known == key => *there = object.clone(),
-            Self::One(known, there) => {
-                let both = [(known.clone(), there.clone()), (key.clone(), object.clone())];
-                *self = Self::Many(BTreeMap::from(both));
-            }
-            Self::Many(objects) => drop(objects.insert(key.clone(), object.clone())),
+            Self::One(known) if known == key => {}
+            Self::One(known) => *self = Self::Many(BTreeSet::from([known.clone(), key.clone()])),
+            Self::Many(keys) => drop(keys.insert(key.clone())),
         }
     }
 
     /// Takes an object out; true where it was the last.
     fn remove(&mut self, key: &Arc<ObjectKey>) -> bool {
         match self {
-            Self::One(known, _) => known == key,
-            Self::Many(objects) => {
-                objects.remove(key);
-                objects.is_empty()
+            Self::One(known) => known == key,
+            Self::Many(keys) => {
+                keys.remove(key);
+                keys.is_empty()
             }
         }
     }
 
-    fn objects(&self) -> Vec<Arc<K>> {
+    fn keys(&self) -> Vec<&Arc<ObjectKey>> {
         match self {
-            Self::One(_, object) => vec![object.clone()],
-            Self::Many(objects) => objects.values().cloned().collect(),
+            Self::One(key) => vec![key],
+            Self::Many(keys) => keys.iter().collect(),
         }
     }
 }
 
-impl<K> Default for Cache<K> {
-    fn default() -> Self {
-        Self { objects: BTreeMap::new(), indexes: Vec::new() }
-    }
-}
-
 impl<K> Cache<K> {
+    /// An empty one, of objects that are kept small where a packing is given.
+    pub fn new(packing: Option<Packing<K>>) -> Self {
+        Self { objects: BTreeMap::new(), packing, indexes: Vec::new() }
+    }
+
+    fn keep(&self, object: Arc<K>) -> Kept<K> {
+        let packed = self.packing.as_ref().and_then(|packing| (packing.pack)(&object));
+        packed.map_or(Kept::Whole(object), Kept::Packed)
+    }
+
+    fn whole(&self, kept: &Kept<K>) -> Arc<K> {
+        match kept {
+            Kept::Whole(object) => object.clone(),
+            Kept::Packed(packed) => {
+                let object = self.packing.as_ref().and_then(|packing| (packing.unpack)(packed));
+                Arc::new(object.expect("it was made from such an object"))
+            }
+        }
+    }
+
     /// One object.
-    pub fn get(&self, key: &ObjectKey) -> Option<&Arc<K>> {
-        self.objects.get(key)
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.objects.get(key).map(|kept| self.whole(kept))
     }
 
     /// All objects in order.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<K>> {
-        self.objects.values()
+    pub fn all(&self) -> impl Iterator<Item = Arc<K>> {
+        self.objects.values().map(|kept| self.whole(kept))
     }
 
     /// All keys in order.
@@ -93,7 +117,7 @@ impl<K> Cache<K> {
     pub fn of_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let first = ObjectKey::new(namespace, "");
         let from = self.objects.range::<ObjectKey, _>((Bound::Included(&first), Bound::Unbounded));
-        from.take_while(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
+        from.take_while(|(key, _)| key.namespace == namespace).map(|(_, kept)| self.whole(kept)).collect()
     }
 
     /// How many objects there are in a namespace.
@@ -106,19 +130,21 @@ impl<K> Cache<K> {
     /// Puts an object in; gives the one that was there.
     pub fn insert(&mut self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
         let (key, old) = match self.objects.get_key_value(&key) {
-            Some((known, old)) => (known.clone(), Some(old.clone())),
+            Some((known, old)) => (known.clone(), Some(self.whole(old))),
             None => (Arc::new(key), None),
         };
         for index in &mut self.indexes {
-            index.replace(&key, old.as_deref(), Some(&object));
+            index.replace(&key, old.as_deref(), Some(&*object));
         }
-        self.objects.insert(key, object);
+        let kept = self.keep(object);
+        self.objects.insert(key, kept);
         old
     }
 
     /// Takes an object out.
     pub fn remove(&mut self, key: &ObjectKey) -> Option<Arc<K>> {
         let (key, old) = self.objects.remove_entry(key)?;
+        let old = self.whole(&old);
         for index in &mut self.indexes {
             index.replace(&key, Some(&old), None);
         }
@@ -131,8 +157,8 @@ impl<K> Cache<K> {
             return at;
         }
         let mut index = Index { name, of, found: HashMap::new() };
-        for (key, object) in &self.objects {
-            index.replace(key, None, Some(object));
+        for (key, kept) in &self.objects {
+            index.replace(key, None, Some(&self.whole(kept)));
         }
         self.indexes.push(index);
         self.indexes.len() - 1
@@ -141,24 +167,24 @@ impl<K> Cache<K> {
     /// The objects that say this to the index at a position.
     pub fn found(&self, at: usize, value: &str) -> Vec<Arc<K>> {
         let found = self.indexes.get(at).and_then(|index| index.found.get(value));
-        found.map(Found::objects).unwrap_or_default()
+        found.map(Found::keys).unwrap_or_default().into_iter().filter_map(|key| self.get(key)).collect()
     }
 }
 
 impl<K> Index<K> {
-    fn replace(&mut self, key: &Arc<ObjectKey>, old: Option<&K>, new: Option<&Arc<K>>) {
+    fn replace(&mut self, key: &Arc<ObjectKey>, old: Option<&K>, new: Option<&K>) {
         let before = old.and_then(self.of);
-        let after = new.and_then(|new| (self.of)(new));
+        let after = new.and_then(self.of);
         if let Some(before) = before.filter(|before| Some(before) != after.as_ref())
             && let Some(found) = self.found.get_mut(&*before)
             && found.remove(key)
         {
             self.found.remove(&*before);
         }
-        let (Some(after), Some(new)) = (after, new) else { return };
+        let Some(after) = after else { return };
         match self.found.get_mut(&*after) {
-            Some(found) => found.insert(key, new),
-            None => drop(self.found.insert(after.into(), Found::One(key.clone(), new.clone()))),
+            Some(found) => found.insert(key),
+            None => drop(self.found.insert(after.into(), Found::One(key.clone()))),
         }
     }
 }
@@ -174,7 +200,16 @@ mod tests {
 
     #[test]
     fn an_index_follows_what_objects_say() {
-        let mut cache = Cache::default();
+        follow(Cache::new(None));
+    }
+
+    #[test]
+    fn an_index_follows_what_packed_objects_say() {
+        let pack = |object: &String| Some(object.as_bytes().into());
+        follow(Cache::new(Some(Packing { pack, unpack: |packed| String::from_utf8(packed.to_vec()).ok() })));
+    }
+
+    fn follow(mut cache: Cache<String>) {
         let key = |name: &str| ObjectKey::new("d", name);
         cache.insert(key("a"), Arc::new("red".to_owned()));
         let at = cache.add_index("letter", first_letter);
@@ -199,5 +234,10 @@ mod tests {
         assert!(told(&cache, "r").is_empty() && cache.indexes[at].found.len() == 1);
         assert_eq!((cache.len(), cache.of_namespace("d").len(), cache.of_namespace("e").len()), (2, 2, 0));
         assert_eq!((cache.count_of_namespace("d"), cache.count_of_namespace("e")), (2, 0));
+        let all: Vec<_> = cache.all().map(|object| (*object).clone()).collect();
+        assert_eq!(
+            (all, cache.get(&key("b"))),
+            (vec!["blue".to_owned(), String::new()], Some(Arc::new("blue".into())))
+        );
     }
 }

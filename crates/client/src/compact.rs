@@ -1,64 +1,57 @@
-//! Gives back the room that decoding took ahead: a list grows by doubling and begins with four places, which is most of
-//! what an object of short lists takes. This is done for kinds of which there are tens of thousands.
+//! Kinds of which there are tens of thousands are kept as text. As they are decoded they take three times as much or more:
+//! room for all that such an object may say, half a kilobyte for a map of one label, a block of memory for each word.
 
-use std::any::Any;
+use std::any::TypeId;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-/// Lets the object take no more room than it needs, if it is of such a kind.
-pub(crate) fn shrink<K: 'static>(object: &mut K) {
-    let object: &mut dyn Any = object;
-    if let Some(slice) = object.downcast_mut::<EndpointSlice>() {
-        shrink_slice(slice);
-    } else if let Some(service) = object.downcast_mut::<Service>() {
-        shrink_service(service);
-    }
+use crate::Kind;
+use crate::cache::Packing;
+
+/// How objects of such a kind are packed; nothing for the others, which are looked at more often than they are many.
+pub(crate) fn packing<K: Kind>() -> Option<Packing<K>> {
+    let is_one = [TypeId::of::<Service>(), TypeId::of::<EndpointSlice>()].contains(&TypeId::of::<K>());
+    is_one.then_some(Packing { pack, unpack })
 }
 
-fn shrink_list<T>(list: &mut Option<Vec<T>>) {
-    list.iter_mut().for_each(Vec::shrink_to_fit);
+fn pack<K: Kind>(object: &K) -> Option<Box<[u8]>> {
+    serde_json::to_vec(object).ok().map(Vec::into_boxed_slice)
 }
 
-fn shrink_slice(slice: &mut EndpointSlice) {
-    shrink_list(&mut slice.metadata.owner_references);
-    shrink_list(&mut slice.ports);
-    shrink_list(&mut slice.endpoints);
-    slice.endpoints.iter_mut().flatten().for_each(|endpoint| endpoint.addresses.shrink_to_fit());
-}
-
-fn shrink_service(service: &mut Service) {
-    let Some(spec) = &mut service.spec else { return };
-    shrink_list(&mut spec.ports);
-    shrink_list(&mut spec.cluster_ips);
-    shrink_list(&mut spec.ip_families);
-    shrink_list(&mut spec.external_ips);
+fn unpack<K: Kind>(packed: &[u8]) -> Option<K> {
+    serde_json::from_slice(packed).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    #[test]
-    fn short_lists_take_no_more_room_than_they_need() {
-        let mut slice: EndpointSlice = serde_json::from_value(json!({
-            "addressType": "IPv4", "metadata": {"name": "a"}, "ports": [{"port": 80}],
-            "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}],
-        }))
-        .expect("a slice");
-        let before = slice.clone();
-        slice.endpoints.as_mut().expect("there are some").reserve(10);
-        shrink(&mut slice);
-        assert_eq!(slice, before);
-        assert_eq!(slice.endpoints.map_or(0, |endpoints| endpoints.capacity()), 2);
+    fn check<K: Kind + PartialEq + std::fmt::Debug>(object: Value) {
+        let object: K = serde_json::from_value(object).expect("an object");
+        let packing = packing::<K>().expect("such a kind");
+        let packed = (packing.pack)(&object).expect("it can be written");
+        assert_eq!((packing.unpack)(&packed).as_ref(), Some(&object));
+    }
 
-        let text = r#"{"metadata": {"name": "a"}, "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]}}"#;
-        let mut service: Service = serde_json::from_str(text).expect("a Service");
-        shrink(&mut service);
-        let spec = service.spec.expect("there is one");
-        assert_eq!(spec.ports.map_or(0, |ports| ports.capacity()), 1);
-        assert_eq!(spec.cluster_ips, Some(vec!["10.96.0.1".to_owned()]));
+    #[test]
+    fn what_was_packed_is_itself_again() {
+        check::<EndpointSlice>(json!({
+            "addressType": "IPv4", "metadata": {"name": "a", "labels": {"a": "b"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "ports": [{"name": "", "port": 80, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}, "targetRef": {"kind": "Pod", "uid": "u"}},
+                {"addresses": ["10.0.0.2"], "hints": {"forZones": [{"name": "z"}]}}],
+        }));
+        check::<Service>(json!({
+            "metadata": {"name": "a", "namespace": "d", "resourceVersion": "7", "finalizers": ["x/y"],
+                "annotations": {"k": "with \"signs\" and\nlines"}},
+            "spec": {"clusterIPs": ["10.96.0.1"], "selector": {"a": "b"},
+                "ports": [{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8081, "nodePort": 30000}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}},
+        }));
+        assert!(packing::<Pod>().is_none());
     }
 }

@@ -15,7 +15,7 @@ use skiff_base::backoff::Backoff;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cache::{Cache, IndexOf};
+use crate::cache::{Cache, IndexOf, Packing};
 use crate::client::decode;
 use crate::compact;
 use crate::outline::{Outline, Outlines};
@@ -183,9 +183,9 @@ struct Scope {
 }
 
 impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
-    fn new(facts: fn(&K) -> Facts<'_>) -> Self {
+    fn new(facts: fn(&K) -> Facts<'_>, packing: Option<Packing<K>>) -> Self {
         let shared = Shared {
-            objects: RwLock::default(),
+            objects: RwLock::new(Cache::new(packing)),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
             facts,
@@ -194,8 +194,8 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
         Self { shared: Arc::new(shared) }
     }
 
-    fn start(client: Client, scope: Scope, facts: fn(&K) -> Facts<'_>) -> Self {
-        let informer = Self::new(facts);
+    fn start(client: Client, scope: Scope, facts: fn(&K) -> Facts<'_>, packing: Option<Packing<K>>) -> Self {
+        let informer = Self::new(facts, packing);
         // The task holds the cache weakly: when the last reader lets go, the watch ends.
         let sink: Arc<dyn Sink> = Arc::new(WeakSink(Arc::downgrade(&informer.shared)));
         let task = tokio::spawn(reflect(client, scope, sink));
@@ -210,12 +210,12 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
 
     /// One object by key.
     pub fn by_key(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.shared.objects.read().get(key).cloned()
+        self.shared.objects.read().get(key)
     }
 
     /// All objects, ordered by namespace and name.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.shared.objects.read().all().cloned().collect()
+        self.shared.objects.read().all().collect()
     }
 
     /// All objects of a namespace, ordered by name.
@@ -256,8 +256,8 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
         let handler: Handler<K> = Arc::new(handler);
         // Registered under the write lock of the handlers, so that no change falls between the two steps.
         let mut handlers = self.shared.handlers.write();
-        for object in self.list() {
-            handler(&Change::Added(object));
+        for key in self.keys() {
+            self.by_key(&key).into_iter().for_each(|object| handler(&Change::Added(object)));
         }
         handlers.push(handler);
     }
@@ -332,10 +332,7 @@ impl<K: DeserializeOwned + 'static> Shared<K> {
     fn decode(&self, object: &[u8]) -> Option<K> {
         // No reader of a cache looks at the fields' owners; a write without them leaves them as they are.
         let decoded = decode_unowned(std::any::type_name::<K>(), object);
-        let mut decoded =
-            decoded.map_err(|error| tracing::error!(%error, "object in the cluster cannot be read")).ok()?;
-        compact::shrink(&mut decoded);
-        Some(decoded)
+        decoded.map_err(|error| tracing::error!(%error, "object in the cluster cannot be read")).ok()
     }
 
     fn put(&self, object: K) {
@@ -452,7 +449,7 @@ impl Informers {
         let mut started = self.started.lock();
         let entry = started.entry(TypeId::of::<K>()).or_insert_with(|| {
             let scope = Scope::of(K::resource(), JSON);
-            let informer = Informer::<K>::start(self.client.clone(), scope, facts_of_kind);
+            let informer = Informer::<K>::start(self.client.clone(), scope, facts_of_kind, compact::packing());
             self.of_whole.lock().insert(K::resource(), Outlines::of_whole(informer.clone()));
             Box::new(informer)
         });
@@ -467,7 +464,7 @@ impl Informers {
             field_selector: field_selector.to_owned(),
             ..Scope::of(K::resource(), JSON)
         };
-        Informer::start(self.client.clone(), scope, facts_of_kind)
+        Informer::start(self.client.clone(), scope, facts_of_kind, compact::packing())
     }
 
     /// The metadata of all objects of a resource that is known only at run time. Where whole objects of it are read
@@ -479,7 +476,7 @@ impl Informers {
                 return of_whole.clone();
             }
             let scope = Scope::of(resource.clone(), METADATA);
-            Outlines::alone(Informer::start(self.client.clone(), scope, facts_of_outline))
+            Outlines::alone(Informer::start(self.client.clone(), scope, facts_of_outline, None))
         });
         entry.clone()
     }

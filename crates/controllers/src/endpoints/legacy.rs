@@ -11,8 +11,7 @@ use skiff_base::Timestamp;
 use skiff_client::{Informer, ObjectKey};
 
 use super::{
-    HEADLESS, Port, address_of, families, hostname, is_headless, is_ours, members, ports, publishes_unready,
-    services_of,
+    HEADLESS, Port, Selecting, address_of, families, hostname, is_headless, is_ours, members, ports, publishes_unready,
 };
 use crate::meta::Labels;
 use crate::plan::{Action, Note, Plan};
@@ -162,8 +161,8 @@ impl LegacyEndpoints {
         let services = setup.informer::<Service>();
         setup.for_each::<Service>();
         setup.for_each::<Endpoints>();
-        let known = services.clone();
-        setup.on_change::<Pod>(move |change| services_of(change, &known));
+        let selecting = Selecting::new(&services);
+        setup.on_change::<Pod>(move |change| selecting.concerned_by(change));
         Arc::new(Self { services, pods: setup.informer(), endpoints: setup.informer() })
     }
 }

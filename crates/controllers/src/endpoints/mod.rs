@@ -6,11 +6,12 @@ mod legacy;
 mod mirror;
 mod slices;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use skiff_client::{Change, Informer, ObjectKey};
+use skiff_client::{Change, Index, Informer, ObjectKey};
 
 pub use legacy::LegacyEndpoints;
 pub use mirror::Mirrors;
@@ -123,17 +124,42 @@ fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     containers.flat_map(|container| container.ports.iter().flatten()).find(is_it).map(|port| port.container_port)
 }
 
-/// The Services that a change of a pod concerns: those that select it, now or before.
-fn services_of(change: &Change<Pod>, services: &Informer<Service>) -> Vec<ObjectKey> {
-    let pod = change.object();
-    let old = match change {
-        Change::Updated { old, new } if is_same_to_services(old, new) => return Vec::new(),
-        Change::Updated { old, .. } => Some(old),
-        _ => None,
-    };
-    let all = services.list_namespace(pod.metadata.namespace.as_deref().unwrap_or_default());
-    let concerned = all.iter().filter(|s| selects_pod(s, pod) || old.is_some_and(|old| selects_pod(s, old)));
-    concerned.map(|service| ObjectKey::of(&service.metadata)).collect()
+/// Services by the first label that they select, which every pod that they concern has. Cheap to clone.
+#[derive(Clone)]
+struct Selecting(Index<Service>);
+
+impl Selecting {
+    fn new(services: &Informer<Service>) -> Self {
+        Self(services.index("selecting", |service| {
+            let (label, value) = spec(service)?.selector.as_ref()?.first_key_value()?;
+            Some(Cow::Owned(selecting(service.metadata.namespace.as_deref(), label, value)))
+        }))
+    }
+
+    /// The Services that select the pod.
+    fn of(&self, pod: &Pod) -> impl Iterator<Item = ObjectKey> {
+        let labels = pod.metadata.labels.iter().flatten();
+        let found =
+            labels.flat_map(|(label, value)| self.0.of(&selecting(pod.metadata.namespace.as_deref(), label, value)));
+        found.filter(|service| selects_pod(service, pod)).map(|service| ObjectKey::of(&service.metadata))
+    }
+
+    /// The Services that a change of a pod concerns: those that select it, now or before.
+    fn concerned_by(&self, change: &Change<Pod>) -> Vec<ObjectKey> {
+        let mut concerned: Vec<_> = match change {
+            Change::Updated { old, new } if is_same_to_services(old, new) => return Vec::new(),
+            Change::Updated { old, new } if old.metadata.labels != new.metadata.labels => self.of(old).collect(),
+            _ => Vec::new(),
+        };
+        concerned.extend(self.of(change.object()));
+        concerned.sort_unstable();
+        concerned.dedup();
+        concerned
+    }
+}
+
+fn selecting(namespace: Option<&str>, label: &str, value: &str) -> String {
+    format!("{}/{label}={value}", namespace.unwrap_or_default())
 }
 
 fn is_same_to_services(old: &Pod, new: &Pod) -> bool {

@@ -15,8 +15,7 @@ use skiff_client::slices::{SERVICE_NAME, SlicesOfServices, service_name, service
 use skiff_client::{Change, Index, Informer, ObjectKey};
 
 use super::{
-    HEADLESS, Port, address_of, families, hostname, is_headless, is_ours, members, ports, publishes_unready,
-    services_of,
+    HEADLESS, Port, Selecting, address_of, families, hostname, is_headless, is_ours, members, ports, publishes_unready,
 };
 use crate::meta::{Labels, controller_of, controller_reference, generated_name};
 use crate::plan::{Action, Note, Plan};
@@ -330,8 +329,8 @@ impl EndpointSlices {
     pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let services = setup.informer::<Service>();
         setup.for_each::<Service>();
-        let known = services.clone();
-        setup.on_change::<Pod>(move |change| services_of(change, &known));
+        let selecting = Selecting::new(&services);
+        setup.on_change::<Pod>(move |change| selecting.concerned_by(change));
         setup.on_change::<EndpointSlice>(service_of_slice);
         let known = services.clone();
         setup.on_change::<Node>(move |change| all_if_zone_changed(change, &known));
