@@ -99,3 +99,29 @@ impl Lane {
 pub fn least_busy(lanes: &[Lane]) -> Option<(usize, &Lane)> {
     lanes.iter().enumerate().min_by_key(|(_, lane)| lane.clients.load(Ordering::Relaxed))
 }
+
+#[cfg(test)]
+mod tests {
+    use skiff_base::SystemClock;
+
+    use super::*;
+
+    #[test]
+    fn clients_go_to_the_thread_that_has_the_fewest() {
+        let proxy = Proxy::new(SystemClock::shared());
+        let lanes: Vec<Lane> = (0..3).map(|_| Lane::start(proxy.beside()).expect("a thread")).collect();
+        let place = || least_busy(&lanes).map(|(place, _)| place);
+        let mut clients = Vec::new();
+        for expected in [0, 1, 2, 0] {
+            let (end, ended) = oneshot::channel::<()>();
+            assert_eq!(place(), Some(expected));
+            lanes[expected].serve(async { ended.await.map_or_else(drop, drop) });
+            clients.push(end);
+        }
+        drop(clients.swap_remove(2));
+        while lanes[2].clients.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(place(), Some(2));
+    }
+}
