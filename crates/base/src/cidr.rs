@@ -115,11 +115,42 @@ impl fmt::Display for CidrError {
 impl std::error::Error for CidrError {}
 
 impl Cidr {
+    /// Every address of a family.
+    pub fn all(family: Family) -> Self {
+        Self { base: family.unspecified(), bits: 0 }
+    }
+
+    /// The range of this address alone.
+    pub fn host(address: impl Into<IpAddr>) -> Self {
+        let base = address.into();
+        Self { base, bits: Family::of(base).bits() }
+    }
+
     /// The range around `address` that shares so many leading bits with it; `None` where an address has not as many.
     pub fn new(address: impl Into<IpAddr>, bits: u8) -> Option<Self> {
         let address = address.into();
         let family = Family::of(address);
         (bits <= family.bits()).then(|| Self { base: family.address(number(address) & !rest(family, bits)), bits })
+    }
+
+    /// The fewest ranges that hold exactly the addresses from `first` to `last`; none if `last` comes before `first` or
+    /// is of the other family.
+    pub fn between(first: impl Into<IpAddr>, last: impl Into<IpAddr>) -> Vec<Self> {
+        let (first, last) = (first.into(), last.into());
+        let family = Family::of(first);
+        let mut ranges = Vec::new();
+        let mut next = (family == Family::of(last)).then(|| number(first));
+        let last = number(last);
+        while let Some(first) = next.filter(|first| *first <= last) {
+            // The largest block that may begin here and does not reach beyond the end.
+            let aligned = first.trailing_zeros().min(family.bits().into());
+            let fitting = (last - first).checked_add(1).map_or(u128::BITS, u128::ilog2);
+            let size = aligned.min(fitting);
+            let bits = family.bits() - u8::try_from(size).expect("at most as many as an address has");
+            ranges.push(Self { base: family.address(first), bits });
+            next = 1_u128.checked_shl(size).and_then(|count| first.checked_add(count));
+        }
+        ranges
     }
 
     /// The family of its addresses.
@@ -140,6 +171,23 @@ impl Cidr {
     /// The last address.
     pub fn last(self) -> IpAddr {
         self.family().address(number(self.base) | rest(self.family(), self.bits))
+    }
+
+    /// The bits that are compared.
+    pub fn mask(self) -> IpAddr {
+        self.family().address(!rest(self.family(), self.bits))
+    }
+
+    /// The numbers of the first and the last address that can be given to hosts: all but the range's first and last (in
+    /// ranges that are large enough to have both).
+    pub fn hosts(self) -> (u128, u128) {
+        let (first, last) = (number(self.base), number(self.last()));
+        if self.family().bits() - self.bits > 1 { (first + 1, last - 1) } else { (first, last) }
+    }
+
+    /// All addresses.
+    pub fn addresses(self) -> impl Iterator<Item = IpAddr> {
+        (number(self.base)..=number(self.last())).map(move |number| self.family().address(number))
     }
 
     /// The address at this distance from the first one, if it lies within.
@@ -244,6 +292,53 @@ mod tests {
         assert!(!range("0.0.0.0/0").contains(address("::")) && !range("::/0").contains(address("0.0.0.0")));
         assert!(v4.overlaps(range("10.0.0.0/8")) && range("10.0.0.0/8").overlaps(v4));
         assert!(!v4.overlaps(range("10.112.0.0/12")) && !v4.overlaps(range("::/0")));
+    }
+
+    #[test]
+    fn ranges_know_what_is_compared_and_who_may_have_it() {
+        for (text, mask, first, last) in [
+            ("10.244.3.77/24", "255.255.255.0", "10.244.3.1", "10.244.3.254"),
+            ("10.0.0.6/31", "255.255.255.254", "10.0.0.6", "10.0.0.7"),
+            (
+                "fd00:10:244:3:ffff::/64",
+                "ffff:ffff:ffff:ffff::",
+                "fd00:10:244:3::1",
+                "fd00:10:244:3:ffff:ffff:ffff:fffe",
+            ),
+            ("::1/128", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::1", "::1"),
+        ] {
+            assert_eq!(range(text).mask(), address(mask), "{text}");
+            assert_eq!(range(text).hosts(), (number(address(first)), number(address(last))), "{text}");
+        }
+        let (v4, v6) = (Cidr::all(Family::V4), Cidr::all(Family::V6));
+        assert!(v4.contains(address("8.8.8.8")) && !v4.contains(address("::1")));
+        assert!(v6.contains(address("ff02::1")) && !v6.contains(address("8.8.8.8")));
+        assert_eq!((v4.mask(), v6.mask()), (address("0.0.0.0"), address("::")));
+        assert_eq!(number(v6.last()), u128::MAX);
+        assert_eq!(Cidr::host(address("fd00::1")).to_string(), "fd00::1/128");
+        assert!(
+            !range("10.244.3.0/24").contains(address("::10.244.3.0")),
+            "it has the same number in the other family"
+        );
+    }
+
+    #[test]
+    fn whatever_lies_between_is_a_few_ranges() {
+        let between = |first: &str, last: &str| {
+            let ranges = Cidr::between(address(first), address(last));
+            ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(between("198.18.1.16", "198.18.1.31"), "198.18.1.16/28");
+        assert_eq!(between("10.0.0.1", "10.0.0.6"), "10.0.0.1/32 10.0.0.2/31 10.0.0.4/31 10.0.0.6/32");
+        assert_eq!(between("0.0.0.0", "255.255.255.255"), "0.0.0.0/0");
+        assert_eq!(between("10.0.0.2", "10.0.0.1"), "");
+        assert_eq!(between("fd00::1", "fd00::4"), "fd00::1/128 fd00::2/127 fd00::4/128");
+        assert_eq!(between("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), "::/0");
+        assert_eq!(between("ffff::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), "ffff::/16");
+        assert_eq!(between("10.0.0.1", "fd00::4"), "");
+        let pair = range("10.0.0.6/31");
+        assert_eq!(pair.addresses().count(), 2);
+        assert_eq!(pair.hosts(), (number(address("10.0.0.6")), number(address("10.0.0.7"))));
     }
 
     #[test]

@@ -9,11 +9,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
+use skiff_base::{Cidr, Family};
 use skiff_client::{Client, Informer, Informers, ObjectKey, Patch, Recorder, WorkQueue};
 use tokio::task::JoinHandle;
-
-use crate::family::Family;
-use crate::prefix::Prefix;
 
 /// What load balancer addresses are given from.
 pub struct BalancerConfig {
@@ -24,7 +22,7 @@ pub struct BalancerConfig {
     /// Who tells about it.
     pub recorder: Recorder,
     /// Addresses of which each Service gets one for itself.
-    pub pool: Vec<Prefix>,
+    pub pool: Vec<Cidr>,
     /// What a Service gets when the pool has none left: the node's addresses. Services share them as long as no two
     /// want the same port; a later one waits then.
     pub node_addresses: Vec<IpAddr>,
@@ -200,7 +198,7 @@ fn choose(
     known: &[IpAddr],
     wish: Option<IpAddr>,
     taken: &BTreeSet<IpAddr>,
-    pool: &[Prefix],
+    pool: &[Cidr],
     family: Family,
 ) -> Option<IpAddr> {
     let is_free =
@@ -226,7 +224,7 @@ fn reserved_port(service: &Service, reserved: &[u16]) -> Option<u16> {
     reserved.iter().copied().find(|port| wanted.contains(&("TCP".to_owned(), i32::from(*port))))
 }
 
-fn in_pool(address: IpAddr, pool: &[Prefix]) -> bool {
+fn in_pool(address: IpAddr, pool: &[Cidr]) -> bool {
     pool.iter().any(|range| range.contains(address))
 }
 
@@ -255,7 +253,7 @@ mod tests {
     }
 
     fn check(known: &str, wish: Option<&str>, taken: &str, pool: &str, expected: &str) {
-        let pool: Vec<Prefix> = pool.split_whitespace().map(|word| word.parse().expect("a range")).collect();
+        let pool: Vec<Cidr> = pool.split_whitespace().map(|word| word.parse().expect("a range")).collect();
         let taken = addresses(taken).into_iter().collect();
         let wish = wish.map(|wish| wish.parse().expect("an address"));
         let family = pool.first().map_or(Family::V4, |range| range.family());

@@ -12,7 +12,6 @@ pub mod netlink;
 mod overlay;
 pub mod pods;
 mod policies;
-mod prefix;
 mod proxy;
 pub mod rules;
 #[cfg(test)]
@@ -25,5 +24,4 @@ pub use model::{HostPort, HostPortError, Transport};
 pub use overlay::{Overlay, OverlayConfig};
 pub use pods::{HostPortMapping, PodNetwork, PodNetworkConfig, PodNetworkError};
 pub use policies::{NewPod, PodGate};
-pub use prefix::{Prefix, PrefixError};
 pub use proxy::{Netd, NetdConfig};

@@ -8,7 +8,7 @@ use skiff_base::{Cidr, SystemClock};
 use skiff_client::{Client, Informers, Recorder};
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
-use skiff_netd::{Netd, NetdConfig, Overlay, OverlayConfig, PodGate, PodNetwork, PodNetworkConfig, Prefix};
+use skiff_netd::{Netd, NetdConfig, Overlay, OverlayConfig, PodGate, PodNetwork, PodNetworkConfig};
 
 use crate::cli::WayBetweenNodes;
 use crate::commands::CommandError;
@@ -26,16 +26,6 @@ const RESOLVERS: &str = "/etc/resolv.conf";
 /// The bridge that pods are on.
 pub const BRIDGE: &str = "skiff0";
 
-/// Ranges as the pod network and the service rules take them.
-///
-/// # Errors
-/// One is none.
-fn prefixes(ranges: &[Cidr]) -> Result<Vec<Prefix>, CommandError> {
-    let prefix =
-        |range: &Cidr| Prefix::new(range.base(), range.bits()).ok_or_else(|| format!("{range} is no range").into());
-    ranges.iter().map(prefix).collect()
-}
-
 /// The pod addresses of this node, one range of each family: what it was given, or the first parts of the cluster's.
 ///
 /// # Errors
@@ -51,9 +41,9 @@ pub fn node_ranges(facts: &NodeFacts) -> Result<Vec<Cidr>, CommandError> {
 }
 
 /// The ranges that load balancers' addresses come from.
-pub fn balancer_ranges(facts: &NodeFacts) -> Vec<Prefix> {
+pub fn balancer_ranges(facts: &NodeFacts) -> Vec<Cidr> {
     let (base, bits) = Link::of(facts).load_balancers();
-    let range = Prefix::new(base, bits).expect("half of a link network is a range");
+    let range = Cidr::new(base, bits).expect("half of a link network is a range");
     if facts.link == 0 { Vec::new() } else { vec![range] }
 }
 
@@ -63,13 +53,13 @@ pub fn balancer_ranges(facts: &NodeFacts) -> Vec<Prefix> {
 /// A range is none.
 pub fn pod_network_config(paths: &Paths, facts: &NodeFacts) -> Result<PodNetworkConfig, CommandError> {
     let cluster = facts.ranges();
-    let mut virtual_ranges = prefixes(&cluster.services)?;
+    let mut virtual_ranges = cluster.services.clone();
     virtual_ranges.extend(balancer_ranges(facts));
     Ok(PodNetworkConfig {
         state_folder: paths.network(),
         bridge: BRIDGE.to_owned(),
-        node_ranges: prefixes(&node_ranges(facts)?)?,
-        pod_ranges: prefixes(&cluster.pods)?,
+        node_ranges: node_ranges(facts)?,
+        pod_ranges: cluster.pods.clone(),
         virtual_ranges,
         local_addresses: cluster.dns(),
         mtu: None,
@@ -110,7 +100,7 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
         frame: Frame {
             bridge: BRIDGE.to_owned(),
             pod_ranges: pod_ranges.clone(),
-            service_ranges: prefixes(&cluster.services)?,
+            service_ranges: cluster.services.clone(),
             balancer_ranges: balancer_ranges(facts),
         },
         host_ports: pods.host_ports(),

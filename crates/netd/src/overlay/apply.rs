@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use nix::errno::Errno;
+use skiff_base::{Cidr, Family};
 
 use super::messages;
 use super::plan::{Way, Ways, tunnel_mac};
-use crate::family::Family;
 use crate::netlink::{Batch, NetlinkError, Protocol, Socket};
 use crate::pods::link::{self, Mac};
 use crate::pods::{gateway, sysctl};
-use crate::prefix::Prefix;
 
 /// The tunnel's device.
 pub(crate) const DEVICE: &str = "skiff-vxlan";
@@ -34,7 +33,7 @@ pub(crate) struct Site {
     /// The node's own addresses. Packets that others travel in have the first one.
     pub(crate) addresses: Vec<IpAddr>,
     /// Its pods' addresses, one range of a family. The first address of each belongs to the tunnel's device in name only.
-    pub(crate) ranges: Vec<Prefix>,
+    pub(crate) ranges: Vec<Cidr>,
 }
 
 impl Site {
@@ -68,10 +67,10 @@ impl Applier {
     }
 
     /// The networks that the node is on with its own addresses.
-    pub(crate) fn networks(&self) -> Result<Vec<Prefix>, NetlinkError> {
+    pub(crate) fn networks(&self) -> Result<Vec<Cidr>, NetlinkError> {
         let own = messages::addresses(&self.socket)?;
         let own = own.into_iter().filter(|(_, address, _)| self.site.addresses.contains(address));
-        Ok(own.filter_map(|(_, address, bits)| Prefix::new(address, bits)).collect())
+        Ok(own.filter_map(|(_, address, bits)| Cidr::new(address, bits)).collect())
     }
 
     /// Makes the kernel have these ways and no others. With `anew`, what is there is not trusted.
@@ -87,7 +86,7 @@ impl Applier {
         for (range, way) in gone {
             messages::delete_route(&mut batch, *range);
             if let (Way::Tunnel(..), Some(index)) = (way, device) {
-                link::delete_neighbour(&mut batch, index, range.network());
+                link::delete_neighbour(&mut batch, index, range.base());
             }
         }
         if let Some(index) = device {
@@ -108,7 +107,7 @@ impl Applier {
                 (Way::Direct(address), ..) => messages::add_next_hop(&mut batch, *range, address),
                 (Way::Tunnel(_, mac), Some(index), Some(source)) => {
                     // The neighbour has a name alone, so that the route has a gateway.
-                    link::add_neighbour(&mut batch, index, range.network(), mac);
+                    link::add_neighbour(&mut batch, index, range.base(), mac);
                     messages::add_through_tunnel(&mut batch, *range, index, source);
                 }
                 (Way::Tunnel(..), ..) => {}

@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
+use skiff_base::Cidr;
+
 use crate::family::{Family, address_of, octets, socket_number};
 use crate::netlink::{Attributes, Batch, NetlinkError, Socket, attribute};
 use crate::pods::link::{self, CREATE, DUMP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, Mac, REPLACE, REQUEST};
-use crate::prefix::Prefix;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
@@ -76,34 +77,34 @@ pub(super) fn add_tunnel(batch: &mut Batch, tunnel: &Tunnel<'_>) {
     link::up_without_link_local(batch, tunnel.name);
 }
 
-fn route_header(to: Prefix, scope: u8, flags: u32) -> [u8; 12] {
+fn route_header(to: Cidr, scope: u8, flags: u32) -> [u8; 12] {
     let mut header = [socket_number(to.family()), to.bits(), 0, 0, TABLE_MAIN, PROTOCOL, scope, UNICAST, 0, 0, 0, 0];
     header[8..].copy_from_slice(&flags.to_ne_bytes());
     header
 }
 
 /// The route to a node on the same network.
-pub(super) fn add_next_hop(batch: &mut Batch, to: Prefix, node: IpAddr) {
+pub(super) fn add_next_hop(batch: &mut Batch, to: Cidr, node: IpAddr) {
     batch
         .message(format!("add the route to {to}"), RTM_NEWROUTE, REPLACE, &route_header(to, SCOPE_UNIVERSE, 0))
-        .put(RTA_DST, &to.octets())
+        .put(RTA_DST, &octets(to.base()))
         .put(RTA_GATEWAY, &octets(node));
 }
 
 /// The route through the tunnel. The node's own packets have a source in the pod range, so that answers come back by it too.
-pub(super) fn add_through_tunnel(batch: &mut Batch, to: Prefix, tunnel: u32, source: IpAddr) {
+pub(super) fn add_through_tunnel(batch: &mut Batch, to: Cidr, tunnel: u32, source: IpAddr) {
     batch
         .message(format!("add the route to {to}"), RTM_NEWROUTE, REPLACE, &route_header(to, SCOPE_UNIVERSE, ONLINK))
-        .put(RTA_DST, &to.octets())
+        .put(RTA_DST, &octets(to.base()))
         .put_u32(RTA_OIF, tunnel)
-        .put(RTA_GATEWAY, &to.octets())
+        .put(RTA_GATEWAY, &octets(to.base()))
         .put(RTA_PREFSRC, &octets(source));
 }
 
-pub(super) fn delete_route(batch: &mut Batch, to: Prefix) {
+pub(super) fn delete_route(batch: &mut Batch, to: Cidr) {
     batch
         .message(format!("delete the route to {to}"), RTM_DELROUTE, REQUEST, &route_header(to, SCOPE_ANY, 0))
-        .put(RTA_DST, &to.octets());
+        .put(RTA_DST, &octets(to.base()));
 }
 
 /// Says to which node packets for a hardware address in the tunnel go.
@@ -131,9 +132,9 @@ fn family_of(header: &[u8]) -> Option<Family> {
 }
 
 /// The ranges that the overlay's routes lead to.
-pub(super) fn routes(socket: &Socket) -> Result<Vec<Prefix>, NetlinkError> {
+pub(super) fn routes(socket: &Socket) -> Result<Vec<Cidr>, NetlinkError> {
     let mut batch = Batch::new();
-    let mut header = route_header(Prefix::all(Family::V4), 0, 0);
+    let mut header = route_header(Cidr::all(Family::V4), 0, 0);
     header[0] = AF_UNSPEC;
     drop(batch.message("list the routes", RTM_GETROUTE, DUMP, &header));
     let mut found = Vec::new();
@@ -144,7 +145,7 @@ pub(super) fn routes(socket: &Socket) -> Result<Vec<Prefix>, NetlinkError> {
             return;
         }
         let to = attribute(&payload[12..], RTA_DST).and_then(|to| address_of(family, to));
-        found.extend(to.and_then(|to| Prefix::new(to, header[1])));
+        found.extend(to.and_then(|to| Cidr::new(to, header[1])));
     })?;
     Ok(found)
 }

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
+use skiff_base::{Cidr, Family};
 
-use crate::family::Family;
 use crate::pods::link::{self, Mac};
-use crate::prefix::Prefix;
 
 /// Another node, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +14,7 @@ pub(crate) struct Peer {
     /// Its InternalIPs.
     pub(crate) addresses: Vec<IpAddr>,
     /// Its pods' addresses: one range of a family.
-    pub(crate) ranges: Vec<Prefix>,
+    pub(crate) ranges: Vec<Cidr>,
 }
 
 /// How a node's pods are reached.
@@ -33,21 +32,21 @@ pub(crate) struct Place {
     /// Its name.
     pub(crate) name: String,
     /// Its own pods' addresses.
-    pub(crate) ranges: Vec<Prefix>,
+    pub(crate) ranges: Vec<Cidr>,
     /// The pod ranges of the whole cluster.
-    pub(crate) pod_ranges: Vec<Prefix>,
+    pub(crate) pod_ranges: Vec<Cidr>,
     /// The family of the packets that others travel in.
     pub(crate) tunnel: Option<Family>,
     /// The networks that it is on with its own addresses; empty where everything has to be tunnelled.
-    pub(crate) networks: Vec<Prefix>,
+    pub(crate) networks: Vec<Cidr>,
 }
 
 /// The ways to all pods of other nodes.
-pub(crate) type Ways = BTreeMap<Prefix, Way>;
+pub(crate) type Ways = BTreeMap<Cidr, Way>;
 
 /// The hardware address of a node's tunnel: every node can tell every other's from its ranges, in whatever order.
-pub(crate) fn tunnel_mac(ranges: &[Prefix]) -> Mac {
-    ranges.iter().min().map(|range| link::mac_of(range.network())).unwrap_or_default()
+pub(crate) fn tunnel_mac(ranges: &[Cidr]) -> Mac {
+    ranges.iter().min().map(|range| link::mac_of(range.base())).unwrap_or_default()
 }
 
 /// A Node that has an address and a part of a pod range; one that has none yet is no peer yet.
@@ -55,8 +54,8 @@ pub(crate) fn peer(node: &Node) -> Option<Peer> {
     let spec = node.spec.as_ref()?;
     // The list begins with the single one, where there is a list.
     let listed = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-    let mut ranges: Vec<Prefix> = Vec::new();
-    for range in listed.filter_map(|range| range.parse::<Prefix>().ok()) {
+    let mut ranges: Vec<Cidr> = Vec::new();
+    for range in listed.filter_map(|range| range.parse::<Cidr>().ok()) {
         if !ranges.iter().any(|known| known.family() == range.family()) {
             ranges.push(range);
         }
@@ -76,7 +75,7 @@ pub(crate) fn ways<'a>(place: &Place, nodes: impl Iterator<Item = &'a Node>) -> 
     let mut ways = Ways::new();
     for peer in nodes.into_iter().filter_map(|(_, node)| peer(node)) {
         for range in &peer.ranges {
-            let is_within = |pods: &Prefix| pods.bits() <= range.bits() && pods.contains(range.network());
+            let is_within = |pods: &Cidr| pods.bits() <= range.bits() && pods.contains(range.base());
             let is_taken = place.ranges.iter().any(|own| own.overlaps(*range));
             if !place.pod_ranges.iter().any(is_within) || is_taken {
                 continue;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use skiff_base::Cidr;
 use skiff_client::{Informer, Informers};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -12,7 +13,6 @@ use tokio::task::JoinHandle;
 use super::apply::{self, Applier, Site};
 use super::plan::{Place, peer, ways};
 use crate::netlink::NetlinkError;
-use crate::prefix::Prefix;
 
 /// After one change is applied, others are collected for so long.
 const COALESCING: Duration = Duration::from_millis(10);
@@ -31,9 +31,9 @@ pub struct OverlayConfig {
     /// others with the first one.
     pub addresses: Vec<IpAddr>,
     /// Its pods' addresses, one range of a family.
-    pub node_ranges: Vec<Prefix>,
+    pub node_ranges: Vec<Cidr>,
     /// The pod ranges of the whole cluster.
-    pub pod_ranges: Vec<Prefix>,
+    pub pod_ranges: Vec<Cidr>,
     /// Whether also nodes on the same network are reached through the tunnel: some networks carry no packets of
     /// addresses that they do not know.
     pub always_tunnel: bool,

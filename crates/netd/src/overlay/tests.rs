@@ -7,17 +7,16 @@ use std::time::Duration;
 use expect_test::{Expect, expect};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
+use skiff_base::{Cidr, Family};
 
 use super::apply::{Applier, DEVICE, Site};
 use super::plan::{Place, Way, Ways, tunnel_mac, ways};
-use crate::family::Family;
 use crate::netlink::{Batch, Namespace, Protocol, Socket};
 use crate::pods::link::{self, VethPair, Via};
 use crate::pods::{PodNetwork, PodNetworkConfig};
-use crate::prefix::Prefix;
 use crate::testing::{OtherNamespace, TempFolder, accept};
 
-fn range(text: &str) -> Prefix {
+fn range(text: &str) -> Cidr {
     text.parse().expect("a range")
 }
 
@@ -146,7 +145,7 @@ struct World {
 }
 
 /// The pod ranges of both families, of the whole cluster or of one node.
-fn pod_ranges(node: Option<u8>) -> [Prefix; 2] {
+fn pod_ranges(node: Option<u8>) -> [Cidr; 2] {
     match node {
         None => [range("10.244.0.0/16"), range("fd00:10:244::/48")],
         Some(number) => [range(&format!("10.244.{number}.0/24")), range(&format!("fd00:10:244:{number}::/64"))],
@@ -157,7 +156,7 @@ impl World {
     /// The node has these addresses of its own, and pods have addresses of these families.
     fn new(number: u8, own: &[&str], families: &[Family]) -> Self {
         let (node, pod, folder) = (OtherNamespace::new(), OtherNamespace::new(), TempFolder::new());
-        let of = |ranges: [Prefix; 2]| -> Vec<Prefix> {
+        let of = |ranges: [Cidr; 2]| -> Vec<Cidr> {
             let one = |family: &Family| ranges.into_iter().find(|range| range.family() == *family);
             families.iter().filter_map(one).collect()
         };
@@ -207,7 +206,7 @@ impl World {
             let index = link::find_link(&socket, "eth0").expect("answers").expect("it was made").index;
             let gateway = address(gateway);
             let mut batch = Batch::new();
-            let all = Prefix::all(Family::of(gateway));
+            let all = Cidr::all(Family::of(gateway));
             link::add_route(&mut batch, all, Via::Gateway { index, gateway }, 0);
             socket.execute(&batch).expect("a route");
         });

@@ -6,10 +6,10 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use skiff_base::{Cidr, Family};
+
 use super::pool::Pool;
-use crate::family::Family;
 use crate::model::HostPort;
-use crate::prefix::Prefix;
 
 /// The file that names the addresses given out last, one of each family.
 const LAST_FILE: &str = "last";
@@ -23,7 +23,7 @@ const ALSO: &str = "also ";
 pub enum AddressError {
     /// Every address of the node's range is taken.
     #[error("no free address is left in the pod range {0}")]
-    Exhausted(Prefix),
+    Exhausted(Cidr),
     /// The leases cannot be kept.
     #[error("cannot {what} {}: {source}", path.display())]
     File {
@@ -66,7 +66,7 @@ pub struct Addresses {
 
 impl Addresses {
     /// Reads what was given out before. The first address of each range, of which there is one of a family, is the gateway's.
-    pub fn open(folder: &Path, ranges: &[Prefix]) -> Result<Self, AddressError> {
+    pub fn open(folder: &Path, ranges: &[Cidr]) -> Result<Self, AddressError> {
         std::fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
         let mut by_sandbox = BTreeMap::new();
         let mut given_last: Vec<IpAddr> = Vec::new();
@@ -89,7 +89,7 @@ impl Addresses {
             }
         }
         let taken: Vec<IpAddr> = by_sandbox.values().flat_map(|lease: &Lease| lease.addresses.clone()).collect();
-        let last_of = |range: &Prefix| given_last.iter().copied().find(|address| range.contains(*address));
+        let last_of = |range: &Cidr| given_last.iter().copied().find(|address| range.contains(*address));
         let last: Vec<Option<IpAddr>> = ranges.iter().map(last_of).collect();
         let pools = ranges.iter().zip(&last).map(|(range, last)| Pool::new(*range, taken.iter().copied(), *last));
         Ok(Self { folder: folder.into(), by_sandbox, pools: pools.collect(), last })
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use crate::testing::TempFolder;
 
-    fn ranges(text: &str) -> Vec<Prefix> {
+    fn ranges(text: &str) -> Vec<Cidr> {
         text.split(' ').map(|text| text.parse().expect("a range")).collect()
     }
 

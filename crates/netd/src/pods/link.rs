@@ -3,9 +3,10 @@
 
 use std::net::IpAddr;
 
+use skiff_base::Cidr;
+
 use crate::family::{Family, octets, socket_number};
 use crate::netlink::{Attributes, Batch, Namespace, NetlinkError, Socket, attribute};
-use crate::prefix::Prefix;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -253,7 +254,7 @@ pub(crate) enum Via {
     Blackhole,
 }
 
-pub(crate) fn add_route(batch: &mut Batch, to: Prefix, via: Via, metric: u32) {
+pub(crate) fn add_route(batch: &mut Batch, to: Cidr, via: Via, metric: u32) {
     let (scope, kind) = match via {
         Via::Link { .. } => (RT_SCOPE_LINK, RTN_UNICAST),
         Via::Gateway { .. } => (RT_SCOPE_UNIVERSE, RTN_UNICAST),
@@ -262,7 +263,7 @@ pub(crate) fn add_route(batch: &mut Batch, to: Prefix, via: Via, metric: u32) {
     let header = route_header(to, scope, kind);
     let mut message = batch.message(format!("add the route to {to}"), RTM_NEWROUTE, REPLACE, &header);
     if to.bits() > 0 {
-        message.put(RTA_DST, &to.octets());
+        message.put(RTA_DST, &octets(to.base()));
     }
     if metric > 0 {
         message.put_u32(RTA_PRIORITY, metric);
@@ -281,11 +282,11 @@ pub(crate) fn add_route(batch: &mut Batch, to: Prefix, via: Via, metric: u32) {
     }
 }
 
-pub(crate) fn delete_blackhole(batch: &mut Batch, to: Prefix, metric: u32) {
+pub(crate) fn delete_blackhole(batch: &mut Batch, to: Cidr, metric: u32) {
     let header = route_header(to, RT_SCOPE_UNIVERSE, RTN_BLACKHOLE);
     batch
         .message(format!("delete the route to {to}"), RTM_DELROUTE, REQUEST, &header)
-        .put(RTA_DST, &to.octets())
+        .put(RTA_DST, &octets(to.base()))
         .put_u32(RTA_PRIORITY, metric);
 }
 
@@ -336,14 +337,14 @@ pub(crate) fn link_header(index: u32, flags: u32) -> [u8; 16] {
 }
 
 /// `struct rtmsg` for a route to `to`.
-fn route_header(to: Prefix, scope: u8, kind: u8) -> [u8; 12] {
+fn route_header(to: Cidr, scope: u8, kind: u8) -> [u8; 12] {
     [socket_number(to.family()), to.bits(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0]
 }
 
 /// The largest packet of the link that a family's default route leads to; `None` without a default route.
 pub(crate) fn uplink_mtu(socket: &Socket, family: Family) -> Result<Option<u32>, NetlinkError> {
     let mut batch = Batch::new();
-    let header = route_header(Prefix::all(family), 0, 0);
+    let header = route_header(Cidr::all(family), 0, 0);
     drop(batch.message("list the routes", RTM_GETROUTE, DUMP, &header));
     let mut uplink = None;
     socket.query(&batch, |kind, payload| {

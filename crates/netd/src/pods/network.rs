@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
+use skiff_base::{Cidr, Family};
 use tokio::sync::watch;
 
 use super::addresses::{AddressError, Addresses, Lease};
 use super::link::{self, Mac, VethPair, Via};
 use super::sysctl;
-use crate::family::Family;
 use crate::model::HostPort;
 use crate::netlink::{Batch, Namespace, NetlinkError, Protocol, Socket};
-use crate::prefix::Prefix;
 
 /// The name of a pod's interface inside the pod.
 const POD_INTERFACE: &str = "eth0";
@@ -41,11 +40,11 @@ pub struct PodNetworkConfig {
     pub bridge: String,
     /// This node's parts of the pod ranges, one of a family; their first addresses are the gateway's. The first one is
     /// of the family that is meant where a pod has one address.
-    pub node_ranges: Vec<Prefix>,
+    pub node_ranges: Vec<Cidr>,
     /// The pod ranges of the whole cluster.
-    pub pod_ranges: Vec<Prefix>,
+    pub pod_ranges: Vec<Cidr>,
     /// The ranges of addresses that exist only as translation rules: Services' and load balancers'.
-    pub virtual_ranges: Vec<Prefix>,
+    pub virtual_ranges: Vec<Cidr>,
     /// Further addresses that this node itself answers on, such as the cluster DNS's.
     pub local_addresses: Vec<IpAddr>,
     /// The largest packet; the uplink's if not given.
@@ -68,8 +67,8 @@ impl PodNetworkConfig {
 }
 
 /// The node's own address in its part of a pod range.
-pub(crate) fn gateway(node_range: Prefix) -> IpAddr {
-    node_range.nth(1).unwrap_or_else(|| node_range.network())
+pub(crate) fn gateway(node_range: Cidr) -> IpAddr {
+    node_range.nth(1).unwrap_or_else(|| node_range.base())
 }
 
 /// Why the pod network could not do as asked.
@@ -319,8 +318,8 @@ impl PodNetwork {
             if family == Family::V6 {
                 link::add_neighbour(&mut batch, index, gateway, self.bridge.mac);
             }
-            link::add_route(&mut batch, Prefix::host(gateway), Via::Link { index, source: Some(address) }, 0);
-            link::add_route(&mut batch, Prefix::all(family), Via::Gateway { index, gateway }, 0);
+            link::add_route(&mut batch, Cidr::host(gateway), Via::Link { index, source: Some(address) }, 0);
+            link::add_route(&mut batch, Cidr::all(family), Via::Gateway { index, gateway }, 0);
         }
         Ok(pod_socket.execute(&batch)?)
     }
@@ -429,7 +428,7 @@ fn make_routes(socket: &Socket, config: &PodNetworkConfig, bridge: Bridge) -> Re
     Ok(socket.execute(&batch)?)
 }
 
-fn blackholes(config: &PodNetworkConfig) -> impl Iterator<Item = Prefix> + '_ {
+fn blackholes(config: &PodNetworkConfig) -> impl Iterator<Item = Cidr> + '_ {
     config.pod_ranges.iter().chain(&config.virtual_ranges).copied()
 }
 

@@ -21,7 +21,7 @@ fn config(folder: &TempFolder) -> PodNetworkConfig {
 
 /// The same network with both families, of which IPv6 is the first.
 fn dual(folder: &TempFolder) -> PodNetworkConfig {
-    let both = |six: &str, four: Vec<Prefix>| [vec![six.parse().expect("a range")], four].concat();
+    let both = |six: &str, four: Vec<Cidr>| [vec![six.parse().expect("a range")], four].concat();
     let four = config(folder);
     PodNetworkConfig {
         node_ranges: both("fd00:10:244::/64", four.node_ranges),
@@ -34,7 +34,7 @@ fn dual(folder: &TempFolder) -> PodNetworkConfig {
 
 /// With addresses of IPv6 alone.
 fn six(folder: &TempFolder) -> PodNetworkConfig {
-    let first = |ranges: Vec<Prefix>| vec![ranges[0]];
+    let first = |ranges: Vec<Cidr>| vec![ranges[0]];
     let dual = dual(folder);
     PodNetworkConfig {
         node_ranges: first(dual.node_ranges),

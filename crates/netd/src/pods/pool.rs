@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use skiff_base::Cidr;
+
 use crate::family::number;
-use crate::prefix::Prefix;
 
 /// How many stretches are kept at most. As many single addresses has the largest range of IPv4 that a node gets; of a
 /// greater range so many unused ones are left that those given back need not be remembered.
@@ -14,7 +15,7 @@ const MAX_STRETCHES: usize = 1 << 16;
 /// The free addresses of a range.
 #[derive(Debug)]
 pub(super) struct Pool {
-    range: Prefix,
+    range: Cidr,
     /// First and last number of each; the front is given out first.
     free: VecDeque<(u128, u128)>,
 }
@@ -22,7 +23,7 @@ pub(super) struct Pool {
 impl Pool {
     /// All addresses of the range but the first, which is the gateway's, and those that are taken. It goes on behind the
     /// one that was given out last.
-    pub(super) fn new(range: Prefix, taken: impl IntoIterator<Item = IpAddr>, last: Option<IpAddr>) -> Self {
+    pub(super) fn new(range: Cidr, taken: impl IntoIterator<Item = IpAddr>, last: Option<IpAddr>) -> Self {
         let mut taken: Vec<u128> = taken.into_iter().filter(|address| range.contains(*address)).map(number).collect();
         taken.sort_unstable();
         let (first, end) = range.hosts();
@@ -45,7 +46,7 @@ impl Pool {
     }
 
     /// Whose addresses they are.
-    pub(super) fn range(&self) -> Prefix {
+    pub(super) fn range(&self) -> Cidr {
         self.range
     }
 

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use skiff_base::{Cidr, Family};
 
 use super::language::Endpoint;
 use super::service::{Backend, Service, ServicePort};
 use super::topology::{Here, Hints};
-use crate::family::Family;
 use crate::model::Transport;
-use crate::prefix::Prefix;
 
 /// Services with this label are somebody else's to serve.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -122,10 +121,10 @@ fn addresses_of<'a>(texts: impl IntoIterator<Item = &'a String>, family: Family)
 }
 
 /// Those of one family. As upstream has it, one of which none is named is open to all.
-fn sources(spec: &core::ServiceSpec, family: Family) -> Vec<Prefix> {
+fn sources(spec: &core::ServiceSpec, family: Family) -> Vec<Cidr> {
     let named = spec.load_balancer_source_ranges.iter().flatten();
     let all = named.filter_map(|text| text.trim().parse().ok());
-    all.filter(|range: &Prefix| range.family() == family).collect()
+    all.filter(|range: &Cidr| range.family() == family).collect()
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Option<Duration> {

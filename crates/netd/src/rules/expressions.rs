@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use skiff_base::Cidr;
+
 use super::encode::{LIST_ELEMENT, milliseconds, put_verdict};
 use super::language::{Draw, Is, KeyType, MASQUERADE_MARK, Refusal, Side, Statement, Whose};
 use crate::family::{Family, octets, socket_number};
 use crate::netlink::{Attributes, Nested};
-use crate::prefix::Prefix;
 
 const REGISTER_VERDICT: u32 = 0;
 /// The first of sixteen registers of four bytes.
@@ -204,12 +205,12 @@ impl Expressions<'_, '_> {
         });
     }
 
-    fn in_range(&mut self, side: Side, is: Is, range: Prefix) {
+    fn in_range(&mut self, side: Side, is: Is, range: Cidr) {
         self.address(REGISTER, side);
         if range.bits() < self.family.bits() {
             self.bits(&octets(range.mask()), &octets(self.family.unspecified()));
         }
-        self.compare(is, &range.octets());
+        self.compare(is, &octets(range.base()));
     }
 
     fn local(&mut self, which: u32, is: Is) {

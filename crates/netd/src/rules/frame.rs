@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use skiff_base::{Cidr, Family};
+
 use super::language::{Base, Draw, Hook, Is, KeyType, Refusal, Rule, SetKind, Statement, ValueType, Verdict, Whose};
-use crate::family::Family;
 use crate::model::Transport;
-use crate::prefix::Prefix;
 
 /// The chain that refuses what reaches it.
 pub const REJECT_CHAIN: &str = "reject";
@@ -107,11 +107,11 @@ pub struct Frame {
     /// The bridge that the pods are on.
     pub bridge: String,
     /// The pod ranges of the whole cluster.
-    pub pod_ranges: Vec<Prefix>,
+    pub pod_ranges: Vec<Cidr>,
     /// The Service ranges.
-    pub service_ranges: Vec<Prefix>,
+    pub service_ranges: Vec<Cidr>,
     /// The ranges that load balancer addresses are taken from.
-    pub balancer_ranges: Vec<Prefix>,
+    pub balancer_ranges: Vec<Cidr>,
 }
 
 impl Frame {
@@ -161,20 +161,20 @@ struct FamilyFrame<'a> {
 const LOOPBACK: &str = "127.0.0.0/8";
 
 impl FamilyFrame<'_> {
-    fn only<'a>(&self, ranges: &'a [Prefix]) -> impl Iterator<Item = Prefix> + Clone + use<'a> {
+    fn only<'a>(&self, ranges: &'a [Cidr]) -> impl Iterator<Item = Cidr> + Clone + use<'a> {
         let family = self.family;
         ranges.iter().copied().filter(move |range| range.family() == family)
     }
 
-    fn pods(&self) -> impl Iterator<Item = Prefix> + Clone {
+    fn pods(&self) -> impl Iterator<Item = Cidr> + Clone {
         self.only(&self.frame.pod_ranges)
     }
 
-    fn service_ranges(&self) -> impl Iterator<Item = Prefix> + Clone {
+    fn service_ranges(&self) -> impl Iterator<Item = Cidr> + Clone {
         self.only(&self.frame.service_ranges)
     }
 
-    fn multicast(&self) -> Prefix {
+    fn multicast(&self) -> Cidr {
         range(match self.family {
             Family::V4 => "224.0.0.0/4",
             Family::V6 => "ff00::/8",
@@ -182,7 +182,7 @@ impl FamilyFrame<'_> {
     }
 
     /// The loopback addresses on which node ports answer. A kernel routes no packet from `::1` to anywhere else.
-    fn open_loopback(&self) -> Option<Prefix> {
+    fn open_loopback(&self) -> Option<Cidr> {
         (self.family == Family::V4).then(|| range(LOOPBACK))
     }
 
@@ -201,13 +201,13 @@ impl FamilyFrame<'_> {
     /// With this statement last: for what is addressed to the node. An address of the Service range that it has itself,
     /// the DNS's, has no node ports, and neither has the loopback address of IPv6.
     fn to_node(&self, last: Statement) -> Rule {
-        let closed = (self.family == Family::V6).then(|| Prefix::host(IpAddr::from(Ipv6Addr::LOCALHOST)));
+        let closed = (self.family == Family::V6).then(|| Cidr::host(IpAddr::from(Ipv6Addr::LOCALHOST)));
         let other = self.service_ranges().chain(closed).map(|range| Statement::Destination(Is::NotIn, range));
         other.chain([Statement::DestinationLocal(Is::In), last]).collect()
     }
 
     fn services(&self) -> Vec<Rule> {
-        let from_outside = |service: Prefix| {
+        let from_outside = |service: Cidr| {
             let pods = self.pods().map(|pods| Statement::Source(Is::NotIn, pods));
             std::iter::once(Statement::Destination(Is::In, service)).chain(pods).chain([Statement::Mark]).collect()
         };
@@ -337,6 +337,6 @@ fn reject() -> Vec<Rule> {
     ]
 }
 
-fn range(text: &str) -> Prefix {
+fn range(text: &str) -> Cidr {
     text.parse().expect("the constant is a range")
 }

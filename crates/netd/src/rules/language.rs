@@ -7,8 +7,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use skiff_base::Cidr;
+
 use crate::model::Transport;
-use crate::prefix::Prefix;
 
 /// The bit of a packet's mark that says: masquerade me on the way out. The same bit as upstream's.
 pub const MASQUERADE_MARK: u32 = 0x4000;
@@ -198,9 +199,9 @@ pub struct Set {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
     /// The source lies in the range (or does not).
-    Source(Is, Prefix),
+    Source(Is, Cidr),
     /// The destination lies in the range (or does not).
-    Destination(Is, Prefix),
+    Destination(Is, Cidr),
     /// The source is (not) an address of this machine.
     SourceLocal(Is),
     /// The destination is (not) an address of this machine.

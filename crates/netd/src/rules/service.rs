@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use skiff_base::{Cidr, Family};
+
 use super::elements::Elements;
 use super::frame::{Frame, REJECT_CHAIN, Shared, Spread, spread};
 use super::language::{
@@ -12,10 +14,8 @@ use super::language::{
 };
 use super::ruleset::Fragment;
 use super::topology::{Hints, Preference};
-use crate::family::Family;
 use crate::model::{HostPort, Transport};
 use crate::pods::HostPortMapping;
-use crate::prefix::Prefix;
 
 /// A Service, as far as packets of one family are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Service {
     /// The load balancer's addresses.
     pub balancer_addresses: Vec<IpAddr>,
     /// Who may come by the load balancer's addresses; all, if empty.
-    pub balancer_sources: Vec<Prefix>,
+    pub balancer_sources: Vec<Cidr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Clients from inside are served by this node's endpoints only.
@@ -279,7 +279,7 @@ impl PortPlanner<'_> {
         if self.service.balancer_sources.is_empty() {
             return chain;
         }
-        let allow = |range: &Prefix| vec![Statement::Source(Is::In, *range), goto(&chain)];
+        let allow = |range: &Cidr| vec![Statement::Source(Is::In, *range), goto(&chain)];
         let mut rules: Vec<Rule> = self.service.balancer_sources.iter().map(allow).collect();
         rules.push(vec![Statement::Do(Verdict::Drop)]);
         let name = self.name("allowed");

@@ -6,13 +6,12 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use skiff_base::{Cidr, Family};
 use skiff_client::selectors::{self, Labels};
 use skiff_object::LabelSelector;
 
 use super::ranges::{self, Range};
-use crate::family::Family;
 use crate::model::Transport;
-use crate::prefix::Prefix;
 
 /// A NetworkPolicy, as far as packets are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,8 +99,8 @@ fn permission(
 fn add_peer(peers: &mut Peers, peer: &networking::NetworkPolicyPeer, namespace: &str, family: Family) {
     if let Some(block) = &peer.ip_block {
         // Those of the other family are no business of these rules.
-        let except: Vec<Prefix> = block.except.iter().flatten().filter_map(|hole| hole.parse().ok()).collect();
-        if let Some(range) = block.cidr.parse().ok().filter(|range: &Prefix| range.family() == family) {
+        let except: Vec<Cidr> = block.except.iter().flatten().filter_map(|hole| hole.parse().ok()).collect();
+        if let Some(range) = block.cidr.parse().ok().filter(|range: &Cidr| range.family() == family) {
             peers.blocks.extend(ranges::without(range, &except));
         }
         return;

@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
+use skiff_base::Cidr;
+
 use crate::family::{Family, number};
-use crate::prefix::Prefix;
 
 /// The addresses from the first to the last, both included and of one family.
 pub(super) type Range = (IpAddr, IpAddr);
 
 /// A block of addresses without some parts of it.
-pub(super) fn without(block: Prefix, except: &[Prefix]) -> Vec<Range> {
+pub(super) fn without(block: Cidr, except: &[Cidr]) -> Vec<Range> {
     let ours = except.iter().filter(|hole| hole.family() == block.family());
     let mut holes: Vec<(u128, u128)> = ours.map(|hole| bounds(*hole)).collect();
     holes.sort_unstable();
@@ -47,8 +48,8 @@ fn touches(end: IpAddr, next: IpAddr) -> bool {
     Family::of(end) == Family::of(next) && number(next) <= number(end).saturating_add(1)
 }
 
-fn bounds(block: Prefix) -> (u128, u128) {
-    (number(block.network()), block.last_number())
+fn bounds(block: Cidr) -> (u128, u128) {
+    (number(block.base()), number(block.last()))
 }
 
 #[cfg(test)]
@@ -56,8 +57,8 @@ mod tests {
     use super::*;
 
     fn check(block: &str, except: &[&str], expected: &str) {
-        let prefix = |text: &str| text.parse::<Prefix>().expect("a range");
-        let except: Vec<Prefix> = except.iter().map(|text| prefix(text)).collect();
+        let prefix = |text: &str| text.parse::<Cidr>().expect("a range");
+        let except: Vec<Cidr> = except.iter().map(|text| prefix(text)).collect();
         let found = without(prefix(block), &except);
         let text: Vec<String> = found.iter().map(|(first, last)| format!("{first}-{last}")).collect();
         assert_eq!(text.join(" "), expected, "{block} without {except:?}");

@@ -120,7 +120,7 @@ fn join_client(client: &OtherNamespace, families: &[Family]) {
             }
             if let Some(gateway) = gateway {
                 let gateway = address(*family, gateway);
-                let all = crate::Prefix::all(*family);
+                let all = skiff_base::Cidr::all(*family);
                 link::add_route(&mut batch, all, link::Via::Gateway { index, gateway }, 0);
             }
         }
