@@ -4,6 +4,7 @@
 mod ahead;
 mod disk;
 mod queue;
+mod slice;
 mod state;
 #[cfg(test)]
 mod tests;

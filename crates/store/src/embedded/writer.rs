@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::disk::{Disk, Fact, Operation, record, record_key};
 use super::queue::{Linger, Request, Work};
+use super::slice;
 use super::state::{Decision, Entry, Overlay, garbage};
 use super::{EmbeddedOptions, Shared};
 use crate::{Durability, Outcome, Revision, StoreError, Transaction};
@@ -56,6 +57,10 @@ pub(super) struct Writer {
 
 /// Works as the store's thread until the store is closed.
 pub(super) fn run(desk: &Desk, shared: &Shared, options: &EmbeddedOptions) {
+    // It works for microseconds between two waits for the disk; all who write wait for it, however busy others are.
+    if let Err(error) = slice::shorten() {
+        tracing::debug!(%error, "the store's thread takes its turn as all others do");
+    }
     let mut linger = Linger::default();
     loop {
         let work = shared.queue.next(&linger, &options.clock);
