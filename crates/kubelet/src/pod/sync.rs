@@ -93,6 +93,7 @@ impl Stepping<'_> {
             let state = latest.map(|container| container.state);
             self.replace_changed(spec, latest);
             self.replace_resized(spec, latest);
+            self.end_unknown(spec, latest);
             match (spec.kind, state) {
                 (Kind::Init, _) if main_begun => {}
                 (Kind::Init, Some(RunState::Exited))
@@ -102,7 +103,7 @@ impl Stepping<'_> {
                     self.start(spec, sandbox_id);
                     break;
                 }
-                (Kind::Sidecar, Some(RunState::Running)) => {
+                (Kind::Sidecar, Some(RunState::Running | RunState::Unknown)) => {
                     if !main_begun && latest.is_some_and(|container| !self.is_started(spec, container)) {
                         break;
                     }
@@ -129,6 +130,14 @@ impl Stepping<'_> {
         if !container.hash.is_empty() && container.hash != spec.hash() {
             let why = format!("Container {} definition changed, will be restarted", spec.name());
             self.state.container(spec.name()).replaced = Some(container.id.clone());
+            self.kill_spec(spec, container, spec::grace_seconds(self.pod), why);
+        }
+    }
+
+    /// Stops a container of which the runtime does not know how it is, so that another one may follow it.
+    fn end_unknown(&mut self, spec: &Spec<'_>, latest: Option<&ContainerView>) {
+        if let Some(container) = latest.filter(|container| container.state == RunState::Unknown) {
+            let why = "Container is in \"unknown\" state, try killing it before starting a new one".to_owned();
             self.kill_spec(spec, container, spec::grace_seconds(self.pod), why);
         }
     }

@@ -523,6 +523,18 @@ fn a_reboot_makes_a_new_sandbox_and_counts_the_restart() {
 }
 
 #[test]
+fn what_nobody_knows_of_is_ended_before_another_follows() {
+    check(
+        WEB,
+        |world| {
+            world.newest("web").state = RunState::Unknown;
+            world.run();
+        },
+        expect![[]],
+    );
+}
+
+#[test]
 fn what_has_vanished_starts_again_unless_it_runs_only_once() {
     check(
         WEB,

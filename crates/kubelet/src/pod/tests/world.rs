@@ -287,7 +287,7 @@ impl World {
             }
             Action::KillContainer { id, .. } => {
                 let container = self.view.containers.iter_mut().find(|container| container.id == *id);
-                if let Some(container) = container.filter(|container| container.state == RunState::Running) {
+                if let Some(container) = container.filter(|container| container.state != RunState::Exited) {
                     container.state = RunState::Exited;
                     container.exit_code = 143;
                     container.finished_at = Some(now);
