@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 use skiff_store::WatchEvent;
@@ -31,8 +32,8 @@ struct Seen {
     sets: HashMap<String, (String, u64)>,
     deployment: Option<Deployment>,
     was_whole: bool,
-    /// Writes that are no heartbeats and no events.
-    writes: Vec<String>,
+    /// Writes that are no heartbeats and no events: keys and what they have now.
+    writes: Vec<(String, Option<Bytes>)>,
     faults: Vec<String>,
 }
 
@@ -71,7 +72,12 @@ impl Onlooker {
 
     /// The writes since.
     pub fn writes(&self) -> Vec<String> {
-        self.state.lock().writes.clone()
+        let status = |text: &Bytes| serde_json::from_slice::<Value>(text).unwrap_or_default()["status"].to_string();
+        let seen = self.state.lock();
+        let told = |(key, value): &(String, Option<Bytes>)| {
+            format!("{key} {}", value.as_ref().map_or("gone".to_owned(), status))
+        };
+        seen.writes.iter().map(told).collect()
     }
 
     /// One write.
@@ -79,12 +85,16 @@ impl Onlooker {
         let key = String::from_utf8_lossy(&event.key).into_owned();
         let parts: Vec<&str> = key.split('/').collect();
         let ["", "registry", group, plural, rest @ ..] = parts.as_slice() else { return };
-        let value = event.value.as_ref().and_then(|value| serde_json::from_slice::<Value>(&value.value).ok());
+        let value = event.value.as_ref().map(|pair| pair.value.clone());
         let mut seen = self.state.lock();
         let is_heartbeat = matches!((*group, *plural), (_, "leases" | "events") | ("core", "nodes"));
         if !is_heartbeat {
-            seen.writes.push(format!("{key} {}", value.as_ref().map_or("gone".into(), |v| v["status"].to_string())));
+            seen.writes.push((key.clone(), value.clone()));
         }
+        if !matches!(*plural, "pods" | "deployments" | "replicasets") {
+            return;
+        }
+        let value = value.and_then(|value| serde_json::from_slice::<Value>(&value).ok());
         let name = rest.last().copied().unwrap_or_default();
         match (*plural, value) {
             ("pods", None) => drop(seen.pods.remove(name)),

@@ -1,4 +1,5 @@
 //! Many seeds, and any one again: `SKIFF_SIM_SEED=7 cargo test -p skiff-sim`, or more of them with `SKIFF_SIM_SEEDS=1000`.
+//! `cargo xtask test seeds` runs as many as issues ask for, optimized.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,5 +35,6 @@ fn whatever_goes_wrong_the_cluster_keeps_its_promises() {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("a run that panics has said why")).collect()
     });
+    println!("{} seeds ran, {} of them failed", end - first, failed.len());
     assert!(failed.is_empty(), "{} of {} seeds:\n{}", failed.len(), end - first, failed.join("\n"));
 }
