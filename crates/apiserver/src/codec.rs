@@ -61,7 +61,8 @@ pub fn encode_marked(object: &Object, mark: &str) -> Bytes {
     Bytes::copy_from_slice(&encoded)
 }
 
-fn write_field(encoded: &mut Vec<u8>, key: &str, value: &Value) {
+/// Writes a field of an object.
+pub fn write_field(encoded: &mut Vec<u8>, key: &str, value: &Value) {
     write_text(encoded, key);
     encoded.push(b':');
     write_value(encoded, value);

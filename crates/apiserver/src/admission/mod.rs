@@ -117,6 +117,14 @@ pub async fn validate(attributes: &Attributes<'_>, object: Option<&Object>, old:
     outcome
 }
 
+/// Whether somebody may want to see all of an object of which the server itself changes a part: rules and programs of the
+/// user's. The plugins look at the objects that clients write.
+pub fn must_see(attributes: &Attributes<'_>) -> bool {
+    ["validatingadmissionpolicies", "validatingwebhookconfigurations"]
+        .iter()
+        .any(|plural| matching::is_any(attributes, plural))
+}
+
 /// Takes the time of a step and of each plugin in it.
 struct Timer<'a> {
     attributes: &'a Attributes<'a>,

@@ -1,17 +1,13 @@
 //! What the watch cache reads out of a stored object: labels, the fields that selectors may name, and whether it is on its
 //! way out. All else is skipped without making anything of it: this is done for every write.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use skiff_kinds::ResourceDef;
+use skiff_object::Object;
 use skiff_object::meta::Meta;
-use skiff_object::{Map, Object};
 
 use crate::codec;
+use crate::storage::parts::Wanted;
 
 /// What every object is asked for.
 const LABELS: &str = "metadata.labels";
@@ -36,7 +32,7 @@ impl Facts {
     pub fn of(def: &ResourceDef, stored: &[u8]) -> Self {
         let object = if def.selectable.is_empty() {
             // Only the metadata is read, which stands first; what follows may be large.
-            let wanted = Wanted(vec![LABELS, DELETION]).within("metadata");
+            let wanted = Wanted::new([LABELS, DELETION]).within("metadata");
             let metadata = codec::stored_metadata(stored).map(|metadata| wanted.of(metadata));
             Value::Object(metadata.map(|metadata| ("metadata".to_owned(), metadata)).into_iter().collect())
         } else {
@@ -44,7 +40,7 @@ impl Facts {
                 Some((paths, _)) => paths.to_vec(),
                 None => vec![field.path.as_ref()],
             });
-            Wanted([LABELS, DELETION].into_iter().chain(fields).collect()).of(stored)
+            Wanted::new([LABELS, DELETION].into_iter().chain(fields)).of(stored)
         };
         let fields = def.selectable.iter().map(|field| match field.read {
             Some((_, read)) => read(&object).into(),
@@ -65,190 +61,6 @@ fn text_at(object: &Object, path: &str) -> String {
     }
 }
 
-/// Dotted paths of what is wanted of a value; an empty one wants all of it.
-struct Wanted<'p>(Vec<&'p str>);
-
-impl<'p> Wanted<'p> {
-    /// A tree of just what is wanted of the value that a text begins with.
-    fn of(self, text: &[u8]) -> Object {
-        if let Some(found) = (Scanner { text, at: 0 }).pick(&self) {
-            return found;
-        }
-        self.deserialize(&mut serde_json::Deserializer::from_slice(text)).unwrap_or_default()
-    }
-
-    /// What is wanted of a field.
-    fn within(&self, field: &str) -> Self {
-        let below = |path: &&'p str| {
-            let rest = path.strip_prefix(field)?;
-            if rest.is_empty() { Some(rest) } else { rest.strip_prefix('.') }
-        };
-        Self(self.0.iter().filter_map(below).collect())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Wanted<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if self.0.iter().any(|path| path.is_empty()) {
-            return Value::deserialize(deserializer);
-        }
-        deserializer.deserialize_any(self)
-    }
-}
-
-/// Goes over JSON as this server writes it, without spaces, many times faster than a parser skips it. Where it is written
-/// otherwise, or broken, nothing is found.
-struct Scanner<'t> {
-    text: &'t [u8],
-    at: usize,
-}
-
-impl<'t> Scanner<'t> {
-    /// What is wanted of the value that begins here.
-    fn pick(&mut self, wanted: &Wanted<'_>) -> Option<Value> {
-        let begin = self.at;
-        if wanted.0.iter().any(|path| path.is_empty()) {
-            self.skip_value()?;
-            return serde_json::from_slice(&self.text[begin..self.at]).ok();
-        }
-        if self.text.get(begin) != Some(&b'{') {
-            self.skip_value()?;
-            return Some(Value::Null);
-        }
-        let mut map = Map::new();
-        self.at += 1;
-        if self.take(b'}').is_some() {
-            return Some(Value::Object(map));
-        }
-        loop {
-            let name = self.name()?;
-            self.take(b':')?;
-            let within = wanted.within(name);
-            if within.0.is_empty() {
-                self.skip_value()?;
-            } else {
-                map.insert(name.to_owned(), self.pick(&within)?);
-            }
-            if self.take(b',').is_none() {
-                self.take(b'}')?;
-                return Some(Value::Object(map));
-            }
-        }
-    }
-
-    fn take(&mut self, byte: u8) -> Option<()> {
-        (self.text.get(self.at) == Some(&byte)).then(|| self.at += 1)
-    }
-
-    /// A name without escapes.
-    fn name(&mut self) -> Option<&'t str> {
-        let begin = self.at + 1;
-        self.skip_text()?;
-        let name = &self.text[begin..self.at - 1];
-        if name.contains(&b'\\') { None } else { std::str::from_utf8(name).ok() }
-    }
-
-    fn skip_text(&mut self) -> Option<()> {
-        self.take(b'"')?;
-        loop {
-            self.at += codec::plain_length(self.text.get(self.at..)?);
-            match self.text.get(self.at)? {
-                b'"' => return self.take(b'"'),
-                // Whatever is escaped does not end the text.
-                b'\\' => self.at += 2,
-                _ => return None,
-            }
-        }
-    }
-
-    fn skip_value(&mut self) -> Option<()> {
-        let mut depth = 0_usize;
-        loop {
-            match self.text.get(self.at)? {
-                b'"' => self.skip_text()?,
-                b'{' | b'[' => {
-                    depth += 1;
-                    self.at += 1;
-                }
-                b'}' | b']' => {
-                    depth = depth.checked_sub(1)?;
-                    self.at += 1;
-                }
-                b',' | b':' if depth > 0 => {
-                    self.at += 1;
-                    continue;
-                }
-                b'0'..=b'9' | b'a'..=b'z' | b'E' | b'-' | b'+' | b'.' => {
-                    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
-                    self.at += self.text[self.at..].iter().take_while(|byte| is_plain(byte)).count();
-                }
-                _ => return None,
-            }
-            if depth == 0 {
-                return Some(());
-            }
-        }
-    }
-}
-
-/// A field's name, which is copied only where it has escapes.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Maps are looked into; of all else nothing is wanted.
-impl<'de> Visitor<'de> for Wanted<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(Name(name)) = access.next_key()? {
-            let within = self.within(&name);
-            if within.0.is_empty() {
-                access.next_value::<IgnoredAny>()?;
-            } else {
-                let value = access.next_value_seed(within)?;
-                map.insert(name.into_owned(), value);
-            }
-        }
-        Ok(Value::Object(map))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        while access.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Null)
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -264,18 +76,6 @@ mod tests {
         };
         let labels = object.labels().into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         Facts { labels, fields: def.selectable.iter().map(field).collect(), is_deleting: object.is_deleting() }
-    }
-
-    #[test]
-    fn what_is_written_without_spaces_is_scanned() {
-        let text = br#"{"a":{"b":[1,{"c":"\"}]"}],"d":-1.5e3},"e":{"f":{},"g":null},"h":[],"i":true}"#;
-        let pick = |paths: &[&'static str]| Scanner { text, at: 0 }.pick(&Wanted(paths.to_vec()));
-        assert_eq!(pick(&[]), Some(json!({})));
-        assert_eq!(pick(&["a.d", "e", "i"]), Some(json!({"a": {"d": -1500.0}, "e": {"f": {}, "g": null}, "i": true})));
-        assert_eq!(pick(&["a.b.c", "h.x", "z"]), Some(json!({"a": {"b": null}, "h": null})));
-        for end in 0..text.len() {
-            assert_eq!(Scanner { text: &text[..end], at: 0 }.pick(&Wanted(vec!["i"])), None, "{end}");
-        }
     }
 
     #[test]

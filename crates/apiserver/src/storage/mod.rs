@@ -8,3 +8,4 @@ pub mod filter;
 pub mod hub;
 pub mod keys;
 pub mod line;
+pub mod parts;

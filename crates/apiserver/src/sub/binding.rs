@@ -13,6 +13,18 @@ use crate::server::ApiServer;
 use crate::sub;
 use crate::write::{Options, Target, decode, update};
 
+/// What of a Pod is looked at and changed when it is given to a node.
+const PARTS: [&str; 8] = [
+    "metadata.name",
+    "metadata.uid",
+    "metadata.generation",
+    "metadata.labels",
+    "metadata.annotations",
+    "spec.nodeName",
+    "spec.schedulingGates",
+    "status.conditions",
+];
+
 /// Answers `POST .../pods/NAME/binding`.
 pub async fn answer(server: &ApiServer, call: &Call, body: &[u8]) -> Result<Answer> {
     let binding = decode::as_kind(call, sub::definition("", "v1", "Binding")?, body)?;
@@ -53,7 +65,7 @@ async fn write(server: &ApiServer, call: &Call, pod: &str, binding: &Object) -> 
         applied: false,
     };
     let topology = admission::plugins::pods::topology_labels(server, &node);
-    update::change(&target, |old| {
+    update::change_part(&target, &PARTS, |old| {
         let mut pod = assigned(old, &node, binding, &clock::rfc3339(call.now))?;
         for (key, value) in &topology {
             pod.map_mut(&["metadata", "labels"]).insert(key.clone(), value.as_str().into());

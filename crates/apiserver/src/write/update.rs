@@ -6,14 +6,15 @@ use skiff_object::meta::Meta;
 use skiff_object::{FieldError, FieldPath, Object, Status};
 use skiff_store::KeyValue;
 
-use crate::admission::Operation;
-use crate::alloc;
+use crate::admission::{self, Operation};
+use crate::alloc::{self, Claims};
 use crate::call::Call;
 use crate::custom::convert;
 use crate::failure::Result;
 use crate::http::answer::Answer;
 use crate::read::present;
 use crate::server::ApiServer;
+use crate::storage::parts::Wanted;
 use crate::write::{CLAIM_TRIES, Committed, Target, Written, create, decode, metadata};
 
 /// How often a change without a resourceVersion of its own is tried against a moving object.
@@ -84,6 +85,61 @@ pub async fn change(target: &Target<'_>, mut make: impl FnMut(&Object) -> Result
         }
     }
     Err(Status::modified(&target.served.def.group_resource(), &target.name).into())
+}
+
+/// What the server itself changes at some paths of the target, and what it looks at there, `make` sees and gives alone: the
+/// rest is neither read nor written anew, unless somebody has to see all of it.
+pub async fn change_part(
+    target: &Target<'_>,
+    paths: &[&str],
+    mut make: impl FnMut(&Object) -> Result<Object>,
+) -> Result<Written> {
+    let is_as_stored = target.served.conversion.is_none() && target.served.mark.is_empty();
+    if !is_as_stored || alloc::concerns(target) || admission::must_see(&target.attributes(Operation::Update)) {
+        return change(target, make).await;
+    }
+    for _ in 0..TRIES {
+        match attempt_part(target, paths, &mut make).await? {
+            Part::Written(written) => return Ok(written),
+            Part::Moved => {}
+            Part::Unfit => return change(target, make).await,
+        }
+    }
+    Err(Status::modified(&target.served.def.group_resource(), &target.name).into())
+}
+
+/// What became of a change of a part.
+enum Part {
+    /// It is done.
+    Written(Written),
+    /// The object moved meanwhile.
+    Moved,
+    /// The object has to be looked at as a whole.
+    Unfit,
+}
+
+/// One round of steps 9 to 12 for what the server itself changes.
+async fn attempt_part(
+    target: &Target<'_>,
+    paths: &[&str],
+    make: &mut impl FnMut(&Object) -> Result<Object>,
+) -> Result<Part> {
+    let current = target.stored().await?.ok_or_else(|| target.not_found())?;
+    let wanted = Wanted::new(paths.iter().copied().chain(["metadata.deletionTimestamp"]));
+    let old = wanted.scanned(&current.value).filter(|old| !old.is_deleting());
+    let Some(old) = old else { return Ok(Part::Unfit) };
+    let new = make(&old)?;
+    target.admit(Operation::Update, Some(&new), Some(&old)).await?;
+    let Some(stored) = wanted.replaced(&current.value, &new) else { return Ok(Part::Unfit) };
+    let revision = current.mod_revision;
+    let is_same = stored == current.value;
+    if target.options.dry_run || (is_same && !target.is_stale().await?) {
+        return Ok(Part::Written(Written { stored, revision, created: false }));
+    }
+    Ok(match target.commit(revision, Some(stored.clone()), &Claims::default()).await? {
+        Committed::At(revision) => Part::Written(Written { stored, revision, created: false }),
+        Committed::Moved | Committed::Outclaimed => Part::Moved,
+    })
 }
 
 /// Checks optimistic concurrency; tells whether the wanted object insists on the revision that it was made from.
