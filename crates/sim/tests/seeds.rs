@@ -1,5 +1,4 @@
 //! Many seeds, and any one again: `SKIFF_SIM_SEED=7 cargo test -p skiff-sim`, or more of them with `SKIFF_SIM_SEEDS=1000`.
-//! `cargo xtask test seeds` runs as many as issues ask for, optimized.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
