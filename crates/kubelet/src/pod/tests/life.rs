@@ -530,7 +530,26 @@ fn what_nobody_knows_of_is_ended_before_another_follows() {
             world.newest("web").state = RunState::Unknown;
             world.run();
         },
-        expect![[]],
+        expect![[r#"
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s      event Killing: Container is in "unknown" state, try killing it before starting a new one
+            0s      status Running | web ended 137 ContainerStatusUnknown | SI--
+            0s    stop web within 30s
+            0s      status Running | web ended 143 Error | SI--
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s    start web #1
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, was ended 143 Error, restarts 1, started, ready | SIRC
+        "#]],
     );
 }
 
