@@ -164,11 +164,20 @@ struct Shared<K> {
     task: Mutex<Option<tokio::task::AbortHandle>>,
 }
 
-impl<K> Drop for Shared<K> {
-    fn drop(&mut self) {
+impl<K> Shared<K> {
+    /// Ends the watch, and lets go of the handlers and all that they hold.
+    fn end(&self) {
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }
+        let handlers = std::mem::take(&mut *self.handlers.write());
+        drop(handlers);
+    }
+}
+
+impl<K> Drop for Shared<K> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -201,6 +210,12 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
         let task = tokio::spawn(reflect(client, scope, sink));
         *informer.shared.task.lock() = Some(task.abort_handle());
         informer
+    }
+
+    /// What ends it, without holding on to it.
+    fn ender(&self) -> Box<dyn Fn() + Send> {
+        let shared = Arc::downgrade(&self.shared);
+        Box::new(move || shared.upgrade().into_iter().for_each(|shared| shared.end()))
     }
 
     /// One object.
@@ -431,12 +446,19 @@ pub struct Informers {
     outlines: Arc<Mutex<HashMap<Resource, Outlines>>>,
     /// Of those kinds of which whole objects are read.
     of_whole: Arc<Mutex<HashMap<Resource, Outlines>>>,
+    ends: Arc<Mutex<Vec<Box<dyn Fn() + Send>>>>,
 }
 
 impl Informers {
     /// Informers that read with the rights of `client`.
     pub fn new(client: Client) -> Self {
-        Self { client, started: Arc::default(), outlines: Arc::default(), of_whole: Arc::default() }
+        Self {
+            client,
+            started: Arc::default(),
+            outlines: Arc::default(),
+            of_whole: Arc::default(),
+            ends: Arc::default(),
+        }
     }
 
     /// What they read with.
@@ -450,6 +472,7 @@ impl Informers {
         let entry = started.entry(TypeId::of::<K>()).or_insert_with(|| {
             let scope = Scope::of(K::resource(), JSON);
             let informer = Informer::<K>::start(self.client.clone(), scope, facts_of_kind, compact::packing());
+            self.ends.lock().push(informer.ender());
             self.of_whole.lock().insert(K::resource(), Outlines::of_whole(informer.clone()));
             Box::new(informer)
         });
@@ -476,9 +499,18 @@ impl Informers {
                 return of_whole.clone();
             }
             let scope = Scope::of(resource.clone(), METADATA);
-            Outlines::alone(Informer::start(self.client.clone(), scope, facts_of_outline, None))
+            let informer = Informer::start(self.client.clone(), scope, facts_of_outline, None);
+            self.ends.lock().push(informer.ender());
+            Outlines::alone(informer)
         });
         entry.clone()
+    }
+
+    /// Ends the informers that are shared: they watch no more and tell nobody. Handlers that look into informers hold on to
+    /// them, so that without this those would go on when all their readers are gone.
+    pub fn end(&self) {
+        let ends = std::mem::take(&mut *self.ends.lock());
+        ends.iter().for_each(|end| end());
     }
 
     /// Stops sharing the metadata of a resource that is no longer served.

@@ -86,6 +86,13 @@ struct World {
 struct Leaders {
     _controllers: skiff_controllers::Handle,
     _scheduler: skiff_scheduler::Handle,
+    informers: Informers,
+}
+
+impl Drop for Leaders {
+    fn drop(&mut self) {
+        self.informers.end();
+    }
 }
 
 impl Drop for World {
@@ -150,7 +157,7 @@ impl World {
         let controllers = ControllerManager::start(accounts, &informers, self.clock.clone(), self.ids.clone(), config);
         let settings = skiff_scheduler::Config { seed: self.faults.below(u64::MAX), ..Default::default() };
         let scheduler = Scheduler::start(of("system:kube-scheduler", &[]), &informers, self.clock.clone(), settings);
-        *self.leaders.lock() = Some(Leaders { _controllers: controllers, _scheduler: scheduler });
+        *self.leaders.lock() = Some(Leaders { _controllers: controllers, _scheduler: scheduler, informers });
     }
 
     async fn create(&self) -> Result<(), String> {
