@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test [LAYER | FILTER]   install what the tests need, run them, sum them up;
-                                    layers: pure, node, clients, machine
+                                    layers: pure, seeds, node, clients, machine
 cargo xtask test chaos [ROUNDS [SEED]]
                                     kill skiff, shims, containers and containerd at random while pods come
                                     and go: 200 rounds on each runtime unless ROUNDS says otherwise (the node

@@ -26,6 +26,7 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
         println!("== {layer} ==");
         let outcome = match *layer {
             "pure" => pure(filter, &mut count),
+            "seeds" => seeds(&mut count),
             "clients" => clients(filter, &mut count),
             "machine" => machine(&mut count),
             _ => node(filter, &mut count),
@@ -38,6 +39,9 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
     println!("{} passed, {} failed", count.passed, count.failed);
     Ok(())
 }
+
+/// As many seeds of the simulated control plane as issues ask for.
+const SIMULATED_SEEDS: &str = "1000";
 
 /// As many rounds of faults as issues ask for, on each runtime.
 const CHAOS_ROUNDS: &str = "200";
@@ -54,7 +58,9 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
         [] => run_layers(&["pure", "node", "clients"], None),
         ["chaos", numbers @ ..] => chaos(numbers),
         ["soak", minutes @ ..] => soak(minutes.first().copied()),
-        [layer @ ("pure" | "node" | "clients" | "machine"), rest @ ..] => run_layers(&[layer], rest.first().copied()),
+        [layer @ ("pure" | "seeds" | "node" | "clients" | "machine"), rest @ ..] => {
+            run_layers(&[layer], rest.first().copied())
+        }
         [filter, ..] => run_layers(&["pure", "node"], Some(filter)),
     }
 }
@@ -64,6 +70,14 @@ fn pure(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
     let mut tests = cargo(&["test", "--workspace", "--exclude", "skiff-e2e", "--exclude", "skiff-clients"]);
     tests.arg("--no-fail-fast");
     counted(tests.args(filter).env("PATH", needs::path()), count)
+}
+
+/// The simulated control plane on as many seeds as issues ask for, as the release has it: an unoptimized build takes many
+/// times as long for each. It is no part of a plain run, which has fewer of them, and not yet time for all. The program's
+/// package is named as well, so that libraries are built with the features that it has them with, and few are built twice.
+fn seeds(count: &mut Count) -> Result<(), String> {
+    let mut tests = cargo(&["test", "--release", "--package", "skiff", "--package", "skiff-sim", "--test", "seeds"]);
+    counted(tests.args(["--", "--nocapture"]).env("SKIFF_SIM_SEEDS", SIMULATED_SEEDS), count)
 }
 
 /// Whole nodes in isolation, driven by kubectl.

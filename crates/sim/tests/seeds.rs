@@ -1,9 +1,12 @@
 //! Many seeds, and any one again: `SKIFF_SIM_SEED=7 cargo test -p skiff-sim`, or more of them with `SKIFF_SIM_SEEDS=1000`.
+//! `cargo xtask test seeds` runs as many as issues ask for, as the release has the control plane.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What fits into a minute of two cores in a debug build.
 const SEEDS: u64 = 64;
+/// After how many of them it is told how far they are.
+const SEEDS_TOLD: u64 = 100;
 /// Threads that runs are spread over; each run is one thread's.
 const THREADS: usize = 2;
 
@@ -24,6 +27,9 @@ fn whatever_goes_wrong_the_cluster_keeps_its_promises() {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 return failed;
+            }
+            if seed.is_multiple_of(SEEDS_TOLD) {
+                println!("seed {seed} of {}", end - 1);
             }
             if let Err(why) = skiff_sim::run(seed) {
                 failed.push(format!("seed {seed} (SKIFF_SIM_SEED={seed} cargo test -p skiff-sim): {why}"));
