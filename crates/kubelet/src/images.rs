@@ -107,8 +107,7 @@ impl Images {
             Ok(Some(found)) if self.may_use(&full, &found.id, owners).await => {
                 Ended::ImagePresent { image_ref: found.id }
             }
-            Ok(Some(_)) => Ended::ImageAbsent,
-            Ok(None) => Ended::ImageAbsent,
+            Ok(_) => Ended::ImageAbsent,
             Err(error) => Ended::Failed { reason: "ImageInspectError".to_owned(), message: error },
         }
     }
@@ -162,9 +161,14 @@ impl Images {
         let held = turn.lock().await;
         let place = self.places.acquire().await.expect("it is never closed");
         let began = clock.monotonic();
-        self.pulled.begin(&full);
-        let pulled = self.pull_once(&full, logins, sandbox, tell).await;
-        self.pulled.end(&full, pulled.as_ref().ok().map(|(image_ref, owner)| (image_ref.as_str(), owner)));
+        let pulled = match self.pulled.begin(&full) {
+            Ok(()) => {
+                let pulled = self.pull_once(&full, logins, sandbox, tell).await;
+                self.pulled.end(&full, pulled.as_ref().ok().map(|(image_ref, owner)| (image_ref.as_str(), owner)));
+                pulled
+            }
+            Err(error) => Err(format!("Failed to record image pull intent for container image {full:?}: {error}")),
+        };
         drop((place, held));
         self.pulls.lock().retain(|name, turn| *name != full || Arc::strong_count(turn) > 2);
         let done = clock.monotonic();

@@ -3,6 +3,7 @@
 //! See <https://kubernetes.io/docs/concepts/containers/images/#ensureimagepullcredentialverification>.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -247,17 +248,20 @@ impl Pulled {
 
     /// Notes that an image is about to be pulled: should the agent end before it has noted by whose credentials, nobody may
     /// use it unasked.
-    pub fn begin(&self, image: &str) {
-        *self.known.lock().intents.entry(image.to_owned()).or_default() += 1;
+    ///
+    /// # Errors
+    /// It cannot be noted, so it must not be pulled: a later run would take it for one that was there before.
+    pub fn begin(&self, image: &str) -> io::Result<()> {
+        let mut known = self.known.lock();
         let intent = json!({"kind": "ImagePullIntent", "apiVersion": API_VERSION, "image": image});
-        self.write("pulling", image, &intent.to_string());
+        self.write("pulling", image, &intent.to_string())?;
+        *known.intents.entry(image.to_owned()).or_default() += 1;
+        Ok(())
     }
 
-    /// Notes that the pull has ended, with what came of it.
+    /// Notes that the pull has ended, with what came of it. What cannot be noted stays a pull that nobody saw end.
     pub fn end(&self, image: &str, pulled: Option<(&str, &Owner)>) {
-        if let Some((image_ref, owner)) = pulled {
-            self.admitted(image, image_ref, owner);
-        }
+        let is_noted = pulled.is_none_or(|(image_ref, owner)| self.admitted(image, image_ref, owner));
         let mut known = self.known.lock();
         let left = known.intents.get(image).map_or(0, |count| count.saturating_sub(1));
         if left > 0 {
@@ -265,11 +269,13 @@ impl Pulled {
             return;
         }
         known.intents.remove(image);
-        remove(&self.file("pulling", image));
+        if is_noted {
+            remove(&self.file("pulling", image));
+        }
     }
 
-    /// Notes who could use an image.
-    pub fn admitted(&self, image: &str, image_ref: &str, owner: &Owner) {
+    /// Notes who could use an image; whether a later run will know it.
+    pub fn admitted(&self, image: &str, image_ref: &str, owner: &Owner) -> bool {
         let mut known = self.known.lock();
         let record = known.records.entry(image_ref.to_owned()).or_insert_with(|| Record {
             kind: "ImagePulledRecord".to_owned(),
@@ -279,13 +285,13 @@ impl Pulled {
             credential_mapping: BTreeMap::new(),
         });
         let holders = record.credential_mapping.entry(repository(image).to_owned()).or_default();
-        if holders.kubernetes_secrets.len() >= MOST_SECRETS && holders.admit(owner) {
-            return;
+        let is_one_of_many = holders.kubernetes_secrets.len() >= MOST_SECRETS && holders.admit(owner);
+        if is_one_of_many || !holders.add(owner) {
+            return true;
         }
-        if holders.add(owner) {
-            record.last_updated_time = rfc3339(self.clock.now());
-            self.write("pulled", image_ref, &serde_json::to_string(record).expect("plain data"));
-        }
+        record.last_updated_time = rfc3339(self.clock.now());
+        let written = self.write("pulled", image_ref, &serde_json::to_string(record).expect("plain data"));
+        written.map_err(|error| tracing::warn!(image, %error, "a pull cannot be noted")).is_ok()
     }
 
     /// Forgets the images that the runtime does not have any more.
@@ -308,16 +314,12 @@ impl Pulled {
         self.folder.join(kind).join(format!("sha256-{}", hex(name.as_bytes())))
     }
 
-    /// A file is there whole or not at all. Where it cannot be written, a later run takes the image for one that was there
-    /// before; this one knows better.
-    fn write(&self, kind: &str, name: &str, text: &str) {
+    /// A file is there whole or not at all. Only one is written at a time, by whoever holds what is known.
+    fn write(&self, kind: &str, name: &str, text: &str) -> io::Result<()> {
         let (file, draft) = (self.file(kind, name), self.folder.join(kind).join(".draft"));
-        let written = std::fs::create_dir_all(self.folder.join(kind))
-            .and_then(|()| std::fs::write(&draft, text))
-            .and_then(|()| std::fs::rename(&draft, &file));
-        if let Err(error) = written {
-            tracing::warn!(file = %file.display(), %error, "a pull cannot be noted");
-        }
+        std::fs::create_dir_all(self.folder.join(kind))?;
+        std::fs::write(&draft, text)?;
+        std::fs::rename(&draft, &file)
     }
 }
 
@@ -386,7 +388,7 @@ mod tests {
         let folder = folder("who");
         let pulled = load(&folder, Policy::default());
         assert_eq!(pulled.access(IMAGE, "id"), Access::All, "it was there before");
-        pulled.begin(IMAGE);
+        pulled.begin(IMAGE).expect("noted");
         pulled.end(IMAGE, Some(("id", &secret("a", "x"))));
         assert!(may(&pulled, IMAGE, &secret("a", "x")));
         assert!(may(&pulled, IMAGE, &secret("b", "x")), "the same credentials");
@@ -409,13 +411,28 @@ mod tests {
     #[test]
     fn a_pull_that_nobody_saw_end_lets_nobody_in() {
         let folder = folder("unseen");
-        load(&folder, Policy::default()).begin(IMAGE);
+        load(&folder, Policy::default()).begin(IMAGE).expect("noted");
         let again = load(&folder, Policy::default());
         assert_eq!(again.access(IMAGE, "id"), Access::Holders(Holders::default()));
-        again.begin(IMAGE);
+        again.begin(IMAGE).expect("noted");
         again.end(IMAGE, None);
         assert_eq!(again.access(IMAGE, "id"), Access::All);
         assert_eq!(load(&folder, Policy::NeverVerify).access(IMAGE, "id"), Access::All);
+    }
+
+    #[test]
+    fn what_cannot_be_noted_lets_nobody_in_later() {
+        let folder = folder("unwritten");
+        std::fs::create_dir_all(&folder.0).expect("a folder");
+        std::fs::write(folder.0.join("pulled"), "in the way").expect("written");
+        let pulled = load(&folder, Policy::default());
+        pulled.begin(IMAGE).expect("noted");
+        pulled.end(IMAGE, Some(("id", &secret("a", "x"))));
+        assert!(may(&pulled, IMAGE, &secret("a", "x")), "this run knows it");
+        assert_eq!(load(&folder, Policy::default()).access(IMAGE, "id"), Access::Holders(Holders::default()));
+        std::fs::remove_dir_all(folder.0.join("pulling")).expect("removed");
+        std::fs::write(folder.0.join("pulling"), "in the way").expect("written");
+        assert!(pulled.begin(IMAGE).is_err(), "it must not be pulled");
     }
 
     #[test]
