@@ -15,6 +15,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a test looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// A name and its password, which a locked registry asks for.
+pub const REGISTRY_LOGIN: &str = "puller:secret";
+/// The same, as a registry keeps it.
+const REGISTRY_USERS: &str = "puller:$2y$04$XnXihrSZEnzjgN4wCZ3c7uPmRfdQgXOFlX4v3bBKpWQ8vjZ12bXPO\n";
+
 /// Settings by which it does not matter to a test how full the machine's disk is.
 pub(crate) const KUBELET_CONFIG: &str = "
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -323,10 +328,25 @@ impl Cluster {
 
     /// Starts a registry at localhost:5000 of the node's network, with the test images in it.
     pub fn start_registry(&mut self) {
+        self.serve_registry("");
+        for version in ["v1", "v2", "locked"] {
+            self.push(&hello_image(version), "hello", version);
+        }
+    }
+
+    /// From now on the registry asks everyone for [`REGISTRY_LOGIN`].
+    pub fn lock_registry(&mut self) {
+        let file = self.data.join("registry.users");
+        std::fs::write(&file, REGISTRY_USERS).expect("written");
+        self.stop_registry();
+        self.serve_registry(&format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", file.display()));
+    }
+
+    fn serve_registry(&mut self, settings: &str) {
         let config = self.data.join("registry.yml");
         let root = self.data.join("registry");
         let text = format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:5000\"}}\n",
+            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:5000\"}}\n{settings}",
             root.display()
         );
         std::fs::write(&config, text).expect("written");
@@ -334,9 +354,6 @@ impl Cluster {
         command.arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.registry = Some(command.spawn().expect("docker-registry is installed"));
         eventually("the registry answers", || self.curl(&["http://127.0.0.1:5000/v2/"]).code == 0);
-        for version in ["v1", "v2"] {
-            self.push(&hello_image(version), "hello", version);
-        }
     }
 
     /// Takes the registry away; connections to it are refused from then on.
@@ -347,6 +364,7 @@ impl Cluster {
 
     fn curl(&self, arguments: &[&str]) -> Answer {
         let mut command = self.inside(&["curl", "--silent", "--show-error", "--fail", "--max-time", "20"]);
+        command.args(["--user", REGISTRY_LOGIN]);
         Answer::of(command.args(arguments).output().expect("curl is installed"))
     }
 

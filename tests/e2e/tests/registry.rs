@@ -1,7 +1,7 @@
 //! Images from a registry: pulled for a pod and by hand, missing ones, and a registry that is down.
 
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{eventually, hello_image};
+use skiff_e2e::cluster::{REGISTRY_LOGIN, eventually, hello_image, kill};
 
 #[test]
 fn images_come_from_a_registry() {
@@ -13,6 +13,8 @@ fn images_come_from_a_registry() {
     out_again(&cluster);
     a_tag_that_is_missing(&cluster);
     a_policy_of_never(&cluster);
+    cluster.lock_registry();
+    who_may_use_it(&cluster);
     cluster.stop_registry();
     a_registry_that_is_down(&cluster);
 }
@@ -114,6 +116,59 @@ fn a_policy_of_never(cluster: &Cluster) {
     eventually("the pod says that it may not pull", || {
         cluster.kubectl("get pod never").stdout.contains("ErrImageNeverPull")
     });
+}
+
+/// An image that was pulled with somebody's credentials is there for nobody else.
+fn who_may_use_it(cluster: &Cluster) {
+    for namespace in ["default", "friends", "strangers"] {
+        if namespace != "default" {
+            cluster.kubectl(&format!("create namespace {namespace}")).ok();
+        }
+        let (name, password) = REGISTRY_LOGIN.split_once(':').expect("both");
+        let password = if namespace == "strangers" { "guess" } else { password };
+        let login = format!("--docker-server=localhost:5000 --docker-username={name} --docker-password={password}");
+        cluster.kubectl(&format!("create secret docker-registry login -n {namespace} {login}")).ok();
+    }
+    let run = |name: &str, namespace: &str, secrets: &str, policy: &str| {
+        cluster.create(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  imagePullSecrets: {secrets}\n  \
+             containers: [{{name: main, image: 'localhost:5000/hello:locked', imagePullPolicy: {policy}}}]\n"
+        ));
+    };
+    let waits = |name: &str, namespace: &str, why: [&str; 2]| {
+        eventually(&format!("{name} waits"), || {
+            let pod = cluster.get(&format!("pod {name} -n {namespace}"));
+            let reason = &pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+            reason.as_str().is_some_and(|reason| why.contains(&reason))
+        });
+    };
+    let ready = |name: &str, namespace: &str| {
+        cluster.kubectl(&format!("wait --for=condition=Ready pod/{name} -n {namespace} --timeout=60s")).ok();
+        cluster.kubectl(&format!("events -n {namespace} --for pod/{name} --no-headers")).ok()
+    };
+    let refused = ["ErrImagePull", "ImagePullBackOff"];
+    run("nobody", "default", "[]", "IfNotPresent");
+    waits("nobody", "default", refused);
+    run("owner", "default", "[{name: login}]", "IfNotPresent");
+    let events = ready("owner", "default");
+    assert!(events.contains(r#"Successfully pulled image "localhost:5000/hello:locked""#), "{events}");
+    // The node has it now, and so have those who could have pulled it.
+    run("friend", "friends", "[{name: login}]", "Never");
+    let events = ready("friend", "friends");
+    assert!(events.contains("already present on machine"), "{events}");
+    run("unknown", "default", "[]", "IfNotPresent");
+    run("stranger", "strangers", "[{name: login}]", "IfNotPresent");
+    run("hasty", "strangers", "[{name: login}]", "Never");
+    waits("unknown", "default", refused);
+    waits("stranger", "strangers", refused);
+    waits("hasty", "strangers", ["ErrImageNeverPull"; 2]);
+    // A server that was killed knows it still.
+    kill(cluster.server_pid());
+    cluster.skiff(&["up"]).ok();
+    run("later", "strangers", "[]", "Never");
+    waits("later", "strangers", ["ErrImageNeverPull"; 2]);
+    run("again", "default", "[{name: login}]", "Never");
+    ready("again", "default");
 }
 
 fn a_registry_that_is_down(cluster: &Cluster) {

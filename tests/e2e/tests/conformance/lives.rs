@@ -1,6 +1,7 @@
 //! How containers live: hooks, ends and what is told of them, probes of every kind, init containers, debug containers,
 //! changes of what is wanted.
 
+use serde_json::Value;
 use skiff_e2e::Cluster;
 use skiff_e2e::cluster::eventually;
 
@@ -59,6 +60,27 @@ spec:
     command: [sh, -c, "[ -e /scratch/seen ] && exit 0; touch /scratch/seen; exit 1"]
     volumeMounts: [{name: scratch, mountPath: /scratch}]
   volumes: [{name: scratch, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: all-again}
+spec:
+  initContainers:
+  - name: first
+    image: localhost:5000/hello:v1
+    command: [sh, -c, "hostname -i >> /scratch/starts"]
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
+  containers:
+  - name: main
+    image: localhost:5000/hello:v1
+  - name: watcher
+    image: localhost:5000/hello:v1
+    command: [sh, -c, "[ -e /scratch/seen ] && exec sleep 1000; touch /scratch/seen; exit 42"]
+    restartPolicy: Never
+    restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
+  volumes: [{name: scratch, emptyDir: {}}]
+  terminationGracePeriodSeconds: 1
 "#;
 
 /// So often one Pod is changed.
@@ -80,6 +102,7 @@ pub fn look(cluster: &Cluster) {
     messages(cluster);
     debugging(cluster);
     starts(cluster);
+    all_again(cluster);
     together(cluster);
     generations(cluster);
 }
@@ -171,6 +194,25 @@ fn starts(cluster: &Cluster) {
     });
     let never = status("never-ready")["containerStatuses"][0].clone();
     assert_eq!((&never["ready"], &never["restartCount"]), (&false.into(), &0.into()), "{never}");
+}
+
+/// One container's end is a new beginning of all, in the same sandbox and with the same volumes.
+fn all_again(cluster: &Cluster) {
+    let status = || cluster.get("pod all-again")["status"].clone();
+    let restarts = |status: &Value| {
+        let lists = [&status["initContainerStatuses"], &status["containerStatuses"]];
+        let all = lists.into_iter().flat_map(|list| list.as_array().into_iter().flatten());
+        all.map(|one| one["restartCount"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    eventually("all containers are started again", || restarts(&status()) == [1, 1, 1]);
+    cluster.ready("all-again");
+    let starts = cluster.kubectl("exec all-again -c watcher -- cat /scratch/starts").ok();
+    let address = status()["podIP"].as_str().unwrap().to_owned();
+    assert_eq!(starts, format!("{address}\n{address}\n"));
+    let conditions = status()["conditions"].as_array().unwrap().clone();
+    let told = conditions.iter().find(|condition| condition["type"] == "AllContainersRestarting").cloned();
+    assert_eq!(told.unwrap()["status"], "False");
+    assert_eq!(restarts(&status()), [1, 1, 1], "once is enough");
 }
 
 /// Several Pods go by their label.
