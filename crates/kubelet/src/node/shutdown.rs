@@ -25,17 +25,28 @@ const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.
 const CRITICAL: i32 = 2_000_000_000;
 /// Where systemd is, if the machine has it.
 const SYSTEMD: &str = "/run/systemd/system";
-/// Holds systemd's delay lock for as long as it lives.
-const INHIBIT: [&str; 6] = [
-    "--what=shutdown",
-    "--mode=delay",
-    "--who=skiff",
-    "--why=Kubelet needs time to handle node shutdown",
-    "sleep",
-    "infinity",
+/// Where systemd's login manager is told to wait longer than its own 5 s; upstream's agent writes the same file.
+const LOGIND_CONFIG: &str = "/etc/systemd/logind.conf.d/99-kubelet.conf";
+/// Holds systemd's delay lock for as long as somebody keeps its standard input open: no longer than this process lives.
+const INHIBIT: [&str; 5] =
+    ["--what=shutdown", "--mode=delay", "--who=skiff", "--why=Kubelet needs time to handle node shutdown", "cat"];
+/// Asks the login manager how long it waits at most, in microseconds.
+const DELAY: [&str; 6] = [
+    "--system",
+    "get-property",
+    "org.freedesktop.login1",
+    "/org/freedesktop/login1",
+    "org.freedesktop.login1.Manager",
+    "InhibitDelayMaxUSec",
 ];
+/// Has the login manager read its settings again.
+const RELOAD: [&str; 4] = ["kill", "--kill-whom=main", "--signal=HUP", "systemd-logind.service"];
 /// Prints a line for each signal of a shutdown.
-const MONITOR: [&str; 5] = [
+const MONITOR: [&str; 8] = [
+    // It is to end with this process, however that ends.
+    "--pdeathsig",
+    "TERM",
+    "busctl",
     "--system",
     "monitor",
     "--json=short",
@@ -44,8 +55,10 @@ const MONITOR: [&str; 5] = [
 ];
 /// Lines that wait to be read.
 const MOST_LINES: usize = 16;
-/// How often the Pods of a wave are looked at.
+/// How often what changes meanwhile is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// So often the login manager is asked whether it has read its settings.
+const MOST_LOOKS: usize = 25;
 /// The pause before systemd is asked again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -134,8 +147,13 @@ pub async fn keep(workers: Arc<Workers>, options: Arc<Options>, changed: Arc<Not
 }
 
 async fn wait_once(workers: &Workers, options: &Options, changed: &Notify) -> Result<(), String> {
+    let wanted = total(options);
+    let asked = tokio::task::spawn_blocking(move || lengthen_delay(wanted)).await;
+    if let Err(error) = asked.map_err(|error| error.to_string()).flatten() {
+        tracing::warn!(error, seconds = wanted.as_secs(), "the machine's shutdown may not be held up for so long");
+    }
     let lock = Helper::start("systemd-inhibit", &INHIBIT)?;
-    let mut monitor = Helper::start("busctl", &MONITOR)?;
+    let mut monitor = Helper::start("setpriv", &MONITOR)?;
     let output = monitor.0.stdout.take().ok_or("busctl has no output")?;
     let (sender, mut lines) = mpsc::channel(MOST_LINES);
     // The thread ends with the helper, whose output it reads.
@@ -167,6 +185,43 @@ async fn wait_once(workers: &Workers, options: &Options, changed: &Notify) -> Re
     Err("busctl ended".to_owned())
 }
 
+/// Has the login manager wait for at least so long.
+fn lengthen_delay(wanted: Duration) -> Result<(), String> {
+    let delay = || microseconds(&run("busctl", &DELAY)?).ok_or_else(|| "busctl gives no number".to_owned());
+    let micros = wanted.as_micros();
+    if delay()? >= micros {
+        return Ok(());
+    }
+    let text =
+        format!("# Written by skiff, for its shutdownGracePeriod.\n[Login]\nInhibitDelayMaxSec={}\n", wanted.as_secs());
+    let folder = Path::new(LOGIND_CONFIG).parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(LOGIND_CONFIG, text))
+        .map_err(|error| format!("{LOGIND_CONFIG}: {error}"))?;
+    run("systemctl", &RELOAD)?;
+    for _ in 0..MOST_LOOKS {
+        if delay()? >= micros {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    Err("systemd-logind waits as long as before".to_owned())
+}
+
+/// The number in a property that busctl prints: its type, then itself.
+fn microseconds(property: &str) -> Option<u128> {
+    property.trim().strip_prefix("t ")?.parse().ok()
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
 /// A helper program that lives as long as the value.
 struct Helper(Child);
 
@@ -174,7 +229,7 @@ impl Helper {
     fn start(program: &str, arguments: &[&str]) -> Result<Self, String> {
         let child = Command::new(program)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -208,6 +263,13 @@ mod tests {
     fn pod(uid: &str, priority: i32) -> Arc<Pod> {
         let yaml = format!("{{metadata: {{uid: {uid}}}, spec: {{priority: {priority}, containers: []}}}}");
         Arc::new(serde_saphyr::from_str(&yaml).expect("a valid Pod"))
+    }
+
+    #[test]
+    fn properties_are_read() {
+        assert_eq!(microseconds("t 5000000\n"), Some(5_000_000));
+        assert_eq!(microseconds("u 5"), None);
+        assert_eq!(microseconds(""), None);
     }
 
     fn check(yaml: &str, expected: &[(&[&str], i64)]) {
