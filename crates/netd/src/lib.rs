@@ -2,6 +2,7 @@
 //! Everything is said to the kernel by netlink; no other program is ever started.
 
 mod abilities;
+mod announce;
 mod balancer;
 mod family;
 mod figures;
@@ -18,6 +19,7 @@ pub mod rules;
 mod testing;
 
 pub use abilities::Abilities;
+pub use announce::{Announcer, AnnouncerConfig};
 pub use balancer::{Balancer, BalancerConfig};
 pub use family::Family;
 pub use model::{HostPort, HostPortError, Transport};

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::paths::DEFAULT_DATA_DIR;
 use crate::ports::Port;
 
-pub use ranges::RangeOptions;
+pub use ranges::{BalancerOptions, RangeOptions};
 
 /// How long a node may take to be Ready.
 pub const DEFAULT_WAIT_SECONDS: u64 = 60;
@@ -126,6 +126,9 @@ pub struct NodeOptions {
     /// A further name or address for the API server's certificate; can be repeated
     #[arg(long, value_name = "NAME")]
     pub tls_san: Vec<String>,
+    /// Addresses for Services of type LoadBalancer.
+    #[command(flatten)]
+    pub balancing: BalancerOptions,
     /// Where the cluster's objects are kept.
     #[command(flatten)]
     pub datastore: DatastoreOptions,
@@ -166,6 +169,7 @@ impl NodeOptions {
             node_cidr_mask_size_ipv6: None,
             api_port: None,
             tls_san: Vec::new(),
+            balancing: BalancerOptions::default(),
             datastore: DatastoreOptions::default(),
             scheduler_config: None,
             runtime_config: Vec::new(),
@@ -464,6 +468,9 @@ pub struct ClusterOptions {
     /// The cluster's ranges of addresses.
     #[command(flatten)]
     pub ranges: RangeOptions,
+    /// Addresses for Services of type LoadBalancer.
+    #[command(flatten)]
+    pub balancing: BalancerOptions,
     /// A KubeletConfiguration for all nodes
     #[arg(long, value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,

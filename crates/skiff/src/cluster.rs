@@ -26,7 +26,7 @@ use crate::paths::{Join, NodeFacts, Paths, named, remove_file, write_atomically}
 use crate::pki::{self, Authority};
 use crate::ports::{self, Role};
 use crate::process::Process;
-use crate::ranges::Ranges;
+use crate::ranges::{self, Ranges};
 use crate::relay;
 use spec::{Member, Spec};
 
@@ -54,8 +54,10 @@ pub fn run(command: &ClusterCommand) -> Outcome {
         ClusterCommand::Create(options) => {
             let ranges = Ranges::chosen(&options.ranges.cluster_cidr, &options.ranges.service_cidr)?;
             NodeFacts::new("").node_masks().check(&ranges)?;
+            ranges::check_balancing(&ranges, &options.balancing)?;
             let spec = Spec {
                 ranges: (ranges != Ranges::default()).then_some(ranges),
+                load_balancer_range: options.balancing.load_balancer_range.clone(),
                 kubelet_config: options.kubelet_config.as_ref().map(std::path::absolute).transpose()?,
                 overlay: options.overlay,
                 feature_gates: options.feature_gates.clone(),

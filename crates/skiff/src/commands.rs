@@ -89,6 +89,7 @@ pub fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions, join:
     if let Some(mut facts) = NodeFacts::load(paths)? {
         facts.api_port = options.api_port.unwrap_or(facts.api_port);
         ranges::check_kept(&facts.ranges(), facts.node_masks(), options)?;
+        ranges::check_balancing(&facts.ranges(), &options.balancing)?;
         facts.datastore = datastore::settle(facts.datastore.take(), datastore, paths)?;
         facts.join = rejoin(facts.join.take(), servers, join)?;
         facts.save(paths)?;
@@ -108,6 +109,7 @@ pub fn decide_facts(paths: &Paths, target: &Target, options: &NodeOptions, join:
     };
     let chosen = Ranges::chosen(&options.ranges.cluster_cidr, &options.ranges.service_cidr)?;
     masks.check(&chosen)?;
+    ranges::check_balancing(&chosen, &options.balancing)?;
     // An agent learns them from its cluster.
     let ranges = servers.is_empty().then_some(chosen);
     let join = (!servers.is_empty()).then(|| Join { servers, token: join.token.clone() });
@@ -225,6 +227,7 @@ pub fn server_arguments(target: &Target, options: &NodeOptions, facts: &NodeFact
     on.iter().for_each(|name| flag("--enable-admission-plugins", name.clone()));
     off.iter().for_each(|name| flag("--disable-admission-plugins", name.clone()));
     options.tls_san.iter().for_each(|name| flag("--tls-san", name.clone()));
+    options.balancing.load_balancer_range.iter().for_each(|range| flag("--load-balancer-range", range.clone()));
     options.runtime_config.iter().for_each(|version| flag("--runtime-config", version.clone()));
     arguments.extend(options.access.arguments());
     if options.disable_agent {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
-use skiff_netd::{Netd, Overlay, PodNetwork};
+use skiff_netd::{Announcer, Netd, Overlay, PodNetwork};
 use skiff_runtime::leftovers;
 
 use crate::commands::CommandError;
@@ -62,6 +62,9 @@ pub fn end_processes(paths: &Paths) -> Result<bool, CommandError> {
     if NodeFacts::load(paths)?.is_none() {
         // It never ran; what is there under its name is another's, of another data folder.
         return Ok(false);
+    }
+    if paths.isolated.is_none() && other_owner(paths)?.is_none() {
+        Announcer::clean_up()?;
     }
     let ran = leftovers::end_everything(&paths.runtime(), &paths.volatile())?;
     if let Some(name) = &paths.isolated {

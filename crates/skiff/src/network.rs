@@ -8,9 +8,11 @@ use skiff_base::{Cidr, SystemClock};
 use skiff_client::{Client, Informers, Recorder};
 use skiff_edge::dns::{Dns, DnsConfig, Zone};
 use skiff_netd::rules::Frame;
-use skiff_netd::{Netd, NetdConfig, Overlay, OverlayConfig, PodGate, PodNetwork, PodNetworkConfig};
+use skiff_netd::{
+    Announcer, AnnouncerConfig, Netd, NetdConfig, Overlay, OverlayConfig, PodGate, PodNetwork, PodNetworkConfig,
+};
 
-use crate::cli::WayBetweenNodes;
+use crate::cli::{BalancerOptions, WayBetweenNodes};
 use crate::commands::CommandError;
 use crate::isolation::Link;
 use crate::machine::Machine;
@@ -40,7 +42,15 @@ pub fn node_ranges(facts: &NodeFacts) -> Result<Vec<Cidr>, CommandError> {
     }
 }
 
-/// The ranges that load balancers' addresses come from.
+/// Where load balancers' addresses come from; empty for the nodes' own.
+pub fn balancer_pool(facts: &NodeFacts, options: &BalancerOptions) -> Vec<Cidr> {
+    // What is no range was refused at the start.
+    let asked: Vec<Cidr> =
+        options.load_balancer_range.iter().flat_map(|text| ranges::pool(text).unwrap_or_default()).collect();
+    if asked.is_empty() { balancer_ranges(facts) } else { asked }
+}
+
+/// The ranges that are routed to this node alone for its load balancers.
 pub fn balancer_ranges(facts: &NodeFacts) -> Vec<Cidr> {
     let (base, bits) = Link::of(facts).load_balancers();
     let range = Cidr::new(base, bits).expect("half of a link network is a range");
@@ -72,6 +82,7 @@ pub struct Network {
     pub pods: Arc<PodNetwork>,
     rules: Netd,
     _overlay: Option<Overlay>,
+    _announcer: Announcer,
     _dns: Dns,
 }
 
@@ -116,8 +127,10 @@ pub fn start(machine: &Machine, informers: &Informers, node: &Client) -> Result<
         always_tunnel: machine.options.overlay == WayBetweenNodes::Vxlan,
     };
     let overlay = if has_plugins { None } else { Some(Overlay::start(overlay)?) };
+    let announcer = AnnouncerConfig { informers: informers.clone(), node_name: facts.node_name.clone() };
+    let announcer = Announcer::start(announcer)?;
     let dns = Dns::start(dns_config(facts, informers))?;
-    Ok(Network { pods, rules, _overlay: overlay, _dns: dns })
+    Ok(Network { pods, rules, _overlay: overlay, _announcer: announcer, _dns: dns })
 }
 
 /// The cluster DNS. In isolation there is nobody to ask for the world's names.

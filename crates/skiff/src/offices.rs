@@ -136,7 +136,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
     }
 }
 
-/// Gives Services of type LoadBalancer their addresses: of the isolated node's link, or the node's own.
+/// Gives Services of type LoadBalancer their addresses: of the user's range, of the isolated node's link, or the node's own.
 fn start_balancer(setting: &Setting, server: &Arc<ApiServer>, informers: &Informers) -> Balancer {
     let client = inprocess::controller_client(server, "service-controller");
     let recorder = Recorder::start(client.clone(), setting.machine.clock.clone(), "service-controller", "");
@@ -144,7 +144,7 @@ fn start_balancer(setting: &Setting, server: &Arc<ApiServer>, informers: &Inform
         informers: informers.clone(),
         client,
         recorder,
-        pool: network::balancer_ranges(&setting.machine.facts),
+        pool: network::balancer_pool(&setting.machine.facts, &setting.options.balancing),
         node_addresses: setting.machine.addresses.clone(),
         reserved_ports: vec![SSH_PORT, setting.api_port, skiff_kubelet::DEFAULT_PORT],
     })

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use skiff_base::{Cidr, Family};
 use skiff_client::Client;
 
-use crate::cli::NodeOptions;
+use crate::cli::{BalancerOptions, NodeOptions};
 use crate::commands::CommandError;
 
 /// The pods' addresses, where nothing else is asked for.
@@ -70,6 +70,45 @@ impl From<Ranges> for Texts {
 /// One is none.
 pub fn parse(list: &str) -> Result<Vec<Cidr>, skiff_base::cidr::CidrError> {
     list.split(',').filter(|text| !text.is_empty()).map(str::parse).collect()
+}
+
+/// Addresses as load balancers' are written: a range, one address, or the first and the last one.
+///
+/// # Errors
+/// They are written otherwise.
+pub fn pool(text: &str) -> Result<Vec<Cidr>, String> {
+    let address = |text: &str| text.trim().parse::<IpAddr>().map_err(|error| format!("{text:?}: {error}"));
+    if let Some((first, last)) = text.split_once('-') {
+        let ranges = Cidr::between(address(first)?, address(last)?);
+        return if ranges.is_empty() { Err(format!("{first} does not come before {last}")) } else { Ok(ranges) };
+    }
+    if text.contains('/') {
+        return Ok(vec![text.parse().map_err(|error| format!("{text:?}: {error}"))?]);
+    }
+    Ok(vec![Cidr::host(address(text)?)])
+}
+
+/// The same text, where it says what [`pool`] understands.
+///
+/// # Errors
+/// As there.
+pub fn check_pool(text: &str) -> Result<String, String> {
+    pool(text).map(|_| text.to_owned())
+}
+
+/// Refuses load balancers' addresses that are the cluster's already.
+///
+/// # Errors
+/// Some are.
+pub fn check_balancing(ranges: &Ranges, options: &BalancerOptions) -> Result<(), CommandError> {
+    for text in &options.load_balancer_range {
+        for part in pool(text)? {
+            if let Some(taken) = ranges.pods.iter().chain(&ranges.services).find(|range| range.overlaps(part)) {
+                return Err(format!("--load-balancer-range {text} overlaps the cluster's own range {taken}").into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A list with commas.

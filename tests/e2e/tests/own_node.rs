@@ -1,5 +1,6 @@
 //! The machine's own node, not an isolated one, in namespaces that stand for a machine: what it leaves when it is
-//! deleted, also after it was killed; what becomes of it when the machine gets another address.
+//! deleted, also after it was killed; what becomes of it when the machine gets another address; how others on its network
+//! reach load balancers' addresses.
 
 use std::process::{Command, Stdio};
 
@@ -78,6 +79,52 @@ cat "$HOME/known"
 kubectl logs deployment/hello | grep -q listening
 "#;
 
+/// Plays a machine and another one on the same network, which reaches a Service by addresses that nobody routes to it.
+const NEIGHBOUR: &str = r#"
+ip link add uplink type veth peer name outside
+unshare --net sleep 1000 &
+OTHER=$!
+until ip link set outside netns $OTHER 2> /dev/null && ! ip link show outside > /dev/null 2>&1; do sleep 0.1; done
+other() { nsenter --net=/proc/$OTHER/ns/net "$@"; }
+ip address add 10.9.0.1/24 dev uplink
+ip address add fd00:9::1/64 dev uplink nodad
+ip link set uplink up
+ip route replace default dev uplink
+ip -6 route replace default dev uplink
+other ip address add 10.9.0.2/24 dev outside
+other ip address add fd00:9::2/64 dev outside nodad
+other ip link set outside up
+"$SKIFF_BIN" up --data-dir "$DATA" --cluster-cidr 10.42.0.0/16,fd00:42::/56 --service-cidr 10.43.0.0/16,fd00:43::/112 \
+  --load-balancer-range 10.9.0.240-10.9.0.242,fd00:9::240/126 >/dev/null
+"$SKIFF_BIN" image import --data-dir "$DATA" "$IMAGE" >/dev/null
+kubectl create deployment hello --image=localhost:5000/hello:v1 -- /hello --port=8080 >/dev/null
+kubectl rollout status deployment/hello --timeout=60s >/dev/null
+kubectl create -f - >/dev/null << END
+apiVersion: v1
+kind: Service
+metadata: {name: hello}
+spec: {type: LoadBalancer, ipFamilyPolicy: PreferDualStack, selector: {app: hello}, ports: [{port: 80, targetPort: 8080}]}
+END
+kubectl wait --for=jsonpath='{.status.loadBalancer.ingress}' --timeout=20s service/hello > /dev/null
+echo "given $(kubectl get service hello -o jsonpath='{.status.loadBalancer.ingress[*].ip}')"
+for url in http://10.9.0.240/ "http://[fd00:9::240]/"; do
+  for attempt in $(seq 50); do
+    said=$(other curl --silent --globoff --max-time 1 "$url") && break
+    sleep 0.2
+  done
+  echo "$url $said" | sed 's/hello-.*/a pod/'
+done
+echo "node $(kubectl get nodes -o jsonpath='{.items[0].status.addresses[?(@.type=="InternalIP")].address}')"
+kubectl delete service hello > /dev/null
+for attempt in $(seq 50); do ip address show uplink | grep -q 240 || break; sleep 0.1; done
+ip -o address show dev uplink scope global | awk '{print "left", $4}'
+kubectl create service loadbalancer again --tcp=80:8080 > /dev/null
+for attempt in $(seq 100); do ip address show uplink | grep -q 240 && break; sleep 0.1; done
+ip -o address show dev uplink scope global | awk '{print "again", $4}'
+"$SKIFF_BIN" down --data-dir "$DATA"
+ip -o address show dev uplink scope global | awk '{print "down", $4}'
+"#;
+
 /// Runs a script on a machine of its own; gives what it prints.
 fn played(name: &str, script: &str) -> String {
     let cluster = Cluster::empty(name);
@@ -97,6 +144,25 @@ fn played(name: &str, script: &str) -> String {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     said
+}
+
+#[test]
+fn neighbours_reach_load_balancers() {
+    let said = played("neighbour", NEIGHBOUR);
+    let expected = "\
+given 10.9.0.240 fd00:9::240
+http://10.9.0.240/ hello v1 from a pod
+http://[fd00:9::240]/ hello v1 from a pod
+node 10.9.0.1 fd00:9::1
+left 10.9.0.1/24
+left fd00:9::1/64
+again 10.9.0.1/24
+again 10.9.0.240/32
+again fd00:9::1/64
+down 10.9.0.1/24
+down fd00:9::1/64
+";
+    assert_eq!(said, expected);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //! names are known on each, and one that vanishes is replaced and comes back.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use serde_json::Value;
 use skiff_e2e::Cluster;
-use skiff_e2e::cluster::{eventually, http_get, kill};
+use skiff_e2e::cluster::{Answer, eventually, http_get, kill};
 
 /// One pod on each node, and one that leaves soon when its node does.
 const MANIFEST: &str = r#"
@@ -78,7 +79,7 @@ fn is_ready(cluster: &Cluster, node: &str) -> bool {
 
 #[test]
 fn three_nodes_are_one_cluster() {
-    let cluster = Cluster::several("several", 2);
+    let cluster = Cluster::several_with("several", 2, &["--load-balancer-range", "203.0.113.130/31"], |_| {});
     let agent = cluster.agent(1);
     cluster.create(&MANIFEST.replace("AGENT", &agent));
     cluster.kubectl("rollout status daemonset/each --timeout=60s").ok();
@@ -98,7 +99,53 @@ fn three_nodes_are_one_cluster() {
     let requests = cluster.kubectl("get csr --no-headers").ok();
     assert_eq!(requests.matches("Approved,Issued").count(), 4, "{requests}");
 
+    one_node_answers_for_an_address(&cluster);
     a_node_vanishes_and_comes_back(&cluster, &agent);
+}
+
+/// The load balancers' addresses are of a network that the nodes are on beside their own. One node has one of them, and
+/// when it moves everyone there knows.
+fn one_node_answers_for_an_address(cluster: &Cluster) {
+    let nodes = [cluster.name.clone(), cluster.agent(0), cluster.agent(1)];
+    let on = |node: &str, line: &str| {
+        let mut command = Command::new("nsenter");
+        let namespace = format!("--net=/proc/{}/ns/net", cluster.keeper_pid_of(node));
+        Answer::of(command.arg(namespace).args(line.split(' ')).output().expect("nsenter is there"))
+    };
+    for (index, node) in nodes.iter().enumerate() {
+        on(node, &format!("ip address add 203.0.113.{}/24 dev eth0", index + 1)).ok();
+    }
+    let exclude = |node: &str, mark: &str| {
+        cluster
+            .kubectl(&format!("label node {node} node.kubernetes.io/exclude-from-external-load-balancers{mark}"))
+            .ok();
+    };
+    // The last node only looks.
+    let looks = nodes[2].as_str();
+    exclude(looks, "=");
+    cluster.kubectl("create service loadbalancer each-balanced --tcp=80:8080").ok();
+    let holders = || -> Vec<&str> {
+        let has = |node: &&String| on(node, "ip -o address show dev eth0").stdout.contains("203.0.113.130/32");
+        nodes.iter().filter(has).map(String::as_str).collect()
+    };
+    eventually("one node answers", || holders().len() == 1);
+    let mac = |node: &str| {
+        let link = on(node, "ip -o link show dev eth0").ok();
+        link.split("link/ether ").nth(1).expect("a hardware address")[..17].to_owned()
+    };
+    let known = || on(looks, "ip neigh show 203.0.113.130").stdout;
+    let first = holders()[0];
+    on(looks, "busybox ping -c 1 -W 5 203.0.113.130").ok();
+    assert!(known().contains(&mac(first)), "{}", known());
+    exclude(first, "=");
+    let second = nodes[..2].iter().find(|node| *node != first).expect("there are two");
+    eventually("the other one answers", || holders() == [second.as_str()]);
+    eventually("everyone knows", || known().contains(&mac(second)));
+    exclude(first, "-");
+    eventually("the address is back", || holders() == [first]);
+    cluster.kubectl("delete service each-balanced").ok();
+    eventually("nobody answers", || holders().is_empty());
+    exclude(looks, "-");
 }
 
 fn everybody_reaches_everybody(cluster: &Cluster, each: &Pods) {

@@ -68,9 +68,9 @@ impl Applier {
 
     /// The networks that the node is on with its own addresses.
     pub(crate) fn networks(&self) -> Result<Vec<Cidr>, NetlinkError> {
-        let own = messages::addresses(&self.socket)?;
-        let own = own.into_iter().filter(|(_, address, _)| self.site.addresses.contains(address));
-        Ok(own.filter_map(|(_, address, bits)| Cidr::new(address, bits)).collect())
+        let own = link::addresses(&self.socket)?;
+        let own = own.into_iter().filter(|one| self.site.addresses.contains(&one.address));
+        Ok(own.filter_map(|one| Cidr::new(one.address, one.bits)).collect())
     }
 
     /// Makes the kernel have these ways and no others. With `anew`, what is there is not trusted.
@@ -139,9 +139,9 @@ impl Applier {
         if !ways.values().any(|way| matches!(way, Way::Tunnel(..))) {
             return Ok(None);
         }
-        let own = messages::addresses(&self.socket)?;
-        let uplink = own.iter().find(|(_, address, _)| *address == local);
-        let mtu = uplink.map(|(index, _, _)| link::mtu(&self.socket, *index)).transpose()?.flatten();
+        let own = link::addresses(&self.socket)?;
+        let uplink = own.iter().find(|one| one.address == local);
+        let mtu = uplink.map(|one| link::mtu(&self.socket, one.link)).transpose()?.flatten();
         let mtu = mtu.unwrap_or(link::DEFAULT_MTU).saturating_sub(headers_bytes(Family::of(local)));
         let mut batch = Batch::new();
         let tunnel = messages::Tunnel {

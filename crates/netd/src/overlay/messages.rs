@@ -10,8 +10,6 @@ use crate::netlink::{Attributes, Batch, NetlinkError, Socket, attribute};
 use crate::pods::link::{self, CREATE, DUMP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, Mac, REPLACE, REQUEST};
 
 const RTM_NEWLINK: u16 = 16;
-const RTM_NEWADDR: u16 = 20;
-const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -32,8 +30,6 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -126,11 +122,6 @@ pub(super) fn delete_peer(batch: &mut Batch, tunnel: u32, peer: (Mac, IpAddr)) {
         .put(NDA_DST, &octets(node));
 }
 
-/// What a route or an address is about, if it is of a family that is known here.
-fn family_of(header: &[u8]) -> Option<Family> {
-    Family::ALL.into_iter().find(|family| header.first() == Some(&socket_number(*family)))
-}
-
 /// The ranges that the overlay's routes lead to.
 pub(super) fn routes(socket: &Socket) -> Result<Vec<Cidr>, NetlinkError> {
     let mut batch = Batch::new();
@@ -140,28 +131,12 @@ pub(super) fn routes(socket: &Socket) -> Result<Vec<Cidr>, NetlinkError> {
     let mut found = Vec::new();
     socket.query(&batch, |kind, payload| {
         let Some(header) = payload.get(..12).filter(|_| kind == RTM_NEWROUTE) else { return };
-        let Some(family) = family_of(header) else { return };
+        let Some(family) = link::family_of(header) else { return };
         if header[4] != TABLE_MAIN || header[5] != PROTOCOL {
             return;
         }
         let to = attribute(&payload[12..], RTA_DST).and_then(|to| address_of(family, to));
         found.extend(to.and_then(|to| Cidr::new(to, header[1])));
-    })?;
-    Ok(found)
-}
-
-/// The addresses of all links: the link, the address, and how many bits its network's addresses share.
-pub(super) fn addresses(socket: &Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
-    let mut batch = Batch::new();
-    drop(batch.message("list the addresses", RTM_GETADDR, DUMP, &[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0]));
-    let mut found = Vec::new();
-    socket.query(&batch, |kind, payload| {
-        let Some(header) = payload.get(..8).filter(|_| kind == RTM_NEWADDR) else { return };
-        let Some(family) = family_of(header) else { return };
-        let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
-        // IPv6 has it here unless there is another end.
-        let own = attribute(&payload[8..], IFA_LOCAL).or_else(|| attribute(&payload[8..], IFA_ADDRESS));
-        found.extend(own.and_then(|own| address_of(family, own)).map(|address| (index, address, header[1])));
     })?;
     Ok(found)
 }

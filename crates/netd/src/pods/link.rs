@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use skiff_base::Cidr;
 
-use crate::family::{Family, octets, socket_number};
+use crate::family::{Family, address_of, octets, socket_number};
 use crate::netlink::{Attributes, Batch, Namespace, NetlinkError, Socket, attribute};
 
 const RTM_NEWLINK: u16 = 16;
@@ -13,6 +13,8 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -48,6 +50,11 @@ const IFF_UP: u32 = 1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_CACHEINFO: u16 = 6;
+const IFA_PROTO: u16 = 11;
+const FOR_EVER: u32 = u32::MAX;
+/// Those of all families.
+const AF_UNSPEC: u8 = 0;
 /// Nobody is asked whether they have the address already: it is there at once. IPv4 knows no such question.
 const IFA_F_NODAD: u8 = 2;
 const NDA_DST: u16 = 1;
@@ -209,12 +216,74 @@ pub(crate) fn link_up(batch: &mut Batch, index: u32, name: &str) {
 pub(crate) fn add_address(batch: &mut Batch, index: u32, address: IpAddr, prefix_bits: u8) {
     let family = Family::of(address);
     let flags = if family == Family::V6 { IFA_F_NODAD } else { 0 };
-    let mut header = vec![socket_number(family), prefix_bits, flags, RT_SCOPE_UNIVERSE];
-    header.extend_from_slice(&index.to_ne_bytes());
+    let header = address_header(family, prefix_bits, flags, index);
     batch
         .message(format!("add the address {address}/{prefix_bits}"), RTM_NEWADDR, REPLACE, &header)
         .put(IFA_LOCAL, &octets(address))
         .put(IFA_ADDRESS, &octets(address));
+}
+
+/// Adds an address that others on the network reach this node by, and that it never speaks from by itself. The number is
+/// kept with it, to know it again by.
+pub(crate) fn add_shared_address(batch: &mut Batch, index: u32, address: IpAddr, protocol: u8) {
+    let family = Family::of(address);
+    let flags = if family == Family::V6 { IFA_F_NODAD } else { 0 };
+    let header = address_header(family, family.bits(), flags, index);
+    let mut message = batch.message(format!("add the address {address}"), RTM_NEWADDR, REPLACE, &header);
+    message.put(IFA_LOCAL, &octets(address)).put(IFA_ADDRESS, &octets(address)).put(IFA_PROTO, &[protocol]);
+    if family == Family::V6 {
+        // `struct ifa_cacheinfo`: good for ever, and never preferred as a source.
+        let times = [0, FOR_EVER, 0, 0].map(u32::to_ne_bytes);
+        message.put(IFA_CACHEINFO, times.as_flattened());
+    }
+}
+
+pub(crate) fn delete_address(batch: &mut Batch, index: u32, address: IpAddr, prefix_bits: u8) {
+    let header = address_header(Family::of(address), prefix_bits, 0, index);
+    batch
+        .message(format!("take the address {address} away"), RTM_DELADDR, REQUEST, &header)
+        .put(IFA_LOCAL, &octets(address))
+        .put(IFA_ADDRESS, &octets(address));
+}
+
+/// `struct ifaddrmsg`.
+fn address_header(family: Family, prefix_bits: u8, flags: u8, index: u32) -> [u8; 8] {
+    let [a, b, c, d] = index.to_ne_bytes();
+    [socket_number(family), prefix_bits, flags, RT_SCOPE_UNIVERSE, a, b, c, d]
+}
+
+/// An address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    pub(crate) link: u32,
+    pub(crate) address: IpAddr,
+    /// How many bits its network's addresses share.
+    pub(crate) bits: u8,
+    /// Who made it, as they say; 0 where nobody does.
+    pub(crate) protocol: u8,
+}
+
+/// The addresses of all links.
+pub(crate) fn addresses(socket: &Socket) -> Result<Vec<Assigned>, NetlinkError> {
+    let mut batch = Batch::new();
+    drop(batch.message("list the addresses", RTM_GETADDR, DUMP, &[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0]));
+    let mut found = Vec::new();
+    socket.query(&batch, |kind, payload| {
+        let Some(header) = payload.get(..8).filter(|_| kind == RTM_NEWADDR) else { return };
+        let Some(family) = family_of(header) else { return };
+        let (link, attributes) = (u32::from_ne_bytes([header[4], header[5], header[6], header[7]]), &payload[8..]);
+        // IPv6 has it here unless there is another end.
+        let own = attribute(attributes, IFA_LOCAL).or_else(|| attribute(attributes, IFA_ADDRESS));
+        let protocol = attribute(attributes, IFA_PROTO).and_then(|value| value.first().copied()).unwrap_or(0);
+        let address = own.and_then(|own| address_of(family, own));
+        found.extend(address.map(|address| Assigned { link, address, bits: header[1], protocol }));
+    })?;
+    Ok(found)
+}
+
+/// What a route or an address is about, if it is of a family that is known here.
+pub(crate) fn family_of(header: &[u8]) -> Option<Family> {
+    Family::ALL.into_iter().find(|family| header.first() == Some(&socket_number(*family)))
 }
 
 /// `struct ndmsg`, of a neighbour that nobody needs to look for.

@@ -3,6 +3,8 @@
 use clap::Args;
 use skiff_base::Cidr;
 
+use crate::ranges::check_pool;
+
 /// The cluster's ranges of addresses; kept from the first start.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct RangeOptions {
@@ -14,4 +16,14 @@ pub struct RangeOptions {
     /// [default: 10.96.0.0/12]
     #[arg(long, value_name = "RANGES", value_delimiter = ',')]
     pub service_cidr: Vec<Cidr>,
+}
+
+/// Where load balancers' addresses come from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct BalancerOptions {
+    /// Addresses for Services of type LoadBalancer, such as 192.168.1.240-192.168.1.250 or fd00:1::100/120; can be
+    /// repeated. Those of a network that the nodes are on, and that nobody else has there, are announced by ARP and NDP
+    /// [default: the nodes' own addresses; for an isolated node, some of the way to it]
+    #[arg(long, value_name = "RANGE", value_delimiter = ',', value_parser = check_pool)]
+    pub load_balancer_range: Vec<String>,
 }

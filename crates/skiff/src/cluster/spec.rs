@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{MachineOptions, NodeOptions, WayBetweenNodes};
+use crate::cli::{BalancerOptions, MachineOptions, NodeOptions, WayBetweenNodes};
 use crate::isolation::{LAST_SEAT, Link};
 use crate::paths::{Datastore, EtcdPeer, FIRST_SEAT};
 use crate::ports::{Port, Role};
@@ -30,6 +30,9 @@ pub struct Spec {
     /// Its ranges of addresses, where they are not the usual ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Ranges>,
+    /// Addresses for load balancers, where they are not the usual ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_range: Vec<String>,
     /// A KubeletConfiguration for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet_config: Option<PathBuf>,
@@ -69,6 +72,7 @@ impl Spec {
             name: name.to_owned(),
             nodes: Vec::new(),
             ranges: None,
+            load_balancer_range: Vec::new(),
             kubelet_config: None,
             overlay: WayBetweenNodes::Auto,
             feature_gates: Vec::new(),
@@ -124,7 +128,11 @@ impl Spec {
             feature_gates: self.feature_gates.clone(),
             ..MachineOptions::default()
         };
-        NodeOptions { runtime_config: self.runtime_config.clone(), ..NodeOptions::of_machine(machine) }
+        NodeOptions {
+            runtime_config: self.runtime_config.clone(),
+            balancing: BalancerOptions { load_balancer_range: self.load_balancer_range.clone() },
+            ..NodeOptions::of_machine(machine)
+        }
     }
 
     /// Whether the servers run an etcd themselves.
