@@ -1,5 +1,5 @@
 //! What the kernel's security modules are told of a container: its AppArmor profile and its SELinux labels.
-//! What is told is decided purely; only [`Modules::look`] and [`relabel`] touch the machine.
+//! What is told is decided purely; only [`Modules::look`], [`check_loaded`] and [`relabel`] touch the machine.
 
 use std::io::Write;
 use std::path::Path;
@@ -135,6 +135,19 @@ pub fn apparmor(security: &LinuxContainerSecurityContext, modules: Modules) -> C
         (None, _) if security.privileged => Ok(String::new()),
         _ if modules.default_profile => Ok(DEFAULT_PROFILE.to_owned()),
         _ => Ok(String::new()),
+    }
+}
+
+/// Refuses a profile that the kernel does not have. Where its list cannot be read, the container's start will tell.
+///
+/// # Errors
+/// The profile is not loaded.
+pub fn check_loaded(profile: &str) -> CriResult<()> {
+    match std::fs::read_to_string(LOADED_PROFILES) {
+        Ok(list) if !profile.is_empty() && !lists(&list, profile) => {
+            Err(CriError::not_found(format!("apparmor profile not found {profile}")))
+        }
+        _ => Ok(()),
     }
 }
 

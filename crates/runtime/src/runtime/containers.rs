@@ -292,6 +292,7 @@ impl Inner {
             &image,
             Prepared { folder: &folder, cgroup: &cgroup, volumes, user_namespace },
         )?;
+        confine::check_loaded(&spec.process.apparmor_profile)?;
         relabel(&spec, &config)?;
         let layers: Vec<String> = image.layers.iter().map(|layer| layer.display().to_string()).collect();
         let user = &spec.process.user;
