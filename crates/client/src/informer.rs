@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -126,14 +127,19 @@ fn facts_of_outline(object: &Outline) -> Facts<'_> {
 
 type Handler<K> = Arc<dyn Fn(&Change<K>) + Send + Sync>;
 
+/// For how long handlers are called: until the reading that they belong to ends, or (0) the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Term(u64);
+
 /// A cache of all objects of a kind (or of a selection), kept up to date by a watch. Cheap to clone.
 pub struct Informer<K> {
     shared: Arc<Shared<K>>,
+    term: Term,
 }
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self { shared: self.shared.clone(), term: self.term }
     }
 }
 
@@ -158,7 +164,7 @@ impl<K> Index<K> {
 
 struct Shared<K> {
     objects: RwLock<Cache<K>>,
-    handlers: RwLock<Vec<Handler<K>>>,
+    handlers: RwLock<Vec<(Term, Handler<K>)>>,
     synced: watch::Sender<bool>,
     facts: fn(&K) -> Facts<'_>,
     task: Mutex<Option<tokio::task::AbortHandle>>,
@@ -172,6 +178,16 @@ impl<K> Shared<K> {
         }
         let handlers = std::mem::take(&mut *self.handlers.write());
         drop(handlers);
+    }
+
+    /// Lets go of the handlers of one term.
+    fn end_term(&self, term: Term) {
+        let mut handlers = self.handlers.write();
+        let (ended, others) = std::mem::take(&mut *handlers).into_iter().partition(|(of, _)| *of == term);
+        *handlers = others;
+        drop(handlers);
+        // What they hold may be informers: not under the lock.
+        drop::<Vec<_>>(ended);
     }
 }
 
@@ -200,7 +216,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
             facts,
             task: Mutex::new(None),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), term: Term::default() }
     }
 
     fn start(client: Client, scope: Scope, facts: fn(&K) -> Facts<'_>, packing: Option<Packing<K>>) -> Self {
@@ -212,10 +228,19 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
         informer
     }
 
-    /// What ends it, without holding on to it.
-    fn ender(&self) -> Box<dyn Fn() + Send> {
+    /// What ends it or one term's reading of it, without holding on to it.
+    fn ender(&self) -> Ender {
         let shared = Arc::downgrade(&self.shared);
-        Box::new(move || shared.upgrade().into_iter().for_each(|shared| shared.end()))
+        Box::new(move |term| match (shared.upgrade(), term) {
+            (Some(shared), Some(term)) => shared.end_term(term),
+            (Some(shared), None) => shared.end(),
+            (None, _) => {}
+        })
+    }
+
+    /// The same, read in a term.
+    pub(crate) fn in_term(&self, term: Term) -> Self {
+        Self { shared: self.shared.clone(), term }
     }
 
     /// One object.
@@ -274,7 +299,7 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Informer<K> {
         for key in self.keys() {
             self.by_key(&key).into_iter().for_each(|object| handler(&Change::Added(object)));
         }
-        handlers.push(handler);
+        handlers.push((self.term, handler));
     }
 
     /// Waits until the first list is in the cache.
@@ -359,21 +384,21 @@ impl<K: DeserializeOwned + 'static> Shared<K> {
         let change = match old {
             Some(old) if (self.facts)(&old).uid != uid => {
                 // Deleted and made again while nobody looked: two objects, two changes.
-                handlers.iter().for_each(|handler| handler(&Change::Deleted(old.clone())));
+                handlers.iter().for_each(|(_, handler)| handler(&Change::Deleted(old.clone())));
                 Change::Added(object)
             }
             Some(old) if (self.facts)(&old).version == version => return,
             Some(old) => Change::Updated { old, new: object },
             None => Change::Added(object),
         };
-        handlers.iter().for_each(|handler| handler(&change));
+        handlers.iter().for_each(|(_, handler)| handler(&change));
     }
 
     fn remove(&self, key: &ObjectKey, last: Option<Arc<K>>) {
         let handlers = self.handlers.read();
         let Some(old) = self.objects.write().remove(key) else { return };
         let change = Change::Deleted(last.unwrap_or(old));
-        handlers.iter().for_each(|handler| handler(&change));
+        handlers.iter().for_each(|(_, handler)| handler(&change));
     }
 }
 
@@ -438,6 +463,9 @@ async fn follow(client: &Client, scope: &Scope, sink: &dyn Sink, version: &mut S
     Ok(true)
 }
 
+/// Ends an informer, or one term's reading of it.
+type Ender = Box<dyn Fn(Option<Term>) + Send>;
+
 /// The informers of one process: each kind is listed, watched and decoded once, however many read it.
 #[derive(Clone)]
 pub struct Informers {
@@ -446,7 +474,9 @@ pub struct Informers {
     outlines: Arc<Mutex<HashMap<Resource, Outlines>>>,
     /// Of those kinds of which whole objects are read.
     of_whole: Arc<Mutex<HashMap<Resource, Outlines>>>,
-    ends: Arc<Mutex<Vec<Box<dyn Fn() + Send>>>>,
+    ends: Arc<Mutex<Vec<Ender>>>,
+    term: Term,
+    terms: Arc<AtomicU64>,
 }
 
 impl Informers {
@@ -458,6 +488,8 @@ impl Informers {
             outlines: Arc::default(),
             of_whole: Arc::default(),
             ends: Arc::default(),
+            term: Term::default(),
+            terms: Arc::default(),
         }
     }
 
@@ -476,7 +508,7 @@ impl Informers {
             self.of_whole.lock().insert(K::resource(), Outlines::of_whole(informer.clone()));
             Box::new(informer)
         });
-        entry.downcast_ref::<Informer<K>>().expect("the entry was made for this type").clone()
+        entry.downcast_ref::<Informer<K>>().expect("the entry was made for this type").in_term(self.term)
     }
 
     /// A private informer for a selection, such as the Pods of one node; it ends when the last clone is dropped.
@@ -503,14 +535,29 @@ impl Informers {
             self.ends.lock().push(informer.ender());
             Outlines::alone(informer)
         });
-        entry.clone()
+        entry.in_term(self.term)
+    }
+
+    /// The same informers for a reader that ends before the process does: [`end_term`](Self::end_term) lets go of what it
+    /// had itself told.
+    #[must_use]
+    pub fn term(&self) -> Self {
+        Self { term: Term(self.terms.fetch_add(1, Ordering::Relaxed) + 1), ..self.clone() }
+    }
+
+    /// Ends the term that this value stands for: nothing is told to its handlers any more, and what they hold is let go.
+    /// Nothing, where it stands for the process.
+    pub fn end_term(&self) {
+        if self.term != Term::default() {
+            self.ends.lock().iter().for_each(|end| end(Some(self.term)));
+        }
     }
 
     /// Ends the informers that are shared: they watch no more and tell nobody. Handlers that look into informers hold on to
     /// them, so that without this those would go on when all their readers are gone.
     pub fn end(&self) {
         let ends = std::mem::take(&mut *self.ends.lock());
-        ends.iter().for_each(|end| end());
+        ends.iter().for_each(|end| end(None));
     }
 
     /// Stops sharing the metadata of a resource that is no longer served.
@@ -532,5 +579,44 @@ impl Scope {
             field_selector: String::new(),
             accept,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_reads_for_a_term_lets_go_in_its_end() {
+        let informer = Informer::<Pod>::new(facts_of_kind, None);
+        let sink = WeakSink(Arc::downgrade(&informer.shared));
+        let happens = |name: &str| {
+            let pod = json!({"metadata": {"name": name, "namespace": "default", "resourceVersion": "1"}});
+            sink.apply("ADDED", pod.to_string().as_bytes());
+        };
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let (of_process, of_term) = (held.clone(), held.clone());
+        let read_in_term = informer.in_term(Term(1));
+        informer.on_change(move |change| of_process.lock().push(format!("process {}", name_of(change))));
+        // A handler that looks into the informer holds on to it.
+        let looked_into = read_in_term.clone();
+        read_in_term.on_change(move |change| {
+            of_term.lock().push(format!("term {} of {}", name_of(change), looked_into.len()));
+        });
+        happens("a");
+        let end = informer.ender();
+        end(Some(Term(2)));
+        happens("b");
+        end(Some(Term(1)));
+        happens("c");
+        assert_eq!(*held.lock(), ["process a", "term a of 1", "process b", "term b of 2", "process c"]);
+        assert_eq!(Arc::strong_count(&held), 2, "what the ended handler held is let go");
+    }
+
+    fn name_of(change: &Change<Pod>) -> String {
+        change.object().metadata.name.clone().unwrap_or_default()
     }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::informer::Term;
 use crate::{Change, Informer, Kind, ObjectKey};
 
 /// An object's metadata, as far as it says to whom the object belongs.
@@ -93,23 +94,28 @@ type Handler = Box<dyn Fn(Happened, &Arc<Outline>) + Send + Sync>;
 
 /// The outlines of all objects of a resource. Cheap to clone.
 #[derive(Clone)]
-pub struct Outlines(Arc<dyn Source>);
+pub struct Outlines(Arc<dyn Source>, Term);
 
 impl Outlines {
     /// Of objects of which nothing else is read.
     pub(crate) fn alone(informer: Informer<Outline>) -> Self {
-        Self(Arc::new(informer))
+        Self(Arc::new(informer), Term::default())
     }
 
     /// Of objects that are read whole in this process anyway.
     pub(crate) fn of_whole<K: Kind>(informer: Informer<K>) -> Self {
-        Self(Arc::new(Whole(informer)))
+        Self(Arc::new(Whole(informer)), Term::default())
+    }
+
+    /// The same, read in a term.
+    pub(crate) fn in_term(&self, term: Term) -> Self {
+        Self(self.0.clone(), term)
     }
 
     /// Calls `handler` for every object that is there now (as added) and for every change from now on, as
     /// [`Informer::on_change`] does.
     pub fn on_change(&self, handler: impl Fn(Happened, &Arc<Outline>) + Send + Sync + 'static) {
-        self.0.on_change(Box::new(handler));
+        self.0.on_change(self.1, Box::new(handler));
     }
 
     /// How many objects there are in a namespace.
@@ -129,7 +135,7 @@ impl Outlines {
 }
 
 trait Source: Send + Sync {
-    fn on_change(&self, handler: Handler);
+    fn on_change(&self, term: Term, handler: Handler);
     fn count(&self, namespace: &str) -> usize;
     fn keys(&self) -> Vec<ObjectKey>;
     fn synced(&self) -> BoxFuture<'_, ()>;
@@ -144,8 +150,8 @@ fn happened<K>(change: &Change<K>) -> Happened {
 }
 
 impl Source for Informer<Outline> {
-    fn on_change(&self, handler: Handler) {
-        Informer::on_change(self, move |change| handler(happened(change), change.object()));
+    fn on_change(&self, term: Term, handler: Handler) {
+        Informer::on_change(&self.in_term(term), move |change| handler(happened(change), change.object()));
     }
 
     fn count(&self, namespace: &str) -> usize {
@@ -165,8 +171,8 @@ impl Source for Informer<Outline> {
 struct Whole<K>(Informer<K>);
 
 impl<K: Kind> Source for Whole<K> {
-    fn on_change(&self, handler: Handler) {
-        self.0.on_change(move |change| {
+    fn on_change(&self, term: Term, handler: Handler) {
+        self.0.in_term(term).on_change(move |change| {
             handler(happened(change), &Arc::new(Outline::from(change.object().metadata())));
         });
     }

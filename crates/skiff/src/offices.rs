@@ -45,7 +45,11 @@ pub fn take(
 ) -> Offices {
     let part = |run: fn(&Setting, &Arc<ApiServer>, &Informers) -> Part| {
         let (setting, server, informers) = (setting.clone(), server.clone(), informers.clone());
-        move || run(&setting, &server, &informers)
+        move || {
+            // Who is not elected any more is to be told nothing, and to hold on to nothing.
+            let informers = informers.term();
+            Elected { part: run(&setting, &server, &informers), informers }
+        }
     };
     if setting.machine.facts.datastore.is_none() {
         return Offices::Held {
@@ -62,7 +66,7 @@ pub fn take(
         tokio::spawn(async move {
             // The sender's end is an end too.
             let ended = async move { stop.wait_for(|stop| *stop).await.map(drop).unwrap_or_default() };
-            election.run(lead, Part::end, ended).await;
+            election.run(lead, Elected::end, ended).await;
         })
     };
     Offices::Elected(vec![
@@ -85,12 +89,19 @@ enum Part {
     Scheduler(skiff_scheduler::Handle),
 }
 
-impl Part {
+/// One of the two for as long as this server is elected for it.
+struct Elected {
+    part: Part,
+    informers: Informers,
+}
+
+impl Elected {
     async fn end(self) {
-        match self {
-            Self::Controllers(held) => held.controllers.shutdown().await,
-            Self::Scheduler(scheduler) => drop(scheduler),
+        match self.part {
+            Part::Controllers(held) => held.controllers.shutdown().await,
+            Part::Scheduler(scheduler) => drop(scheduler),
         }
+        self.informers.end_term();
     }
 }
 
