@@ -6,7 +6,7 @@ use crate::shell::{cargo, run};
 use crate::test::build_binaries;
 
 pub const GROUP: Group = Group {
-    names: &["up", "idle", "pods", "node", "node-start", "node-many", "node-logs", "node-images"],
+    names: &["up", "idle", "pods", "agent", "node", "node-start", "node-many", "node-logs", "node-images"],
     run: measure,
 };
 

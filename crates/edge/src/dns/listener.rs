@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::runtime::Handle;
@@ -14,6 +15,10 @@ use tokio::runtime::Handle;
 use super::batch::{Client, Replies, Requests, send_one};
 use super::server::Shared;
 use super::wire::{Outcome, udp_limit};
+
+/// So often in a row receiving may fail before a pause is made each time.
+const MOST_FAILURES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket at which questions are answered, until this is dropped.
 pub(super) struct Listener {
@@ -56,15 +61,22 @@ struct Answering {
 impl Answering {
     fn run(self) {
         let (mut requests, mut replies) = (Requests::new(), Replies::new());
+        let mut failures = 0_u32;
         loop {
             let received = requests.receive(&self.socket);
             if self.has_ended.load(Ordering::Acquire) {
                 return;
             }
             if let Err(error) = received {
-                tracing::debug!(%error, "receiving DNS requests failed");
+                tracing::debug!(%error, failures, "receiving DNS requests failed");
+                failures = failures.saturating_add(1);
+                // One failure tells of an answer that nobody took. Where nothing else comes, asking on would only burn time.
+                if failures > MOST_FAILURES {
+                    std::thread::sleep(PAUSE);
+                }
                 continue;
             }
+            failures = 0;
             self.answer(&requests, &mut replies);
             replies.send(&self.socket);
         }

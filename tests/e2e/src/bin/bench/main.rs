@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
+mod agent;
 mod attempt;
 mod net;
 mod node;
@@ -33,7 +34,7 @@ fn main() {
         return net::inside(arguments);
     }
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    if ["up", "idle", "pods", "probes"].into_iter().any(wants) {
+    if ["up", "idle", "pods", "agent", "probes"].into_iter().any(wants) {
         println!("| figure | target | median | min | max |\n|---|---|---|---|---|");
     }
     if wants("up") {
@@ -44,6 +45,9 @@ fn main() {
     }
     if wants("pods") {
         pods();
+    }
+    if wants("agent") {
+        agent::agent();
     }
     if wants("probes") {
         probes::probes();

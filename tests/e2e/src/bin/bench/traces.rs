@@ -84,16 +84,22 @@ fn pod_cgroups(cluster: &Cluster) -> usize {
 
 /// A process of the node.
 pub struct Process {
-    pid: u32,
+    /// Its id on the host.
+    pub pid: u32,
     /// Whether it is what a pod was made for.
-    is_app: bool,
+    pub is_app: bool,
 }
 
 /// The processes of the node itself and of its pods.
 pub fn processes(cluster: &Cluster) -> Vec<Process> {
+    processes_of(cluster.keeper_pid(), &cluster.name)
+}
+
+/// The same of one of several nodes, by its first process and its name.
+pub fn processes_of(keeper: u32, node: &str) -> Vec<Process> {
     let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let own = namespace(cluster.keeper_pid());
-    let group = format!("/skiff-{}/", cluster.name);
+    let own = namespace(keeper);
+    let group = format!("/skiff-{node}/");
     let pids = std::fs::read_dir("/proc").expect("a mounted /proc").flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let of_node = pids.filter_map(|pid| {
