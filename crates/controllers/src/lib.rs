@@ -14,6 +14,8 @@ mod expectations;
 mod gc;
 mod hpa;
 mod job;
+#[cfg(test)]
+mod lost_answers;
 mod manager;
 mod meta;
 mod namespace;

@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 use http::Method;
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_base::Timestamp;
 use skiff_base::clock::SharedClock;
 use skiff_base::ids::Ids;
@@ -19,7 +19,7 @@ use skiff_client::{
 };
 
 use crate::expectations::{Expectations, Seen, Want};
-use crate::plan::{Action, Guard, Note, Plan, Step, Target, Write};
+use crate::plan::{Action, Deletion, Guard, Note, Plan, Step, Target, Write};
 
 /// Keys of one controller that are worked on at once.
 const WORKERS: usize = 5;
@@ -191,6 +191,17 @@ pub struct Runner {
     failures: Mutex<HashMap<ObjectKey, Failure>>,
     timers: Mutex<Timers>,
     rests: Mutex<HashMap<ObjectKey, Duration>>,
+    /// Writes whose answers did not come, by the key whose plan had them.
+    doubts: Mutex<HashMap<ObjectKey, Vec<Doubt>>>,
+}
+
+/// A write of which it is not known whether it was done. A plan that is made in ignorance of it might do more than is
+/// allowed: delete another Pod in place of the one that is gone, or count on Pods that a smaller ReplicaSet has not.
+enum Doubt {
+    /// It says which object it is about, so that twice does no harm: it is made again.
+    Again(Write),
+    /// It was meant for one state of this object: the caches must show the state that it is in now.
+    Look(Target),
 }
 
 impl Runner {
@@ -214,6 +225,7 @@ impl Runner {
             failures: Mutex::default(),
             timers: Mutex::default(),
             rests: Mutex::default(),
+            doubts: Mutex::default(),
         };
         join_all((0..WORKERS).map(|_| runner.work(&*controller))).await;
     }
@@ -226,6 +238,9 @@ impl Runner {
     }
 
     async fn attend_to(&self, controller: &dyn Controller, key: &ObjectKey) {
+        if !self.make_sure(key).await {
+            return self.queue.retry(key.clone());
+        }
         let now = self.clock.monotonic();
         let look_up =
             |resource: &Resource, object: &ObjectKey| self.lookups.get(resource).and_then(|look| look(object));
@@ -384,13 +399,7 @@ impl Runner {
     ) -> Result<Option<String>, Error> {
         match write {
             Write::Nothing => Ok(None),
-            Write::Create(target, body) => {
-                self.expect(key, &target, Want::Exists);
-                let path = target.resource.path(&target.key.namespace);
-                let result = self.client.send_json::<Revision>(Method::POST, &path, &body).await;
-                self.settle_unless_ok(key, &target, &result);
-                Ok(result?.into_text())
-            }
+            Write::Create(target, body) => self.create(key, target, body).await,
             Write::Update(target, mut body) => {
                 if let Some(newest) = written.get(&(target.resource.clone(), target.key.clone())) {
                     body["metadata"]["resourceVersion"] = json!(newest);
@@ -405,18 +414,72 @@ impl Runner {
                 let answer = self.client.patch_raw(&target.path(), &patch).await;
                 self.after_change(key, &target, answer.map(|bytes| Revision::of(&bytes)))
             }
-            Write::Delete(target, deletion) => {
-                self.expect(key, &target, Want::Gone(deletion.uid.clone()));
-                let options = DeleteOptions {
-                    grace_period_seconds: deletion.grace_seconds,
-                    propagation_policy: deletion.propagation,
-                    ..DeleteOptions::of_uid(deletion.uid)
-                };
-                let result = self.client.delete_path(&target.path(), &options).await;
-                self.settle_unless_ok(key, &target, &result);
-                result.or_else(unless_gone)?;
-                Ok(None)
+            Write::Delete(target, deletion) => self.delete(key, target, deletion).await.map(|()| None),
+        }
+    }
+
+    async fn create(&self, key: &ObjectKey, target: Target, body: Value) -> Result<Option<String>, Error> {
+        self.expect(key, &target, Want::Exists);
+        let path = target.resource.path(&target.key.namespace);
+        let result = self.client.send_json::<Revision>(Method::POST, &path, &body).await;
+        if let Err(Error::Transport(_)) = result {
+            self.doubt(key, Doubt::Again(Write::Create(target, body)));
+        } else if result.is_err() {
+            self.expectations.settle(key, &target.resource, &target.key);
+        }
+        Ok(result?.into_text())
+    }
+
+    async fn delete(&self, key: &ObjectKey, target: Target, deletion: Deletion) -> Result<(), Error> {
+        self.expect(key, &target, Want::Gone(deletion.uid.clone()));
+        let options = DeleteOptions {
+            grace_period_seconds: deletion.grace_seconds,
+            propagation_policy: deletion.propagation,
+            ..DeleteOptions::of_uid(deletion.uid.clone())
+        };
+        let result = self.client.delete_path(&target.path(), &options).await;
+        if let Err(Error::Transport(_)) = result {
+            self.doubt(key, Doubt::Again(Write::Delete(target, deletion)));
+        } else if result.is_err() {
+            self.expectations.settle(key, &target.resource, &target.key);
+        }
+        result.or_else(unless_gone)
+    }
+
+    fn doubt(&self, key: &ObjectKey, doubt: Doubt) {
+        self.doubts.lock().entry(key.clone()).or_default().push(doubt);
+    }
+
+    /// Resolves the doubts about a key's writes; false where the server still does not answer.
+    async fn make_sure(&self, key: &ObjectKey) -> bool {
+        let doubts = self.doubts.lock().remove(key).unwrap_or_default();
+        for doubt in doubts {
+            match doubt {
+                Doubt::Again(write) => self.write_again(key, write).await,
+                Doubt::Look(target) => self.look_at(key, target).await,
             }
+        }
+        !self.doubts.lock().contains_key(key)
+    }
+
+    /// Whatever the answer is, it says that the write was done or that it cannot be; if none comes the doubt remains.
+    async fn write_again(&self, key: &ObjectKey, write: Write) {
+        let target = target_of(&write).cloned();
+        let answer = self.write(key, write, &HashMap::new()).await;
+        if let (Err(error), Some(target)) = (answer, target)
+            && error.is_already_exists()
+        {
+            // It was done the first time, and the caches will show it.
+            self.expect(key, &target, Want::Exists);
+        }
+    }
+
+    async fn look_at(&self, key: &ObjectKey, target: Target) {
+        let path = Target { subresource: "", ..target.clone() }.path();
+        match self.client.get_path::<Revision>(&path).await {
+            Ok(now) => self.expect(key, &target, Want::Version(version(now.into_text().as_deref()))),
+            Err(Error::Transport(_)) => self.doubt(key, Doubt::Look(target)),
+            Err(_) => {}
         }
     }
 
@@ -431,7 +494,12 @@ impl Runner {
                 self.expect(key, target, Want::Version(version(newest.as_deref())));
                 Ok(newest)
             }
-            Err(error) => unless_gone(error).map(|()| None),
+            Err(error) => {
+                if let Error::Transport(_) = error {
+                    self.doubt(key, Doubt::Look(target.clone()));
+                }
+                unless_gone(error).map(|()| None)
+            }
         }
     }
 
@@ -439,12 +507,6 @@ impl Runner {
         // Only what the controller watches can be waited for.
         if self.lookups.contains_key(&target.resource) {
             self.expectations.expect(key, &target.resource, &target.key, want, self.clock.monotonic());
-        }
-    }
-
-    fn settle_unless_ok<T>(&self, key: &ObjectKey, target: &Target, result: &Result<T, Error>) {
-        if result.is_err() {
-            self.expectations.settle(key, &target.resource, &target.key);
         }
     }
 }
