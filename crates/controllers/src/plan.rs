@@ -82,6 +82,8 @@ pub struct Target {
 pub struct Deletion {
     /// Only the object with this UID.
     pub uid: String,
+    /// Only in the state of this resourceVersion.
+    pub version: Option<String>,
     /// Overrides the object's own grace period.
     pub grace_seconds: Option<i64>,
     /// `Background`, `Foreground` or `Orphan`.
@@ -168,8 +170,17 @@ impl Action {
     /// Deletes the object with a grace period of the caller's.
     pub fn delete_within<K: Kind>(object: &K, grace_seconds: i64) -> Self {
         let uid = object.metadata().uid.clone().unwrap_or_default();
-        let deletion = Deletion { uid, grace_seconds: Some(grace_seconds), propagation: None };
+        let deletion = Deletion { uid, grace_seconds: Some(grace_seconds), ..Deletion::default() };
         Self::of(Write::Delete(Target::of::<K>(object.metadata()), deletion))
+    }
+
+    /// Deletes the object only if it is still as it was seen.
+    pub fn delete_as_seen<K: Kind>(object: &K) -> Self {
+        let mut action = Self::delete(object);
+        if let Write::Delete(_, deletion) = &mut action.write {
+            deletion.version = object.metadata().resource_version.clone();
+        }
+        action
     }
 
     /// Deletes with this propagation policy.

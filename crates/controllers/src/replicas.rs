@@ -167,11 +167,12 @@ fn creation<K: ReplicaOwner>(owner: &K, ids: &Ids) -> Option<Action> {
     )
 }
 
+/// A Pod that is not ready is deleted only as long as it is not: one that has become ready meanwhile may be counted on.
 fn deletion<K: ReplicaOwner>(owner: &K, pod: &Pod) -> Action {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    Action::delete(pod)
-        .and_tell(Note::normal(owner, "SuccessfulDelete", format!("Deleted pod: {name}")))
-        .or_tell(Note::warning(owner, "FailedDelete", "Error deleting: "))
+    let action = if is_ready(pod) { Action::delete(pod) } else { Action::delete_as_seen(pod) };
+    let failed = Note::warning(owner, "FailedDelete", "Error deleting: ");
+    action.and_tell(Note::normal(owner, "SuccessfulDelete", format!("Deleted pod: {name}"))).or_tell(failed)
 }
 
 fn cheapest<'a>(active: &'a [Arc<Pod>], crowds: &HashMap<String, usize>, count: usize) -> Vec<&'a Pod> {
@@ -341,6 +342,21 @@ mod tests {
                 update replicasets/status d/web {"availableReplicas":1,"fullyLabeledReplicas":1,"observedGeneration":1,"readyReplicas":1,"replicas":1,"terminatingReplicas":0}
             "#]],
         );
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_is_deleted_only_as_it_was_seen() {
+        let set: ReplicaSet = object("{metadata: {name: web, namespace: d, uid: web-uid}}");
+        let pods = brief_pods(&["a ready".to_owned(), "b running".to_owned()], controller_reference(&set));
+        let version = |pod: &Arc<Pod>| {
+            let mut pod = Pod::clone(pod);
+            pod.metadata.resource_version = Some("7".to_owned());
+            match deletion(&set, &pod).write {
+                crate::plan::Write::Delete(_, deletion) => deletion.version,
+                other => panic!("{other:?} is no deletion"),
+            }
+        };
+        assert_eq!((version(&pods[0]), version(&pods[1]).as_deref()), (None, Some("7")));
     }
 
     #[test]

@@ -432,11 +432,14 @@ impl Runner {
 
     async fn delete(&self, key: &ObjectKey, target: Target, deletion: Deletion) -> Result<(), Error> {
         self.expect(key, &target, Want::Gone(deletion.uid.clone()));
-        let options = DeleteOptions {
+        let mut options = DeleteOptions {
             grace_period_seconds: deletion.grace_seconds,
             propagation_policy: deletion.propagation,
             ..DeleteOptions::of_uid(deletion.uid.clone())
         };
+        if let Some(preconditions) = &mut options.preconditions {
+            preconditions.resource_version = deletion.version.clone();
+        }
         let result = self.client.delete_path(&target.path(), &options).await;
         if let Err(Error::Transport(_)) = result {
             self.doubt(key, Doubt::Again(Write::Delete(target, deletion)));
@@ -466,11 +469,12 @@ impl Runner {
     async fn write_again(&self, key: &ObjectKey, write: Write) {
         let target = target_of(&write).cloned();
         let answer = self.write(key, write, &HashMap::new()).await;
-        if let (Err(error), Some(target)) = (answer, target)
-            && error.is_already_exists()
-        {
+        match (answer, target) {
             // It was done the first time, and the caches will show it.
-            self.expect(key, &target, Want::Exists);
+            (Err(error), Some(target)) if error.is_already_exists() => self.expect(key, &target, Want::Exists),
+            // It was done the first time, or the object has changed meanwhile.
+            (Err(error), Some(target)) if error.is_conflict() => self.look_at(key, target).await,
+            _ => {}
         }
     }
 
