@@ -55,7 +55,7 @@ const SOAK_MINUTES: u64 = 10;
 /// As [`run_layers`].
 pub fn run(arguments: &[&str]) -> Result<(), String> {
     match arguments {
-        [] => run_layers(&["pure", "node", "clients"], None),
+        [] => run_layers(&["pure", "seeds", "node", "clients"], None),
         ["chaos", numbers @ ..] => chaos(numbers),
         ["soak", minutes @ ..] => soak(minutes.first().copied()),
         [layer @ ("pure" | "seeds" | "node" | "clients" | "machine"), rest @ ..] => {
@@ -73,8 +73,8 @@ fn pure(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
 }
 
 /// The simulated control plane on as many seeds as issues ask for, as the release has it: an unoptimized build takes many
-/// times as long for each. It is no part of a plain run, which has fewer of them, and not yet time for all. The program's
-/// package is named as well, so that libraries are built with the features that it has them with, and few are built twice.
+/// times as long for each. The program's package is named as well, so that libraries are built with the features that it
+/// has them with: the node layer needs the same ones, and few are built twice.
 fn seeds(count: &mut Count) -> Result<(), String> {
     let mut tests = cargo(&["test", "--release", "--package", "skiff", "--package", "skiff-sim", "--test", "seeds"]);
     counted(tests.args(["--", "--nocapture"]).env("SKIFF_SIM_SEEDS", SIMULATED_SEEDS), count)

@@ -16,7 +16,7 @@ use skiff_client::{Body, Client, Transport, TransportError};
 
 /// One request in so many does not arrive.
 const LOST: u64 = 40;
-/// One answer in so many does not come back; only of requests that do no harm when made again.
+/// One answer in so many does not come back, though what was asked for is done.
 const UNANSWERED: u64 = 60;
 /// One change in so many is refused because somebody else was faster.
 const CONFLICTS: u64 = 15;
@@ -86,8 +86,7 @@ impl Transport for Way {
             return Ok(response.map(|body| short_lived(body, self.faults.clone())));
         }
         tokio::time::sleep(self.faults.delay()).await;
-        // A creation whose answer is lost is made twice by everybody, upstream's controllers too.
-        if method != Method::POST && self.faults.strikes(UNANSWERED) {
+        if self.faults.strikes(UNANSWERED) {
             return Err(lost("its answer was lost"));
         }
         Ok(response)

@@ -7,4 +7,4 @@ mod properties;
 mod store;
 mod world;
 
-pub use world::run;
+pub use world::{Run, run};

@@ -1,11 +1,18 @@
 //! What must never be, looked for at every write, and what is counted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 use skiff_store::WatchEvent;
+use tokio::time::Instant;
+
+/// So many writes are told of before the first thing that is wrong: enough for one step of a rollout and what led to it.
+const HISTORY: usize = 30;
+/// More of what is wrong is mostly the same, seen again.
+const FAULTS_TOLD: usize = 3;
 
 /// The bounds of the one Deployment of a run.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +30,7 @@ pub struct Bounds {
 /// Sees every write.
 pub struct Onlooker {
     bounds: Bounds,
+    start: Instant,
     state: Mutex<Seen>,
 }
 
@@ -34,7 +42,25 @@ struct Seen {
     was_whole: bool,
     /// Writes that are no heartbeats and no events: keys and what they have now.
     writes: Vec<(String, Option<Bytes>)>,
+    /// The last writes of the Deployment and what it owns, in a few words each.
+    history: VecDeque<String>,
+    /// Of all writes, heartbeats and events too.
+    digest: DefaultHasher,
     faults: Vec<String>,
+}
+
+impl Seen {
+    /// Something is wrong; the first time it is told what came before.
+    fn fault(&mut self, text: String) {
+        match self.faults.len() {
+            0 => {
+                let history = self.history.iter().map(|line| format!("\n    {line}"));
+                self.faults.push(text + &history.collect::<String>());
+            }
+            1..FAULTS_TOLD => self.faults.push(text),
+            _ => {}
+        }
+    }
 }
 
 struct Pod {
@@ -51,7 +77,7 @@ struct Deployment {
 impl Onlooker {
     /// Nothing seen yet.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, state: Mutex::default() }
+        Self { bounds, start: Instant::now(), state: Mutex::default() }
     }
 
     /// What was found wrong so far.
@@ -63,6 +89,11 @@ impl Onlooker {
     pub fn has_seen_a_rollout(&self) -> bool {
         let seen = self.state.lock();
         seen.was_whole && !seen.sets.is_empty()
+    }
+
+    /// What two runs have in common that wrote the same.
+    pub fn digest(&self) -> u64 {
+        self.state.lock().digest.finish()
     }
 
     /// Forgets the writes so far.
@@ -82,6 +113,7 @@ impl Onlooker {
 
     /// One write.
     pub fn see(&self, event: &WatchEvent) {
+        (event.revision, &event.key, event.value.as_ref().map(|pair| &pair.value)).hash(&mut self.state.lock().digest);
         let key = String::from_utf8_lossy(&event.key).into_owned();
         let parts: Vec<&str> = key.split('/').collect();
         let ["", "registry", group, plural, rest @ ..] = parts.as_slice() else { return };
@@ -96,6 +128,13 @@ impl Onlooker {
         }
         let value = value.and_then(|value| serde_json::from_slice::<Value>(&value).ok());
         let name = rest.last().copied().unwrap_or_default();
+        let (told, seconds) = (brief(plural, name, value.as_ref()), self.start.elapsed().as_secs_f64());
+        if let Some(told) = told {
+            if seen.history.len() == HISTORY {
+                seen.history.pop_front();
+            }
+            seen.history.push_back(format!("revision {} at {seconds:.3} s: {told}", event.revision));
+        }
         match (*plural, value) {
             ("pods", None) => drop(seen.pods.remove(name)),
             ("pods", Some(value)) => {
@@ -131,16 +170,16 @@ impl Onlooker {
         let (active, ready) = (count(seen, "web", false), count(seen, "web", true));
         if seen.deployment.is_some() {
             if active > bounds.replicas + bounds.surge {
-                seen.faults.push(format!("revision {revision}: {active} Pods are active; {bounds:?}"));
+                seen.fault(format!("revision {revision}: {active} Pods are active; {bounds:?}"));
             }
             if seen.was_whole && ready + bounds.unavailable < bounds.replicas {
-                seen.faults.push(format!("revision {revision}: {ready} Pods are available; {bounds:?}"));
+                seen.fault(format!("revision {revision}: {ready} Pods are available; {bounds:?}"));
             }
             seen.was_whole |= ready >= bounds.replicas;
         }
         let working = count(seen, "sum", false);
         if working > bounds.parallelism {
-            seen.faults.push(format!("revision {revision}: {working} Pods of the Job are active; {bounds:?}"));
+            seen.fault(format!("revision {revision}: {working} Pods of the Job are active; {bounds:?}"));
         }
     }
 }
@@ -160,6 +199,32 @@ fn image_of(value: &Value) -> String {
     value["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned()
 }
 
+/// A write of the Deployment or of what it owns, for people.
+fn brief(plural: &str, name: &str, value: Option<&Value>) -> Option<String> {
+    if !name.starts_with("web") {
+        return None;
+    }
+    let Some(value) = value else { return Some(format!("{plural} {name} is gone")) };
+    let (meta, spec, status) = (&value["metadata"], &value["spec"], &value["status"]);
+    let (made, observed) = (&meta["generation"], &status["observedGeneration"]);
+    Some(match plural {
+        "pods" => {
+            let pod = pod(value);
+            let readiness = if pod.is_ready { "ready" } else { "not ready" };
+            let end = if pod.is_active { "" } else { ", on its way out" };
+            format!("pod {name} on {}: {}, {readiness}{end}", spec["nodeName"], status["phase"])
+        }
+        "replicasets" => format!(
+            "set {name} of {}: {} wanted (generation {made}); told {} and {} available (generation {observed})",
+            image_of(value),
+            spec["replicas"],
+            status["replicas"],
+            status["availableReplicas"]
+        ),
+        _ => format!("deployment {name} of {}: generation {made}, observed {observed}", image_of(value)),
+    })
+}
+
 /// Pods of the StatefulSet come in the order of their ordinals: each when those before it are ready.
 fn check_order(seen: &mut Seen, name: &str, value: &Value) {
     let Some(ordinal) = name.strip_prefix("db-").and_then(|text| text.parse::<usize>().ok()) else { return };
@@ -168,7 +233,7 @@ fn check_order(seen: &mut Seen, name: &str, value: &Value) {
     }
     let is_missing = |at: &usize| !seen.pods.get(&format!("db-{at}")).is_some_and(|pod| pod.is_active && pod.is_ready);
     if let Some(missing) = (0..ordinal).find(is_missing) {
-        seen.faults.push(format!("{name} was created while db-{missing} was not ready"));
+        seen.fault(format!("{name} was created while db-{missing} was not ready"));
     }
 }
 
@@ -184,7 +249,7 @@ fn check_monotone(seen: &mut Seen, name: &str, value: &Value) {
     if (is_new && replicas < was) || (!is_new && replicas > was) {
         let which = if is_new { "new" } else { "old" };
         let text = format!("the {which} ReplicaSet {name} went from {was} to {replicas}");
-        seen.faults.push(text);
+        seen.fault(text);
     }
 }
 
@@ -265,7 +330,10 @@ mod tests {
         assert!(onlooker.faults().is_empty());
         write(&onlooker, "apps/deployments/default/web", Some(deployment("v2", 1)));
         write(&onlooker, "apps/replicasets/default/one", Some(set("v1", 3)));
-        assert_eq!(onlooker.faults(), ["the old ReplicaSet one went from 2 to 3"]);
+        let faults = onlooker.faults();
+        let lines: Vec<_> = faults[0].lines().collect();
+        assert_eq!(lines[0], "the old ReplicaSet one went from 2 to 3");
+        assert!(lines.last().is_some_and(|line| line.ends_with("deployment web of v2: generation 1, observed 1")));
     }
 
     #[test]
@@ -273,7 +341,7 @@ mod tests {
         let onlooker = onlooker();
         write(&onlooker, "core/pods/default/db-0", Some(pod("db", "False")));
         write(&onlooker, "core/pods/default/db-1", Some(pod("db", "False")));
-        assert_eq!(onlooker.faults(), ["db-1 was created while db-0 was not ready"]);
+        assert_eq!(onlooker.faults()[0].lines().next(), Some("db-1 was created while db-0 was not ready"));
     }
 
     #[test]

@@ -55,16 +55,24 @@ impl Clock for VirtualClock {
     }
 }
 
-/// Runs one seed; gives what was found wrong.
-///
-/// # Errors
-/// Something was never to be, or did not come true.
-pub fn run(seed: u64) -> Result<(), String> {
+/// What came of a run.
+pub struct Run {
+    /// What was never to be, or did not come true.
+    pub outcome: Result<(), String>,
+    /// What runs have in common that wrote the same at the same times.
+    pub digest: u64,
+}
+
+/// Runs one seed. What happens follows from it in a process that does nothing else and whose system gives it the same
+/// chance each time: hash maps have their order from there.
+pub fn run(seed: u64) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    runtime.map_err(|error| error.to_string())?.block_on(async {
-        let world = World::start(seed).await?;
-        world.trouble().await?;
-        world.settle().await
+    let runtime = runtime.expect("a runtime needs some descriptors");
+    runtime.block_on(async {
+        match World::start(seed).await {
+            Ok(world) => Run { outcome: world.play().await, digest: world.onlooker.digest() },
+            Err(why) => Run { outcome: Err(why), digest: 0 },
+        }
     })
 }
 
@@ -136,6 +144,11 @@ impl World {
         world.until("the account that Pods run under", || world.has(&ACCOUNTS, "default")).await?;
         world.create().await?;
         Ok(world)
+    }
+
+    async fn play(&self) -> Result<(), String> {
+        self.trouble().await?;
+        self.settle().await
     }
 
     /// New leaders, who know nothing, in place of the old ones, who may have been in the midst of something.
