@@ -21,7 +21,7 @@ shutdownGracePeriodCriticalPods: 10s
 /// What the first life must say: containers are confined, shares of an NFS server mounted, and shutdowns held up.
 const FIRST: [&str; 9] = [
     "profile: skiff-default (enforce)",
-    "confined: no-writes (enforce) refused ",
+    "confined: no-writes (enforce) touch: /file: Permission denied refused ",
     "free: unconfined ",
     "writer: 2 ",
     "files: by claim by server ",
