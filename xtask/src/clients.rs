@@ -80,7 +80,10 @@ fn operator(folder: &Path) -> Result<(), String> {
 }
 
 /// The `go` program: the machine's, or one of our own.
-fn go_toolchain() -> Result<String, String> {
+///
+/// # Errors
+/// There is none, and none can be brought.
+pub fn go_toolchain() -> Result<String, String> {
     let own = needs::tools().join("go");
     let program = own.join("bin/go");
     for known in ["go".to_owned(), program.display().to_string()] {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -15,7 +16,7 @@ import (
 var unlimited = []string{"--kube-api-qps=5000", "--kube-api-burst=10000"}
 
 // serve runs etcd and the API server on loopback, and where the control plane is wanted whole the scheduler and the
-// controllers, until it is told to end or one of them ends. FOLDER gets everything: data, keys, logs, and the
+// controllers, until its standard input ends (so also with whoever started it), it is told to end, or one of them ends. FOLDER gets everything: data, keys, logs, and the
 // administrator's kubeconfig. Flags are those that kubeadm gives, all else is upstream's default.
 func serve(folder, port string, isWhole bool) error {
 	// The kernel ends the parts when the thread that started them ends.
@@ -74,6 +75,11 @@ func serve(folder, port string, isWhole bool) error {
 			}
 		}
 	}()
+	over := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(over)
+	}()
 	for number, command := range commands {
 		log, err := os.Create(in(fmt.Sprintf("%d.log", number)))
 		if err != nil {
@@ -88,6 +94,8 @@ func serve(folder, port string, isWhole bool) error {
 	}
 	select {
 	case <-told:
+		return nil
+	case <-over:
 		return nil
 	case err := <-ended:
 		ended <- err

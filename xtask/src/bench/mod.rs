@@ -7,6 +7,7 @@ mod net;
 mod node;
 mod sched;
 mod store;
+mod upstream;
 
 use crate::needs;
 

@@ -1,6 +1,7 @@
 //! The API server under load, as `docs/BENCHMARKS.md` tells it: `bench FOLDER [ROUNDS [FILTER]]`, beside the program `serve`.
 //! Load generator, server and peers share the machine's cores; the server syncs to the disk of FOLDER. Each figure is the
-//! median of ROUNDS, taken in turns with those of the peers. Prints Markdown.
+//! median of ROUNDS, taken in turns with those of the peers. With the folder of upstream's programs in `SKIFF_UPSTREAM`
+//! its API server on its etcd is one of them; a ratio is the middle of the rounds' ratios. Prints Markdown.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock and starts programs")]
 
 mod definitions;
@@ -14,13 +15,12 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use load::{Protocol, Rate, Request};
-use server::Server;
+use server::{Server, Whose};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,19 +40,27 @@ const POD_COUNT: usize = 5000;
 const CONFIG_MAP_COUNT: usize = 10_000;
 
 /// All figures of all rounds, in the order in which they first came.
-#[derive(Default)]
 struct Figures {
     order: Vec<(String, &'static str)>,
     rows: BTreeMap<String, Vec<f64>>,
+    /// Those of upstream, under the same names.
+    upstream: BTreeMap<String, Vec<f64>>,
+    /// Whose are added.
+    whose: Whose,
 }
 
 impl Figures {
+    fn new() -> Self {
+        Self { order: Vec::new(), rows: BTreeMap::new(), upstream: BTreeMap::new(), whose: Whose::Ours }
+    }
+
     fn add(&mut self, name: &str, unit: &'static str, value: f64) {
-        if !self.rows.contains_key(name) {
+        if self.order.iter().all(|(known, _)| known != name) {
             self.order.push((name.to_owned(), unit));
         }
-        self.rows.entry(name.to_owned()).or_default().push(value);
-        eprintln!("{name}: {value:.1} {unit}");
+        let rows = if self.whose == Whose::Ours { &mut self.rows } else { &mut self.upstream };
+        rows.entry(name.to_owned()).or_default().push(value);
+        eprintln!("{:?}: {name}: {value:.1} {unit}", self.whose);
     }
 
     fn add_rate(&mut self, name: &str, rate: &Rate) {
@@ -68,22 +76,35 @@ impl Figures {
     }
 
     fn print(&self) {
-        println!("| figure | median | min | max |\n|---|---|---|---|");
+        println!("| figure | median | min | max | upstream | ratio |\n|---|---|---|---|---|---|");
+        let none = Vec::new();
         for (name, unit) in &self.order {
-            let mut values = self.rows[name].clone();
-            values.sort_by(f64::total_cmp);
+            let of = |rows: &BTreeMap<String, Vec<f64>>| rows.get(name).unwrap_or(&none).clone();
+            let (ours, theirs) = (of(&self.rows), of(&self.upstream));
+            let ratios =
+                ours.iter().zip(&theirs).map(|(own, other)| own / other).filter(|ratio| ratio.is_finite()).collect();
             let shown =
                 |value: f64| if value < 100.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") };
-            let (first, last) = (values[0], values[values.len() - 1]);
-            println!("| {name} | {} | {} | {} |", shown(values[values.len() / 2]), shown(first), shown(last));
+            let [median, least, most] = spread(ours).map(|value| value.map_or("-".to_owned(), shown));
+            let upstream = spread(theirs)[0].map_or("-".to_owned(), shown);
+            let ratio = match spread(ratios) {
+                [Some(median), Some(least), Some(most)] => format!("{median:.2} ({least:.2} to {most:.2})"),
+                _ => "-".to_owned(),
+            };
+            println!("| {name} | {median} | {least} | {most} | {upstream} | {ratio} |");
         }
     }
 }
 
+/// The median, the least and the most, where there are any.
+fn spread(mut values: Vec<f64>) -> [Option<f64>; 3] {
+    values.sort_by(f64::total_cmp);
+    [values.get(values.len() / 2), values.first(), values.last()].map(|value| value.copied())
+}
+
 fn main() -> Fallible<()> {
     if server::GENERATOR_SETTINGS.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
-        let mut again = Command::new(std::env::current_exe()?);
-        return Err(again.args(std::env::args_os().skip(1)).envs(server::GENERATOR_SETTINGS).exec().into());
+        return Err(server::again()?.exec().into());
     }
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
@@ -98,42 +119,55 @@ fn main() -> Fallible<()> {
 }
 
 async fn all(folder: &Path, rounds: usize, filter: &str) -> Fallible<()> {
-    let mut figures = Figures::default();
+    let mut figures = Figures::new();
     for round in 0..rounds {
         eprintln!("-- round {}", round + 1);
-        let wants = |name: &str| name.contains(filter);
-        if wants("peers") {
+        if "peers".contains(filter) {
             peers::measure(folder, &mut figures).await?;
         }
-        let own = folder.join(format!("round-{round}"));
-        let server = Server::start(&own).await?;
+        let mut sides = Whose::all();
+        // Each is as often first.
+        sides.rotate_left(round % Whose::all().len());
+        for whose in sides {
+            figures.whose = whose;
+            let own = folder.join(format!("{whose:?}-{round}"));
+            match (side(whose, &own, filter, &mut figures).await, whose) {
+                (Err(error), Whose::Upstreams) => eprintln!("upstream's other figures are left out: {error}"),
+                (outcome, _) => outcome?,
+            }
+        }
+        figures.whose = Whose::Ours;
+    }
+    figures.print();
+    Ok(())
+}
+
+/// What is measured of one server.
+async fn side(whose: Whose, folder: &Path, filter: &str, figures: &mut Figures) -> Fallible<()> {
+    let wants = |name: &str| name.contains(filter);
+    let start = async |purpose: &str| Server::start(whose, &folder.join(purpose)).await;
+    if wants("requests") || wants("watches") {
+        let server = start("busy").await?;
         if wants("requests") {
             for protocol in [Protocol::Http1, Protocol::Http2] {
-                requests(&server, protocol, &mut figures).await?;
+                requests(&server, protocol, figures).await?;
             }
         }
         if wants("watches") {
-            watching::idle(&server, &mut figures).await?;
-            watching::busy(&server, &mut figures).await?;
-        }
-        server.stop()?;
-        if wants("flood") {
-            let server = Server::start(&folder.join(format!("flooded-{round}"))).await?;
-            flood::measure(&server, &mut figures).await?;
-            server.stop()?;
-        }
-        if wants("definitions") {
-            let server = Server::start(&folder.join(format!("defined-{round}"))).await?;
-            definitions::measure(&server, &mut figures).await?;
-            server.stop()?;
-        }
-        if wants("memory") {
-            let server = Server::start(&folder.join(format!("full-{round}"))).await?;
-            full(&server, &mut figures).await?;
-            server.stop()?;
+            watching::idle(&server, figures).await?;
+            watching::busy(&server, figures).await?;
         }
     }
-    figures.print();
+    if wants("flood") {
+        flood::measure(&start("flooded").await?, figures).await?;
+    }
+    // Upstream's takes minutes for so many.
+    if wants("definitions") && whose == Whose::Ours {
+        definitions::measure(&start("defined").await?, figures).await?;
+    }
+    if wants("memory") {
+        full(&start("full").await?, figures).await?;
+    }
     Ok(())
 }
 
