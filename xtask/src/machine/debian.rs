@@ -21,10 +21,10 @@ shutdownGracePeriodCriticalPods: 10s
 /// What the first life must say: containers are confined, shares of an NFS server mounted, and shutdowns held up.
 const FIRST: [&str; 9] = [
     "profile: skiff-default (enforce)",
-    "confined: no-writes (enforce) touch: /file: Permission denied refused ",
-    "free: unconfined ",
-    "writer: 2 ",
-    "files: by claim by server ",
+    "confined: no-writes (enforce) touch: /file: Permission denied refused",
+    "free: unconfined",
+    "writer: 2",
+    "files: by claim by server",
     "mounted: 0",
     "Error: apparmor profile not found nobody-knows",
     "inhibited: 1",
@@ -32,7 +32,7 @@ const FIRST: [&str; 9] = [
 ];
 /// What the second one must say: Pods had their time, and were told of it.
 const SECOND: [&str; 5] = [
-    "ends: asked ended ",
+    "ends: asked ended",
     "slow: Failed Terminated Pod was terminated in response to imminent node shutdown.",
     "deployment.apps/hello condition met",
     "delete: 0",
