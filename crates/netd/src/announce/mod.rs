@@ -62,13 +62,13 @@ impl Announcer {
         let slices = config.informers.of::<EndpointSlice>();
         let wake = changed.clone();
         services.on_change(move |change| {
-            if is_news(change, |service| plan::wanted(service)) {
+            if is_news(change, plan::wanted) {
                 wake.notify_one();
             }
         });
         let wake = changed.clone();
         nodes.on_change(move |change| {
-            if is_news(change, |node| plan::candidate(node)) {
+            if is_news(change, plan::candidate) {
                 wake.notify_one();
             }
         });
