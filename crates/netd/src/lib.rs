@@ -1,5 +1,5 @@
 //! Pod network, service rules and network policy: planned purely, applied by small appliers.
-//! Everything is said to the kernel by netlink; no other program is ever started.
+//! Everything is said to the kernel by netlink, and to neighbours by frames; no other program is ever started.
 
 mod abilities;
 mod announce;

@@ -18,6 +18,12 @@ kind: KubeletConfiguration
 shutdownGracePeriod: 40s
 shutdownGracePeriodCriticalPods: 10s
 ";
+/// What this machine's service adds to the example's: where those settings are.
+const DROP_IN: &str = "\
+[Service]
+ExecStart=
+ExecStart=/usr/local/bin/skiff server --kubelet-config /etc/skiff/kubelet.yaml
+";
 /// What the first life must say: containers are confined, shares of an NFS server mounted, and shutdowns held up.
 const FIRST: [&str; 9] = [
     "profile: skiff-default (enforce)",
@@ -90,7 +96,7 @@ fn install(folder: &Path) -> Result<std::path::PathBuf, String> {
 /// Puts skiff and what is played into Debian's files.
 fn furnish(folder: &Path, tree: &Path, binaries: &Binaries) -> Result<(), String> {
     let script = format!(
-        "mkdir -p etc/skiff scenarios etc/systemd/system/multi-user.target.wants && \
+        "mkdir -p etc/skiff scenarios etc/systemd/system/skiff.service.d etc/systemd/system/multi-user.target.wants && \
          cp {skiff} usr/local/bin/skiff && cp -L $(command -v kubectl) usr/local/bin/kubectl && \
          cp {folder}/hello.tar root/ && cp {root}/tests/machine/scenarios/debian scenarios/ && \
          cp {root}/examples/skiff.service {root}/tests/machine/scenario.service etc/systemd/system/ && \
@@ -102,6 +108,9 @@ fn furnish(folder: &Path, tree: &Path, binaries: &Binaries) -> Result<(), String
         root = root().display(),
     );
     run(command("sh", &["-ec", &script]).current_dir(tree).env("PATH", needs::path()))?;
-    let config = tree.join("etc/skiff/kubelet.yaml");
-    fs::write(&config, KUBELET_CONFIG).map_err(|error| format!("{}: {error}", config.display()))
+    let drop_in = "etc/systemd/system/skiff.service.d/settings.conf";
+    for (file, text) in [("etc/skiff/kubelet.yaml", KUBELET_CONFIG), (drop_in, DROP_IN)] {
+        fs::write(tree.join(file), text).map_err(|error| format!("{file}: {error}"))?;
+    }
+    Ok(())
 }

@@ -8,8 +8,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use skiff_base::Cidr;
 use skiff_client::ObjectKey;
 
-/// A Service with this label is somebody else's to serve.
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+use crate::rules::api;
+
 /// A Node with this label is not what load balancers lead to.
 /// See <https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-exclude-from-external-load-balancers>.
 const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -43,13 +43,10 @@ pub(super) struct Network {
 /// What somebody has to answer for of a Service; nothing where another implementation does.
 pub(super) fn wanted(service: &Service) -> Option<Wanted> {
     let spec = service.spec.as_ref()?;
-    let is_foreign = service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL));
-    if is_foreign || spec.type_.as_deref() != Some("LoadBalancer") || spec.load_balancer_class.is_some() {
+    if api::is_foreign(service) || spec.type_.as_deref() != Some("LoadBalancer") || spec.load_balancer_class.is_some() {
         return None;
     }
-    let status = service.status.as_ref()?.load_balancer.as_ref()?;
-    let direct = status.ingress.iter().flatten().filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
-    let addresses: Vec<IpAddr> = direct.filter_map(|ingress| ingress.ip.as_ref()?.parse().ok()).collect();
+    let addresses: Vec<IpAddr> = api::balancer_addresses(service).collect();
     (!addresses.is_empty()).then(|| Wanted {
         service: ObjectKey::of(&service.metadata),
         addresses,
@@ -118,6 +115,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::rules::api::PROXY_NAME_LABEL;
 
     fn node(name: &str, address: &str) -> Candidate {
         Candidate { name: name.to_owned(), addresses: vec![address.parse().expect("an address")], is_fit: true }

@@ -13,7 +13,7 @@ use super::topology::{Here, Hints};
 use crate::model::Transport;
 
 /// Services with this label are somebody else's to serve.
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// How long a client stays with its endpoint if the Service does not say.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10800;
 
@@ -21,8 +21,7 @@ const DEFAULT_AFFINITY_SECONDS: i32 = 10800;
 /// taken as far as they are of that family, too.
 pub fn service(object: &core::Service, family: Family) -> Option<Service> {
     let spec = object.spec.as_ref()?;
-    let is_foreign = object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL));
-    if is_foreign || spec.type_.as_deref() == Some("ExternalName") {
+    if is_foreign(object) || spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
     let addresses = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
@@ -33,7 +32,9 @@ pub fn service(object: &core::Service, family: Family) -> Option<Service> {
         name,
         cluster_address,
         external_addresses: addresses_of(spec.external_ips.iter().flatten(), family).collect(),
-        balancer_addresses: if is_balanced { balancer_addresses(object, family) } else { Vec::new() },
+        balancer_addresses: balancer_addresses(object)
+            .filter(|address| is_balanced && Family::of(*address) == family)
+            .collect(),
         balancer_sources: sources(spec, family),
         ports: spec.ports.iter().flatten().filter_map(port).collect(),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -106,12 +107,17 @@ fn port_number(number: Option<i32>) -> Option<u16> {
     number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
 }
 
+/// Whether another proxy than this one serves it.
+pub(crate) fn is_foreign(object: &core::Service) -> bool {
+    object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL))
+}
+
 /// Addresses that are to be redirected on the node already; those with mode `Proxy` must pass the balancer itself.
-fn balancer_addresses(object: &core::Service, family: Family) -> Vec<IpAddr> {
+pub(crate) fn balancer_addresses(object: &core::Service) -> impl Iterator<Item = IpAddr> {
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
     let direct = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
-    addresses_of(direct.filter_map(|ingress| ingress.ip.as_ref()), family).collect()
+    direct.filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
 }
 
 /// Those of one family; the others are no business of its rules.
