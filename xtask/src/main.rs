@@ -5,6 +5,7 @@ mod clients;
 mod machine;
 mod needs;
 mod shell;
+mod side_by_side;
 mod test;
 mod threats;
 mod tidy;

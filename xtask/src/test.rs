@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::needs;
 use crate::shell::{self, cargo, output};
+use crate::side_by_side;
 
 /// What was counted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,12 +20,14 @@ struct Count {
 ///
 /// # Errors
 /// A test failed, or something could not be built or installed.
+#[expect(clippy::disallowed_methods, reason = "whoever keeps the tests quick wants to see what took long")]
 fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
     needs::install()?;
     println!("kubectl: {}", needs::kubectl_version());
     let mut count = Count::default();
     for layer in layers {
         println!("== {layer} ==");
+        let started = Instant::now();
         let outcome = match *layer {
             "pure" => pure(filter, &mut count),
             "seeds" => seeds(&mut count),
@@ -35,6 +39,7 @@ fn run_layers(layers: &[&str], filter: Option<&str>) -> Result<(), String> {
             println!("{} passed, {} failed", count.passed, count.failed.max(1));
             return Err(format!("layer {layer} failed ({error}); the layers above it were not tried"));
         }
+        println!("== {layer}: {} s ==", started.elapsed().as_secs());
     }
     println!("{} passed, {} failed", count.passed, count.failed);
     Ok(())
@@ -83,10 +88,7 @@ fn seeds(count: &mut Count) -> Result<(), String> {
 /// Whole nodes in isolation, driven by kubectl.
 fn node(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
     let binaries = build_binaries()?;
-    let mut tests = cargo(&["test", "--package", "skiff-e2e", "--no-fail-fast", "--"]);
-    tests.args(["--test-threads=1"]).args(filter);
-    tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
-    counted(&mut tests, count)
+    whole_nodes("skiff-e2e", filter, &binaries, &[], count)
 }
 
 /// Many rounds of faults under churn. The rounds are told as they are played.
@@ -120,10 +122,38 @@ fn play(test: &str, settings: &[(&str, &str)]) -> Result<(), String> {
 fn clients(filter: Option<&str>, count: &mut Count) -> Result<(), String> {
     let folder = crate::clients::build()?;
     let binaries = build_binaries()?;
-    let mut tests = cargo(&["test", "--package", "skiff-clients", "--no-fail-fast", "--"]);
-    tests.args(["--test-threads=1"]).args(filter).env("SKIFF_CLIENTS", folder);
-    tests.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
-    counted(&mut tests, count)
+    whole_nodes("skiff-clients", filter, &binaries, &[("SKIFF_CLIENTS", folder)], count)
+}
+
+/// The files of tests that take longest, longest first: so no lane is left with one of them in the end.
+const LONGEST: [&str; 7] = ["faults", "autoscale", "conformance", "several", "go", "servers", "soak"];
+
+/// Runs a package's tests of whole nodes: its programs side by side, each one's tests one after the other.
+fn whole_nodes(
+    package: &str,
+    filter: Option<&str>,
+    binaries: &Binaries,
+    settings: &[(&str, PathBuf)],
+    count: &mut Count,
+) -> Result<(), String> {
+    let mut programs = side_by_side::build(package)?;
+    programs.sort_by_key(|program| LONGEST.iter().position(|long| *long == program.name).unwrap_or(LONGEST.len()));
+    let prepare = |command: &mut Command| {
+        command.args(["--test-threads=1"]).args(filter).envs(settings.iter().map(|(name, value)| (name, value)));
+        command.env("SKIFF_BIN", &binaries.skiff).env("SKIFF_HELLO", &binaries.hello).env("PATH", needs::path());
+    };
+    let mut failed = Vec::new();
+    side_by_side::run(programs, side_by_side::lanes(), prepare, |verdict| {
+        println!("     Running {}", verdict.name);
+        for line in &verdict.said {
+            println!("{line}");
+            add_up(line, count);
+        }
+        if !verdict.passed {
+            failed.push(verdict.name);
+        }
+    })?;
+    if failed.is_empty() { Ok(()) } else { Err(format!("in {}", failed.join(", "))) }
 }
 
 /// Nodes on a whole other computer, emulated.
@@ -167,7 +197,7 @@ fn build_release(package: &str, binary: &str) -> Result<PathBuf, String> {
 }
 
 /// Runs a test command, passing on what it prints and adding up its results.
-fn counted(command: &mut std::process::Command, count: &mut Count) -> Result<(), String> {
+fn counted(command: &mut Command, count: &mut Count) -> Result<(), String> {
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("{command:?}: {error}"))?;
     let stdout = child.stdout.take().ok_or("the test runner has no output")?;
     for line in BufReader::new(stdout).lines() {
