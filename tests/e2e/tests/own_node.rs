@@ -60,8 +60,8 @@ live_at() {
   ip route replace default dev uplink
 }
 known() {
-  kubectl get nodes -o jsonpath='{.items[*].status.addresses[?(@.type=="InternalIP")].address}{"\n"}'
-  kubectl get endpointslice kubernetes -o jsonpath='{.endpoints[*].addresses[*]}{"\n"}'
+  kubectl get nodes -o jsonpath='{.items[*].status.addresses[?(@.type=="InternalIP")].address}{"\n"}' &&
+  kubectl get endpointslice kubernetes -o jsonpath='{.endpoints[*].addresses[*]}{"\n"}' &&
   kubectl get pods -o jsonpath='{.items[*].status.hostIP} {.items[*].status.containerStatuses[*].containerID}{"\n"}'
 }
 live_at 10.9.0.1
