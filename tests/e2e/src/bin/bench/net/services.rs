@@ -8,6 +8,7 @@ use skiff_e2e::Cluster;
 use super::api::{Api, create_all};
 use super::place::{LOAD_CORE, Place};
 use super::{inside, number};
+use crate::agent::Apart;
 use crate::attempt::line;
 use crate::proxy::Proxy;
 use crate::traces::cost;
@@ -24,6 +25,31 @@ const SYNC: &str = "kubeproxy_sync_proxy_rules_duration_seconds";
 
 /// All of it.
 pub fn measure(share: u32) {
+    whole_node(share);
+    agent(share);
+}
+
+/// What an agent keeps of Services while the API server is elsewhere, which is what can be compared with kube-proxy.
+fn agent(share: u32) {
+    let apart = Apart::start("bench-services-agent");
+    std::thread::sleep(SETTLE / share);
+    let before = apart.cost().memory_mib;
+    let count = SERVICES / share as usize;
+    let proxy = Proxy::start(&apart.cluster);
+    make(proxy.address(), count);
+    std::thread::sleep(SETTLE / share);
+    let after = apart.cost().memory_mib;
+    apart.start_again();
+    std::thread::sleep(SETTLE / share);
+    let loaded = apart.cost().memory_mib;
+    line(
+        &format!("memory of {count} Services in an agent (PSS), as they come and after a start"),
+        "node",
+        &format!("{:.1} and {:.1} MiB more than {before:.1}", after - before, loaded - before),
+    );
+}
+
+fn whole_node(share: u32) {
     let cluster = Cluster::up_without_images("bench-services");
     let proxy = Proxy::start(&cluster);
     let place = Place::of_node(&cluster, &cluster.name);
