@@ -53,7 +53,7 @@ pub struct NodeControl {
     /// What the node shows that it is itself.
     pub certificates: Arc<Certificates>,
     /// None where this machine is no server.
-    pub foundations: Option<Foundations>,
+    pub foundations: Option<Arc<Foundations>>,
     /// None where this machine is no agent.
     pub follower: Option<Arc<Follower>>,
 }

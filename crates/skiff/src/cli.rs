@@ -249,6 +249,10 @@ pub struct DatastoreOptions {
     /// What the cluster's keys in etcd begin with [default: /registry]
     #[arg(long, value_name = "PREFIX", requires = "datastore_endpoint")]
     pub etcd_prefix: Option<String>,
+    /// A secret of the cluster's servers, 16 characters or more: those that have the same one find the cluster's keys in
+    /// that etcd, encrypted by it, and need no copies of each other's files
+    #[arg(long, value_name = "SECRET", env = "SKIFF_SERVER_TOKEN", hide_env_values = true)]
+    pub server_token: Option<String>,
 }
 
 /// The commands.

@@ -23,7 +23,7 @@ use crate::isolation;
 use crate::join::commands::{administrator, create as create_token};
 use crate::leftovers;
 use crate::paths::{Join, NodeFacts, Paths, named, remove_file, write_atomically};
-use crate::pki::{self, Authority};
+use crate::pki::{self, Authority, Shared};
 use crate::ports::{self, Role};
 use crate::process::Process;
 use crate::ranges::{self, Ranges};
@@ -293,10 +293,11 @@ impl Cluster {
         Authority::load_or_create_front_proxy(&folder, clock.clone())?;
         Authority::load_or_create_etcd(&folder, clock)?;
         pki::service_account_keys(&folder)?;
+        let shared = Shared::read(&folder)?;
         for other in others {
             let paths = self.paths(&other.name);
             paths.create()?;
-            pki::share(&folder, &paths.pki())?;
+            shared.write(&paths.pki())?;
         }
         Ok(())
     }

@@ -596,7 +596,7 @@ pub fn certificate(command: &CertificateCommand) -> Outcome {
         }
         Err(error) => return Err(error.into()),
     }
-    if facts.datastore.is_some() {
+    if facts.datastore.is_some_and(|datastore| datastore.server_token.is_none()) {
         println!(
             "Other servers of the cluster need the same {}, and then: skiff certificate reload.",
             paths.pki().display()

@@ -1,7 +1,6 @@
 //! Where the cluster's objects are kept: in the node's own folder, or in an etcd.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,8 @@ use crate::paths::{Datastore, Paths, named};
 const ROOT: &str = "/registry/";
 /// What they begin with in etcd, unless another prefix is asked for: as upstream's.
 pub const DEFAULT_PREFIX: &str = "/registry";
+/// Whoever can read the etcd can try secrets at leisure.
+const SHORTEST_TOKEN: usize = 16;
 /// Members that begin together find each other in a second or two, and on a busy machine later.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
@@ -27,13 +28,22 @@ const SYSTEM_AUTHORITIES: [&str; 3] =
 /// What the command line asks for.
 ///
 /// # Errors
-/// A file's path cannot be made absolute.
-pub fn chosen(options: &DatastoreOptions) -> io::Result<Option<Datastore>> {
+/// A file's path cannot be made absolute, or the servers' token is too short, or for nothing.
+pub fn chosen(options: &DatastoreOptions) -> Result<Option<Datastore>, CommandError> {
     let absolute = |path: &Option<PathBuf>| {
         path.as_ref().map(|path| std::path::absolute(path).map_err(|error| named(path, "find", error))).transpose()
     };
-    if options.datastore_endpoint.is_empty() {
-        return Ok(None);
+    match &options.server_token {
+        Some(_) if options.datastore_endpoint.is_empty() => {
+            return Err("--server-token is for servers that share an etcd: name it with --datastore-endpoint".into());
+        }
+        Some(token) if token.len() < SHORTEST_TOKEN => {
+            return Err(
+                format!("--server-token needs {SHORTEST_TOKEN} characters or more (openssl rand -hex 16)").into()
+            );
+        }
+        _ if options.datastore_endpoint.is_empty() => return Ok(None),
+        _ => {}
     }
     Ok(Some(Datastore {
         endpoints: options.datastore_endpoint.clone(),
@@ -41,6 +51,7 @@ pub fn chosen(options: &DatastoreOptions) -> io::Result<Option<Datastore>> {
         certfile: absolute(&options.datastore_certfile)?,
         keyfile: absolute(&options.datastore_keyfile)?,
         prefix: options.etcd_prefix.clone().unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
+        server_token: options.server_token.clone(),
     }))
 }
 
@@ -61,7 +72,10 @@ pub fn settle(
             paths.store().display()
         )
         .into()),
-        (_, asked) => Ok(asked),
+        (kept, Some(asked)) => {
+            let server_token = asked.server_token.or(kept.and_then(|kept| kept.server_token));
+            Ok(Some(Datastore { server_token, ..asked }))
+        }
     }
 }
 
@@ -135,6 +149,21 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_long_and_for_an_etcd() {
+        let asked = |endpoint: &[&str], token: &str| {
+            let datastore_endpoint = endpoint.iter().map(|&endpoint| endpoint.to_owned()).collect();
+            let server_token = Some(token.to_owned());
+            chosen(&DatastoreOptions { datastore_endpoint, server_token, ..DatastoreOptions::default() })
+                .map(|chosen| chosen.and_then(|datastore| datastore.server_token))
+                .map_err(|error| error.to_string())
+        };
+        let long = "0123456789abcdef";
+        assert_eq!(asked(&["http://a"], long), Ok(Some(long.to_owned())));
+        assert!(asked(&["http://a"], &long[1..]).is_err_and(|error| error.contains("16 characters")));
+        assert!(asked(&[], long).is_err_and(|error| error.contains("--datastore-endpoint")));
+    }
+
+    #[test]
     fn a_node_keeps_its_store_until_it_is_moved() {
         let fresh = Paths::new(Path::new("/nowhere"), None);
         let (a, b) = (datastore("http://a"), datastore("http://b"));
@@ -143,7 +172,9 @@ mod tests {
         };
         assert_eq!(settled(None, Some(&a), &fresh), Ok(Some(a.clone())));
         assert_eq!(settled(Some(&a), None, &fresh), Ok(Some(a.clone())));
-        assert_eq!(settled(Some(&a), Some(&b), &fresh), Ok(Some(b)));
+        assert_eq!(settled(Some(&a), Some(&b), &fresh), Ok(Some(b.clone())));
+        let with_token = |datastore: &Datastore| Datastore { server_token: Some("t".into()), ..datastore.clone() };
+        assert_eq!(settled(Some(&with_token(&a)), Some(&b), &fresh), Ok(Some(with_token(&b))));
         let folder = std::env::temp_dir().join(format!("skiff-datastore-{}", std::process::id()));
         let used = Paths::new(&folder, None);
         fs::create_dir_all(used.store()).expect("a folder");

@@ -36,6 +36,7 @@ pub fn datastore(own: &EtcdPeer, paths: &Paths, prefix: &str) -> Datastore {
         certfile: Some(pki.join("etcd.crt")),
         keyfile: Some(pki.join("etcd.key")),
         prefix: prefix.to_owned(),
+        server_token: None,
     }
 }
 

@@ -9,6 +9,7 @@ use skiff_apiserver::authorities::{ClientAuthorities, ServerAuthorities};
 use skiff_controllers::RootBundle;
 
 use crate::node::{Setting, token_keys};
+use crate::server_keys::ServerKeys;
 
 /// Those who go by the cluster's authority.
 pub struct Trust {
@@ -43,14 +44,35 @@ pub struct Foundations {
     pub setting: Arc<Setting>,
     /// The API server.
     pub server: Arc<ApiServer>,
+    /// Where the cluster's servers give each other what they have in common.
+    pub keys: Option<ServerKeys>,
 }
 
 impl Foundations {
-    /// Goes by what the files say now; tells what has changed.
+    /// Goes by what the files say now, and so do all servers that share their keys; tells what has changed.
     ///
     /// # Errors
     /// A file cannot be read or used; what was before it holds by then.
     pub async fn reload(&self) -> Result<Value, String> {
+        if let Some(keys) = &self.keys {
+            keys.tell().await.map_err(|error| error.to_string())?;
+        }
+        self.read_again().await
+    }
+
+    /// Goes by what other servers exchange, for ever.
+    pub async fn follow(&self) {
+        let Some(keys) = &self.keys else { return };
+        loop {
+            keys.news().await;
+            tracing::info!("another server has exchanged keys of the cluster");
+            if let Err(error) = self.read_again().await {
+                tracing::error!(error, "the cluster's keys, as another server has exchanged them, cannot be used");
+            }
+        }
+    }
+
+    async fn read_again(&self) -> Result<Value, String> {
         let keys = token_keys(&self.setting).map_err(|error| error.to_string())?;
         self.server.hold_service_account_keys(&keys).map_err(|failure| failure.0.message)?;
         let Setting { authority, trust, certificates, .. } = &*self.setting;

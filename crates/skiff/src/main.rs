@@ -34,6 +34,7 @@ mod ranges;
 mod relay;
 mod runtime;
 mod server;
+mod server_keys;
 mod settings;
 mod sim_nodes;
 mod snapshot;

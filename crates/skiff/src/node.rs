@@ -41,6 +41,7 @@ use crate::paths::{NodeFacts, Paths, named, write_atomically};
 use crate::pki::{Authority, Purpose, service_account_keys};
 use crate::ranges::{self, Ranges};
 use crate::server::{API_PORT_ADVICE, bind};
+use crate::server_keys::ServerKeys;
 use crate::worker::{CLUSTER_DOMAIN, KUBELET_CLIENT, KUBERNETES_VERSION, Ways, Worker, ensure_pod_range};
 
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -96,6 +97,7 @@ async fn serve_cluster(
     options: NodeOptions,
     hosts_listener: Option<TcpListener>,
 ) -> Result<Ending, CommandError> {
+    let keys = agree_on_keys(&machine).await?;
     let authority = Arc::new(Authority::load_or_create(&machine.paths.pki(), machine.clock.clone())?);
     let proxies = access::proxy_authority(&options.access)?.unwrap_or_default();
     let setting = Arc::new(Setting {
@@ -110,7 +112,10 @@ async fn serve_cluster(
     let ranges = setting.machine.facts.ranges();
     let mut listeners = vec![bind((&ranges.any_address().to_string(), setting.api_port), API_PORT_ADVICE)?];
     listeners.extend(hosts_listener);
-    let store = open_store(&setting).await?;
+    let store = match &keys {
+        Some(keys) => keys.store.clone(),
+        None => open_store(&setting).await?,
+    };
     let server = start_api_server(&setting, store.clone()).await?;
     agree(&server, &ranges).await?;
     let stop = watch::Sender::new(false);
@@ -131,6 +136,7 @@ async fn serve_cluster(
         let worker = start_worker(&setting, &machine, &server, &informers).await?;
         (Some(worker), Some(ingress::start(&setting, &server, &informers)?))
     };
+    let foundations = Arc::new(Foundations { setting: setting.clone(), server: server.clone(), keys });
     let facts = &setting.machine.facts;
     let command = Arc::new(NodeControl {
         node: informers.of::<Node>(),
@@ -142,15 +148,17 @@ async fn serve_cluster(
         containers_too: Mutex::new(false),
         savable: Some(Savable { store, pki: setting.machine.paths.pki() }),
         certificates: setting.certificates.clone(),
-        foundations: Some(Foundations { setting: setting.clone(), server: server.clone() }),
+        foundations: Some(foundations.clone()),
         follower: None,
     });
     control::serve(&setting.machine.paths.control_socket(), command.clone())?;
     setting.certificates.tell_of_authority("ca", &setting.authority.certificates());
     let renewing = tokio::spawn(setting.certificates.clone().keep());
+    let following = tokio::spawn(async move { foundations.follow().await });
     tracing::info!(node = %facts.node_name, address = %setting.machine.address, "the control plane is up");
     let ending = wait_for_end(&stop, &setting.machine).await?;
     renewing.abort();
+    following.abort();
     if let Some(worker) = worker {
         let containers_too = *command.containers_too.lock();
         worker.end(containers_too).await?;
@@ -184,6 +192,14 @@ async fn start_worker(
 
 fn node_client(server: &Arc<ApiServer>, node_name: &str) -> Client {
     inprocess::client(server, &format!("system:node:{node_name}"), &["system:nodes"], "kubelet")
+}
+
+/// Where the servers of the cluster give each other their keys: those are in this server's folder from then on.
+async fn agree_on_keys(machine: &Machine) -> Result<Option<ServerKeys>, CommandError> {
+    let datastore = machine.facts.datastore.as_ref();
+    let Some(token) = datastore.and_then(|datastore| datastore.server_token.as_ref()) else { return Ok(None) };
+    let store = datastore::open(datastore, &machine.paths, machine.clock.clone()).await?;
+    ServerKeys::agree(store, &machine.paths.pki(), token, &machine.clock).await.map(Some)
 }
 
 async fn open_store(setting: &Setting) -> Result<Arc<dyn Store>, CommandError> {

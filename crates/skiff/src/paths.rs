@@ -247,6 +247,9 @@ pub struct Datastore {
     pub keyfile: Option<PathBuf>,
     /// What the cluster's keys begin with.
     pub prefix: String,
+    /// The secret by which servers of several machines give each other what signs the cluster's certificates and tokens.
+    #[serde(default)]
+    pub server_token: Option<String>,
 }
 
 impl NodeFacts {

@@ -1,6 +1,7 @@
 //! How certificates are made: authorities that are kept, and what they sign.
 //! See <https://kubernetes.io/docs/setup/best-practices/certificates/>.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -449,28 +450,55 @@ pub fn forget_former_service_account_keys(folder: &Path) -> io::Result<()> {
     remove_file(&former)
 }
 
-/// Gives a server of the same cluster what all of its servers have in common: the authorities and the keys of tokens.
-///
-/// # Errors
-/// A file cannot be read, written or removed.
-pub fn share(from: &Path, to: &Path) -> io::Result<()> {
-    let (own, former) = token_key_files(from);
-    let mut shared = vec![own, former];
-    for name in [CLUSTER_AUTHORITY, FRONT_PROXY_AUTHORITY, ETCD_AUTHORITY] {
-        let files = Files::new(from, name);
-        shared.extend([files.certificates, files.key, files.next_key, files.along]);
+/// What all servers of a cluster have in common, each file that there may be by its name: the authorities and the keys of
+/// tokens.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Shared(BTreeMap<String, Option<String>>);
+
+impl Shared {
+    /// What is in a server's folder.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        let text = |file: PathBuf| match fs::read_to_string(&file) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(crate::paths::named(&file, "read", error)),
+        };
+        Self::files(folder).map(|(name, file)| Ok((name, text(file)?))).collect::<io::Result<_>>().map(Self)
     }
-    for file in shared {
-        let Some(copy) = file.file_name().map(|name| to.join(name)) else { continue };
-        let mode = if file.extension().is_some_and(|suffix| suffix == "key") { 0o600 } else { 0o644 };
-        match fs::read(&file) {
-            Ok(bytes) => write_atomically(&copy, &bytes, mode)?,
-            // What this one believes no more the other is not to believe either.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => remove_file(&copy)?,
-            Err(error) => return Err(crate::paths::named(&file, "read", error)),
+
+    /// Every file that there may be, with its name.
+    fn files(folder: &Path) -> impl Iterator<Item = (String, PathBuf)> {
+        let (own, former) = token_key_files(folder);
+        let authorities = [CLUSTER_AUTHORITY, FRONT_PROXY_AUTHORITY, ETCD_AUTHORITY].into_iter().flat_map(|name| {
+            let Files { certificates, key, next_key, along } = Files::new(folder, name);
+            [certificates, key, next_key, along]
+        });
+        let all = [own, former].into_iter().chain(authorities);
+        all.filter_map(|file| Some((file.file_name()?.to_string_lossy().into_owned(), file)))
+    }
+
+    /// Puts it into a server's folder. What others believe no more that one is not to believe either.
+    ///
+    /// # Errors
+    /// A file cannot be written or removed.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        for (name, file) in Self::files(folder) {
+            let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
+            match self.0.get(&name).and_then(Option::as_ref) {
+                Some(text) => write_atomically(&file, text.as_bytes(), mode)?,
+                None => remove_file(&file)?,
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Whether there is an authority among it.
+    pub fn has_authority(&self) -> bool {
+        self.0.get(&format!("{CLUSTER_AUTHORITY}.crt")).is_some_and(Option::is_some)
+    }
 }
 
 fn token_key_files(folder: &Path) -> (PathBuf, PathBuf) {

@@ -256,8 +256,14 @@ mod tests {
         assert_eq!(spec.named_datastore(3), None);
 
         let endpoints = vec!["http://host.skiff.internal:2379".to_owned()];
-        let named =
-            Datastore { endpoints, cafile: None, certfile: None, keyfile: None, prefix: "/registry".to_owned() };
+        let named = Datastore {
+            endpoints,
+            cafile: None,
+            certfile: None,
+            keyfile: None,
+            prefix: "/registry".to_owned(),
+            server_token: None,
+        };
         let spec = Spec { datastore: Some(named), ..spec };
         assert!(spec.etcd(3).is_empty());
         assert_eq!(spec.named_datastore(3).expect("it is named").endpoints, ["http://198.18.3.1:2379"]);
