@@ -179,10 +179,12 @@ fn a_full_disk_is_told_cleared_and_survived() {
     assert_eq!((&quiet["phase"], &quiet["containerStatuses"][0]["restartCount"]), (&"Running".into(), &0.into()));
     // To the last byte: what cannot be kept is refused, with the reason, and all can be read. What was not written whole is
     // no longer written to before a new start.
-    let filler = cluster.folder().join("filler");
+    let (filler, words) = (cluster.folder().join("filler"), cluster.folder().join("words"));
+    // As much as the store makes room for ahead: small ones would be kept for a long time.
+    std::fs::write(&words, "word".repeat(64 << 10)).expect("there is room");
     let note = |number: usize| {
-        let name = format!("note-{number}");
-        cluster.kubectl_args(&["create", "configmap", &name, "--from-literal=a=b"])
+        let (name, words) = (format!("note-{number}"), format!("--from-file={}", words.display()));
+        cluster.kubectl_args(&["create", "configmap", &name, &words])
     };
     let mut number = 0;
     eventually("a write is refused", || {
