@@ -14,6 +14,7 @@ pub mod leftovers;
 pub mod memory;
 pub mod network;
 pub mod oci;
+pub mod pages;
 mod records;
 mod runtime;
 mod seccomp;

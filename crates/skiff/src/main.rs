@@ -30,6 +30,7 @@ mod paths;
 mod pki;
 mod ports;
 mod process;
+mod quiet;
 mod ranges;
 mod relay;
 mod runtime;

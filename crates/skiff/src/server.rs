@@ -16,6 +16,7 @@ use crate::machine::Ending;
 use crate::node;
 use crate::paths::{NodeFacts, Paths, named};
 use crate::process::Process;
+use crate::quiet;
 
 /// More threads would only cost memory: the work is short and waits mostly.
 const WORKER_THREADS: usize = 2;
@@ -56,6 +57,7 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
         .init();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(WORKER_THREADS).event_interval(TURNS_BETWEEN_NEWS).enable_all().build()?;
+    runtime.spawn(quiet::keep());
     let outcome = runtime.block_on(node::run(paths, facts, options.clone(), hosts_listener));
     // Blocking work that is still under way, such as a download, must not hold up the end.
     runtime.shutdown_background();
