@@ -131,9 +131,12 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let gone = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
         if !gone.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.0.display());
+            return eprintln!("{} stays mounted", self.0.display());
         }
-        std::fs::remove_dir(&self.0).unwrap_or_else(|error| eprintln!("{}: {error}", self.0.display()));
+        // While a disk was mounted in it, the cluster's folder could not go with the cluster.
+        let whole = self.0.ancestors().take_while(|folder| *folder != std::env::temp_dir()).last();
+        let whole = whole.unwrap_or(&self.0);
+        std::fs::remove_dir_all(whole).unwrap_or_else(|error| eprintln!("{}: {error}", whole.display()));
     }
 }
 
