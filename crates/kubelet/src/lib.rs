@@ -36,6 +36,7 @@ mod worker;
 pub use credentials::Providers as CredentialProviders;
 pub use kubelet::{Config, DEFAULT_MAX_PODS, DEFAULT_PORT, Kubelet, check_options};
 pub use local_path::{LocalPaths, PROVISIONER as LOCAL_PATH_PROVISIONER};
+pub use node::shutdown::forget_delay as forget_shutdown_delay;
 pub use options::Options;
 pub use server::ServerConfig;
 pub use volumes::{FileSystem, Mounter, NoMounts};

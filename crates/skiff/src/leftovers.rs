@@ -1,4 +1,4 @@
-//! What a node leaves on the machine beside its folder: processes, cgroups, mounts, interfaces, rules, logs.
+//! What a node leaves on the machine beside its folder: processes, cgroups, mounts, interfaces, rules, logs, settings.
 //! All of it is found from outside, so that it can be ended and removed also when the server was killed.
 
 use std::fs;
@@ -92,6 +92,7 @@ pub fn remove_everything(paths: &Paths) -> Result<(), CommandError> {
         leftovers::remove_cgroup(&paths.runtime_cgroup())?;
         leftovers::remove_empty_cgroups(PODS_CGROUP)?;
         remove_logs(paths)?;
+        skiff_kubelet::forget_shutdown_delay()?;
         for file in [Path::new(OWNER_FILE), &paths.cri_socket(), &crate::runtime::network_file()] {
             remove_file(file)?;
         }

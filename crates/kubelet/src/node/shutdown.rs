@@ -2,7 +2,7 @@
 //! Who goes when is decided purely; systemd is spoken to with its own tools.
 //! See <https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/>.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ const CRITICAL: i32 = 2_000_000_000;
 const SYSTEMD: &str = "/run/systemd/system";
 /// Where systemd's login manager is told to wait longer than its own 5 s; upstream's agent writes the same file.
 const LOGIND_CONFIG: &str = "/etc/systemd/logind.conf.d/99-kubelet.conf";
+/// Its first line where this program has written it.
+const WRITTEN_HERE: &str = "# Written by skiff, for its shutdownGracePeriod.";
 /// Holds systemd's delay lock for as long as somebody keeps its standard input open: no longer than this process lives.
 const INHIBIT: [&str; 5] =
     ["--what=shutdown", "--mode=delay", "--who=skiff", "--why=Kubelet needs time to handle node shutdown", "cat"];
@@ -192,8 +194,7 @@ fn lengthen_delay(wanted: Duration) -> Result<(), String> {
     if delay()? >= micros {
         return Ok(());
     }
-    let text =
-        format!("# Written by skiff, for its shutdownGracePeriod.\n[Login]\nInhibitDelayMaxSec={}\n", wanted.as_secs());
+    let text = format!("{WRITTEN_HERE}\n[Login]\nInhibitDelayMaxSec={}\n", wanted.as_secs());
     let folder = Path::new(LOGIND_CONFIG).parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(LOGIND_CONFIG, text))
@@ -206,6 +207,34 @@ fn lengthen_delay(wanted: Duration) -> Result<(), String> {
         std::thread::sleep(LOOK);
     }
     Err("systemd-logind waits as long as before".to_owned())
+}
+
+/// Takes back what the login manager was told to wait, as the node is deleted: it waits as long as before at once.
+///
+/// # Errors
+/// The file is there and cannot be removed.
+pub fn forget_delay() -> io::Result<()> {
+    if !forget(Path::new(LOGIND_CONFIG))? || !Path::new(SYSTEMD).exists() {
+        return Ok(());
+    }
+    if let Err(error) = run("systemctl", &RELOAD) {
+        tracing::warn!(error, "systemd-logind waits for so long until it is started again");
+    }
+    Ok(())
+}
+
+/// Removes a file that this program has written, with its folder if nothing else is in that; says whether it was there.
+fn forget(file: &Path) -> io::Result<bool> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.starts_with(WRITTEN_HERE) => std::fs::remove_file(file).map_err(named)?,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
+        _ => return Ok(false),
+    }
+    if let Err(error) = file.parent().map_or(Ok(()), std::fs::remove_dir) {
+        tracing::debug!(%error, "the login manager has other settings too");
+    }
+    Ok(true)
 }
 
 /// The number in a property that busctl prints: its type, then itself.
@@ -263,6 +292,26 @@ mod tests {
     fn pod(uid: &str, priority: i32) -> Arc<Pod> {
         let yaml = format!("{{metadata: {{uid: {uid}}}, spec: {{priority: {priority}, containers: []}}}}");
         Arc::new(serde_saphyr::from_str(&yaml).expect("a valid Pod"))
+    }
+
+    #[test]
+    fn only_the_delay_that_was_written_here_is_forgotten() {
+        let folder = std::env::temp_dir().join(format!("skiff-logind-{}", std::process::id()));
+        let file = folder.join("99-kubelet.conf");
+        let check = |text: &str, other: bool| {
+            std::fs::create_dir_all(&folder).expect("a writable folder");
+            std::fs::write(&file, text).expect("written");
+            if other {
+                std::fs::write(folder.join("other.conf"), "").expect("written");
+            }
+            (forget(&file).expect("it can be removed"), file.exists(), folder.exists())
+        };
+        let own = format!("{WRITTEN_HERE}\n[Login]\nInhibitDelayMaxSec=30\n");
+        assert_eq!(check("[Login]\nInhibitDelayMaxSec=30\n", false), (false, true, true));
+        assert_eq!(check(&own, false), (true, false, false));
+        assert_eq!(check(&own, true), (true, false, true));
+        assert!(!forget(&file).expect("there is nothing to remove"));
+        std::fs::remove_dir_all(&folder).expect("it goes");
     }
 
     #[test]
