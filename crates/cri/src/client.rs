@@ -10,6 +10,8 @@ use crate::*;
 
 /// How long a call may take, unless it is said otherwise; upstream's `--runtime-request-timeout`.
 const USUAL: Duration = Duration::from_secs(120);
+/// How long making a sandbox may take, the longest of the calls that are bounded and do not wait for containers.
+pub const LONGEST_CALL: Duration = USUAL.saturating_mul(2);
 
 /// The services of a runtime that listens on a unix socket.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ macro_rules! limit {
         Some(USUAL)
     };
     (twice $request:ident) => {
-        Some(2 * USUAL)
+        Some(LONGEST_CALL)
     };
     (unlimited $request:ident) => {
         None

@@ -10,7 +10,7 @@ mod messages;
 mod server;
 mod services;
 
-pub use client::CriClient;
+pub use client::{CriClient, LONGEST_CALL};
 pub use messages::*;
 pub use server::CriServer;
 pub use services::{EventStream, ImageService, PullProgress, RuntimeService};

@@ -24,6 +24,7 @@ use crate::executor::Node;
 use crate::node::guard::Pressures;
 use crate::rotate;
 use crate::statics::{self, FullName};
+use crate::strays;
 use crate::worker::{self, Mailbox};
 
 /// How often the whole runtime is compared with what was seen last; events make it needless, mostly.
@@ -404,6 +405,7 @@ pub async fn follow_runtime(workers: Arc<Workers>, pods: Informer<Pod>) {
         follow_events(workers.clone()),
         relist(workers.clone()),
         rotate::keep(workers.clone()),
+        strays::keep(workers.clone()),
         classes,
         parts
     );

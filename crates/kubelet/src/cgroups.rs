@@ -2,7 +2,7 @@
 //! is decided purely; a thin part makes folders and writes files. Containers' own cgroups are the runtime's.
 //! See <https://kubernetes.io/docs/tasks/administer-cluster/reserve-compute-resources/>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -122,8 +122,15 @@ impl Layout {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Removes the cgroup of a Pod of which the runtime has nothing any more, with what is left below it. A runtime that was
-    /// killed may have lost a process that it had begun: `end` is told to end those.
+    /// The names of the cgroups directly below one.
+    pub fn below(&self, cgroup: &str) -> BTreeSet<String> {
+        let entries = self.folders(cgroup).into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+        let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.filter_map(|folder| folder.file_name().into_string().ok()).collect()
+    }
+
+    /// Removes a cgroup of which the runtime has nothing any more, with what is left below it: a Pod's, or one in a Pod's. A
+    /// runtime that was killed may have lost a process that it had begun: `end` is told to end those.
     pub fn remove(&self, cgroup: &str, end: &dyn Fn(i32)) {
         for folder in self.folders(cgroup) {
             remove_below(&folder, end);

@@ -29,6 +29,7 @@ mod rotate;
 mod server;
 mod sources;
 mod statics;
+mod strays;
 mod userns;
 mod volumes;
 mod worker;
