@@ -33,7 +33,7 @@ use crate::devices::keeper::Devices;
 use crate::images::{AccountUsed, Images, Login, Owner};
 use crate::options::Options;
 use crate::pod::spec;
-use crate::pod::types::{Action, Ended, NOT_ATTACHED, ProbeKind, ProbeResult, RuntimeView};
+use crate::pod::types::{Action, ContainerView, Ended, NOT_ATTACHED, ProbeKind, ProbeResult, RuntimeView};
 use crate::sources::Sources;
 use crate::volumes::{self, DEFAULT_EXPIRATION_SECONDS, Mounter, TokenSource, Tokens};
 use crate::{hooks, probe, userns};
@@ -733,13 +733,19 @@ async fn off_thread<E: std::fmt::Display + Send + 'static>(
 async fn remove_sandbox(node: &Node, subject: &Subject, id: &str) -> Ended {
     let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
     let ended = well(node.runtime.remove_pod_sandbox(request).await);
-    if ended == Ended::Well {
-        let (facts, pod) = (node.facts(), &subject.pod);
-        for container in subject.view.containers.iter().filter(|container| container.sandbox_id == id) {
-            remove_file(&facts.paths.log_link(namespace(pod), name(pod), &container.name, &container.id));
-        }
+    if ended != Ended::Well {
+        return ended;
     }
-    ended
+    let (facts, pod) = (node.facts(), &subject.pod);
+    let inside = subject.view.containers.iter().filter(|container| container.sandbox_id == id);
+    let link =
+        |container: &ContainerView| facts.paths.log_link(namespace(pod), name(pod), &container.name, &container.id);
+    let links: Vec<_> = inside.map(link).collect();
+    off_thread(move || {
+        links.iter().for_each(|link| remove_file(link));
+        Ok::<_, std::convert::Infallible>(())
+    })
+    .await
 }
 
 fn remove_file(path: &Path) {

@@ -4,6 +4,7 @@
 //! off. In IPv6 node and pod are told each other's hardware address: nobody has to ask for it, which all other pods
 //! would hear.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -122,9 +123,18 @@ pub struct PodNetwork {
     addresses: Mutex<Addresses>,
     /// The interfaces that are to go. One caller at a time removes all of them with the other socket, since the kernel waits as
     /// long for one as for a hundred.
-    leaving: Mutex<Vec<String>>,
+    leaving: Mutex<Leaving>,
     remover: Mutex<Socket>,
     host_ports: watch::Sender<Vec<HostPortMapping>>,
+}
+
+/// Interfaces that somebody wants removed.
+#[derive(Default)]
+struct Leaving {
+    /// Those that are there still.
+    names: Vec<String>,
+    /// Those that another caller took along; each is on its list until its own caller has seen that.
+    gone: HashSet<String>,
 }
 
 /// The bridge in the kernel.
@@ -188,17 +198,23 @@ impl PodNetwork {
 
     /// Removes an interface, together with those that others want removed meanwhile.
     fn remove_interface(&self, name: String) -> Result<(), PodNetworkError> {
-        self.leaving.lock().push(name.clone());
+        self.leaving.lock().names.push(name.clone());
         let socket = self.remover.lock();
-        let together = std::mem::take(&mut *self.leaving.lock());
-        if together.contains(&name) {
-            return delete_together(&socket, &together);
+        let together = {
+            let mut leaving = self.leaving.lock();
+            if leaving.gone.remove(&name) {
+                // To ask the kernel as well would wait for whatever else it does with interfaces, one caller after the other.
+                return Ok(());
+            }
+            std::mem::take(&mut leaving.names)
+        };
+        if !together.contains(&name) {
+            // Somebody else took it along, and was told that not all went well.
+            return delete_links(&socket, [name]);
         }
-        // Somebody else took it along, and told nobody how that went.
-        match link::find_link(&socket, &name)? {
-            Some(_) => delete_links(&socket, [name]),
-            None => Ok(()),
-        }
+        delete_together(&socket, &together)?;
+        self.leaving.lock().gone.extend(together.into_iter().filter(|other| *other != name));
+        Ok(())
     }
 
     /// Tears down every sandbox that `is_alive` does not know; for the start, when some may have died unseen.
