@@ -9,6 +9,7 @@ use std::time::Duration;
 use skiff_cri::{CriResult, LONGEST_CALL, ListContainersRequest, ListPodSandboxRequest, RuntimeService};
 
 use crate::agent::Workers;
+use crate::cgroups::Layout;
 use crate::config::sandbox;
 
 /// How often it is looked.
@@ -21,33 +22,34 @@ const ID_DIGITS: usize = 64;
 
 /// Ends what the runtime has lost, for ever.
 pub async fn keep(workers: Arc<Workers>) {
-    let node = workers.node();
-    let Some(layout) = &node.cgroups else { return };
+    let Some(layout) = &workers.node().cgroups else { return };
     let mut strays = Strays::default();
     loop {
         tokio::time::sleep(LOOK).await;
-        // Cgroups first: what comes between the two looks is known then.
-        let facts = node.facts();
-        let pods: BTreeSet<String> =
-            workers.active().iter().map(|mailbox| sandbox::cgroup(&mailbox.pod(), &facts)).collect();
-        let children = |pod: &String| layout.below(pod).into_iter().map(|name| format!("{pod}/{name}")).collect();
-        let found: BTreeSet<String> = pods.iter().flat_map(|pod| -> Vec<String> { children(pod) }).collect();
-        let known = match known(&*node.runtime).await {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::debug!(%error, "the runtime does not say what it has");
-                continue;
-            }
-        };
-        for cgroup in strays.look(found, &known, node.clock.monotonic()) {
-            tracing::warn!(cgroup, "the runtime has lost what is in this cgroup");
-            let (layout, mounter) = (layout.clone(), node.mounter.clone());
-            let work = move || layout.remove(&cgroup, &|pid| mounter.end_process(pid));
-            if let Err(error) = tokio::task::spawn_blocking(work).await {
-                tracing::warn!(%error, "what the runtime has lost stays");
-            }
+        if let Err(error) = look(&workers, layout, &mut strays).await {
+            tracing::debug!(%error, "it cannot be told what the runtime has lost");
         }
     }
+}
+
+async fn look(workers: &Workers, layout: &Layout, strays: &mut Strays) -> Result<(), Box<dyn std::error::Error>> {
+    let node = workers.node();
+    let facts = node.facts();
+    let pods: Vec<String> = workers.pods().iter().map(|pod| sandbox::cgroup(pod, &facts)).collect();
+    // Cgroups first: what comes between the two looks is known then.
+    let there = layout.clone();
+    let found = tokio::task::spawn_blocking(move || {
+        let below = |pod: &String| there.below(pod).into_iter().map(|name| format!("{pod}/{name}")).collect::<Vec<_>>();
+        pods.iter().flat_map(below).collect()
+    });
+    let found = found.await?;
+    let known = known(&*node.runtime).await?;
+    for cgroup in strays.look(found, &known, node.clock.monotonic()) {
+        tracing::warn!(cgroup, "the runtime has lost what is in this cgroup");
+        let (layout, mounter) = (layout.clone(), node.mounter.clone());
+        tokio::task::spawn_blocking(move || layout.remove(&cgroup, &|pid| mounter.end_process(pid))).await?;
+    }
+    Ok(())
 }
 
 /// The ids of all that the runtime has.

@@ -357,5 +357,7 @@ fn pods_have_addresses_of_their_own_and_go_together() {
         assert_eq!(left, ["pod0af40002"]);
         let known = (0..PODS).filter(|number| !network.addresses(&number.to_string()).is_empty());
         assert_eq!(known.collect::<Vec<_>>(), [0]);
+        let leaving = network.leaving.lock();
+        assert_eq!((leaving.names.len(), leaving.gone.len()), (0, 0), "nobody is waited for any more");
     });
 }
