@@ -124,7 +124,11 @@ impl Stepping<'_> {
         let now = self.now;
         match result {
             Ended::ImagePresent { image_ref } => {
-                self.state.container(name).image = Image::Present { image_ref: image_ref.clone(), pulled: false };
+                let memory = self.state.container(name);
+                memory.image = Image::Present { image_ref: image_ref.clone(), pulled: false };
+                if memory.pull_backoff.take().is_some() {
+                    memory.waiting = None;
+                }
             }
             Ended::ImageAbsent => self.state.container(name).image = Image::Absent,
             Ended::ImagePulled { image_ref, size_bytes, took, waited } => {

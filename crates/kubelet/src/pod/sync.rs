@@ -331,7 +331,12 @@ impl Stepping<'_> {
             if self.state.busy(&Task::Image(spec.name().to_owned())) {
                 return;
             }
-            return self.pull(spec);
+            if pull_policy(spec) == "Always" {
+                return self.pull(spec);
+            }
+            // Somebody may have brought it meanwhile; or it was there, and the runtime could not say so.
+            self.state.container(spec.name()).image = Image::Unknown;
+            return self.inspect(spec);
         };
         self.wake(until);
         if reason == "InvalidImageName" {

@@ -148,6 +148,44 @@ fn an_image_that_cannot_be_pulled_is_tried_again() {
 }
 
 #[test]
+fn an_image_that_is_there_after_all_is_not_pulled() {
+    check(
+        WEB,
+        |world| {
+            world.fail("inspect", "ImageInspectError", "server is not initialized yet");
+            world.exit("web", 1);
+            world.pass(5);
+            world.pass(10);
+        },
+        expect![[r#"
+            0s      status Pending | web ContainerCreating | -I--
+            0s    set up volumes
+            0s    run sandbox #0
+            0s      event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            0s      status Pending | web ContainerCreating | SI--
+            0s    start web #0
+            0s      event Created: Container created
+            0s      event Started: Container started
+            0s      status Running | web running, started, ready | SIRC
+            0s    * web exits with 1
+            0s      status Running | web ended 1 Error | SI--
+            0s      event !InspectFailed: Failed to inspect image "web:v1": server is not initialized yet
+            0s      event !Failed: Error: ImageInspectError
+            0s      status Running | web ImageInspectError (server is not initialized yet), was ended 1 Error | SI--
+            2s      event BackOff: Back-off pulling image "web:v1"
+            2s      event !Failed: Error: ImagePullBackOff
+            2s      status Running | web ImagePullBackOff (Back-off pulling image "web:v1": ImageInspectError: server is not initialized yet), was ended 1 Error | SI--
+            10s     event Pulled: Container image "web:v1" already present on machine and can be accessed by the pod
+            10s     status Running | web ended 1 Error, was ended 1 Error | SI--
+            10s   start web #1
+            10s     event Created: Container created
+            10s     event Started: Container started
+            10s     status Running | web running, was ended 1 Error, restarts 1, started, ready | SIRC
+        "#]],
+    );
+}
+
+#[test]
 fn init_containers_run_in_order_and_once() {
     let yaml = "
 metadata: {name: web}
