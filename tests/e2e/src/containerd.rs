@@ -75,18 +75,40 @@ impl Containerd {
     }
 
     /// Ends what containerd lost sight of when it was killed, and mends only when it is told: what it had created and not
-    /// started, which nobody can start any more; and what ended meanwhile, which it holds for stopped and its CRI for
-    /// running, so that neither it nor its sandbox can be removed. What was there at the last look is `known`; returned is
-    /// what is there now.
+    /// started, which nobody can start any more; what ended meanwhile, which it holds for stopped and its CRI for running, so
+    /// that neither it nor its sandbox can be removed; and networks that it had made for sandboxes of which it knows nothing.
+    /// What was there at the last look is `known`; returned is what is there now.
     pub fn end_lost(&self, known: &BTreeSet<String>) -> BTreeSet<String> {
         let listed = self.ctr(&["tasks", "list"]).stdout;
         let is_lost = |line: &&str| ["CREATED", "STOPPED"].into_iter().any(|state| line.trim_end().ends_with(state));
-        let lost: BTreeSet<String> =
-            listed.lines().filter(is_lost).filter_map(|line| line.split(' ').next().map(str::to_owned)).collect();
-        for id in lost.intersection(known) {
-            println!("ending {id}, which containerd lost: {:?}", self.ctr(&["tasks", "delete", "--force", id]));
+        let tasks = listed.lines().filter(is_lost).filter_map(|line| line.split(' ').next().map(str::to_owned));
+        let lost: BTreeSet<String> = tasks.chain(self.empty_networks()).collect();
+        for one in lost.intersection(known) {
+            let ended = if one.starts_with('/') {
+                let target = self.keeper.to_string();
+                let unmount = Command::new("nsenter").args(["--target", &target, "--mount", "umount", one]).output();
+                Answer::of(unmount.expect("nsenter is installed"))
+            } else {
+                self.ctr(&["tasks", "delete", "--force", one])
+            };
+            println!("ending {one}, which containerd lost: {ended:?}");
         }
         lost
+    }
+
+    /// The network namespaces in its folder that no process is in.
+    fn empty_networks(&self) -> Vec<String> {
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.keeper)).unwrap_or_default();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let used: BTreeSet<PathBuf> =
+            processes.filter_map(|process| std::fs::read_link(process.path().join("ns/net")).ok()).collect();
+        let empty = |line: &str| {
+            let mut fields = line.split(' ').skip(3);
+            let (namespace, point) = (fields.next()?, fields.next()?);
+            let is_empty = namespace.starts_with("net:[") && !used.contains(Path::new(namespace));
+            (is_empty && Path::new(point).starts_with(&self.folder)).then(|| point.to_owned())
+        };
+        mounts.lines().filter_map(empty).collect()
     }
 
     /// Where it is spoken to.
