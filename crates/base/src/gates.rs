@@ -11,8 +11,19 @@ use Stage::{Alpha, Beta, Deprecated, Stable};
 pub const CLUSTER_TRUST_BUNDLE: &str = "ClusterTrustBundle";
 /// Pods may have them in their volumes.
 pub const CLUSTER_TRUST_BUNDLE_PROJECTION: &str = "ClusterTrustBundleProjection";
+/// The Pods of a gang are given to nodes all at once or not at all.
+pub const GANG_SCHEDULING: &str = "GangScheduling";
+/// Workloads and PodGroups are served, where `--runtime-config` has them too, and Pods may be of a group.
+pub const GENERIC_WORKLOAD: &str = "GenericWorkload";
 /// Limits of memory slow down before they kill.
 pub const MEMORY_QOS: &str = "MemoryQoS";
+
+/// A group may have to stay within one domain of nodes.
+pub const TOPOLOGY_AWARE_WORKLOADS: &str = "TopologyAwareWorkloadScheduling";
+/// Groups have priorities, and room is made for a group as a whole.
+pub const WORKLOAD_AWARE_PREEMPTION: &str = "WorkloadAwarePreemption";
+/// Jobs are given Workloads and PodGroups.
+pub const WORKLOAD_WITH_JOB: &str = "WorkloadWithJob";
 
 /// Every gate of a stage that is not told of by itself, as far as it can be switched.
 const STAGES: [(&str, Stage); 2] = [("AllAlpha", Alpha), ("AllBeta", Beta)];
@@ -85,7 +96,10 @@ pub static ALL: &[Gate] = &[
     fixed("ConstrainedImpersonation", Beta, false),
     fixed("CoordinatedLeaderElection", Beta, false),
     fixed("CustomResourceFieldSelectors", Stable, true),
+    fixed("DRAWorkloadResourceClaims", Alpha, false),
     fixed("DetectCacheInconsistency", Beta, false),
+    switch(GANG_SCHEDULING, Alpha, &[GENERIC_WORKLOAD]),
+    switch(GENERIC_WORKLOAD, Alpha, &[]),
     fixed("KMSv1", Deprecated, false),
     fixed("ManifestBasedAdmissionControlConfig", Alpha, false),
     switch(MEMORY_QOS, Alpha, &[]),
@@ -102,8 +116,11 @@ pub static ALL: &[Gate] = &[
     fixed("StructuredAuthenticationConfigurationEgressSelector", Beta, false),
     fixed("StructuredAuthenticationConfigurationJWKSMetrics", Beta, false),
     fixed("TokenRequestServiceAccountUIDValidation", Beta, true),
+    fixed(TOPOLOGY_AWARE_WORKLOADS, Alpha, false),
     fixed("UnknownVersionInteroperabilityProxy", Beta, false),
     fixed("WatchList", Beta, true),
+    fixed(WORKLOAD_AWARE_PREEMPTION, Alpha, false),
+    fixed(WORKLOAD_WITH_JOB, Alpha, false),
 ];
 
 /// Which features are on.

@@ -120,6 +120,8 @@ fn add_all(generator: &mut SchemaGenerator) {
         api::resource::v1::ResourceClaimTemplate,
         api::resource::v1::ResourceSlice,
         api::scheduling::v1::PriorityClass,
+        api::scheduling::v1alpha2::PodGroup,
+        api::scheduling::v1alpha2::Workload,
         api::storage::v1::CSIDriver,
         api::storage::v1::CSINode,
         api::storage::v1::CSIStorageCapacity,

@@ -1,7 +1,7 @@
 //! The ClusterRoles that every cluster has: for people, and for the parts of the cluster.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#default-roles-and-role-bindings>.
 
-use skiff_base::gates::CLUSTER_TRUST_BUNDLE;
+use skiff_base::gates::{CLUSTER_TRUST_BUNDLE, GENERIC_WORKLOAD};
 
 use super::{NO_ROLE, Role, on, urls};
 
@@ -62,6 +62,8 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
                 "resourceclaims resourceclaimtemplates",
                 "create delete deletecollection patch update",
             ),
+            on("scheduling.k8s.io", "podgroups workloads", "create delete deletecollection patch update")
+                .gated(GENERIC_WORKLOAD),
         ],
         ..NO_ROLE
     },
@@ -97,6 +99,7 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             on("policy", "poddisruptionbudgets poddisruptionbudgets/status", "get list watch"),
             on("networking.k8s.io", "ingresses ingresses/status networkpolicies", "get list watch"),
             on("resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates", "get list watch"),
+            on("scheduling.k8s.io", "podgroups podgroups/status workloads", "get list watch").gated(GENERIC_WORKLOAD),
         ],
         ..NO_ROLE
     },
@@ -217,6 +220,8 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             on("resource.k8s.io", "resourceslices", "get list watch"),
             on("resource.k8s.io", "resourceclaims", "create delete"),
             on("resource.k8s.io", "resourceclaims/binding", "patch update"),
+            on("scheduling.k8s.io", "podgroups", "get list watch").gated(GENERIC_WORKLOAD),
+            on("scheduling.k8s.io", "podgroups/status", "patch update").gated(GENERIC_WORKLOAD),
         ],
         ..NO_ROLE
     },

@@ -1,7 +1,7 @@
 //! The ClusterRoles of the controllers, each bound to the service account of its own name in `kube-system`.
 //! See <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#controller-roles>.
 
-use skiff_base::gates::CLUSTER_TRUST_BUNDLE;
+use skiff_base::gates::{CLUSTER_TRUST_BUNDLE, GENERIC_WORKLOAD, WORKLOAD_WITH_JOB};
 
 use super::{NO_ROLE, Role, on};
 
@@ -189,6 +189,7 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
         on("batch", "jobs/finalizers", "update"),
         on("core", "pods", "create delete list patch watch"),
         on("core events.k8s.io", "events", "create patch update"),
+        on("scheduling.k8s.io", "podgroups workloads", "create get list watch").gated(WORKLOAD_WITH_JOB),
         ],
         ..NO_ROLE
     },
@@ -283,6 +284,15 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
         on("core", "nodes", "get list watch"),
         on("core", "pods/status", "patch"),
         ],
+        ..NO_ROLE
+    },
+    Role {
+        name: "system:controller:podgroup-protection-controller",
+        rules: &[
+        on("scheduling.k8s.io", "podgroups", "get list update watch"),
+        on("core", "pods", "get list watch"),
+        ],
+        gate: GENERIC_WORKLOAD,
         ..NO_ROLE
     },
     Role {

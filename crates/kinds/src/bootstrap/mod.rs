@@ -348,9 +348,21 @@ mod tests {
     }
 
     #[test]
+    fn who_may_see_and_change_groups_may_do_so_where_there_are_any() {
+        let on = Gates::of([(gates::GENERIC_WORKLOAD, true)]).expect("it can be so");
+        let (without, with) = (rbac_objects(&Gates::default()), rbac_objects(&on));
+        let added: Vec<_> = with.iter().filter(|o| !without.contains(o)).map(Meta::name).collect();
+        let guard = "system:controller:podgroup-protection-controller";
+        let scheduler = "system:kube-scheduler";
+        let people = ["admin", "edit", "system:aggregate-to-edit", "system:aggregate-to-view"];
+        assert_eq!(added[..4], people);
+        assert_eq!(added[4..], [scheduler, "view", guard, guard]);
+    }
+
+    #[test]
     fn names_are_unique_and_bindings_find_their_roles() {
-        let on = Gates::of([(gates::CLUSTER_TRUST_BUNDLE, true)]).expect("it can be so");
-        let objects = rbac_objects(&on);
+        let on = [(gates::CLUSTER_TRUST_BUNDLE, true), (gates::GENERIC_WORKLOAD, true)];
+        let objects = rbac_objects(&Gates::of(on).expect("they can be so"));
         let key = |o: &Object| format!("{} {}/{}", o.str_at(&["kind"]), o.namespace(), o.name());
         let keys: std::collections::BTreeSet<_> = objects.iter().map(key).collect();
         assert_eq!(keys.len(), objects.len());

@@ -88,6 +88,8 @@ pub(crate) static ALL: &[&ResourceDef] = &[
     &admissionregistration::validating_webhook_configuration::DEF,
     &apiextensions::custom_resource_definition::DEF,
     &scheduling::priority_class::DEF,
+    &scheduling::pod_group::DEF,
+    &scheduling::workload::DEF,
     &coordination::lease::DEF,
     &node::runtime_class::DEF,
     &discovery::endpoint_slice::DEF,

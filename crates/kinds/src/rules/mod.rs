@@ -17,6 +17,7 @@ pub mod device_check;
 pub mod env_check;
 pub mod event_rules;
 pub mod flow_check;
+pub mod group_check;
 pub mod hpa_rules;
 pub mod job_check;
 pub mod mount_check;

@@ -124,6 +124,16 @@ pub fn pod_spec(faults: &mut Faults, spec: &At, pod: Option<&At>) {
     own_users(faults, spec);
     plain_fields(faults, spec);
     os_check::operating_system(faults, spec);
+    scheduling_group(faults, &spec.get("schedulingGroup"));
+}
+
+fn scheduling_group(faults: &mut Faults, group: &At) {
+    let name = group.get("podGroupName");
+    if name.is_set() {
+        faults.all_invalid(&name, names::check_dns_subdomain(name.text()));
+    } else if group.is_set() {
+        faults.invalid_as(&name, "null", "must specify one of: `podGroupName`");
+    }
 }
 
 fn resource_claims<'a>(faults: &mut Faults, claims: &At<'a>) -> BTreeSet<&'a str> {
