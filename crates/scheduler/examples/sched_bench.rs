@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 use skiff_client::Change;
-use skiff_scheduler::{Config, Core, Step};
+use skiff_scheduler::{Config, Core, Placement, Step};
 
 /// A line of the table: what is measured, and how many a second there should be.
 struct Line {
@@ -175,7 +175,7 @@ impl Cluster {
         let mut bound = 0;
         while bound < count {
             match self.core.step(self.now) {
-                Step::Bind { pod, node, .. } => {
+                Step::Bind(Placement { pod, node, .. }) => {
                     let mut new = Pod::clone(&pod.pod);
                     new.spec.get_or_insert_default().node_name = Some(node);
                     let new = Arc::new(new);
@@ -193,6 +193,7 @@ impl Cluster {
                 Step::Consult(_) | Step::ConsultRooms(_) | Step::Failed { .. } => {
                     unreachable!("there are no extenders")
                 }
+                Step::Group(_) | Step::Held { .. } => unreachable!("there are no groups"),
                 Step::Idle { until } => self.now = until.expect("a pod waits for its back-off"),
             }
         }

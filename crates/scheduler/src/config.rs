@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::extender::Extender;
+use crate::groups::Features;
 use crate::plugins::{PLUGINS, plugin};
 use crate::profile::{DEFAULT_NAME, Enabled, Profile};
 use crate::queue::Backoff;
@@ -41,11 +42,19 @@ pub struct Config {
     pub extenders: Vec<Extender>,
     /// Breaks ties between equally good nodes.
     pub seed: u64,
+    /// Whether there are groups of pods; no file tells that.
+    pub groups: Features,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { profiles: vec![Profile::default()], backoff: Backoff::default(), extenders: Vec::new(), seed: 1 }
+        Self {
+            profiles: vec![Profile::default()],
+            backoff: Backoff::default(),
+            extenders: Vec::new(),
+            seed: 1,
+            groups: Features::default(),
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Snapshot and queue together: what a change of the cluster means, and what is to be done next. Pure.
 
-use std::collections::HashMap;
+mod group_cycle;
+#[cfg(test)]
+mod group_tests;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +23,7 @@ use skiff_object::LabelSelector;
 use crate::config::Config;
 use crate::cycle::{Turn, Unschedulable, candidates, check, decide, first_verdict, totals};
 use crate::extender::{self, Extender, Opinion, Room};
+use crate::groups::{self, Groups};
 use crate::plugins::{Ask, Claim, Event, Verdict, plugin};
 use crate::pod::PodInfo;
 use crate::preempt::{best, ineligible, preempt, rooms};
@@ -28,6 +33,8 @@ use crate::ranking::Rankings;
 use crate::selectors::selector;
 use crate::snapshot::{Snapshot, is_terminal};
 
+pub use group_cycle::{GroupCondition, GroupStep, Refusal};
+
 /// Everything that decisions rest on.
 pub struct Core {
     profiles: HashMap<String, Arc<Profile>>,
@@ -36,23 +43,39 @@ pub struct Core {
     queue: Queue,
     turn: Turn,
     extenders: Vec<Extender>,
+    groups: Groups,
+    /// Pods that are held for the sake of their groups, and when they are told so.
+    held: BTreeSet<(Duration, String)>,
+}
+
+/// Where a pod goes; it is assumed to be there already.
+#[derive(Debug)]
+pub struct Placement {
+    /// Whom.
+    pub pod: Arc<PodInfo>,
+    /// Where to.
+    pub node: String,
+    /// What has to be written about its claims first.
+    pub claims: Vec<Claim>,
+    /// How long their volumes may take.
+    pub volumes_limit: Duration,
+    /// How often it was tried, and since when it is known.
+    pub history: (u32, Duration),
 }
 
 /// What is to be done next.
 #[derive(Debug)]
 pub enum Step {
-    /// Post this binding; the pod is assumed to be there already.
-    Bind {
+    /// Post this binding.
+    Bind(Placement),
+    /// Post the bindings of some pods of a group, and tell of the others.
+    Group(Box<GroupStep>),
+    /// Tell that a pod is not tried yet.
+    Held {
         /// Whom.
         pod: Arc<PodInfo>,
-        /// Where to.
-        node: String,
-        /// What has to be written about its claims first.
-        claims: Vec<Claim>,
-        /// How long their volumes may take.
-        volumes_limit: Duration,
-        /// How often it was tried, and since when it is known.
-        history: (u32, Duration),
+        /// Why.
+        message: String,
     },
     /// Tell that no node can take the pod, and delete the victims that make room for it.
     Unschedulable {
@@ -120,12 +143,23 @@ impl Core {
             queue: Queue::new(config.backoff),
             turn: Turn::seeded(seed),
             extenders: config.extenders,
+            groups: Groups::new(config.groups),
+            held: BTreeSet::new(),
         }
     }
 
     /// Takes the next pod and decides.
     pub fn step(&mut self, now: Duration) -> Step {
-        let Some((pod, profile)) = self.next(now) else { return Step::Idle { until: self.queue.next_timer() } };
+        let (pod, profile) = loop {
+            if let Some(step) = self.next_notice(now) {
+                return step;
+            }
+            let Some((pod, profile)) = self.next(now) else { return self.idle() };
+            let Some(key) = self.groups.key_of(&pod.pod) else { break (pod, profile) };
+            if let Some(step) = self.step_group(pod, &key, now) {
+                return step;
+            }
+        };
         // Room that was made for it is its own.
         let nominated = self.snapshot.denominate(&pod.uid);
         if self.extenders.iter().any(|extender| extender.chooses_for(&pod)) {
@@ -145,7 +179,12 @@ impl Core {
         self.snapshot.assume(pod.clone(), &node);
         let volumes_limit = Duration::from_secs(profile.bind_volumes_seconds);
         let history = self.queue.history(&pod.uid).unwrap_or_default();
-        Step::Bind { pod, node, claims, volumes_limit, history }
+        Step::Bind(Placement { pod, node, claims, volumes_limit, history })
+    }
+
+    fn idle(&self) -> Step {
+        let notice = self.held.first().map(|(at, _)| *at);
+        Step::Idle { until: self.queue.next_timer().into_iter().chain(notice).min() }
     }
 
     /// How many pods wait in which part of the queue.
@@ -473,13 +512,16 @@ impl Core {
     pub fn pod_changed(&mut self, change: &Change<Pod>, now: Duration) -> bool {
         let pod = change.object();
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let group = self.groups.key_of(pod);
         if matches!(change, Change::Deleted(_)) || is_terminal(pod) {
             self.queue.remove(uid);
+            group.iter().for_each(|key| self.leave_group(key, uid, now));
             return self.pod_gone(pod, now);
         }
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
         if !node.is_empty() {
             self.queue.remove(uid);
+            group.iter().for_each(|key| self.join_group(key, uid, true, now));
             return self.pod_placed(change, node, now);
         }
         if pod.metadata.deletion_timestamp.is_some() {
@@ -495,7 +537,8 @@ impl Core {
             return false;
         }
         self.note_nomination(change, &info);
-        self.queue.set(info, now);
+        self.queue.set(info.clone(), now);
+        group.iter().for_each(|key| self.join_group(key, &info.uid, false, now));
         true
     }
 
@@ -564,6 +607,8 @@ fn wake(queue: &mut Queue, snapshot: &Snapshot, profiles: &Profiles, event: &Eve
         let ask = Ask { pod, snapshot, profile };
         // A pod turned down when there was no node at all waits for any node.
         rejected_by.is_empty() && matches!(event, Event::Node(_))
+            // A group may have a place for one pod by what does not concern that pod itself.
+            || rejected_by.contains(&groups::NAME) && !matches!(event, Event::PodPlaced(_))
             // What extenders wait for is not known.
             || rejected_by.contains(&extender::NAME)
             || rejected_by.iter().filter_map(|name| plugin(name)).any(|plugin| (plugin.wakes_on)(&ask, event))
@@ -589,11 +634,12 @@ mod tests {
 
     fn told(step: Step) -> String {
         match step {
-            Step::Bind { pod, node, .. } => format!("bind {} to {node}", pod.name()),
+            Step::Bind(Placement { pod, node, .. }) => format!("bind {} to {node}", pod.name()),
             Step::Unschedulable { pod, message, .. } => format!("{}: {message}", pod.name()),
             Step::Idle { until } => format!("idle until {until:?}"),
             Step::Failed { pod, message } => format!("{} failed: {message}", pod.name()),
             Step::Consult(_) | Step::ConsultRooms(_) => "extenders are to be asked".to_owned(),
+            Step::Group(_) | Step::Held { .. } => "there are no groups here".to_owned(),
         }
     }
 
@@ -643,7 +689,7 @@ mod tests {
                     let left = extender::consult_rooms(&extenders, &asked.pod, asked.rooms.clone()).await;
                     core.rooms_consulted(*asked, left, now)
                 }
-                Step::Bind { pod, node, .. } => {
+                Step::Bind(Placement { pod, node, .. }) => {
                     let bound = extender::bind(&extenders, &pod, &node).await;
                     return format!("bind {} to {node}, bound by an extender: {bound:?}", pod.name());
                 }

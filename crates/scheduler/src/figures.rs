@@ -41,6 +41,17 @@ static PREEMPTIONS: Family =
     Family::counter("scheduler_preemption_attempts_total", "How often Pods were looked for that could go for another.");
 static VICTIMS: Family =
     Family::histogram("scheduler_preemption_victims", "How many Pods had to go for another one.", 1_000_000, 2, 7);
+static GROUP_ATTEMPTS: Family = Family::counter(
+    "scheduler_podgroup_schedule_attempts_total",
+    "Tries to schedule groups of Pods, by how they ended: unschedulable is that too few of them have a node, error that something broke.",
+);
+static GROUP_ATTEMPT_SECONDS: Family = Family::histogram(
+    "scheduler_podgroup_scheduling_attempt_duration_seconds",
+    "How long tries to schedule groups of Pods took.",
+    1_000,
+    2,
+    15,
+);
 /// Told by the queue itself when it is asked.
 pub static PENDING: Family =
     Family::gauge("scheduler_pending_pods", "Pods that wait, by the part of the queue that they wait in.");
@@ -50,6 +61,13 @@ pub fn tried(profile: &str, result: &str, took: Duration) {
     let labels = format!("profile={profile:?},result={result:?}");
     ATTEMPTS.with(&labels).inc();
     ATTEMPT_SECONDS.with(&labels).took(took);
+}
+
+/// A try of a group ended so (`scheduled`, `unschedulable`, `waiting_on_preemption` or `error`) after this time.
+pub fn group_tried(profile: &str, result: &str, took: Duration) {
+    let labels = format!("profile={profile:?},result={result:?}");
+    GROUP_ATTEMPTS.with(&labels).inc();
+    GROUP_ATTEMPT_SECONDS.with(&labels).took(took);
 }
 
 /// A decision took so long.

@@ -9,6 +9,7 @@ mod cycle;
 mod differential;
 mod extender;
 mod figures;
+mod groups;
 mod owners;
 mod plugins;
 mod pod;
@@ -25,8 +26,9 @@ mod spread;
 mod testing;
 
 pub use config::Config;
-pub use core::{Consultation, Core, Rooms, Step};
+pub use core::{Consultation, Core, GroupCondition, GroupStep, Placement, Refusal, Rooms, Step};
 pub use extender::{Answer, Extender, ExtenderTls, Opinion, Post, Room};
+pub use groups::Features;
 pub use plugins::Claim;
 pub use pod::PodInfo;
 pub use profile::Profile;

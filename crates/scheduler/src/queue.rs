@@ -47,6 +47,8 @@ struct Entry {
     since: Duration,
     attempts: u32,
     place: Place,
+    /// Whether something beside the pod itself keeps it from being tried.
+    is_held: bool,
 }
 
 /// What pods that wait have in common: an event means the same for all of them.
@@ -82,12 +84,13 @@ impl Queue {
         let uid = pod.uid.clone();
         let Some(entry) = self.entries.get_mut(&uid) else {
             let place = if pod.is_gated() { Place::Gated } else { Place::Active };
-            self.entries.insert(uid.clone(), Entry { pod, since: now, attempts: 0, place: Place::Gated });
+            self.entries
+                .insert(uid.clone(), Entry { pod, since: now, attempts: 0, place: Place::Gated, is_held: false });
             return self.put(&uid, place);
         };
         let changed = entry.pod.pod.spec != pod.pod.spec || entry.pod.labels() != pod.labels();
         let place = match &entry.place {
-            Place::Gated if !pod.is_gated() => Some(Place::Active),
+            Place::Gated if !pod.is_gated() && !entry.is_held => Some(Place::Active),
             Place::Unschedulable { ready_at, .. } if changed => Some(backoff_or_active(*ready_at, now)),
             // A changed priority changes the rank.
             Place::Active => Some(Place::Active),
@@ -171,6 +174,53 @@ impl Queue {
             let place = backoff_or_active(*ready_at, now);
             self.put(&uid, place);
         }
+    }
+
+    /// Tries a pod again that waits for an event.
+    pub fn wake_one(&mut self, uid: &str, now: Duration) {
+        if let Some(Entry { place: Place::Unschedulable { ready_at, .. }, .. }) = self.entries.get(uid) {
+            let place = backoff_or_active(*ready_at, now);
+            self.put(uid, place);
+        }
+    }
+
+    /// Holds a pod that waits, or lets it be tried; one that is under way goes on.
+    pub fn hold(&mut self, uid: &str, is_held: bool) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.is_held = is_held;
+        match entry.place {
+            Place::InFlight => {}
+            Place::Gated if !is_held && !entry.pod.is_gated() => self.put(uid, Place::Active),
+            Place::Gated => {}
+            _ if is_held => self.put(uid, Place::Gated),
+            _ => {}
+        }
+    }
+
+    /// Takes a pod back that was to be tried, and holds it.
+    pub fn park(&mut self, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.is_held = true;
+            self.put(uid, Place::Gated);
+        }
+    }
+
+    /// The pod, if it is held and nothing of its own stands in its way.
+    pub fn held_pod(&self, uid: &str) -> Option<Arc<PodInfo>> {
+        let entry = self.entries.get(uid).filter(|entry| entry.is_held && entry.place == Place::Gated)?;
+        (!entry.pod.is_gated()).then(|| entry.pod.clone())
+    }
+
+    /// Takes this pod as [`Queue::pop`] would, wherever it waits; none that is held or under way.
+    pub fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let entry = self.entries.get_mut(uid)?;
+        if matches!(entry.place, Place::Gated | Place::InFlight) {
+            return None;
+        }
+        entry.attempts += 1;
+        let pod = entry.pod.clone();
+        self.put(uid, Place::InFlight);
+        Some(pod)
     }
 
     fn advance(&mut self, now: Duration) {

@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::{
     Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Status};
 use parking_lot::Mutex;
 use serde_json::json;
 use skiff_base::clock::{SharedClock, rfc3339};
@@ -19,11 +20,11 @@ use skiff_base::figures::Source;
 use skiff_client::events::reference;
 use skiff_client::volumes::{BOUND_BY_CONTROLLER, SELECTED_NODE, claim_ref};
 use skiff_client::{Change, Client, Informers, Kind, Patch, Recorder};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::core::{Core, Step};
+use crate::core::{Core, GroupCondition, GroupStep, Placement, Refusal, Step};
 use crate::extender::{self, Extender};
 use crate::figures;
 use crate::plugins::Claim;
@@ -74,6 +75,7 @@ impl Scheduler {
     pub fn start(client: Client, informers: &Informers, clock: SharedClock, config: Config) -> Handle {
         let recorder = Recorder::start(client.clone(), clock.clone(), DEFAULT_NAME, "");
         let extenders = config.extenders.clone();
+        let has_groups = config.groups.groups;
         let core = Mutex::new(Core::new(config));
         let (wake, claims) = (Notify::new(), Notify::new());
         let shared = Arc::new(Shared { core, wake, claims, client, clock, recorder, extenders });
@@ -83,11 +85,11 @@ impl Scheduler {
             counts.into_iter().flatten().map(|(queue, count)| (format!("queue={queue:?}"), count as f64)).collect()
         });
         figures::PENDING.told_by(&pending);
-        Handle { task: tokio::spawn(run(shared, informers.clone())), _pending: pending }
+        Handle { task: tokio::spawn(run(shared, informers.clone(), has_groups)), _pending: pending }
     }
 }
 
-async fn run(shared: Arc<Shared>, informers: Informers) {
+async fn run(shared: Arc<Shared>, informers: Informers, has_groups: bool) {
     let (namespaces, nodes, pods) = (informers.of::<Namespace>(), informers.of::<Node>(), informers.of::<Pod>());
     feed(&shared, &namespaces, Core::namespace_changed);
     feed(&shared, &nodes, Core::node_changed);
@@ -107,6 +109,11 @@ async fn run(shared: Arc<Shared>, informers: Informers) {
     nodes.synced().await;
     tokio::join!(claims.synced(), volumes.synced(), classes.synced(), budgets.synced());
     namespaces.synced().await;
+    if has_groups {
+        let groups = informers.of::<PodGroup>();
+        feed(&shared, &groups, Core::group_changed);
+        groups.synced().await;
+    }
     feed(&shared, &pods, Core::pod_changed);
     pods.synced().await;
     decide_for_ever(&shared).await;
@@ -135,32 +142,16 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
         let now = shared.clock.monotonic();
         let step = shared.core.lock().step(now);
         let step = ask_extenders(shared, step).await;
-        if !matches!(step, Step::Idle { .. }) {
+        if !matches!(step, Step::Idle { .. } | Step::Held { .. }) {
             figures::decided(shared.clock.monotonic().saturating_sub(now));
         }
         match step {
-            Step::Bind { pod, node, claims, volumes_limit, history: (attempts, since) } => {
-                let (shared, permits) = (shared.clone(), permits.clone());
+            Step::Bind(placement) => begin_binding(shared, &permits, Some(permit), placement, now),
+            Step::Group(step) => carry_out(shared, &permits, permit, *step, now),
+            Step::Held { pod, message } => {
+                let shared = shared.clone();
                 tokio::spawn(async move {
-                    let mut permit = Some(permit);
-                    if !claims.is_empty() {
-                        // Volumes may take minutes to be made: other pods must not wait for them.
-                        permit = None;
-                        if let Err(why) = provide(&shared, &claims, &node, volumes_limit).await {
-                            figures::tried(pod.scheduler_name(), "error", shared.clock.monotonic().saturating_sub(now));
-                            return unprovided(&shared, &pod, &claims, &why);
-                        }
-                    }
-                    if permit.is_none() {
-                        permit = permits.acquire_owned().await.ok();
-                    }
-                    let is_bound = bind(&shared, &pod, &node).await;
-                    let end = shared.clock.monotonic();
-                    let result = if is_bound { "scheduled" } else { "error" };
-                    figures::tried(pod.scheduler_name(), result, end.saturating_sub(now));
-                    if is_bound {
-                        figures::bound(attempts, end.saturating_sub(since));
-                    }
+                    report(&shared, &pod, "Unschedulable", &message, None).await;
                     drop(permit);
                 });
             }
@@ -187,6 +178,93 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
             Step::Consult(_) | Step::ConsultRooms(_) => unreachable!("extenders have been asked"),
             Step::Idle { until } => wait(shared, now, until).await,
         }
+    }
+}
+
+/// Binds a pod, beside whatever is decided next. Without a permit it waits for one.
+fn begin_binding(
+    shared: &Arc<Shared>,
+    permits: &Arc<Semaphore>,
+    mut permit: Option<OwnedSemaphorePermit>,
+    placement: Placement,
+    now: Duration,
+) {
+    let Placement { pod, node, claims, volumes_limit, history: (attempts, since) } = placement;
+    let (shared, permits) = (shared.clone(), permits.clone());
+    tokio::spawn(async move {
+        if !claims.is_empty() {
+            // Volumes may take minutes to be made: other pods must not wait for them.
+            permit = None;
+            if let Err(why) = provide(&shared, &claims, &node, volumes_limit).await {
+                figures::tried(pod.scheduler_name(), "error", shared.clock.monotonic().saturating_sub(now));
+                return unprovided(&shared, &pod, &claims, &why);
+            }
+        }
+        if permit.is_none() {
+            permit = permits.acquire_owned().await.ok();
+        }
+        let is_bound = bind(&shared, &pod, &node).await;
+        let end = shared.clock.monotonic();
+        let result = if is_bound { "scheduled" } else { "error" };
+        figures::tried(pod.scheduler_name(), result, end.saturating_sub(now));
+        if is_bound {
+            figures::bound(attempts, end.saturating_sub(since));
+        }
+        drop(permit);
+    });
+}
+
+/// Does what was decided about a group.
+fn carry_out(
+    shared: &Arc<Shared>,
+    permits: &Arc<Semaphore>,
+    permit: OwnedSemaphorePermit,
+    step: GroupStep,
+    now: Duration,
+) {
+    let GroupStep { placements, refusals, condition, result, profile } = step;
+    figures::group_tried(&profile, result, shared.clock.monotonic().saturating_sub(now));
+    for placement in placements {
+        begin_binding(shared, permits, None, placement, now);
+    }
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        if let Some(condition) = condition {
+            tell_of_group(&shared, &condition).await;
+        }
+        for Refusal { pod, reason, message, victims, nominated } in refusals {
+            let result = if reason == "Unschedulable" { "unschedulable" } else { "error" };
+            figures::tried(pod.scheduler_name(), result, shared.clock.monotonic().saturating_sub(now));
+            report(&shared, &pod, reason, &message, nominated.as_deref()).await;
+            for victim in victims {
+                evict(&shared, &pod, &victim).await;
+            }
+        }
+        drop(permit);
+    });
+}
+
+/// Writes the condition PodGroupScheduled.
+async fn tell_of_group(shared: &Shared, told: &GroupCondition) {
+    let group = &told.group;
+    let status = if told.is_scheduled { "True" } else { "False" };
+    let conditions = group.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let same = |old: &&Condition| old.type_ == "PodGroupScheduled" && old.status == status;
+    let since = conditions.into_iter().flatten().find(same).map(|old| old.last_transition_time.0);
+    let mut condition = json!({
+        "type": "PodGroupScheduled", "status": status, "reason": told.reason, "message": told.message,
+        "lastTransitionTime": rfc3339(since.unwrap_or_else(|| shared.clock.now())),
+    });
+    if let Some(generation) = group.metadata.generation {
+        condition["observedGeneration"] = json!(generation);
+    }
+    let (namespace, name) = (group.metadata.namespace.as_deref(), group.metadata.name.as_deref());
+    let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+    match shared.client.patch::<PodGroup>(namespace, name, "status", &patch).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => {}
+        Err(error) => tracing::warn!(group = name, %error, "condition PodGroupScheduled not written"),
     }
 }
 

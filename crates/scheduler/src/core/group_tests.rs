@@ -1,0 +1,428 @@
+//! Groups: what is decided about them in small clusters, and what must hold in all.
+
+use std::collections::BTreeMap;
+
+use expect_test::{Expect, expect};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
+use serde_json::json;
+
+use super::*;
+use crate::groups::Features;
+use crate::testing::{cluster, pod};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn core() -> Core {
+    let groups = Features { groups: true, gangs: true };
+    let other = Profile { name: "other".into(), ..Profile::default() };
+    Core::new(Config { groups, profiles: vec![Profile::default(), other], ..Config::default() })
+}
+
+fn node(yaml: &str) -> Arc<Node> {
+    cluster(&format!("{{nodes: [{yaml}], pod: {{name: p}}}}")).0.nodes()[0].node.clone()
+}
+
+fn group(name: &str, policy: serde_json::Value) -> Arc<PodGroup> {
+    let group = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"schedulingPolicy": policy}});
+    Arc::new(serde_json::from_value(group).expect("a group"))
+}
+
+fn gang(name: &str, count: usize) -> Arc<PodGroup> {
+    group(name, json!({"gang": {"minCount": count}}))
+}
+
+/// A pod of group `g` that wants one processor.
+fn member(name: &str, more: &str) -> Arc<Pod> {
+    pod(&format!("{{name: {name}, cpu: '1', {more} spec: {{schedulingGroup: {{podGroupName: g}}}}}}")).pod.clone()
+}
+
+/// A world that is told what changes, and binds what is to be bound.
+struct World {
+    core: Core,
+    now: Duration,
+}
+
+impl World {
+    fn new(nodes: &[&str]) -> Self {
+        let mut world = Self { core: core(), now: SECOND };
+        nodes.iter().for_each(|node| world.node(node));
+        world
+    }
+
+    fn node(&mut self, yaml: &str) {
+        self.core.node_changed(&Change::Added(node(yaml)), self.now);
+    }
+
+    fn group(&mut self, group: Arc<PodGroup>) {
+        self.core.group_changed(&Change::Added(group), self.now);
+    }
+
+    fn pods(&mut self, names: &str) {
+        names.split(' ').for_each(|name| self.add(member(name, "")));
+    }
+
+    fn add(&mut self, pod: Arc<Pod>) {
+        self.core.pod_changed(&Change::Added(pod), self.now);
+    }
+
+    fn remove(&mut self, pod: Arc<Pod>) {
+        self.core.pod_changed(&Change::Deleted(pod), self.now);
+    }
+
+    fn bound(&mut self, placement: &Placement) {
+        let old = placement.pod.pod.clone();
+        let mut new = Pod::clone(&old);
+        new.spec.get_or_insert_default().node_name = Some(placement.node.clone());
+        self.core.pod_changed(&Change::Updated { old, new: Arc::new(new) }, self.now);
+    }
+
+    /// What is done until there is nothing to do, ten seconds later.
+    fn check(&mut self, expected: Expect) {
+        self.now += SECOND * 10;
+        let mut text = String::new();
+        loop {
+            match self.core.step(self.now) {
+                Step::Idle { .. } => break,
+                Step::Bind(placement) => {
+                    text.push_str(&format!("bind {} to {}\n", placement.pod.name(), placement.node));
+                    self.bound(&placement);
+                }
+                Step::Unschedulable { pod, message, .. } => text.push_str(&format!("{}: {message}\n", pod.name())),
+                Step::Held { pod, message } => text.push_str(&format!("{} is held: {message}\n", pod.name())),
+                Step::Group(step) => {
+                    text.push_str(&format!("group: {}\n", step.result));
+                    for placement in &step.placements {
+                        text.push_str(&format!("  bind {} to {}\n", placement.pod.name(), placement.node));
+                        self.bound(placement);
+                    }
+                    for refusal in &step.refusals {
+                        let victims: Vec<_> = refusal.victims.iter().map(|victim| victim.name()).collect();
+                        let (name, reason) = (refusal.pod.name(), refusal.reason);
+                        text.push_str(&format!("  {name} {reason}: {}\n", refusal.message));
+                        if let Some(node) = &refusal.nominated {
+                            text.push_str(&format!("    evicts [{}], room on {node:?}\n", victims.join(" ")));
+                        }
+                    }
+                    if let Some(told) = step.condition {
+                        text.push_str(&format!("  {} {}: {}\n", told.is_scheduled, told.reason, told.message));
+                    }
+                }
+                other => text.push_str(&format!("{other:?}\n")),
+            }
+        }
+        expected.assert_eq(&text);
+    }
+}
+
+#[test]
+fn a_gang_is_placed_as_a_whole_or_not_at_all() {
+    let mut world = World::new(&["{name: a, cpu: '2'}"]);
+    world.group(gang("g", 3));
+    world.pods("p q r");
+    world.check(expect![[r#"
+        group: unschedulable
+          p Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          q Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          r Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+          false Unschedulable: pod group is unschedulable
+    "#]]);
+    world.check(expect![[r#""#]]);
+    world.node("{name: b, cpu: '2'}");
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to b
+          bind q to a
+          bind r to a
+          true Scheduled: 
+    "#]]);
+}
+
+#[test]
+fn pods_are_held_until_their_group_is_complete() {
+    let mut world = World::new(&["{name: a}"]);
+    world.pods("p q");
+    world.check(expect![[r#"
+        p is held: waiting for pods's pod group "g" to appear in scheduling queue
+        q is held: waiting for pods's pod group "g" to appear in scheduling queue
+    "#]]);
+    world.group(gang("g", 3));
+    world.check(expect![[r#"
+        p is held: waiting for minCount pods from a gang to appear in scheduling queue
+        q is held: waiting for minCount pods from a gang to appear in scheduling queue
+    "#]]);
+    world.check(expect![""]);
+    world.pods("r");
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to a
+          bind q to a
+          bind r to a
+          true Scheduled: 
+    "#]]);
+}
+
+#[test]
+fn later_pods_of_a_gang_are_placed_one_by_one() {
+    let mut world = World::new(&["{name: a}"]);
+    world.group(gang("g", 2));
+    world.pods("p q");
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to a
+          bind q to a
+          true Scheduled: 
+    "#]]);
+    let mut told = PodGroup::clone(&gang("g", 2));
+    let condition = json!({"type": "PodGroupScheduled", "status": "True", "reason": "Scheduled", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    told.status = serde_json::from_value(json!({"conditions": [condition]})).expect("a status");
+    world.group(Arc::new(told));
+    world.pods("r");
+    world.check(expect![[r#"
+        group: scheduled
+          bind r to a
+    "#]]);
+    world.pods("s t");
+    world.check(expect![[r#"
+        group: scheduled
+          bind s to a
+          t Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+    "#]]);
+}
+
+#[test]
+fn without_a_gang_whoever_fits_is_placed() {
+    let mut world = World::new(&["{name: a, cpu: '1'}"]);
+    world.group(group("g", json!({"basic": {}})));
+    world.pods("p q");
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to a
+          q Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+          true Scheduled: 
+    "#]]);
+}
+
+#[test]
+fn a_member_that_leaves_has_the_others_wait_again() {
+    let mut world = World::new(&["{name: a, cpu: '1'}"]);
+    world.group(gang("g", 2));
+    world.pods("p q");
+    world.check(expect![[r#"
+        group: unschedulable
+          p Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          q Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+          false Unschedulable: pod group is unschedulable
+    "#]]);
+    world.remove(member("q", ""));
+    world.check(expect![[r#"
+        p is held: waiting for minCount pods from a gang to appear in scheduling queue
+    "#]]);
+    world.node("{name: b}");
+    world.pods("q");
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to b
+          bind q to b
+          true Scheduled: 
+    "#]]);
+}
+
+#[test]
+fn gates_of_a_member_count_for_itself_alone() {
+    let mut world = World::new(&["{name: a}"]);
+    world.group(gang("g", 2));
+    world.pods("p q");
+    world.add(member("r", "gates: [x],"));
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to a
+          bind q to a
+          true Scheduled: 
+    "#]]);
+    let (old, new) = (member("r", "gates: [x],"), member("r", ""));
+    world.core.pod_changed(&Change::Updated { old, new }, world.now);
+    world.check(expect![[r#"
+        group: scheduled
+          bind r to a
+          true Scheduled: 
+    "#]]);
+}
+
+#[test]
+fn room_is_made_where_the_whole_gang_has_room_then() {
+    let low = |name: &str, node: &str| pod(&format!("{{name: {name}, node: {node}, cpu: '2'}}")).pod.clone();
+    let mut world = World::new(&["{name: a, cpu: '2'}"]);
+    world.add(low("x", "a"));
+    world.group(gang("g", 3));
+    ["p", "q", "r"].into_iter().for_each(|name| world.add(member(name, "priority: 5,")));
+    world.check(expect![[r#"
+        group: unschedulable
+          p Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          q Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          r Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+          false Unschedulable: pod group is unschedulable
+    "#]]);
+    world.node("{name: b, cpu: '2'}");
+    world.add(low("y", "b"));
+    world.check(expect![[r#"
+        group: waiting_on_preemption
+          p Unschedulable: 0/2 nodes are available: 2 Insufficient cpu.
+            evicts [x], room on "a"
+          q Unschedulable: pod group is unschedulable, pod group is waiting for preemption to complete
+            evicts [], room on "a"
+          r Unschedulable: 0/2 nodes are available: 2 Insufficient cpu.
+            evicts [y], room on "b"
+          false Unschedulable: pod group is unschedulable, pod group is waiting for preemption to complete
+    "#]]);
+    world.check(expect![[r#""#]]);
+    world.remove(low("x", "a"));
+    world.add(pod("{name: z, cpu: '1'}").pod.clone());
+    world.check(expect![[r#"
+        group: unschedulable
+          p Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          q Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          r Unschedulable: 0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to a terminating pod on the nominated node.
+          false Unschedulable: pod group is unschedulable
+        z: 0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.
+    "#]]);
+    world.remove(low("y", "b"));
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to a
+          bind q to a
+          bind r to b
+          true Scheduled: 
+        bind z to b
+    "#]]);
+}
+
+#[test]
+fn pods_of_a_group_have_one_scheduler() {
+    let mut world = World::new(&["{name: a}"]);
+    world.group(gang("g", 2));
+    world.pods("p");
+    let spec = "{schedulerName: other, schedulingGroup: {podGroupName: g}}";
+    world.add(pod(&format!("{{name: q, spec: {spec}}}")).pod.clone());
+    world.core.step(world.now);
+    let step = world.core.step(world.now + SECOND * 10);
+    let Step::Group(step) = step else { panic!("{step:?}") };
+    let words = "all pods in a single pod group should have the same .spec.schedulerName set, got: \"other\" and \"default-scheduler\"";
+    assert_eq!((step.result, step.refusals.len(), step.refusals[0].message.as_str()), ("error", 2, words));
+    assert_eq!(step.refusals[0].reason, "SchedulerError");
+}
+
+#[test]
+fn where_groups_are_off_pods_go_one_by_one() {
+    let mut world = World { core: Core::new(Config::default()), now: SECOND };
+    world.node("{name: a}");
+    world.pods("p");
+    world.check(expect![[r#"
+        bind p to a
+    "#]]);
+}
+
+/// A seeded source of choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// What is on each node.
+fn loads(core: &Core) -> BTreeMap<String, Vec<String>> {
+    let of = |node: &crate::snapshot::NodeInfo| {
+        let mut pods: Vec<_> = node.load.pods.iter().map(|pod| pod.uid.clone()).collect();
+        pods.sort();
+        (node.name().to_owned(), pods)
+    };
+    core.snapshot.nodes().iter().map(of).collect()
+}
+
+/// Random clusters in which nodes, groups and pods come and go and some bindings fail: a gang is never begun with fewer
+/// pods than it needs, and where it is not begun nothing is different afterwards.
+#[test]
+fn no_gang_is_ever_begun_by_too_few() {
+    let (mut begun, mut refused, mut evicted) = (0, 0, 0);
+    for seed in 1..=150 {
+        let mut dice = Dice(seed);
+        let mut world = World::new(&[]);
+        let mut present: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
+        let counts: Vec<usize> = (0..3).map(|_| 1 + dice.roll(5) as usize).collect();
+        for number in 0..60 {
+            let which = dice.roll(3) as usize;
+            match dice.roll(9) {
+                0 | 1 => world.node(&format!("{{name: n{}, cpu: '{}'}}", dice.roll(4), 1 + dice.roll(4))),
+                2 => {
+                    let node = node(&format!("{{name: n{}}}", dice.roll(4)));
+                    world.core.node_changed(&Change::Deleted(node), world.now);
+                }
+                3 => world.group(gang(&format!("g{which}"), counts[which])),
+                4 => {
+                    let name = present.keys().nth(dice.roll(present.len().max(1) as u64) as usize).cloned();
+                    name.and_then(|name| present.remove(&name)).into_iter().for_each(|pod| world.remove(pod));
+                }
+                _ => {
+                    let (name, priority) = (format!("p{number}"), dice.roll(2));
+                    let alone = dice.roll(4) == 0;
+                    let spec =
+                        if alone { "{}".into() } else { format!("{{schedulingGroup: {{podGroupName: g{which}}}}}") };
+                    let yaml =
+                        format!("{{name: {name}, cpu: '{}', priority: {priority}, spec: {spec}}}", 1 + dice.roll(2));
+                    let pod = pod(&yaml).pod.clone();
+                    present.insert(name, pod.clone());
+                    world.add(pod);
+                }
+            }
+            world.now += SECOND * dice.roll(12) as u32;
+            loop {
+                let before = loads(&world.core);
+                let (placements, evictions) = match world.core.step(world.now) {
+                    Step::Idle { .. } => break,
+                    Step::Bind(placement) => (vec![placement], Vec::new()),
+                    Step::Group(step) => {
+                        let GroupStep { placements, refusals, .. } = *step;
+                        let on: usize = before.values().map(Vec::len).sum();
+                        assert_eq!(loads(&world.core).values().map(Vec::len).sum::<usize>(), on + placements.len());
+                        if let Some(first) = placements.first() {
+                            let key = world.core.groups.key_of(&first.pod.pod).expect("it is in a group");
+                            let is_in = |uid: &str| {
+                                present.get(uid).is_some_and(|pod| world.core.groups.key_of(pod).as_ref() == Some(&key))
+                            };
+                            let there = world.core.groups.members(&key);
+                            let there = there
+                                .filter(|(uid, placed)| is_in(uid) && (*placed || world.core.snapshot.is_assumed(uid)));
+                            let needed = world.core.groups.quorum(&key);
+                            assert!(there.count() >= needed, "seed {seed}, change {number}: fewer than {needed}");
+                            begun += 1;
+                        } else {
+                            assert_eq!(loads(&world.core), before, "seed {seed}, change {number}");
+                            refused += 1;
+                        }
+                        (placements, refusals.into_iter().flat_map(|refusal| refusal.victims).collect())
+                    }
+                    Step::Unschedulable { victims, .. } => (Vec::new(), victims),
+                    _ => continue,
+                };
+                for placement in placements {
+                    if dice.roll(10) == 0 {
+                        world.core.bind_failed(&placement.pod.uid, world.now);
+                        continue;
+                    }
+                    world.bound(&placement);
+                    let mut pod = Pod::clone(&placement.pod.pod);
+                    pod.spec.get_or_insert_default().node_name = Some(placement.node.clone());
+                    present.insert(placement.pod.name().to_owned(), Arc::new(pod));
+                }
+                for victim in evictions {
+                    evicted += 1;
+                    present.remove(victim.name()).into_iter().for_each(|pod| world.remove(pod));
+                }
+            }
+        }
+    }
+    assert!(begun > 300 && refused > 300 && evicted > 100, "all kinds have to occur: {begun} {refused} {evicted}");
+}
