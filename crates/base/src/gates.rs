@@ -116,11 +116,11 @@ pub static ALL: &[Gate] = &[
     fixed("StructuredAuthenticationConfigurationEgressSelector", Beta, false),
     fixed("StructuredAuthenticationConfigurationJWKSMetrics", Beta, false),
     fixed("TokenRequestServiceAccountUIDValidation", Beta, true),
-    fixed(TOPOLOGY_AWARE_WORKLOADS, Alpha, false),
+    switch(TOPOLOGY_AWARE_WORKLOADS, Alpha, &[GENERIC_WORKLOAD]),
     fixed("UnknownVersionInteroperabilityProxy", Beta, false),
     fixed("WatchList", Beta, true),
-    fixed(WORKLOAD_AWARE_PREEMPTION, Alpha, false),
-    fixed(WORKLOAD_WITH_JOB, Alpha, false),
+    switch(WORKLOAD_AWARE_PREEMPTION, Alpha, &[GANG_SCHEDULING]),
+    switch(WORKLOAD_WITH_JOB, Alpha, &[GENERIC_WORKLOAD]),
 ];
 
 /// Which features are on.

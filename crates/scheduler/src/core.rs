@@ -1,8 +1,10 @@
 //! Snapshot and queue together: what a change of the cluster means, and what is to be done next. Pure.
 
 mod group_cycle;
+mod group_preemption;
 #[cfg(test)]
 mod group_tests;
+mod placements;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

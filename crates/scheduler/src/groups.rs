@@ -18,6 +18,10 @@ pub struct Features {
     pub groups: bool,
     /// Those of a gang are placed all at once or not at all.
     pub gangs: bool,
+    /// A group may have to stay within one domain of nodes.
+    pub topology: bool,
+    /// Room is made for a group as a whole.
+    pub preemption: bool,
 }
 
 /// Namespace and name.
@@ -100,6 +104,33 @@ impl Groups {
         let gang = self.object(key).and_then(|group| group.spec.scheduling_policy.gang.as_ref());
         let count = gang.filter(|_| self.features.gangs).map_or(1, |gang| gang.min_count);
         usize::try_from(count).unwrap_or(1)
+    }
+
+    /// Whether room is made for a group as a whole.
+    pub fn have_preemption(&self) -> bool {
+        self.features.preemption
+    }
+
+    /// How important the group is, where that counts.
+    pub fn priority(&self, key: &GroupKey) -> i32 {
+        self.object(key).and_then(|group| group.spec.priority).unwrap_or(0)
+    }
+
+    /// Whether all pods of the group have to go where one has to.
+    pub fn is_disrupted_as_one(&self, key: &GroupKey) -> bool {
+        self.object(key).is_some_and(|group| group.spec.disruption_mode.as_deref() == Some("PodGroup"))
+    }
+
+    /// Whether the group's pods are tried in one domain after the other.
+    pub fn has_placements(&self) -> bool {
+        self.features.topology
+    }
+
+    /// Whether the group has constraints, and the label of nodes that makes a domain.
+    pub fn topology(&self, key: &GroupKey) -> Option<Option<&str>> {
+        let group = self.object(key).filter(|_| self.features.topology)?;
+        let constraints = group.spec.scheduling_constraints.as_ref()?;
+        Some(constraints.topology.iter().flatten().next().map(|one| one.key.as_str()))
     }
 
     /// The UIDs of the group's pods, and whether each was seen on a node.

@@ -131,7 +131,8 @@ pub fn in_order_of_importance(pods: &mut [Arc<PodInfo>], budgets: &Budgets) -> V
     all
 }
 
-fn started(pod: &PodInfo) -> Timestamp {
+/// When a pod began.
+pub fn started(pod: &PodInfo) -> Timestamp {
     let start = pod.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
     // What has not started is the youngest.
     start.map_or(Timestamp::MAX, |time| time.0)

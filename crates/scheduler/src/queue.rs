@@ -184,10 +184,10 @@ impl Queue {
         }
     }
 
-    /// Holds a pod that waits, or lets it be tried; one that is under way goes on.
-    pub fn hold(&mut self, uid: &str, is_held: bool) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.is_held = is_held;
+    /// Holds a pod that waits, or lets it be tried; one that is under way goes on. True where it was not held before.
+    pub fn hold(&mut self, uid: &str, is_held: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(uid) else { return false };
+        let was_held = std::mem::replace(&mut entry.is_held, is_held);
         match entry.place {
             Place::InFlight => {}
             Place::Gated if !is_held && !entry.pod.is_gated() => self.put(uid, Place::Active),
@@ -195,6 +195,7 @@ impl Queue {
             _ if is_held => self.put(uid, Place::Gated),
             _ => {}
         }
+        is_held && !was_held
     }
 
     /// Takes a pod back that was to be tried, and holds it.

@@ -162,7 +162,7 @@ async fn decide_for_ever(shared: &Arc<Shared>) {
                 tokio::spawn(async move {
                     report(&shared, &pod, "Unschedulable", &message, nominated.as_deref()).await;
                     for victim in victims {
-                        evict(&shared, &pod, &victim).await;
+                        evict(&shared, &Preemptor::pod(&pod), &victim).await;
                     }
                     drop(permit);
                 });
@@ -222,7 +222,7 @@ fn carry_out(
     step: GroupStep,
     now: Duration,
 ) {
-    let GroupStep { placements, refusals, condition, result, profile } = step;
+    let GroupStep { placements, refusals, going, uid, condition, result, profile } = step;
     figures::group_tried(&profile, result, shared.clock.monotonic().saturating_sub(now));
     for placement in placements {
         begin_binding(shared, permits, None, placement, now);
@@ -237,8 +237,13 @@ fn carry_out(
             figures::tried(pod.scheduler_name(), result, shared.clock.monotonic().saturating_sub(now));
             report(&shared, &pod, reason, &message, nominated.as_deref()).await;
             for victim in victims {
-                evict(&shared, &pod, &victim).await;
+                evict(&shared, &Preemptor::pod(&pod), &victim).await;
             }
+        }
+        figures::preempted(going.len());
+        let by = Preemptor { scheduler: &profile, kind: "podgroup", uid: &uid };
+        for victim in going {
+            evict(&shared, &by, &victim).await;
         }
         drop(permit);
     });
@@ -425,12 +430,26 @@ async fn report(shared: &Shared, pod: &PodInfo, reason: &str, message: &str, nom
     }
 }
 
+/// Whom room is made for.
+struct Preemptor<'a> {
+    scheduler: &'a str,
+    /// `pod` or `podgroup`.
+    kind: &'static str,
+    uid: &'a str,
+}
+
+impl<'a> Preemptor<'a> {
+    fn pod(pod: &'a PodInfo) -> Self {
+        Self { scheduler: pod.scheduler_name(), kind: "pod", uid: &pod.uid }
+    }
+}
+
 /// Deletes a pod to make room, after having said so in its conditions.
-async fn evict(shared: &Shared, preemptor: &PodInfo, victim: &PodInfo) {
-    let by = preemptor.scheduler_name();
+async fn evict(shared: &Shared, preemptor: &Preemptor<'_>, victim: &PodInfo) {
+    let Preemptor { scheduler, kind, uid } = preemptor;
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-        "message": format!("{by}: preempting to accommodate a higher priority pod"),
+        "message": format!("{scheduler}: preempting to accommodate a higher priority {kind}"),
         "lastTransitionTime": rfc3339(shared.clock.now()),
     });
     let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
@@ -441,7 +460,8 @@ async fn evict(shared: &Shared, preemptor: &PodInfo, victim: &PodInfo) {
     };
     match done.await {
         Ok(()) => {
-            let text = format!("Preempted by pod {} on node {}", preemptor.uid, victim.node_name());
+            let node = if *kind == "pod" { victim.node_name() } else { "cluster" };
+            let text = format!("Preempted by {kind} {uid} on node {node}");
             shared.recorder.normal(&*victim.pod, "Preempted", text);
         }
         Err(error) if error.is_not_found() => {}

@@ -381,6 +381,14 @@ impl Snapshot {
         self.take(uid).map(|(node, _)| node)
     }
 
+    /// A pod that counts as placed, and its node where that is known.
+    pub fn placed(&self, uid: &str) -> Option<(&Arc<PodInfo>, Option<&NodeInfo>)> {
+        let name = self.places.get(uid)?;
+        let node = self.node(name);
+        let load = node.map(|node| &node.load).or_else(|| self.homeless.get(name))?;
+        load.pods.iter().find(|pod| pod.uid == uid).map(|pod| (pod, node))
+    }
+
     /// Notes that room was made for a pod on a node.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.denominate(&pod.uid);

@@ -19,6 +19,7 @@ mod exchanged;
 mod fair;
 mod families;
 mod forms;
+mod groups;
 mod guarded;
 mod issuers;
 mod lists;

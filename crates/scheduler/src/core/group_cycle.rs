@@ -20,8 +20,10 @@ use crate::profile::Profile;
 /// Pods that are held for less than this are not told so: mostly the rest of their group is on its way.
 const TELL_AFTER: Duration = Duration::from_secs(3);
 
-const UNSCHEDULABLE: &str = "pod group is unschedulable";
+pub(super) const UNSCHEDULABLE: &str = "pod group is unschedulable";
 const NO_QUORUM: &str = "pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod";
+pub(super) const FOR_GROUPS: &str = "not eligible due to workload aware preemption enabled";
+pub(super) const NO_EVICTIONS: &str = "not eligible due to placement-based pod group scheduling limitation";
 const WAITS_FOR_VICTIMS: &str = "pod group is unschedulable, pod group is waiting for preemption to complete";
 
 /// What is to be done about the pods of a group.
@@ -31,6 +33,10 @@ pub struct GroupStep {
     pub placements: Vec<Placement>,
     /// Those that were not.
     pub refusals: Vec<Refusal>,
+    /// Who has to go to make room for all of them.
+    pub going: Vec<Arc<PodInfo>>,
+    /// The UID of the group; empty where that is not known.
+    pub uid: String,
     /// What is told of the group, where that is new.
     pub condition: Option<GroupCondition>,
     /// How it ended: `scheduled`, `unschedulable`, `waiting_on_preemption` or `error`.
@@ -78,6 +84,8 @@ struct Try {
     /// Whether that room is not free yet.
     waits: bool,
     failure: Unschedulable,
+    /// Whether no node would take it as things are.
+    is_refused: bool,
     /// Who has to go for it: each with its node, and whether its binding was on the way.
     victims: Vec<(Arc<PodInfo>, String, bool)>,
 }
@@ -88,6 +96,61 @@ pub(super) struct Tried {
     tries: Vec<Try>,
     has_quorum: bool,
     evicts: bool,
+    /// What is told of the group where it is not placed, if that is something particular.
+    why: Option<String>,
+    /// Who has to go for the group as a whole.
+    going: Vec<Arc<PodInfo>>,
+}
+
+/// How room is made for the pods of a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Evictions {
+    /// For each by itself.
+    Each,
+    /// Not; for this reason.
+    Not(&'static str),
+}
+
+impl Tried {
+    /// Whether all that have a place can be bound there.
+    pub(super) fn is_bound(&self) -> bool {
+        self.has_quorum && !self.evicts
+    }
+
+    /// How many pods have a place.
+    pub(super) fn placed(&self) -> usize {
+        self.tries.iter().filter(|one| one.node.is_some()).count()
+    }
+
+    /// Says in how many sets of nodes it was tried in vain.
+    pub(super) fn tell_of_placements(&mut self, tried: usize) {
+        if self.has_quorum {
+            return;
+        }
+        let words = format!("0/{tried} placements are available, first placement status: {UNSCHEDULABLE}");
+        self.why = Some(words);
+    }
+
+    /// Says why no room was made either.
+    pub(super) fn add_reason(&mut self, why: &str) {
+        let said = self.why.take().unwrap_or_else(|| UNSCHEDULABLE.to_owned());
+        self.why = Some(format!("{said}, {why}"));
+    }
+
+    /// The same where there will be room, as it was tried without those who have to go.
+    pub(super) fn with_room(mut self, placed: Self, going: Vec<Arc<PodInfo>>) -> Self {
+        for (one, then) in self.tries.iter_mut().zip(placed.tries) {
+            one.node = then.node;
+        }
+        Self { has_quorum: true, evicts: true, going, why: Some(UNSCHEDULABLE.to_owned()), ..self }
+    }
+
+    /// There is no set of nodes in which it could be tried.
+    pub(super) fn nowhere(pods: &[Arc<PodInfo>], why: &str) -> Self {
+        let failure = Unschedulable { whole: why.to_owned(), ..Unschedulable::default() };
+        let one = || Try { failure: failure.clone(), ..Try::default() };
+        Self { tries: pods.iter().map(|_| one()).collect(), why: Some(why.to_owned()), ..Self::default() }
+    }
 }
 
 impl Core {
@@ -96,6 +159,11 @@ impl Core {
         let key = key_of(&change.object().metadata);
         self.groups.set(&key, change);
         self.hold_or_release(&key, now);
+        // Those who are held all the same are held for another reason.
+        if self.groups.hold(&key).is_some() {
+            let waiting = self.groups.members(&key).filter(|(_, is_placed)| !is_placed);
+            self.held.extend(waiting.map(|(uid, _)| (now + TELL_AFTER, uid.to_owned())));
+        }
         true
     }
 
@@ -120,8 +188,7 @@ impl Core {
     fn hold_or_release(&mut self, key: &GroupKey, now: Duration) {
         let is_held = self.groups.hold(key).is_some();
         for (uid, _) in self.groups.members(key).filter(|(_, is_placed)| !is_placed) {
-            self.queue.hold(uid, is_held);
-            if is_held {
+            if self.queue.hold(uid, is_held) {
                 self.held.insert((now + TELL_AFTER, uid.to_owned()));
             }
         }
@@ -144,22 +211,40 @@ impl Core {
     pub(super) fn step_group(&mut self, first: Arc<PodInfo>, key: &GroupKey, now: Duration) -> Option<Step> {
         let pods = self.waiting_pods(first, key);
         if self.groups.hold(key).is_some() {
-            pods.iter().for_each(|pod| self.queue.park(&pod.uid));
-            self.hold_or_release(key, now);
+            for pod in pods {
+                self.queue.park(&pod.uid);
+                self.held.insert((now + TELL_AFTER, pod.uid.clone()));
+            }
             return None;
         }
         if let Some(message) = mixed_schedulers(&pods) {
-            return Some(self.fail_group(&pods, &message, now));
+            return Some(self.fail_group(&pods, &message, None, now));
         }
         let name = pods[0].scheduler_name();
         let profile = self.profiles.get(name).expect("only pods of a profile are queued").clone();
-        let tried = self.try_group(&pods, &profile, key);
-        let step = if tried.has_quorum && !tried.evicts {
+        let has_preemption = self.groups.have_preemption();
+        let mut tried = if self.groups.has_placements() {
+            match self.try_placements(&pods, &profile, key) {
+                Ok(tried) => tried,
+                Err(why) => {
+                    let condition = self.condition(key, "SchedulerError", &why);
+                    return Some(self.fail_group(&pods, &why, condition, now));
+                }
+            }
+        } else {
+            let evictions = if has_preemption { Evictions::Not(FOR_GROUPS) } else { Evictions::Each };
+            self.try_group(&pods, &profile, key, Some(evictions))
+        };
+        if has_preemption && !tried.is_bound() {
+            tried = self.make_group_room(&pods, &profile, key, tried);
+        }
+        let step = if tried.is_bound() {
             self.bind_group(pods, tried, &profile, key, now)
         } else {
             self.refuse_group(pods, tried, key, now)
         };
-        Some(Step::Group(Box::new(GroupStep { profile: profile.name.clone(), ..step })))
+        let uid = self.groups.object(key).and_then(|group| group.metadata.uid.clone()).unwrap_or_default();
+        Some(Step::Group(Box::new(GroupStep { profile: profile.name.clone(), uid, ..step })))
     }
 
     /// Takes all pods of the group out of the queue that may be tried, the most important ones first.
@@ -172,7 +257,13 @@ impl Core {
         pods
     }
 
-    fn fail_group(&mut self, pods: &[Arc<PodInfo>], message: &str, now: Duration) -> Step {
+    fn fail_group(
+        &mut self,
+        pods: &[Arc<PodInfo>],
+        message: &str,
+        condition: Option<GroupCondition>,
+        now: Duration,
+    ) -> Step {
         let refuse = |pod: &Arc<PodInfo>| Refusal {
             pod: pod.clone(),
             reason: "SchedulerError",
@@ -182,18 +273,24 @@ impl Core {
         };
         pods.iter().for_each(|pod| self.queue.failed(&pod.uid, now));
         let (refusals, profile) = (pods.iter().map(refuse).collect(), pods[0].scheduler_name().to_owned());
-        Step::Group(Box::new(GroupStep { refusals, profile, result: "error", ..GroupStep::default() }))
+        Step::Group(Box::new(GroupStep { refusals, profile, condition, result: "error", ..GroupStep::default() }))
     }
 
     /// Places the pods one after the other. Where all that have a place can be bound they stay assumed there; otherwise
     /// the snapshot is as it was, but for room that was made for them.
-    fn try_group(&mut self, pods: &[Arc<PodInfo>], profile: &Arc<Profile>, key: &GroupKey) -> Tried {
+    pub(super) fn try_group(
+        &mut self,
+        pods: &[Arc<PodInfo>],
+        profile: &Arc<Profile>,
+        key: &GroupKey,
+        evictions: Option<Evictions>,
+    ) -> Tried {
         let quorum = self.groups.quorum(key);
         let is_there = |(uid, is_placed): &(&str, bool)| *is_placed || self.snapshot.is_assumed(uid);
         let mut placed = self.groups.members(key).filter(is_there).count();
         let mut tried = Tried::default();
         for pod in pods {
-            let one = self.try_one(pod, profile);
+            let one = self.try_one(pod, profile, evictions);
             if one.node.is_some() {
                 placed += 1;
                 tried.evicts |= !one.victims.is_empty();
@@ -201,26 +298,35 @@ impl Core {
             }
             tried.tries.push(one);
         }
-        if !tried.has_quorum || tried.evicts {
+        if !tried.is_bound() {
             self.take_back(pods, &tried);
         }
         tried
     }
 
-    fn try_one(&mut self, pod: &Arc<PodInfo>, profile: &Arc<Profile>) -> Try {
+    fn try_one(&mut self, pod: &Arc<PodInfo>, profile: &Arc<Profile>, evictions: Option<Evictions>) -> Try {
         let mut one = Try { was_nominated: self.snapshot.denominate(&pod.uid), ..Try::default() };
         match self.decide(pod, profile, one.was_nominated.as_deref()) {
             Ok(at) => one.node = Some(self.snapshot.nodes()[at].name().to_owned()),
             Err(failure) => {
                 one.failure = failure;
-                self.try_to_make_room(pod, profile, &mut one);
+                one.is_refused = true;
+                match evictions {
+                    Some(Evictions::Each) => self.try_to_make_room(pod, profile, &mut one),
+                    Some(Evictions::Not(why)) => one.failure.preemption = why.to_owned(),
+                    None => {}
+                }
             }
         }
+        self.take_place(pod, &mut one);
+        one
+    }
+
+    fn take_place(&mut self, pod: &Arc<PodInfo>, one: &mut Try) {
         if let Some(node) = one.node.clone() {
             one.claims = self.reserve(pod, &node);
             self.snapshot.assume(pod.clone(), &node);
         }
-        one
     }
 
     /// Looks for pods that could go; those tried after this one see them gone.
@@ -244,7 +350,15 @@ impl Core {
         }
     }
 
-    fn take_back(&mut self, pods: &[Arc<PodInfo>], tried: &Tried) {
+    /// Has the pods assumed where they were tried in another world.
+    pub(super) fn settle(&mut self, pods: &[Arc<PodInfo>], tried: &mut Tried) {
+        for (pod, one) in pods.iter().zip(&mut tried.tries) {
+            self.snapshot.denominate(&pod.uid);
+            self.take_place(pod, one);
+        }
+    }
+
+    pub(super) fn take_back(&mut self, pods: &[Arc<PodInfo>], tried: &Tried) {
         for (pod, one) in pods.iter().zip(&tried.tries).rev() {
             if one.node.is_some() {
                 self.snapshot.forget(&pod.uid);
@@ -285,18 +399,27 @@ impl Core {
 
     fn refuse_group(&mut self, pods: Vec<Arc<PodInfo>>, tried: Tried, key: &GroupKey, now: Duration) -> GroupStep {
         let waits = tried.has_quorum;
-        let message = if waits { WAITS_FOR_VICTIMS } else { UNSCHEDULABLE };
+        let message =
+            tried.why.clone().unwrap_or_else(|| if waits { WAITS_FOR_VICTIMS } else { UNSCHEDULABLE }.to_owned());
         let result = if waits { "waiting_on_preemption" } else { "unschedulable" };
         let mut step = GroupStep { result, ..GroupStep::default() };
         // While somebody waits for room that was made, the others keep theirs.
         let keeps_room = tried.tries.iter().any(|one| one.waits);
         let rejected_by = rejected_by(&tried);
+        for victim in tried.going {
+            self.snapshot.doom(&victim.uid, true);
+            if !victim.is_terminating() {
+                step.going.push(victim);
+            }
+        }
         for (pod, one) in pods.into_iter().zip(tried.tries) {
             self.queue.unschedulable(&pod.uid, rejected_by.clone(), now);
-            let is_turned_down = one.node.is_none() || (waits && !one.victims.is_empty());
+            let is_turned_down = one.node.is_none() || (waits && one.is_refused);
             let why = match is_turned_down {
+                // Nothing was asked of any node.
+                true if one.failure.nodes == 0 && !one.failure.whole.is_empty() => one.failure.whole.clone(),
                 true => one.failure.message(),
-                false if waits => WAITS_FOR_VICTIMS.to_owned(),
+                false if waits => message.clone(),
                 false => NO_QUORUM.to_owned(),
             };
             if let Some(node) = one.node.as_ref().filter(|_| waits) {
@@ -316,7 +439,7 @@ impl Core {
             }
             step.refusals.push(refusal);
         }
-        step.condition = self.condition(key, "Unschedulable", message);
+        step.condition = self.condition(key, "Unschedulable", &message);
         step
     }
 

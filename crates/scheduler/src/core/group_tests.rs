@@ -14,7 +14,10 @@ use crate::testing::{cluster, pod};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn core() -> Core {
-    let groups = Features { groups: true, gangs: true };
+    core_with(Features { groups: true, gangs: true, ..Features::default() })
+}
+
+fn core_with(groups: Features) -> Core {
     let other = Profile { name: "other".into(), ..Profile::default() };
     Core::new(Config { groups, profiles: vec![Profile::default(), other], ..Config::default() })
 }
@@ -103,6 +106,10 @@ impl World {
                         if let Some(node) = &refusal.nominated {
                             text.push_str(&format!("    evicts [{}], room on {node:?}\n", victims.join(" ")));
                         }
+                    }
+                    let going: Vec<_> = step.going.iter().map(|victim| victim.name()).collect();
+                    if !going.is_empty() {
+                        text.push_str(&format!("  evicts [{}]\n", going.join(" ")));
                     }
                     if let Some(told) = step.condition {
                         text.push_str(&format!("  {} {}: {}\n", told.is_scheduled, told.reason, told.message));
@@ -310,6 +317,168 @@ fn pods_of_a_group_have_one_scheduler() {
     let words = "all pods in a single pod group should have the same .spec.schedulerName set, got: \"other\" and \"default-scheduler\"";
     assert_eq!((step.result, step.refusals.len(), step.refusals[0].message.as_str()), ("error", 2, words));
     assert_eq!(step.refusals[0].reason, "SchedulerError");
+}
+
+fn within_racks(count: usize) -> Arc<PodGroup> {
+    let mut group = PodGroup::clone(&gang("g", count));
+    group.spec.scheduling_constraints =
+        serde_json::from_value(json!({"topology": [{"key": "rack"}]})).expect("constraints");
+    Arc::new(group)
+}
+
+fn in_racks(nodes: &[&str]) -> World {
+    let core = core_with(Features { groups: true, gangs: true, topology: true, preemption: false });
+    let mut world = World { core, now: SECOND };
+    nodes.iter().for_each(|node| world.node(node));
+    world
+}
+
+#[test]
+fn a_group_stays_within_one_domain() {
+    let mut world = in_racks(&[
+        "{name: a1, cpu: '1', labels: {rack: a}}",
+        "{name: a2, cpu: '1', labels: {rack: a}}",
+        "{name: b1, cpu: '1', labels: {rack: b}}",
+        "{name: c1, cpu: '8'}",
+    ]);
+    world.group(within_racks(3));
+    world.pods("p q r");
+    world.check(expect![[r#"
+        group: unschedulable
+          p Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          q Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          r Unschedulable: 0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to placement-based pod group scheduling limitation
+          false Unschedulable: 0/2 placements are available, first placement status: pod group is unschedulable
+    "#]]);
+    world.node("{name: b2, cpu: '3', labels: {rack: b}}");
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to b2
+          bind q to b2
+          bind r to b1
+          true Scheduled: 
+    "#]]);
+    world.pods("s t");
+    world.check(expect![[r#"
+        group: scheduled
+          bind s to b2
+          t Unschedulable: 0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to placement-based pod group scheduling limitation
+          true Scheduled: 
+    "#]]);
+}
+
+#[test]
+fn the_domain_with_the_most_places_is_taken() {
+    let mut world = in_racks(&[
+        "{name: a, cpu: '2', labels: {rack: a}}",
+        "{name: b, cpu: '3', labels: {rack: b}}",
+        "{name: c, cpu: '1', labels: {rack: c}}",
+    ]);
+    world.group(within_racks(2));
+    world.pods("p q r s");
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to b
+          bind q to b
+          bind r to b
+          s Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to placement-based pod group scheduling limitation
+          true Scheduled: 
+    "#]]);
+}
+
+#[test]
+fn without_a_domain_nothing_is_tried() {
+    let mut world = in_racks(&["{name: a}"]);
+    world.group(within_racks(2));
+    world.pods("p q");
+    world.check(expect![[r#"
+        group: unschedulable
+          p Unschedulable: no feasible placements found
+          q Unschedulable: no feasible placements found
+          false Unschedulable: no feasible placements found
+    "#]]);
+    let mut world = in_racks(&["{name: a}"]);
+    world.add(pod("{name: o, node: a, spec: {schedulingGroup: {podGroupName: g}}}").pod.clone());
+    world.group(within_racks(2));
+    world.pods("p");
+    world.check(expect![[r#"
+        group: error
+          p SchedulerError: cannot determine domain for already scheduled pods: no topology domain found for pod default/o
+          false SchedulerError: cannot determine domain for already scheduled pods: no topology domain found for pod default/o
+    "#]]);
+    let mut world = in_racks(&["{name: a, cpu: '1'}"]);
+    world.group(gang("g", 2));
+    world.pods("p q");
+    world.check(expect![[r#"
+        group: unschedulable
+          p Unschedulable: pod group is unschedulable, waiting for minCount pods from a gang to be scheduled, one or more plugins asked to wait and no plugin rejected pod
+          q Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+          false Unschedulable: 0/1 placements are available, first placement status: pod group is unschedulable
+    "#]]);
+}
+
+fn important(name: &str, count: usize, priority: i32, mode: &str) -> Arc<PodGroup> {
+    let mut group = PodGroup::clone(&gang(name, count));
+    (group.spec.priority, group.spec.disruption_mode) = (Some(priority), Some(mode.to_owned()));
+    Arc::new(group)
+}
+
+#[test]
+fn room_is_made_for_a_group_as_a_whole() {
+    let core = core_with(Features { groups: true, gangs: true, topology: false, preemption: true });
+    let mut world = World { core, now: SECOND };
+    ["a", "b", "c"].into_iter().for_each(|name| world.node(&format!("{{name: {name}, cpu: '2'}}")));
+    world.group(important("low", 2, 1, "PodGroup"));
+    let low = |name: &str, node: &str| {
+        let spec = "{schedulingGroup: {podGroupName: low}}";
+        pod(&format!("{{name: {name}, node: {node}, cpu: '2', spec: {spec}}}")).pod.clone()
+    };
+    let alone = |name: &str, node: &str, priority: i32| {
+        pod(&format!("{{name: {name}, node: {node}, cpu: '1', priority: {priority}}}")).pod.clone()
+    };
+    [low("x", "a"), low("y", "b"), alone("z", "c", 0), alone("top", "c", 9)].into_iter().for_each(|pod| world.add(pod));
+    world.group(important("g", 1, 1, "Pod"));
+    world.pods("p");
+    // One that is not more important than the other group has only the pod of no group give way.
+    world.check(expect![[r#"
+        group: waiting_on_preemption
+          p Unschedulable: 0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to workload aware preemption enabled
+            evicts [], room on "c"
+          evicts [z]
+          false Unschedulable: pod group is unschedulable
+    "#]]);
+    world.remove(alone("z", "c", 0));
+    world.check(expect![[r#"
+        group: scheduled
+          bind p to c
+          true Scheduled: 
+    "#]]);
+    world.group(important("g", 1, 5, "Pod"));
+    world.pods("q");
+    // One pod's room would do, but the other group goes as one.
+    world.check(expect![[r#"
+        group: waiting_on_preemption
+          q Unschedulable: 0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to workload aware preemption enabled
+            evicts [], room on "b"
+          evicts [x y]
+          false Unschedulable: pod group is unschedulable
+    "#]]);
+    world.remove(low("x", "a"));
+    world.check(expect![[r#"
+        group: scheduled
+          bind q to a
+          true Scheduled: 
+    "#]]);
+    world.add(
+        pod("{name: r, cpu: '2', spec: {preemptionPolicy: Never, schedulingGroup: {podGroupName: g}}}").pod.clone(),
+    );
+    world.add(pod("{name: s, cpu: '9', spec: {schedulingGroup: {podGroupName: g}}}").pod.clone());
+    world.check(expect![[r#"
+        group: unschedulable
+          r Unschedulable: 0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to workload aware preemption enabled
+          s Unschedulable: 0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to workload aware preemption enabled
+          false Unschedulable: pod group is unschedulable, not eligible due to preemptionPolicy=Never.
+    "#]]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod account;
 mod certificates;
 mod events;
+mod groups;
 mod images;
 mod limits;
 mod node;
@@ -76,7 +77,7 @@ const fn optional(name: &'static str, mutate: Mutate, validate: Validate) -> Plu
 }
 
 /// All of them, in the order in which they act.
-pub static ALL: [Plugin; 34] = [
+pub static ALL: [Plugin; 37] = [
     optional("AlwaysAdmit", Mutate::No, Validate::No),
     on(
         "NamespaceLifecycle",
@@ -99,6 +100,7 @@ pub static ALL: [Plugin; 34] = [
     optional("ExtendedResourceToleration", Mutate::Plain(pods::extended_resources), Validate::No),
     on("DefaultStorageClass", Mutate::Plain(storage::default_class), Validate::No),
     on("StorageObjectInUseProtection", Mutate::Plain(storage::protect_in_use), Validate::No),
+    on("PodGroupProtection", Mutate::Plain(groups::protect_in_use), Validate::No),
     optional("OwnerReferencesPermissionEnforcement", Mutate::No, Validate::Plain(owners::enforce)),
     on("PersistentVolumeClaimResize", Mutate::No, Validate::Plain(storage::check_resize)),
     on(
@@ -114,6 +116,12 @@ pub static ALL: [Plugin; 34] = [
     optional("DenyServiceExternalIPs", Mutate::No, Validate::Plain(services::deny_external_ips)),
     // What it does is part of giving a Pod to a node.
     on("PodTopologyLabels", Mutate::No, Validate::No),
+    on(
+        "PodGroupWorkloadExists",
+        Mutate::No,
+        Validate::Waits(|attributes, group, _| groups::workload_check(attributes, group).boxed()),
+    ),
+    on("JobValidation", Mutate::No, Validate::Plain(groups::job_check)),
     on("MutatingAdmissionPolicy", Mutate::Asks(mutating_policies), Validate::No),
     on("MutatingAdmissionWebhook", Mutate::Asks(mutating_webhooks), Validate::No),
     on("ValidatingAdmissionPolicy", Mutate::No, Validate::Waits(validating_policies)),

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use skiff_base::gates::WORKLOAD_AWARE_PREEMPTION;
 use skiff_kinds::quota::Amounts;
 use skiff_object::Object;
 use skiff_object::meta::Meta;
@@ -46,11 +47,12 @@ impl Class {
 const CLASSES: (&str, &str) = ("scheduling.k8s.io", "priorityclasses");
 
 /// Priority: what the Pod's class is worth.
-pub async fn priority(attributes: &Attributes<'_>, pod: &mut Object) -> Result<()> {
-    if !is_new_pod(attributes) || attributes.server.catalogue.cache(CLASSES.0, CLASSES.1).is_none() {
+pub async fn priority(attributes: &Attributes<'_>, object: &mut Object) -> Result<()> {
+    let is_group = is_new_group(attributes);
+    if !(is_group || is_new_pod(attributes)) || attributes.server.catalogue.cache(CLASSES.0, CLASSES.1).is_none() {
         return Ok(());
     }
-    let name = pod.str_at(&["spec", "priorityClassName"]).to_owned();
+    let name = object.str_at(&["spec", "priorityClassName"]).to_owned();
     let class = if name.is_empty() {
         global_default(attributes)
     } else {
@@ -60,18 +62,33 @@ pub async fn priority(attributes: &Attributes<'_>, pod: &mut Object) -> Result<(
     };
     let (value, policy) = class.as_ref().map_or((0, ""), |class| (class.value, class.policy.as_str()));
     if let (true, Some(class)) = (name.is_empty(), &class) {
-        pod.set_at(&["spec", "priorityClassName"], class.name.as_str());
+        object.set_at(&["spec", "priorityClassName"], class.name.as_str());
     }
-    if let Some(given) = pod.int_at(&["spec", "priority"]).filter(|given| *given != value) {
-        let why = format!(
-            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
-        );
+    if let Some(given) = object.int_at(&["spec", "priority"]).filter(|given| *given != value) {
+        let why = if is_group {
+            format!(
+                "priority set in the pod group ({given}) must match the priority computed ({value}) based on the priority class set in the spec"
+            )
+        } else {
+            format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            )
+        };
         return Err(attributes.forbidden(why));
     }
-    pod.set_at(&["spec", "priority"], value);
-    let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy };
-    pod.default_at(&["spec", "preemptionPolicy"], policy);
+    object.set_at(&["spec", "priority"], value);
+    if !is_group {
+        let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy };
+        object.default_at(&["spec", "preemptionPolicy"], policy);
+    }
     Ok(())
+}
+
+/// Whether a PodGroup is made where these have priorities.
+fn is_new_group(attributes: &Attributes<'_>) -> bool {
+    attributes.operation == Operation::Create
+        && attributes.is("scheduling.k8s.io", "podgroups")
+        && attributes.server.config.gates.enabled(WORKLOAD_AWARE_PREEMPTION)
 }
 
 /// The class for Pods that name none: of several the one with the lowest value.

@@ -28,7 +28,8 @@ pub fn protect_in_use(attributes: &Attributes<'_>, object: &mut Object, _: Optio
     Ok(())
 }
 
-fn protect(object: &mut Object, finalizer: &str) {
+/// Gives an object a finalizer.
+pub fn protect(object: &mut Object, finalizer: &str) {
     let mut finalizers = object.list_at(&["metadata", "finalizers"]).to_vec();
     if !finalizers.iter().any(|held| held == finalizer) {
         finalizers.push(json!(finalizer));
