@@ -25,6 +25,7 @@ mod node_ttl;
 mod placement;
 mod plan;
 mod pod_gc;
+mod pod_groups;
 mod pods;
 mod quota;
 mod replicas;

@@ -27,6 +27,7 @@ use crate::namespace_defaults::{accounts, root_certificates};
 use crate::node::{Nodes, Ranges};
 use crate::node_ttl::NodeTtl;
 use crate::pod_gc::PodCollector;
+use crate::pod_groups::PodGroups;
 use crate::quota::Quotas;
 use crate::replicas::Replicas;
 use crate::roles::Roles;
@@ -57,6 +58,8 @@ pub struct Config {
     pub autoscaler: Timing,
     /// The kinds that are served because they were asked for, beside the ones that always are.
     pub asked_for: Vec<&'static ResourceDef>,
+    /// Whether Jobs are given Workloads and PodGroups.
+    pub job_groups: bool,
 }
 
 /// The controllers.
@@ -114,6 +117,7 @@ impl<F: Fn(&str) -> Client> Starter<'_, F> {
             "persistent-volume-binder" => "claims",
             "pvc-protection-controller" => "pvcprotection",
             "pv-protection-controller" => "pvprotection",
+            "podgroup-protection-controller" => "podgroupprotection",
             "ephemeral-volume-controller" => "ephemeral_volume",
             MANAGER => "serviceaccount_tokens_service",
             "daemon-set-controller" => "daemonset",
@@ -164,7 +168,7 @@ impl ControllerManager {
             .plan("replication-controller", Replicas::<k8s_openapi::api::core::v1::ReplicationController>::controller);
         starter.plan("daemon-set-controller", Daemons::controller);
         starter.plan("statefulset-controller", StatefulSets::controller);
-        starter.plan("job-controller", Jobs::controller);
+        starter.plan("job-controller", |setup| Jobs::controller(setup, config.job_groups));
         starter.plan("cronjob-controller", CronJobs::controller);
         starter.plan("ttl-after-finished-controller", FinishedJobs::controller);
         starter.plan("disruption-controller", Budgets::controller);
@@ -196,6 +200,9 @@ impl ControllerManager {
             starter.plan(publisher, |setup| trust_bundles::publisher::<v1beta1::ClusterTrustBundle>(setup, root_ca));
         } else if versions.contains(&"v1alpha1") {
             starter.plan(publisher, |setup| trust_bundles::publisher::<v1alpha1::ClusterTrustBundle>(setup, root_ca));
+        }
+        if config.asked_for.iter().any(|def| def.kind == "PodGroup") {
+            starter.plan("podgroup-protection-controller", PodGroups::controller);
         }
         let (ranges, clock) = (Ranges::new(&config.node_ranges), starter.clock.clone());
         starter.plan("node-controller", |setup| Nodes::controller(setup, clock, ranges));

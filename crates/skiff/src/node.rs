@@ -58,6 +58,8 @@ pub struct Setting {
     pub options: NodeOptions,
     /// How pods are scheduled.
     pub scheduler: skiff_scheduler::Config,
+    /// Whether Jobs are given Workloads and PodGroups.
+    pub job_groups: bool,
     /// The cluster's certificate authority.
     pub authority: Arc<Authority>,
     /// Those who go by it.
@@ -105,7 +107,8 @@ async fn serve_cluster(
         trust: Arc::new(Trust::new(&authority.certificate_pem(), &proxies)?),
         authority,
         certificates: Certificates::new(machine.clock.clone()),
-        scheduler: scheduler_config(options.scheduler_config.as_deref())?,
+        scheduler: scheduler_config(&options)?,
+        job_groups: features::job_groups(&options)?,
         machine,
         options,
     });
@@ -296,14 +299,21 @@ pub(crate) fn read_yaml(path: &Path) -> Result<Value, CommandError> {
     Ok(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
-/// What the user's KubeSchedulerConfiguration says, or the defaults.
-fn scheduler_config(path: Option<&Path>) -> Result<skiff_scheduler::Config, CommandError> {
-    let Some(path) = path else { return Ok(skiff_scheduler::Config::default()) };
+/// What the user's KubeSchedulerConfiguration says, or the defaults; and whether there are groups of Pods.
+fn scheduler_config(options: &NodeOptions) -> Result<skiff_scheduler::Config, CommandError> {
+    let groups = features::groups(options)?;
+    let Some(path) = &options.scheduler_config else {
+        return Ok(skiff_scheduler::Config { groups, ..Default::default() });
+    };
     let text = std::fs::read(path).map_err(|error| named(path, "read", error))?;
     let named = |error: String| format!("{}: {error}", path.display());
     let mut config = skiff_scheduler::Config::parse(&text, extenders::read_pem).map_err(named)?;
+    if groups.groups && !config.extenders.is_empty() {
+        let why = "extenders cannot be asked about groups of Pods, which the feature gate GenericWorkload brings";
+        return Err(named(why.to_owned()).into());
+    }
     extenders::connect(&mut config).map_err(named)?;
-    Ok(config)
+    Ok(skiff_scheduler::Config { groups, ..config })
 }
 
 /// What the tokens of service accounts are signed with, and believed by.

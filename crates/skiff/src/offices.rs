@@ -136,6 +136,7 @@ fn start_controllers(setting: &Setting, server: &Arc<ApiServer>, informers: &Inf
         subjects: Some(Arc::new(pki::subject_of)),
         root_ca: setting.trust.bundle.clone(),
         asked_for: server.asked_for(),
+        job_groups: setting.job_groups,
         node_ranges: setting.machine.facts.node_masks().parts(&setting.machine.facts.ranges()),
         ..Default::default()
     };

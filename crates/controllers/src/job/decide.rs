@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
 
@@ -109,7 +110,8 @@ pub fn reconcile(observed: &Observed, now: Timestamp, ids: &Ids) -> Plan {
     let tally = Tally::of(job, spec, &pods);
     let status = job.status.clone().unwrap_or_default();
     let delayed = delayed(spec, &pods, &tally);
-    let mut working = Working { job, spec, pods: &pods, delayed, status, tally, now, notes: Vec::new() };
+    let group = observed.group.as_deref();
+    let mut working = Working { job, spec, group, pods: &pods, delayed, status, tally, now, notes: Vec::new() };
     let changes = working.decide(ids, &mut plan);
     working.finish(changes, &mut plan);
     plan
@@ -160,6 +162,7 @@ fn delayed(spec: &JobSpec, pods: &[Arc<Pod>], tally: &Tally) -> BTreeMap<i32, Ar
 struct Working<'a> {
     job: &'a Job,
     spec: &'a JobSpec,
+    group: Option<&'a PodGroup>,
     pods: &'a [Arc<Pod>],
     /// The last failed pod of each number that waits to be tried again.
     delayed: BTreeMap<i32, Arc<Pod>>,
@@ -365,7 +368,7 @@ impl Working<'_> {
     }
 
     fn making(&self) -> Making<'_> {
-        Making { job: self.job, spec: self.spec }
+        Making { job: self.job, spec: self.spec, group: self.group }
     }
 
     /// The numbers that have no pod and are neither done nor given up, lowest first.
@@ -468,7 +471,7 @@ mod tests {
         world.put(&job(spec));
         let mut ends = ends.iter();
         for _ in 0..60 {
-            let observed = Observed { job: world.get("j").expect("it stays"), pods: world.list() };
+            let observed = Observed { job: world.get("j").expect("it stays"), pods: world.list(), group: None };
             let plan = reconcile(&observed, now() + Duration::from_secs(10_000), &ids);
             told.extend(plan.actions().filter_map(|a| a.done.as_ref()).map(|n| n.reason));
             apply(&mut world, &plan);
@@ -664,7 +667,7 @@ mod tests {
             pod.metadata.owner_references = Some(vec![owner.clone()]);
             Arc::new(pod)
         });
-        let observed = Observed { pods: pods.collect(), job: Arc::new(job) };
+        let observed = Observed { pods: pods.collect(), job: Arc::new(job), group: None };
         expect![[r#"
             update jobs/status d/j {"active":3,"completedIndexes":"0","ready":0,"startTime":"2026-01-31T12:00:00Z","succeeded":1,"terminating":0,"uncountedTerminatedPods":{}}
             delete pods d/p1 [SuccessfulDelete: Deleted pod: p1]

@@ -3,6 +3,7 @@
 
 mod backoff;
 mod decide;
+mod gang;
 mod indexes;
 mod pods;
 mod policy;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::scheduling::v1alpha2::{PodGroup, Workload};
 use serde_json::json;
 use skiff_base::Timestamp;
 use skiff_base::ids::Ids;
@@ -24,6 +26,7 @@ use crate::plan::{Action, Plan};
 use crate::runner::{Controller, Failure, Setup};
 
 pub use decide::{Finish, finish_of};
+use gang::Gang;
 pub use ttl::FinishedJobs;
 
 /// Keeps a pod until its Job has counted it.
@@ -42,6 +45,8 @@ pub struct Observed {
     pub job: Arc<Job>,
     /// The pods that it controls, and those that nobody does.
     pub pods: Vec<Arc<Pod>>,
+    /// The group that its pods are in.
+    pub group: Option<Arc<PodGroup>>,
 }
 
 /// The controller.
@@ -49,16 +54,43 @@ pub struct Jobs {
     jobs: Informer<Job>,
     pods: Owned<Pod>,
     ids: Arc<Ids>,
+    gangs: Option<Gangs>,
+}
+
+/// The Workloads and PodGroups of Jobs.
+struct Gangs {
+    workloads: Informer<Workload>,
+    groups: Informer<PodGroup>,
+}
+
+impl Gangs {
+    fn new(setup: &mut Setup) -> Self {
+        setup.on_change::<Workload>(|change| controller_key::<Job>(&change.object().metadata).into_iter().collect());
+        setup.on_change::<PodGroup>(|change| controller_key::<Job>(&change.object().metadata).into_iter().collect());
+        Self { workloads: setup.informer(), groups: setup.informer() }
+    }
+
+    fn of(&self, job: &Job, pods: &[Arc<Pod>]) -> Gang {
+        let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+        let mut workloads = self.workloads.list_namespace(namespace);
+        workloads.retain(|workload| gang::job_of(workload) == job.metadata.name.as_deref());
+        gang::gang(job, pods, &workloads, |workload| {
+            let mut groups = self.groups.list_namespace(namespace);
+            groups.retain(|group| gang::workload_of(group) == workload.metadata.name.as_deref());
+            groups
+        })
+    }
 }
 
 impl Jobs {
-    /// Sets up queue and caches.
-    pub fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
+    /// Sets up queue and caches; Jobs that start all their pods at once are given PodGroups where that is wanted.
+    pub fn controller(setup: &mut Setup, with_groups: bool) -> Arc<dyn Controller> {
         let jobs = setup.informer::<Job>();
         setup.for_each::<Job>();
         let known = jobs.clone();
         setup.on_change::<Pod>(move |change| keys_of_pod(change, &known));
-        Arc::new(Self { jobs, pods: Owned::new(&setup.informer()), ids: setup.ids.clone() })
+        let gangs = with_groups.then(|| Gangs::new(setup));
+        Arc::new(Self { jobs, pods: Owned::new(&setup.informer()), ids: setup.ids.clone(), gangs })
     }
 
     /// The pods that concern the Job with this name, and those of an earlier one that is gone.
@@ -72,12 +104,28 @@ impl Jobs {
     }
 }
 
+impl Jobs {
+    fn plan_job(&self, job: Arc<Job>, pods: Vec<Arc<Pod>>, now: Timestamp) -> Plan {
+        let group = match self.gangs.as_ref().map_or(Gang::None, |gangs| gangs.of(&job, &pods)) {
+            Gang::None => None,
+            Gang::Of(group) => Some(group),
+            // Pods are made when it is there.
+            Gang::Make(action) => {
+                let mut plan = Plan::nothing();
+                plan.then(*action);
+                return plan;
+            }
+        };
+        decide::reconcile(&Observed { job, pods, group }, now, &self.ids)
+    }
+}
+
 impl Controller for Jobs {
     fn plan(&self, key: &ObjectKey, now: Timestamp, _failure: Option<&Failure>) -> Plan {
         let job = self.jobs.by_key(key);
         let (pods, lost) = self.pods_of(key, job.as_deref());
         let mut plan = match job {
-            Some(job) => decide::reconcile(&Observed { job, pods }, now, &self.ids),
+            Some(job) => self.plan_job(job, pods, now),
             None => Plan::nothing(),
         };
         // Nobody counts the pods of a Job that is gone.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use skiff_base::ids::Ids;
 
+use super::gang::join;
 use super::policy::{Verdict, verdict};
 use super::tally::{failures_before, index_of, is_indexed};
 use super::{FAILURES, IGNORED_FAILURES, INDEX, TRACKING};
@@ -23,6 +25,8 @@ pub struct Making<'a> {
     pub job: &'a Job,
     /// Its spec.
     pub spec: &'a JobSpec,
+    /// The group that its pods are in.
+    pub group: Option<&'a PodGroup>,
 }
 
 fn ignored_before(pod: &Pod) -> i32 {
@@ -68,6 +72,7 @@ impl Making<'_> {
         let owner = controller_reference(self.job);
         let mut pod = from_template(&self.spec.template, namespace, name.clone(), Some(base), owner);
         pod.metadata.finalizers.get_or_insert_default().push(TRACKING.to_owned());
+        self.group.iter().for_each(|group| join(&mut pod, group));
         if let Some(index) = index {
             number(&mut pod, job_name, index);
             if self.spec.backoff_limit_per_index.is_some() {

@@ -84,6 +84,7 @@ impl Cluster {
             subjects: None,
             autoscaler,
             asked_for: Vec::new(),
+            job_groups: false,
         };
         let controllers = ControllerManager::start(accounts, &informers, clock.clone(), ids, manager);
         let scheduler = client("system:kube-scheduler", &[], "kube-scheduler");
