@@ -154,6 +154,8 @@ async fn a_job_whose_pods_are_a_gang_keeps_their_number() {
     owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "j",
         "uid": made["metadata"]["uid"], "controller": true}]);
     cluster.tree(&format!("POST {GROUPS}\n\n{owned}")).await;
+    // What a list has seen the plugin has seen.
+    cluster.tree(&format!("GET {GROUPS}")).await;
     let outcome = cluster.outcome(&scale(2)).await;
     let words = "cannot change parallelism for a Job referencing gang-scheduled PodGroup \"g\"";
     assert!(outcome.contains(words), "{outcome}");

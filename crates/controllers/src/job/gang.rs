@@ -243,10 +243,10 @@ mod tests {
     #[test]
     fn workload_and_group_are_made_one_after_the_other() {
         let job = job("");
-        expect![[r#""#]].assert_eq(&told(gang(&job, &[], &[], |_| Vec::new())));
+        expect![[r#"create workloads d/j-846c777b8d {"metadata":{"ownerReferences":[{"apiVersion":"batch/v1","blockOwnerDeletion":true,"controller":true,"kind":"Job","name":"j","uid":"u"}]},"spec":{"controllerRef":{"apiGroup":"batch","kind":"Job","name":"j"},"podGroupTemplates":[{"name":"j-pgt-0","schedulingPolicy":{"gang":{"minCount":2}}}]}} [WorkloadCreated: Created Workload j-846c777b8d for Job j]"#]].assert_eq(&told(gang(&job, &[], &[], |_| Vec::new())));
         let (workload, group) = made("u");
         let workloads = [workload];
-        expect![[r#""#]].assert_eq(&told(gang(&job, &[], &workloads, |_| Vec::new())));
+        expect![[r#"create podgroups d/w-t-56b6fd67c8 {"metadata":{"ownerReferences":[{"apiVersion":"batch/v1","blockOwnerDeletion":true,"controller":true,"kind":"Job","name":"j","uid":"u"},{"apiVersion":"scheduling.k8s.io/v1alpha2","kind":"Workload","name":"w","uid":"x"}]},"spec":{"podGroupTemplateRef":{"workload":{"podGroupTemplateName":"t","workloadName":"w"}},"schedulingPolicy":{"gang":{"minCount":2}}}}"#]].assert_eq(&told(gang(&job, &[], &workloads, |_| Vec::new())));
         assert_eq!(told(gang(&job, &[], &workloads, |_| vec![group.clone()])), "in g");
     }
 

@@ -319,8 +319,8 @@ fn pods_of_a_group_have_one_scheduler() {
     assert_eq!(step.refusals[0].reason, "SchedulerError");
 }
 
-fn within_racks(count: usize) -> Arc<PodGroup> {
-    let mut group = PodGroup::clone(&gang("g", count));
+fn within_racks(name: &str, count: usize) -> Arc<PodGroup> {
+    let mut group = PodGroup::clone(&gang(name, count));
     group.spec.scheduling_constraints =
         serde_json::from_value(json!({"topology": [{"key": "rack"}]})).expect("constraints");
     Arc::new(group)
@@ -341,7 +341,7 @@ fn a_group_stays_within_one_domain() {
         "{name: b1, cpu: '1', labels: {rack: b}}",
         "{name: c1, cpu: '8'}",
     ]);
-    world.group(within_racks(3));
+    world.group(within_racks("g", 3));
     world.pods("p q r");
     world.check(expect![[r#"
         group: unschedulable
@@ -374,7 +374,7 @@ fn the_domain_with_the_most_places_is_taken() {
         "{name: b, cpu: '3', labels: {rack: b}}",
         "{name: c, cpu: '1', labels: {rack: c}}",
     ]);
-    world.group(within_racks(2));
+    world.group(within_racks("g", 2));
     world.pods("p q r s");
     world.check(expect![[r#"
         group: scheduled
@@ -389,7 +389,7 @@ fn the_domain_with_the_most_places_is_taken() {
 #[test]
 fn without_a_domain_nothing_is_tried() {
     let mut world = in_racks(&["{name: a}"]);
-    world.group(within_racks(2));
+    world.group(within_racks("g", 2));
     world.pods("p q");
     world.check(expect![[r#"
         group: unschedulable
@@ -399,7 +399,7 @@ fn without_a_domain_nothing_is_tried() {
     "#]]);
     let mut world = in_racks(&["{name: a}"]);
     world.add(pod("{name: o, node: a, spec: {schedulingGroup: {podGroupName: g}}}").pod.clone());
-    world.group(within_racks(2));
+    world.group(within_racks("g", 2));
     world.pods("p");
     world.check(expect![[r#"
         group: error
@@ -518,18 +518,30 @@ fn no_gang_is_ever_begun_by_too_few() {
     let (mut begun, mut refused, mut evicted) = (0, 0, 0);
     for seed in 1..=150 {
         let mut dice = Dice(seed);
-        let mut world = World::new(&[]);
+        let features = Features { groups: true, gangs: true, topology: seed % 3 == 1, preemption: seed % 3 == 2 };
+        let mut world = World { core: core_with(features), now: SECOND };
         let mut present: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
         let counts: Vec<usize> = (0..3).map(|_| 1 + dice.roll(5) as usize).collect();
         for number in 0..60 {
             let which = dice.roll(3) as usize;
             match dice.roll(9) {
-                0 | 1 => world.node(&format!("{{name: n{}, cpu: '{}'}}", dice.roll(4), 1 + dice.roll(4))),
+                0 | 1 => {
+                    let (at, cpu, rack) = (dice.roll(4), 1 + dice.roll(4), dice.roll(2));
+                    world.node(&format!("{{name: n{at}, cpu: '{cpu}', labels: {{rack: r{rack}}}}}"));
+                }
                 2 => {
                     let node = node(&format!("{{name: n{}}}", dice.roll(4)));
                     world.core.node_changed(&Change::Deleted(node), world.now);
                 }
-                3 => world.group(gang(&format!("g{which}"), counts[which])),
+                3 => {
+                    let (name, count) = (format!("g{which}"), counts[which]);
+                    let mode = if which == 0 { "Pod" } else { "PodGroup" };
+                    world.group(match features {
+                        Features { topology: true, .. } => within_racks(&name, count),
+                        Features { preemption: true, .. } => important(&name, count, which as i32, mode),
+                        _ => gang(&name, count),
+                    });
+                }
                 4 => {
                     let name = present.keys().nth(dice.roll(present.len().max(1) as u64) as usize).cloned();
                     name.and_then(|name| present.remove(&name)).into_iter().for_each(|pod| world.remove(pod));
@@ -553,7 +565,7 @@ fn no_gang_is_ever_begun_by_too_few() {
                     Step::Idle { .. } => break,
                     Step::Bind(placement) => (vec![placement], Vec::new()),
                     Step::Group(step) => {
-                        let GroupStep { placements, refusals, .. } = *step;
+                        let GroupStep { placements, refusals, going, .. } = *step;
                         let on: usize = before.values().map(Vec::len).sum();
                         assert_eq!(loads(&world.core).values().map(Vec::len).sum::<usize>(), on + placements.len());
                         if let Some(first) = placements.first() {
@@ -571,7 +583,11 @@ fn no_gang_is_ever_begun_by_too_few() {
                             assert_eq!(loads(&world.core), before, "seed {seed}, change {number}");
                             refused += 1;
                         }
-                        (placements, refusals.into_iter().flat_map(|refusal| refusal.victims).collect())
+                        let nodes = placements.iter().filter_map(|one| world.core.snapshot.node(&one.node));
+                        let racks: std::collections::BTreeSet<_> = nodes.map(|node| node.label("rack")).collect();
+                        assert!(!features.topology || racks.len() <= 1, "seed {seed}, change {number}: {racks:?}");
+                        let victims = refusals.into_iter().flat_map(|refusal| refusal.victims);
+                        (placements, victims.chain(going).collect())
                     }
                     Step::Unschedulable { victims, .. } => (Vec::new(), victims),
                     _ => continue,
