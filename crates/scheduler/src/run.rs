@@ -227,26 +227,42 @@ fn carry_out(
     for placement in placements {
         begin_binding(shared, permits, None, placement, now);
     }
-    let shared = shared.clone();
+    let (shared, permits) = (shared.clone(), permits.clone());
     tokio::spawn(async move {
         if let Some(condition) = condition {
             tell_of_group(&shared, &condition).await;
         }
-        for Refusal { pod, reason, message, victims, nominated } in refusals {
-            let result = if reason == "Unschedulable" { "unschedulable" } else { "error" };
-            figures::tried(pod.scheduler_name(), result, shared.clock.monotonic().saturating_sub(now));
-            report(&shared, &pod, reason, &message, nominated.as_deref()).await;
-            for victim in victims {
-                evict(&shared, &Preemptor::pod(&pod), &victim).await;
-            }
+        if !going.is_empty() {
+            figures::preempted(going.len());
         }
-        figures::preempted(going.len());
         let by = Preemptor { scheduler: &profile, kind: "podgroup", uid: &uid };
         for victim in going {
             evict(&shared, &by, &victim).await;
         }
-        drop(permit);
+        let mut permit = Some(permit);
+        for refusal in refusals {
+            let permit = match permit.take() {
+                Some(permit) => permit,
+                None => permits.clone().acquire_owned().await.expect("the semaphore is never closed"),
+            };
+            tokio::spawn(refuse(shared.clone(), permit, refusal, now));
+        }
     });
+}
+
+/// Tells why a pod of a group was not placed, and evicts who has to go for it.
+async fn refuse(shared: Arc<Shared>, permit: OwnedSemaphorePermit, refusal: Refusal, now: Duration) {
+    let Refusal { pod, reason, message, victims, nominated } = refusal;
+    let result = if reason == "Unschedulable" { "unschedulable" } else { "error" };
+    figures::tried(pod.scheduler_name(), result, shared.clock.monotonic().saturating_sub(now));
+    if !victims.is_empty() {
+        figures::preempted(victims.len());
+    }
+    report(&shared, &pod, reason, &message, nominated.as_deref()).await;
+    for victim in victims {
+        evict(&shared, &Preemptor::pod(&pod), &victim).await;
+    }
+    drop(permit);
 }
 
 /// Writes the condition PodGroupScheduled.

@@ -7,7 +7,8 @@ use skiff_e2e::cluster::{eventually, hello_image};
 
 const GATES: &str = "GenericWorkload=true,GangScheduling=true,WorkloadWithJob=true";
 
-/// A Pod that wants a part of the node's processors, in thousandths.
+/// A Pod that wants a part of the node's processors, in thousandths. It is deleted when its node says that it has ended, so
+/// that its part is free for others then.
 fn pod(name: &str, group: &str, milli_cpu: i64) -> String {
     let group = if group.is_empty() { "{}".to_owned() } else { format!("{{podGroupName: {group}}}") };
     let group = if group == "{}" { String::new() } else { format!("  schedulingGroup: {group}\n") };
@@ -18,7 +19,7 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: {name}}}
 spec:
-{group}  terminationGracePeriodSeconds: 0
+{group}  terminationGracePeriodSeconds: 1
   automountServiceAccountToken: false
   containers:
   - name: main

@@ -170,6 +170,10 @@ impl Core {
     /// A pod of a group was seen.
     pub(super) fn join_group(&mut self, key: &GroupKey, uid: &str, is_placed: bool, now: Duration) {
         if !self.groups.join(key, uid, is_placed) {
+            // Gates of its own may be gone, so that nothing but its group holds it.
+            if !is_placed && self.groups.hold(key).is_some() {
+                self.held.insert((now + TELL_AFTER, uid.to_owned()));
+            }
             return;
         }
         self.hold_or_release(key, now);
@@ -222,29 +226,31 @@ impl Core {
         }
         let name = pods[0].scheduler_name();
         let profile = self.profiles.get(name).expect("only pods of a profile are queued").clone();
-        let has_preemption = self.groups.have_preemption();
-        let mut tried = if self.groups.has_placements() {
-            match self.try_placements(&pods, &profile, key) {
-                Ok(tried) => tried,
-                Err(why) => {
-                    let condition = self.condition(key, "SchedulerError", &why);
-                    return Some(self.fail_group(&pods, &why, condition, now));
-                }
+        let step = match self.try_all(&pods, &profile, key) {
+            Ok(tried) if tried.is_bound() => self.bind_group(pods, tried, &profile, key, now),
+            Ok(tried) => self.refuse_group(pods, tried, key, now),
+            Err(why) => {
+                let condition = self.condition(key, "SchedulerError", &why);
+                return Some(self.fail_group(&pods, &why, condition, now));
             }
-        } else {
-            let evictions = if has_preemption { Evictions::Not(FOR_GROUPS) } else { Evictions::Each };
-            self.try_group(&pods, &profile, key, Some(evictions))
-        };
-        if has_preemption && !tried.is_bound() {
-            tried = self.make_group_room(&pods, &profile, key, tried);
-        }
-        let step = if tried.is_bound() {
-            self.bind_group(pods, tried, &profile, key, now)
-        } else {
-            self.refuse_group(pods, tried, key, now)
         };
         let uid = self.groups.object(key).and_then(|group| group.metadata.uid.clone()).unwrap_or_default();
         Some(Step::Group(Box::new(GroupStep { profile: profile.name.clone(), uid, ..step })))
+    }
+
+    /// Tries a group in all ways that the features which are on have.
+    fn try_all(&mut self, pods: &[Arc<PodInfo>], profile: &Arc<Profile>, key: &GroupKey) -> Result<Tried, String> {
+        let has_preemption = self.groups.have_preemption();
+        let tried = if self.groups.has_placements() {
+            self.try_placements(pods, profile, key)?
+        } else {
+            let evictions = if has_preemption { Evictions::Not(FOR_GROUPS) } else { Evictions::Each };
+            self.try_group(pods, profile, key, Some(evictions))
+        };
+        if has_preemption && !tried.is_bound() {
+            return Ok(self.make_group_room(pods, profile, key, tried));
+        }
+        Ok(tried)
     }
 
     /// Takes all pods of the group out of the queue that may be tried, the most important ones first.
@@ -407,8 +413,8 @@ impl Core {
         let keeps_room = tried.tries.iter().any(|one| one.waits);
         let rejected_by = rejected_by(&tried);
         for victim in tried.going {
-            self.snapshot.doom(&victim.uid, true);
-            if !victim.is_terminating() {
+            if !self.snapshot.is_leaving(&victim) {
+                self.snapshot.doom(&victim.uid, true);
                 step.going.push(victim);
             }
         }
