@@ -1,6 +1,9 @@
 //! The machine's own node, not an isolated one, in namespaces that stand for a machine: what it leaves when it is
 //! deleted, also after it was killed; what becomes of it when the machine gets another address; how others on its network
-//! reach load balancers' addresses.
+//! reach load balancers' addresses; and servers that are machines of their own. All of them take the machine's own cgroups:
+//! so they are one program, whose tests run one after the other.
+
+mod server_keys;
 
 use std::process::{Command, Stdio};
 
