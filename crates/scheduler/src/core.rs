@@ -4,6 +4,8 @@ mod group_cycle;
 mod group_preemption;
 #[cfg(test)]
 mod group_tests;
+#[cfg(test)]
+mod group_worlds;
 mod placements;
 
 use std::collections::{BTreeSet, HashMap};

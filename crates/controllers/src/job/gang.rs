@@ -69,9 +69,11 @@ fn is_candidate(job: &Job) -> bool {
 
 /// One that has begun stays as it was begun.
 fn is_new(job: &Job, pods: &[Arc<Pod>]) -> bool {
-    let Some(status) = &job.status else { return pods.is_empty() };
+    // Pods that nobody controls may be among them.
+    let has_pods = pods.iter().any(|pod| is_controlled_by(&pod.metadata, job.metadata.uid.as_ref()));
+    let Some(status) = &job.status else { return !has_pods };
     let was_suspended = status.conditions.iter().flatten().any(|condition| condition.type_ == "Suspended");
-    pods.is_empty()
+    !has_pods
         && status.start_time.is_none()
         && status.succeeded.unwrap_or(0) == 0
         && status.failed.unwrap_or(0) == 0
@@ -248,6 +250,11 @@ mod tests {
         let workloads = [workload];
         expect![[r#"create podgroups d/w-t-56b6fd67c8 {"metadata":{"ownerReferences":[{"apiVersion":"batch/v1","blockOwnerDeletion":true,"controller":true,"kind":"Job","name":"j","uid":"u"},{"apiVersion":"scheduling.k8s.io/v1alpha2","kind":"Workload","name":"w","uid":"x"}]},"spec":{"podGroupTemplateRef":{"workload":{"podGroupTemplateName":"t","workloadName":"w"}},"schedulingPolicy":{"gang":{"minCount":2}}}}"#]].assert_eq(&told(gang(&job, &[], &workloads, |_| Vec::new())));
         assert_eq!(told(gang(&job, &[], &workloads, |_| vec![group.clone()])), "in g");
+        let pod =
+            |owners: &str| Arc::new(object::<Pod>(&format!("{{metadata: {{name: p, ownerReferences: [{owners}]}}}}")));
+        let own = "{apiVersion: batch/v1, kind: Job, name: j, uid: u, controller: true}";
+        assert!(told(gang(&job, &[pod("")], &[], |_| Vec::new())).starts_with("create workloads"), "it is nobody's");
+        assert_eq!(told(gang(&job, &[pod(own)], &[], |_| Vec::new())), "none");
     }
 
     #[test]
