@@ -1,3 +1,5 @@
+//! Servers that share a store, and the keys that they have from it.
+
 use skiff_base::SystemClock;
 use skiff_store::{EmbeddedOptions, EmbeddedStore};
 
