@@ -76,6 +76,14 @@ pub fn safe_encode(number: u64) -> String {
     number.to_string().bytes().map(|digit| SAFE_ALPHABET[digit as usize % SAFE_ALPHABET.len()] as char).collect()
 }
 
+/// A short name for what these texts say, joined: their FNV-1a hash of 32 bits, by [`safe_encode`]. Nobody has a reason to
+/// forge one.
+pub fn hashed(parts: &[&str]) -> String {
+    let (offset, prime) = (0x811c_9dc5_u32, 0x0100_0193_u32);
+    let bytes = parts.iter().flat_map(|part| part.bytes());
+    safe_encode(bytes.fold(offset, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(prime)).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod expectations;
+mod finalizers;
 mod gc;
 mod hpa;
 mod job;

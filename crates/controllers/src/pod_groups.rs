@@ -8,24 +8,12 @@ use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use skiff_base::Timestamp;
 use skiff_client::{Change, Informer, ObjectKey};
 
-use crate::plan::{Action, Plan};
+use crate::finalizers::release;
+use crate::plan::Plan;
 use crate::pods::is_terminal;
 use crate::runner::{Controller, Failure, Setup};
 
 const FINALIZER: &str = "scheduling.k8s.io/podgroup-protection";
-
-/// What is to be done about a group: one that is to go and that nobody is in is let go.
-pub fn plan(group: &PodGroup, in_use: bool) -> Plan {
-    let mut plan = Plan::nothing();
-    let is_going = group.metadata.deletion_timestamp.is_some();
-    let held = group.metadata.finalizers.iter().flatten().any(|held| held == FINALIZER);
-    if is_going && held && !in_use {
-        let mut group = group.clone();
-        group.metadata.finalizers.get_or_insert_default().retain(|held| held != FINALIZER);
-        plan.then(Action::update(&group));
-    }
-    plan
-}
 
 /// The group that a Pod is in.
 pub fn group_of(pod: &Pod) -> Option<&str> {
@@ -60,7 +48,7 @@ impl Controller for PodGroups {
         let is_in = |pod: &Arc<Pod>| group_of(pod) == Some(key.name.as_str()) && !is_terminal(pod);
         let in_use =
             group.metadata.deletion_timestamp.is_some() && self.pods.list_namespace(&key.namespace).iter().any(is_in);
-        plan(&group, in_use)
+        release(&*group, FINALIZER, in_use)
     }
 }
 
@@ -77,7 +65,7 @@ mod tests {
             let group: PodGroup = object(&format!(
                 "{{metadata: {{name: g, namespace: d, {metadata}}}, spec: {{schedulingPolicy: {{basic: {{}}}}}}}}"
             ));
-            expected.assert_eq(&plan(&group, in_use).to_string());
+            expected.assert_eq(&release(&group, FINALIZER, in_use).to_string());
         };
         let held = "finalizers: [scheduling.k8s.io/podgroup-protection, x.io/y]";
         let going = format!("deletionTimestamp: '2026-01-31T12:00:00Z', {held}");

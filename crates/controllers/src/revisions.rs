@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use serde_json::{Value, json};
-use skiff_base::ids::safe_encode;
+use skiff_base::ids::hashed;
 use skiff_client::{Informer, Kind};
 use skiff_object::LabelSelector;
 
@@ -23,9 +23,6 @@ pub const STATEFUL_HASH: &str = "controller.kubernetes.io/hash";
 /// How many old revisions are kept where the spec does not say.
 pub const DEFAULT_HISTORY: i32 = 10;
 
-const FNV_OFFSET: u32 = 0x811c_9dc5;
-const FNV_PRIME: u32 = 0x0100_0193;
-
 /// The owner's template as it stands in a revision.
 pub fn data_of(template: &PodTemplateSpec) -> Value {
     let mut template = serde_json::to_value(template).unwrap_or_default();
@@ -36,11 +33,7 @@ pub fn data_of(template: &PodTemplateSpec) -> Value {
 fn hash(data: &Value, collisions: Option<i32>) -> String {
     let count = collisions.map(|count| count.to_string()).unwrap_or_default();
     let text = data.to_string();
-    let hash = text
-        .bytes()
-        .chain(count.bytes())
-        .fold(FNV_OFFSET, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(FNV_PRIME));
-    safe_encode(hash.into())
+    hashed(&[&text, &count])
 }
 
 /// The name of a revision without its owner's: its hash.

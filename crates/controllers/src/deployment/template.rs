@@ -3,12 +3,9 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
-use skiff_base::ids::safe_encode;
+use skiff_base::ids::hashed;
 
 use super::TEMPLATE_HASH;
-
-const FNV_OFFSET: u32 = 0x811c_9dc5;
-const FNV_PRIME: u32 = 0x0100_0193;
 
 /// The hash of the Deployment's template; the collision count makes room where two templates hash alike.
 pub fn hash(deployment: &Deployment) -> String {
@@ -21,11 +18,7 @@ pub fn hash(deployment: &Deployment) -> String {
 pub fn hash_of(template: Option<&PodTemplateSpec>, collisions: Option<i32>) -> String {
     let text = canonical(template).to_string();
     let count = collisions.map(|count| count.to_string()).unwrap_or_default();
-    let hash = text
-        .bytes()
-        .chain(count.bytes())
-        .fold(FNV_OFFSET, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(FNV_PRIME));
-    safe_encode(hash.into())
+    hashed(&[&text, &count])
 }
 
 /// The name that a new ReplicaSet gets.

@@ -2,7 +2,6 @@
 //! at once. Pure.
 //! See <https://github.com/kubernetes/enhancements/tree/master/keps/sig-apps/5547-workload-aware-scheduling-for-jobs>.
 
-use std::hash::Hasher;
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
@@ -12,7 +11,7 @@ use k8s_openapi::api::scheduling::v1alpha2::{
     PodGroupTemplateReference, TypedLocalObjectReference, Workload, WorkloadPodGroupTemplateReference, WorkloadSpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use skiff_base::ids::safe_encode;
+use skiff_base::ids::hashed;
 use skiff_client::Kind;
 
 use super::tally::is_indexed;
@@ -180,33 +179,6 @@ fn group_name(workload: &str, template: &str) -> String {
 /// Names are ASCII.
 fn cut(name: &str, limit_bytes: usize) -> &str {
     name.get(..limit_bytes).unwrap_or(name)
-}
-
-fn hashed(parts: &[&str]) -> String {
-    let mut hash = Fnv::default();
-    parts.iter().for_each(|part| hash.write(part.as_bytes()));
-    safe_encode(hash.finish())
-}
-
-/// FNV-1a of 32 bits.
-struct Fnv(u32);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0x811c_9dc5)
-    }
-}
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        u64::from(self.0)
-    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use skiff_base::Timestamp;
 use skiff_client::volumes::{claim_names, uses};
-use skiff_client::{Change, Informer, Kind, ObjectKey};
+use skiff_client::{Change, Informer, ObjectKey};
 
-use crate::plan::{Action, Plan};
+use crate::finalizers::guard;
+use crate::plan::Plan;
 use crate::pods::is_terminal;
 use crate::runner::{Controller, Failure, Setup};
 
@@ -16,23 +17,6 @@ use crate::runner::{Controller, Failure, Setup};
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 /// On volumes.
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
-
-/// Gives an object the finalizer, or takes it away from one that is to go and is not used.
-pub fn guard<K: Kind + Clone>(object: &K, finalizer: &str, used: bool) -> Plan {
-    let mut plan = Plan::nothing();
-    let meta = object.metadata();
-    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
-    let guarded = finalizers.iter().any(|held| held == finalizer);
-    match (meta.deletion_timestamp.is_some(), guarded) {
-        (false, false) => finalizers.push(finalizer.to_owned()),
-        (true, true) if !used => finalizers.retain(|held| held != finalizer),
-        _ => return plan,
-    }
-    let mut object = object.clone();
-    object.metadata_mut().finalizers = Some(finalizers);
-    plan.then(Action::update(&object));
-    plan
-}
 
 /// Guards claims.
 pub struct Claims {
