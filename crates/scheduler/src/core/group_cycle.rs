@@ -370,12 +370,7 @@ impl Core {
                 self.snapshot.forget(&pod.uid);
                 self.claims_failed(&one.claims);
             }
-            for (victim, node, is_assumed) in &one.victims {
-                match is_assumed {
-                    true => self.snapshot.assume(victim.clone(), node),
-                    false => self.snapshot.set_pod(victim.clone(), node),
-                }
-            }
+            self.put_back(&one.victims);
         }
     }
 

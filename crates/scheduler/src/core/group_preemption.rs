@@ -61,10 +61,7 @@ impl Core {
             return refuse("No preemption victims found for incoming preemptor", tried);
         }
         let world = self.snapshot.clone();
-        let real = (std::mem::replace(&mut self.snapshot, world), std::mem::take(&mut self.rankings));
-        let found = self.least_to_go(units, pods, profile, key);
-        (self.snapshot, self.rankings) = real;
-        match found {
+        match self.in_world(world, |core| core.least_to_go(units, pods, profile, key)) {
             Some((placed, going)) => tried.with_room(placed, going),
             None => refuse(super::group_cycle::UNSCHEDULABLE, tried),
         }
@@ -123,7 +120,7 @@ impl Core {
         for (_, unit) in ranked {
             // Who leaves anyway is not kept.
             if !unit.is_leaving {
-                self.put_back(&unit);
+                self.put_back(&unit.pods);
                 if let Some(tried) = self.try_in_thought(pods, profile, key) {
                     placed = tried;
                     continue;
@@ -151,8 +148,9 @@ impl Core {
         }
     }
 
-    fn put_back(&mut self, unit: &Unit) {
-        for (pod, node, is_assumed) in &unit.pods {
+    /// Puts pods back that were taken out in thought: each with its node, and whether its binding is on the way.
+    pub(super) fn put_back(&mut self, pods: &[(Arc<PodInfo>, String, bool)]) {
+        for (pod, node, is_assumed) in pods {
             match is_assumed {
                 true => self.snapshot.assume(pod.clone(), node),
                 false => self.snapshot.set_pod(pod.clone(), node),

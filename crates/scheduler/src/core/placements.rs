@@ -40,7 +40,8 @@ impl Core {
         let mut all = Vec::new();
         for domain in &domains {
             let world = within(&self.snapshot, &label, domain);
-            all.push(self.try_in(world, pods, profile, key));
+            let evictions = Some(Evictions::Not(NO_EVICTIONS));
+            all.push(self.in_world(world, |core| core.try_group(pods, profile, key, evictions)));
         }
         let fitting = || all.iter().enumerate().filter(|(_, tried)| tried.is_bound());
         let most = fitting().map(|(_, tried)| tried.placed()).max();
@@ -78,16 +79,16 @@ impl Core {
         Ok(all.map(str::to_owned).collect())
     }
 
-    /// Tries a group in another world than the real one.
-    fn try_in(&mut self, world: Snapshot, pods: &[Arc<PodInfo>], profile: &Arc<Profile>, key: &GroupKey) -> Tried {
+    /// Decides in another world than the real one.
+    pub(super) fn in_world<T>(&mut self, world: Snapshot, decide: impl FnOnce(&mut Self) -> T) -> T {
         let real = (
             std::mem::replace(&mut self.snapshot, world),
             // What was concluded of the real one does not hold there.
             std::mem::take(&mut self.rankings),
         );
-        let tried = self.try_group(pods, profile, key, Some(Evictions::Not(NO_EVICTIONS)));
+        let decided = decide(self);
         (self.snapshot, self.rankings) = real;
-        tried
+        decided
     }
 }
 
