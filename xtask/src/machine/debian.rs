@@ -37,11 +37,13 @@ const FIRST: [&str; 9] = [
     "inhibited again: 1, 1 busctl, 1 cat",
 ];
 /// What the second one must say: Pods had their time, and were told of it.
-const SECOND: [&str; 5] = [
+const SECOND: [&str; 7] = [
     "ends: asked ended",
     "slow: Failed Terminated Pod was terminated in response to imminent node shutdown.",
     "deployment.apps/hello condition met",
+    "delay of a node: t 40000000, 99-kubelet.conf",
     "delete: 0",
+    "delay without it: t 5000000, clean",
     "left: 0 shims, 0 interfaces, 0 mounts",
 ];
 
