@@ -86,7 +86,9 @@ impl Containerd {
         for one in lost.intersection(known) {
             let ended = if one.starts_with('/') {
                 let target = self.keeper.to_string();
-                let unmount = Command::new("nsenter").args(["--target", &target, "--mount", "umount", one]).output();
+                // It looks itself up in the node's /proc.
+                let enter = ["--target", &target, "--mount", "--pid", "umount", one];
+                let unmount = Command::new("nsenter").args(enter).output();
                 Answer::of(unmount.expect("nsenter is installed"))
             } else {
                 self.ctr(&["tasks", "delete", "--force", one])
