@@ -86,6 +86,10 @@ impl Control for NodeControl {
                 }
                 (None, None) => Err("this machine is no server of its cluster".to_owned()),
             },
+            (&Method::PUT, "/server-token") => {
+                let foundations = self.foundations.as_ref().ok_or("this machine is no server of its cluster")?;
+                foundations.exchange_server_token(body["token"].as_str().unwrap_or_default()).await
+            }
             (method, path) if path.starts_with("/images") => {
                 let images =
                     self.images.as_ref().ok_or("this machine is no node (--disable-agent): it has no images")?;

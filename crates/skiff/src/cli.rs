@@ -603,6 +603,15 @@ pub enum TokenCommand {
         /// The token, or its id
         token: String,
     },
+    /// Put another secret of the cluster's servers (--server-token) into the place of the one in use, on a server that
+    /// runs. The other servers are to be started with it
+    Rotate {
+        #[command(flatten)]
+        target: Target,
+        /// The new secret, 16 characters or more
+        #[arg(long, value_name = "SECRET", env = "SKIFF_NEW_SERVER_TOKEN", hide_env_values = true)]
+        new_server_token: String,
+    },
 }
 
 /// How long a token is good; zero is for ever.

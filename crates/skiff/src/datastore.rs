@@ -37,13 +37,9 @@ pub fn chosen(options: &DatastoreOptions) -> Result<Option<Datastore>, CommandEr
         Some(_) if options.datastore_endpoint.is_empty() => {
             return Err("--server-token is for servers that share an etcd: name it with --datastore-endpoint".into());
         }
-        Some(token) if token.len() < SHORTEST_TOKEN => {
-            return Err(
-                format!("--server-token needs {SHORTEST_TOKEN} characters or more (openssl rand -hex 16)").into()
-            );
-        }
-        _ if options.datastore_endpoint.is_empty() => return Ok(None),
-        _ => {}
+        Some(token) => check_server_token(token)?,
+        None if options.datastore_endpoint.is_empty() => return Ok(None),
+        None => {}
     }
     Ok(Some(Datastore {
         endpoints: options.datastore_endpoint.clone(),
@@ -53,6 +49,17 @@ pub fn chosen(options: &DatastoreOptions) -> Result<Option<Datastore>, CommandEr
         prefix: options.etcd_prefix.clone().unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
         server_token: options.server_token.clone(),
     }))
+}
+
+/// Looks at a secret of the cluster's servers.
+///
+/// # Errors
+/// It is too short.
+pub fn check_server_token(token: &str) -> Result<(), String> {
+    if token.len() < SHORTEST_TOKEN {
+        return Err(format!("a server token needs {SHORTEST_TOKEN} characters or more (openssl rand -hex 16)"));
+    }
+    Ok(())
 }
 
 /// What holds for a node that was started before: a node without an etcd does not silently begin anew with one.

@@ -8,7 +8,9 @@ use skiff_apiserver::ApiServer;
 use skiff_apiserver::authorities::{ClientAuthorities, ServerAuthorities};
 use skiff_controllers::RootBundle;
 
+use crate::datastore;
 use crate::node::{Setting, token_keys};
+use crate::paths::NodeFacts;
 use crate::server_keys::ServerKeys;
 
 /// Those who go by the cluster's authority.
@@ -58,6 +60,27 @@ impl Foundations {
             keys.tell().await.map_err(|error| error.to_string())?;
         }
         self.read_again().await
+    }
+
+    /// Puts another secret into the place of the one by which the servers share their keys, and remembers it.
+    ///
+    /// # Errors
+    /// They share none, it is too short, or the store does not take it.
+    pub async fn exchange_server_token(&self, token: &str) -> Result<Value, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let keys = self
+            .keys
+            .as_ref()
+            .ok_or("this server shares no keys with others: it was started without --server-token")?;
+        datastore::check_server_token(token).map_err(|error| text(&error))?;
+        keys.exchange_token(token).await.map_err(|error| text(&error))?;
+        let paths = &self.setting.machine.paths;
+        let mut facts = NodeFacts::load(paths).map_err(|error| text(&error))?.ok_or("this node was never set up")?;
+        if let Some(datastore) = &mut facts.datastore {
+            datastore.server_token = Some(token.to_owned());
+        }
+        facts.save(paths).map_err(|error| text(&error))?;
+        Ok(json!({}))
     }
 
     /// Goes by what other servers exchange, for ever.

@@ -33,6 +33,9 @@ const CLUSTER: &str = "/registry/";
 const ROUNDS: u32 = if cfg!(test) { 1000 } else { 600_000 };
 const SALT_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
+const OTHER_TOKEN: &str =
+    "the cluster's keys in etcd cannot be read: they were written with another --server-token than this server's";
+const OVERTAKEN: &str = "another server exchanged keys at the same moment; its own hold now: look, and do it again";
 /// The wait after etcd could not be watched.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -41,7 +44,6 @@ pub struct ServerKeys {
     /// The etcd, opened.
     pub store: Arc<dyn Store>,
     folder: PathBuf,
-    token: String,
     known: Mutex<Known>,
 }
 
@@ -49,7 +51,10 @@ pub struct ServerKeys {
 #[derive(Clone)]
 struct Known {
     revision: Revision,
-    lock: Lock,
+    /// The secret of all servers.
+    token: Arc<str>,
+    /// Nothing where the others have another secret by now.
+    lock: Option<Lock>,
 }
 
 /// A key that was made from the secret, with the salt that belongs to it.
@@ -70,16 +75,21 @@ struct Sealed {
 }
 
 impl Lock {
-    fn new(token: &str, salt: Vec<u8>) -> Result<Self, CommandError> {
+    /// It takes a while, on a thread of its own.
+    async fn new(token: Arc<str>, salt: Vec<u8>) -> Result<Self, CommandError> {
         let rounds = std::num::NonZero::new(ROUNDS).ok_or("the secret is not hashed at all")?;
-        let mut key = [0; KEY_BYTES];
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, token.as_bytes(), &mut key);
+        let hash = move || {
+            let mut key = [0; KEY_BYTES];
+            pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, token.as_bytes(), &mut key);
+            (salt, key)
+        };
+        let (salt, key) = tokio::task::spawn_blocking(hash).await?;
         let key = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| "the secret's hash has a wrong length")?;
         Ok(Self { salt, key: Arc::new(LessSafeKey::new(key)) })
     }
 
-    fn fresh(token: &str) -> Result<Self, CommandError> {
-        Self::new(token, random::<SALT_BYTES>()?.to_vec())
+    async fn fresh(token: Arc<str>) -> Result<Self, CommandError> {
+        Self::new(token, random::<SALT_BYTES>()?.to_vec()).await
     }
 
     fn seal(&self, keys: &Shared) -> Result<Bytes, CommandError> {
@@ -96,9 +106,7 @@ impl Lock {
         let nonce = nonce.map_err(|_| "the cluster's keys in etcd were written by another version")?;
         let mut text = STANDARD.decode(&sealed.keys)?;
         let opened = self.key.open_in_place(nonce, Aad::from(KEY), &mut text);
-        let opened = opened.map_err(
-            |_| "the cluster's keys in etcd cannot be read: they were written with another --server-token than this server's",
-        )?;
+        let opened = opened.map_err(|_| OTHER_TOKEN)?;
         Ok(serde_json::from_slice(opened)?)
     }
 }
@@ -146,6 +154,8 @@ impl ServerKeys {
         clock: &SharedClock,
     ) -> Result<Self, CommandError> {
         finish_taking(folder)?;
+        let token: Arc<str> = token.into();
+        let known = |revision, lock| Known { revision, token: token.clone(), lock: Some(lock) };
         loop {
             // In this order: the keys are a cluster's first object.
             let is_used = !store.range(&KeyRange::prefix(CLUSTER), None, 1).await?.items.is_empty();
@@ -160,16 +170,16 @@ impl ServerKeys {
                     );
                 }
                 let keys = if here.has_authority() { here } else { first_keys(folder, clock)? };
-                let lock = Lock::fresh(token)?;
+                let lock = Lock::fresh(token.clone()).await?;
                 if let Some(revision) = put(&*store, 0, lock.seal(&keys)?).await? {
                     take(folder, &keys)?;
-                    return Ok(Self::new(store, folder, token, Known { revision, lock }));
+                    return Ok(Self::new(store, folder, known(revision, lock)));
                 }
                 // Another server was first.
                 continue;
             };
             let sealed: Sealed = serde_json::from_slice(&found.value)?;
-            let lock = Lock::new(token, STANDARD.decode(&sealed.salt)?)?;
+            let lock = Lock::new(token.clone(), STANDARD.decode(&sealed.salt)?).await?;
             let there = lock.open(&sealed)?;
             let mut revision = found.mod_revision;
             match step(&here, agreed(folder)?.as_ref(), &there) {
@@ -190,12 +200,12 @@ impl ServerKeys {
                     .into());
                 }
             }
-            return Ok(Self::new(store, folder, token, Known { revision, lock }));
+            return Ok(Self::new(store, folder, known(revision, lock)));
         }
     }
 
-    fn new(store: Arc<dyn Store>, folder: &Path, token: &str, known: Known) -> Self {
-        Self { store, folder: folder.to_owned(), token: token.to_owned(), known: Mutex::new(known) }
+    fn new(store: Arc<dyn Store>, folder: &Path, known: Known) -> Self {
+        Self { store, folder: folder.to_owned(), known: Mutex::new(known) }
     }
 
     /// Tells the other servers of what was exchanged here.
@@ -207,14 +217,27 @@ impl ServerKeys {
         if agreed(&self.folder)?.as_ref() == Some(&here) {
             return Ok(());
         }
-        let Known { revision, lock } = self.known.lock().clone();
-        let Some(revision) = put(&*self.store, revision, lock.seal(&here)?).await? else {
-            return Err(
-                "another server exchanged keys at the same moment; its own hold now: look, and do it again".into()
-            );
-        };
+        let Known { revision, lock, .. } = self.known.lock().clone();
+        let sealed = lock.ok_or(OTHER_TOKEN)?.seal(&here)?;
+        let revision = put(&*self.store, revision, sealed).await?.ok_or(OVERTAKEN)?;
         take(&self.folder, &here)?;
         self.known.lock().revision = revision;
+        Ok(())
+    }
+
+    /// Puts another secret into the place of the one in use. The other servers read nothing more until they have it too.
+    ///
+    /// # Errors
+    /// As [`Self::tell`], and the other servers have another secret by now.
+    pub async fn exchange_token(&self, token: &str) -> Result<(), CommandError> {
+        self.tell().await?;
+        let Known { revision, lock, .. } = self.known.lock().clone();
+        lock.ok_or(OTHER_TOKEN)?;
+        let token: Arc<str> = token.into();
+        let lock = Lock::fresh(token.clone()).await?;
+        let sealed = lock.seal(&Shared::read(&self.folder)?)?;
+        let revision = put(&*self.store, revision, sealed).await?.ok_or(OVERTAKEN)?;
+        *self.known.lock() = Known { revision, token, lock: Some(lock) };
         Ok(())
     }
 
@@ -232,7 +255,7 @@ impl ServerKeys {
     async fn wait_for_news(&self) -> Result<(), CommandError> {
         let (now, found) = self.store.get(KEY, None).await?;
         if let Some(found) = found
-            && self.hear(found.mod_revision, &found.value)?
+            && self.hear(found.mod_revision, &found.value).await?
         {
             return Ok(());
         }
@@ -242,7 +265,7 @@ impl ServerKeys {
             let WatchItem::Events(events) = item? else { continue };
             let values = events.into_iter().filter_map(|event| Some((event.revision, event.value?.value)));
             for (revision, value) in values {
-                if self.hear(revision, &value)? {
+                if self.hear(revision, &value).await? {
                     return Ok(());
                 }
             }
@@ -251,18 +274,24 @@ impl ServerKeys {
     }
 
     /// Goes by what the store says; tells whether that is news.
-    fn hear(&self, revision: Revision, value: &[u8]) -> Result<bool, CommandError> {
-        let Known { revision: known, lock } = self.known.lock().clone();
+    async fn hear(&self, revision: Revision, value: &[u8]) -> Result<bool, CommandError> {
+        let Known { revision: known, token, lock } = self.known.lock().clone();
         if revision <= known {
             return Ok(false);
         }
         let sealed: Sealed = serde_json::from_slice(value)?;
         let salt = STANDARD.decode(&sealed.salt)?;
-        let lock = if lock.salt == salt { lock } else { Lock::new(&self.token, salt)? };
-        let there = lock.open(&sealed)?;
+        let lock = match lock {
+            Some(lock) if lock.salt == salt => lock,
+            _ => Lock::new(token.clone(), salt).await?,
+        };
+        let there = lock.open(&sealed).inspect_err(|_| {
+            // To be said once: it stays so until somebody writes again, or this server is started with the secret.
+            *self.known.lock() = Known { revision, token: token.clone(), lock: None };
+        })?;
         let is_news = Shared::read(&self.folder)? != there;
         take(&self.folder, &there)?;
-        *self.known.lock() = Known { revision, lock };
+        *self.known.lock() = Known { revision, token, lock: Some(lock) };
         Ok(is_news)
     }
 }

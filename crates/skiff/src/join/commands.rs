@@ -1,4 +1,5 @@
-//! `skiff token`: the bootstrap tokens of the cluster, asked of its API server in the administrator's name.
+//! `skiff token`: the bootstrap tokens of the cluster, asked of its API server in the administrator's name, and the secret of
+//! its servers.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use skiff_client::{Client, DeleteOptions, Login};
 use super::token::{Digest, Token, digest_of};
 use crate::cli::{Target, TokenCommand};
 use crate::commands::{CommandError, small_runtime};
+use crate::control;
 use crate::paths::{Paths, named};
 
 const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
@@ -45,6 +47,14 @@ pub fn run(command: &TokenCommand) -> Result<(), CommandError> {
             let client = administrator(&paths(target))?;
             small_runtime()?.block_on(client.delete_path(&path, &DeleteOptions::default()))?;
             println!("deleted {id}");
+        }
+        TokenCommand::Rotate { target, new_server_token } => {
+            let (socket, body) = (paths(target).control_socket(), json!({ "token": new_server_token }));
+            small_runtime()?.block_on(control::call(&socket, Method::PUT, "/server-token", &body))?;
+            println!(
+                "The cluster's keys are encrypted by it from now on, and this server has it. Start each of the other servers \
+                 with it (skiff down, skiff up --server-token ...): until then they hear nothing of keys that others exchange."
+            );
         }
     }
     Ok(())

@@ -135,6 +135,32 @@ async fn who_was_overtaken_is_told() {
     assert!(refused.contains("at the same moment"), "{refused}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_token_is_for_those_who_are_given_it() {
+    const LATER: &str = "another secret of all servers";
+    let place = Place::new("later");
+    let a = place.agree("a", TOKEN).await.expect("it is the first");
+    let b = place.agree("b", TOKEN).await.expect("it knows the keys");
+    a.exchange_token(LATER).await.expect("exchanged");
+    let refused = b.wait_for_news().await.expect_err("it has not the secret").to_string();
+    assert!(refused.contains("another --server-token"), "{refused}");
+    // It writes nothing that the others cannot read, and neither takes the secret back.
+    pki::rotate_service_account_key(&place.folder("b")).expect("rotated");
+    for refused in [b.tell().await, b.exchange_token(TOKEN).await] {
+        let refused = refused.expect_err("it has not the secret").to_string();
+        assert!(refused.contains("another --server-token"), "{refused}");
+    }
+    assert!(place.agree("c", TOKEN).await.is_err());
+    // With the secret it tells what it has exchanged meanwhile, and hears of others again.
+    let b = place.agree("b", LATER).await.expect("it has the secret");
+    a.wait_for_news().await.expect("told");
+    assert_eq!(place.keys("a"), place.keys("b"));
+    pki::rotate_service_account_key(&place.folder("a")).expect("rotated");
+    a.tell().await.expect("told");
+    b.wait_for_news().await.expect("told");
+    assert_eq!(place.keys("a"), place.keys("b"));
+}
+
 #[tokio::test]
 async fn keys_that_were_half_taken_are_taken_whole() {
     let place = Place::new("half");

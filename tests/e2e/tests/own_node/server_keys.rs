@@ -79,6 +79,26 @@ for attempt in $(seq 100); do
   sleep 0.1
 done
 echo "a knows who $told is"
+
+# Another secret: the server where it is exchanged remembers it, the others need it.
+on a "$SKIFF_BIN" token rotate --new-server-token short --data-dir "$DATA/a/data" 2> "$DATA/refused" || grep -o "needs 16 characters" "$DATA/refused"
+on a "$SKIFF_BIN" token rotate --new-server-token "a later secret of all servers" --data-dir "$DATA/a/data" | grep -o "this server has it"
+on b "$SKIFF_BIN" certificate rotate service-account-key --data-dir "$DATA/b/data" 2> "$DATA/refused" ||
+  grep -o "written with another --server-token" "$DATA/refused"
+for server in a b; do on $server "$SKIFF_BIN" down --data-dir "$DATA/$server/data"; done
+on a "$SKIFF_BIN" up --data-dir "$DATA/a/data" --disable-agent > /dev/null
+up b "the secret of all servers" 2> "$DATA/refused" || grep -o "they were written with another --server-token" "$DATA/refused"
+up b "a later secret of all servers"
+for attempt in $(seq 100); do
+  cmp --silent "$DATA/a/data/pki/sa.key" "$DATA/b/data/pki/sa.key" && break
+  sleep 0.1
+done
+token=$(on b kubectl --server https://10.9.0.2:6443 create token default)
+for attempt in $(seq 100); do
+  told=$(bearer https://10.9.0.1:6443) && break
+  sleep 0.1
+done
+echo "a knows who $told is"
 "#;
 
 #[test]
@@ -106,6 +126,11 @@ The server goes by it from now on. The former authority is believed until
 one authority again
 b knows who kubernetes-admin is
 The server goes by it when it is started. Tokens of the former key are believed until
+a knows who system:serviceaccount:default:default is
+needs 16 characters
+this server has it
+written with another --server-token
+they were written with another --server-token
 a knows who system:serviceaccount:default:default is
 ";
     assert_eq!(said, expected);
