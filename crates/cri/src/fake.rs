@@ -2,6 +2,7 @@
 //! It answers as a real one would: unknown ids are `NotFound`, states only go forward, events follow changes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub struct FakeRuntime {
     clock: SharedClock,
     ids: Ids,
     state: Mutex<State>,
+    line: tokio::sync::Mutex<()>,
+    in_line: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -57,7 +60,13 @@ impl FakeRuntime {
     /// A runtime without images, sandboxes and containers, whose network is ready.
     pub fn new(clock: SharedClock) -> Self {
         let state = State { network_ready: true, streams: "127.0.0.1:1".into(), ..State::default() };
-        Self { clock, ids: Ids::seeded(1), state: Mutex::new(state) }
+        Self {
+            clock,
+            ids: Ids::seeded(1),
+            state: Mutex::new(state),
+            line: tokio::sync::Mutex::default(),
+            in_line: AtomicUsize::new(0),
+        }
     }
 
     /// Puts an image on the node, as if it had been imported.
@@ -84,6 +93,23 @@ impl FakeRuntime {
     /// Sets what a command (its words joined by spaces) answers; others print nothing and end with zero.
     pub fn set_exec(&self, command: &str, outcome: ExecOutcome) {
         self.state.lock().execs.insert(command.to_owned(), outcome);
+    }
+
+    /// While it is held, those who stop containers or list what there is wait in a line, as for a connection. They are served
+    /// in the order in which they came.
+    pub async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.line.lock().await
+    }
+
+    /// How many wait in the line.
+    pub fn in_line(&self) -> usize {
+        self.in_line.load(Ordering::Acquire)
+    }
+
+    async fn stand_in_line(&self) {
+        self.in_line.fetch_add(1, Ordering::AcqRel);
+        drop(self.line.lock().await);
+        self.in_line.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Sets whether the runtime says that its network is ready.
@@ -303,6 +329,7 @@ impl RuntimeService for FakeRuntime {
     }
 
     async fn list_pod_sandbox(&self, request: ListPodSandboxRequest) -> CriResult<ListPodSandboxResponse> {
+        self.stand_in_line().await;
         let filter = request.filter.unwrap_or_default();
         let state = self.state.lock();
         let matching = state.sandboxes.values().map(|record| &record.status).filter(|status| {
@@ -372,6 +399,7 @@ impl RuntimeService for FakeRuntime {
     }
 
     async fn stop_container(&self, request: StopContainerRequest) -> CriResult<StopContainerResponse> {
+        self.stand_in_line().await;
         let name =
             self.state.lock().containers.get(&request.container_id).map(|c| container_name(&c.config).to_owned());
         let what = format!("{} {}s", name.unwrap_or_default(), request.timeout);
@@ -394,6 +422,7 @@ impl RuntimeService for FakeRuntime {
     }
 
     async fn list_containers(&self, request: ListContainersRequest) -> CriResult<ListContainersResponse> {
+        self.stand_in_line().await;
         let filter = request.filter.unwrap_or_default();
         let state = self.state.lock();
         let matching = state.containers.values().filter(|record| {

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::net::UnixStream;
 
@@ -28,7 +29,9 @@ type Sender = http2::SendRequest<Full<Bytes>>;
 #[derive(Debug)]
 pub struct Channel {
     path: PathBuf,
-    sender: tokio::sync::Mutex<Option<Sender>>,
+    sender: Mutex<Option<Sender>>,
+    /// One connects for all; who finds a connection waits for nobody.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 impl Channel {
@@ -43,7 +46,7 @@ impl Channel {
                 "endpoint {endpoint:?} is not supported: it must be a path, or unix:// and a path"
             )));
         }
-        Ok(Self { path: PathBuf::from(path), sender: tokio::sync::Mutex::default() })
+        Ok(Self { path: PathBuf::from(path), sender: Mutex::default(), connecting: tokio::sync::Mutex::default() })
     }
 
     /// The socket.
@@ -100,9 +103,12 @@ impl Channel {
     }
 
     async fn connected(&self) -> GrpcResult<Sender> {
-        let mut known = self.sender.lock().await;
-        if let Some(sender) = known.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+        if let Some(sender) = self.open_sender() {
+            return Ok(sender);
+        }
+        let _alone = self.connecting.lock().await;
+        if let Some(sender) = self.open_sender() {
+            return Ok(sender);
         }
         let connecting = tokio::time::timeout(CONNECT, UnixStream::connect(&self.path)).await;
         let stream = connecting
@@ -115,8 +121,12 @@ impl Channel {
                 tracing::debug!(%error, "a connection to a socket broke");
             }
         });
-        *known = Some(sender.clone());
+        *self.sender.lock() = Some(sender.clone());
         Ok(sender)
+    }
+
+    fn open_sender(&self) -> Option<Sender> {
+        self.sender.lock().as_ref().filter(|sender| !sender.is_closed()).cloned()
     }
 
     fn unreachable(&self, why: &str) -> GrpcError {

@@ -2,19 +2,17 @@
 //! Pod, the runtime or an object that the Pod refers to has changed, when an action has ended, or when a timer is due.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Abortable};
-use futures_util::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_client::Patch;
 use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::allocation::{Allocation, Refusal};
 use crate::config::{name, namespace, uid};
@@ -252,8 +250,6 @@ impl Mailbox {
     }
 }
 
-type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
-
 /// What has come to an end.
 enum Done {
     Action(Outcome),
@@ -276,7 +272,7 @@ pub async fn run(node: Arc<Node>, mailbox: Arc<Mailbox>) {
         mailbox,
         state: PodState::default(),
         view: Arc::default(),
-        running: FuturesUnordered::new(),
+        running: JoinSet::new(),
         aborts: HashMap::new(),
         outcomes: Vec::new(),
         held: Vec::new(),
@@ -288,7 +284,7 @@ pub async fn run(node: Arc<Node>, mailbox: Arc<Mailbox>) {
         writing: false,
         retry_status: false,
     };
-    worker.work().await;
+    worker.work().await.shutdown().await;
 }
 
 struct Worker {
@@ -296,7 +292,9 @@ struct Worker {
     mailbox: Arc<Mailbox>,
     state: PodState,
     view: Arc<RuntimeView>,
-    running: FuturesUnordered<Running>,
+    /// What was begun. Each is a task, so that it goes on while the worker waits for something else: it may be the next in a
+    /// line for which the worker waits too.
+    running: JoinSet<Done>,
     aborts: HashMap<Task, AbortHandle>,
     outcomes: Vec<Outcome>,
     /// Actions that wait until the last status is written.
@@ -315,17 +313,18 @@ struct Worker {
 }
 
 impl Worker {
-    async fn work(mut self) {
+    /// Works until it is stopped or nothing is left to do; gives what was not done by then.
+    async fn work(mut self) -> JoinSet<Done> {
         self.born = self.node.clock.monotonic();
         loop {
             let pod = self.mailbox.allocated_pod();
             self.look(&pod).await;
             if self.mailbox.stop.load(Ordering::Acquire) {
-                return;
+                return self.running;
             }
             let wake_at = self.turn(&pod);
             if self.state.cleaned {
-                return;
+                return self.running;
             }
             self.wait(wake_at).await;
         }
@@ -423,10 +422,10 @@ impl Worker {
         let (abort, registration) = AbortHandle::new_pair();
         self.aborts.insert(task.clone(), abort);
         let work = Abortable::new(async move { execute(&node, &subject, &action).await }, registration);
-        self.running.push(Box::pin(async move {
+        self.running.spawn(async move {
             let result = work.await.unwrap_or(Ended::Cancelled);
             Done::Action(Outcome { task, result })
-        }));
+        });
     }
 
     /// Begins what waited for the last status, once that is written.
@@ -457,7 +456,7 @@ impl Worker {
         let uid = if is_static { self.told_to.clone().unwrap_or_default() } else { uid(pod).to_owned() };
         let patch = json!({"metadata": {"uid": uid}, "status": status_patch(&self.told, &sent)});
         let (node, pod) = (self.node.clone(), pod.clone());
-        self.running.push(Box::pin(async move {
+        self.running.spawn(async move {
             let written =
                 node.client.patch_raw(&pod_path(&pod), &Patch::Strategic(patch)).await.map(drop).or_else(|error| {
                     // Gone, or another Pod of that name: there is nobody to tell.
@@ -467,7 +466,7 @@ impl Worker {
                 tracing::warn!(pod = %spec::pod_ref(&pod), %error, "cannot write a Pod's status");
             }
             Done::Status { sent, written: written.is_ok() }
-        }));
+        });
     }
 
     /// Waits for the next reason to take a turn.
@@ -482,19 +481,20 @@ impl Worker {
         let done = tokio::select! {
             () = mailbox.wake.notified() => None,
             () = sleep => None,
-            Some(done) = self.running.next(), if !self.running.is_empty() => Some(done),
+            Some(done) = self.running.join_next() => Some(done),
         };
         if let Some(done) = done {
             self.take(done);
         }
         // What else has ended meanwhile is part of the same turn.
-        while let Some(Some(done)) = futures_util::FutureExt::now_or_never(self.running.next()) {
+        while let Some(done) = self.running.try_join_next() {
             self.take(done);
         }
     }
 
-    fn take(&mut self, done: Done) {
-        match done {
+    fn take(&mut self, done: Result<Done, JoinError>) {
+        // None is aborted but with all of them; one that panicked takes the worker along.
+        match done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
             Done::Action(outcome) => {
                 self.aborts.remove(&outcome.task);
                 if !matches!(outcome.task, Task::Probe(..) | Task::Image(_) | Task::Volumes | Task::TearDownVolumes) {

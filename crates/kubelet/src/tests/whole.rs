@@ -200,6 +200,37 @@ async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
     kubelet.shutdown().await;
 }
 
+/// What a Pod has begun goes on while it is looked at: else one that is next in a line, and is not asked how far it is, would
+/// hold up all others behind it.
+#[tokio::test]
+async fn what_was_begun_goes_on_while_a_pod_is_looked_at() {
+    let trial = Trial::new();
+    let kubelet = trial.kubelet().await;
+    trial.runtime.add_image("web:v1");
+    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
+    trial.api.put(POD, pod());
+    trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+    let line = trial.runtime.hold().await;
+    let in_line = async |count: usize| {
+        let waiting = async {
+            while trial.runtime.in_line() < count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), waiting).await.expect("somebody waits in the line");
+    };
+    let mut leaving = trial.pod();
+    leaving.set_at(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:30Z");
+    leaving.set_at(&["metadata", "deletionGracePeriodSeconds"], 30);
+    trial.api.put(POD, leaving);
+    in_line(1).await;
+    trial.runtime.exit("web", 0);
+    in_line(3).await;
+    drop(line);
+    trial.api.until("the Pod to go", |api| api.get(POD).is_none()).await;
+    kubelet.shutdown().await;
+}
+
 #[tokio::test]
 async fn many_updates_in_a_row_are_all_observed_in_the_end() {
     const UPDATES: i64 = 500;
