@@ -2,3 +2,5 @@
 
 pub mod dns;
 pub mod ingress;
+#[cfg(test)]
+mod testing;

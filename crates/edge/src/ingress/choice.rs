@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use parking_lot::Mutex;
 
+use super::annotations::Protocol;
 use super::filters::Filters;
 use super::upstream::Upstream;
 
@@ -64,6 +65,17 @@ impl Choice {
             return (only.weight > 0).then_some(0);
         }
         take_turn(&mut self.behind.lock(), |at| self.backends[at].weight.into())
+    }
+
+    /// Whether nothing is done to requests and answers of any of them, and all of them are asked by HTTP/1.1.
+    pub fn is_plain(&self) -> bool {
+        self.backends.iter().all(|backend| {
+            let speaks_http1 = match &backend.target {
+                Target::Upstream(upstream) => upstream.protocol == Protocol::Http1,
+                Target::Refused(_) => true,
+            };
+            speaks_http1 && backend.filters.is_empty()
+        })
     }
 
     /// A backend by its number.

@@ -32,6 +32,8 @@ pub struct Connections {
 struct Place {
     /// The last one used is the last; each with when it was put there.
     idle: Vec<(Line, Duration)>,
+    /// Those that the [quick way](super::quick) speaks HTTP/1.1 on, likewise.
+    bare: Vec<(TcpStream, Duration)>,
     shared: Option<http2::SendRequest<Outgoing>>,
 }
 
@@ -61,8 +63,7 @@ impl Connections {
             return Ok(connection);
         }
         let connecting = async {
-            let stream = TcpStream::connect(endpoint).await?;
-            stream.set_nodelay(true)?;
+            let stream = connect(endpoint).await?;
             match protocol {
                 Protocol::Http1 => Line::open(stream).await.map(Connection::One).map_err(io::Error::other),
                 Protocol::Http2 => connect_http2(stream).await.map(Connection::Shared),
@@ -81,22 +82,37 @@ impl Connections {
         let place = places.get_mut(&endpoint)?;
         match protocol {
             Protocol::Http2 => place.shared.clone().filter(|sender| !sender.is_closed()).map(Connection::Shared),
-            Protocol::Http1 => loop {
-                let (mut line, since) = place.idle.pop()?;
-                if now.saturating_sub(since) < IDLE && line.is_good() {
-                    return Some(Connection::One(line));
-                }
-            },
+            Protocol::Http1 => last_good(&mut place.idle, now, Line::is_good).map(Connection::One),
         }
     }
 
     /// Keeps a connection that has served for the next request.
     pub fn give_back(&self, endpoint: SocketAddr, line: Line) {
+        self.keep(endpoint, line, |place| &mut place.idle);
+    }
+
+    /// An old connection to the endpoint for the quick way, if there is one.
+    pub fn take_bare(&self, endpoint: SocketAddr) -> Option<TcpStream> {
+        let now = self.clock.monotonic();
+        last_good(&mut self.places.lock().get_mut(&endpoint)?.bare, now, is_quiet)
+    }
+
+    /// A new one.
+    pub async fn connect_bare(&self, endpoint: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+        tokio::time::timeout(patience, connect(endpoint)).await?
+    }
+
+    /// Keeps one that has served for the quick way's next request.
+    pub fn give_back_bare(&self, endpoint: SocketAddr, stream: TcpStream) {
+        self.keep(endpoint, stream, |place| &mut place.bare);
+    }
+
+    fn keep<T>(&self, endpoint: SocketAddr, one: T, idle: impl FnOnce(&mut Place) -> &mut Vec<(T, Duration)>) {
         let since = self.clock.monotonic();
         let mut places = self.places.lock();
-        let idle = &mut places.entry(endpoint).or_default().idle;
+        let idle = idle(places.entry(endpoint).or_default());
         if idle.len() < MAX_IDLE {
-            idle.push((line, since));
+            idle.push((one, since));
         }
     }
 
@@ -106,10 +122,34 @@ impl Connections {
         let mut places = self.places.lock();
         places.retain(|endpoint, place| {
             place.idle.retain_mut(|(line, since)| now.saturating_sub(*since) < IDLE && line.is_good());
+            place.bare.retain_mut(|(stream, since)| now.saturating_sub(*since) < IDLE && is_quiet(stream));
             place.shared.take_if(|sender| sender.is_closed());
-            known.contains(endpoint) && (!place.idle.is_empty() || place.shared.is_some())
+            let is_empty = place.idle.is_empty() && place.bare.is_empty() && place.shared.is_none();
+            known.contains(endpoint) && !is_empty
         });
     }
+}
+
+/// The one that was used last of those that are still good.
+fn last_good<T>(idle: &mut Vec<(T, Duration)>, now: Duration, is_good: impl Fn(&mut T) -> bool) -> Option<T> {
+    loop {
+        let (mut one, since) = idle.pop()?;
+        if now.saturating_sub(since) < IDLE && is_good(&mut one) {
+            return Some(one);
+        }
+    }
+}
+
+/// Whether the other side has neither closed it nor said anything that it was not asked for.
+fn is_quiet(stream: &mut TcpStream) -> bool {
+    // What is already known is asked for first, so that this is no call of the system where nothing has come.
+    stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+async fn connect(endpoint: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(endpoint).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl Connection {

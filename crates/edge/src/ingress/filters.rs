@@ -83,7 +83,19 @@ pub struct Mirror {
     asked: AtomicU64,
 }
 
+impl Filters {
+    /// Whether nothing is done.
+    pub fn is_empty(&self) -> bool {
+        let Self { request, response, redirect, rewrite, mirrors } = self;
+        request.is_empty() && response.is_empty() && redirect.is_none() && rewrite.is_none() && mirrors.is_empty()
+    }
+}
+
 impl HeaderEdit {
+    fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+
     /// Does it.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {

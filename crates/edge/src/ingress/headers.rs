@@ -12,13 +12,17 @@ use http::{Method, StatusCode, Uri, Version, request, response};
 use super::annotations::Protocol;
 
 /// Those that are about one connection only.
-pub const OF_CONNECTION: [HeaderName; 4] =
+pub static OF_CONNECTION: [HeaderName; 4] =
     [CONNECTION, TRANSFER_ENCODING, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
 
 /// How many headers are added to a request.
 const ADDED: usize = 7;
+/// Those of a request that are said by this proxy alone, or by nobody.
+pub static SAID_BY_US: [HeaderName; 7] =
+    [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SCHEME, X_REAL_IP];
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The host that was asked for.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
@@ -33,17 +37,24 @@ pub struct Caller {
     pub is_tls: bool,
     /// At which port of ours.
     pub port: u16,
-    address_text: HeaderValue,
-    port_text: HeaderValue,
+    /// What endpoints are told of it.
+    pub told: [(HeaderName, HeaderValue); 5],
 }
 
 impl Caller {
     /// Somebody at an address who came to a port of ours.
     pub fn new(address: IpAddr, is_tls: bool, port: u16) -> Self {
         let text = Bytes::from(address.to_string());
-        let address_text =
-            HeaderValue::from_maybe_shared(text).expect("an address has no signs but letters and digits");
-        Self { address, is_tls, port, address_text, port_text: HeaderValue::from(port) }
+        let text = HeaderValue::from_maybe_shared(text).expect("an address has no signs but letters and digits");
+        let scheme = HeaderValue::from_static(if is_tls { "https" } else { "http" });
+        let told = [
+            (X_FORWARDED_FOR, text.clone()),
+            (X_REAL_IP, text),
+            (X_FORWARDED_PROTO, scheme.clone()),
+            (X_FORWARDED_SCHEME, scheme),
+            (X_FORWARDED_PORT, HeaderValue::from(port)),
+        ];
+        Self { address, is_tls, port, told }
     }
 }
 
@@ -128,13 +139,10 @@ pub fn prepare_response(parts: &mut response::Parts) {
 }
 
 fn forward(headers: &mut HeaderMap, caller: &Caller, host: &str) {
-    let scheme = HeaderValue::from_static(if caller.is_tls { "https" } else { "http" });
     headers.remove(FORWARDED);
-    headers.insert(X_FORWARDED_FOR, caller.address_text.clone());
-    headers.insert(X_REAL_IP, caller.address_text.clone());
-    headers.insert(X_FORWARDED_PROTO, scheme.clone());
-    headers.insert(X_FORWARDED_SCHEME, scheme);
-    headers.insert(X_FORWARDED_PORT, caller.port_text.clone());
+    for (name, value) in &caller.told {
+        headers.insert(name, value.clone());
+    }
     match host_value(headers, host) {
         Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
         None => drop(headers.remove(X_FORWARDED_HOST)),
@@ -153,7 +161,7 @@ fn strip_connection(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in OF_CONNECTION {
+    for name in &OF_CONNECTION {
         headers.remove(name);
     }
 }

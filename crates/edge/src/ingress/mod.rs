@@ -16,6 +16,7 @@ mod lanes;
 mod line;
 mod ports;
 mod proxy;
+mod quick;
 mod routes;
 mod server;
 mod site;

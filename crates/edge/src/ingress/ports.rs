@@ -21,6 +21,7 @@ use super::certificates::Certificates;
 use super::headers::Caller;
 use super::lanes::{Lane, Lanes, least_busy};
 use super::proxy::Proxy;
+use super::quick::{self, Rest};
 use super::site::Secured;
 use super::streams::Recorded;
 
@@ -153,7 +154,7 @@ async fn serve_client(
     stream.set_nodelay(true)?;
     let caller = Caller::new(client.ip(), tls.is_some(), stream.local_addr()?.port());
     match tls {
-        None => serve_http(stream, caller, proxy).await,
+        None => serve_http(stream, false, caller, proxy).await,
         Some(tls) => serve_secure(stream, caller, &tls, proxy).await,
     }
 }
@@ -169,7 +170,9 @@ async fn serve_secure(stream: TcpStream, caller: Caller, tls: &Tls, proxy: Arc<P
     match proxy.routes().secured(caller.port, &name) {
         Secured::Ended => {
             start.io.forget();
-            serve_http(end(start, &tls.requests).await??, caller, proxy).await
+            let stream = end(start, &tls.requests).await??;
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN[0]);
+            serve_http(stream, is_http2, caller, proxy).await
         }
         Secured::Unwrapped(route) => {
             start.io.forget();
@@ -183,8 +186,28 @@ async fn serve_secure(stream: TcpStream, caller: Caller, tls: &Tls, proxy: Arc<P
     }
 }
 
+/// Serves requests: quickly, as long as they are plain.
 async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http2: bool,
+    caller: Caller,
+    proxy: Arc<Proxy>,
+) -> Result<(), Broken> {
+    let rest = if is_http2 {
+        Rest { stream: Recorded::read_already(stream, Vec::new()), is_new: true }
+    } else {
+        match quick::serve(stream, &caller, &proxy, HEADER_PATIENCE).await? {
+            Some(rest) => rest,
+            None => return Ok(()),
+        }
+    };
+    // What most connections never need is not part of what each of them takes.
+    Box::pin(serve_whole(rest, caller, proxy)).await
+}
+
+/// Serves requests of any kind.
+pub async fn serve_whole(
+    rest: Rest<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
     caller: Caller,
     proxy: Arc<Proxy>,
 ) -> Result<(), Broken> {
@@ -194,7 +217,10 @@ async fn serve_http(
         async move { Ok::<_, Infallible>(proxy.answer(request, &caller).await) }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
+    if !rest.is_new {
+        http = http.http1_only();
+    }
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_PATIENCE).adaptive_window(true);
-    http.serve_connection_with_upgrades(TokioIo::new(stream), service).await
+    http.serve_connection_with_upgrades(TokioIo::new(rest.stream), service).await
 }

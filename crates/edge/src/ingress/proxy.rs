@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use http::{Method, Request, Response, StatusCode, request};
+use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -16,35 +16,40 @@ use tokio::sync::Semaphore;
 
 use super::annotations::{Options, Protocol};
 use super::bodies::Outgoing;
-use super::choice::Target;
+use super::choice::{Backend, Target};
 use super::connections::Connections;
 use super::filters::{Filters, Mirror};
 use super::headers::{Caller, host_of, is_repeatable, prepare_request, prepare_response, wanted_upgrade};
 use super::hosts::bare_host;
 use super::line::{self, Home};
+use super::quick::Dates;
 use super::site::{Route, Routes};
 use super::table::Ask;
 use super::upstream::Upstream;
 
 /// What is sent to the client: what an endpoint sends, or words of our own.
 pub type Answer = Response<Either<line::Answer, Full<Bytes>>>;
+/// Words of our own.
+pub type Words = Response<Bytes>;
 
-/// How often one request is tried at most; each endpoint once, and one of them twice, if there are fewer.
-const ATTEMPTS: usize = 4;
 /// How many copies of requests are under way at most; further ones are not made.
 const MAX_COPIES: usize = 256;
 
 /// The proxy, for all connections of a thread.
 pub struct Proxy {
     routes: Arc<RwLock<Arc<Routes>>>,
-    connections: Arc<Connections>,
+    /// Those to endpoints.
+    pub connections: Arc<Connections>,
     copies: Arc<Semaphore>,
-    clock: SharedClock,
+    /// What time it is.
+    pub clock: SharedClock,
+    /// And what the date is.
+    pub dates: Dates,
 }
 
 /// Why there is no answer of an endpoint.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub enum Failure {
     #[error("no endpoint is ready")]
     Nobody,
     #[error("the backend is not there, or not allowed")]
@@ -54,7 +59,7 @@ enum Failure {
     #[error("the endpoint did not answer in time")]
     Late,
     #[error("the endpoint broke off: {0}")]
-    Broken(hyper::Error),
+    Broken(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Failure {
@@ -71,14 +76,17 @@ impl Failure {
 impl Proxy {
     /// A proxy that knows no route yet.
     pub fn new(clock: SharedClock) -> Self {
-        let connections = Arc::new(Connections::new(clock.clone()));
-        Self { routes: Arc::default(), connections, copies: Arc::new(Semaphore::new(MAX_COPIES)), clock }
+        Self::with(Arc::default(), Arc::new(Semaphore::new(MAX_COPIES)), clock)
     }
 
     /// One that goes by the same, with connections of its own.
     pub fn beside(&self) -> Self {
-        let connections = Arc::new(Connections::new(self.clock.clone()));
-        Self { routes: self.routes.clone(), connections, copies: self.copies.clone(), clock: self.clock.clone() }
+        Self::with(self.routes.clone(), self.copies.clone(), self.clock.clone())
+    }
+
+    fn with(routes: Arc<RwLock<Arc<Routes>>>, copies: Arc<Semaphore>, clock: SharedClock) -> Self {
+        let connections = Arc::new(Connections::new(clock.clone()));
+        Self { routes, connections, copies, dates: Dates::new(clock.clone()), clock }
     }
 
     /// What it goes by.
@@ -105,13 +113,13 @@ impl Proxy {
         let ask = Ask { host: &host, path, query, method: &parts.method, headers: &parts.headers };
         let routes = self.routes();
         let Some(route) = routes.find(caller.port, &ask) else {
-            return refusal(StatusCode::NOT_FOUND, "default backend - 404\n", is_grpc);
+            return nowhere(is_grpc).map(ours);
         };
         if let Some(answer) = redirect(route, &parts, &host, caller) {
-            return answer;
+            return answer.map(ours);
         }
-        let line = route.options.logs_access.then(|| line_of(&parts, &host, caller));
-        let began = self.clock.monotonic();
+        let target = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let log = Line::of(route, caller, &host, &parts.method, target, parts.version, &self.clock);
         let outcome = match route.options.request_timeout {
             None => self.forward(parts, body, route, &host, caller).await,
             Some(limit) => {
@@ -119,15 +127,9 @@ impl Proxy {
                 forwarded.await.unwrap_or(Err(Failure::Late))
             }
         };
-        let answer = outcome.unwrap_or_else(|failure| {
-            tracing::warn!(route = %route.owner, host, %failure, "a request was not answered");
-            let status = failure.status();
-            let text = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
-            refusal(status, &text, is_grpc)
-        });
-        if let Some(line) = line {
-            let took = self.clock.monotonic().saturating_sub(began);
-            tracing::info!(target: "ingress", route = %route.owner, status = answer.status().as_u16(), ?took, "{line}");
+        let answer = outcome.unwrap_or_else(|failure| unanswered(route, &host, &failure, is_grpc).map(ours));
+        if let Some(log) = log {
+            log.write(route, answer.status(), &self.clock);
         }
         answer
     }
@@ -140,12 +142,7 @@ impl Proxy {
         host: &str,
         caller: &Caller,
     ) -> Result<Answer, Failure> {
-        let refused = || Failure::Refused(StatusCode::INTERNAL_SERVER_ERROR);
-        let backend = route.choice.turn().and_then(|at| route.choice.backend(at)).ok_or_else(refused)?;
-        let upstream = match &backend.target {
-            Target::Upstream(upstream) => upstream,
-            Target::Refused(status) => return Err(Failure::Refused(*status)),
-        };
+        let (backend, upstream) = whose_turn(route)?;
         let asks_upgrade = wanted_upgrade(&parts).is_some();
         let client = asks_upgrade.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
         prepare(&mut parts, route, host, caller, upstream.protocol);
@@ -203,7 +200,7 @@ impl Proxy {
         let spare = Spare::of(&request);
         let mut failure = Failure::Nobody;
         let mut may_be_old = true;
-        for endpoint in upstream.turn().take(ATTEMPTS.min(upstream.endpoints.len() + 1)) {
+        for endpoint in upstream.tries() {
             let found = self.connections.get(endpoint, upstream.protocol, may_be_old, options.connect_timeout).await;
             let connection = match found {
                 Ok(connection) => connection,
@@ -222,13 +219,23 @@ impl Proxy {
             // An old connection may have been closed by the other side in this very moment, and so may the next.
             may_be_old = false;
             let again = error.take_message().or_else(|| spare.as_ref().map(Spare::request));
-            failure = Failure::Broken(error.into_error());
+            failure = Failure::Broken(error.into_error().into());
             request = match again {
                 Some(again) => again,
                 None => return Err(failure),
             };
         }
         Err(failure)
+    }
+}
+
+/// Who answers the next request of a route.
+pub fn whose_turn(route: &Route) -> Result<(&Backend, &Upstream), Failure> {
+    let nobody = || Failure::Refused(StatusCode::INTERNAL_SERVER_ERROR);
+    let backend = route.choice.turn().and_then(|at| route.choice.backend(at)).ok_or_else(nobody)?;
+    match &backend.target {
+        Target::Upstream(upstream) => Ok((backend, upstream.as_ref())),
+        Target::Refused(status) => Err(Failure::Refused(*status)),
     }
 }
 
@@ -293,7 +300,7 @@ fn as_sent(
 }
 
 /// Elsewhere, if the route says so: to the same place by TLS, or to another one.
-fn redirect(route: &Route, parts: &request::Parts, host: &str, caller: &Caller) -> Option<Answer> {
+fn redirect(route: &Route, parts: &request::Parts, host: &str, caller: &Caller) -> Option<Words> {
     let (status, place) = if route.to_tls && !caller.is_tls {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         (StatusCode::PERMANENT_REDIRECT, format!("https://{}{path}", bare_host(host)))
@@ -309,8 +316,21 @@ fn redirect(route: &Route, parts: &request::Parts, host: &str, caller: &Caller) 
     Some(answer)
 }
 
+/// The answer where no route leads anywhere.
+pub fn nowhere(is_grpc: bool) -> Words {
+    refusal(StatusCode::NOT_FOUND, "default backend - 404\n", is_grpc)
+}
+
+/// The answer where no endpoint has given one, which is told.
+pub fn unanswered(route: &Route, host: &str, failure: &Failure, is_grpc: bool) -> Words {
+    tracing::warn!(route = %route.owner, host, %failure, "a request was not answered");
+    let status = failure.status();
+    let text = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    refusal(status, &text, is_grpc)
+}
+
 /// No answer of an endpoint, in the words of the protocol that the client speaks.
-fn refusal(status: StatusCode, text: &str, is_grpc: bool) -> Answer {
+fn refusal(status: StatusCode, text: &str, is_grpc: bool) -> Words {
     /// The codes of gRPC for what is not there, came too late, and cannot be had now.
     const CODES: [u8; 3] = [12, 4, 14];
     if !is_grpc {
@@ -321,7 +341,7 @@ fn refusal(status: StatusCode, text: &str, is_grpc: bool) -> Answer {
         StatusCode::GATEWAY_TIMEOUT => CODES[1],
         _ => CODES[2],
     };
-    let mut answer = Response::new(Either::Right(Full::default()));
+    let mut answer = Words::default();
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code)));
@@ -331,13 +351,42 @@ fn refusal(status: StatusCode, text: &str, is_grpc: bool) -> Answer {
     answer
 }
 
-fn line_of(parts: &request::Parts, host: &str, caller: &Caller) -> String {
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    format!("{} {host} \"{} {path} {:?}\"", caller.address, parts.method, parts.version)
+/// A line of the access log that is begun.
+pub struct Line {
+    text: String,
+    began: Duration,
 }
 
-fn words(status: StatusCode, text: &str) -> Answer {
-    let mut answer = Response::new(Either::Right(Full::new(Bytes::from(text.to_owned()))));
+impl Line {
+    /// The line of a request, if the route wants one.
+    pub fn of(
+        route: &Route,
+        caller: &Caller,
+        host: &str,
+        method: &Method,
+        target: &str,
+        version: Version,
+        clock: &SharedClock,
+    ) -> Option<Self> {
+        route.options.logs_access.then(|| Self {
+            text: format!("{} {host} \"{method} {target} {version:?}\"", caller.address),
+            began: clock.monotonic(),
+        })
+    }
+
+    /// Writes it, when the answer is known.
+    pub fn write(self, route: &Route, status: StatusCode, clock: &SharedClock) {
+        let took = clock.monotonic().saturating_sub(self.began);
+        tracing::info!(target: "ingress", route = %route.owner, status = status.as_u16(), ?took, "{}", self.text);
+    }
+}
+
+fn ours(text: Bytes) -> Either<line::Answer, Full<Bytes>> {
+    Either::Right(Full::new(text))
+}
+
+fn words(status: StatusCode, text: &str) -> Words {
+    let mut answer = Response::new(Bytes::from(text.to_owned()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer

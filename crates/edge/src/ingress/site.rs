@@ -35,6 +35,13 @@ pub struct Route {
     pub choice: Arc<Choice>,
 }
 
+impl Route {
+    /// Whether a request need only be carried to an endpoint by HTTP/1.1, and its answer back.
+    pub fn is_plain(&self, by_tls: bool) -> bool {
+        (by_tls || !self.to_tls) && self.filters.is_empty() && self.choice.is_plain()
+    }
+}
+
 /// What is known of Services and their endpoints.
 pub trait World {
     /// A Service.

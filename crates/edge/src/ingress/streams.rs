@@ -1,6 +1,6 @@
 //! Connections whose bytes go to an endpoint as they are, whatever is in them.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -13,8 +13,8 @@ use super::site::Route;
 
 /// A connection that remembers what was read from it, so that it can be read once more: a client says by its first
 /// words to whom its connection goes, and that one must hear them, too.
-pub struct Recorded {
-    stream: TcpStream,
+pub struct Recorded<S = TcpStream> {
+    stream: S,
     record: Record,
 }
 
@@ -27,10 +27,15 @@ enum Record {
     Forgotten,
 }
 
-impl Recorded {
+impl<S> Recorded<S> {
     /// Remembers from now on.
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self { stream, record: Record::Kept(Vec::new()) }
+    }
+
+    /// Of which this was read already, and is to be read once more.
+    pub fn read_already(stream: S, bytes: Vec<u8>) -> Self {
+        Self { stream, record: Record::Again(bytes, 0) }
     }
 
     /// Forgets what was read.
@@ -46,7 +51,7 @@ impl Recorded {
     }
 }
 
-impl AsyncRead for Recorded {
+impl<S: AsyncRead + Unpin> AsyncRead for Recorded<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if let Record::Again(kept, at) = &mut this.record {
@@ -70,9 +75,21 @@ impl AsyncRead for Recorded {
     }
 }
 
-impl AsyncWrite for Recorded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Recorded<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, from)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        from: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, from)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fmt::Debug;
 
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
@@ -23,7 +24,19 @@ pub struct Ask<'a> {
     /// The method.
     pub method: &'a Method,
     /// The headers.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a dyn Headers,
+}
+
+/// Headers, in whatever form they are there.
+pub trait Headers: Debug + Sync {
+    /// The first value of one of them, if it is text.
+    fn text(&self, name: &HeaderName) -> Option<&str>;
+}
+
+impl Headers for HeaderMap {
+    fn text(&self, name: &HeaderName) -> Option<&str> {
+        self.get(name)?.to_str().ok()
+    }
 }
 
 /// How a path is compared.
@@ -105,10 +118,7 @@ impl Condition {
     fn fits(&self, ask: &Ask<'_>) -> bool {
         self.path.fits(ask.path)
             && self.method.as_ref().is_none_or(|method| method == ask.method)
-            && self.headers.iter().all(|(name, text)| {
-                let value = ask.headers.get(name).and_then(|value| value.to_str().ok());
-                value.is_some_and(|value| text.fits(value))
-            })
+            && self.headers.iter().all(|(name, text)| ask.headers.text(name).is_some_and(|value| text.fits(value)))
             && self.query.iter().all(|(name, text)| parameter(ask.query, name).is_some_and(|value| text.fits(&value)))
     }
 

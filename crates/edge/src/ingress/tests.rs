@@ -32,7 +32,7 @@ const PORTS: (u16, u16) = (80, 443);
 /// A plain question.
 fn ask<'a>(host: &'a str, path: &'a str) -> Ask<'a> {
     static NO_HEADERS: std::sync::LazyLock<http::HeaderMap> = std::sync::LazyLock::new(http::HeaderMap::new);
-    Ask { host, path, query: "", method: &http::Method::GET, headers: &NO_HEADERS }
+    Ask { host, path, query: "", method: &http::Method::GET, headers: &*NO_HEADERS }
 }
 
 /// The examples of the API's documentation: kind, the rules' paths, and what is asked for.

@@ -10,6 +10,9 @@ use k8s_openapi::api::networking::v1::ServiceBackendPort;
 
 use super::annotations::Protocol;
 
+/// How often one request is tried at most; each endpoint once, and one of them twice, if there are fewer.
+const ATTEMPTS: usize = 4;
+
 /// Endpoints that take requests in turn.
 #[derive(Debug)]
 pub struct Upstream {
@@ -74,6 +77,11 @@ impl Upstream {
     pub fn turn(&self) -> impl Iterator<Item = SocketAddr> + Send + '_ {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len().max(1);
         self.endpoints.iter().copied().cycle().skip(first)
+    }
+
+    /// Those by which one request is tried, likewise.
+    pub fn tries(&self) -> impl Iterator<Item = SocketAddr> + Send + '_ {
+        self.turn().take(ATTEMPTS.min(self.endpoints.len() + 1))
     }
 }
 
