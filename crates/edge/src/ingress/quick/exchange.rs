@@ -97,7 +97,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     let in_chunks = !matches!(framing, Framing::Length(_));
                     return Ok(Answering { endpoint, stream, status, framing, in_chunks, is_kept, is_last });
                 }
-                Err(Lost::Answer(Failure::Broken(error))) if self.up.written == 0 || asked.is_spare => {
+                Err(Lost::Answer(Failure::Broken(error)))
+                    if self.has_head && (self.up.written == 0 || asked.is_spare) =>
+                {
                     failure = Failure::Broken(error);
                     // An old connection may have been closed by the other side in this very moment, and so may the next.
                     may_be_old = false;
@@ -220,6 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             if self.body_left == 0 {
                 return Poll::Ready(Ok(()));
             }
+            self.has_head = false;
             self.up.clear();
             let most = usize::try_from(self.body_left).map_or(PIECE, |left| left.min(PIECE));
             let up = &mut self.up;

@@ -65,6 +65,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         input: Vec::new(),
         body_left: 0,
         up: Out::default(),
+        has_head: false,
         reply: Vec::new(),
         down: Out::default(),
         host: String::new(),
@@ -111,8 +112,10 @@ struct Session<'a, S> {
     input: Vec<u8>,
     /// How much of the request's body is still to come, beside what is on its way.
     body_left: u64,
-    /// What is on its way to the endpoint: the head stays there, so that it can be sent again.
+    /// What is on its way to the endpoint.
     up: Out,
+    /// Whether that begins with the head: until the rest of a long body follows, it can be sent again.
+    has_head: bool,
     /// What the endpoint has said that is not looked at yet.
     reply: Vec<u8>,
     /// What is on its way to the client.
@@ -165,6 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         self.host.clear();
         self.host.push_str(head.host);
         self.up.clear();
+        self.has_head = true;
         head.write(self.caller, &mut self.up.bytes);
         let asked = Asked {
             way: route.map(|route| (route, whose_turn(route).map(|(_, upstream)| upstream))),

@@ -65,6 +65,31 @@ fn a_lost_request_is_repeated_where_it_may_be() {
     });
 }
 
+/// Once some of a long body was sent, nothing of it is sent to anybody else.
+#[test]
+fn a_request_that_was_sent_in_part_is_lost() {
+    in_own_namespace(async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has one");
+        let task = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("accepts");
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"half") {
+                stream.read_buf(&mut heard).await.expect("reads");
+            }
+            drop(stream);
+            listener
+        });
+        let mut client = Client::quick(&proxy(&[address], json!({})));
+        client.say(b"PUT /a HTTP/1.1\r\nHost: web.example\r\nContent-Length: 8\r\n\r\nhalf").await;
+        let listener = task.await.expect("hears it");
+        let (got, _) = client.hear().await;
+        assert!(got.starts_with("HTTP/1.1 502 Bad Gateway | connection: close"), "{got}");
+        let nobody = futures_util::FutureExt::now_or_never(listener.accept());
+        assert!(nobody.is_none(), "nobody else is asked");
+    });
+}
+
 #[test]
 fn an_endpoint_that_nobody_listens_at_is_passed_over() {
     in_own_namespace(async || {

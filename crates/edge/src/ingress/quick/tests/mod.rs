@@ -285,11 +285,15 @@ fn usual(path: &str) -> String {
 /// What the endpoint hears and the client gets by either way, each after itself on a connection that ends with one more
 /// request; and whether the quick way was enough.
 async fn both_ways(text: &str) -> (String, bool) {
+    both_ways_of_bytes(text.as_bytes()).await
+}
+
+async fn both_ways_of_bytes(text: &[u8]) -> (String, bool) {
     let mut outcomes = Vec::new();
     for serve in [Client::quick, Client::whole] {
         let endpoint = Endpoint::answering(usual).await;
         let mut client = serve(&proxy(&[endpoint.address], json!({})));
-        client.say(format!("{text}{LAST}").as_bytes()).await;
+        client.say(&[text, LAST.as_bytes()].concat()).await;
         let (got, by_all) = client.hear().await;
         // An endpoint that is closed to writes down what it had heard in part.
         for _ in 0..TURNS {
@@ -297,7 +301,7 @@ async fn both_ways(text: &str) -> (String, bool) {
         }
         outcomes.push((format!("heard {}got {got}", endpoint.heard()), by_all));
     }
-    assert_eq!(outcomes[0].0, outcomes[1].0, "{text:?} by either way");
+    assert_eq!(outcomes[0].0, outcomes[1].0, "{:?} by either way", String::from_utf8_lossy(text));
     outcomes.swap_remove(0)
 }
 

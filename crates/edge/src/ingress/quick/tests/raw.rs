@@ -96,7 +96,9 @@ fn plain_requests_go_the_quick_way() {
 fn answers_are_passed_on_with_their_ends() {
     let paths = ["/chunks", "/close", "/rest", "/old", "/none", "/same", "/hints", "/twice"];
     let texts: Vec<String> = paths.into_iter().map(get).collect();
-    check(&texts.iter().map(String::as_str).collect::<Vec<_>>(), expect![[r#"
+    check(
+        &texts.iter().map(String::as_str).collect::<Vec<_>>(),
+        expect![[r#"
         quick "GET /chunks HTTP/1.1\r\nHost: web.example\r\n\r\n"
         heard GET /chunks HTTP/1.1 | host: web.example, who asks
         GET /last HTTP/1.1 | host: web.example, who asks
@@ -145,7 +147,8 @@ fn answers_are_passed_on_with_their_ends() {
         got HTTP/1.1 200 OK | content-length: 4, date: now | wiki
         HTTP/1.1 200 OK | connection: close, content-length: 5, date: now | /last
 
-    "#]]);
+    "#]],
+    );
 }
 
 /// Chunks go before a length, as RFC 9112 has it, and the length is not told.
@@ -547,6 +550,21 @@ fn requests_and_answers_may_be_cut_anywhere() {
                     whole,
                     "the answer to {text:?} cut at {cut}"
                 );
+            }
+        }
+    });
+}
+
+/// Whatever stands anywhere in a request, both ways make the same of it.
+#[test]
+fn a_request_may_be_broken_anywhere() {
+    const BASE: &str = "POST /a?b HTTP/1.1\r\nHost: web.example\r\nX-A: b\r\nContent-Length: 5\r\n\r\nwords";
+    in_own_namespace(async || {
+        for at in 0..BASE.len() {
+            for byte in [0, b'\r', b'\n', b' ', b':', b',', 0xe9] {
+                let mut text = BASE.as_bytes().to_vec();
+                text[at] = byte;
+                both_ways_of_bytes(&text).await;
             }
         }
     });
