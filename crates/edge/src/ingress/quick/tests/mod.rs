@@ -2,6 +2,7 @@
 //! broken, cut anywhere, or hurried along.
 
 mod flow;
+mod log;
 mod raw;
 
 use std::net::SocketAddr;
