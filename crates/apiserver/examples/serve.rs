@@ -13,7 +13,7 @@ use skiff_apiserver::config::ServiceAccountKeys;
 use skiff_apiserver::{ApiServer, Config, VersionInfo, trust};
 use skiff_base::clock::SystemClock;
 use skiff_base::ids::Ids;
-use skiff_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
+use skiff_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store, slice};
 
 /// The allocator of `skiff`.
 #[global_allocator]
@@ -38,10 +38,11 @@ fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: Option<&str>) -> Falli
 }
 
 /// As the binary has it (`server.rs`).
-const TURNS_BETWEEN_NEWS: u32 = 13;
+const TURNS_BETWEEN_NEWS: u32 = 3;
 
 fn main() -> Fallible<()> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.on_thread_park(slice::shorten_once);
     runtime.event_interval(TURNS_BETWEEN_NEWS).enable_all().build()?.block_on(serve())
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use skiff_store::slice;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{NodeOptions, Target};
@@ -21,8 +22,9 @@ use crate::quiet;
 /// More threads would only cost memory: the work is short and waits mostly.
 const WORKER_THREADS: usize = 2;
 /// After so many turns a thread looks for news of connections, however much there is to do: whoever asks for little should
-/// not wait for all that was there before.
-const TURNS_BETWEEN_NEWS: u32 = 13;
+/// not wait for all that was there before. A turn is up to four tasks, of which each wakes the next, and a look costs less
+/// than any of them.
+const TURNS_BETWEEN_NEWS: u32 = 3;
 
 /// What to do when the API server's port is taken.
 pub const API_PORT_ADVICE: &str = "end that one, or choose another port with --api-port";
@@ -56,6 +58,8 @@ pub fn run(target: &Target, options: &NodeOptions, inside: bool) -> Result<(), C
         .with_writer(io::stderr)
         .init();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Its workers do, not the threads beside them that may compute for long.
+    builder.on_thread_park(slice::shorten_once);
     let runtime = builder.worker_threads(WORKER_THREADS).event_interval(TURNS_BETWEEN_NEWS).enable_all().build()?;
     runtime.spawn(quiet::keep());
     let outcome = runtime.block_on(node::run(paths, facts, options.clone(), hosts_listener));

@@ -4,6 +4,7 @@
 
 pub mod embedded;
 pub mod etcd;
+pub mod slice;
 pub mod snapshot;
 
 use std::pin::Pin;

@@ -6,7 +6,8 @@
 //! a queue was given counts by seats and duration.
 //! See <https://kubernetes.io/docs/concepts/cluster-administration/flow-control/#concepts>.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::utilization::{Use, Utilization};
@@ -15,6 +16,9 @@ use super::width::{ESTIMATED_SECONDS, Width};
 /// Where virtual time is set back, and by how much, so that its parts stay exact: where upstream's would overflow.
 const FAR_SECONDS: f64 = BACK_SECONDS * 1.5;
 const BACK_SECONDS: f64 = 92_233_720_368.547_76;
+/// This part of the seats is kept for flows that have none: whoever asks for one thing at a time finds a seat, however many
+/// wait. A level with fewer seats keeps none.
+const KEPT_DIVISOR: u32 = 16;
 /// The most queues of a hand: the kind's rules allow no more than 60 bits of choice.
 const MAX_HAND: usize = 60;
 
@@ -54,6 +58,7 @@ impl Refusal {
 /// Seats that a request has; to be given back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ticket {
+    flow: u64,
     queue: Option<usize>,
     width: Width,
     began: Duration,
@@ -86,6 +91,7 @@ pub enum Arrival {
 #[derive(Debug)]
 pub struct Waiting<W> {
     id: u64,
+    flow: u64,
     /// What it takes.
     pub width: Width,
     /// What its owner keeps of it.
@@ -199,6 +205,8 @@ pub struct QueueSet<W> {
     limit: Option<u32>,
     queuing: Queuing,
     queues: Vec<Queue<W>>,
+    /// The seats of each flow that has any.
+    flows: HashMap<u64, u32>,
     active: usize,
     seats: u32,
     executing: usize,
@@ -229,6 +237,7 @@ impl<W> QueueSet<W> {
             limit,
             queuing,
             queues: Vec::new(),
+            flows: HashMap::new(),
             active: 0,
             seats: 0,
             executing: 0,
@@ -250,24 +259,24 @@ impl<W> QueueSet<W> {
     }
 
     /// A request of the flow with this hash comes. `payload` is asked for where it has to wait.
-    pub fn arrive(&mut self, now: Duration, hash: u64, width: Width, payload: impl FnOnce() -> W) -> Arrival {
+    pub fn arrive(&mut self, now: Duration, flow: u64, width: Width, payload: impl FnOnce() -> W) -> Arrival {
         self.advance(now);
         let seats = width.seats();
         if self.limit.is_none() {
-            return Arrival::Run(self.run(now, None, width));
+            return Arrival::Run(self.run(now, flow, None, width));
         }
         if self.queues.is_empty() {
             let fits = self.fits(seats);
             return if fits {
-                Arrival::Run(self.run(now, None, width))
+                Arrival::Run(self.run(now, flow, None, width))
             } else {
                 Arrival::Refused(Refusal::ConcurrencyLimit)
             };
         }
-        let index = self.dealt(hash);
-        if self.waiting == 0 && self.fits(seats) {
+        let index = self.dealt(flow);
+        if self.waiting == 0 && self.suits(flow, seats) {
             self.wake(index);
-            return Arrival::Run(self.run(now, Some(index), width));
+            return Arrival::Run(self.run(now, flow, Some(index), width));
         }
         if self.queues[index].waiting.len() >= self.queuing.length {
             return Arrival::Refused(Refusal::QueueFull);
@@ -275,7 +284,7 @@ impl<W> QueueSet<W> {
         self.wake(index);
         let id = self.next_id;
         self.next_id += 1;
-        self.queues[index].waiting.push_back(Waiting { id, width, payload: payload() });
+        self.queues[index].waiting.push_back(Waiting { id, flow, width, payload: payload() });
         self.waiting += 1;
         self.waiting_seats += seats;
         self.note();
@@ -308,6 +317,12 @@ impl<W> QueueSet<W> {
         self.seats -= ticket.width.seats();
         if let Some(index) = ticket.queue {
             self.queues[index].seats -= ticket.width.seats();
+            if let Entry::Occupied(mut own) = self.flows.entry(ticket.flow) {
+                *own.get_mut() -= ticket.width.seats();
+                if *own.get() == 0 {
+                    own.remove();
+                }
+            }
         }
         self.note();
     }
@@ -336,25 +351,32 @@ impl<W> QueueSet<W> {
         }
         self.advance(now);
         let count = self.queues.len();
-        let mut best: Option<(f64, usize)> = None;
+        // Of all, and of those whose flow has nothing yet.
+        let (mut best, mut best_new): (Option<(f64, usize)>, Option<(f64, usize)>) = (None, None);
         for index in (1..=count).map(|step| (self.last + step) % count) {
             let queue = &self.queues[index];
             let Some(first) = queue.waiting.front() else { continue };
             let finish = queue.next + first.width.work_seconds();
-            if best.is_none_or(|(least, _)| finish < least) {
-                best = Some((finish, index));
+            let is_new = !self.flows.contains_key(&first.flow);
+            for best in [Some(&mut best), is_new.then_some(&mut best_new)].into_iter().flatten() {
+                if best.is_none_or(|(least, _)| finish < least) {
+                    *best = Some((finish, index));
+                }
             }
         }
-        let (_, index) = best?;
-        if !self.fits(self.queues[index].waiting.front()?.width.seats()) {
-            self.blocked = Some(index);
+        let suiting = |(_, index): &(f64, usize)| {
+            let first = self.queues[*index].waiting.front();
+            first.is_some_and(|first| self.suits(first.flow, first.width.seats()))
+        };
+        let Some((_, index)) = best.filter(suiting).or(best_new.filter(suiting)) else {
+            self.blocked = best.map(|(_, index)| index);
             return None;
-        }
+        };
         let waiting = self.queues[index].waiting.pop_front()?;
         self.waiting -= 1;
         self.waiting_seats -= waiting.width.seats();
         self.last = index;
-        let ticket = self.run(now, Some(index), waiting.width);
+        let ticket = self.run(now, waiting.flow, Some(index), waiting.width);
         Some((waiting.payload, ticket))
     }
 
@@ -446,7 +468,15 @@ impl<W> QueueSet<W> {
             .is_none_or(|limit| self.seats + seats <= limit || (self.executing == 0 && seats > limit && limit > 0))
     }
 
-    fn run(&mut self, now: Duration, queue: Option<usize>, width: Width) -> Ticket {
+    /// Whether a flow may have so many more: while others are served, one that has some leaves a few to those that have none.
+    fn suits(&self, flow: u64, seats: u32) -> bool {
+        let leaves_some = self.executing == 0
+            || !self.flows.contains_key(&flow)
+            || self.limit.is_none_or(|limit| self.seats + seats + limit / KEPT_DIVISOR <= limit);
+        self.fits(seats) && leaves_some
+    }
+
+    fn run(&mut self, now: Duration, flow: u64, queue: Option<usize>, width: Width) -> Ticket {
         let seats = width.seats();
         self.seats += seats;
         self.executing += 1;
@@ -456,9 +486,10 @@ impl<W> QueueSet<W> {
             queue.executing += 1;
             queue.seats += seats;
             queue.next += width.work_seconds();
+            *self.flows.entry(flow).or_default() += seats;
         }
         self.note();
-        Ticket { queue, width, began: now }
+        Ticket { flow, queue, width, began: now }
     }
 
     /// A queue that had nothing to do begins where the others are: time in which nobody asked is not saved up.
@@ -697,6 +728,73 @@ mod tests {
         }
         assert!(waits.len() >= 40, "{}", waits.len());
         assert!(waits.iter().all(|wait| *wait <= 30), "{waits:?}");
+    }
+
+    /// However much one flow asks for, another that asks for one thing at a time never waits.
+    #[test]
+    fn a_flood_leaves_seats_to_those_who_have_none() {
+        const ONE: u64 = 0x1234_5678_9abc_def0;
+        for seed in 0..100 {
+            let ids = Ids::seeded(seed);
+            let below = |count: u64| ids.next_u64() % count;
+            let limit = KEPT_DIVISOR + below(100) as u32;
+            let mut set = QueueSet::new(Some(limit), Queuing { queues: 64, hand: 6, length: 50 }, at(0));
+            let (mut held, mut own): (Vec<Ticket>, Option<Ticket>) = (Vec::new(), None);
+            let mut most = 0;
+            for now in 0..500 {
+                // What has come together ends together, as writes do that share a sync.
+                if below(5) == 0 {
+                    held.drain(..).for_each(|ticket| set.leave(at(now), ticket));
+                }
+                if let Some(ticket) = own.take() {
+                    set.leave(at(now), ticket);
+                }
+                for _ in 0..limit {
+                    let width = Width::of(1 + below(6) as u32);
+                    if let Arrival::Run(ticket) = set.arrive(at(now), 11, width, || 0) {
+                        held.push(ticket);
+                    }
+                }
+                held.extend(all(&mut set, at(now)).into_iter().map(|(_, ticket)| ticket));
+                most = most.max(set.seats());
+                own = match set.arrive(at(now), ONE, Width::of(1), || 1) {
+                    Arrival::Run(ticket) => Some(ticket),
+                    Arrival::Wait(_) => match all(&mut set, at(now)).as_slice() {
+                        [(1, ticket)] => Some(*ticket),
+                        others => panic!("seed {seed}: {others:?} instead of the one at {now}"),
+                    },
+                    Arrival::Refused(why) => panic!("seed {seed}: {why:?}"),
+                };
+            }
+            assert!(most <= limit - limit / KEPT_DIVISOR, "seed {seed}: {most} of {limit}");
+            assert!(most + 6 > limit - limit / KEPT_DIVISOR, "seed {seed}: no more than {most} of {limit}");
+        }
+    }
+
+    #[test]
+    fn newcomers_do_not_starve_who_needs_much() {
+        let mut set = QueueSet::new(Some(KEPT_DIVISOR), Queuing { queues: 64, hand: 6, length: 50 }, at(0));
+        let Arrival::Run(first) = set.arrive(at(0), 7, Width::of(1), || 0) else { panic!("there is room") };
+        let mut held = vec![first];
+        assert!(matches!(set.arrive(at(0), 7, Width::of(KEPT_DIVISOR), || u64::MAX), Arrival::Wait(_)));
+        let (ids, mut passed) = (Ids::seeded(1), 0);
+        for now in 0.. {
+            assert!(now < 300, "{passed} have passed");
+            // Always somebody new, and always somebody is served.
+            if let Arrival::Run(ticket) = set.arrive(at(now), ids.next_u64(), Width::of(1), || now) {
+                held.push(ticket);
+            }
+            let served = all(&mut set, at(now));
+            if served.iter().any(|(who, _)| *who == u64::MAX) {
+                break;
+            }
+            passed += served.len();
+            held.extend(served.into_iter().map(|(_, ticket)| ticket));
+            while let Some(place) = held.iter().position(|ticket| ticket.held(at(now)) >= at(2)) {
+                set.leave(at(now), held.remove(place));
+            }
+        }
+        assert!(passed > 0, "newcomers have seats while the wide one's flow has one");
     }
 
     /// Random steps: seats are never exceeded, nobody is lost, and everybody who waits is served in the end.

@@ -4,7 +4,6 @@
 mod ahead;
 mod disk;
 mod queue;
-mod slice;
 mod state;
 #[cfg(test)]
 mod tests;

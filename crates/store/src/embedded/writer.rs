@@ -11,10 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::disk::{Disk, Fact, Operation, record, record_key};
 use super::queue::{Linger, Request, Work};
-use super::slice;
 use super::state::{Decision, Entry, Overlay, garbage};
 use super::{EmbeddedOptions, Shared};
-use crate::{Durability, Outcome, Revision, StoreError, Transaction};
+use crate::{Durability, Outcome, Revision, StoreError, Transaction, slice};
 
 /// A caller that waits for the disk keeps others of its thread from running: not for longer than many a request takes.
 const LONGEST_STAND: Duration = Duration::from_micros(500);
@@ -58,9 +57,7 @@ pub(super) struct Writer {
 /// Works as the store's thread until the store is closed.
 pub(super) fn run(desk: &Desk, shared: &Shared, options: &EmbeddedOptions) {
     // It works for microseconds between two waits for the disk; all who write wait for it, however busy others are.
-    if let Err(error) = slice::shorten() {
-        tracing::debug!(%error, "the store's thread takes its turn as all others do");
-    }
+    slice::shorten_once();
     let mut linger = Linger::default();
     loop {
         let work = shared.queue.next(&linger, &options.clock);
