@@ -10,7 +10,7 @@ use super::super::headers::OF_CONNECTION;
 use super::super::proxy::Words;
 use super::dates::Dates;
 use super::framing::Framing;
-use super::request::{Raw, is, length_of, put, words};
+use super::request::{Raw, is, put, words};
 
 /// As the HTTP stack has it.
 const MAX_HEADERS: usize = 100;
@@ -37,8 +37,8 @@ pub struct Head<'a> {
     pub is_kept: bool,
     reason: &'a str,
     headers: Raw<'a>,
-    /// The length is told also where there is no body.
-    keeps_length: bool,
+    /// The length that the client is told, also where there is no body.
+    told_length: Option<u64>,
 }
 
 /// What else the client is told.
@@ -69,17 +69,15 @@ impl<'a> Head<'a> {
         let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(io::Error::other)?;
         let headers: &'a [Header<'a>] = response.headers;
         let is_new = response.version == Some(1);
-        let (mut chunked, mut told, mut closes, mut stays) = (None, None, false, false);
+        let (mut chunked, mut closes, mut stays) = (None, false, false);
+        let mut lengths = Lengths::None;
         for header in headers {
             if is(header, "transfer-encoding") {
                 // The last word counts, of the last header.
                 let last = words(header).last().unwrap_or_default();
                 chunked = Some(last.eq_ignore_ascii_case(b"chunked"));
             } else if is(header, "content-length") {
-                let length = length_of(header.value).ok_or_else(|| io::Error::other("the answer's length is none"))?;
-                if told.replace(length).is_some_and(|other| other != length) {
-                    return Err(io::Error::other("the answer has two lengths"));
-                }
+                lengths = header.value.split(|byte| *byte == b',').fold(lengths, Lengths::and);
             } else if is(header, "connection") {
                 for word in words(header) {
                     closes |= word.eq_ignore_ascii_case(b"close");
@@ -88,13 +86,14 @@ impl<'a> Head<'a> {
             }
         }
         let is_empty = *method == Method::HEAD || matches!(status.as_u16(), 100..=199 | 204 | 304);
-        let framing = match (chunked, told) {
+        let framing = match (chunked, lengths) {
             _ if is_empty => Framing::Length(0),
             (Some(_), _) if !is_new => return Err(io::Error::other("chunks in an answer of HTTP/1.0")),
             (Some(true), _) => Framing::chunked(),
             (Some(false), _) => Framing::Rest,
-            (None, Some(length)) => Framing::Length(length),
-            (None, None) => Framing::Rest,
+            (None, Lengths::One(length)) => Framing::Length(length),
+            (None, Lengths::Bad) => return Err(io::Error::other("the answer's length is none, or it has two")),
+            (None, Lengths::None) => Framing::Rest,
         };
         Ok(Self {
             length,
@@ -103,7 +102,10 @@ impl<'a> Head<'a> {
             is_kept: !closes && (is_new || stays) && framing != Framing::Rest,
             reason: response.reason.unwrap_or_default(),
             headers: Raw(headers),
-            keeps_length: chunked.is_none() && !matches!(status.as_u16(), 204 | 304),
+            told_length: match lengths {
+                Lengths::One(length) if chunked.is_none() && !matches!(status.as_u16(), 204 | 304) => Some(length),
+                _ => None,
+            },
         })
     }
 
@@ -115,17 +117,15 @@ impl<'a> Head<'a> {
             connection.any(|known| words(known).any(|word| word.eq_ignore_ascii_case(header.name.as_bytes())))
         };
         let names_others = self.headers.0.iter().any(|header| is(header, "connection"));
-        let (mut has_date, mut has_length) = (false, false);
+        let mut has_date = false;
+        if let Some(length) = self.told_length {
+            put(into, b"content-length", length.to_string().as_bytes());
+        }
         for header in self.headers.0 {
             if OF_CONNECTION.iter().any(|name| is(header, name.as_str())) || is(header, "upgrade") {
                 continue;
             }
-            if is(header, "content-length") {
-                // Once is enough.
-                if !self.keeps_length || std::mem::replace(&mut has_length, true) {
-                    continue;
-                }
-            } else if names_others && named(header) {
+            if is(header, "content-length") || names_others && named(header) {
                 continue;
             }
             has_date |= is(header, "date");
@@ -135,6 +135,30 @@ impl<'a> Head<'a> {
             into.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         end(besides, has_date, into);
+    }
+}
+
+/// What the answer says of its length, which may be said several times.
+#[derive(Clone, Copy)]
+enum Lengths {
+    None,
+    One(u64),
+    /// No length, or several.
+    Bad,
+}
+
+impl Lengths {
+    /// And what is said once more.
+    fn and(self, said: &[u8]) -> Self {
+        let said = std::str::from_utf8(said.trim_ascii()).ok();
+        // Numbers may have a sign elsewhere.
+        let length =
+            said.filter(|said| said.bytes().all(|byte| byte.is_ascii_digit())).and_then(|said| said.parse().ok());
+        match (self, length) {
+            (Self::None, Some(length)) => Self::One(length),
+            (Self::One(known), Some(length)) if known == length => self,
+            _ => Self::Bad,
+        }
     }
 }
 

@@ -24,6 +24,8 @@ use super::{Asked, Session};
 /// How much is read at once where a head is expected.
 const FIRST_PIECE: usize = 16 * 1024;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Nothing is waited for longer, whatever is asked for: later points in time may be none.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Why there is no answer to pass on.
 pub enum Lost {
@@ -68,10 +70,10 @@ struct Told {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// Sends the request to the endpoint whose turn it is; to another one, if that one does not take it.
     pub async fn ask(&mut self, upstream: &Upstream, options: &Options, asked: &Asked<'_>) -> Result<Answering, Lost> {
-        let limit = options.request_timeout.map(|limit| Instant::now() + limit);
+        let limit = options.request_timeout.map(|limit| Instant::now() + limit.min(LONGEST));
         let in_time = |patience: Duration| {
             let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
-            left.map_or(patience, |left| left.min(patience))
+            left.map_or(patience, |left| left.min(patience)).min(LONGEST)
         };
         let mut failure = Failure::Nobody;
         let mut may_be_old = true;
@@ -91,6 +93,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             self.timer.as_mut().reset(Instant::now() + in_time(options.read_timeout));
             self.up.written = 0;
             self.reply.clear();
+            self.seen = 0;
+            self.refused = None;
             let told = poll_fn(|context| self.poll_answer(&mut stream, asked, context)).await;
             match told {
                 Ok(Told { status, framing, is_kept, is_last }) => {
@@ -118,12 +122,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         context: &mut Context<'_>,
     ) -> Poll<Result<Told, Lost>> {
         let broken = |error: io::Error| Poll::Ready(Err(Lost::Answer(Failure::Broken(error.into()))));
-        // Who does not want to hear more may have answered all the same.
-        let mut not_heard = match self.poll_up(stream, context) {
-            Poll::Ready(Err(Gone::Client(error))) => return Poll::Ready(Err(Lost::Client(error))),
-            Poll::Ready(Err(Gone::Endpoint(error))) => Some(error),
-            Poll::Ready(Ok(())) | Poll::Pending => None,
-        };
+        if self.refused.is_none() {
+            match self.poll_up(stream, context) {
+                Poll::Ready(Err(Gone::Client(error))) => return Poll::Ready(Err(Lost::Client(error))),
+                // Who does not want to hear more may have answered all the same.
+                Poll::Ready(Err(Gone::Endpoint(error))) => self.refused = Some(error),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
         loop {
             if !self.reply.is_empty() {
                 match self.read_head(asked) {
@@ -137,17 +143,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 reply.extend_from_slice(bytes);
                 bytes.len()
             });
-            match (read, not_heard.take()) {
-                (Poll::Ready(Ok(1..)), again) => not_heard = again,
-                (_, Some(error)) | (Poll::Ready(Err(error)), None) => return broken(error),
-                (Poll::Ready(Ok(0)), None) => return broken(io::ErrorKind::UnexpectedEof.into()),
-                (Poll::Pending, None) => break,
-            }
+            let error = match read {
+                Poll::Ready(Ok(1..)) => continue,
+                Poll::Ready(Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
+                Poll::Ready(Err(error)) => error,
+                Poll::Pending => break,
+            };
+            return broken(self.refused.take().unwrap_or(error));
         }
         if let Err(error) = self.listen(context) {
             return Poll::Ready(Err(Lost::Client(error)));
         }
-        ready!(self.timer.as_mut().poll(context));
+        ready!(self.poll_timer(context));
         Poll::Ready(Err(Lost::Answer(Failure::Late)))
     }
 
@@ -155,6 +162,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     fn read_head(&mut self, asked: &Asked<'_>) -> io::Result<Option<Told>> {
         let said_all = self.body_left == 0 && self.up.is_empty();
         loop {
+            // Empty lines before a head are passed over, as by all. They go at once, so that nobody counts them again.
+            let empty = empty_lines(&self.reply);
+            if empty > 0 {
+                pipe::take(&mut self.reply, empty);
+                self.seen = 0;
+            }
+            // A head ends with a line; without another end of one there is nothing new to see.
+            let seen = std::mem::replace(&mut self.seen, self.reply.len());
+            if seen > 0 && self.reply.len() < answer::MAX_HEAD && !self.reply[seen..].contains(&b'\n') {
+                return Ok(None);
+            }
             let mut room = answer::room();
             let Some(head) = Head::find(&self.reply, &asked.method, &mut room)? else { return Ok(None) };
             let length = head.length;
@@ -163,6 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             if head.status.is_informational() {
                 pipe::take(&mut self.reply, length);
+                self.seen = 0;
                 continue;
             }
             // What the client has not said of its request would be taken for another one.
@@ -264,6 +283,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             !bytes.is_empty()
         })
     }
+}
+
+/// How many bytes the empty lines at the beginning have.
+fn empty_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some(after) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
+        rest = after;
+    }
+    bytes.len() - rest.len()
 }
 
 /// Writes what belongs to the body for the client; how many bytes that were.

@@ -15,11 +15,12 @@ mod tests;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 use self::answer::{Besides, write_words};
@@ -36,8 +37,10 @@ use super::upstream::Upstream;
 
 /// How long a client is listened to after it was answered before it had said all: if nobody did, it could lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
-/// How much room a connection keeps between two requests.
-const KEPT_ROOM: usize = 16 * 1024;
+/// And how much of it: who says more does not listen.
+const MAX_LINGER: usize = 16 * 1024 * 1024;
+/// How much room a connection keeps between two requests, for each of what it reads and writes.
+const KEPT_ROOM: usize = 4 * 1024;
 
 /// A connection that is not for here.
 pub struct Rest<S> {
@@ -58,19 +61,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     proxy: &Proxy,
     patience: Duration,
 ) -> io::Result<Option<Rest<S>>> {
-    let mut session = Session {
-        stream,
-        caller,
-        proxy,
-        input: Vec::new(),
-        body_left: 0,
-        up: Out::default(),
-        has_head: false,
-        reply: Vec::new(),
-        down: Out::default(),
-        host: String::new(),
-        timer: Box::pin(tokio::time::sleep(patience)),
-    };
+    let mut session = Session::new(stream, caller, proxy, patience);
     let mut is_new = true;
     loop {
         session.timer.as_mut().reset(Instant::now() + patience);
@@ -87,7 +78,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                         return Ok(Some(Rest { stream, is_new }));
                     }
                     Look::Asked(asked) => {
-                        if session.answer(asked).await? {
+                        let answered = session.answer(asked).await?;
+                        // However long the answer is, it holds no table that others have long replaced.
+                        drop(routes);
+                        let is_last = match answered {
+                            Answered::Said { is_last } => is_last,
+                            Answered::Begun(answering) => session.pass(answering).await?,
+                        };
+                        if is_last {
                             return session.end().await.map(|()| None);
                         }
                         break;
@@ -118,6 +116,10 @@ struct Session<'a, S> {
     has_head: bool,
     /// What the endpoint has said that is not looked at yet.
     reply: Vec<u8>,
+    /// In so much of it no whole head was found.
+    seen: usize,
+    /// Why the endpoint hears no more of the request; it may answer all the same.
+    refused: Option<io::Error>,
     /// What is on its way to the client.
     down: Out,
     /// Whom the client asked for.
@@ -144,6 +146,34 @@ struct Asked<'r> {
     is_spare: bool,
     is_last: bool,
     log: Option<Line>,
+}
+
+/// How far an answer is.
+enum Answered {
+    /// All is said; the connection may have to end then.
+    Said { is_last: bool },
+    /// The endpoint has begun to answer.
+    Begun(Answering),
+}
+
+impl<'a, S> Session<'a, S> {
+    fn new(stream: S, caller: &'a Caller, proxy: &'a Proxy, patience: Duration) -> Self {
+        Self {
+            stream,
+            caller,
+            proxy,
+            input: Vec::new(),
+            body_left: 0,
+            up: Out::default(),
+            has_head: false,
+            reply: Vec::new(),
+            seen: 0,
+            refused: None,
+            down: Out::default(),
+            host: String::new(),
+            timer: Box::pin(tokio::time::sleep(patience)),
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
@@ -184,8 +214,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         Look::Asked(asked)
     }
 
-    /// Answers a request; true if the connection is to end then.
-    async fn answer(&mut self, mut asked: Asked<'_>) -> io::Result<bool> {
+    /// Answers a request, up to what an endpoint's answer consists of.
+    async fn answer(&mut self, mut asked: Asked<'_>) -> io::Result<Answered> {
         let Some((route, turn)) = asked.way.take() else {
             return self.say(&nowhere(false), &asked).await;
         };
@@ -202,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         match answered {
             Ok(answering) => {
                 log(&mut asked, answering.status);
-                self.pass(answering).await
+                Ok(Answered::Begun(answering))
             }
             Err(Lost::Client(error)) => Err(error),
             Err(Lost::Answer(failure)) => {
@@ -213,15 +243,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// Says something of our own; true if the connection is to end then.
-    async fn say(&mut self, words: &Words, asked: &Asked<'_>) -> io::Result<bool> {
+    /// Says something of our own.
+    async fn say(&mut self, words: &Words, asked: &Asked<'_>) -> io::Result<Answered> {
         // What was not sent on of the body is not looked for in what follows.
         let is_last = asked.is_last || self.body_left > 0;
         let besides = Besides { is_last, dates: &self.proxy.dates };
         self.down.clear();
         write_words(words, asked.method == Method::HEAD, &besides, &mut self.down.bytes);
         poll_fn(|context| self.poll_down(context)).await?;
-        Ok(is_last)
+        Ok(Answered::Said { is_last })
     }
 
     /// Passes an answer on; true if the connection is to end then.
@@ -239,8 +269,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context)).await?;
         if self.body_left > 0 {
             self.timer.as_mut().reset(Instant::now() + LINGER);
-            self.input.clear();
-            while self.hear().await.unwrap_or(false) {
+            let mut heard = 0;
+            while heard < MAX_LINGER && self.hear().await.unwrap_or(false) {
+                heard += self.input.len();
                 self.input.clear();
             }
         }
@@ -250,10 +281,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// Waits for what the client says next; false at the end.
     async fn hear(&mut self) -> io::Result<bool> {
         poll_fn(|context| match self.poll_input(context) {
-            Poll::Pending => self.timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => self.poll_timer(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
             ready => ready,
         })
         .await
+    }
+
+    /// Whether the time is over. That is looked at also where the task has done so much at once that it is to let others go
+    /// first: one that always has something to do would never end otherwise.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut unconstrained(self.timer.as_mut())).poll(context)
     }
 
     /// What the client has said already of the request's body goes with its head.
@@ -267,6 +304,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// Gives room back that most requests do not need.
     fn tidy(&mut self) {
         self.reply.clear();
+        self.up.clear();
+        self.down.clear();
         for bytes in [&mut self.input, &mut self.reply, &mut self.up.bytes, &mut self.down.bytes] {
             if bytes.capacity() > KEPT_ROOM {
                 bytes.shrink_to(KEPT_ROOM);

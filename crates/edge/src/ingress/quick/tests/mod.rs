@@ -2,6 +2,7 @@
 //! broken, cut anywhere, or hurried along.
 
 mod flow;
+mod limits;
 mod log;
 mod raw;
 
