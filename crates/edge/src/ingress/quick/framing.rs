@@ -2,7 +2,8 @@
 
 use std::io;
 
-/// How much a chunked body may bring beside its data: extensions of its chunks, and trailers. Nobody uses more.
+/// How much a chunked body may bring beside its data: extensions of its chunks, and trailers. Nobody uses more. White space
+/// behind lengths does not count: some fill them up with it.
 const MAX_ASIDE: usize = 16 * 1024;
 /// The digits of the largest length of a chunk.
 const MAX_DIGITS: u8 = 16;
@@ -99,7 +100,7 @@ impl Chunks {
     }
 
     fn after(&mut self, byte: u8) -> Option<State> {
-        if matches!(self.state, State::Extension(..) | State::Trailer | State::InTrailer) {
+        if matches!(self.state, State::Extension(_, true) | State::Trailer | State::InTrailer) {
             self.aside += 1;
             if self.aside > MAX_ASIDE {
                 return None;
@@ -229,6 +230,20 @@ mod tests {
         let mut framing = Framing::chunked();
         let trailers = format!("0\r\n{}\r\n", "a: b\r\n".repeat(MAX_ASIDE / 4));
         assert!(framing.next(trailers.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn white_space_behind_lengths_has_none() {
+        let mut framing = Framing::chunked();
+        let chunk = format!("1{}\r\nx\r\n", " ".repeat(7));
+        for _ in 0..MAX_ASIDE {
+            let mut rest = chunk.as_bytes();
+            while !rest.is_empty() {
+                rest = &rest[framing.next(rest).expect("a chunk").taken..];
+            }
+        }
+        assert_eq!(framing.next(b"0\r\n\r\n").expect("the end").data, b"");
+        assert!(framing.is_done());
     }
 
     #[test]
