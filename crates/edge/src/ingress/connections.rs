@@ -17,7 +17,7 @@ use super::annotations::Protocol;
 use super::bodies::Outgoing;
 use super::line::{Answer, Home, Line};
 
-/// How many connections to one endpoint wait for their next request at most.
+/// How many connections of HTTP/1.1 to one endpoint wait for their next request at most.
 const MAX_IDLE: usize = 64;
 /// How long they wait; shorter than what most servers wait themselves.
 const IDLE: Duration = Duration::from_secs(30);
@@ -110,10 +110,11 @@ impl Connections {
     fn keep<T>(&self, endpoint: SocketAddr, one: T, idle: impl FnOnce(&mut Place) -> &mut Vec<(T, Duration)>) {
         let since = self.clock.monotonic();
         let mut places = self.places.lock();
-        let idle = idle(places.entry(endpoint).or_default());
-        if idle.len() < MAX_IDLE {
-            idle.push((one, since));
+        let place = places.entry(endpoint).or_default();
+        if place.idle.len() + place.bare.len() >= MAX_IDLE {
+            place.drop_oldest();
         }
+        idle(place).push((one, since));
     }
 
     /// Closes those that nobody will need: to endpoints that are not there any more, and those that waited too long.
@@ -127,6 +128,19 @@ impl Connections {
             let is_empty = place.idle.is_empty() && place.bare.is_empty() && place.shared.is_none();
             known.contains(endpoint) && !is_empty
         });
+    }
+}
+
+impl Place {
+    /// Closes the connection that has waited longest: its kind may be the one that nobody needs any more.
+    fn drop_oldest(&mut self) {
+        let idle = self.idle.first().map(|(_, since)| *since);
+        let bare = self.bare.first().map(|(_, since)| *since);
+        if idle.is_some_and(|idle| bare.is_none_or(|bare| idle <= bare)) {
+            self.idle.remove(0);
+        } else if bare.is_some() {
+            self.bare.remove(0);
+        }
     }
 }
 
@@ -176,4 +190,36 @@ async fn connect_http2(stream: TcpStream) -> io::Result<http2::SendRequest<Outgo
         }
     });
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use skiff_base::SystemClock;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::testing::in_own_namespace;
+
+    #[test]
+    fn both_kinds_of_connections_together_have_one_limit() {
+        in_own_namespace(async || {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+            let address = listener.local_addr().expect("has one");
+            let all = Connections::new(SystemClock::shared());
+            for at in 0..MAX_IDLE {
+                let stream = connect(address).await.expect("connects");
+                if at % 2 == 0 {
+                    all.give_back(address, Line::open(stream).await.expect("opens"));
+                } else {
+                    all.give_back_bare(address, stream);
+                }
+            }
+            let count = || all.places.lock().get(&address).map(|place| (place.idle.len(), place.bare.len()));
+            assert_eq!(count(), Some((MAX_IDLE / 2, MAX_IDLE / 2)));
+            for _ in 0..MAX_IDLE {
+                all.give_back_bare(address, connect(address).await.expect("connects"));
+            }
+            assert_eq!(count(), Some((0, MAX_IDLE)));
+        });
+    }
 }
