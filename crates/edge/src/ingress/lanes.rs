@@ -86,12 +86,27 @@ impl Lane {
 
     /// Serves a client on this thread; it is one of this thread's clients until that is done.
     pub fn serve(&self, serving: impl Future<Output = ()> + Send + 'static) {
-        let clients = self.clients.clone();
-        clients.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted::new(&self.clients);
         self.runtime.spawn(async move {
             serving.await;
-            clients.fetch_sub(1, Ordering::Relaxed);
+            drop(counted);
         });
+    }
+}
+
+/// A client that counts, however its serving ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(clients: &Arc<AtomicUsize>) -> Self {
+        clients.fetch_add(1, Ordering::Relaxed);
+        Self(clients.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -123,5 +138,14 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(place(), Some(2));
+    }
+
+    #[test]
+    fn who_is_served_by_a_mistake_does_not_count_for_ever() {
+        let lane = Lane::start(Proxy::new(SystemClock::shared())).expect("a thread");
+        lane.serve(async { panic!("a mistake, made on purpose") });
+        while lane.clients.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
     }
 }
