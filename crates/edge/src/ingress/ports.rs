@@ -34,6 +34,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a client may take to shake hands.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The words that connections of HTTP/2 begin with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The protocols that TLS clients can choose from, the best first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -193,7 +196,7 @@ async fn serve_http(
     caller: Caller,
     proxy: Arc<Proxy>,
 ) -> Result<(), Broken> {
-    let rest = if is_http2 {
+    let mut rest = if is_http2 {
         Rest { stream: Recorded::read_already(stream, Vec::new()), is_new: true }
     } else {
         match quick::serve(stream, &caller, &proxy, HEADER_PATIENCE).await? {
@@ -201,8 +204,17 @@ async fn serve_http(
             None => return Ok(()),
         }
     };
+    if rest.is_new {
+        wait_for_preface(&mut rest.stream, HEADER_PATIENCE).await?;
+    }
     // What most connections never need is not part of what each of them takes.
     Box::pin(serve_whole(rest, caller, proxy)).await
+}
+
+/// Waits until the first words tell whether the protocol is HTTP/2: the HTTP stack waits for ever for them.
+async fn wait_for_preface(stream: &mut Recorded<impl AsyncRead + Unpin>, patience: Duration) -> std::io::Result<()> {
+    let is_clear = |bytes: &[u8]| !PREFACE.starts_with(bytes) || bytes.len() >= PREFACE.len();
+    tokio::time::timeout(patience, stream.read_ahead(is_clear)).await?
 }
 
 /// Serves requests of any kind.
@@ -223,4 +235,34 @@ pub async fn serve_whole(
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_PATIENCE).adaptive_window(true);
     http.serve_connection_with_upgrades(TokioIo::new(rest.stream), service).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_words_of_http2_are_not_waited_for_without_end() {
+        for said in [&b""[..], b"PRI * HTTP/2.0\r\n", &PREFACE[..23]] {
+            for known in [0, said.len()] {
+                let (mut client, server) = duplex(1024);
+                client.write_all(&said[known..]).await.expect("writes");
+                let mut stream = Recorded::read_already(server, said[..known].to_vec());
+                let error = wait_for_preface(&mut stream, HEADER_PATIENCE).await.expect_err("takes too long");
+                assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+            }
+        }
+        for said in [[PREFACE, b"and more"].concat(), b"GET / HTTP/1.1\r\n\r\n".to_vec(), b"PRI *".to_vec()] {
+            let (mut client, server) = duplex(1024);
+            client.write_all(&said[3..]).await.expect("writes");
+            drop(client);
+            let mut stream = Recorded::read_already(server, said[..3].to_vec());
+            wait_for_preface(&mut stream, HEADER_PATIENCE).await.expect("is clear, or over");
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await.expect("reads");
+            assert_eq!(heard, said);
+        }
+    }
 }

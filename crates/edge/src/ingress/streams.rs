@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::net::TcpStream;
 
 use super::choice::Target;
@@ -48,6 +48,22 @@ impl<S> Recorded<S> {
         if let Record::Kept(kept) = &mut self.record {
             self.record = Record::Again(std::mem::take(kept), 0);
         }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Recorded<S> {
+    /// Reads so much that it is enough, or all there is, to be read once more.
+    ///
+    /// # Errors
+    /// It broke.
+    pub async fn read_ahead(&mut self, is_enough: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+        let mut bytes = match std::mem::replace(&mut self.record, Record::Forgotten) {
+            Record::Kept(_) | Record::Forgotten => Vec::new(),
+            Record::Again(kept, at) => kept[at..].to_vec(),
+        };
+        while !is_enough(&bytes) && self.stream.read_buf(&mut bytes).await? > 0 {}
+        self.record = Record::Again(bytes, 0);
+        Ok(())
     }
 }
 
