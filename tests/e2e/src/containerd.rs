@@ -17,6 +17,8 @@ const PAUSE: &str = "localhost:5000/pause:v1";
 /// A containerd that runs as long as the value lives.
 pub struct Containerd {
     folder: PathBuf,
+    /// Where the addresses of its sandboxes are given out.
+    addresses: PathBuf,
     keeper: u32,
     child: Child,
 }
@@ -50,7 +52,7 @@ impl Containerd {
         let keeper = cluster.keeper_pid();
         std::fs::write(folder.join("config.toml"), config(&folder, &conf)).expect("written");
         let child = start(&folder, keeper);
-        let runtime = Self { folder, keeper, child };
+        let runtime = Self { folder, addresses: conf.with_file_name("cni-addresses"), keeper, child };
         let up = Answer::of(up.wait_with_output().expect("it ends"));
         let said = std::fs::read_to_string(runtime.folder.join("log")).unwrap_or_default();
         assert_eq!(up.code, 0, "{}\n{said}", up.stderr);
@@ -76,15 +78,18 @@ impl Containerd {
 
     /// Ends what containerd lost sight of when it was killed, and mends only when it is told: what it had created and not
     /// started, which nobody can start any more; what ended meanwhile, which it holds for stopped and its CRI for running, so
-    /// that neither it nor its sandbox can be removed; and networks that it had made for sandboxes of which it knows nothing.
+    /// that neither it nor its sandbox can be removed; and networks, addresses and shared memory that it had made for sandboxes of
+    /// which it knows nothing.
     /// What was there at the last look is `known`; returned is what is there now.
     pub fn end_lost(&self, known: &BTreeSet<String>) -> BTreeSet<String> {
         let listed = self.ctr(&["tasks", "list"]).stdout;
         let is_lost = |line: &&str| ["CREATED", "STOPPED"].into_iter().any(|state| line.trim_end().ends_with(state));
         let tasks = listed.lines().filter(is_lost).filter_map(|line| line.split(' ').next().map(str::to_owned));
-        let lost: BTreeSet<String> = tasks.chain(self.empty_networks()).collect();
+        let lost: BTreeSet<String> = tasks.chain(self.empty_networks()).chain(self.of_nobody()).collect();
         for one in lost.intersection(known) {
-            let ended = if one.starts_with('/') {
+            let ended = if Path::new(one).starts_with(&self.addresses) {
+                Answer::of(Command::new("rm").arg(one).output().expect("it is always there"))
+            } else if one.starts_with('/') {
                 let target = self.keeper.to_string();
                 // It looks itself up in the node's /proc.
                 let enter = ["--target", &target, "--mount", "--pid", "umount", one];
@@ -111,6 +116,26 @@ impl Containerd {
             (is_empty && Path::new(point).starts_with(&self.folder)).then(|| point.to_owned())
         };
         mounts.lines().filter_map(empty).collect()
+    }
+
+    /// The addresses and the shared memory that belong to none of its containers.
+    fn of_nobody(&self) -> Vec<String> {
+        let containers = self.ctr(&["containers", "list", "--quiet"]);
+        let is_known = |id: &str| containers.code != 0 || containers.stdout.lines().any(|known| known == id);
+        let networks = std::fs::read_dir(&self.addresses).into_iter().flatten().flatten();
+        let files = networks.flat_map(|network| std::fs::read_dir(network.path()).into_iter().flatten().flatten());
+        let addresses = files.filter_map(|file| {
+            file.file_name().to_str()?.parse::<std::net::IpAddr>().ok()?;
+            let owner = std::fs::read_to_string(file.path()).ok()?;
+            (!is_known(owner.lines().next()?.trim())).then(|| file.path().display().to_string())
+        });
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.keeper)).unwrap_or_default();
+        let memory = mounts.lines().filter_map(|line| {
+            let point = Path::new(line.split(' ').nth(4)?);
+            let sandbox = point.parent().filter(|_| point.starts_with(&self.folder) && point.ends_with("shm"))?;
+            (!is_known(sandbox.file_name()?.to_str()?)).then(|| point.display().to_string())
+        });
+        addresses.chain(memory).collect()
     }
 
     /// Where it is spoken to.
