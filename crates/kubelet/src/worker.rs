@@ -1,5 +1,5 @@
-//! One task per Pod: it looks at the runtime, lets the state machine decide, carries out, and looks again. It wakes when the
-//! Pod, the runtime or an object that the Pod refers to has changed, when an action has ended, or when a timer is due.
+//! One task per Pod, and one for each thing that it has begun: it looks at the runtime, lets the state machine decide, carries out, and looks
+//! again. It wakes when the Pod, the runtime or an object that the Pod refers to has changed, when an action has ended, or when a timer is due.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -285,14 +285,28 @@ impl ServerKeys {
             Some(lock) if lock.salt == salt => lock,
             _ => Lock::new(token.clone(), salt).await?,
         };
-        let there = lock.open(&sealed).inspect_err(|_| {
-            // To be said once: it stays so until somebody writes again, or this server is started with the secret.
-            *self.known.lock() = Known { revision, token: token.clone(), lock: None };
-        })?;
+        let there = match lock.open(&sealed) {
+            Ok(there) => there,
+            // It was written here meanwhile, by a secret that was not known yet when the reading began.
+            Err(_) if self.known.lock().revision >= revision => return Ok(false),
+            Err(error) => {
+                // To be said once: it stays so until somebody writes again, or this server is started with the secret.
+                self.learn(Known { revision, token, lock: None });
+                return Err(error);
+            }
+        };
         let is_news = Shared::read(&self.folder)? != there;
         take(&self.folder, &there)?;
-        *self.known.lock() = Known { revision, token, lock: Some(lock) };
+        self.learn(Known { revision, token, lock: Some(lock) });
         Ok(is_news)
+    }
+
+    /// Remembers what lies in the store; what was written here meanwhile is newer.
+    fn learn(&self, read: Known) {
+        let mut known = self.known.lock();
+        if read.revision > known.revision {
+            *known = read;
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 use super::{Group, node};
 use crate::needs;
 
-pub const GROUP: Group =
-    Group { names: &["net", "net-services", "net-traffic", "net-ready", "net-ingress", "net-dns"], run: measure };
+pub const GROUP: Group = Group {
+    names: &["net", "net-services", "net-traffic", "net-ready", "net-servers", "net-ingress", "net-dns"],
+    run: measure,
+};
 
 /// The peers. Those that the benchmark runs are in a node's network alone; where packages start services by themselves,
 /// one that they start on the machine has no part in it.

@@ -76,6 +76,17 @@ impl Trial {
         started.expect("the agent starts")
     }
 
+    /// Waits for the Pod to be ready, with all that it needs.
+    async fn run_pod(&self) {
+        self.runtime.add_image("web:v1");
+        self.api
+            .put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
+        self.api.put(POD, pod());
+        self.api
+            .until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True")
+            .await;
+    }
+
     fn pod(&self) -> Value {
         self.api.get(POD).unwrap_or_default()
     }
@@ -159,10 +170,7 @@ async fn a_node_that_was_given_up_says_at_once_how_it_is() {
 async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
     let trial = Trial::new();
     let kubelet = trial.kubelet().await;
-    trial.runtime.add_image("web:v1");
-    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
-    trial.api.put(POD, pod());
-    trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+    trial.run_pod().await;
 
     let shown = trial.pod();
     assert_eq!(shown.str_at(&["status", "phase"]), "Running");
@@ -206,10 +214,7 @@ async fn a_pod_runs_follows_its_objects_and_leaves_nothing() {
 async fn what_was_begun_goes_on_while_a_pod_is_looked_at() {
     let trial = Trial::new();
     let kubelet = trial.kubelet().await;
-    trial.runtime.add_image("web:v1");
-    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
-    trial.api.put(POD, pod());
-    trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+    trial.run_pod().await;
     let line = trial.runtime.hold().await;
     let in_line = async |count: usize| {
         let waiting = async {
@@ -236,10 +241,7 @@ async fn many_updates_in_a_row_are_all_observed_in_the_end() {
     const UPDATES: i64 = 500;
     let trial = Trial::new();
     let kubelet = trial.kubelet().await;
-    trial.runtime.add_image("web:v1");
-    trial.api.put(MAP, json!({"metadata": {"name": "config", "namespace": "default"}, "data": {"greeting": "hello"}}));
-    trial.api.put(POD, pod());
-    trial.api.until("a Pod that is ready", |api| condition(&api.get(POD).unwrap_or_default(), "Ready") == "True").await;
+    trial.run_pod().await;
     let id = trial.runtime.container_id("web");
     for generation in 2..=UPDATES {
         let mut changed = trial.pod();

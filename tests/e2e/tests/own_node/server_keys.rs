@@ -36,6 +36,21 @@ up() {
   on "$1" "$SKIFF_BIN" up --data-dir "$DATA/$1/data" --node-name "$1" --disable-agent \
     --datastore-endpoint http://10.9.0.9:2379 --server-token "$2" > /dev/null
 }
+bearer() { on a kubectl --kubeconfig /dev/null --certificate-authority "$DATA/b/data/pki/ca.crt" --server "$1" --token "$token" \
+  auth whoami -o jsonpath='{.status.userInfo.username}'; }
+# Once both have the same key.
+a_knows_tokens_of_b() {
+  for attempt in $(seq 100); do
+    cmp --silent "$DATA/a/data/pki/sa.key" "$DATA/b/data/pki/sa.key" && break
+    sleep 0.1
+  done
+  token=$(on b kubectl --server https://10.9.0.2:6443 create token default)
+  for attempt in $(seq 100); do
+    told=$(bearer https://10.9.0.1:6443) && break
+    sleep 0.1
+  done
+  echo "a knows who $told is"
+}
 machine a 10.9.0.1
 machine b 10.9.0.2
 machine c 10.9.0.3
@@ -49,8 +64,6 @@ cmp "$DATA/a/data/pki/ca.key" "$DATA/b/data/pki/ca.key" && echo "one authority"
 there() { on a kubectl --server https://10.9.0.2:6443 "$@"; }
 echo "b knows who $(there auth whoami -o jsonpath='{.status.userInfo.username}') is"
 token=$(on a kubectl create token default)
-bearer() { on a kubectl --kubeconfig /dev/null --certificate-authority "$DATA/b/data/pki/ca.crt" --server "$1" --token "$token" \
-  auth whoami -o jsonpath='{.status.userInfo.username}'; }
 echo "b knows who $(bearer https://10.9.0.2:6443) is"
 
 up c "another secret of servers" 2> "$DATA/refused" || grep -o "they were written with another --server-token" "$DATA/refused"
@@ -69,16 +82,7 @@ echo "b knows who $(there --kubeconfig "$DATA/new.kubeconfig" auth whoami -o jso
 on b "$SKIFF_BIN" down --data-dir "$DATA/b/data"
 on b "$SKIFF_BIN" certificate rotate service-account-key --data-dir "$DATA/b/data" | head -1
 on b "$SKIFF_BIN" up --data-dir "$DATA/b/data" --disable-agent > /dev/null
-for attempt in $(seq 100); do
-  cmp --silent "$DATA/a/data/pki/sa.key" "$DATA/b/data/pki/sa.key" && break
-  sleep 0.1
-done
-token=$(on b kubectl --server https://10.9.0.2:6443 create token default)
-for attempt in $(seq 100); do
-  told=$(bearer https://10.9.0.1:6443) && break
-  sleep 0.1
-done
-echo "a knows who $told is"
+a_knows_tokens_of_b
 
 # Another secret: the server where it is exchanged remembers it, the others need it.
 on a "$SKIFF_BIN" token rotate --new-server-token short --data-dir "$DATA/a/data" 2> "$DATA/refused" || grep -o "needs 16 characters" "$DATA/refused"
@@ -93,16 +97,7 @@ for server in a b; do on $server "$SKIFF_BIN" down --data-dir "$DATA/$server/dat
 on a "$SKIFF_BIN" up --data-dir "$DATA/a/data" --disable-agent > /dev/null
 up b "the secret of all servers" 2> "$DATA/refused" || grep -o "they were written with another --server-token" "$DATA/refused"
 up b "a later secret of all servers"
-for attempt in $(seq 100); do
-  cmp --silent "$DATA/a/data/pki/sa.key" "$DATA/b/data/pki/sa.key" && break
-  sleep 0.1
-done
-token=$(on b kubectl --server https://10.9.0.2:6443 create token default)
-for attempt in $(seq 100); do
-  told=$(bearer https://10.9.0.1:6443) && break
-  sleep 0.1
-done
-echo "a knows who $told is"
+a_knows_tokens_of_b
 "#;
 
 #[test]

@@ -1,5 +1,5 @@
 //! The network's figures (`cargo xtask bench net`): service rules at size, what a Service's address costs, how soon rules
-//! follow endpoints, Ingress beside nginx, the DNS beside unbound.
+//! follow endpoints, how soon three servers go on without one, Ingress beside nginx, the DNS beside unbound.
 //!
 //! Each part has nodes of its own and tells its figures as soon as it has them; one that fails is told in its place. What is
 //! compared is measured in turns, with the same load. Servers have one core, loads and what is behind a proxy the other.
@@ -13,6 +13,7 @@ mod peers;
 mod place;
 mod proxies;
 mod ready;
+mod servers;
 mod services;
 mod traffic;
 
@@ -35,10 +36,11 @@ pub struct Part {
 }
 
 /// All parts; `net` is all of them.
-pub const PARTS: [Part; 5] = [
+pub const PARTS: [Part; 6] = [
     Part { name: "net-services", measure: services::measure },
     Part { name: "net-traffic", measure: traffic::measure },
     Part { name: "net-ready", measure: ready::measure },
+    Part { name: "net-servers", measure: servers::measure },
     Part { name: "net-ingress", measure: proxies::ingress },
     Part { name: "net-dns", measure: proxies::dns },
 ];
