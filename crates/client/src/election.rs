@@ -26,6 +26,8 @@ const RENEW_DEADLINE: Duration = Duration::from_millis(1500);
 const RENEW_PERIOD: Duration = Duration::from_millis(500);
 /// How often the others look.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
+/// How long a look is waited for before another is tried: one that a store was asked for while it lost its own leader is never answered.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Who stands for which office.
 #[derive(Clone)]
@@ -109,10 +111,10 @@ impl Election {
         let mut granted_until = Duration::ZERO;
         loop {
             let asked = self.clock.monotonic();
-            // Within a term an answer that comes after its end is none: the office must be given up in time. A question that is lost is asked
-            // once more before that.
-            let patience = granted_until.checked_sub(asked).unwrap_or(RENEW_DEADLINE).min(RENEW_DEADLINE / 2);
-            match self.step(&mut seen, patience).await {
+            // Within a term an answer that comes after its end is none: the office must be given up in time.
+            let patience = granted_until.checked_sub(asked).unwrap_or(RENEW_DEADLINE);
+            let held = self.step(&mut seen, patience).await;
+            match &held {
                 Ok(true) => granted_until = asked + RENEW_DEADLINE,
                 Ok(false) => granted_until = Duration::ZERO,
                 Err(error) => tracing::warn!(lease = self.lease, %error, "the Lease cannot be renewed"),
@@ -129,9 +131,10 @@ impl Election {
                 }
                 (_, kept) => office = kept,
             }
-            let pause = match &office {
-                Some(_) => RENEW_PERIOD.min(granted_until.saturating_sub(now)),
-                None => LOOK_PERIOD,
+            let pause = match (&office, held) {
+                (Some(_), Ok(_)) => RENEW_PERIOD,
+                (Some(_), Err(_)) => LOOK_PERIOD.min(granted_until.saturating_sub(now)),
+                (None, _) => LOOK_PERIOD,
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -146,8 +149,10 @@ impl Election {
 
     /// Looks at the Lease and does what is to be done, for so long; says whether we hold it now.
     async fn step(&self, seen: &mut Seen, patience: Duration) -> Result<bool, Error> {
+        let late = |_| Error::decode(format!("Lease {}", self.lease), "no answer in time");
         let request = async {
-            let found = match self.client.get::<Lease>(NAMESPACE, self.lease).await {
+            let look = self.client.get::<Lease>(NAMESPACE, self.lease);
+            let found = match tokio::time::timeout(LOOK_PATIENCE, look).await.map_err(late)? {
                 Ok(lease) => Some(lease),
                 Err(error) if error.is_not_found() => None,
                 Err(error) => return Err(error),
@@ -175,10 +180,7 @@ impl Election {
                 Err(error) => Err(error),
             }
         };
-        match tokio::time::timeout(patience, request).await {
-            Ok(done) => done,
-            Err(_) => Err(Error::decode(format!("Lease {}", self.lease), "no answer in time")),
-        }
+        tokio::time::timeout(patience, request).await.map_err(late)?
     }
 
     /// Lets the next one lead at once.

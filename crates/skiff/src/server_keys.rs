@@ -12,13 +12,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use parking_lot::Mutex;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::pbkdf2;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use skiff_base::clock::SharedClock;
 use skiff_store::{Change, Compare, KeyRange, Outcome, Revision, Store, StoreError, Transaction, WatchItem};
+use tokio::sync::Mutex;
 
 use crate::commands::CommandError;
 use crate::paths::{named, remove_file, write_atomically};
@@ -44,11 +44,11 @@ pub struct ServerKeys {
     /// The etcd, opened.
     pub store: Arc<dyn Store>,
     folder: PathBuf,
+    /// Whoever reads or changes what the servers agree on, in the store or the files, holds it for as long as that takes.
     known: Mutex<Known>,
 }
 
 /// What lies in the store as far as this server knows, and by what it is read.
-#[derive(Clone)]
 struct Known {
     revision: Revision,
     /// The secret of all servers.
@@ -213,16 +213,17 @@ impl ServerKeys {
     /// # Errors
     /// The store does not answer, or another server exchanged something at the same moment.
     pub async fn tell(&self) -> Result<(), CommandError> {
+        self.tell_with(&mut *self.known.lock().await).await
+    }
+
+    async fn tell_with(&self, known: &mut Known) -> Result<(), CommandError> {
         let here = Shared::read(&self.folder)?;
         if agreed(&self.folder)?.as_ref() == Some(&here) {
             return Ok(());
         }
-        let Known { revision, lock, .. } = self.known.lock().clone();
-        let sealed = lock.ok_or(OTHER_TOKEN)?.seal(&here)?;
-        let revision = put(&*self.store, revision, sealed).await?.ok_or(OVERTAKEN)?;
-        take(&self.folder, &here)?;
-        self.known.lock().revision = revision;
-        Ok(())
+        let sealed = known.lock.as_ref().ok_or(OTHER_TOKEN)?.seal(&here)?;
+        known.revision = put(&*self.store, known.revision, sealed).await?.ok_or(OVERTAKEN)?;
+        Ok(take(&self.folder, &here)?)
     }
 
     /// Puts another secret into the place of the one in use. The other servers read nothing more until they have it too.
@@ -230,14 +231,14 @@ impl ServerKeys {
     /// # Errors
     /// As [`Self::tell`], and the other servers have another secret by now.
     pub async fn exchange_token(&self, token: &str) -> Result<(), CommandError> {
-        self.tell().await?;
-        let Known { revision, lock, .. } = self.known.lock().clone();
-        lock.ok_or(OTHER_TOKEN)?;
+        let known = &mut *self.known.lock().await;
+        self.tell_with(known).await?;
+        known.lock.as_ref().ok_or(OTHER_TOKEN)?;
         let token: Arc<str> = token.into();
         let lock = Lock::fresh(token.clone()).await?;
         let sealed = lock.seal(&Shared::read(&self.folder)?)?;
-        let revision = put(&*self.store, revision, sealed).await?.ok_or(OVERTAKEN)?;
-        *self.known.lock() = Known { revision, token, lock: Some(lock) };
+        let revision = put(&*self.store, known.revision, sealed).await?.ok_or(OVERTAKEN)?;
+        *known = Known { revision, token, lock: Some(lock) };
         Ok(())
     }
 
@@ -275,38 +276,24 @@ impl ServerKeys {
 
     /// Goes by what the store says; tells whether that is news.
     async fn hear(&self, revision: Revision, value: &[u8]) -> Result<bool, CommandError> {
-        let Known { revision: known, token, lock } = self.known.lock().clone();
-        if revision <= known {
+        let known = &mut *self.known.lock().await;
+        if revision <= known.revision {
             return Ok(false);
         }
         let sealed: Sealed = serde_json::from_slice(value)?;
         let salt = STANDARD.decode(&sealed.salt)?;
-        let lock = match lock {
-            Some(lock) if lock.salt == salt => lock,
-            _ => Lock::new(token.clone(), salt).await?,
+        let lock = match &known.lock {
+            Some(lock) if lock.salt == salt => lock.clone(),
+            _ => Lock::new(known.token.clone(), salt).await?,
         };
-        let there = match lock.open(&sealed) {
-            Ok(there) => there,
-            // It was written here meanwhile, by a secret that was not known yet when the reading began.
-            Err(_) if self.known.lock().revision >= revision => return Ok(false),
-            Err(error) => {
-                // To be said once: it stays so until somebody writes again, or this server is started with the secret.
-                self.learn(Known { revision, token, lock: None });
-                return Err(error);
-            }
-        };
+        let there = lock.open(&sealed).inspect_err(|_| {
+            // To be said once: it stays so until somebody writes again, or this server is started with the secret.
+            (known.revision, known.lock) = (revision, None);
+        })?;
         let is_news = Shared::read(&self.folder)? != there;
         take(&self.folder, &there)?;
-        self.learn(Known { revision, token, lock: Some(lock) });
+        (known.revision, known.lock) = (revision, Some(lock));
         Ok(is_news)
-    }
-
-    /// Remembers what lies in the store; what was written here meanwhile is newer.
-    fn learn(&self, read: Known) {
-        let mut known = self.known.lock();
-        if read.revision > known.revision {
-            *known = read;
-        }
     }
 }
 

@@ -133,5 +133,5 @@ written with another --server-token
 they were written with another --server-token
 a knows who system:serviceaccount:default:default is
 ";
-    assert_eq!(said, expected);
+    assert_eq!(said, expected, "{}", String::from_utf8_lossy(&output.stderr));
 }

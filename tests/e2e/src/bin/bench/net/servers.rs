@@ -50,7 +50,7 @@ fn after(cluster: &Cluster, office: &str, process: Option<fn(&Cluster, &str) -> 
     // The end of a whole machine takes a moment, in which the others go on already.
     let ending = doomed.map(|process| std::thread::spawn(move || kill(process)));
     eventually("the pod is deleted", || {
-        cluster.kubectl("delete pod -l app=shop --force --grace-period=0 --request-timeout=1s").code == 0
+        cluster.kubectl("delete pod -l app=shop --force --grace-period=0 --request-timeout=500ms").code == 0
     });
     eventually("another is ready", || {
         let (name, ready) = pods(cluster);
@@ -70,7 +70,7 @@ fn after(cluster: &Cluster, office: &str, process: Option<fn(&Cluster, &str) -> 
 /// The Deployment's only pod and whether it is ready.
 fn pods(cluster: &Cluster) -> (String, String) {
     let fields = "jsonpath={.items[*].metadata.name},{.items[*].status.conditions[?(@.type=='Ready')].status}";
-    let shown = cluster.kubectl(&format!("get pods -l app=shop -o {fields} --request-timeout=1s")).stdout;
+    let shown = cluster.kubectl(&format!("get pods -l app=shop -o {fields} --request-timeout=500ms")).stdout;
     let (name, ready) = shown.split_once(',').unwrap_or_default();
     (name.to_owned(), ready.to_owned())
 }
